@@ -1,0 +1,1 @@
+"""The online side: orders in from Kafka, moves out, states in Redis."""

@@ -1,0 +1,50 @@
+"""Every error that segstream raises on purpose. A message names the value, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class SegstreamError(Exception):
+    """Root of the tree. `hint` says what to do, in one line; empty where the message already does."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The message, and the hint behind it."""
+        message = super().__str__()
+        return f"{message} {self.hint}" if self.hint else message
+
+
+class SettingsError(SegstreamError):
+    """A setting can't be used. Ends the process."""
+
+
+class ShardQuarantined(SegstreamError):
+    """PROTOCOL says stop: this one shard takes no turns until somebody has looked. The other shards go on.
+
+    `reason` is a short snake_case word for metrics, status and tests.
+    """
+
+    def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class ShardLost(SegstreamError):
+    """Another owner has this shard now, or Redis isn't what this owner wrote: throw the producer away, take over afresh.
+
+    `cause` is a short snake_case word for the metric of takeovers.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class WorkerFailed(SegstreamError):
+    """A fault of the whole broker, of Redis or of the settings: the process ends with exit code 1."""
+
+
+class ModelUnknown(SegstreamError):
+    """The shard's head names a model that isn't at hand (yet): wait, don't score."""

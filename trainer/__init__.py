@@ -1,0 +1,1 @@
+"""The offline side: a snapshot of the customers in, a segment model out."""
