@@ -1,0 +1,210 @@
+"""A segmentation model as plain data: what the trainer publishes and every worker scores by.
+
+JSON and nothing else, never pickle. The version is a hash of the content, so a model can't change under its name,
+and two models that agree in content are one model. What the numbers decide stands in segmentation/forecast.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FEATURES: Final = ("recency_days", "frequency", "monetary")
+# Scores beyond this are cut off and centroids refused: it bounds the rounding error of the decision.
+Z_LIMIT: Final = 1024.0
+# The least margin on squared distance that is applied. It outweighs the rounding of the decision (below 2**-26), so
+# nobody moves twice at one instant or goes round in a cycle. Measured in time it is seconds.
+MARGIN_FLOOR: Final = 2.0**-20
+# Of two centroids this close the later one can't be entered: even the least margin holds everyone in the first.
+TWIN_DISTANCE2: Final = 1e-6
+
+_VERSION_DIGITS: Final = 16
+
+Transform = Literal["identity", "log1p", "yeo-johnson"]
+
+
+class ModelError(ValueError):
+    """A published model that can't be scored by; the message says what is wrong with it. Trying again can't help."""
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{at.isoformat()} lies outside the years 1 to 9999 in UTC: give a real date") from None
+
+
+# One instant has one text, or the same model trained in two time zones would have two versions.
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]
+Coordinate = Annotated[float, Field(ge=-Z_LIMIT, le=Z_LIMIT)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Feature(_Plain):
+    """One coordinate of z space: z = (t(x) - mean) / scale, t being the transform (lam: the λ of Yeo-Johnson)."""
+
+    name: Literal["recency_days", "frequency", "monetary"]
+    transform: Transform
+    lam: float | None = None
+    mean: float
+    scale: Annotated[float, Field(gt=0.0)]
+
+    @model_validator(mode="after")
+    def _lambda_belongs_to_yeo_johnson(self) -> Self:
+        if (self.lam is not None) != (self.transform == "yeo-johnson"):
+            raise ValueError(
+                f"{self.name} has transform {self.transform} and lam {self.lam}: "
+                "give lam with yeo-johnson, and only with it"
+            )
+        return self
+
+
+class Segment(_Plain):
+    """A segment: a lasting id, a name for people, its default action, its centre in z space (FEATURES order)."""
+
+    id: Annotated[int, Field(ge=1, le=65_535)]
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    action: str
+    centroid: tuple[Coordinate, Coordinate, Coordinate]
+
+
+class Training(_Plain):
+    """How the model came about: facts for people, which nothing is decided by. Part of the content all the same.
+
+    `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values;
+    `forced` says that the gates of the training failed and someone published anyway.
+    """
+
+    as_of: UtcDatetime
+    customers: int
+    k: int
+    silhouette: float | None
+    inertia: float | None
+    shares: dict[str, float]
+    feature_means: dict[str, float]
+    seed: int
+    forced: bool = False
+    notes: dict[str, str] = {}
+
+
+class SegmentModel(_Plain):
+    """Everything that scoring needs, and where it came from. Checked when built: an instance can be scored by.
+
+    `parent` is the version of the model that was active at the training. `margin` is on squared distance in z space.
+    Building one that breaks a rule raises pydantic's ValidationError, a ValueError.
+    """
+
+    format: Literal[1] = 1
+    parent: str | None
+    features: tuple[Feature, Feature, Feature]
+    segments: Annotated[tuple[Segment, ...], Field(min_length=2, max_length=16)]
+    margin: Annotated[float, Field(ge=0.0)] = 0.25
+    training: Training
+
+    @model_validator(mode="after")
+    def _features_stand_in_order(self) -> Self:
+        names = tuple(feature.name for feature in self.features)
+        if names != FEATURES:
+            raise ValueError(f"features stand as {', '.join(names)}: put them as {', '.join(FEATURES)}")
+        return self
+
+    @model_validator(mode="after")
+    def _segments_differ(self) -> Self:
+        for one, other in combinations(self.segments, 2):
+            if one.id == other.id:
+                raise ValueError(f"segments {one.name!r} and {other.name!r} share the id {one.id}: give each its own")
+            if one.name == other.name:
+                raise ValueError(f"segments {one.id} and {other.id} share the name {one.name!r}: give each its own")
+        for one, other, distance2 in self._pairs():
+            if distance2 <= TWIN_DISTANCE2:
+                raise ValueError(
+                    f"the centroids of {one.name!r} and {other.name!r} are {distance2:.3g} apart (squared), "
+                    f"expected more than {TWIN_DISTANCE2:g}: the later could never be entered; train with a smaller k"
+                )
+        return self
+
+    def _pairs(self) -> Iterator[tuple[Segment, Segment, float]]:
+        for one, other in combinations(self.segments, 2):
+            yield one, other, sum((a - b) * (a - b) for a, b in zip(one.centroid, other.centroid, strict=True))
+
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @property
+    def version(self) -> str:
+        """The first 16 hexadecimal digits of SHA-256 over the canonical JSON of the content. Computed at each call.
+
+        Not cached: a copy with other content would carry the old one's version along.
+        """
+        return hashlib.sha256(_canonical(self._content())).hexdigest()[:_VERSION_DIGITS]
+
+    def to_json(self) -> bytes:
+        """Give the published form: canonical JSON (sorted keys, compact, ASCII) with the version in it."""
+        return _canonical(self._content() | {"version": self.version})
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Read the published form. ModelError, naming what is wrong, if it isn't whole, true to its version, usable."""
+        try:
+            content = json.loads(value.decode())
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"not a model: expected UTF-8 JSON, got {value[:40]!r} ({error})") from None
+        if not isinstance(content, dict):
+            raise ModelError(f"not a model: expected a JSON object, got {type(content).__name__}")
+        stated = content.pop("version", None)
+        if stated is None:
+            raise ModelError("version is missing: publish the bytes of SegmentModel.to_json")
+        try:
+            # By way of JSON, because only there strict mode takes a text for an instant and a list for a tuple.
+            model = cls.model_validate_json(json.dumps(content))
+        except ValidationError as error:
+            raise ModelError(_explain(error)) from None
+        if stated != model.version:
+            raise ModelError(
+                f"version is {stated!r}, but the content's is {model.version!r}: it was changed after the training; "
+                "publish the bytes of SegmentModel.to_json"
+            )
+        return model
+
+    def segment_by_id(self, segment_id: int) -> Segment | None:
+        """Give the segment of that lasting id, None where this model doesn't have it."""
+        return next((segment for segment in self.segments if segment.id == segment_id), None)
+
+    def warnings(self) -> list[str]:
+        """Say, one sentence a pair, which centroids are within the margin of each other; empty if none are.
+
+        Someone in the first of two such segments stays there even when standing on the other's centroid.
+        """
+        return [
+            f"the centroids of {one.name!r} and {other.name!r} are {distance2:.3g} apart (squared), within the margin "
+            f"{self.margin:g}: customers of one hardly move to the other; lower the margin or train with a smaller k"
+            for one, other, distance2 in self._pairs()
+            if distance2 <= max(self.margin, MARGIN_FLOOR)
+        ]
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _explain(error: ValidationError) -> str:
+    """Put every finding of pydantic into one line: where, what was expected, what stood there."""
+    findings = []
+    for finding in error.errors(include_url=False):
+        where = ".".join(str(part) for part in finding["loc"])
+        message = finding["msg"].removeprefix("Value error, ")
+        # Of a whole object the message names what counts; its dump would bury it.
+        got = "" if isinstance(finding["input"], dict | list) else f", got {finding['input']!r}"
+        findings.append(f"{where}: {message}{got}" if where else message)
+    return "model refused: " + "; ".join(findings)

@@ -1,0 +1,72 @@
+"""The kernels against 40 decimal digits, and their bits against a recorded digest."""
+
+import hashlib
+import sys
+from decimal import Context, Decimal, localcontext
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segmentation.kernels import expm1, log1p
+
+HORIZON_DAYS = 36_525
+RECORDED = "0e1cf7b496267af6c61063f83af87c011779064ffc8d720bad9e729e62683f5e"
+
+
+def arguments_of_log1p(n: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(3)
+    milliseconds = rng.integers(0, HORIZON_DAYS * 86_400_000, n) / 86_400_000.0
+    return np.concatenate(
+        [milliseconds, np.exp(rng.uniform(-30, 20, n)), rng.uniform(0, 3, n), [0.0, 1.0, 2.0**0.5 - 1]]
+    )
+
+
+def arguments_of_expm1(n: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(4)
+    near_halves = (rng.integers(-60, 60, n) + 0.5) * np.log(2.0) + rng.normal(0, 1e-3, n)
+    return np.concatenate([rng.uniform(-60, 60, n), rng.uniform(-1, 1, n), near_halves, [0.0, 699.0, -699.0]])
+
+
+def units_off(got: NDArray[np.float64], exact: list[Decimal]) -> float:
+    """The largest error, in units in the last place of the exact value."""
+    with localcontext(Context(prec=40)):
+        return max(
+            float(abs(Decimal(value) - truth)) / float(np.spacing(max(abs(float(truth)), sys.float_info.min)))
+            for value, truth in zip(got.tolist(), exact, strict=True)
+        )
+
+
+def test_log1p_is_within_0_8_units_in_the_last_place() -> None:
+    x = arguments_of_log1p(5_000)
+    with localcontext(Context(prec=60)):
+        exact = [(1 + Decimal(value)).ln() for value in x.tolist()]
+    assert units_off(log1p(x), exact) < 0.8
+
+
+def test_expm1_is_within_1_6_units_in_the_last_place() -> None:
+    y = arguments_of_expm1(5_000)
+    with localcontext(Context(prec=60)):
+        exact = [Decimal(value).exp() - 1 for value in y.tolist()]
+    assert units_off(expm1(y), exact) < 1.6
+
+
+def test_zero_stays_zero() -> None:
+    assert log1p(np.zeros(1)).tobytes() == expm1(np.zeros(1)).tobytes() == np.zeros(1).tobytes()
+
+
+@pytest.mark.parametrize("y", [701.0, 1e6, np.inf])
+def test_expm1_is_held_at_its_limits(y: float) -> None:
+    high, low = expm1(np.array([y, -y])).tolist()
+    assert high == expm1(np.array([700.0]))[0] < np.inf
+    assert low == -1.0
+
+
+def test_bits_are_those_recorded() -> None:
+    """On every CPU, system and NumPy; the arguments come from integers, so that they are the same everywhere too."""
+    k = np.arange(100_000, dtype=np.int64)
+    scattered = (k * 2_654_435_761) % 2**32
+    x = scattered / 2.0**20 * np.ldexp(1.0, -(k % 40).astype(np.int32))
+    y = (scattered - 2**31) / 2.0**26
+    bits = np.concatenate([log1p(x), expm1(y)]).astype("<f8").tobytes()
+    assert hashlib.sha256(bits).hexdigest() == RECORDED
