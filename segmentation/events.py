@@ -1,0 +1,371 @@
+"""The events in and out, as JSON: bytes <-> event, the checks on the way in, and their JSON Schema.
+
+In come orders, refunds, cancellations and erasures of customers, and the controls that segstream itself sends; out go moves between
+segments, and campaign actions. Unknown fields are ignored, so that producers can grow. Nothing is guessed: a number where text is
+expected is refused, and so is the reverse.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Annotated, Any, Final
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from msgspec import Meta, Struct
+
+from segmentation.entries import CANCELLED, ERASED, PLACED, REFUNDED, Entry, hash64
+from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
+
+CONTROL_KEY: Final = b"\0control"  # the record key of controls: no shop calls a customer so
+LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_MS: Final = 86_400_000
+_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * _DAY_MS  # a century of room for what is foretold
+_SHOWN: Final = 64  # characters of a refused value that a message repeats
+_HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
+
+Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
+Timestamp = Annotated[datetime, Meta(tz=True, description="ISO 8601 with zone")]
+OutTime = Annotated[str, Meta(description="ISO 8601, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
+# The patterns are for readers of the schema; the checks are parse_units and the deployment's currency, which also say what is wrong.
+DecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9]+(\.[0-9]{1,4})?$"})]
+SignedDecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?[0-9]+\.[0-9]{2,4}$"})]
+CurrencyCode = Annotated[str, Meta(description="ISO 4217", extra_json_schema={"pattern": "^[A-Z]{3}$"})]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Reason(StrEnum):
+    """Why a record can't be used. A closed list: the labels of a metric, and a header of dead letters."""
+
+    NOT_JSON = "not_json"
+    INVALID_UTF8 = "invalid_utf8"
+    NULL_VALUE = "null_value"
+    UNKNOWN_TYPE = "unknown_type"
+    MISSING_FIELD = "missing_field"
+    WRONG_FIELD = "wrong_field"
+    ID_LENGTH = "id_length"
+    AMOUNT_INVALID = "amount_invalid"
+    AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
+    TOO_MANY_DECIMALS = "too_many_decimals"
+    UNKNOWN_CURRENCY = "unknown_currency"
+    DATE_OUT_OF_RANGE = "date_out_of_range"
+    DATED_AHEAD = "dated_ahead"
+    CLOCK_JUMP = "clock_jump"
+    KEY_NOT_CUSTOMER = "key_not_customer"
+    WRONG_PARTITION = "wrong_partition"
+    CONFLICTING_ID = "conflicting_id"
+    TOO_LARGE = "too_large"
+    CONTROL_NOT_ALLOWED = "control_not_allowed"
+    STEP_FAILED = "step_failed"
+
+
+class RejectedEvent(ValueError):  # noqa: N818 - named, like the events, for what happened to it
+    """A record that can't be used: it goes to the dead letters with this reason, and the stream goes on."""
+
+    def __init__(self, reason: Reason, field: str | None, message: str) -> None:
+        """`field`: the path in the event, like "amount.value"; None where no single field is at fault."""
+        super().__init__(message)
+        self.reason = reason
+        self.field = field
+        self.message = message
+
+
+class Amount(Struct, frozen=True, gc=False):
+    """Money as decimal text, so that no float has touched it."""
+
+    value: DecimalText
+    currency: CurrencyCode
+
+
+class OrderPlaced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.placed"):
+    """A customer has bought. Counts from its own time on, for one window."""
+
+    id: Id
+    order_id: Id
+    customer_id: Id
+    occurred_at: Timestamp
+    amount: Amount
+    backfill: Id | None = None
+
+
+class OrderRefunded(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.refunded"):
+    """Money has gone back. With an order's id it counts as long as that order does, without one for a window of its own."""
+
+    id: Id
+    customer_id: Id
+    occurred_at: Timestamp
+    amount: Amount
+    order_id: Id | None = None
+    backfill: Id | None = None
+
+
+class OrderCancelled(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.cancelled"):
+    """An order is void, and its refunds with it."""
+
+    id: Id
+    order_id: Id
+    customer_id: Id
+    occurred_at: Timestamp
+    backfill: Id | None = None
+
+
+class CustomerErased(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="customer.erased"):
+    """Everything of this customer up to this time is to be forgotten."""
+
+    id: Id
+    customer_id: Id
+    occurred_at: Timestamp
+    backfill: Id | None = None
+
+
+class ClockAdvanced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="clock.advanced"):
+    """Event time has come this far, orders or not."""
+
+    id: Id
+    to: Timestamp
+
+
+class BackfillFinished(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="backfill.finished"):
+    """All records of this back-fill have been sent: its customers are told of again."""
+
+    id: Id
+    backfill: Id
+
+
+class ModelActivated(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="model.activated"):
+    """From here on this model scores. `activation` only grows; `version` finds the model when the activation has been compacted away."""
+
+    id: Id
+    activation: Count
+    version: Id
+
+
+CustomerEvent = OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
+Control = ClockAdvanced | BackfillFinished | ModelActivated
+InputEvent = CustomerEvent | Control
+
+
+class Cause(StrEnum):
+    """Why a customer has moved."""
+
+    ORDER = "order"
+    REFUND = "refund"
+    CANCELLATION = "cancellation"
+    SILENCE = "silence"  # nothing happened, for long enough
+    WINDOW = "window"  # an order left the window
+    MODEL = "model"
+    FIRST = "first"
+    ERASURE = "erasure"
+
+
+class Rfm(Struct, frozen=True, gc=False):
+    """What a customer was scored on."""
+
+    recency_days: float
+    frequency: int
+    monetary: SignedDecimalText  # net of refunds, so it can lie below zero
+
+
+class NextMove(Struct, frozen=True, gc=False):
+    """Where the customer goes, and when, if nothing happens until then."""
+
+    segment: str
+    at: OutTime
+
+
+class SegmentChanged(
+    Struct, frozen=True, kw_only=True, tag_field="type", tag="segment.changed", rename={"from_": "from"}
+):
+    """A customer has moved. Per customer `sequence` counts 1, 2, 3…, and each `from` is the `to` before it. Segments go by name."""
+
+    id: str
+    customer_id: str
+    sequence: int
+    from_: str | None
+    to: str | None
+    cause: Cause
+    occurred_at: OutTime  # when it became true
+    scored_at: OutTime  # when it was noticed
+    model_version: str | None
+    rfm: Rfm | None
+    before: Rfm | None
+    distances: dict[str, float]
+    next: NextMove | None
+    causation_id: str | None
+
+
+class CampaignAction(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
+    """What a campaign does about a move; `held_out` customers are told to nobody, to measure against."""
+
+    id: str
+    customer_id: str
+    campaign: str
+    segment: str
+    action: str
+    channel: str
+    reason: str
+    change_id: str
+    held_out: bool
+    occurred_at: OutTime
+
+
+OutputEvent = SegmentChanged | CampaignAction
+
+_DECODER: Final[msgspec.json.Decoder[InputEvent]] = msgspec.json.Decoder(InputEvent)
+_ENCODER: Final = msgspec.json.Encoder()
+_AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+
+
+def decode(value: bytes | None) -> InputEvent:
+    """Read a record's value. Raises RejectedEvent.
+
+    Checks the shape, not what an amount, a currency or a date may be: that is `to_entry` and `millis`.
+    """
+    if value is None:
+        raise RejectedEvent(Reason.NULL_VALUE, None, "the record has no value: expected an event in JSON.")
+    try:
+        return _DECODER.decode(value)
+    except msgspec.ValidationError as error:
+        raise _translated(str(error)) from None
+    except msgspec.DecodeError as error:
+        raise RejectedEvent(Reason.NOT_JSON, None, f"not JSON: {error}. Value: {value[:_SHOWN]!r}") from None
+    except UnicodeDecodeError as error:
+        message = f"text that isn't UTF-8: {error.reason}, bytes {error.object[:_SHOWN]!r}. Send JSON in UTF-8."
+        raise RejectedEvent(Reason.INVALID_UTF8, None, message) from None
+    except RecursionError:
+        raise RejectedEvent(Reason.NOT_JSON, None, "nested too deeply to be an event.") from None
+
+
+def _translated(message: str) -> RejectedEvent:
+    """Turn msgspec's message into reason, field and text. tests/unit/test_events.py holds its wording."""
+    found = _AT_PATH.fullmatch(message)
+    what, path = found.groups() if found else (message, "")
+    if missing := _MISSING.fullmatch(what):
+        name = f"{path}.{missing[1]}" if path else missing[1]
+        return RejectedEvent(Reason.MISSING_FIELD, name, f"{name} is missing.")
+    if path == "type" and what.startswith("Invalid value"):
+        return RejectedEvent(Reason.UNKNOWN_TYPE, path, f"type: {what}, expected one of {', '.join(_input_types())}.")
+    reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
+    return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
+
+
+def _input_types() -> list[str]:
+    return [str(kind.__struct_config__.tag) for kind in InputEvent.__args__]
+
+
+def millis(at: datetime, name: str = "occurred_at") -> int:
+    """Milliseconds since 1970 UTC, fractions floored. `at` has a zone.
+
+    Raises RejectedEvent for field `name` outside 1970-01-01 to 9899-12-31. The decoder has rounded what is finer than a microsecond.
+
+    >>> millis(datetime(1970, 1, 2, 0, 0, 1, 999_999, tzinfo=UTC))
+    86401999
+    """
+    since = at - _EPOCH
+    ms = since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
+    if 0 <= ms < _END_MS:
+        return ms
+    message = f"{name} is {at.isoformat()}, expected 1970-01-01 to 9899-12-31."
+    raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, name, message)
+
+
+def to_entry(event: CustomerEvent, currency: str) -> Entry:
+    """Turn an event of a customer into an entry of the customer's state. Raises RejectedEvent.
+
+    `currency`: the one of this deployment; amounts in another can't be added to it.
+    """
+    time = millis(event.occurred_at)
+    if isinstance(event, OrderPlaced):
+        units = _units(event.amount, currency)
+        return Entry(time << 3 | PLACED, hash64(b"o", event.order_id), units, hash64(_HASH_SPACE[PLACED], event.id))
+    if isinstance(event, OrderRefunded):
+        units = _units(event.amount, currency)
+        order = 0 if event.order_id is None else hash64(b"o", event.order_id)
+        return Entry(time << 3 | REFUNDED, order, units, hash64(_HASH_SPACE[REFUNDED], event.id))
+    if isinstance(event, OrderCancelled):
+        order = hash64(b"o", event.order_id)
+        return Entry(time << 3 | CANCELLED, order, 0, hash64(_HASH_SPACE[CANCELLED], event.id))
+    # An erasure is its time alone: repeats of it are one, whatever their ids.
+    return Entry(time << 3 | ERASED, 0, 0, 0)
+
+
+def _units(amount: Amount, currency: str) -> int:
+    if amount.currency != currency:
+        message = (
+            f"amount.currency is {amount.currency[:_SHOWN]!r}, expected {currency!r}: convert it before it is sent."
+        )
+        raise RejectedEvent(Reason.UNKNOWN_CURRENCY, "amount.currency", message)
+    try:
+        units = parse_units(amount.value)
+    except AmountError as error:
+        reason = Reason.TOO_MANY_DECIMALS if isinstance(error, TooManyDecimalsError) else Reason.AMOUNT_INVALID
+        raise RejectedEvent(reason, "amount.value", f"amount.value: {error}.") from None
+    if units > LARGEST_AMOUNT:
+        message = f"amount.value is {amount.value}, expected at most {LARGEST_AMOUNT // UNITS}."
+        raise RejectedEvent(Reason.AMOUNT_OUT_OF_RANGE, "amount.value", message)
+    return units
+
+
+def encode(event: OutputEvent | InputEvent) -> bytes:
+    """Write an event as JSON: fields in the order of their definition, so that equal events have equal bytes."""
+    return _ENCODER.encode(event)
+
+
+def iso(ms: int) -> str:
+    """Write milliseconds since 1970 as text, in UTC. Raises ValueError outside the years 1970 to 9999.
+
+    >>> iso(1_772_547_600_000)
+    '2026-03-03T14:20:00.000Z'
+    """
+    day, rest = divmod(ms, _DAY_MS)
+    seconds, thousandths = divmod(rest, 1000)
+    minutes, second = divmod(seconds, 60)
+    return f"{_date(day)}T{minutes // 60:02}:{minutes % 60:02}:{second:02}.{thousandths:03}Z"
+
+
+@lru_cache(maxsize=4_096)
+def _date(day: int) -> str:
+    ordinal = _EPOCH.toordinal() + day
+    if not _EPOCH.toordinal() <= ordinal <= date.max.toordinal():
+        raise ValueError(f"day {day} since 1970 has no ISO date, expected the years 1970 to 9999")
+    return date.fromordinal(ordinal).isoformat()
+
+
+def cloud_headers(event_type: str, event_id: str, source: str, subject: str, time: str) -> list[tuple[str, bytes]]:
+    """Give the record headers of an event: CloudEvents 1.0, Kafka's binary mode. `time`: ISO 8601."""
+    return [
+        ("ce_id", event_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_specversion", b"1.0"),
+        ("ce_type", event_type.encode()),
+        ("ce_subject", subject.encode()),
+        ("ce_time", time.encode()),
+        ("content-type", b"application/json"),
+    ]
+
+
+def move_id(group: str, customer_id: str, sequence: int) -> str:
+    """Give a move its id, the same whenever and wherever it is computed: UUIDv5 of deployment, customer and number."""
+    return str(uuid5(_namespace(group), f"{customer_id}:{sequence}"))
+
+
+@lru_cache(maxsize=64)
+def _namespace(group: str) -> UUID:
+    return uuid5(NAMESPACE_URL, f"segstream:{group}")
+
+
+def json_schema() -> dict[str, Any]:
+    """Give the JSON Schema (2020-12) of all events, in and out: one `anyOf` over `$defs`."""
+    types: tuple[type, ...] = (*InputEvent.__args__, *OutputEvent.__args__)
+    references, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "segstream events",
+        "anyOf": list(references),
+        "$defs": components,
+    }

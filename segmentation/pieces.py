@@ -1,0 +1,169 @@
+"""Stretches of time in which a customer's frequency and monetary value stand still, for the search of the next move.
+
+If nothing more happens, they change only when something leaves the window: an order with the refunds that name it, or a refund that
+names none. Both leave a window after their own time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from segmentation.entries import ERASED, PLACED, read_counted, saturated
+from segmentation.money import UNITS
+from segmentation.rfm import HEADER, ROW, heads, rows, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from segmentation.rfm import CustomerState, Rules
+
+NEVER_DUE: Final = 2**53  # no instant; exact as a Redis score too
+_EXACT_MONEY: Final = 2**62  # sums below this haven't saturated, so they can be taken apart again
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Customer i owns the pieces [offset[i], offset[i + 1]), in order; each lasts until the next begins, the last one until until[i], exclusive."""
+
+    offset: NDArray[np.int64]  # [customers + 1]
+    start: NDArray[np.int64]  # [pieces], ms
+    frequency: NDArray[np.float64]  # [pieces], orders
+    monetary: NDArray[np.float64]  # [pieces], currency units
+    until: NDArray[np.int64]  # [customers], ms; NEVER_DUE: no end
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """The changes behind the first pieces, ordered by owner and time; figures in whole numbers, as of each change."""
+
+    owner: NDArray[np.int64]
+    rank: NDArray[np.int64]  # 0 for an owner's first
+    start: NDArray[np.int64]
+    frequency: NDArray[np.int64]
+    monetary: NDArray[np.int64]
+
+
+def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = 64) -> Pieces:
+    """Cut what lies ahead of each customer, as of an instant of its own, into pieces: in each one `rfm.read` says the same at every millisecond.
+
+    At most `limit` pieces a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if
+    that is earlier: what such an entry does is for a state that has been advanced to it. Raises StateFormatError.
+    """
+    head = heads(values)
+    plain, changes = _plain(values, head, as_of, rules)
+    # Few: customers with refunds, cancellations or anything unusual in the window.
+    general = {i: _general(unpack(values[i]), int(as_of[i]), rules, limit) for i in np.flatnonzero(~plain).tolist()}
+    until = np.full(len(values), NEVER_DUE, np.int64)
+    cut_off = changes.rank == limit - 1
+    until[changes.owner[cut_off]] = changes.start[cut_off]
+    shown = changes.rank < limit - 1
+    owner = changes.owner[shown]
+    count = 1 + np.bincount(owner, minlength=len(values))
+    for i, course in general.items():
+        count[i], until[i] = len(course.start), course.until
+    offset = np.concatenate([np.zeros(1, np.int64), np.cumsum(count, dtype=np.int64)])
+    start, frequency, monetary = (np.empty(offset[-1], np.int64) for _ in range(3))
+    first = offset[:-1]
+    start[first], frequency[first], monetary[first] = as_of, head["frequency"], head["monetary"]
+    at = first[owner] + 1 + changes.rank[shown]
+    start[at], frequency[at], monetary[at] = changes.start[shown], changes.frequency[shown], changes.monetary[shown]
+    for i, course in general.items():
+        own = slice(offset[i], offset[i + 1])
+        start[own], frequency[own], monetary[own] = course.start, course.frequency, course.monetary
+    return Pieces(offset, start, frequency.astype(np.float64), monetary / float(UNITS), until)
+
+
+def _plain(
+    values: Sequence[bytes], head: NDArray[np.void], as_of: NDArray[np.int64], rules: Rules
+) -> tuple[NDArray[np.bool_], _Changes]:
+    """Find the customers whose window holds standing orders only, and when these leave.
+
+    So it is if every entry that counts by its date is a placement, none lies ahead, and they are as many as the header's frequency: as
+    long as the header holds, each of them then stands.
+    """
+    customers = np.arange(len(values))
+    n = head["n"].astype(np.int64)
+    entry = rows(values)
+    owner = np.repeat(customers, n)
+    time, kind = entry["key"] >> 3, entry["key"] & 7
+    start = np.maximum(as_of - rules.window, head["cut"])
+    inside = time > start[owner]
+    strange = inside & ((kind != PLACED) | (time > as_of[owner]))
+    plain = (
+        (np.bincount(owner[inside], minlength=customers.size) == head["frequency"])
+        & (np.bincount(owner[strange], minlength=customers.size) == 0)
+        & (as_of < head["next_change"])
+        & (np.abs(head["monetary"]) < _EXACT_MONEY)
+    )
+    taken = np.flatnonzero(inside & plain[owner])
+    owner, leaves = owner[taken], time[taken] + rules.window
+    # Sums may wrap round in 64 bits over all customers; their differences within one are exact all the same.
+    gone = np.cumsum(entry["amount"][taken], dtype=np.int64)
+    last = np.empty(taken.size, np.bool_)  # the last of those that leave at one instant
+    last[-1:] = True
+    last[:-1] = (owner[1:] != owner[:-1]) | (leaves[1:] != leaves[:-1])
+    before = np.searchsorted(owner, customers)  # each customer's first row
+    left = np.arange(1, taken.size + 1) - before[owner]
+    gone_before = np.concatenate([np.zeros(1, np.int64), gone])[before]
+    frequency = head["frequency"][owner].astype(np.int64) - left
+    monetary = head["monetary"][owner] - (gone - gone_before[owner])
+    owner = owner[last]
+    rank = np.arange(owner.size) - np.searchsorted(owner, customers)[owner]
+    return plain, _Changes(owner, rank, leaves[last], frequency[last], monetary[last])
+
+
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """One customer's pieces, as lists of whole numbers."""
+
+    start: list[int]
+    frequency: list[int]
+    monetary: list[int]
+    until: int
+
+
+def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Course:
+    """Do the same for one customer with anything in the window, O(n log n).
+
+    Without entries dated ahead it is fixed which orders stand, so that all that can happen is that some leave, with their refunds.
+    """
+    counting = read_counted(state.entries, as_of, state.cut, rules)
+    leaving: dict[int, tuple[int, int]] = {}  # instant -> orders and money that leave
+
+    def leave(time: int, orders: int, money: int) -> None:
+        so_far = leaving.get(time + rules.window, (0, 0))
+        leaving[time + rules.window] = so_far[0] + orders, so_far[1] + money
+
+    for order in counting.orders.values():
+        leave(order.time, 1, order.amount)
+    for refund in counting.refunds:
+        leave(counting.orders[refund.order].time if refund.order else refund.time, 0, -refund.amount)
+    frequency = len(counting.orders)
+    money = sum(m for _, m in leaving.values())
+    until = next((e.time for e in state.entries if e.time > as_of and e.kind != ERASED), NEVER_DUE)
+    course = _Course([as_of], [frequency], [saturated(money)], until)
+    for at in sorted(leaving):
+        orders, units = leaving[at]
+        frequency, money = frequency - orders, money - units
+        if at >= until:
+            break
+        if (frequency, saturated(money)) == (course.frequency[-1], course.monetary[-1]):
+            continue
+        if len(course.start) == limit:
+            return _Course(course.start, course.frequency, course.monetary, at)
+        course.start.append(at)
+        course.frequency.append(frequency)
+        course.monetary.append(saturated(money))
+    return course
+
+
+def window_leaves_at(value: bytes, at: int, rules: Rules) -> bool:
+    """Tell whether an entry of a state leaves the window at exactly this instant: then that, not silence, is what moves the customer."""
+    cut = HEADER.unpack_from(value)[-1]
+    time = np.frombuffer(value, ROW, offset=HEADER.size)["key"] >> 3
+    return at - rules.window > cut and bool((time == at - rules.window).any())
