@@ -1,0 +1,247 @@
+"""The topics of a deployment: what each must be, made where it is missing, compared where it exists."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from stream.errors import SegstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from stream.settings import Settings
+
+DEAD_LETTER_ROOM_BYTES = 65_536
+_MINUTE_MS = 60_000
+_DAY_MS = 86_400_000
+_VISIBLE_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+
+# Every record is kept: orders rebuild the states, moves their history; and retention goes by record timestamps, which a
+# replay may set long ago. Both limits are named, for a broker may have defaults of its own.
+_FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+# The latest record of each key is kept.
+_COMPACTED = {"cleanup.policy": "compact"}
+# A takeover reads a shard's heads topic from its start, and every turn adds a record: keep the part that can't be compacted
+# yet (the active segment) small (1 MiB is Kafka's minimum) and young, and compact as soon as a tenth is outdated.
+_HEADS = {
+    **_COMPACTED,
+    "segment.bytes": "1048576",
+    "segment.ms": str(10 * _MINUTE_MS),
+    "min.cleanable.dirty.ratio": "0.1",
+    # Turns are atomic: a reader that starts late needs no more time to see a deletion than this.
+    "delete.retention.ms": str(60 * _MINUTE_MS),
+}
+
+
+class TopicsError(SegstreamError):
+    """The brokers can't be asked, or refuse to make a topic."""
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """What a topic must be. `config` holds the settings that matter, in Kafka's own names and units."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: dict[str, str]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One way in which a topic isn't what it must be. `setting`: "missing", "partitions", or Kafka's name of the setting."""
+
+    topic: str
+    setting: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        """One line, with what to do.
+
+        >>> print(Problem("orders", "partitions", "8", "6"))
+        orders: partitions is 6, expected 8: set SEGSTREAM_PARTITIONS=6 if every topic has as many, or use other topic names.
+        """
+        if self.setting == "missing":
+            return f"{self.topic}: missing: run segstream topics create."
+        told = f"{self.topic}: {self.setting} is {self.found}, expected {self.expected}"
+        if self.setting == "partitions":
+            return (
+                f"{told}: set SEGSTREAM_PARTITIONS={self.found} if every topic has as many, or use other topic names."
+            )
+        return (
+            f"{told}: kafka-configs.sh --alter --entity-type topics --entity-name {self.topic} "
+            f"--add-config {self.setting}={self.expected}"
+        )
+
+
+def specs(settings: Settings) -> list[TopicSpec]:
+    """Return what each topic of the deployment must be.
+
+    >>> [spec.partitions for spec in specs(Settings(partitions=3)) if spec.name == "segment-models"]
+    [1]
+    """
+    common = {
+        # Acknowledged by two copies, where there are two: one broker may die without losing a turn.
+        "min.insync.replicas": str(min(2, settings.replication_factor)),
+        # Kafka is the only arbiter here: better no leader than one that has forgotten a turn.
+        "unclean.leader.election.enable": "false",
+    }
+
+    def spec(name: str, config: dict[str, str], partitions: int = settings.partitions) -> TopicSpec:
+        return TopicSpec(name, partitions, settings.replication_factor, common | config)
+
+    inputs = _FOREVER | {
+        # The broker's clock, which no producer can set: future-dated events are measured against it.
+        "message.timestamp.type": "LogAppendTime",
+        # Bounds a fetch, and so a worker's memory.
+        "max.message.bytes": str(settings.max_event_bytes),
+    }
+    letters = {
+        "cleanup.policy": "delete",
+        # Time enough to repair and redrive.
+        "retention.ms": str(30 * _DAY_MS),
+        # The original record and the headers that say why it is here.
+        "max.message.bytes": str(settings.max_event_bytes + DEAD_LETTER_ROOM_BYTES),
+    }
+    return [
+        spec(settings.orders_topic, inputs),
+        spec(settings.unkeyed_topic, inputs),
+        # A shard's output goes to the partition of its input's number: the same count everywhere.
+        spec(settings.orders_dead_letters_topic, letters),
+        spec(settings.changes_topic, _FOREVER),
+        spec(settings.state_topic, _COMPACTED),
+        spec(settings.changes_dead_letters_topic, letters),
+        spec(settings.actions_topic, _FOREVER),
+        # One partition: the offset of an activation is its place in the one order of all of them.
+        spec(settings.models_topic, _COMPACTED, partitions=1),
+        spec(settings.heads_topic("scoring"), _HEADS),
+        spec(settings.heads_topic("campaigns"), _HEADS),
+    ]
+
+
+async def create(settings: Settings) -> list[str]:
+    """Make the topics that are missing, wait until they have leaders, and return their names.
+
+    Topics that exist are left as they are: `check` compares them. Raises TopicsError.
+    """
+    async with _admin(settings) as admin:
+        existing = await _described(admin)
+        missing = [spec for spec in specs(settings) if spec.name not in existing]
+        if not missing:
+            return []
+        made = await _make(admin, missing)
+        await _await_leaders(admin, {spec.name: spec.partitions for spec in missing})
+        return made
+
+
+async def check(settings: Settings) -> list[Problem]:
+    """Compare the topics with what they must be: missing ones, partition counts, settings. Raises TopicsError."""
+    wanted = specs(settings)
+    async with _admin(settings) as admin:
+        existing = await _described(admin)
+        there = [spec for spec in wanted if spec.name in existing]
+        configs = await _configs(admin, there)
+    problems = []
+    for spec in wanted:
+        if spec.name not in existing:
+            problems.append(Problem(spec.name, "missing", "a topic", "none"))
+            continue
+        if (count := len(existing[spec.name])) != spec.partitions:
+            problems.append(Problem(spec.name, "partitions", str(spec.partitions), str(count)))
+        problems += differences(spec, configs[spec.name])
+    return problems
+
+
+def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:
+    """Compare a topic's settings, as strings in Kafka's own names, with the ones that matter.
+
+    >>> list(differences(TopicSpec("t", 1, 1, {"retention.ms": "-1"}), {"retention.ms": "1000"}))
+    [Problem(topic='t', setting='retention.ms', expected='-1', found='1000')]
+    """
+    for setting, expected in spec.config.items():
+        value = found.get(setting, "unknown to the broker")
+        if value != expected:
+            yield Problem(spec.name, setting, expected, value)
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Any]:
+    """Connect, and translate Kafka's errors."""
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    try:
+        await admin.start()
+        yield admin
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise TopicsError(
+            f"Kafka at {settings.kafka_bootstrap_servers}: {error}.",
+            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run and let this user manage topics.",
+        ) from error
+    finally:
+        await admin.close()
+
+
+async def _described(admin: Any) -> dict[str, list[Any]]:
+    """Return the partitions of every topic by name. All topics are asked for: naming one could create it."""
+    return {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
+
+
+async def _make(admin: Any, missing: list[TopicSpec]) -> list[str]:
+    response = await admin.create_topics(
+        [NewTopic(s.name, s.partitions, s.replication_factor, topic_configs=s.config) for s in missing]
+    )
+    made = []
+    for name, code, message in response.topic_errors:
+        if code == 0:
+            made.append(name)
+        elif code != TopicAlreadyExistsError.errno:  # somebody else was quicker: as good
+            raise TopicsError(
+                f"the topic {name} can't be made: {message or for_code(code).__name__}.",
+                hint="Make it by hand with the settings that `segstream topics check` names, or ask who runs the brokers.",
+            )
+    return made
+
+
+async def _await_leaders(admin: Any, partitions: dict[str, int]) -> None:
+    deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        described = await _described(admin)
+        waiting = [
+            name
+            for name, count in partitions.items()
+            if len(ps := described.get(name, [])) < count or any(p["error_code"] for p in ps)
+        ]
+        if not waiting:
+            return
+        await asyncio.sleep(_POLL_S)
+    raise TopicsError(
+        f"{', '.join(waiting)}: made, but without leaders after {_VISIBLE_TIMEOUT_S:.0f} s.",
+        hint="Look at the brokers' logs.",
+    )
+
+
+async def _configs(admin: Any, wanted: list[TopicSpec]) -> dict[str, dict[str, str]]:
+    """Return each topic's settings, those that its spec names, as strings."""
+    if not wanted:
+        return {}
+    asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, dict.fromkeys(s.config)) for s in wanted]
+    found = {}
+    for response in await admin.describe_configs(asked):
+        for code, message, _, name, entries in response.resources:
+            if code:
+                raise TopicsError(
+                    f"the settings of the topic {name} can't be read: {message or for_code(code).__name__}.",
+                    hint="This user needs DescribeConfigs on the topic.",
+                )
+            # Name and value lead an entry in every version of the protocol.
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return found

@@ -1,0 +1,83 @@
+"""What the tests share: one real Kafka and Valkey a session, settings of its own for each test, the real orders."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from stream import topics
+from stream.local import LocalStack
+from stream.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+# Variables that say where things lie on this machine. All others would make a test depend on whose machine it is.
+_OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_TEST_DATA"}
+
+
+class SettingsFor(Protocol):
+    """Makes settings for the session's servers, with a group and topic names that no other test has."""
+
+    def __call__(self, **overrides: Any) -> Settings: ...
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # By its fixtures, so that no test can forget the marker.
+    for item in items:
+        if isinstance(item, pytest.Function) and "stack" in item.fixturenames:
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in _OF_THE_MACHINE:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """The session's Kafka and Valkey. A test that kills or suspends one must leave it running."""
+    with LocalStack(tmp_path_factory.mktemp("stack"), report=print) as servers:
+        yield servers
+
+
+@pytest.fixture
+def settings_for(stack: LocalStack) -> SettingsFor:
+    def make(**overrides: Any) -> Settings:
+        mark = uuid.uuid4().hex[:12]
+        base = Settings()
+        named = {field: f"{getattr(base, field)}-{mark}" for field in Settings.model_fields if field.endswith("_topic")}
+        chosen: dict[str, Any] = {
+            "kafka_bootstrap_servers": stack.endpoints.kafka,
+            "redis_url": stack.endpoints.redis,
+            "group": f"group-{mark}",
+            "partitions": 4,
+            **named,
+        }
+        return Settings(**(chosen | overrides))
+
+    return make
+
+
+@pytest.fixture
+async def settings(settings_for: SettingsFor) -> Settings:
+    """Settings of this test's own, its topics made."""
+    made = settings_for()
+    await topics.create(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real orders with their golden figures (SEGSTREAM_TEST_DATA). Skips where there is none."""
+    folder = Path(os.environ.get("SEGSTREAM_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real orders at {folder}: set SEGSTREAM_TEST_DATA")
+    return folder
