@@ -34,7 +34,8 @@ class Settings(BaseSettings):
     kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
     kafka_ssl_cafile: Path | None = Field(None, description="CA certificates (PEM); default: the system's")
     redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Redis or Valkey; rediss:// for TLS, user and password inside"
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis or Valkey; rediss:// for TLS, user and password inside",
     )
     redis_timeout_s: float = Field(10.0, gt=0, description="seconds before a call to Redis counts as failed")
 
@@ -48,18 +49,24 @@ class Settings(BaseSettings):
         "wall", description="score as of now, or as of the shard's own stream time (replay, demo, tests)"
     )
     currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="the one currency of this deployment (ISO 4217)")
-    window_days: int = Field(365, ge=1, le=3650, description="days that an order counts for frequency and monetary value")
+    window_days: int = Field(
+        365, ge=1, le=3650, description="days that an order counts for frequency and monetary value"
+    )
     grace_days: int = Field(7, ge=0, le=3650, description="days that a cancellation or erasure may arrive late")
     cap_entries: int = Field(16_384, ge=1, le=1_000_000, description="most entries kept for one customer")
     dwell_hours: float = Field(0.0, ge=0, description="hours a customer stays in a segment at least")
-    future_tolerance_s: int = Field(300, ge=0, description="seconds an event may be dated ahead of its record's timestamp")
+    future_tolerance_s: int = Field(
+        300, ge=0, description="seconds an event may be dated ahead of its record's timestamp"
+    )
     max_clock_jump_days: int = Field(
         90, ge=1, description="days an event may be dated ahead of its shard's clock (event time)"
     )
     max_event_bytes: int = Field(1_048_576, ge=1_024, description="largest record that the input takes, in bytes")
 
     # Topics.
-    partitions: int = Field(8, ge=1, le=10_000, description="partitions of the input and output topics; pinned once used")
+    partitions: int = Field(
+        8, ge=1, le=10_000, description="partitions of the input and output topics; pinned once used"
+    )
     replication_factor: int = Field(1, ge=1, description="replicas of each topic (3 in production)")
     partitioner: Literal["murmur2", "crc32", "none"] = Field(
         "murmur2", description="how the producers of orders choose the partition; none: don't check"
@@ -79,10 +86,14 @@ class Settings(BaseSettings):
     due_slice: int = Field(512, ge=1, description="most due customers a turn takes")
     rescore_slice: int = Field(2_000, ge=1, description="customers rescored a turn after a new model")
     due_poll_ms: int = Field(250, ge=1, description="milliseconds between looks at the due index while idle")
-    step_retries: int = Field(3, ge=1, description="tries of a record that makes the step raise, before its dead letter")
+    step_retries: int = Field(
+        3, ge=1, description="tries of a record that makes the step raise, before its dead letter"
+    )
     transaction_timeout_ms: int = Field(20_000, ge=1_000, description="milliseconds before the broker aborts a turn")
     commit_timeout_s: float = Field(30.0, gt=0, description="seconds before a commit counts as failed")
-    session_timeout_ms: int = Field(10_000, ge=1_000, description="milliseconds without heartbeat before the group moves on")
+    session_timeout_ms: int = Field(
+        10_000, ge=1_000, description="milliseconds without heartbeat before the group moves on"
+    )
     backoff_max_s: float = Field(30.0, gt=0, description="longest wait between takeovers of a failing shard, seconds")
 
     # Around it.
@@ -131,6 +142,10 @@ class Settings(BaseSettings):
         """Where moves go that no campaign step can read."""
         return f"{self.changes_topic}-dead-letters"
 
+    def group_of(self, step: str) -> str:
+        """The consumer group of a step's workers; `step` is scoring or campaigns."""
+        return self.group if step == "scoring" else f"{self.group}-{step}"
+
     def heads_topic(self, step: str) -> str:
         """The compacted topic of a step's shard heads; `step` is scoring or campaigns."""
         return f"{self.group}-{step}-heads"
@@ -159,7 +174,9 @@ def load_settings(**overrides: Any) -> Settings:
         if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in {*Settings.model_fields, "config"} | _OTHERS
     )
     if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}.", hint="`segstream settings` lists those there are.")
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}.", hint="`segstream settings` lists those there are."
+        )
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -167,7 +184,9 @@ def load_settings(**overrides: Any) -> Settings:
             f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
             for e in error.errors()
         )
-        raise SettingsError(f"unusable settings: {told}.", hint="`segstream settings` shows defaults and units.") from None
+        raise SettingsError(
+            f"unusable settings: {told}.", hint="`segstream settings` shows defaults and units."
+        ) from None
 
 
 # Variables of the same prefix that other programs read: the local stack's cache, the tests' data, the trainer's own.

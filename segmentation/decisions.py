@@ -1,0 +1,171 @@
+"""The model's answers for many customers at once: who moves now, and when will time alone move them. In columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from segmentation.arrivals import Arrival
+from segmentation.events import Cause
+from segmentation.forecast import UNKNOWN, Scorer
+from segmentation.model import SegmentModel
+from segmentation.moves import Move, MoveWriter
+from segmentation.pieces import pieces, window_leaves_at
+from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, heads, with_announcement
+from segmentation.step import NEVER_DUE
+
+UNITS: Final = 10_000.0  # monetary values are kept in ten-thousandths of the currency's unit
+CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
+Place = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel:
+    """A model as the step uses it."""
+
+    scorer: Scorer
+    writer: MoveWriter
+
+    @classmethod
+    def of(cls, model: SegmentModel, group: str, names: dict[int, str]) -> CompiledModel:
+        """Compile; `names` are those of earlier models, by segment id."""
+        return cls(Scorer(model), MoveWriter(group, model, names | {s.id: s.name for s in model.segments}))
+
+
+@dataclass(slots=True, eq=False)
+class Customer:
+    """One customer's part of a turn."""
+
+    key: bytes
+    value: bytes | None
+    own: Sequence[int] = ()  # its records, by place in the batch
+    fired_at: int | None = None  # its entry of the due index, where that has fired
+    done: int = 0  # how many of its records are merged
+    prior: bytes | None = None  # the value before the record merged last
+    due: int = NEVER_DUE  # when time alone moves it (ms), where known
+    to: int = UNKNOWN  # and where to: index in the model
+    wake: int = NEVER_DUE  # when to look again: `due`, or earlier
+    changed: bool = False  # the value is to be stored
+    searched: bool = False  # `wake` is known
+    move: Move | None = None  # the move of this round, waiting for its forecast
+
+
+class Asked(NamedTuple):
+    """A customer to be scored at an instant at which its header holds; `arrival` is what changed it (None: the model)."""
+
+    customer: Customer
+    at: int
+    place: Place
+    arrival: Arrival | None
+
+
+def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Rules) -> list[Move]:
+    """The moves that the model makes now (TIME 1), announced in the customers' values."""
+    if not asked:
+        return []
+    scorer = model.scorer
+    head = heads([a.customer.value or EMPTY for a in asked])
+    at = np.array([a.at for a in asked], dtype=np.int64)
+    source = scorer.index_from_ids(head["segment"])
+    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    target = scorer.decide(source, at, head["last"], rest)
+    unknown = source == UNKNOWN
+    # Who never had an order that stands has no recency, hence no segment yet.
+    may = np.where(unknown, head["last"] != NONE, head["moved_at"] <= at - dwell_ms)
+    rows = np.flatnonzero((target != source) & may)
+    distances = scorer.distances(at[rows], head["last"][rows], rest[rows])
+    moves = []
+    for row, apart in zip(rows.tolist(), distances.tolist(), strict=True):
+        customer, instant, place, arrival = asked[row]
+        if unknown[row]:
+            cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
+        else:
+            cause = Cause.MODEL if arrival is None else CAUSE_OF_KIND[Kind(arrival.entry[0] & 7)]
+        before = None if customer.prior is None else advance_bytes(customer.prior, instant, rules)
+        move = announce(customer, int(scorer.ids[target[row]]), instant, cause, place)
+        move.before, move.before_at, move.distances = before, instant, apart
+        move.causation_id = arrival.event_id if arrival else None
+        moves.append(move)
+    return moves
+
+
+def announce(customer: Customer, target: int, at: int, cause: Cause, place: Place) -> Move:
+    """The customer's next move, numbered, and noted in its value."""
+    value = customer.value or EMPTY
+    head = heads([value])[0]
+    sequence = int(head["sequence"]) + 1
+    customer.value = with_announcement(value, target, sequence, at if target else NONE)
+    customer.changed = True
+    customer.move = Move(place, customer.key, sequence, int(head["segment"]), target, cause, at, customer.value)
+    return customer.move
+
+
+def move_by_time(
+    customers: Sequence[Customer], places: Sequence[Place], model: CompiledModel, rules: Rules
+) -> list[Move]:
+    """The moves at each customer's own due instant."""
+    if not customers:
+        return []
+    moves = []
+    for customer, place in zip(customers, places, strict=True):
+        prior = customer.value or EMPTY
+        at = customer.due
+        known = int(heads([prior])[0]["segment"])
+        if known in model.scorer.index_of:
+            cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else Cause.SILENCE
+        else:
+            cause = Cause.MODEL if known else Cause.FIRST
+        customer.value = advance_bytes(prior, at, rules)
+        move = announce(customer, int(model.scorer.ids[customer.to]), at, cause, place)
+        if cause is not Cause.FIRST:
+            move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
+        moves.append(move)
+    head = heads([move.value for move in moves])
+    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    instants = np.array([move.at for move in moves], dtype=np.int64)
+    for move, apart in zip(moves, model.scorer.distances(instants, head["last"], rest).tolist(), strict=True):
+        move.distances = apart
+    return moves
+
+
+def search(
+    customers: Sequence[Customer], starts: Sequence[int], model: CompiledModel, dwell_ms: int, rules: Rules
+) -> None:
+    """Fill in when time alone moves each customer, from its start (ms) on, and where to; and the forecast of its move.
+
+    Nobody who is in no segment of the model waits: such a customer is due at its start, if an order stands by then.
+    """
+    if not customers:
+        return
+    scorer = model.scorer
+    values = [c.value or EMPTY for c in customers]
+    head = heads(values)
+    source = scorer.index_from_ids(head["segment"])
+    eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
+    start = np.maximum(np.array(starts, dtype=np.int64), np.where(source == UNKNOWN, 0, eligible))
+    stretches = pieces(values, start, rules)
+    at, to = scorer.next_move(np.maximum(source, 0), head["last"], start, stretches)
+    wake = np.minimum(at, stretches.until)
+    for row, customer in enumerate(customers):
+        customer.searched = True
+        if source[row] == UNKNOWN:
+            _wait_for_an_order(customer, int(start[row]), int(stretches.until[row]), scorer, rules)
+        else:
+            customer.due, customer.to, customer.wake = int(at[row]), int(to[row]), int(wake[row])
+        if (move := customer.move) is not None:
+            if customer.due < NEVER_DUE:
+                move.next_at, move.next_to = customer.due, int(scorer.ids[customer.to])
+            customer.move = None
+
+
+def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Scorer, rules: Rules) -> None:
+    head = heads([advance_bytes(customer.value or EMPTY, start, rules)])
+    if head["last"][0] == NONE:
+        customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
+        return
+    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest)
+    customer.due, customer.to, customer.wake = start, int(nearest[0]), start

@@ -1,0 +1,98 @@
+"""A move of one customer, and its event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_headers, encode, iso, move_id
+from segmentation.model import SegmentModel
+from segmentation.money import format_units
+from segmentation.rfm import HEADER, NONE
+from segmentation.step import NEVER_DUE, Output
+
+DAY_MS: Final = 86_400_000
+HORIZON_MS: Final = 36_525 * DAY_MS  # recency stands still from here on (TIME 1)
+_LAST, _FREQUENCY, _MONETARY = 8, 6, 7  # places in the header (STATE 5)
+
+NOTE: Final = Struct("<HIq")  # segment, sequence, time of the move: what a state keeps of its last move
+
+
+@dataclass(slots=True)
+class Move:
+    """One move, as decided; `order` is its place among the turn's moves (TIME 7)."""
+
+    order: tuple[int, int, int, bytes]
+    customer: bytes
+    sequence: int
+    source: int  # segment id; 0: none
+    target: int  # segment id; 0: none (erased)
+    cause: Cause
+    at: int
+    value: bytes  # the state behind the move
+    before: bytes | None = None  # the state without what caused it
+    before_at: int = 0
+    causation_id: str | None = None
+    distances: Sequence[float] = ()
+    next_at: int = NEVER_DUE
+    next_to: int = 0
+
+
+def figures(value: bytes | None, at: int) -> Rfm | None:
+    """What a state says at an instant at which its header holds. None: no order ever stood.
+
+    Recency in days, exact to the millisecond; where no order stands any more, the horizon.
+    """
+    if value is None:
+        return None
+    header = HEADER.unpack_from(value)
+    last = header[_LAST]
+    age = HORIZON_MS if last == NONE else min(max(at - last, 0), HORIZON_MS)
+    return Rfm(age / float(DAY_MS), header[_FREQUENCY], format_units(header[_MONETARY]))
+
+
+class MoveWriter:
+    """Moves -> outputs, under one deployment's name and one model's segment names."""
+
+    def __init__(self, group: str, model: SegmentModel, names: dict[int, str]) -> None:
+        """`names`: segment id -> name, of this model and of the earlier ones that customers may still be in."""
+        self._group = group
+        self._source = f"/segstream/{group}"
+        self._version = model.version
+        self._names = names
+        self._labels = [s.name for s in model.segments]
+
+    def name(self, segment: int) -> str | None:
+        """The name of a segment id; None for 0. An id that no known model has is told as its number."""
+        return None if segment == 0 else self._names.get(segment, f"segment-{segment}")
+
+    def write(self, move: Move, now: int) -> Output:
+        """The record of a move, for the changes and for the compacted topic. `now`: wall clock, ms."""
+        customer = move.customer.decode()
+        occurred_at = iso(move.at)
+        upcoming = None
+        if move.next_at < NEVER_DUE and (segment := self.name(move.next_to)):
+            upcoming = NextMove(segment, iso(move.next_at))
+        event = SegmentChanged(
+            id=move_id(self._group, customer, move.sequence),
+            customer_id=customer,
+            sequence=move.sequence,
+            from_=self.name(move.source),
+            to=self.name(move.target),
+            cause=move.cause,
+            occurred_at=occurred_at,
+            scored_at=iso(now),
+            model_version=self._version,
+            rfm=figures(move.value, move.at) if move.target else None,
+            before=figures(move.before, move.before_at),
+            # Six digits are plenty for a person.
+            distances={label: round(apart, 6) for label, apart in zip(self._labels, move.distances, strict=False)},
+            next=upcoming,
+            causation_id=move.causation_id,
+        )
+        body = encode(event)
+        headers = cloud_headers("segment.changed", event.id, self._source, customer, occurred_at)
+        note = NOTE.pack(move.target, move.sequence, move.at if move.target else NONE)
+        return Output(move.customer, body, headers, note, latest=body if move.target else None)

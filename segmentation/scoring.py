@@ -1,0 +1,234 @@
+"""The scoring step: orders, states, a model and a clock in; states, moves and due times out.
+
+The order of all moves is TIME 7, a fold over the records of a shard. Record i has the clock C_i. Before it comes what is
+due earlier than C_i, by (instant, customer); then the record's own customer is scored at C_i. A turn does a prefix of
+that fold for many customers at once: one event of each a round, in columns, sorted at the end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+from segmentation.arrivals import Batch, Reader
+from segmentation.decisions import Asked, CompiledModel, Customer, Place, announce, move_by_time, score, search
+from segmentation.events import Cause, Reason
+from segmentation.moves import NOTE, Move
+from segmentation.partitioners import Partitioner
+from segmentation.rfm import EMPTY, Kind, Outcome, Rules, absorb_bytes, advance_bytes, heads, with_announcement
+from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Turn
+
+BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record
+BY_RECORD: Final = 1
+UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # a record that adds nothing is never a reason to score
+
+
+class ScoringStep:
+    """Orders -> moves. Pure; the contract is `segmentation.step.Step`."""
+
+    name = "scoring"
+
+    def __init__(
+        self,
+        reader: Reader,
+        rules: Rules,
+        *,
+        dwell_ms: int = 0,
+        partitioner: Partitioner | None = None,
+        partitions: int = 1,
+    ) -> None:
+        """`partitioner` (None: don't check) must put each new customer on the very partition it came from."""
+        self._reader = reader
+        self._rules = rules
+        self._dwell_ms = max(dwell_ms, 1)  # at most one move per customer and instant (TIME 5)
+        self._partitioner = partitioner
+        self._partitions = partitions
+        self._event_time = reader.time == "event"
+        self.rescore_first = self._event_time
+
+    # ---- the contract
+
+    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """Decode, check, and give each record its clock (PROTOCOL, turn 3)."""
+        clock = self._clock(frame)
+        batch = self._reader.read(records, clock)
+        if batch.start is not None and not batch.clocks:
+            return Plan(1, [], clock, start=batch.start, work=(batch, partition))
+        clock = batch.clocks[-1] if batch.clocks else clock
+        # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
+        looks = frame.model is not None and (bool(records) or not self._event_time)
+        return Plan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=(batch, partition))
+
+    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """As `plan`, for what was delivered before."""
+        batch = self._reader.read(records, frame.clock, replayed=True)
+        clock = batch.clocks[-1] if batch.clocks else frame.clock
+        return Plan(len(batch.clocks), list(batch.own), clock, work=(batch, partition))
+
+    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+        """The states after the plan's records: merged at their clocks, nothing scored."""
+        scratch = Turn(0, 0)
+        changed: dict[bytes, bytes] = {}
+        for customer in self._customers(plan, values, (), scratch):
+            for _ in customer.own:
+                self._merge(customer, plan.work[0], scratch)
+            if customer.changed and customer.value is not None:
+                changed[customer.key] = customer.value
+        return changed
+
+    def decide(
+        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+    ) -> Turn:
+        """A prefix of the fold: the plan's records, and what is due before them (TIME 7, bounded turn)."""
+        batch: Batch = plan.work[0]
+        bound = (plan.clock, b"")
+        if more:
+            bound = (fired[-1].at, fired[-1].key)
+            fired = fired[:-1]
+        # In wall time slices interleave freely: a flood of due customers doesn't hold up the orders.
+        taken = bisect_right(batch.clocks, bound[0]) if self._event_time else plan.taken
+        turn = Turn(taken, self._clock(frame), dead=[d for d in batch.dead if d.place < taken])
+        customers = self._customers(plan, values, fired, turn)
+        moves = self._fold(customers, batch, bound, taken, frame.model, turn)
+        moves.sort(key=lambda move: move.order)
+        last = [batch.clocks[taken - 1]] if taken else []
+        turn.clock = max([turn.clock, *last, *(move.at for move in moves)])
+        self._finish(turn, customers, moves, frame)
+        turn.dead = sorted(d for d in turn.dead if d.place < taken)
+        return turn
+
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+        """Each customer at the clock under a new model; the quiet ones only get their due time."""
+        clock = self._clock(frame)
+        turn = Turn(0, clock)
+        customers = [Customer(key, advance_bytes(value, clock, self._rules)) for key, value in rows]
+        asked = []
+        for customer, silent in zip(customers, quiet, strict=True):
+            if not silent:
+                head = heads([customer.value or EMPTY])[0]
+                customer.prior = customer.value if head["segment"] else None
+                asked.append(Asked(customer, clock, (0, BY_TIME, clock, customer.key), None))
+        moves = score(asked, frame.model, self._dwell_ms, self._rules)
+        search(customers, [clock + 1] * len(customers), frame.model, self._dwell_ms, self._rules)
+        self._finish(turn, customers, moves, frame)
+        return turn
+
+    def patch(self, value: bytes | None, note: bytes) -> bytes:
+        """The announced segment and sequence of a published move."""
+        return with_announcement(EMPTY if value is None else value, *NOTE.unpack(note))
+
+    # ---- the fold
+
+    def _clock(self, frame: Frame) -> int:
+        return frame.clock if self._event_time else max(frame.clock, frame.now)
+
+    def _customers(
+        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], turn: Turn
+    ) -> list[Customer]:
+        """Who takes part: those with records (each on the right partition), and those due."""
+        batch: Batch
+        batch, partition = plan.work
+        parts: dict[bytes, Customer] = {}
+        for key, value in zip(plan.keys, values, strict=True):
+            if value is None and self._partitioner and (right := self._partitioner(key, self._partitions)) != partition:
+                message = f"customer {key.decode()!r} belongs on partition {right}, not {partition}: check the producer's partitioner."
+                turn.dead += [DeadLetter(i, Reason.WRONG_PARTITION.value, None, message) for i in batch.own[key]]
+            else:
+                parts[key] = Customer(key, value, batch.own[key])
+        for due in fired:
+            if due.value is None:
+                turn.idle.append(due.key)
+            else:
+                parts.setdefault(due.key, Customer(due.key, due.value)).fired_at = due.at
+        return list(parts.values())
+
+    def _fold(
+        self,
+        customers: list[Customer],
+        batch: Batch,
+        bound: tuple[int, bytes],
+        taken: int,
+        model: CompiledModel | None,
+        turn: Turn,
+    ) -> list[Move]:
+        """Rounds of one event a customer: its next move by time if that comes before its next record, else the record."""
+        told: list[Move] = []
+        if model is not None:
+            fired = [c for c in customers if c.fired_at is not None]
+            search(fired, [c.fired_at or 0 for c in fired], model, self._dwell_ms, self._rules)
+        active = customers
+        while active:
+            due: list[Customer] = []
+            arrived: list[Customer] = []
+            for c in active:
+                place = c.own[c.done] if c.done < len(c.own) and c.own[c.done] < taken else None
+                if c.due < NEVER_DUE and (c.due, c.key) < (bound if place is None else (batch.clocks[place], b"")):
+                    due.append(c)
+                elif place is not None:
+                    arrived.append(c)
+            asked = [a for c in arrived if (a := self._merge(c, batch, turn)) is not None]
+            if model is not None:
+                told += self._round(due, asked, batch, model)
+            active = due + arrived
+        return told
+
+    def _round(self, due: list[Customer], asked: list[Asked], batch: Batch, model: CompiledModel) -> list[Move]:
+        """The moves of a round, each with its forecast."""
+        places: list[Place] = [(bisect_right(batch.clocks, c.due), BY_TIME, c.due, c.key) for c in due]
+        starts = [c.due + 1 for c in due] + [a.at + 1 for a in asked]
+        moves = move_by_time(due, places, model, self._rules)
+        erased = [a for a in asked if a.arrival and a.arrival.entry[0] & 7 == Kind.ERASED]
+        for a in erased:
+            moves += self._erase(a)
+        if erased:
+            gone = {a.customer for a in erased}
+            moves += score([a for a in asked if a.customer not in gone], model, self._dwell_ms, self._rules)
+        else:
+            moves += score(asked, model, self._dwell_ms, self._rules)
+        search(due + [a.customer for a in asked], starts, model, self._dwell_ms, self._rules)
+        return moves
+
+    def _merge(self, c: Customer, batch: Batch, turn: Turn) -> Asked | None:
+        """Merge the customer's next record. None: it added nothing."""
+        place = c.own[c.done]
+        c.done += 1
+        arrival, clock = batch.arrivals[place], batch.clocks[place]
+        assert arrival is not None
+        value, outcome = absorb_bytes(c.value, arrival.entry, clock, self._rules)
+        turn.counts[outcome.value] += 1
+        if outcome in UNCHANGED:
+            return None
+        if outcome is Outcome.CONFLICT:
+            message = f"event id {arrival.event_id!r} was seen before with other content: the later date counts."
+            turn.dead.append(DeadLetter(place, Reason.CONFLICTING_ID.value, "id", message))
+        c.prior, c.value, c.changed = c.value, value, True
+        return Asked(c, clock, (place, BY_RECORD, clock, c.key), arrival)
+
+    def _erase(self, asked: Asked) -> list[Move]:
+        """An erasure is a numbered move to nowhere, told where a segment had been told (STATE 5)."""
+        customer = asked.customer
+        if not heads([customer.value or EMPTY])[0]["segment"]:
+            return []
+        move = announce(customer, 0, asked.at, Cause.ERASURE, asked.place)
+        move.causation_id = asked.arrival.event_id if asked.arrival else None
+        return [move]
+
+    def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], frame: Frame) -> None:
+        """What is to be stored and published."""
+        for c in customers:
+            if c.changed and c.value is not None:
+                turn.states[c.key] = c.value
+            if not c.searched:
+                continue
+            if c.fired_at is None:
+                if c.wake < NEVER_DUE:
+                    turn.earlier[c.key] = c.wake
+            elif c.wake < NEVER_DUE:
+                turn.due[c.key] = c.wake
+            else:
+                turn.idle.append(c.key)
+        if moves:
+            writer = frame.model.writer
+            turn.outputs = [writer.write(move, frame.now) for move in moves]
+            turn.counts.update(f"moves_{move.cause.value}" for move in moves)

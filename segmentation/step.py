@@ -1,0 +1,139 @@
+"""What the shard engine asks of a step: pure, in batches, blind to Kafka and Redis.
+
+A step turns records and states into new states, outputs and due times. Scoring (orders -> moves) and campaigns
+(moves -> actions) are two steps over one engine. Everything here is a batch, so that a step may work in columns
+without the engine knowing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
+
+
+class Record(Protocol):
+    """One record of the input topic."""
+
+    @property
+    def offset(self) -> int:
+        """Its place in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since 1970, set by the broker (LogAppendTime)."""
+
+    @property
+    def key(self) -> bytes | None:
+        """None: the producer gave none."""
+
+    @property
+    def value(self) -> bytes | None:
+        """None: a tombstone."""
+
+
+class Activation(NamedTuple):
+    """Which model scores: a number that only grows, and the hash of the model's content. (0, ""): none yet."""
+
+    number: int = 0
+    version: str = ""
+
+
+class Frame(NamedTuple):
+    """Where the shard stands as a turn begins."""
+
+    clock: int  # T: highest clock used so far, ms
+    now: int  # the worker's wall clock, ms
+    activation: Activation = Activation()
+    model: Any = None  # the step's own compiled form of the activation's model; None: none yet
+
+
+class Due(NamedTuple):
+    """An entry of the due index that has fired. `at` (ms) is never later than the true instant."""
+
+    at: int
+    key: bytes
+    value: bytes | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a batch needs before it can be decided."""
+
+    taken: int  # how many of the records it covers, from the front
+    keys: list[bytes]  # whose states to load, each once
+    clock: int  # the clock of the last record covered
+    horizon: int | None = None  # entries of the due index before this instant belong to the turn; None: none do
+    start: Activation | None = None  # the first record starts this activation: a turn of its own
+    work: Any = None  # the step's own
+
+
+@dataclass(slots=True)
+class Output:
+    """One record for the output topic.
+
+    `latest` goes to the compacted topic under the same key (None: a tombstone). `note` is what the step wants to be told
+    of this output when a state must be patched from the log: it travels in a header.
+    """
+
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    note: bytes
+    latest: bytes | None = None
+
+
+class DeadLetter(NamedTuple):
+    """A record that can't be used: its place in the batch, and why."""
+
+    place: int
+    reason: str
+    field: str | None
+    message: str
+
+
+@dataclass(slots=True)
+class Turn:
+    """What a step has decided. Values and due times are complete: nothing else changes."""
+
+    taken: int
+    clock: int
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    earlier: dict[bytes, int] = field(
+        default_factory=dict
+    )  # due times, written where absent or earlier than what is there
+    due: dict[bytes, int] = field(default_factory=dict)  # due times that replace a fired entry
+    idle: list[bytes] = field(default_factory=list)  # fired entries to be removed
+    outputs: list[Output] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Step(Protocol):
+    """A pure object. It may raise on a record it can't survive: the engine isolates that record."""
+
+    name: str  # names the heads topic and the Redis keys' owner: scoring, campaigns
+    rescore_first: bool  # a started model's rescore ends before the next record is taken (event time)
+
+    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """Decode a batch; say whose states it needs. An empty batch asks what is due by time alone."""
+
+    def decide(
+        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+    ) -> Turn:
+        """Merge, score, announce. `values` lie as `plan.keys`; `more`: the last of `fired` is the bound, not to be taken."""
+
+    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """As `plan`, for records that were delivered before: their clocks are those of then."""
+
+    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+        """The states after the plan's records, in silence: nothing scored, nothing told."""
+
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+        """Score customers under a new model. `quiet[i]`: told already, only the due time is missing."""
+
+    def patch(self, value: bytes | None, note: bytes) -> bytes:
+        """The state that knows of its own last published output, by that output's note."""

@@ -1,0 +1,91 @@
+"""A shard's two heads: how far Kafka has it, and how far Redis has followed."""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+FORMAT: Final = 1
+NO_CLOCK: Final = -1  # before the first record (a real clock is never negative)
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """One record of a log, to be recognised again: foreign or recreated topics don't have it."""
+
+    offset: int
+    timestamp: int
+    crc: int
+
+    @classmethod
+    def of(cls, offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> Fingerprint:
+        """The fingerprint of a record as it is read back."""
+        return cls(offset, timestamp, crc32(value or b"", crc32(key or b"")))
+
+
+class KafkaHead(msgspec.Struct, frozen=True):
+    """(N, S, T, M) of PROTOCOL: written in the same transaction as the turn's outputs."""
+
+    offset: int  # N: of the last input record delivered, + 1
+    count: int  # S: number of the last output
+    clock: int  # T
+    activation: int  # M: 0: none yet
+    version: str = ""  # of M's model
+    cursor: str | None = None  # rescore: the last customer done; None: none under way
+    format: int = FORMAT
+
+
+class TakeoverRecord(msgspec.Struct, frozen=True):
+    """Who took the shard over; whoever reads a higher generation than its own stands down."""
+
+    generation: int
+    member: str
+    at: int  # ms
+
+
+class StoreHead(msgspec.Struct, frozen=True):
+    """The Redis head of PROTOCOL: (token, R, C, S, T, M, cursor), and what recognises the logs it belongs to."""
+
+    token: str  # anew with every takeover
+    turn: int  # counts commits, so that no two heads are alike
+    offset: int  # R
+    position: int  # C: in the output partition
+    count: int  # S
+    clock: int  # T
+    merge_clock: int  # the clock at R; behind T only while a takeover is absorbing R..N
+    activation: int  # M
+    version: str
+    cursor: str | None  # rescore: the last customer done; None: none under way
+    quiet: str | None  # rescore: customers up to here were told already ("": none, None: all)
+    cluster: str  # Kafka's cluster id
+    partitions: tuple[int, int]  # of the input and the output topic
+    read: Fingerprint | None = None  # the last input record before R
+    written: Fingerprint | None = None  # the output record S
+    format: int = FORMAT
+
+
+_encoder = msgspec.json.Encoder()
+_kafka_head = msgspec.json.Decoder(KafkaHead)
+_store_head = msgspec.json.Decoder(StoreHead)
+_takeover = msgspec.json.Decoder(TakeoverRecord)
+
+
+def encode_head(head: KafkaHead | StoreHead | TakeoverRecord) -> bytes:
+    """The bytes of a head; equal heads have equal bytes."""
+    return _encoder.encode(head)
+
+
+def decode_kafka_head(value: bytes) -> KafkaHead:
+    """Raises msgspec.DecodeError where it isn't one."""
+    return _kafka_head.decode(value)
+
+
+def decode_store_head(value: bytes) -> StoreHead:
+    """Raises msgspec.DecodeError where it isn't one."""
+    return _store_head.decode(value)
+
+
+def decode_takeover(value: bytes) -> TakeoverRecord:
+    """Raises msgspec.DecodeError where it isn't one."""
+    return _takeover.decode(value)

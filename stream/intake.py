@@ -1,0 +1,173 @@
+"""Kafka in: which shards are this worker's, by membership in the consumer group, and one task for each.
+
+The membership consumer never reads: its partitions are paused, it polls to stay a member. Each shard reads through a
+consumer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import aiokafka.errors
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.structs import OffsetAndMetadata
+
+from stream.errors import WorkerFailed
+from stream.settings import Settings
+from stream.shard import Shard
+
+log = logging.getLogger(__name__)
+
+DRAIN_S: Final = 20.0  # how long a shard may take over its last turn
+
+
+class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """This worker's membership in a consumer group."""
+
+    def __init__(self, settings: Settings, topic: str, group: str) -> None:
+        """Call `start`."""
+        self._topic = topic
+        self._consumer = AIOKafkaConsumer(
+            **settings.kafka_client(),
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",  # never used, but "none" raises without a committed offset
+            partition_assignment_strategy=(StickyPartitionAssignor,),
+            session_timeout_ms=settings.session_timeout_ms,
+            heartbeat_interval_ms=max(100, settings.session_timeout_ms // 5),
+            max_partition_fetch_bytes=1_024,
+        )
+        self.assigned: frozenset[int] = frozenset()
+        self.changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Join the group."""
+        await self._consumer.start()
+        self._consumer.subscribe([self._topic], listener=self)
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._consumer.stop(), 10)
+
+    async def poll(self) -> None:
+        """Stay a member. No record comes: all partitions are paused."""
+        await self._consumer.getmany(timeout_ms=500)
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Every rebalance revokes everything: a revocation stops nothing."""
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Only handed on: there is no heartbeat while this runs, and its exceptions are swallowed."""
+        self._consumer.pause(*assigned)
+        self.assigned = frozenset(tp.partition for tp in assigned)
+        self.changed.set()
+
+    def identity(self) -> tuple[int, str]:
+        """(generation, member id) now; aiokafka has no public name for them."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001  # as said
+        return int(coordinator.generation), str(coordinator.member_id)
+
+    async def confirm(self, partition: int) -> bool:
+        """Whether the coordinator still takes an offset of this partition from this member and generation.
+
+        The offset is the one that is committed already; nobody reads it back.
+        """
+        tp = TopicPartition(self._topic, partition)
+        if partition not in self.assigned:
+            return False
+        try:
+            offset = await asyncio.wait_for(self._consumer.committed(tp), 5)
+            await asyncio.wait_for(self._consumer.commit({tp: OffsetAndMetadata(offset or 0, "")}), 5)
+        except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
+            log.info("%s-%d: membership isn't confirmed: %s", self._topic, partition, error)
+            return False
+        return True
+
+
+class Intake:
+    """Runs one shard task for each partition that the group gives this worker."""
+
+    def __init__(self, membership: GroupMembership, make_shard: Callable[[int], Shard]) -> None:
+        """`make_shard` builds the shard of a partition."""
+        self._membership = membership
+        self._make_shard = make_shard
+        self._running: dict[int, tuple[Shard, asyncio.Task[None]]] = {}
+        self._stopping = asyncio.Event()
+        self._failure: asyncio.Future[None] | None = None
+
+    @property
+    def owned(self) -> int:
+        """How many shards run here."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Join, follow the assignments, drain when stopped. Raises WorkerFailed."""
+        self._failure = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(self._membership.start(), 60)
+        except (aiokafka.errors.KafkaError, OSError, TimeoutError) as error:
+            raise WorkerFailed(
+                f"Kafka can't be reached: {error!r}.",
+                hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.",
+            ) from error
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._poll()), asyncio.create_task(self._follow())]
+        stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
+        try:
+            watched: list[asyncio.Future[Any]] = [*tasks, stopping, self._failure]
+            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            for finished in done:
+                finished.result()
+        finally:
+            for task in (*tasks, stopping):
+                task.cancel()
+            await self._release(set(self._running))
+            await self._membership.stop()
+
+    def stop(self) -> None:
+        """Finish the turns, leave the group; `run` returns."""
+        self._stopping.set()
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                await self._membership.poll()
+            except (aiokafka.errors.KafkaConnectionError, aiokafka.errors.KafkaTimeoutError, OSError) as error:
+                log.warning("the group can't be reached: %s", error)
+                await asyncio.sleep(1)
+
+    async def _follow(self) -> None:
+        """After each assignment: stop what was lost, take over what is new, leave the rest alone."""
+        while True:
+            await self._membership.changed.wait()
+            self._membership.changed.clear()
+            assigned = self._membership.assigned
+            await self._release(set(self._running) - assigned)
+            for partition in sorted(assigned - set(self._running)):
+                shard = self._make_shard(partition)
+                task = asyncio.create_task(self._guard(shard.run()), name=f"shard-{partition}")
+                self._running[partition] = (shard, task)
+
+    async def _release(self, partitions: set[int]) -> None:
+        leaving = [self._running.pop(partition) for partition in partitions]
+        for shard, _ in leaving:
+            shard.stop()
+        if not leaving:
+            return
+        _, late = await asyncio.wait([task for _, task in leaving], timeout=DRAIN_S)
+        for task in late:
+            log.warning("%s takes too long over its last turn: cancelled", task.get_name())
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _guard(self, running: Coroutine[Any, Any, None]) -> None:
+        try:
+            await running
+        except Exception as error:  # noqa: BLE001  # the one thing that ends a shard's task ends the worker
+            if self._failure and not self._failure.done():
+                self._failure.set_exception(error)

@@ -1,0 +1,75 @@
+"""Every metric there is: one closed, typed list. docs/metrics.md repeats it, and a test compares the two."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Metrics:
+    """The metrics of one worker process, on a registry of their own."""
+
+    def __init__(self) -> None:
+        """Importing registers nothing; a worker builds one."""
+        self.registry = CollectorRegistry()
+        shard = ["step", "partition"]
+        self.lag = Gauge(
+            "segstream_lag_records",
+            "Records between the shard's offset and the end of its input",
+            shard,
+            registry=self.registry,
+        )
+        self.clock = Gauge(
+            "segstream_clock_seconds", "The shard's clock, seconds since 1970", shard, registry=self.registry
+        )
+        self.records = Counter("segstream_records", "Input records taken", shard, registry=self.registry)
+        self.outputs = Counter(
+            "segstream_outputs", "Outputs published (moves, actions)", ["step"], registry=self.registry
+        )
+        self.turns = Counter("segstream_turns", "Turns committed", ["step", "kind"], registry=self.registry)
+        self.turn_seconds = Histogram(
+            "segstream_turn_seconds",
+            "From the batch in hand to Redis committed",
+            ["step"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.takeovers = Counter(
+            "segstream_takeovers",
+            "Takeovers of shards, by what made them needed",
+            ["step", "cause"],
+            registry=self.registry,
+        )
+        self.takeover_seconds = Histogram(
+            "segstream_takeover_seconds", "Duration of a takeover", ["step"], buckets=SECONDS, registry=self.registry
+        )
+        self.dead_letters = Counter(
+            "segstream_dead_letters", "Records that couldn't be used", ["step", "reason"], registry=self.registry
+        )
+        self.events = Counter(
+            "segstream_events",
+            "What became of events and moves (new, repeat, moves_silence, ...)",
+            ["step", "outcome"],
+            registry=self.registry,
+        )
+        self.owned = Gauge("segstream_owned_shards", "Shards that this worker owns", ["step"], registry=self.registry)
+        self.quarantined = Gauge(
+            "segstream_quarantined_shards",
+            "Shards that stopped and wait for somebody to look",
+            ["step"],
+            registry=self.registry,
+        )
+        self.activation = Gauge(
+            "segstream_model_activation",
+            "The activation that the shard scores under; 0: none",
+            shard,
+            registry=self.registry,
+        )
+        self.rescoring = Gauge(
+            "segstream_rescoring", "1 while the shard rescores its customers", shard, registry=self.registry
+        )
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

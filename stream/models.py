@@ -1,0 +1,125 @@
+"""The model feed: what lies on the models topic, validated at the door and compiled for the step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from segmentation.model import ModelError, SegmentModel
+from segmentation.step import Activation
+from stream.errors import WorkerFailed
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ACTIVE_KEY = b"active"
+CANDIDATE_KEY = b"candidate"
+
+
+class Active(msgspec.Struct):
+    """The value of an `active` record; its offset is the activation."""
+
+    version: str
+
+
+class ModelFeed:
+    """Follows the models topic from its beginning. A broken model is refused with its reason; the last good one stays."""
+
+    def __init__(self, settings: Settings, compile_model: Callable[[SegmentModel, dict[int, str]], Any]) -> None:
+        """`compile_model(model, names of all known segments)` -> the step's own form."""
+        self._settings = settings
+        self._compile = compile_model
+        self._models: dict[str, SegmentModel] = {}
+        self._compiled: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
+        self._latest = Activation()
+        self._stopping = asyncio.Event()
+        self.refused: dict[str, str] = {}  # version -> why
+        self.caught_up = asyncio.Event()
+
+    def latest(self) -> Activation:
+        """The newest activation whose model is at hand."""
+        return self._latest
+
+    def compiled(self, version: str) -> Any | None:
+        """The model of that version in the step's form; None: not at hand."""
+        if version not in self._compiled and version in self._models:
+            self._compiled[version] = self._compile(self._models[version], dict(self._names))
+        return self._compiled.get(version)
+
+    def stop(self) -> None:
+        """`run` returns soon."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Follow the topic until stopped. Raises WorkerFailed where it doesn't exist."""
+        topic = self._settings.models_topic
+        consumer = AIOKafkaConsumer(
+            **self._settings.kafka_client(),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+        await consumer.start()
+        try:
+            if not await consumer.topics() or topic not in await consumer.topics():
+                raise WorkerFailed(
+                    f"topic {topic!r} doesn't exist.", hint="`segstream topics create` makes all of them."
+                )
+            tp = TopicPartition(topic, 0)
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            end = (await consumer.end_offsets([tp]))[tp]
+            while not self._stopping.is_set():
+                try:
+                    answer = await consumer.getmany(tp, timeout_ms=200)
+                except KafkaError as error:
+                    log.warning("the models topic can't be read: %s", error)
+                    await asyncio.sleep(1)
+                    continue
+                for record in answer.get(tp, []):
+                    self.take(record.key, record.value, record.offset)
+                if not self.caught_up.is_set() and await consumer.position(tp) >= end:
+                    self.caught_up.set()
+        finally:
+            await consumer.stop()
+
+    def take(self, key: bytes, value: bytes | None, offset: int) -> None:
+        """One record of the topic."""
+        if value is None or key == CANDIDATE_KEY:
+            return
+        if key == ACTIVE_KEY:
+            try:
+                version = msgspec.json.decode(value, type=Active).version
+            except msgspec.DecodeError as error:
+                log.error("the activation at offset %d is unreadable: %s", offset, error)  # noqa: TRY400  # the line says it all
+                return
+            if version in self._models:
+                self._latest = Activation(offset, version)
+            else:
+                log.error("activation %d names model %s, which isn't at hand: the last good one stays", offset, version)
+            return
+        try:
+            model = _checked(key, value)
+        except ModelError as why:
+            self.refused[key.decode(errors="replace")] = str(why)
+            log.error("model %r is refused: %s", key, why)  # noqa: TRY400  # the line says it all
+            return
+        self._models[model.version] = model
+        self._names |= {segment.id: segment.name for segment in model.segments}
+        self._compiled.clear()  # they carry names
+        for warning in model.warnings():
+            log.warning("model %s: %s", model.version, warning)
+
+
+def _checked(key: bytes, value: bytes) -> SegmentModel:
+    model = SegmentModel.from_json(value)
+    if model.version.encode() != key:
+        raise ModelError(f"its content has version {model.version}, its key is {key!r}")
+    return model

@@ -1,0 +1,372 @@
+"""The shard engine: turns, one after the other, over any step; and what happens when one fails.
+
+One rule for all errors: throw the producer away and take the shard over afresh. Never repair in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from segmentation.step import Activation, DeadLetter, Frame, Turn
+from stream.dead_letters import HEADER_ROOM, dead_record
+from stream.errors import ShardLost, ShardQuarantined, WorkerFailed
+from stream.heads import Fingerprint, KafkaHead
+from stream.ledger import Publication
+from stream.metrics import Metrics
+from stream.status import StatusBoard
+from stream.store import Writes
+from stream.takeover import Owned, Place, take_over
+
+log = logging.getLogger(__name__)
+
+FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
+
+
+class Models(Protocol):
+    """What a shard must know of segment models."""
+
+    def latest(self) -> Activation:
+        """The newest activation on the topic."""
+
+    def compiled(self, version: str) -> Any | None:
+        """The model of that version in the step's form; None: not at hand (yet)."""
+
+
+class Shard:
+    """One partition of one step in this worker: it owns it, works it, or says why not."""
+
+    def __init__(
+        self, place: Place, models: Models | None, metrics: Metrics, board: StatusBoard, now_ms: Callable[[], int]
+    ) -> None:
+        """`models` None: the step has none. `now_ms`: the wall clock."""
+        self.place = place
+        self._models = models
+        self._metrics = metrics
+        self._board = board
+        self._now_ms = now_ms
+        self._stopping = asyncio.Event()
+        self._pending: list[Any] = []  # fetched, not yet taken
+        self._limit = place.settings.turn_max_orders
+        self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
+        self._turn_began = 0.0
+        self._small = False
+        self._rescored = False
+        self._labels = (place.step.name, str(place.partition))
+
+    def stop(self) -> None:
+        """Finish the turn, then let go."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Own the shard until stopped. Raises WorkerFailed alone: everything else is answered here."""
+        cause, attempt = "assigned", 0
+        while not self._stopping.is_set():
+            owned: Owned | None = None
+            try:
+                await self._board.put(self.place, "taking over")
+                began = time.monotonic()
+                owned = await take_over(self.place, self._now_ms())
+                self._metrics.takeovers.labels(self.place.step.name, cause).inc()
+                self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
+                log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
+                await self._board.put(self.place, "running", owned)
+                self._pending = []
+                while not self._stopping.is_set():
+                    await self._turn(owned)
+                    attempt = 0
+            except ShardQuarantined as stop:
+                cause = "retried"
+                await self._quarantine(stop)
+            except WorkerFailed:
+                raise
+            except Exception as error:  # PROTOCOL: one rule for all errors
+                cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
+                attempt += 1
+                log.warning(
+                    "%s: %s: %s; taking over afresh", self.place, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
+                )
+                if owned:
+                    await owned.close()
+                    owned = None
+                await self._board.put(self.place, "failing", reason=cause, detail=str(error))
+                await self._back_off(attempt)
+            finally:
+                if owned:
+                    await owned.close()
+        await self._board.put(self.place, "released")
+
+    # ---- the turn
+
+    async def _turn(self, owned: Owned) -> None:
+        """One turn (PROTOCOL, "Turn").
+
+        1. One bounded batch: the next records with the customers due before them; or due customers alone; or a slice of
+           the rescore; or the start of an activation, alone.
+        2. One atomic load under the head that this owner wrote last. (Else work on foreign states.)
+        3. The step: pure. An activation older than M never scores.
+        4. One Kafka transaction, with or without outputs: outputs acknowledged, then the head, then commit. (Every turn:
+           else an owner of Redis that has lost Kafka never notices.)
+        5. One compare-and-set in Redis. (Kafka before Redis... never the other way: a move would be announced, not told.)
+        6. Idle: the head is compared on every poll, also when nothing is due. (Else a rollback goes unseen.)
+        """
+        frame = await self._frame(owned)
+        if frame is None:
+            return
+        if (newer := self._newer(owned)) is not None:
+            await self._start(owned, newer, owned.head.offset)
+            return
+        rescoring = owned.head.cursor is not None
+        if rescoring and (self.place.step.rescore_first or not self._rescored):
+            self._rescored = True
+            await self._rescore(owned, frame)
+            return
+        self._rescored = False
+        records, position = await self._take(owned, wait=not rescoring)
+        began = time.monotonic()
+        frame = frame._replace(now=self._now_ms())
+        plan, turn, known = await self._decide(owned, records, frame)
+        if plan.start is not None:
+            await self._start_record(owned, plan.start, records)
+            return
+        if turn is None or (not records and position == owned.head.offset and self._nothing(turn)):
+            return
+        taken = turn.taken
+        del self._pending[:taken]
+        offset = records[taken].offset if taken < len(records) else position
+        await self._publish(owned, turn, records[:taken], max(offset, owned.head.offset), known)
+        self._adapt(taken, time.monotonic() - began)
+        self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
+
+    async def _frame(self, owned: Owned) -> Frame | None:
+        """Where the shard stands; None while the model it must score under isn't at hand."""
+        head = owned.head
+        model = None
+        if head.activation and self._models:
+            model = self._models.compiled(head.version)
+            if model is None:
+                await self._wait_for_model(owned, head.version)
+                return None
+        return Frame(head.clock, self._now_ms(), Activation(head.activation, head.version), model)
+
+    def _newer(self, owned: Owned) -> Activation | None:
+        """The activation to be started now (wall time; in event time a record of the input says when)."""
+        if self._models is None or self.place.step.rescore_first:
+            return None
+        latest = self._models.latest()
+        ready = latest.number > owned.head.activation and self._models.compiled(latest.version) is not None
+        return latest if ready else None
+
+    async def _take(self, owned: Owned, *, wait: bool) -> tuple[list[Any], int]:
+        """(the next records within the bounds, the reader's position behind all that was fetched)."""
+        settings = self.place.settings
+        if not self._pending:
+            if self._small and (gap := self._turn_began + settings.turn_min_gap_ms / 1000 - time.monotonic()) > 0:
+                await asyncio.sleep(gap)
+            self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms if wait else 0)
+        self._turn_began = time.monotonic()
+        position = await owned.reader.position()
+        size = 0
+        for count, record in enumerate(self._pending[: self._limit]):
+            size += len(record.value or b"")
+            if size > settings.turn_max_bytes and count:
+                return self._pending[:count], position
+        return self._pending[: self._limit], position
+
+    async def _decide(self, owned: Owned, records: list[Any], frame: Frame) -> tuple[Any, Turn | None, set[bytes]]:
+        """(plan, turn, keys that have a state already).
+
+        A step that raises gets half the batch the next time; alone, a record is tried `step_retries` times and then
+        goes to the dead letters.
+        """
+        place = self.place
+        try:
+            plan = place.step.plan(records, place.partition, frame)
+            if plan.start is not None:
+                return plan, None, set()
+            slice_ = place.settings.due_slice
+            assert owned.raw is not None
+            loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
+            turn = place.step.decide(plan, loaded.values, loaded.fired, len(loaded.fired) > slice_, frame)
+        except (ShardLost, ShardQuarantined, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            if _is_foreign(error):
+                raise
+            return self._failed(records, frame, error)
+        known = {key for key, value in zip(plan.keys, loaded.values, strict=True) if value is not None}
+        known.update(due.key for due in loaded.fired)
+        return plan, turn, known
+
+    def _failed(self, records: list[Any], frame: Frame, error: Exception) -> tuple[Any, Turn | None, set[bytes]]:
+        digest = hashlib.sha256("".join(traceback.format_exception(error)).encode()).hexdigest()[:12]
+        log.error("%s: the step raised on %d records (traceback %s)", self.place, len(records), digest, exc_info=error)
+        nothing = self.place.step.plan([], self.place.partition, frame)
+        if not records:
+            raise ShardQuarantined(
+                "step_failed", f"the step raises without any record: {error!r} (traceback {digest})."
+            ) from error
+        self._limit = max(1, len(records) // 2)
+        if len(records) > 1:
+            return nothing, None, set()
+        offset = records[0].offset
+        self._failures[offset] = self._failures.get(offset, 0) + 1
+        if self._failures[offset] < self.place.settings.step_retries:
+            return nothing, None, set()
+        del self._failures[offset]
+        letter = DeadLetter(0, "step_failed", None, f"the step raised {error!r} (traceback {digest}).")
+        return nothing, Turn(1, frame.clock, dead=[letter]), set()
+
+    @staticmethod
+    def _nothing(turn: Turn) -> bool:
+        return not (turn.outputs or turn.states or turn.due or turn.idle or turn.earlier)
+
+    async def _publish(
+        self, owned: Owned, turn: Turn, records: Sequence[Any], offset: int, known: set[bytes], **changes: Any
+    ) -> None:
+        """Steps 4 and 5 for whatever was decided."""
+        place, head = self.place, owned.head
+        kafka = KafkaHead(
+            offset=offset,
+            count=head.count + len(turn.outputs),
+            clock=turn.clock,
+            activation=changes.get("activation", head.activation),
+            version=changes.get("version", head.version),
+            cursor=changes.get("cursor", head.cursor),
+        )
+        limit = place.settings.max_event_bytes + HEADER_ROOM // 2
+        dead = [
+            dead_record(
+                records[d.place], d, place.streams.input, place.partition, now_ms=self._now_ms(), max_bytes=limit
+            )
+            for d in turn.dead
+        ]
+        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead))
+        if published:
+            changes |= {"position": published.position, "written": published.last}
+        if records:
+            last = records[-1]
+            changes["read"] = Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
+        await owned.commit(
+            Writes(
+                turn.states,
+                created=[key for key in turn.states if key not in known],
+                earlier=turn.earlier,
+                due=turn.due,
+                idle=turn.idle,
+            ),
+            offset=offset,
+            count=kafka.count,
+            clock=turn.clock,
+            merge_clock=turn.clock,
+            **changes,
+        )
+        self._count(owned, turn, len(records))
+
+    # ---- models
+
+    async def _start_record(self, owned: Owned, start: Activation, records: list[Any]) -> None:
+        """A record of the input starts a model (event time): a turn of its own."""
+        while (
+            self._models is not None
+            and start.number > owned.head.activation
+            and not self._models.compiled(start.version)
+        ):
+            await self._wait_for_model(owned, start.version)
+            if self._stopping.is_set():
+                return
+        offset = records[0].offset + 1
+        if start.number > owned.head.activation:
+            await self._start(owned, start, offset, records[:1])
+        else:
+            await self._publish(owned, Turn(1, owned.head.clock), records[:1], offset, set())
+        del self._pending[:1]
+
+    async def _start(self, owned: Owned, start: Activation, offset: int, records: Sequence[Any] = ()) -> None:
+        log.info("%s: model %s starts (activation %d)", self.place, start.version, start.number)
+        turn = Turn(len(records), owned.head.clock)
+        await self._publish(
+            owned, turn, records, offset, set(), activation=start.number, version=start.version, cursor="", quiet=""
+        )  # fmt: skip
+        self._metrics.turns.labels(self.place.step.name, "start").inc()
+
+    async def _rescore(self, owned: Owned, frame: Frame) -> None:
+        head, size = owned.head, self.place.settings.rescore_slice
+        assert owned.raw is not None
+        assert head.cursor is not None
+        rows = await self.place.store.load_slice(owned.raw, head.cursor, size)
+        quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
+        turn = self.place.step.rescore(rows, quiet, frame)
+        finished = len(rows) < size
+        cursor = None if finished else rows[-1][0].decode()
+        changes = {"quiet": ""} if finished else {}
+        await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
+        self._metrics.turns.labels(self.place.step.name, "rescore").inc()
+
+    async def _wait_for_model(self, owned: Owned, version: str) -> None:
+        await self._board.put(self.place, "waiting for model", owned, reason="model_unknown", detail=version)
+        await asyncio.sleep(0.1)
+
+    # ---- around it
+
+    def _adapt(self, taken: int, seconds: float) -> None:
+        """A batch that took too long, or that followed a failure, is followed by one that fits."""
+        settings = self.place.settings
+        if seconds * 1000 > settings.turn_max_ms and taken > 1:
+            self._limit = max(1, int(taken * settings.turn_max_ms / (seconds * 1000)))
+        else:
+            self._limit = min(settings.turn_max_orders, self._limit * 2)
+        self._small = taken * FULL_SHARE < settings.turn_max_orders
+        self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
+
+    def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
+        metrics, step = self._metrics, self.place.step.name
+        metrics.records.labels(*self._labels).inc(taken)
+        metrics.clock.labels(*self._labels).set(owned.head.clock / 1000)
+        metrics.activation.labels(*self._labels).set(owned.head.activation)
+        metrics.rescoring.labels(*self._labels).set(owned.head.cursor is not None)
+        metrics.outputs.labels(step).inc(len(turn.outputs))
+        for outcome, count in turn.counts.items():
+            metrics.events.labels(step, outcome).inc(count)
+        for letter in turn.dead:
+            metrics.dead_letters.labels(step, letter.reason).inc()
+        self._board.note(self.place, owned)
+
+    async def _quarantine(self, stop: ShardQuarantined) -> None:
+        """No turns until somebody says `segstream retry`, or the shard goes elsewhere."""
+        log.error("%s: quarantined (%s): %s", self.place, stop.reason, stop)
+        gauge = self._metrics.quarantined.labels(self.place.step.name)
+        gauge.inc()
+        try:
+            await self._board.put(self.place, "quarantined", reason=stop.reason, detail=str(stop))
+            while not self._stopping.is_set() and not await self._board.retry_asked(self.place):
+                await self._pause(1.0)
+        finally:
+            gauge.dec()
+
+    async def _back_off(self, attempt: int) -> None:
+        """Wait, longer each time, until the group has confirmed that the shard is still this worker's.
+
+        An old owner that wakes up must not fence its healthy successor.
+        """
+        longest = min(self.place.settings.backoff_max_s, 0.1 * 2 ** min(attempt, 16))
+        await self._pause(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
+        while not self._stopping.is_set() and not await self.place.membership.confirm(self.place.partition):
+            await self._pause(0.5)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether the error comes from a client of Redis or Kafka, not from the step."""
+    return type(error).__module__.split(".")[0] in {"redis", "aiokafka"} or isinstance(error, OSError | TimeoutError)

@@ -1,0 +1,183 @@
+"""Redis: a shard's head, states and due index. One atomic load, one atomic commit; no decision is taken here.
+
+Redis is a view of two logs. Every commit compares the head with the one that this owner wrote last, and is refused where
+another owner, a restore or a flush has come between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
+
+from segmentation.step import Due
+from stream.errors import ShardLost
+from stream.layout import ShardKeys
+
+# Lua's unpack takes fewer than 8,000 values; arguments are checked before the first write, because a script that
+# fails in the middle leaves half of it (HAZARDS).
+COMMIT: Final = """
+local head, states, due, customers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local counts = {tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])}
+local want = 7
+for _, n in ipairs(counts) do
+  if n == nil then return redis.error_reply('ERR segstream: a count is missing') end
+  want = want + n
+end
+if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
+local now = redis.call('GET', head)
+if (now or '') ~= ARGV[1] then return 0 end
+local at = 8
+local function each(n, f)
+  local stop = at + n
+  while at < stop do
+    local last = math.min(at + 5999, stop - 1)
+    f(at, last)
+    at = last + 1
+  end
+end
+each(counts[1], function(i, j) redis.call('HSET', states, unpack(ARGV, i, j)) end)
+each(counts[2], function(i, j) redis.call('ZADD', customers, unpack(ARGV, i, j)) end)
+each(counts[3], function(i, j) redis.call('ZADD', due, 'LT', unpack(ARGV, i, j)) end)
+each(counts[4], function(i, j) redis.call('ZADD', due, unpack(ARGV, i, j)) end)
+each(counts[5], function(i, j) redis.call('ZREM', due, unpack(ARGV, i, j)) end)
+redis.call('SET', head, ARGV[2])
+return 1
+"""
+
+DUE: Final = """
+local found = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
+if #found == 0 then return {} end
+local names = {}
+for i = 1, #found, 2 do names[#names + 1] = found[i] end
+return {found, redis.call('HMGET', KEYS[2], unpack(names))}
+"""
+
+SLICE: Final = """
+local names = redis.call('ZRANGE', KEYS[1], ARGV[1], '+', 'BYLEX', 'LIMIT', 0, ARGV[2])
+if #names == 0 then return {} end
+return {names, redis.call('HMGET', KEYS[2], unpack(names))}
+"""
+
+MAX_SLICE: Final = 5_000  # of the two loads that go through Lua's unpack
+
+
+@dataclass(slots=True)
+class Writes:
+    """What a commit writes beside the head."""
+
+    states: Mapping[bytes, bytes] = field(default_factory=dict)
+    created: Iterable[bytes] = ()  # those of `states` that are new
+    earlier: Mapping[bytes, int] = field(default_factory=dict)  # due times, only where absent or earlier
+    due: Mapping[bytes, int] = field(default_factory=dict)
+    idle: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An atomic look at the shard."""
+
+    values: list[bytes | None]
+    fired: list[Due]
+
+
+def connect(url: str, timeout_s: float) -> Redis:
+    """A client of the engine's: no silent retries, since an unknown outcome must be looked at, not repeated."""
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+
+
+class ShardStore:
+    """One shard's part of Redis. Every call may raise redis.RedisError, which the engine answers with a takeover."""
+
+    def __init__(self, redis: Redis, keys: ShardKeys) -> None:
+        """`redis` is shared by the shards of a worker."""
+        self._redis = redis
+        self._keys = keys
+        self._sha: dict[str, str] = {}
+
+    async def read_head(self) -> bytes | None:
+        """The head as it is, with the scripts made ready behind it (a restarted server has forgotten them)."""
+        self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, DUE, SLICE)}
+        return cast("bytes | None", await self._redis.get(self._keys.head))
+
+    async def has_states(self) -> bool:
+        """Whether any customer lies here."""
+        return bool(await self._redis.exists(self._keys.states))
+
+    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
+        """States by key, and up to `limit` due customers before `horizon`: one atomic call, under the expected head.
+
+        Raises ShardLost where the head is another.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(self._keys.head)
+        if keys:
+            pipe.hmget(self._keys.states, cast("list[str]", keys))
+        if horizon is not None:
+            pipe.evalsha(self._sha[DUE], 2, self._keys.due, self._keys.states, str(horizon), str(min(limit, MAX_SLICE)))
+        answers = await self._execute(pipe)
+        self._compare(answers[0], head)
+        values = cast("list[bytes | None]", answers[1]) if keys else []
+        fired: list[Due] = []
+        if horizon is not None and answers[-1]:
+            names, states = answers[-1]
+            fired = [
+                Due(int(float(score)), name, value)
+                for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
+            ]
+        return Loaded(values, fired)
+
+    async def load_slice(self, head: bytes, after: str, limit: int) -> list[tuple[bytes, bytes]]:
+        """The next customers behind `after` ("": from the first) in the order of their bytes, with their states."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(self._keys.head)
+        bound = b"(" + after.encode() if after else b"-"
+        pipe.evalsha(
+            self._sha[SLICE], 2, self._keys.customers, self._keys.states, cast("str", bound), str(min(limit, MAX_SLICE))
+        )
+        found, rows = await self._execute(pipe)
+        self._compare(found, head)
+        return [(name, value) for name, value in zip(*rows, strict=True) if value is not None] if rows else []
+
+    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
+        """Compare the head, write everything, set the head: atomic. Raises ShardLost where the head is another."""
+        states = [part for row in writes.states.items() for part in row]
+        created = [part for key in writes.created for part in (b"0", key)]
+        earlier = [part for key, at in writes.earlier.items() for part in (at, key)]
+        due = [part for key, at in writes.due.items() for part in (at, key)]
+        lists: list[list[Any]] = [states, created, earlier, due, list(writes.idle)]
+        arguments: list[Any] = [expected or b"", head, *(len(part) for part in lists)]
+        for part in lists:
+            arguments += part
+        done = await cast("Any", self._redis.evalsha(self._sha[COMMIT], 4, *self._keys.all(), *arguments))
+        if done != 1:
+            raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
+
+    async def committed(self, head: bytes) -> bool:
+        """Whether Redis holds this very head: asked after a commit whose outcome is unknown."""
+        return await self._redis.get(self._keys.head) == head
+
+    async def clear(self) -> None:
+        """Delete the shard (`segstream rebuild`)."""
+        await self._redis.delete(*self._keys.all())
+
+    async def _execute(self, pipe: Any) -> list[Any]:
+        try:
+            return cast("list[Any]", await pipe.execute())
+        except NoScriptError:
+            raise ShardLost("redis_restarted", "Redis has forgotten the scripts: it was restarted.") from None
+
+    def _compare(self, found: bytes | None, head: bytes) -> None:
+        if found != head:
+            raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")

@@ -1,0 +1,310 @@
+"""Taking a shard over: on every assignment, after every error, after a crash. PROTOCOL's "Takeover", step by step."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+from redis.exceptions import RedisError
+
+from segmentation.step import Activation, Frame, Step
+from stream.errors import ShardLost, ShardQuarantined
+from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head, encode_head
+from stream.ledger import Ledger, LogReader, Streams
+from stream.settings import Settings
+from stream.store import ShardStore, Writes
+
+log = logging.getLogger(__name__)
+
+REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
+
+
+class Membership(Protocol):
+    """What a shard must know of the consumer group."""
+
+    def identity(self) -> tuple[int, str]:
+        """(generation, member id) of this worker now."""
+
+    async def confirm(self, partition: int) -> bool:
+        """Whether the group still counts this worker as the shard's owner, asked of the coordinator now."""
+
+
+@dataclass(slots=True)
+class Place:
+    """One shard: what it reads and writes, and where it lies."""
+
+    settings: Settings
+    streams: Streams
+    partition: int
+    step: Step
+    store: ShardStore
+    membership: Membership
+
+    def __str__(self) -> str:
+        """As it is called in logs."""
+        return f"{self.streams.input}-{self.partition}"
+
+
+class Owned:
+    """A shard that this worker owns: its writer, its reader, and the head that Redis must hold."""
+
+    def __init__(self, place: Place, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None) -> None:
+        """`raw`: the head's bytes in Redis; None: nothing is there yet."""
+        self.place = place
+        self.ledger = ledger
+        self.reader = reader
+        self.head = head
+        self.raw = raw
+
+    async def commit(self, writes: Writes, **changes: Any) -> None:
+        """Move the Redis head on, with the writes. An unknown outcome is looked at: one's own new head means success."""
+        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **changes)
+        raw = encode_head(head)
+        try:
+            await self.place.store.commit(self.raw, raw, writes)
+        except RedisError as error:
+            if not await self.place.store.committed(raw):
+                raise ShardLost("redis_commit", f"the commit to Redis failed: {error}.") from error
+        self.head, self.raw = head, raw
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.ledger.close()
+        await self.reader.close()
+
+
+async def take_over(place: Place, now_ms: int) -> Owned:
+    """Make this worker the owner of a shard, with Redis brought forward to the Kafka head.
+
+    1. A new producer under the shard's transactional id fences the predecessor, and settles its open transaction.
+       (Else two publishers.)
+    2. The Redis head, before the Kafka head, so that R <= N is certain. What it recognises of the logs must be there.
+    3. The Kafka head: commit a barrier record, and read the heads up to it. No trust in an end offset.
+    4. The output log from C until output S was seen and the end asked after step 1 is reached: what was announced.
+       4b. Outputs beyond S (a torn transaction): commit a head that covers them, and go back to 2.
+    5. Compare-and-set on the Redis head of step 2: a fresh token, C, S, what was announced, T and M raised.
+    6. While R < N: absorb the input in silence, mark the touched customers due now. (Else false demotions by scoring
+       with fewer orders than were told already; a move by time forgotten.)
+
+    Raises ShardQuarantined where PROTOCOL says stop, ShardLost and the clients' own errors where a fresh takeover helps.
+    """
+    ledger = await Ledger.open(place.settings, place.streams, place.partition)  # 1
+    reader = LogReader(place.settings)
+    try:
+        await reader.start()
+        cluster, counts = await reader.describe([place.streams.input, place.streams.output, place.streams.heads])
+        partitions = (counts[place.streams.input], counts[place.streams.output])
+        _, end = await reader.bounds(place.streams.output, place.partition)
+        while True:
+            raw = await place.store.read_head()  # 2
+            head = await _check(place, reader, raw, cluster, partitions) if raw else None
+            kafka = await _read_kafka_head(place, ledger, reader, now_ms)  # 3
+            if head is None:
+                head = await _new_shard(place, kafka, end, cluster, partitions)
+            owned = Owned(place, ledger, reader, head, raw)
+            if await _follow_outputs(owned, kafka, end):  # 4, 5
+                await _catch_up(owned, kafka.offset if kafka else owned.head.offset)  # 6
+                return owned
+    except BaseException:
+        await ledger.close()
+        await reader.close()
+        raise
+
+
+async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int]) -> StoreHead:
+    """The Redis head, if it belongs to these logs (C4)."""
+    try:
+        head = decode_store_head(raw)
+    except msgspec.DecodeError as error:
+        raise ShardQuarantined(
+            "redis_format", f"the head of {place} in Redis is unreadable: {error}.", hint=REBUILD
+        ) from None
+    if head.cluster != cluster:
+        raise ShardQuarantined(
+            "foreign_cluster", f"Redis follows Kafka cluster {head.cluster!r}, this one is {cluster!r}.", hint=REBUILD
+        )
+    if tuple(head.partitions) != partitions:
+        raise ShardQuarantined(
+            "partitions_changed",
+            f"{place.streams.input} and {place.streams.output} had {list(head.partitions)} partitions, now {list(partitions)}.",
+            hint="Put the counts back: customers would change shards.",
+        )
+    topic, p = place.streams.input, place.partition
+    begin, end = await reader.bounds(topic, p)
+    if head.offset < begin and head.offset > 0:
+        raise ShardQuarantined(
+            "input_gone", f"Redis stands at offset {head.offset} of {place}, which now starts at {begin}.",
+            hint="Restore a newer back-up of Redis, or raise the topic's retention before it happens again.",
+        )  # fmt: skip
+    if head.offset > end:
+        raise ShardQuarantined(
+            "input_truncated", f"Redis stands at offset {head.offset} of {place}, which ends at {end}: truncated or recreated?",
+            hint=REBUILD,
+        )  # fmt: skip
+    await _recognise(reader, topic, p, head.read, "input_changed", keep_time=True)
+    await _recognise(reader, place.streams.output, p, head.written, "output_changed", keep_time=False)
+    return head
+
+
+async def _recognise(
+    reader: LogReader, topic: str, partition: int, known: Fingerprint | None, reason: str, *, keep_time: bool
+) -> None:
+    """The record that the head remembers is still the same, or has left the log by retention."""
+    if known is None:
+        return
+    begin, end = await reader.bounds(topic, partition)
+    if known.offset < begin:
+        return
+    record = await reader.record_at(topic, partition, known.offset) if known.offset < end else None
+    found = record and Fingerprint.of(record.offset, record.timestamp if keep_time else 0, record.key, record.value)
+    if found != known:
+        raise ShardQuarantined(
+            reason,
+            f"{topic}-{partition} offset {known.offset} is another record than the one that Redis remembers: recreated, or foreign?",
+            hint=REBUILD,
+        )
+
+
+async def _read_kafka_head(place: Place, ledger: Ledger, reader: LogReader, now_ms: int) -> KafkaHead | None:
+    """The head before our own barrier; stand down before a takeover of a later generation."""
+    generation, member = place.membership.identity()
+    barrier = await ledger.take_over(TakeoverRecord(generation, member, now_ms))
+    head, other = await reader.read_kafka_head(place.streams.heads, place.partition, barrier)
+    # Generations start again when a group has been empty for long: the coordinator has the last word.
+    if other and other.generation > generation and not await place.membership.confirm(place.partition):
+        raise ShardLost("superseded", f"{place} was taken over by {other.member} in generation {other.generation}.")
+    return head
+
+
+async def _new_shard(
+    place: Place, kafka: KafkaHead | None, end: int, cluster: str, partitions: tuple[int, int]
+) -> StoreHead:
+    """The head of a shard that nobody ever had. Raises ShardQuarantined where Kafka says that somebody had it."""
+    if kafka is not None or end > 0 or await place.store.has_states():
+        raise ShardQuarantined(
+            "redis_lost", f"Redis has no head for {place}, though it was worked on before.", hint=REBUILD
+        )
+    return first_head(cluster, partitions)
+
+
+def first_head(cluster: str, partitions: tuple[int, int]) -> StoreHead:
+    """The head of a shard before its first record."""
+    return StoreHead(
+        token="", turn=0, offset=0, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
+        cursor=None, quiet="", cluster=cluster, partitions=partitions,
+    )  # fmt: skip
+
+
+async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bool:
+    """Steps 4 and 5. False: a torn transaction was covered (4b), so back to 2."""
+    place, head = owned.place, owned.head
+    target = kafka or KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor)
+    if head.offset > target.offset:
+        raise ShardQuarantined(
+            "redis_ahead",
+            f"Redis stands at offset {head.offset} of {place}, Kafka's head at {target.offset}: Kafka lost records, or Redis is another's.",
+            hint=REBUILD,
+        )
+    begin, _ = await owned.reader.bounds(place.streams.output, place.partition)
+    if head.position < begin and target.count > head.count:
+        raise ShardQuarantined(
+            "outputs_gone", f"outputs {head.count + 1} to {target.count} of {place} have partly left the log.",
+            hint="Restore a newer back-up of Redis, and retain the output topic longer.",
+        )  # fmt: skip
+    raised = target.activation > head.activation
+    changes: dict[str, Any] = {
+        "token": secrets.token_hex(8),
+        "clock": max(head.clock, target.clock),
+        "activation": max(head.activation, target.activation),
+        "version": target.version if raised else head.version,
+    }
+    if raised:
+        # Everyone needs a due time under the new model; those whom Kafka's cursor has passed were told already.
+        changes |= {"cursor": "", "quiet": target.cursor}
+    elif head.cursor is not None:
+        changes |= {"quiet": target.cursor}
+    pages = owned.reader.read_outputs(
+        place.streams.output, place.partition, max(head.position, begin), head.count, target.count, end
+    )
+    async for page in pages:
+        if page.mark and page.mark[0] > target.count:
+            count, offset, clock, activation = page.mark
+            log.warning(
+                "%s: outputs up to %d beyond the head's %d: a torn transaction is covered", place, count, target.count
+            )
+            await owned.ledger.cover(
+                msgspec.structs.replace(
+                    target,
+                    offset=max(target.offset, offset),
+                    count=count,
+                    clock=max(target.clock, clock),
+                    activation=max(target.activation, activation),
+                )
+            )
+            return False
+        changes |= {"position": page.position}
+        if page.mark:
+            changes |= {"count": page.mark[0], "written": page.last}
+        await owned.commit(await _patches(owned, page.notes), **changes)
+        changes = {}
+    if changes:
+        await owned.commit(Writes(), **changes)
+    return True
+
+
+async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
+    """The announced segment and sequence of everyone whose outputs were found."""
+    if not notes:
+        return Writes()
+    keys = list(notes)
+    if owned.raw is None:
+        values: list[bytes | None] = [None] * len(keys)
+    else:
+        values = (await owned.place.store.load(owned.raw, keys, None, 0)).values
+    states = {key: owned.place.step.patch(value, notes[key]) for key, value in zip(keys, values, strict=True)}
+    return Writes(states, created=[key for key, value in zip(keys, values, strict=True) if value is None])
+
+
+async def _catch_up(owned: Owned, target: int) -> None:
+    """Step 6. Nothing of this needs storing: a successor computes R..N again."""
+    place, reader = owned.place, owned.reader
+    reader.seek(place.streams.input, place.partition, owned.head.offset)
+    while owned.head.offset < target:
+        records = [r for r in await reader.read(place.settings.turn_max_orders, 500) if r.offset < target]
+        position = min(await reader.position(), target)
+        if not records and position == owned.head.offset:
+            continue
+        head = owned.head
+        states, created, clock = await _absorb(owned, records)
+        due = head.clock + 1
+        await owned.commit(
+            Writes(states, created=created, earlier=dict.fromkeys(states, due)),
+            offset=position,
+            merge_clock=max(clock, head.merge_clock),
+            read=_fingerprint(records, head),
+        )
+    if owned.head.merge_clock != owned.head.clock:
+        await owned.commit(Writes(), merge_clock=owned.head.clock)
+    reader.seek(place.streams.input, place.partition, owned.head.offset)
+
+
+def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
+    if not records:
+        return head.read
+    last = records[-1]
+    return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
+
+
+async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
+    """(new states, those that are new, clock) after records that were delivered before."""
+    step, head = owned.place.step, owned.head
+    frame = Frame(head.merge_clock, head.merge_clock, Activation(head.activation, head.version))
+    plan = step.absorb(records, owned.place.partition, frame)
+    assert owned.raw is not None
+    values = (await owned.place.store.load(owned.raw, plan.keys, None, 0)).values
+    states = step.merge(plan, values)
+    there = {key for key, value in zip(plan.keys, values, strict=True) if value is not None}
+    return states, [key for key in states if key not in there], plan.clock
