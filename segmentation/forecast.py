@@ -215,7 +215,7 @@ class Scorer:
             days = _undo(np.where(step > 0.0, roots, np.inf).min(axis=1), self.model.features[0])
             elapsed = np.where(np.isfinite(days), np.floor(days * DAY_MS) + 1.0, np.inf)
         ms: NDArray[np.int64] = np.minimum(np.maximum(elapsed, 0.0), HORIZON_MS).astype(np.int64)
-        return np.maximum(rows.last, -HORIZON_MS) + ms
+        return rows.last + ms
 
     def _between(self, rows: _Rows, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
         """Find the first instant at which each row moves, given that it stays at `low` and moves at `high` > `low`.
@@ -235,7 +235,8 @@ class Scorer:
             keep = ~done
             rows, row, low, high, yes, half = rows[keep], row[keep], low[keep], high[keep], yes[keep], (gap >> 1)[keep]
             probe = np.where(yes, np.maximum(high - step, low + half), np.minimum(low + step, low + half))
-            step *= 2
+            # Held, because a far-off guess takes more rounds than int64 has doublings; past the middle it is cut anyway.
+            step = min(step * 2, HORIZON_MS)
         return out
 
     def next_move(
@@ -262,7 +263,7 @@ class Scorer:
         self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         owner = np.repeat(np.arange(a.size), np.diff(pieces.offset))
-        begin, end = _stretches(np.maximum(last, -HORIZON_MS), start, pieces, owner)
+        begin, end = _stretches(last, start, pieces, owner)
         rows = _Rows(a[owner], last[owner], self.rest(pieces.frequency, pieces.monetary))
         # Towards earlier centroids the gain only falls along a piece, towards later ones it only rises: the customer
         # moves within the piece if and only if at its first or at its last instant.

@@ -282,6 +282,29 @@ def test_first_is_the_first_of_its_stretch(seed: int) -> None:
     assert (got[found] <= hi[found]).all()
 
 
+@pytest.mark.parametrize("guess", [0, NEVER_DUE, 1_700_000_000_000 + 30 * DAY_MS, 1_700_000_000_000 + HORIZON_MS // 2])
+def test_the_guess_decides_nothing_but_the_time_it_takes(guess: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = scorer((feature(0, scale=100.0), feature(1), feature(2)), np.array([[0.0, 0, 0], [300.0, 0, 0]]), 0.25)
+    last = np.full(60, 1_700_000_000_000)
+    # Roots all over the hundred years.
+    rest = np.stack([np.zeros(60), np.linspace(-89_000, 128_000, 60)], axis=1)
+    a, hi = np.zeros(60, dtype=np.int64), last + HORIZON_MS
+    expected = s.first(a, last, rest, last, hi)
+    assert (expected < NEVER_DUE).all()
+    monkeypatch.setattr(Scorer, "_guess", lambda _, rows: np.full(rows.a.size, guess))
+    rounds = 0
+    moves = Scorer.moves
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal rounds
+        rounds += 1
+        return moves(*arguments)
+
+    monkeypatch.setattr(Scorer, "moves", counted)
+    assert s.first(a, last, rest, last, hi).tolist() == expected.tolist()
+    assert rounds <= 2 + 2 * 42
+
+
 @MANY
 @given(SEEDS, st.one_of(st.sampled_from(LAMBDAS), st.floats(-10, 10)))
 def test_recency_never_steps_back_from_one_millisecond_to_the_next(seed: int, lam: float) -> None:
