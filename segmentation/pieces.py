@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from segmentation.entries import ERASED, PLACED, read_counted, saturated
+from segmentation.entries import ERASED, read_counted, saturated
 from segmentation.money import UNITS
 from segmentation.rfm import HEADER, ROW, heads, rows, unpack
 
@@ -83,20 +83,20 @@ def _plain(
 ) -> tuple[NDArray[np.bool_], _Changes]:
     """Find the customers whose window holds standing orders only, and when these leave.
 
-    So it is if every entry that counts by its date is a placement, none lies ahead, and they are as many as the header's frequency: as
-    long as the header holds, each of them then stands.
+    So it is if the entries that lie in it are as many as the header's frequency, none lies ahead, and the header holds: anything but a
+    standing order would be one entry more.
     """
     customers = np.arange(len(values))
     n = head["n"].astype(np.int64)
     entry = rows(values)
     owner = np.repeat(customers, n)
-    time, kind = entry["key"] >> 3, entry["key"] & 7
+    time = entry["key"] >> 3
     start = np.maximum(as_of - rules.window, head["cut"])
     inside = time > start[owner]
-    strange = inside & ((kind != PLACED) | (time > as_of[owner]))
+    ahead = inside & (time > as_of[owner])
     plain = (
         (np.bincount(owner[inside], minlength=customers.size) == head["frequency"])
-        & (np.bincount(owner[strange], minlength=customers.size) == 0)
+        & (np.bincount(owner[ahead], minlength=customers.size) == 0)
         & (as_of < head["next_change"])
         & (np.abs(head["monetary"]) < _EXACT_MONEY)
     )

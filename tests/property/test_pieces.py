@@ -32,7 +32,14 @@ def customer(text: bytes, back: int, rules: Rules) -> Customer:
         what, when, which, amount = text[i : i + 4]
         kind = Kind.PLACED if what < 220 else (Kind.REFUNDED, Kind.CANCELLED)[what % 2] if what < 254 else Kind.ERASED
         time = clock - when + 128 if when > 200 else clock + when // 16  # some late, some dated ahead
-        order = None if kind == Kind.REFUNDED and which % 3 == 0 else f"o{which % 16 if what % 3 else i}"
+        known = f"o{max(i // 4 - 1 - which % 4, 0)}"  # one of the last few orders
+        order = (
+            f"o{i // 4}"
+            if kind == Kind.PLACED and what % 8
+            else None
+            if kind == Kind.REFUNDED and which % 3 == 0
+            else known
+        )
         units = 0 if kind == Kind.CANCELLED else amount % 5 * 10_000
         e = entry(kind, str(i if which % 8 else which), max(time, 0), order=order, amount=units)
         clock = max(clock, min(time, clock + 10) if which % 5 else time)
@@ -144,6 +151,24 @@ def test_sums_beyond_64_bits_over_all_customers() -> None:
     assert p.monetary.tolist() == [3 * lot / 1e4, 2 * lot / 1e4, lot / 1e4, 0.0] * 30
 
 
+def test_an_order_dated_ahead_ends_what_can_be_foretold() -> None:
+    value, _ = absorb_bytes(plain([10], [10_000]), entry(Kind.PLACED, "a", 110, order="a", amount=70_000), 20, RULES)
+    p = pieces([value, value], np.array([20, 110]), RULES)
+    assert (p.start.tolist(), p.frequency.tolist(), p.monetary.tolist()) == ([20, 110, 210], [1, 1, 0], [1.0, 7.0, 0.0])
+    assert p.until.tolist() == [110, NEVER_DUE]
+
+
+def test_a_customer_who_came_back_after_an_erasure_is_plain() -> None:
+    value, _ = absorb_bytes(None, entry(Kind.ERASED, "", 10), 10, RULES)
+    value, _ = absorb_bytes(value, entry(Kind.PLACED, "a", 20, order="a", amount=1), 20, RULES)
+    assert module._plain([value], heads([value]), np.array([50]), RULES)[0].all()
+
+
+def test_saturated_sums() -> None:
+    p = pieces([plain([10, 20, 30], [2**62] * 3)], np.array([50]), RULES)
+    assert p.monetary.tolist() == [(2**63 - 1) / 1e4, (2**63 - 1) / 1e4, 2**62 / 1e4, 0.0]
+
+
 def test_nobody() -> None:
     p = pieces([], np.zeros(0, np.int64), RULES)
     assert (p.offset.tolist(), p.start.size, p.until.size) == ([0], 0, 0)
@@ -155,7 +180,7 @@ def test_what_leaves_the_window(text: bytes, at: int) -> None:
     c = customer(text, 20, RULES)
     state = unpack(c.value)
     leaving = {e.time + RULES.window for e in state.entries if e.time > state.cut}
-    for t in {at, *leaving, *(x + 1 for x in leaving), state.cut + RULES.window if state.cut > -1 else at}:
+    for t in {at, *(e.time + RULES.window + hair for e in state.entries for hair in (0, 1))}:
         assert window_leaves_at(c.value, t, RULES) == (t in leaving)
     ahead = any(e.time > c.clock for e in state.entries)
     assert ahead or state.next_change == NEVER or window_leaves_at(c.value, state.next_change, RULES)

@@ -31,6 +31,7 @@ from segmentation.rfm import (
     pack,
     read,
     rows,
+    settle,
     unpack,
 )
 
@@ -59,10 +60,10 @@ def erased(time: int) -> Entry:
 
 
 def absorbed(entries: list[Entry], t: int) -> CustomerState:
-    state = CustomerState()
+    value: bytes | None = None
     for e in entries:
-        state, _ = absorb(state, e, t, RULES)
-    return state
+        value, _ = absorb_bytes(value, e, t, RULES)
+    return unpack(value or EMPTY)
 
 
 def test_golden_bytes() -> None:
@@ -107,6 +108,8 @@ TABLE: list[tuple[list[Entry], int, tuple[int, int, int]]] = [  # entries, t, (l
     ([A, placed("b", 9 + W, "1", 7), cancelled("c", 30 + W, "1")], 30 + W, (NONE, 0, 0)),
     ([A, placed("b", 10 + W, "1", 7), cancelled("c", 30 + W, "1")], 30 + W, (10, 0, 0)),
     ([A, placed("a", 40, "2", 7)], 50, (40, 1, 7)),
+    ([A, placed("a", 9 + W, "2"), cancelled("c", 11 + W, "2")], 11 + W, (NONE, 0, 0)),
+    ([A, placed("a", 10 + W, "2"), cancelled("c", 11 + W, "2")], 11 + W, (10, 0, 0)),
     ([refunded("r", 20, None, 4), refunded("r", 20, None, 6)], 30, (NONE, 0, -6)),
     # The shop uses the order's id as event id: one id under two kinds is two events.
     ([A, cancelled("a", 12, "1"), placed("b", 13, "2", 7)], 30, (13, 1, 7)),
@@ -122,20 +125,17 @@ def test_situations(entries: list[Entry], t: int, want: tuple[int, int, int]) ->
 
 def test_what_is_kept() -> None:
     entries = [
-        *[
-            placed("a", 10, "1"),
-            cancelled("b", 11, "9"),
-            placed("c", 40, "2"),
-            refunded("d", 41, "2", 1),
-            placed("e", 50, "3"),
-        ],
-        *[
-            cancelled("f", 52, "3"),
-            refunded("g", 53, None, 1),
-            placed("h", 70, "4"),
-            cancelled("i", 71, "4"),
-            placed("j", 160, "5"),
-        ],
+        placed("a", 10, "1"),
+        cancelled("b", 24, "9"),
+        cancelled("k", 25, "9"),  # within a grace of the anchor: it can still reach a later order
+        placed("c", 40, "2"),
+        refunded("d", 41, "2", 1),
+        placed("e", 50, "3"),
+        cancelled("f", 52, "3"),
+        refunded("g", 53, None, 1),
+        placed("h", 70, "4"),
+        cancelled("i", 71, "4"),
+        placed("j", 160, "5"),
     ]
     value: bytes | None = None
     for e in entries:
@@ -144,6 +144,7 @@ def test_what_is_kept() -> None:
     assert state.cut == 71 - RULES.grace == 56
     kept = [(e.time, Kind(e.kind).name) for e in state.entries]
     assert kept == [
+        (25, "CANCELLED"),
         (40, "ANCHOR"),
         (50, "PLACED"),
         (52, "CANCELLED"),
@@ -172,9 +173,44 @@ def test_outcomes() -> None:
     assert outcomes([(30, erased(20)), (30, A), (30, erased(20)), (30, erased(5)), (30, placed("b", 21, "2"))]) == [
         *[new, Outcome.ERASED, repeat, Outcome.ERASED, new]
     ]
+    assert outcomes([(30, erased(20)), (30, placed("b", 20, "2"))]) == [new, Outcome.ERASED]
     # Once the cut has passed, an old order is late, and so is a repeat of what has been forgotten.
     later = [(10, A), (40, placed("b", 40, "2")), (300, placed("c", 300, "3"))]
     assert outcomes([*later, (300, A), (300, placed("d", 12, "4"))]) == [new, new, new, Outcome.LATE, Outcome.LATE]
+
+    at_the_cut = [*later, (300, placed("d", 25, "4")), (300, placed("e", 26, "5"))]
+    assert outcomes(at_the_cut)[-2:] == [Outcome.LATE, new]
+
+
+@pytest.mark.parametrize("dead_ranks_higher", [True, False])
+def test_an_anchor_among_orders_of_one_instant(dead_ranks_higher: bool) -> None:
+    names = {placed("a", 40, "1"): "1", placed("b", 40, "2"): "2"}
+    low, high = sorted(names)
+    dead, anchor = (high, low) if dead_ranks_higher else (low, high)
+    before = absorbed([low, high, cancelled("c", 41, names[dead]), placed("x", 60, "9")], 60)
+    state = unpack(advance_bytes(pack(before), 160, RULES))
+    assert state.cut == 45
+    kept = [e for e in state.entries if e.time == 40]
+    # The lower one can't rise again, since the anchor beats it; the higher one is kept with its cancellation.
+    assert kept == [*([dead] if dead_ranks_higher else []), anchor._replace(key=40 << 3 | Kind.ANCHOR)]
+
+
+def test_a_cap_is_over_when_the_window_has_passed_it() -> None:
+    rules = RULES._replace(cap=2)
+    value: bytes | None = None
+    for time in (10, 20, 30):
+        value, _ = absorb_bytes(value, placed(str(time), time, str(time)), time, rules)
+    state = unpack(value or EMPTY)
+    assert (state.capped, state.cut, state.frequency) == (True, 10, 2)
+    state = unpack(advance_bytes(value or EMPTY, 200, rules))
+    assert (state.capped, state.cut, state.frequency, state.last) == (False, 15, 0, 30)
+
+
+def test_a_repeat_is_a_whole_entry() -> None:
+    first, second = Entry(80, 800, 5, 7), Entry(160, 3, 4, 9)
+    value = pack(settle(CustomerState(), [first, second], 100, RULES))
+    across = Entry(first.order, first.amount, first.event, second.key)  # its bytes lie across the two
+    assert absorb_bytes(value, across, 100, RULES)[1] == Outcome.NEW
 
 
 def test_nothing_changes_where_nothing_happened() -> None:
