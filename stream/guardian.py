@@ -60,7 +60,12 @@ def keep(command: list[str], grace_s: float) -> int:
 def start(command: list[str]) -> subprocess.Popen[bytes]:
     """Start the command in a session of its own (Ctrl-C in the terminal isn't meant for it) and tell its process id."""
     child = subprocess.Popen(  # noqa: S603 (the caller's own server, no shell)
-        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        start_new_session=True,
+        # What the parent let us inherit, a lock, is meant for the command. Our own descriptors aren't inheritable.
+        close_fds=False,
     )
     sys.stdout.write(f"{child.pid}\n")
     sys.stdout.flush()

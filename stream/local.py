@@ -69,7 +69,6 @@ class LocalStack:
     def start(self) -> Endpoints:
         """Start both and return when both answer. Raises LocalStackError, and then leaves nothing running."""
         try:
-            # Kafka first: it locks its folder, which keeps a second stack away from Valkey's files, too.
             self.kafka.start()
             self.valkey.start()
         except BaseException:

@@ -50,7 +50,7 @@ status = error
 appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
-appender.console.layout.pattern = %d{ISO8601} %p %m (%c{1})%n%throwable{short.message}
+appender.console.layout.pattern = %d{ISO8601} %p %m (%c{1}) %throwable{short.message}%n
 rootLogger.level = WARN
 rootLogger.appenderRef.console.ref = console
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -18,7 +19,12 @@ from stream import guardian
 from stream.errors import SegstreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+# There is none on Windows, where start() says so.
+if sys.platform != "win32":
+    import fcntl
 
 HOST = "127.0.0.1"
 # Takes one line of progress; the caller decides where it goes.
@@ -28,6 +34,10 @@ READY_TIMEOUT_S = 90.0
 # Long enough for Kafka to close its logs and for Valkey to write its file out.
 STOP_GRACE_S = 15.0
 POLL_S = 0.05
+# The threads of a server that was just stopped let go of its files a moment after it counts as dead.
+_LOCK_TIMEOUT_S = 2.0
+# Below the ports that Linux and macOS give to outgoing connections: one of those could take a server's while it restarts.
+_PORTS = (15_000, 32_000)
 FREE_BYTES_NEEDED = 1_000_000_000
 
 
@@ -52,9 +62,10 @@ def extra(module: str) -> Any:
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = random.randrange(*_PORTS)  # noqa: S311 (not a secret)
+        if is_free(port):
+            return port
 
 
 def is_free(port: int) -> bool:
@@ -137,6 +148,8 @@ class Server(ABC):
         """
         if self.running:
             return
+        if sys.platform == "win32":
+            raise LocalStackError("there is no Valkey for Windows.", hint="Use WSL, or servers of your own.")
         self.directory.mkdir(parents=True, exist_ok=True)
         check_disk(self.directory)
         try:
@@ -155,16 +168,30 @@ class Server(ABC):
                 f"port {self.port} of {HOST}, wanted by {self.name}, is taken.",
                 hint="Stop what listens there, or choose another port.",
             )
-        command = self._prepare()
-        told = self.log.stat().st_size if self.log.exists() else 0
-        self._launch(command)
+        with self._locked() as lock:
+            command = self._prepare()
+            told = self.log.stat().st_size if self.log.exists() else 0
+            self._launch(command, lock)
         try:
             self._await_answer(told)
         except BaseException:
             self.kill()
             raise
 
-    def _launch(self, command: list[str]) -> None:
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Hold the folder's lock, and yield its descriptor: a server that inherits it holds the lock as long as it lives.
+
+        Kafka's own lock comes too late: a second node writes to the metadata log before it looks for it. Valkey has none.
+        """
+        with (self.directory / "server.lock").open("ab") as lock:
+            if not _until(lambda: _lock(lock), _LOCK_TIMEOUT_S):
+                raise LocalStackError(
+                    f"another {self.name} works on {self.directory}.", hint="Stop that one, or choose another folder."
+                )
+            yield lock.fileno()
+
+    def _launch(self, command: list[str], lock: int) -> None:
         psutil = extra("psutil")
         # By its file and isolated: independent of the working folder, and starts in 20 ms.
         watched = [sys.executable, "-I", "-S", guardian.__file__, "kept" if self._kept else "free", str(STOP_GRACE_S)]
@@ -175,6 +202,7 @@ class Server(ABC):
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[lock],
             )
         with _pipe(process.stdout) as told:
             line = told.readline()
@@ -282,13 +310,26 @@ def end(process: Any, grace_s: float) -> None:
         )
 
 
-def _gone(process: Any, within_s: float) -> bool:
-    # Not psutil's wait(): it takes a dead process that nobody has waited for as a living one.
+def _until(condition: Callable[[], bool], within_s: float) -> bool:
+    """Look every 50 ms whether the condition holds, for `within_s` seconds at most."""
     deadline = time.monotonic() + within_s
-    while is_alive(process):
+    while not condition():
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_S)
+    return True
+
+
+def _gone(process: Any, within_s: float) -> bool:
+    # Not psutil's wait(): it takes a dead process that nobody has waited for as a living one.
+    return _until(lambda: not is_alive(process), within_s)
+
+
+def _lock(file: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
     return True
 
 

@@ -87,6 +87,7 @@ class Problem(msgspec.Struct, frozen=True):
 def specs(settings: Settings) -> list[TopicSpec]:
     """Return what each topic of the deployment must be.
 
+    >>> from stream.settings import Settings
     >>> [spec.partitions for spec in specs(Settings(partitions=3)) if spec.name == "segment-models"]
     [1]
     """

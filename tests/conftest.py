@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,17 +14,11 @@ from stream.local import LocalStack
 from stream.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 # Variables that say where things lie on this machine. All others would make a test depend on whose machine it is.
 _OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_TEST_DATA"}
-
-
-class SettingsFor(Protocol):
-    """Makes settings for the session's servers, with a group and topic names that no other test has."""
-
-    def __call__(self, **overrides: Any) -> Settings: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,7 +43,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
 
 
 @pytest.fixture
-def settings_for(stack: LocalStack) -> SettingsFor:
+def settings_for(stack: LocalStack) -> Callable[..., Settings]:
+    """Make settings for the session's servers, with a group and topic names that no other test has."""
+
     def make(**overrides: Any) -> Settings:
         mark = uuid.uuid4().hex[:12]
         base = Settings()
@@ -67,7 +63,7 @@ def settings_for(stack: LocalStack) -> SettingsFor:
 
 
 @pytest.fixture
-async def settings(settings_for: SettingsFor) -> Settings:
+async def settings(settings_for: Callable[..., Settings]) -> Settings:
     """Settings of this test's own, its topics made."""
     made = settings_for()
     await topics.create(made)

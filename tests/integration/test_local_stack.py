@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -46,7 +47,7 @@ def _gone(pid: int) -> bool:
 
 async def _read_all(settings: Settings) -> list[bytes | None]:
     partition = TopicPartition(settings.orders_topic, 0)
-    async with AIOKafkaConsumer(**settings.kafka_client()) as consumer:
+    async with asyncio.timeout(60), AIOKafkaConsumer(**settings.kafka_client()) as consumer:
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)
         [end] = (await consumer.end_offsets([partition])).values()
@@ -57,7 +58,7 @@ async def _read_all(settings: Settings) -> list[bytes | None]:
 
 
 async def _send(settings: Settings, value: bytes) -> None:
-    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+    async with asyncio.timeout(60), AIOKafkaProducer(**settings.kafka_client()) as producer:
         await producer.send_and_wait(settings.orders_topic, value, partition=0)
 
 
@@ -160,6 +161,16 @@ def test_the_guardian_ends_with_its_command_s_exit_code() -> None:
         stdout=subprocess.DEVNULL,
     ) as process:
         assert process.wait(10) == 7
+
+
+def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -> None:
+    second = LocalStack(stack.kafka.directory.parent)
+    with pytest.raises(LocalStackError, match=r"another Apache Kafka .* works on"):
+        second.start()
+    assert not second.kafka.running
+    assert not second.valkey.running
+    assert stack.kafka.running
+    assert stack.valkey.running
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stream.settings import Settings
 from stream.topics import Problem, TopicSpec
 
 if TYPE_CHECKING:
-    from conftest import SettingsFor
+    from collections.abc import Callable
 
 
 def _by_name(settings: Settings) -> dict[str, TopicSpec]:
@@ -60,7 +60,7 @@ def test_min_insync_replicas_follow_the_replicas(replicas: int, in_sync: str) ->
         assert (spec.replication_factor, spec.config["min.insync.replicas"]) == (replicas, in_sync)
 
 
-async def test_create_makes_every_topic_as_its_spec_says_and_only_once(settings_for: SettingsFor) -> None:
+async def test_create_makes_every_topic_as_its_spec_says_and_only_once(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(partitions=3)
     specs = topics.specs(settings)
     missing = await topics.check(settings)
@@ -87,14 +87,14 @@ async def test_a_broker_that_is_not_there_is_named() -> None:
         await topics.check(settings)
 
 
-async def test_a_topic_that_the_broker_refuses_is_named(settings_for: SettingsFor) -> None:
+async def test_a_topic_that_the_broker_refuses_is_named(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(replication_factor=3)
     with pytest.raises(topics.TopicsError, match=r"can't be made: .*replication factor"):
         await topics.create(settings)
 
 
 def test_the_commands_end_with_1_while_something_is_wrong(
-    settings_for: SettingsFor, monkeypatch: pytest.MonkeyPatch
+    settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(partitions=2)
     monkeypatch.setattr(topics_cli, "load_settings", lambda: settings)
