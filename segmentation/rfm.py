@@ -264,8 +264,8 @@ EMPTY: Final = pack(CustomerState())
 def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
     """Take the fast path: the bytes of `absorb` for a plain new order, by arithmetic on the header; None where that isn't certain to be equal.
 
-    Plain: newer than every entry, not ahead of the clock, nothing due by time alone, room under the cap, and neither its order nor its event known
-    (the search of the bytes may hit by chance: that is slow, never wrong).
+    Plain: newer than every entry and than the cut (the cap may have cut all entries of one instant away), not ahead of the clock, nothing due by time alone,
+    room under the cap, and neither its order nor its event known (the search of the bytes may hit by chance: that is slow, never wrong).
     """
     version, flags, segment, sequence, moved_at, n, frequency, monetary, _, first, newest, next_change, cut = (
         HEADER.unpack_from(value)
@@ -276,6 +276,7 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
         newest < time <= t < next_change
         and key & 7 == PLACED
         and time > t - rules.window
+        and time > cut
         and n < rules.cap
         and -_PLAIN_MONEY < monetary < _PLAIN_MONEY
         and amount < _PLAIN_MONEY

@@ -190,3 +190,6 @@ def test_an_order_leaves_at_its_instant() -> None:
     value = plain([10, 20], [1, 2])
     assert [t for t in range(300) if window_leaves_at(value, t, RULES)] == [110, 120]
     assert not window_leaves_at(EMPTY, 110, RULES)
+    # The anchor lies before the cut: it left long ago.
+    anchored = advance_bytes(plain([10, 50], [1, 2]), 160, RULES)
+    assert [t for t in range(300) if window_leaves_at(anchored, t, RULES)] == [150]

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from segmentation.rfm import (
@@ -269,6 +269,7 @@ def test_smaller_settings_and_earlier_instants(
 
 @many
 @given(many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3]))
+@example([(0, 0, 0, 0, 0)] * 6, 0, True, 3)  # more orders in one instant than the cap holds
 def test_fast_path_equals_slow_path(xs: list[Raw], seed: int, plain: bool, cap: int) -> None:
     rules = SMALL._replace(cap=cap)
     events = {an_event(x) for x in xs}

@@ -213,6 +213,19 @@ def test_a_repeat_is_a_whole_entry() -> None:
     assert absorb_bytes(value, across, 100, RULES)[1] == Outcome.NEW
 
 
+def test_the_fast_path_knows_where_the_window_and_the_cut_begin() -> None:
+    assert append(EMPTY, A, 9 + W, RULES) is not None
+    assert append(EMPTY, A, 10 + W, RULES) is None
+    # More orders in one instant than the cap holds: all of that instant go, and only the cut remembers them.
+    rules = RULES._replace(cap=2)
+    value: bytes | None = None
+    for i in range(3):
+        value, _ = absorb_bytes(value, placed(str(i), 10, str(i)), 10, rules)
+    assert value is not None
+    assert unpack(value).entries == ()
+    assert absorb_bytes(value, placed("3", 10, "3"), 10, rules) == (value, Outcome.LATE)
+
+
 def test_nothing_changes_where_nothing_happened() -> None:
     value, _ = absorb_bytes(None, A, 10, RULES)
     assert absorb_bytes(value, A, 10 + W - 1, RULES)[0] is value
