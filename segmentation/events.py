@@ -63,7 +63,7 @@ class Reason(StrEnum):
     STEP_FAILED = "step_failed"
 
 
-class RejectedEvent(ValueError):  # noqa: N818 - named, like the events, for what happened to it
+class RejectedEvent(ValueError):
     """A record that can't be used: it goes to the dead letters with this reason, and the stream goes on."""
 
     def __init__(self, reason: Reason, field: str | None, message: str) -> None:
