@@ -1,0 +1,236 @@
+"""The rules of campaigns: which moves they act on, and how. YAML text -> rules, or what is wrong with it and on which line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Annotated, Any, Final, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from segmentation.events import Cause
+
+# A move to no segment is an erasure, and nobody writes to a customer who asked to be forgotten.
+TRIGGERS: Final = tuple(cause.value for cause in Cause if cause is not Cause.ERASURE)
+_SHOWN: Final = 64  # characters of a refused value that a message repeats
+
+
+class RulesError(ValueError):
+    """A rule table that can't be used. The message names line, rule and field, and what is accepted there."""
+
+
+def _choice(value: object) -> object:
+    """A YAML choice: "*" (any) is None, a list becomes a tuple."""
+    if value == "*":
+        return None
+    if isinstance(value, list) and value and "*" not in value:
+        return tuple(value)
+    raise ValueError('expected "*" alone (any), or a list in brackets of at least one')
+
+
+def _origin(value: object) -> object:
+    return _choice([None] if value is None else value)
+
+
+def _trigger(value: object) -> Cause:
+    if isinstance(value, str) and value in TRIGGERS:
+        return Cause(value)
+    raise ValueError(f"expected one of {', '.join(TRIGGERS)}")
+
+
+def _listed(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+Trigger = Annotated[Cause, BeforeValidator(_trigger)]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Rule(_Plain):
+    """Which moves it acts on, and how. A choice of None is any; None within `from_` is a customer who had no segment.
+
+    Its name is the campaign's; its `reason` is told behind the move in the action's.
+    """
+
+    name: Name
+    from_: Annotated[tuple[Name | None, ...] | None, BeforeValidator(_origin)] = Field(None, alias="from")
+    to: Annotated[tuple[Name, ...] | None, BeforeValidator(_choice)]
+    cause: Annotated[tuple[Trigger, ...] | None, BeforeValidator(_choice)] = None
+    action: Text
+    channel: Name
+    reason: Text | None = None
+
+    def matches(self, source: str | None, target: str, cause: Cause) -> bool:
+        """Say whether it acts on a move from `source` (None: no segment yet) to `target`."""
+        return (
+            (self.to is None or target in self.to)
+            and (self.from_ is None or source in self.from_)
+            and (self.cause is None or cause in self.cause)
+        )
+
+    def covers(self, other: Rule) -> bool:
+        """Say whether it matches every move that `other` matches."""
+        pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
+        return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
+
+
+class RuleTable(_Plain):
+    """The rules in the order in which they are asked. Each has a name of its own: it is part of the ids of its actions."""
+
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [rule.name for rule in self.rules]
+        for place, name in enumerate(names):
+            if (first := names.index(name)) < place:
+                raise ValueError(f"rules {first + 1} and {place + 1} share the name {name!r}: give each its own")
+        return self
+
+    def match(self, source: str | None, target: str, cause: Cause) -> Rule | None:
+        """Give the first rule that matches a move; None where none does.
+
+        >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
+        >>> rule.action if rule else None
+        'VIP offers and early access'
+        """
+        return next((rule for rule in self.rules if rule.matches(source, target, cause)), None)
+
+    def warnings(self) -> list[str]:
+        """Say, one sentence a rule, which rules never act because an earlier one matches all their moves."""
+        found = []
+        for place, rule in enumerate(self.rules):
+            earlier = next((other for other in self.rules[:place] if other.covers(rule)), None)
+            if earlier:
+                found.append(
+                    f"rule {rule.name!r} never acts: {earlier.name!r} before it matches all its moves; move it up"
+                )
+        return found
+
+
+def default_rules() -> str:
+    """Give the text of the built-in table, out of the package: the textbook recipe, one rule a segment."""
+    return files("segmentation").joinpath("default_rules.yaml").read_text("utf-8")
+
+
+def parse_rules(text: str) -> RuleTable:
+    r"""Read a rule table from YAML. Raises RulesError.
+
+    >>> parse_rules("rules:\n- {name: vip, to: [Champions], cause: [ordr], action: Offer, channel: email}")
+    Traceback (most recent call last):
+    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), cause[0]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first
+    """
+    lines: dict[_Path, int] = {}
+    try:
+        content = _plain(yaml.compose(text, Loader=yaml.SafeLoader), (), lines, set())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise RulesError(f"line {mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise RulesError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise RulesError("nested too deeply to be a rule table") from None
+    if not isinstance(content, dict):
+        raise RulesError("line 1: expected `rules:` and a list of rules below it")
+    try:
+        return RuleTable.model_validate(content)
+    except ValidationError as error:
+        raise RulesError(_explain(error, content, lines)) from None
+
+
+# ---- reading them
+
+_Path = tuple[str | int, ...]
+_TAG: Final = "tag:yaml.org,2002:"
+_NULL: Final = f"{_TAG}null"
+_TAGS: Final = {f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", _NULL}
+
+
+def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> Any:
+    """Turn a YAML node into text, None, lists and dicts, and note the line of each path.
+
+    YAML's own reading would let the last of two equal keys win, and take `no` for a falsehood. Everything here is text.
+    """
+    if node is None:
+        return None
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    if id(node) in seen:
+        raise RulesError(f"line {line}: an alias (*name) leads here: write the value out")
+    seen.add(id(node))
+    if node.tag not in _TAGS:
+        shown = repr(node.value[:_SHOWN]) if isinstance(node, yaml.ScalarNode) else "this"
+        raise RulesError(
+            f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
+        )
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(item, (*path, place), lines, seen) for place, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        content: dict[str, Any] = {}
+        for key_node, value in node.value:
+            key = _plain(key_node, (*path, "?"), lines, seen)
+            at = key_node.start_mark.line + 1
+            if not isinstance(key, str) or key in content:
+                raise RulesError(
+                    f"line {at}: the key {key!r} {'stands there twice' if isinstance(key, str) else 'is not text'}"
+                )
+            lines[*path, key] = at
+            content[key] = _plain(value, (*path, key), lines, seen)
+        return content
+    return None if node.tag == _NULL else node.value
+
+
+def _explain(error: ValidationError, content: dict[str, Any], lines: dict[_Path, int]) -> str:
+    """Put every finding of pydantic into one line: where it is, what stood there, what is accepted."""
+    findings = []
+    for finding in error.errors(include_url=False):
+        loc: _Path = finding["loc"]
+        line = next((lines[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in lines), 1)
+        where = ", ".join([f"line {line}", *_place(loc, content)]) + ": " if loc else ""
+        findings.append(where + _wrong(finding, len(loc) > 1))
+    return "; ".join(findings)
+
+
+def _place(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
+    """Say which rule and field a path leads to.
+
+    >>> list(_place(("rules", 1, "cause", 0), {"rules": [{}, {"name": "vip"}]}))
+    ["rule 2 ('vip')", 'cause[0]']
+    """
+    if len(loc) > 1 and isinstance(loc[1], int):
+        rule = content["rules"][loc[1]]
+        name = rule.get("name") if isinstance(rule, dict) else None
+        yield f"rule {loc[1] + 1} ({name!r})" if isinstance(name, str) else f"rule {loc[1] + 1}"
+        loc = loc[2:]
+    if loc:
+        yield "".join(f"[{part}]" if isinstance(part, int) else part for part in loc)
+
+
+def _wrong(finding: Any, in_rule: bool) -> str:
+    """Say what stood there and what is accepted, in our words instead of pydantic's."""
+    fields = {f.alias or name: f.is_required() for name, f in (Rule if in_rule else RuleTable).model_fields.items()}
+    if finding["type"] == "missing":
+        return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"
+    if finding["type"] == "extra_forbidden":
+        return f"unknown, expected one of {', '.join(fields)}"
+    got = repr(finding["input"])[:_SHOWN]
+    accepted = {
+        "model_type": f"a rule with {', '.join(fields)}",
+        "too_short": "at least one rule",
+        "tuple_type": "a list of rules",
+        "string_too_short": "at least one character",
+        "string_too_long": f"at most {finding.get('ctx', {}).get('max_length')} characters",
+        "string_type": "text",
+        "string_unicode": "text in Unicode",
+    }
+    if finding["type"] in accepted:
+        return f"{got}, expected {accepted[finding['type']]}"
+    message: str = finding["msg"].removeprefix("Value error, ")
+    # Of a whole table the message names what counts; its dump would bury it.
+    return message if isinstance(finding["input"], dict) else f"{got}, {message}"

@@ -1,0 +1,262 @@
+"""The campaign step: moves in, actions out, by a table of rules.
+
+A customer's state is what makes an action happen once: the sequence of the last move handled. States only grow, field by
+field, so replaying moves or taking over from one's own outputs, in any order and any number of times, ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from struct import Struct as Layout
+from typing import Annotated, Final, Literal, NamedTuple, Self
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+from msgspec import Meta
+
+from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
+from segmentation.events import (
+    CampaignAction,
+    Cause,
+    Id,
+    Reason,
+    RejectedEvent,
+    Timestamp,
+    cloud_headers,
+    encode,
+    iso,
+    millis,
+)
+from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, Turn
+
+__all__ = [
+    "CampaignFormatError",
+    "CampaignState",
+    "CampaignStep",
+    "Rule",
+    "RuleTable",
+    "RulesError",
+    "default_rules",
+    "parse_rules",
+]
+
+_SHOWN: Final = 64  # characters of a refused value that a message repeats
+
+
+# ---- what is kept of a customer
+
+VERSION: Final = 1
+_ACTED: Final = 1  # flag: the time of the last action holds
+# 16 bytes, little-endian: version u8, flags u8, two of padding, sequence u32, time of the last action i64 (ms; 0 without the flag).
+_STATE: Final = Layout("<BB2xIq")
+_LAST_SEQUENCE: Final = 2**32 - 1
+
+
+class CampaignFormatError(ValueError):
+    """These bytes aren't a campaign state of this version: written by another program, or torn."""
+
+
+class CampaignState(NamedTuple):
+    """What is kept of a customer: the last move handled, and when an action was last taken (ms since 1970)."""
+
+    sequence: int = 0
+    acted_at: int | None = None
+
+    def pack(self) -> bytes:
+        """Write it as 16 bytes.
+
+        >>> CampaignState(3, 1_000).pack().hex()
+        '0101000003000000e803000000000000'
+        """
+        return _STATE.pack(VERSION, 0 if self.acted_at is None else _ACTED, self.sequence, self.acted_at or 0)
+
+    @classmethod
+    def unpack(cls, value: bytes | None) -> Self:
+        """Read it; None is a customer without a state. Raises CampaignFormatError."""
+        if value is None:
+            return cls()
+        if len(value) != _STATE.size or value[0] != VERSION or value[1] > _ACTED:
+            raise CampaignFormatError(
+                f"{value[: _STATE.size].hex()} ({len(value)} bytes) isn't a campaign state of version {VERSION}: "
+                "start the version of segstream that wrote it, or rebuild"
+            )
+        _, flags, sequence, acted_at = _STATE.unpack(value)
+        return cls(sequence, acted_at if flags else None)
+
+    def join(self, other: CampaignState) -> CampaignState:
+        """Take the later of both, field by field: associative, commutative, idempotent.
+
+        >>> CampaignState(3, 1_000).join(CampaignState(5))
+        CampaignState(sequence=5, acted_at=1000)
+        """
+        times = [at for at in (self.acted_at, other.acted_at) if at is not None]
+        return CampaignState(max(self.sequence, other.sequence), max(times, default=None))
+
+
+# ---- the moves
+
+
+class _Change(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
+    """What a campaign needs of a segment.changed; the rest of it isn't looked at, so that it can grow."""
+
+    type: Literal["segment.changed"]  # a field, not msgspec's tag: a lone struct's tag may be missing
+    id: Id
+    customer_id: Id
+    sequence: Annotated[int, Meta(ge=1, le=_LAST_SEQUENCE)]
+    from_: Id | None
+    to: Id | None
+    cause: Cause
+    occurred_at: Timestamp
+
+
+class _Move(NamedTuple):
+    customer: bytes
+    change: _Change
+    at: int  # ms
+
+
+class _Batch(NamedTuple):
+    moves: list[_Move]
+    dead: list[DeadLetter]
+
+
+_DECODER: Final = msgspec.json.Decoder(_Change)
+_AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+
+
+def _read(record: Record) -> _Move:
+    """Decode a move. Raises RejectedEvent."""
+    if record.value is None:
+        raise RejectedEvent(Reason.NULL_VALUE, None, "the record has no value: expected a segment.changed in JSON.")
+    try:
+        change = _DECODER.decode(record.value)
+    except msgspec.ValidationError as error:
+        raise _rejected(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RejectedEvent(Reason.NOT_JSON, None, f"not JSON: {error}. Value: {record.value[:_SHOWN]!r}") from None
+    except UnicodeDecodeError as error:
+        raise RejectedEvent(Reason.INVALID_UTF8, None, f"text that isn't UTF-8: {error.reason}.") from None
+    customer = change.customer_id.encode()
+    if record.key != customer:
+        message = f"the record's key is {record.key!r}, the customer {customer!r}: only segstream writes moves, keyed by customer."
+        raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
+    return _Move(customer, change, millis(change.occurred_at))
+
+
+def _rejected(text: str) -> RejectedEvent:
+    """Turn msgspec's message into reason, field and text. tests/unit/test_campaign_examples.py holds its wording."""
+    found = _AT_PATH.fullmatch(text)
+    what, path = found.groups() if found else (text, "")
+    if missing := _MISSING.fullmatch(what):
+        return RejectedEvent(Reason.MISSING_FIELD, missing[1], f"{missing[1]} is missing.")
+    if path == "type" and what.startswith("Invalid enum value"):
+        return RejectedEvent(Reason.UNKNOWN_TYPE, path, f"type: {what}, expected segment.changed.")
+    reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
+    return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
+
+
+# ---- the step
+
+
+class CampaignStep:
+    """Moves -> actions. Pure; the contract is `segmentation.step.Step`. No model, and nothing falls due by time."""
+
+    name = "campaigns"
+    rescore_first = False
+
+    def __init__(self, table: RuleTable, group: str) -> None:
+        """`group` names the deployment, and so makes the ids of its actions its own."""
+        self._table = table
+        self._source = f"/segstream/{group}"
+        # Below the namespace of the deployment's moves, so that no action shares an id with a move.
+        self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
+
+    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """Decode and check; the clock is the latest move's."""
+        del partition  # the contract asks for it
+        batch, clock = _Batch([], []), frame.clock
+        for place, record in enumerate(records):
+            try:
+                move = _read(record)
+            except RejectedEvent as why:
+                batch.dead.append(DeadLetter(place, why.reason.value, why.field, why.message))
+                continue
+            clock = max(clock, move.at)
+            batch.moves.append(move)
+        keys = list(dict.fromkeys(move.customer for move in batch.moves))
+        return Plan(len(records), keys, clock, work=batch)
+
+    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        """As `plan`: a move carries its own time, whenever it is delivered."""
+        return self.plan(records, partition, frame)
+
+    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+        """The states that know of the plan's moves. Their actions are out: the log tells `patch` of them."""
+        return self._follow(plan, values, lambda move, state: state.join(CampaignState(move.change.sequence)))
+
+    def decide(
+        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+    ) -> Turn:
+        """Act on each move that wasn't handled yet."""
+        del fired, more, frame  # the contract asks for them
+        turn = Turn(plan.taken, plan.clock, dead=list(plan.work.dead))
+
+        def act(move: _Move, state: CampaignState) -> CampaignState:
+            change = move.change
+            if change.sequence <= state.sequence:
+                turn.counts["repeat"] += 1
+                return state
+            state = state.join(CampaignState(change.sequence))
+            rule = None if change.to is None else self._table.match(change.from_, change.to, change.cause)
+            if rule is None:
+                turn.counts["erased" if change.to is None else "no_rule"] += 1
+                return state
+            turn.counts["action"] += 1
+            state = state.join(CampaignState(change.sequence, move.at))
+            turn.outputs.append(self._write(move, rule, state))
+            return state
+
+        turn.states = self._follow(plan, values, act)
+        return turn
+
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+        """Nothing: there is no model here."""
+        del rows, quiet  # the contract asks for them
+        return Turn(0, frame.clock)
+
+    def patch(self, value: bytes | None, note: bytes) -> bytes:
+        """The state that knows of its own last action."""
+        return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
+
+    @staticmethod
+    def _follow(
+        plan: Plan, values: Sequence[bytes | None], then: Callable[[_Move, CampaignState], CampaignState]
+    ) -> dict[bytes, bytes]:
+        """Take the plan's moves in their order, each from its customer's state to the next. Returns the changed ones."""
+        before = {key: CampaignState.unpack(value) for key, value in zip(plan.keys, values, strict=True)}
+        states = dict(before)
+        for move in plan.work.moves:
+            states[move.customer] = then(move, states[move.customer])
+        return {key: state.pack() for key, state in states.items() if state != before[key]}
+
+    def _write(self, move: _Move, rule: Rule, state: CampaignState) -> Output:
+        """The record of an action. Its note is the state behind it."""
+        change, occurred_at = move.change, iso(move.at)
+        assert change.to is not None
+        reason = f"{change.from_ or 'no segment'} → {change.to} ({change.cause.value})"
+        event = CampaignAction(
+            id=str(uuid5(self._namespace, f"{change.id}:{rule.name}")),
+            customer_id=change.customer_id,
+            campaign=rule.name,
+            segment=change.to,
+            action=rule.action,
+            channel=rule.channel,
+            reason=f"{reason}: {rule.reason}" if rule.reason else reason,
+            change_id=change.id,
+            held_out=False,
+            occurred_at=occurred_at,
+        )
+        headers = cloud_headers("campaign.action", event.id, self._source, change.customer_id, occurred_at)
+        return Output(move.customer, encode(event), headers, note=state.pack())

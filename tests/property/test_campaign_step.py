@@ -1,0 +1,232 @@
+"""The campaign step over any stream: however it is cut, repeated or taken over, the same actions and states. EXAMPLES raises the count."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segmentation.campaigns import CampaignState, CampaignStep, default_rules, parse_rules
+from segmentation.events import Cause, SegmentChanged, encode, iso
+from segmentation.step import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segmentation.step import Output
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+# Somewhat of everything: a rule that asks where from, one that asks why, one for all others but "Gone", and none for that.
+RULES = """
+rules:
+- {name: fallen, from: [Champions], to: [Lost], action: Call, channel: phone, reason: they were the best}
+- {name: lapse, to: '*', cause: [silence], action: Remind, channel: sms}
+- {name: rest, to: [Champions, Loyal, Lost], action: Greet, channel: email}
+"""
+STEPS = [CampaignStep(parse_rules(text), "shop") for text in (RULES, default_rules())]
+SEGMENTS = ["Champions", "Loyal", "Lost", "Gone"]
+TRIGGERS = [Cause.ORDER, Cause.SILENCE, Cause.MODEL]
+
+
+class Row(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    offset: int = 0
+    timestamp: int = 0
+
+
+def change(customer: str, sequence: int, source: str | None, target: str | None, cause: Cause, at: int) -> Row:
+    event = SegmentChanged(
+        id=str(uuid5(NAMESPACE_URL, f"{customer}:{sequence}")),
+        customer_id=customer,
+        sequence=sequence,
+        from_=source,
+        to=target,
+        cause=cause,
+        occurred_at=iso(at),
+        scored_at=iso(at),
+        model_version=None,
+        rfm=None,
+        before=None,
+        distances={},
+        next=None,
+        causation_id=None,
+    )
+    return Row(customer.encode(), encode(event))
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Row]:
+    """Chains of moves of a few customers, with gaps, repeats, garbage and times that hold still or go back."""
+    chains: dict[str, tuple[int, str | None]] = {}
+    rows: list[Row] = []
+    for _ in range(draw(st.integers(0, 25))):
+        kind = draw(st.sampled_from(["move"] * 6 + ["erasure", "repeat", "garbage"]))
+        if kind == "repeat" and rows:
+            rows.append(draw(st.sampled_from(rows)))
+        elif kind == "garbage":
+            rows.append(Row(b"ann", draw(st.sampled_from([None, b"{", b'{"type": "order.placed"}']))))
+        else:
+            customer = draw(st.sampled_from(["ann", "bob", "Zoë"]))
+            sequence, source = chains.get(customer, (0, None))
+            sequence += draw(st.sampled_from([1, 1, 1, 3]))
+            target = None if kind == "erasure" else draw(st.sampled_from(SEGMENTS))
+            cause = Cause.ERASURE if target is None else draw(st.sampled_from(TRIGGERS))
+            rows.append(change(customer, sequence, source, target, cause, draw(st.integers(0, 50)) * 1_000))
+            chains[customer] = (sequence, target)
+    return rows
+
+
+@dataclass
+class Shard:
+    """What the engine keeps: the states, the output log, the dead letters' places, the clock, the counts."""
+
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    log: list[Output] = field(default_factory=list)
+    dead: list[tuple[int, str]] = field(default_factory=list)
+    clock: int = -1
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def copy(self) -> Shard:
+        return Shard(dict(self.states), list(self.log), list(self.dead), self.clock, dict(self.counts))
+
+    def turns(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int = 0) -> None:
+        for begin, end in batches(start, len(rows), cuts):
+            frame = Frame(self.clock, now=10**15 + begin)
+            plan = step.plan(rows[begin:end], 0, frame)
+            turn = step.decide(plan, [self.states.get(key) for key in plan.keys], (), more=False, frame=frame)
+            assert turn.taken == end - begin
+            assert turn.clock >= self.clock
+            self.states |= turn.states
+            self.log += turn.outputs
+            self.dead += [(begin + letter.place, letter.reason) for letter in turn.dead]
+            self.clock = turn.clock
+            for name, count in turn.counts.items():
+                self.counts[name] = self.counts.get(name, 0) + count
+
+    def merge(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int) -> None:
+        for begin, end in batches(start, len(rows), cuts):
+            plan = step.absorb(rows[begin:end], 0, Frame(self.clock, now=0))
+            merged = step.merge(plan, [self.states.get(key) for key in plan.keys])
+            assert all(self.states.get(key) != value for key, value in merged.items()), "only what has changed"
+            self.states |= merged
+            self.clock = plan.clock
+
+    def patch(self, step: CampaignStep, log: Sequence[Output]) -> None:
+        notes = {output.key: output.note for output in log}
+        for key, note in notes.items():
+            self.states[key] = step.patch(self.states.get(key), note)
+
+
+def batches(start: int, end: int, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    bounds = [start, *sorted(cut for cut in set(cuts) if start < cut < end), end]
+    return list(pairwise(bounds))
+
+
+Cuts = st.lists(st.integers(0, 25), max_size=12)
+Steps = st.sampled_from(STEPS)
+
+
+def expected(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """The actions of RULES, said once more, by hand: (customer, campaign, change id)."""
+    told = []
+    seen: dict[str, int] = {}
+    for row in rows:
+        body = msgspec.json.decode(row.value) if row.value and row.value != b"{" else {}
+        if body.get("type") != "segment.changed" or body["sequence"] <= seen.get(body["customer_id"], 0):
+            continue
+        seen[body["customer_id"]] = body["sequence"]
+        campaign = None
+        if body["from"] == "Champions" and body["to"] == "Lost":
+            campaign = "fallen"
+        elif body["to"] is not None and body["cause"] == "silence":
+            campaign = "lapse"
+        elif body["to"] in {"Champions", "Loyal", "Lost"}:
+            campaign = "rest"
+        if campaign:
+            told.append((body["customer_id"], campaign, body["id"]))
+    return told
+
+
+@many
+@given(streams(), Cuts)
+def test_each_move_acts_once_as_the_rules_say(rows: list[Row], cuts: list[int]) -> None:
+    shard = Shard()
+    shard.turns(STEPS[0], rows, cuts)
+    bodies = [msgspec.json.decode(output.value) for output in shard.log]
+    assert [(body["customer_id"], body["campaign"], body["change_id"]) for body in bodies] == expected(rows)
+    ids = [body["id"] for body in bodies]
+    assert len(set(ids)) == len(ids)
+
+
+@many
+@given(streams(), Cuts, Steps)
+def test_any_cut_gives_the_same(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
+    whole, cut = Shard(), Shard()
+    whole.turns(step, rows, [])
+    cut.turns(step, rows, cuts)
+    assert cut == whole
+
+
+@many
+@given(streams(), Cuts, Steps)
+def test_a_second_replay_changes_nothing(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
+    shard = Shard()
+    shard.turns(step, rows, [])
+    before = shard.copy()
+    shard.turns(step, rows, cuts)
+    assert (shard.states, shard.log, shard.clock) == (before.states, before.log, before.clock)
+
+
+@many
+@given(streams(), Cuts, Cuts, st.integers(0, 25), st.integers(0, 25), Steps)
+def test_a_takeover_goes_on_as_if_nothing_had_happened(
+    rows: list[Row], cuts: list[int], others: list[int], stored: int, published: int, step: CampaignStep
+) -> None:
+    """Redis stands at record R, Kafka at N; the successor patches from the log and absorbs R to N in silence."""
+    stored, published = sorted((min(stored, len(rows)), min(published, len(rows))))
+    undisturbed = Shard()
+    undisturbed.turns(step, rows, cuts)
+
+    successor = Shard()
+    successor.turns(step, rows[:stored], cuts)
+    kafka = successor.copy()
+    kafka.turns(step, rows[:published], cuts, start=stored)
+    successor.patch(step, kafka.log[len(successor.log) :])
+    successor.merge(step, rows[:published], others, start=stored)
+    assert (successor.states, successor.clock) == (kafka.states, kafka.clock)
+
+    successor.log, successor.dead, successor.counts = kafka.log, kafka.dead, kafka.counts
+    successor.turns(step, rows, others, start=published)
+    assert successor == undisturbed
+
+
+@many
+@given(streams(), Cuts, Steps)
+def test_a_rebuild_from_the_logs_gives_the_same_states(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
+    shard, rebuilt = Shard(), Shard()
+    shard.turns(step, rows, [])
+    rebuilt.patch(step, shard.log)
+    rebuilt.merge(step, rows, cuts, start=0)
+    rebuilt.patch(step, shard.log)
+    assert (rebuilt.states, rebuilt.clock) == (shard.states, shard.clock)
+
+
+States = st.builds(CampaignState, st.integers(0, 2**32 - 1), st.none() | st.integers(-(2**63), 2**63 - 1))
+
+
+@many
+@given(States, States, States)
+def test_states_only_grow(a: CampaignState, b: CampaignState, c: CampaignState) -> None:
+    assert CampaignState.unpack(a.pack()) == a
+    assert a.join(b) == b.join(a)
+    assert a.join(b).join(c) == a.join(b.join(c))
+    assert a.join(a) == a.join(CampaignState()) == a

@@ -1,0 +1,210 @@
+"""The campaign step, case by case: an action to the byte, the dead letters, the state's bytes."""
+
+from typing import Any, NamedTuple
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+import pytest
+
+from segmentation.campaigns import CampaignFormatError, CampaignState, CampaignStep, default_rules, parse_rules
+from segmentation.events import CampaignAction, Cause, Reason, SegmentChanged, encode
+from segmentation.step import Frame, Step, Turn
+
+AT = 1_772_547_600_000
+AT_TEXT = "2026-03-03T14:20:00.000Z"
+FRAME = Frame(clock=-1, now=0)
+
+
+class Row(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    offset: int = 0
+    timestamp: int = 0
+
+
+def a_change(**changes: Any) -> SegmentChanged:
+    content: dict[str, Any] = {
+        "id": "5d0a6f4e-0000-5000-8000-000000000001",
+        "customer_id": "ann",
+        "sequence": 1,
+        "from_": "At Risk",
+        "to": "Champions",
+        "cause": Cause.ORDER,
+        "occurred_at": AT_TEXT,
+        "scored_at": AT_TEXT,
+        "model_version": "0123456789abcdef",
+        "rfm": None,
+        "before": None,
+        "distances": {},
+        "next": None,
+        "causation_id": "e-1",
+    }
+    return SegmentChanged(**content | changes)
+
+
+def row(**changes: Any) -> Row:
+    change = a_change(**changes)
+    return Row(change.customer_id.encode(), encode(change))
+
+
+def a_step(text: str | None = None, group: str = "shop") -> CampaignStep:
+    return CampaignStep(parse_rules(text or default_rules()), group)
+
+
+def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, frame: Frame = FRAME) -> Turn:
+    plan = step.plan(rows, 0, frame)
+    assert (plan.horizon, plan.start, plan.taken) == (None, None, len(rows))
+    return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, frame=frame)
+
+
+def actions(turn: Turn) -> list[CampaignAction]:
+    return [msgspec.json.decode(output.value, type=CampaignAction) for output in turn.outputs]
+
+
+def test_an_action() -> None:
+    turn = run(a_step(), row())
+    namespace = uuid5(uuid5(NAMESPACE_URL, "segstream:shop"), "campaign.action")
+    action_id = str(uuid5(namespace, "5d0a6f4e-0000-5000-8000-000000000001:vip"))
+    assert actions(turn) == [
+        CampaignAction(
+            id=action_id,
+            customer_id="ann",
+            campaign="vip",
+            segment="Champions",
+            action="VIP offers and early access",
+            channel="email",
+            reason="At Risk → Champions (order)",
+            change_id="5d0a6f4e-0000-5000-8000-000000000001",
+            held_out=False,
+            occurred_at=AT_TEXT,
+        )
+    ]
+    output = turn.outputs[0]
+    assert (output.key, output.latest, output.note) == (b"ann", None, CampaignState(1, AT).pack())
+    assert dict(output.headers) == {
+        "ce_id": action_id.encode(),
+        "ce_source": b"/segstream/shop",
+        "ce_specversion": b"1.0",
+        "ce_type": b"campaign.action",
+        "ce_subject": b"ann",
+        "ce_time": AT_TEXT.encode(),
+        "content-type": b"application/json",
+    }
+    assert turn.states == {b"ann": CampaignState(1, AT).pack()}
+    assert (turn.taken, turn.clock, turn.counts) == (1, AT, {"action": 1})
+    assert (turn.earlier, turn.due, turn.idle, turn.dead) == ({}, {}, [], [])
+
+
+def test_ids_differ_by_deployment_change_and_rule() -> None:
+    other = default_rules().replace("name: vip", "name: vip2")
+    turns = [
+        run(a_step(), row()),
+        run(a_step(group="other"), row()),
+        run(a_step(), row(id="another")),
+        run(a_step(other), row()),
+    ]
+    ids = [actions(turn)[0].id for turn in turns]
+    assert len(set(ids)) == len(ids)
+    assert {UUID(text).version for text in ids} == {5}
+
+
+def test_the_rules_reason_is_told_behind_ours() -> None:
+    step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email, reason: keep the best}")
+    turn = run(step, row(from_=None, cause=Cause.FIRST))
+    assert actions(turn)[0].reason == "no segment → Champions (first): keep the best"
+
+
+def test_a_move_handled_already_does_nothing() -> None:
+    states = {b"ann": CampaignState(4, AT).pack()}
+    turn = run(a_step(), row(sequence=4), row(sequence=3), states=states)
+    assert not turn.outputs
+    assert not turn.states
+    assert turn.counts == {"repeat": 2}
+    assert len(run(a_step(), row(sequence=5), states=states).outputs) == 1
+
+
+def test_an_erasure_never_triggers() -> None:
+    step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
+    turn = run(step, row(to=None, cause=Cause.ERASURE))
+    assert not turn.outputs
+    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.counts == {"erased": 1}
+
+
+def test_a_move_without_a_rule_is_remembered() -> None:
+    turn = run(a_step(), row(to="Hibernating"))
+    assert not turn.outputs
+    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.counts == {"no_rule": 1}
+
+
+def test_the_clock_never_goes_back() -> None:
+    assert run(a_step(), row(), frame=Frame(AT + 5, 0)).clock == AT + 5
+    assert run(a_step(), row(occurred_at="2026-03-03T15:20:00+01:00")).clock == AT
+    assert run(a_step()).clock == -1
+
+
+def broken(**changes: Any) -> bytes:
+    content = msgspec.json.decode(encode(a_change())) | changes
+    return msgspec.json.encode({key: value for key, value in content.items() if value != "gone"})
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "field"),
+    [
+        (None, Reason.NULL_VALUE, None),
+        (b"", Reason.NOT_JSON, None),
+        (b"{", Reason.NOT_JSON, None),
+        (b'{"type": "segment.changed", "more": ' + b"[" * 100_000, Reason.NOT_JSON, None),
+        (b'{"type": "segment.changed", "id": "\xff"}', Reason.INVALID_UTF8, None),
+        (broken(customer_id="ann").replace(b'"ann"', rb'"\ud800"'), Reason.NOT_JSON, None),
+        (b"[]", Reason.WRONG_FIELD, None),
+        (broken(type="order.placed"), Reason.UNKNOWN_TYPE, "type"),
+        (broken(type=3), Reason.WRONG_FIELD, "type"),
+        (broken(type="gone"), Reason.MISSING_FIELD, "type"),
+        (broken(to="gone"), Reason.MISSING_FIELD, "to"),
+        (broken(**{"from": "gone"}), Reason.MISSING_FIELD, "from"),
+        (broken(id=""), Reason.ID_LENGTH, "id"),
+        (broken(customer_id=""), Reason.ID_LENGTH, "customer_id"),
+        (broken(sequence=0), Reason.WRONG_FIELD, "sequence"),
+        (broken(sequence=2**32), Reason.WRONG_FIELD, "sequence"),
+        (broken(cause="whim"), Reason.WRONG_FIELD, "cause"),
+        (broken(occurred_at="yesterday"), Reason.WRONG_FIELD, "occurred_at"),
+        (broken(occurred_at="2026-03-03T14:20:00"), Reason.WRONG_FIELD, "occurred_at"),
+        (broken(occurred_at="1969-12-31T23:59:59Z"), Reason.DATE_OUT_OF_RANGE, "occurred_at"),
+        (broken(customer_id="bob"), Reason.KEY_NOT_CUSTOMER, "customer_id"),
+    ],
+)
+def test_garbage_goes_to_the_dead_letters(value: bytes | None, reason: Reason, field: str | None) -> None:
+    turn = run(a_step(), row(), Row(b"ann", value), row(sequence=2))
+    assert [(letter.place, letter.reason, letter.field) for letter in turn.dead] == [(1, reason.value, field)]
+    assert turn.dead[0].message
+    assert (turn.taken, len(turn.outputs)) == (3, 2)
+
+
+def test_a_record_without_a_key_is_nobodys() -> None:
+    turn = run(a_step(), Row(None, encode(a_change())))
+    assert [letter.reason for letter in turn.dead] == ["key_not_customer"]
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert len(run(a_step(), Row(b"ann", broken(mood="good", distances="later a text"))).outputs) == 1
+
+
+def test_a_state_has_its_bytes() -> None:
+    assert CampaignState(0x01020304).pack().hex() == "01000000040302010000000000000000"
+    assert CampaignState(2**32 - 1, 0).pack().hex() == "01010000ffffffff0000000000000000"
+    for state in (CampaignState(), CampaignState(7), CampaignState(7, 0), CampaignState(7, AT)):
+        assert CampaignState.unpack(state.pack()) == state
+    assert CampaignState.unpack(None) == CampaignState()
+
+
+@pytest.mark.parametrize("value", [b"", bytes(16), b"\2" + bytes(15), b"\1\2" + bytes(14), b"\1" + bytes(16)])
+def test_foreign_bytes_are_no_state(value: bytes) -> None:
+    with pytest.raises(CampaignFormatError, match=r"isn't a campaign state of version 1"):
+        CampaignState.unpack(value)
+
+
+def test_a_rescore_does_nothing() -> None:
+    turn = a_step().rescore([(b"ann", CampaignState(1).pack())], [False], Frame(AT, 0))
+    assert turn == Turn(0, AT)

@@ -1,0 +1,164 @@
+"""The rule table: what it matches, and what is said of a table that can't be used."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segmentation.campaigns import RulesError, RuleTable, default_rules, parse_rules
+from segmentation.events import Cause
+
+TEXTBOOK = {
+    "Champions": "VIP offers and early access",
+    "Loyal": "Points and premium products",
+    "Potential Loyalists": "Onboarding",
+    "At Risk": "Win-back with 20 % off",
+    "Lost": "Last-chance e-mail",
+}
+REST = "action: Offer, channel: email"
+
+
+def table(*rules: str) -> RuleTable:
+    return parse_rules("rules:\n" + "".join(f"- {{{rule}, {REST}}}\n" for rule in rules))
+
+
+def matched(rules: RuleTable, source: str | None, target: str, cause: Cause = Cause.ORDER) -> str | None:
+    rule = rules.match(source, target, cause)
+    return rule.name if rule else None
+
+
+def test_default_table_is_the_textbook_recipe() -> None:
+    rules = parse_rules(default_rules())
+    assert rules.warnings() == []
+    assert len(rules.rules) == len(TEXTBOOK)
+    for target, action in TEXTBOOK.items():
+        for source in (None, *TEXTBOOK):
+            for cause in Cause:
+                rule = rules.match(source, target, cause)
+                assert rule is not None
+                assert (rule.action, rule.channel) == (action, "email")
+    assert rules.match("Lost", "Hibernating", Cause.ORDER) is None
+
+
+def test_first_match_wins() -> None:
+    rules = table("name: a, from: [Lost], to: [Champions]", "name: b, to: [Champions]", "name: c, to: '*'")
+    assert matched(rules, "Lost", "Champions") == "a"
+    assert matched(rules, "Loyal", "Champions") == "b"
+    assert matched(rules, "Loyal", "Lost") == "c"
+
+
+def test_from_says_who_had_no_segment() -> None:
+    rules = table("name: new, from: [null], to: '*'", "name: mixed, from: [null, Loyal], to: '*'")
+    assert matched(rules, None, "Lost") == "new"
+    assert matched(rules, "Loyal", "Lost") == "mixed"
+    assert matched(rules, "Champions", "Lost") is None
+    assert matched(table("name: new, from: null, to: '*'"), None, "Lost") == "new"
+    assert matched(table("name: new, from: null, to: '*'"), "Loyal", "Lost") is None
+    assert matched(table("name: any, from: '*', to: '*'"), None, "Lost") == "any"
+
+
+def test_cause() -> None:
+    rules = table("name: lapse, to: [Lost], cause: [silence, window]", "name: back, to: '*', cause: [order]")
+    found = {cause: matched(rules, "Loyal", "Lost", cause) for cause in Cause}
+    assert found == dict.fromkeys(Cause) | {Cause.SILENCE: "lapse", Cause.WINDOW: "lapse", Cause.ORDER: "back"}
+
+
+def test_rules_that_never_act_are_told() -> None:
+    rules = table(
+        "name: a, to: [Lost, Loyal], cause: [order, refund]",
+        "name: b, to: [Lost], cause: [order]",
+        "name: c, to: [Lost]",
+        "name: d, from: [Lost], to: [Lost, Loyal], cause: [refund]",
+    )
+    never = [warning.split("'")[1] for warning in rules.warnings()]
+    assert never == ["b", "d"]
+    assert rules.warnings()[0] == "rule 'b' never acts: 'a' before it matches all its moves; move it up"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected `rules:` and a list of rules below it"),
+        ("- x", "line 1: expected `rules:`"),
+        ("rules: []", "line 1, rules: [], expected at least one rule"),
+        ("rules:\n", "line 1, rules: None, expected a list of rules"),
+        ("\nrule: []", "line 2, rule: unknown, expected one of rules"),
+        ("rules:\n- a", "line 2, rule 1: 'a', expected a rule with name, from, to, cause, action, channel, reason"),
+        ("a: [", "line 1: not YAML"),
+        ("rules: \x00", "not YAML: unacceptable character"),
+        ("a: b\n---\nc: d", "line 2: not YAML"),
+        ("? [a]\n: b", "line 1: the key ['a'] is not text"),
+        ("[" * 100_000, "nested too deeply"),
+        ("rules: &a [*a]", "line 1: an alias (*name) leads here: write the value out"),
+        ("rules: !!python/object:os.system x", "line 1: YAML reads 'x' as python/object:os.system, expected text"),
+        ("rules:\n- name: no", "line 2: YAML reads 'no' as bool, expected text: put it in quotes"),
+        ("rules:\n- name: 2020-13-45x\n  to: 2020-10-10", "line 3: YAML reads '2020-10-10' as timestamp"),
+        ("rules:\n- name: a\n  to: '*'\n  name: b", "line 4: the key 'name' stands there twice"),
+    ],
+)
+def test_what_is_no_table_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        parse_rules(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("name: a", "to: missing, expected name, to, action, channel"),
+        ("name: a, to: Lost", "to: 'Lost', expected \"*\" alone (any), or a list in brackets of at least one"),
+        ("name: a, to: null", "to: None, expected"),
+        ("name: a, to: []", "to: [], expected"),
+        ("name: a, to: ['*', Lost]", "to: ['*', 'Lost'], expected"),
+        ("name: a, to: [Lost, null]", "to[1]: None, expected text"),
+        ("name: a, to: [{b: c}]", "to[0]: {'b': 'c'}, expected text"),
+        (
+            "name: a, to: '*', cause: [order, ordr]",
+            "cause[1]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first",
+        ),
+        ("name: a, to: '*', cause: [erasure]", "cause[0]: 'erasure', expected one of order"),
+        ("name: a, to: '*', cause: [[order]]", "cause[0]: ['order'], expected one of order"),
+        ("name: a, to: '*', cause: order", "cause: 'order', expected"),
+        ("name: '', to: '*'", "name: '', expected at least one character"),
+        (f"name: {'n' * 65}, to: '*'", "expected at most 64 characters"),
+        ('name: "\\ud800", to: "*"', "name: '\\ud800', expected text in Unicode"),
+        (
+            "name: a, to: '*', cooldown: long",
+            "cooldown: unknown, expected one of name, from, to, cause, action, channel, reason",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line_and_rule(rule: str, message: str) -> None:
+    with pytest.raises(RulesError) as caught:
+        table("name: fine, to: '*'", rule)
+    text = str(caught.value)
+    assert text.startswith("line 3, rule 2 (")
+    assert message in text
+    text.encode()
+
+
+def test_every_finding_is_told() -> None:
+    with pytest.raises(RulesError) as caught:
+        parse_rules(
+            "rules:\n- name: a\n  to: Lost\n  action: Offer\n- name: b\n  to: '*'\n  action: ''\n  channel: email"
+        )
+    assert [part.split(":")[0] for part in str(caught.value).split("; ")] == [
+        "line 3, rule 1 ('a'), to",
+        "line 2, rule 1 ('a'), channel",
+        "line 7, rule 2 ('b'), action",
+    ]
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(RulesError, match="rules 1 and 3 share the name 'a': give each its own"):
+        table("name: a, to: [Lost]", "name: b, to: '*'", "name: a, to: '*'")
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(st.text(alphabet="rules:[]{}-&*!<'\"\n ?|>na,to#\\x0", max_size=60) | st.text(max_size=30))
+def test_no_text_raises_anything_else(text: str) -> None:
+    for content in (text, "rules:\n- " + text.replace("\n", "\n  "), f"rules:\n- {{name: a, to: {text}}}"):
+        try:
+            parse_rules(content)
+        except RulesError as error:
+            str(error).encode()
