@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import PowerTransformer, StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+
+from segmentation.forecast import DAY_MS, UNKNOWN, Scorer
+from segmentation.model import FEATURES, SegmentModel
+from trainer import fit
+from trainer.errors import FitError
+from trainer.fit import Recipe, coordinates, fit_feature, rounded, silhouette, train
+from trainer.names import Lineage
+from trainer.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from segmentation.model import Transform
+
+AS_OF = 1_323_475_200_000
+TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "yeo-johnson")
+EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
+
+
+def a_shop(seed: int, customers: int = 300, *, refunds: bool = True) -> Snapshot:
+    """Customers of a shop: whole milliseconds of silence, counts, cents, some balances below zero."""
+    rng = np.random.default_rng(seed)
+    frequency = rng.poisson(rng.gamma(1.2, 3.0, customers)).astype(float)
+    monetary = np.round(frequency * rng.lognormal(3.5, 0.8, customers), 2)
+    if refunds:
+        monetary[::29] = -np.round(rng.exponential(20.0, len(monetary[::29])), 2)
+    return Snapshot(
+        customers=tuple(b"%05d" % i for i in range(customers)),
+        recency_days=rng.integers(0, 400 * DAY_MS, customers) / float(DAY_MS),
+        frequency=frequency,
+        monetary=monetary,
+        as_of_ms=AS_OF,
+        left_out=0,
+    )
+
+
+def raw(snapshot: Snapshot) -> NDArray[np.float64]:
+    return np.stack([snapshot.column(name) for name in FEATURES], axis=1)
+
+
+shops = st.builds(a_shop, st.integers(0, 2**32 - 1), st.integers(200, 500))
+recipes = st.builds(Recipe, k=st.integers(2, 9), transform=st.sampled_from(TRANSFORMS), seed=st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(shops, recipes)
+def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(shop: Snapshot, recipe: Recipe) -> None:
+    one, two = train(shop, recipe), train(shop, recipe)
+    assert one.model.to_json() == two.model.to_json()
+    assert SegmentModel.from_json(one.model.to_json()) == one.model
+    assert np.array_equal(one.labels, two.labels)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(shops, st.sampled_from(TRANSFORMS))
+def test_z_is_what_scikit_learn_makes_of_the_customers(shop: Snapshot, kind: Transform) -> None:
+    x = raw(shop)
+    if kind == "yeo-johnson":
+        expected = PowerTransformer("yeo-johnson", standardize=True).fit_transform(x)
+    else:
+        expected = StandardScaler().fit_transform(x if kind == "identity" else np.log1p(np.maximum(x, 0.0)))
+    features = tuple(fit_feature(name, shop.column(name), kind) for name in FEATURES)
+    assert np.abs(coordinates(shop, features) - expected).max() < 1e-9
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(shops, recipes)
+def test_the_worker_puts_every_customer_where_k_means_did(shop: Snapshot, recipe: Recipe) -> None:
+    model, labels = (trained := train(shop, recipe)).model, trained.labels
+    scorer = Scorer(model.model_copy(update={"margin": 0.0}))
+    n = len(shop.customers)
+    last = AS_OF - np.rint(shop.recency_days * DAY_MS).astype(np.int64)
+    at, nobody = np.full(n, AS_OF), np.full(n, UNKNOWN)
+    rest = scorer.rest(shop.frequency, shop.monetary)
+    decided = scorer.decide(nobody, at, last, rest)
+    # Nor does anyone move once there, unless on the border itself.
+    assert np.array_equal(scorer.decide(decided, at, last, rest), decided)
+    z = coordinates(shop, model.features)
+    with threadpool_limits(limits=1):
+        fresh = KMeans(n_clusters=recipe.k, n_init=10, random_state=recipe.seed).fit(z)
+    centroid_of = {segment.centroid: index for index, segment in enumerate(model.segments)}
+    rows = fresh.cluster_centers_.tolist()
+    place = np.array([centroid_of[rounded(r), rounded(f), rounded(m)] for r, f, m in rows])
+    predicted = place[fresh.predict(z)]
+    assert np.array_equal(labels, predicted)
+    # On a border to within rounding either side is right.
+    distance = scorer.distances(at, last, rest)
+    rows_ = np.arange(n)
+    assert np.abs(distance[rows_, decided] - distance[rows_, predicted]).max() < 1e-9
+    assert np.count_nonzero(decided != predicted) <= 1
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(shops, st.integers(2, 8))
+def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: Snapshot, k: int) -> None:
+    first = train(shop, Recipe(k=k))
+    again = train(shop, Recipe(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
+    assert again.model.segments == first.model.segments
+    assert again.model.parent == first.model.version
+    assert np.array_equal(first.labels, again.labels)
+
+
+def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
+    shop = a_shop(1)
+    trained = train(shop, Recipe())
+    facts = trained.model.training
+    assert (facts.customers, facts.k, facts.seed) == (300, 5, 42)
+    assert sum(facts.shares.values()) == pytest.approx(1.0)
+    for index, segment in enumerate(trained.model.segments):
+        assert facts.shares[segment.name] == pytest.approx(np.mean(trained.labels == index))
+    assert facts.feature_means["monetary"] == pytest.approx(shop.monetary.mean())
+    assert facts.as_of.timestamp() * 1000 == AS_OF
+    assert [segment.id for segment in trained.model.segments] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("customers", "recipe", "told"),
+    [
+        (199, Recipe(), "199 customers.*at least 200"),
+        (7, Recipe(k=8, floor=2), "k=8, but there are 7"),
+    ],
+)
+def test_too_few_customers_make_no_model(customers: int, recipe: Recipe, told: str) -> None:
+    with pytest.raises(FitError, match=told):
+        train(a_shop(3, customers), recipe)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_a_feature_in_which_all_are_alike_makes_no_model(name: str) -> None:
+    shop = a_shop(4)
+    shop.column(name)[:] = 3.0
+    with pytest.raises(FitError, match=f"{name} is 3 for all 300 customers"):
+        train(shop, Recipe())
+
+
+def test_fewer_kinds_of_customers_than_segments_make_no_model() -> None:
+    shop = a_shop(5)
+    for name in FEATURES:
+        shop.column(name)[:] = np.arange(300) % 3
+    with pytest.raises(FitError, match=r"only 3 customers differ\. Give --k 3 or less"):
+        train(shop, Recipe(k=4))
+
+
+def test_clusters_too_close_to_be_told_apart_make_no_model() -> None:
+    shop = a_shop(6)
+    for name in FEATURES:
+        shop.column(name)[:] = np.where(np.arange(300) < 150, 0.0, 1000.0)
+    shop.recency_days[0] = 1e-4
+    with pytest.raises(FitError, match=r"the centroids of .* are .* apart"):
+        train(shop, Recipe(k=3, transform="identity"))
+
+
+def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 3, 4_000)
+    z = rng.normal(size=(4_000, 3)) * 0.3 + labels[:, None]
+    assert fit.SILHOUETTE_SAMPLE == 20_000
+    whole = silhouette(z, labels, 1)
+    assert whole == silhouette(z, labels, 2)
+    monkeypatch.setattr(fit, "SILHOUETTE_SAMPLE", 2_000)
+    sampled = silhouette(z, labels, 1)
+    assert sampled is not None
+    assert whole is not None
+    assert sampled == silhouette(z, labels, 1) != silhouette(z, labels, 2)
+    assert sampled == pytest.approx(whole, abs=0.01)
+    assert silhouette(z[:5], np.arange(5), 1) is None
+
+
+# ---- real orders: the reference figures of Online Retail (4,338 customers, as of 2011-12-10)
+
+
+@pytest.fixture(scope="module")
+def retail(test_data: Path) -> Snapshot:
+    path = test_data / "online_retail" / "rfm_customers.csv.gz"
+    if not path.exists():
+        pytest.skip(f"{path} isn't there")
+    with gzip.open(path, "rt", newline="") as lines:
+        rows = sorted(csv.DictReader(lines), key=lambda row: row["customer_id"])
+    recency, frequency, monetary = (np.array([float(row[name]) for row in rows]) for name in FEATURES)
+    return Snapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)
+
+
+def _without_outliers(shop: Snapshot) -> Snapshot:
+    x = raw(shop)
+    keep = np.flatnonzero((np.abs((x - x.mean(0)) / x.std(0)) < 3).all(axis=1))
+    recency, frequency, monetary = x[keep].T
+    return Snapshot(tuple(shop.customers[i] for i in keep), recency, frequency, monetary, AS_OF, 0)
+
+
+@pytest.mark.parametrize(("k", "expected"), [(2, 0.558), (3, 0.519), (4, 0.507)])
+def test_the_textbook_recipe_gives_the_reference_silhouettes(retail: Snapshot, k: int, expected: float) -> None:
+    kept = _without_outliers(retail)
+    assert len(kept.customers) == 4_274
+    assert train(kept, Recipe(k, "identity")).model.training.silhouette == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize(("k", "expected"), [(2, 0.433), (3, 0.337), (4, 0.336)])
+def test_log1p_gives_the_reference_silhouettes(retail: Snapshot, k: int, expected: float) -> None:
+    assert train(retail, Recipe(k, "log1p")).model.training.silhouette == pytest.approx(expected, abs=0.005)
+
+
+def test_real_customers_get_the_five_names_and_nobody_is_left_out(retail: Snapshot) -> None:
+    trained = train(retail, Recipe())
+    names = [segment.name for segment in trained.model.segments]
+    assert names == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]
+    medians = np.array([np.median(raw(retail)[trained.labels == i], axis=0) for i in range(5)])
+    champions, lost = medians[0], medians[4]
+    assert (champions[0], lost[0]) == (medians[:, 0].min(), medians[:, 0].max())
+    assert (champions[1:] == medians[:, 1:].max(axis=0)).all()
+    assert (lost[1:] == medians[:, 1:].min(axis=0)).all()
+    assert min(trained.model.training.shares.values()) > 0.1

@@ -1,0 +1,32 @@
+"""Every error that the trainer raises on purpose. A message names the value, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class TrainerError(Exception):
+    """Root of the tree: nothing was published. `hint` says what to do, in one line; empty where the message already does."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Give the message, and the hint behind it."""
+        message = super().__str__()
+        return f"{message} {self.hint}" if self.hint else message
+
+
+class SettingsError(TrainerError):
+    """A setting can't be used."""
+
+
+class SnapshotError(TrainerError):
+    """The customers' states can't be read, or not as of the instant that was asked for."""
+
+
+class FitError(TrainerError):
+    """These customers don't make a model: too few, all alike in something, or fewer kinds of them than segments."""
+
+
+class PublishError(TrainerError):
+    """The models topic can't be read or written. After a time-out the model may have been published all the same."""
