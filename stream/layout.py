@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from stream.heads import NO_CLOCK, decode_store_head
+
 if TYPE_CHECKING:
     from redis import Redis
 
@@ -53,6 +55,13 @@ class ShardKeys:
 def status_key(group: str, topic: str) -> str:
     """A hash: partition -> what its owner says of it (JSON). For people; the engine takes no decision from it."""
     return f"{{{group}:{topic}}}:status"
+
+
+def read_clock(redis: Redis, keys: ShardKeys) -> int | None:
+    """The shard's clock in ms; None before its first record. Raises msgspec.DecodeError where the head isn't one."""
+    head = cast("bytes | None", redis.get(keys.head))
+    clock = NO_CLOCK if head is None else decode_store_head(head).clock
+    return None if clock == NO_CLOCK else clock
 
 
 def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
