@@ -50,6 +50,7 @@ class Customer:
     wake: int = NEVER_DUE  # when to look again: `due`, or earlier
     changed: bool = False  # the value is to be stored
     searched: bool = False  # `wake` is known
+    erased: bool = False  # what the due index says of it belongs to a life that is over
     move: Move | None = None  # the move of this round, waiting for its forecast
 
 
@@ -74,7 +75,7 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     target = scorer.decide(source, at, head["last"], rest)
     unknown = source == UNKNOWN
     # Who never had an order that stands has no recency, hence no segment yet.
-    may = np.where(unknown, head["last"] != NONE, head["moved_at"] <= at - dwell_ms)
+    may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), head["moved_at"] <= at - dwell_ms)
     rows = np.flatnonzero((target != source) & may)
     distances = scorer.distances(at[rows], head["last"][rows], rest[rows])
     moves = []
@@ -136,7 +137,7 @@ def search(
 ) -> None:
     """Fill in when time alone moves each customer, from its start (ms) on, and where to; and the forecast of its move.
 
-    Nobody who is in no segment of the model waits: such a customer is due at its start, if an order stands by then.
+    Who is in no segment of the model doesn't wait: such a customer is due at its start, if it ever had an order by then.
     """
     if not customers:
         return
@@ -163,7 +164,7 @@ def search(
 
 def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Scorer, rules: Rules) -> None:
     head = heads([advance_bytes(customer.value or EMPTY, start, rules)])
-    if head["last"][0] == NONE:
+    if head["last"][0] == NONE and not head["segment"][0]:
         customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
         return
     rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)

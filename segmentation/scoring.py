@@ -197,7 +197,7 @@ class ScoringStep:
         assert arrival is not None
         value, outcome = absorb_bytes(c.value, arrival.entry, clock, self._rules)
         turn.counts[outcome.value] += 1
-        if outcome in UNCHANGED:
+        if outcome in UNCHANGED or (outcome is Outcome.LATE and self._forgotten(c.value, value, clock)):
             return None
         if outcome is Outcome.CONFLICT:
             message = f"event id {arrival.event_id!r} was seen before with other content: the later date counts."
@@ -205,9 +205,14 @@ class ScoringStep:
         c.prior, c.value, c.changed = c.value, value, True
         return Asked(c, clock, (place, BY_RECORD, clock, c.key), arrival)
 
+    def _forgotten(self, prior: bytes | None, value: bytes, clock: int) -> bool:
+        """Whether a late record only repeats what was folded away long ago."""
+        return prior is not None and value == advance_bytes(prior, clock, self._rules)
+
     def _erase(self, asked: Asked) -> list[Move]:
         """An erasure is a numbered move to nowhere, told where a segment had been told (STATE 5)."""
         customer = asked.customer
+        customer.erased = True
         if not heads([customer.value or EMPTY])[0]["segment"]:
             return []
         move = announce(customer, 0, asked.at, Cause.ERASURE, asked.place)
@@ -221,7 +226,7 @@ class ScoringStep:
                 turn.states[c.key] = c.value
             if not c.searched:
                 continue
-            if c.fired_at is None:
+            if c.fired_at is None and not c.erased:
                 if c.wake < NEVER_DUE:
                     turn.earlier[c.key] = c.wake
             elif c.wake < NEVER_DUE:

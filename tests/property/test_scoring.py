@@ -1,0 +1,291 @@
+"""The scoring step: the moves are a function of the records, however the stream is cut into turns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segmentation.arrivals import Reader
+from segmentation.decisions import CompiledModel
+from segmentation.events import (
+    CONTROL_KEY,
+    Amount,
+    Cause,
+    ClockAdvanced,
+    CustomerErased,
+    OrderCancelled,
+    OrderPlaced,
+    OrderRefunded,
+    SegmentChanged,
+    encode,
+)
+from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.rfm import NONE, Rules, advance_bytes, heads
+from segmentation.scoring import ScoringStep
+from segmentation.step import Activation, Due, Frame, Output, Turn
+
+DAY = 86_400_000
+T0 = 1_500_000_000_000
+RULES = Rules(60 * DAY, 7 * DAY, 64)
+many = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "20")), deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@dataclass
+class Rec:
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int = T0 + 10_000 * DAY
+
+
+def a_model(rng: np.random.Generator, ids: tuple[int, ...] | None = None) -> SegmentModel:
+    k = len(ids) if ids else int(rng.integers(2, 6))
+    centroids = np.round(rng.normal(0, 1, (k, 3)) * 2) / 2 + rng.uniform(-0.01, 0.01, (k, 3))
+    recency = (
+        Feature(name="recency_days", transform="identity", mean=30.0, scale=20.0)
+        if rng.random() < 0.5
+        else Feature(name="recency_days", transform="log1p", mean=3.0, scale=1.0)
+    )
+    return SegmentModel(
+        parent=None,
+        features=(
+            recency,
+            Feature(name="frequency", transform="identity", mean=2.0, scale=1.5),
+            Feature(name="monetary", transform="yeo-johnson", lam=0.3, mean=6.0, scale=3.0),
+        ),
+        segments=tuple(
+            Segment(id=i, name=f"s{i}", action="none", centroid=(float(c[0]), float(c[1]), float(c[2])))
+            for i, c in zip(ids or range(1, k + 1), centroids, strict=True)
+        ),
+        margin=float(rng.choice([0, 0.1, 0.5])),
+        training=Training(
+            as_of=datetime(2020, 1, 1, tzinfo=UTC), customers=1, k=k, silhouette=None, inertia=None, shares={}, feature_means={}, seed=0
+        ),
+    )  # fmt: skip
+
+
+def at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def a_log(rng: np.random.Generator) -> list[Rec]:
+    names = [f"c{i}" for i in range(int(rng.integers(1, 8)))]
+    t, out = T0, []
+    for n in range(int(rng.integers(5, 60))):
+        t += int(rng.choice([0, 0, 1, 1000, DAY, 5 * DAY, 40 * DAY], p=[0.2, 0.1, 0.1, 0.1, 0.3, 0.15, 0.05]))
+        when = at(t - int(rng.choice([0, 0, 0, DAY, 5 * DAY])))
+        who, old = str(rng.choice(names)), f"o{int(rng.integers(0, n + 1))}"
+        amount = Amount(value=str(int(rng.integers(0, 300))), currency="USD")
+        kind = rng.random()
+        if kind < 0.05:
+            out.append(Rec(n, CONTROL_KEY, encode(ClockAdvanced(id=f"e{n}", to=at(t)))))
+            continue
+        event: OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
+        if kind < 0.75:
+            event = OrderPlaced(id=f"e{n}", order_id=f"o{n}", customer_id=who, occurred_at=when, amount=amount)
+        elif kind < 0.85:
+            order = old if rng.random() < 0.7 else None
+            event = OrderRefunded(id=f"e{n}", order_id=order, customer_id=who, occurred_at=when, amount=amount)
+        elif kind < 0.97:
+            event = OrderCancelled(id=f"e{n}", order_id=old, customer_id=who, occurred_at=when)
+        else:
+            event = CustomerErased(id=f"e{n}", customer_id=who, occurred_at=when)
+        out.append(Rec(n, who.encode(), encode(event)))
+        if rng.random() < 0.1:
+            out.append(out[-1])
+    out.append(Rec(len(out), CONTROL_KEY, encode(ClockAdvanced(id="end", to=at(t + 80 * DAY)))))
+    return out
+
+
+@dataclass
+class MemoryShard:
+    """What the engine does with a step, without Kafka and Redis."""
+
+    step: ScoringStep
+    model: CompiledModel | None
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    index: dict[bytes, int] = field(default_factory=dict)
+    clock: int = -1
+    offset: int = 0
+    outputs: list[Output] = field(default_factory=list)
+    dead: int = 0
+
+    def frame(self) -> Frame:
+        return Frame(self.clock, T0 + 20_000 * DAY, Activation(1, "x"), self.model)
+
+    def turn(self, log: list[Rec], size: int, slice_: int) -> None:
+        plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
+        fired = sorted(
+            (t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon
+        )[: slice_ + 1]
+        turn = self.step.decide(
+            plan,
+            [self.states.get(k) for k in plan.keys],
+            [Due(t, k, self.states.get(k)) for t, k in fired],
+            len(fired) > slice_,
+            self.frame(),
+        )
+        self.offset += turn.taken
+        self.apply(turn)
+
+    def rescore(self, size: int) -> None:
+        keys = sorted(self.states)
+        for i in range(0, len(keys), size):
+            rows = [(k, self.states[k]) for k in keys[i : i + size]]
+            self.apply(self.step.rescore(rows, [False] * len(rows), self.frame()))
+
+    def apply(self, turn: Turn) -> None:
+        self.states |= turn.states
+        for k, t in turn.earlier.items():
+            self.index[k] = min(t, self.index.get(k, t))
+        self.index |= turn.due
+        for k in turn.idle:
+            self.index.pop(k, None)
+        self.clock = turn.clock
+        self.outputs += turn.outputs
+        self.dead += len(turn.dead)
+
+
+def a_step(dwell_ms: int) -> ScoringStep:
+    reader = Reader("USD", "event", 300_000, 90 * DAY, 1_000_000)
+    return ScoringStep(reader, RULES, dwell_ms=dwell_ms)
+
+
+def told(shard: MemoryShard) -> list[SegmentChanged]:
+    return [msgspec.json.decode(o.value, type=SegmentChanged) for o in shard.outputs]
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_cut_anywhere(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model, dwell = CompiledModel.of(a_model(rng), "g", {}), int(rng.choice([0, 0, DAY, 7 * DAY]))
+    log = a_log(rng)
+    runs = []
+    for size, slice_ in ((1, 1), (10**6, 10**6), (7, 2), (0, 0)):
+        shard = MemoryShard(a_step(dwell), model)
+        guard = 0
+        while shard.offset < len(log):
+            shard.turn(log, size or int(rng.integers(1, 9)), slice_ or int(rng.integers(1, 9)))
+            guard += 1
+            assert guard < 10_000, "no progress"
+        runs.append(shard)
+    first = told(runs[0])
+    for shard in runs[1:]:
+        assert told(shard) == first
+        assert (shard.states, shard.clock, shard.dead) == (runs[0].states, runs[0].clock, runs[0].dead)
+    check_chains(first, dwell)
+    check_truth(runs[0], model, dwell)
+
+
+def check_chains(moves: list[SegmentChanged], dwell: int) -> None:
+    last: dict[str, SegmentChanged] = {}
+    for m in moves:
+        before = last.get(m.customer_id)
+        assert m.sequence == (before.sequence + 1 if before else 1)
+        assert m.from_ == (before.to if before else None)
+        assert m.from_ != m.to
+        # Who is in no segment of a new model moves at once, without dwell (TIME 1).
+        if before and m.to and m.from_ and m.cause is not Cause.MODEL:
+            assert ms_of(m.occurred_at) - ms_of(before.occurred_at) >= max(dwell, 1)
+        last[m.customer_id] = m
+
+
+def ms_of(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def check_truth(shard: MemoryShard, model: CompiledModel, dwell: int) -> None:
+    """At rest everyone is where the model puts them, and would have been a millisecond ago (what is due now waits)."""
+    for value in shard.states.values():
+        now = shard.clock - 1
+        head = heads([advance_bytes(value, now, RULES)])
+        if head["last"][0] == NONE and head["segment"][0] == 0:
+            continue
+        if head["moved_at"][0] != NONE and now < head["moved_at"][0] + max(dwell, 1):
+            continue
+        source = model.scorer.index_from_ids(head["segment"])
+        rest = model.scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
+        target = model.scorer.decide(source, np.array([now]), head["last"], rest)
+        assert target[0] == source[0]
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_a_second_replay_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    shard = MemoryShard(a_step(0), CompiledModel.of(a_model(rng), "g", {}))
+    log = [r for r in a_log(rng) if b"erased" not in (r.value or b"")]
+    while shard.offset < len(log):
+        shard.turn(log, 5, 3)
+    states, count = dict(shard.states), len(shard.outputs)
+    shard.offset = 0
+    while shard.offset < len(log):
+        shard.turn(log, 5, 3)
+    assert len(shard.outputs) == count
+    assert shard.states == states
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_a_new_model_tells_each_customer_once_whatever_the_slices(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first = CompiledModel.of(a_model(rng, (1, 2, 3)), "g", {})
+    second = CompiledModel.of(a_model(rng, (2, 3, 7)), "g", {1: "s1"})
+    log = a_log(rng)
+    half = len(log) // 2
+    results = []
+    for slice_ in (1, 1000):
+        shard = MemoryShard(a_step(0), None)
+        while shard.offset < half // 2:
+            shard.turn(log[: half // 2], 4, 4)
+        assert not shard.outputs
+        shard.model = first
+        shard.rescore(slice_)
+        announced = {o.key for o in shard.outputs}
+        assert len(announced) == len(shard.outputs)
+        assert announced == {k for k, v in shard.states.items() if heads([advance_bytes(v, shard.clock, RULES)])["last"][0] != NONE}
+        while shard.offset < half:
+            shard.turn(log[:half], 4, 4)
+        shard.model = second
+        shard.rescore(slice_)
+        while shard.offset < len(log):
+            shard.turn(log, 4, 4)
+        check_chains(told(shard), 0)
+        check_truth(shard, second, 0)
+        results.append((told(shard), shard.states))
+    assert results[0] == results[1]
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_merging_in_silence_and_patching_gives_the_states_of_an_undisturbed_run(seed: int) -> None:
+    """Takeover: states at some offset, the outputs since, the records since: the same states."""
+    rng = np.random.default_rng(seed)
+    log = a_log(rng)
+    model = CompiledModel.of(a_model(rng), "g", {})
+    straight = MemoryShard(a_step(0), model)
+    stop = int(rng.integers(0, len(log)))
+    while straight.offset < stop:
+        straight.turn(log[:stop], 3, 3)
+    states, clock, outputs = dict(straight.states), straight.clock, len(straight.outputs)
+    while straight.offset < len(log):
+        straight.turn(log, 3, 3)
+    step = a_step(0)
+    for o in straight.outputs[outputs:]:
+        states[o.key] = step.patch(states.get(o.key), o.note)
+    plan = step.absorb(log[stop:], 0, Frame(clock, clock))
+    states |= step.merge(plan, [states.get(k) for k in plan.keys])
+    assert plan.clock == straight.clock
+    end = straight.clock
+    assert {k: advance_bytes(v, end, RULES) for k, v in states.items()} == {
+        k: advance_bytes(v, end, RULES) for k, v in straight.states.items()
+    }
