@@ -84,7 +84,8 @@ def _plain(
     """Find the customers whose window holds standing orders only, and when these leave.
 
     So it is if the entries that lie in it are as many as the header's frequency, none lies ahead, and the header holds: anything but a
-    standing order would be one entry more.
+    standing order would be one entry more. Their amounts must be the header's money, too: a refund dated before its order may have
+    left the window already and still be subtracted.
     """
     customers = np.arange(len(values))
     n = head["n"].astype(np.int64)
@@ -94,11 +95,14 @@ def _plain(
     start = np.maximum(as_of - rules.window, head["cut"])
     inside = time > start[owner]
     ahead = inside & (time > as_of[owner])
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.where(inside, entry["amount"], 0), dtype=np.int64)])
+    ends = np.cumsum(n, dtype=np.int64)
     plain = (
         (np.bincount(owner[inside], minlength=customers.size) == head["frequency"])
         & (np.bincount(owner[ahead], minlength=customers.size) == 0)
         & (as_of < head["next_change"])
         & (np.abs(head["monetary"]) < _EXACT_MONEY)
+        & (sums[ends] - sums[ends - n] == head["monetary"])
     )
     taken = np.flatnonzero(inside & plain[owner])
     owner, leaves = owner[taken], time[taken] + rules.window

@@ -193,3 +193,12 @@ def test_an_order_leaves_at_its_instant() -> None:
     # The anchor lies before the cut: it left long ago.
     anchored = advance_bytes(plain([10, 50], [1, 2]), 160, RULES)
     assert [t for t in range(300) if window_leaves_at(anchored, t, RULES)] == [150]
+
+
+def test_a_refund_that_has_left_the_window_before_its_order_is_still_subtracted() -> None:
+    value, _ = absorb_bytes(None, entry(Kind.PLACED, "p", 100, order="o", amount=50_000), 100, RULES)
+    value, _ = absorb_bytes(value, entry(Kind.PLACED, "q", 105, order="x", amount=10_000), 105, RULES)
+    value, _ = absorb_bytes(value, entry(Kind.REFUNDED, "r", 90, order="o", amount=20_000), 106, RULES)
+    got = cut([Customer(advance_bytes(value, 195, RULES), 195, 195)], RULES, 64)
+    assert list(got.start) == [195, 200, 205]
+    assert list(got.monetary) == [4.0, 1.0, 0.0]
