@@ -146,6 +146,18 @@ def test_id_name_and_action_go_along_over_another_scale_and_another_order() -> N
     ]
 
 
+def test_what_is_near_is_judged_on_the_new_scale() -> None:
+    # Old model: money counts for much, silence for little. New model: the reverse. Only recency has stayed.
+    was, now = features(), features()
+    was[0], was[2] = was[0].model_copy(update={"scale": 100.0}), was[2].model_copy(update={"scale": 10.0})
+    now[2] = now[2].model_copy(update={"scale": 10_000.0})
+    recent = Segment(id=1, name="recent", action="", centroid=(0.0, 0.0, 100.0))  # 0 days, 1,000
+    silent = Segment(id=2, name="silent", action="", centroid=(0.1, 0.0, 0.0))  # 10 days, nothing
+    lineage = Lineage(published([recent, silent], was), activation=1, highest_id=2)
+    after = christen([(0.0, 0.0, 0.0), (10.0, 0.0, 0.1)], now, lineage)
+    assert [s.name for s in after] == ["recent", "silent"]
+
+
 def test_a_further_cluster_gets_a_free_name_and_an_id_never_used() -> None:
     five = (SHOP / 100).tolist()
     active = published(christen([tuple(row) for row in five], features(), Lineage()), features())
