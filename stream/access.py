@@ -1,0 +1,135 @@
+"""Kafka and Redis for the commands: connected within seconds or refused with one line that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import redis
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from stream.errors import SegstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from stream.settings import Settings
+
+CONNECT_TIMEOUT_S: Final = 10.0
+_POLL_MS: Final = 200
+_READ_TIMEOUT_S: Final = 30.0
+
+Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
+
+
+class KafkaUnreachable(SegstreamError):
+    """Kafka doesn't answer, or not as it should."""
+
+
+class RedisUnreachable(SegstreamError):
+    """Redis doesn't answer, or not as it should."""
+
+
+class TopicMissing(SegstreamError):
+    """A topic isn't there, or isn't what the settings say."""
+
+
+@asynccontextmanager
+async def kafka_consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """Connect a consumer without a group that sees what has been committed. Raises KafkaUnreachable, later too."""
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_client(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        # A dead letter carries its whole record.
+        max_partition_fetch_bytes=2 * settings.max_event_bytes,
+        **options,
+    )
+    async with _connected(settings, consumer):
+        yield consumer
+
+
+@asynccontextmanager
+async def kafka_producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
+    """Connect a producer whose records stand in the order in which they were sent, once each. Raises KafkaUnreachable."""
+    producer = AIOKafkaProducer(**settings.kafka_client(), acks="all", enable_idempotence=True, **options)
+    async with _connected(settings, producer):
+        yield producer
+
+
+@asynccontextmanager
+async def _connected(settings: Settings, client: Client) -> AsyncIterator[Client]:
+    try:
+        await asyncio.wait_for(client.start(), CONNECT_TIMEOUT_S)
+        yield client
+    except (KafkaError, OSError, TimeoutError) as error:
+        told = str(error) or type(error).__name__
+        raise KafkaUnreachable(
+            f"Kafka at {settings.kafka_bootstrap_servers}: {told}.",
+            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one here).",
+        ) from error
+    finally:
+        # It may hang after an error, and what it would tell has been told.
+        with suppress(Exception):
+            await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
+
+
+async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
+    """List all partitions of these topics. Raises TopicMissing."""
+    # What `topics()` asks too, and it forgets the partitions. All topics are asked for: naming one could create it.
+    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - no public call tells of topics not assigned
+    if missing := [topic for topic in topics if topic not in cluster.topics()]:
+        raise TopicMissing(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
+    return [TopicPartition(topic, p) for topic in topics for p in sorted(cluster.partitions_for_topic(topic) or ())]
+
+
+async def read_topic(settings: Settings, topic: str) -> list[Any]:
+    """Read a small topic from its beginning to its present end: the committed records, per partition in their order.
+
+    Raises KafkaUnreachable, TopicMissing.
+    """
+    async with kafka_consumer(settings) as consumer:
+        partitions = await partitions_of(consumer, [topic])
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        records: list[Any] = []
+        async with asyncio.timeout(_READ_TIMEOUT_S):
+            while not await at_end(consumer, ends):
+                for some in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    records += some
+        return records
+
+
+async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    """Tell whether a consumer stands at or behind these offsets."""
+    for partition, end in ends.items():
+        if await consumer.position(partition) < end:
+            return False
+    return True
+
+
+@contextmanager
+def redis_client(settings: Settings) -> Iterator[redis.Redis]:
+    """Connect to Redis. Raises RedisUnreachable, later too."""
+    url, timeout_s = settings.redis_url.get_secret_value(), min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
+    client = redis.Redis.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        client.ping()
+        yield client
+    except redis.RedisError as error:
+        # Without the URL, which may hold a password.
+        told = client.connection_pool.connection_kwargs
+        raise RedisUnreachable(
+            f"Redis at {told.get('host', told.get('path'))}:{told.get('port', '')}: {error}.",
+            hint="Check SEGSTREAM_REDIS_URL, and that Redis or Valkey runs (`segstream local up` starts one here).",
+        ) from error
+    finally:
+        client.close()

@@ -1,0 +1,167 @@
+"""One customer: what is known, where that puts them, and where they go if nothing more happens; and a score from figures alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.entries import DAY_MS, NEVER, NONE, Kind
+from segmentation.events import iso
+from segmentation.forecast import HORIZON_MS, UNKNOWN, Scorer
+from segmentation.money import UNITS, format_units
+from segmentation.pieces import NEVER_DUE
+from segmentation.rfm import advance_bytes, unpack
+from stream.access import redis_client
+from stream.customer_figures import Figures, figures_at
+from stream.errors import SegstreamError
+from stream.export import shard_clock
+from stream.layout import ShardKeys
+from stream.order_rows import instant
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from segmentation.model import SegmentModel
+    from stream.model_names import PublishedModels
+    from stream.settings import Settings
+
+_KINDS: Final = {
+    Kind.PLACED: "placed",
+    Kind.REFUNDED: "refunded",
+    Kind.CANCELLED: "cancelled",
+    Kind.ANCHOR: "last order before the window",
+    Kind.ERASED: "erased",
+}
+
+
+class CustomerUnknown(SegstreamError):
+    """No shard has a customer of that id."""
+
+
+class KnownEntry(msgspec.Struct, frozen=True):
+    """One event that the state keeps. Ids are kept as hashes only, so they can't be told."""
+
+    at: str
+    kind: str
+    amount: str
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """Where the customer goes, and when, unless something happens before."""
+
+    segment: str
+    at: str
+
+
+class CustomerReport(msgspec.Struct, frozen=True):
+    """All that is known of a customer, as of an instant: in event time the shard's clock, in wall time now."""
+
+    customer_id: str
+    partition: int
+    as_of: str
+    recency_days: float | None
+    frequency: int
+    monetary: str
+    incomplete: bool
+    first_order_at: str | None
+    segment: str | None
+    sequence: int
+    last_move_at: str | None
+    next: Forecast | None
+    entries: list[KnownEntry]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Where figures alone put a customer. `distances`: in z space, by segment."""
+
+    segment: str
+    action: str
+    distances: dict[str, float]
+    model_version: str
+
+
+def customer(settings: Settings, published: PublishedModels, customer_id: str) -> CustomerReport:
+    """Look a customer up. Raises CustomerUnknown, RedisUnreachable."""
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            value: Any = redis.hget(keys.states, customer_id)
+            if value is not None:
+                return report(settings, published, customer_id, partition, value, _as_of(redis, settings, keys))
+    raise CustomerUnknown(
+        f"no customer {customer_id!r} in the {settings.partitions} shards of {settings.group}.",
+        hint="Check the id, and with `segstream status` that the worker has come so far.",
+    )
+
+
+def report(
+    settings: Settings, published: PublishedModels, customer_id: str, partition: int, value: bytes, as_of_ms: int
+) -> CustomerReport:
+    """Tell all that a state says as of an instant (ms). Raises StateFormatError."""
+    # The clock is read before the state, which a worker may have brought further in between.
+    state = unpack(advance_bytes(value, as_of_ms, settings.rules))
+    figures = figures_at(value, as_of_ms, settings.rules) or Figures(None, 0, 0, state.segment, state.sequence, False)
+    return CustomerReport(
+        customer_id=customer_id,
+        partition=partition,
+        as_of=iso(as_of_ms),
+        recency_days=figures.recency_days,
+        frequency=figures.frequency,
+        monetary=format_units(figures.monetary_units),
+        incomplete=figures.incomplete,
+        first_order_at=None if state.first == NEVER else iso(state.first),
+        segment=published.name(state.segment),
+        sequence=state.sequence,
+        last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
+        next=forecast(settings, published, value, as_of_ms),
+        entries=[
+            KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount)) for e in reversed(state.entries)
+        ],
+    )
+
+
+def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> Forecast | None:
+    """Tell a customer's next move by time alone, by the worker's own search. None: no model, no segment in it, or no move."""
+    if published.active is None:
+        return None
+    model = CompiledModel.of(published.active, settings.group, published.names)
+    one = Customer(b"", advance_bytes(value, as_of_ms, settings.rules))
+    if unpack(one.value or value).segment not in model.scorer.index_of:
+        return None
+    search([one], [as_of_ms], model, max(int(settings.dwell_hours * 3_600_000), 1), settings.rules)
+    if one.due >= NEVER_DUE:
+        return None
+    return Forecast(published.active.segments[one.to].name, iso(one.due))
+
+
+def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
+    now_ms = time.time_ns() // 1_000_000
+    clock = shard_clock(redis, keys) if settings.time == "event" else None
+    return now_ms if clock is None else clock
+
+
+def sentence(next_move: Forecast, at_ms: int) -> str:
+    """Tell a forecast to a person.
+
+    >>> sentence(Forecast("At Risk", "2026-03-03T14:20:00.000Z"), 1_772_547_600_000)
+    'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought'
+    """
+    at = instant(at_ms)
+    return f"goes to {next_move.segment} on {at.day} {at:%B %Y, %H:%M} UTC, unless something is bought"
+
+
+def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> Score:
+    """Tell where figures put a customer who has no segment yet: the nearest, so no margin. Monetary in ten-thousandths."""
+    scorer = Scorer(model)
+    at = np.array([HORIZON_MS], dtype=np.int64)
+    # Recency is decided on in whole milliseconds, as for every customer.
+    last = at - round(min(max(recency_days, 0.0), HORIZON_MS / DAY_MS) * DAY_MS)
+    rest = scorer.rest(np.array([float(frequency)]), np.array([monetary_units / float(UNITS)]))
+    nearest = model.segments[int(scorer.decide(np.array([UNKNOWN]), at, last, rest)[0])]
+    distances = scorer.distances(at, last, rest)[0].tolist()
+    named = {segment.name: round(distance, 6) for segment, distance in zip(model.segments, distances, strict=True)}
+    return Score(nearest.name, nearest.action, named, model.version)

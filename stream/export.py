@@ -1,0 +1,223 @@
+"""Every customer's figures, as a file: read from the states in Redis, a page at a time, exact to the last digit."""
+
+from __future__ import annotations
+
+import csv
+import time
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+
+from segmentation.events import iso
+from segmentation.money import UNITS, format_units
+from segmentation.rfm import StateFormatError
+from stream.access import redis_client
+from stream.customer_figures import figures_at
+from stream.errors import SegstreamError
+from stream.heads import NO_CLOCK, decode_store_head
+from stream.layout import ShardKeys, read_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from redis import Redis
+
+    from segmentation.rfm import Rules
+    from stream.model_names import PublishedModels
+    from stream.settings import Settings
+
+COLUMNS: Final = ("customer_id", "recency_days", "frequency", "monetary", "segment", "sequence", "incomplete")
+_PAGE: Final = 5_000
+_MONEY_DIGITS: Final = 19  # of 64 bits
+
+
+class ExportError(SegstreamError):
+    """The states can't be exported so."""
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One customer. `recency_days` is None where no order stands, `segment` where none was ever announced."""
+
+    customer_id: str
+    recency_days: float | None
+    frequency: int
+    monetary_units: int
+    segment: str | None
+    sequence: int
+    incomplete: bool
+
+
+class ExportReport(msgspec.Struct, frozen=True):
+    """What was written. `as_of`: the instant asked for; else the earliest and latest of the shards' own."""
+
+    file: str
+    customers: int
+    incomplete: int
+    earliest_as_of: str | None
+    latest_as_of: str | None
+
+
+class Writer(Protocol):
+    """Takes lines, in pages."""
+
+    def __call__(self, lines: Sequence[Line]) -> None:
+        """Write them behind those before."""
+
+
+def export(
+    settings: Settings,
+    published: PublishedModels,
+    out: Path,
+    *,
+    as_of_ms: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ExportReport:
+    """Write every customer's figures to a .csv or .parquet file, which appears when it is whole.
+
+    As of `as_of_ms`, or in event time of each shard's own clock, in wall time of now. Segment and sequence are those
+    announced last. Raises ExportError, RedisUnreachable.
+    """
+    if out.suffix.lower() not in _WRITERS:
+        raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Name the file for what it shall be.")
+    customers, incomplete = 0, 0
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with redis_client(settings) as redis:
+            instants = shard_instants(redis, settings, as_of_ms)
+            lines = _lines(redis, settings, published, instants)
+            with _WRITERS[out.suffix.lower()](part) as write:
+                while page := list(islice(lines, _PAGE)):
+                    write(page)
+                    customers += len(page)
+                    incomplete += sum(line.incomplete for line in page)
+                    if progress:
+                        progress(customers)
+        part.replace(out)
+    except StateFormatError as error:
+        raise ExportError(f"a state can't be read: {error}") from error
+    except OSError as error:
+        raise ExportError(f"{out}: {error.strerror or error}.", hint="Give a file that can be written.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    at = sorted(instants.values())
+    return ExportReport(str(out), customers, incomplete, iso(at[0]) if at else None, iso(at[-1]) if at else None)
+
+
+def shard_instants(redis: Redis, settings: Settings, as_of_ms: int | None) -> dict[int, int]:
+    """Give the instant (ms) as of which each shard that has any states is read. Raises ExportError.
+
+    `as_of_ms` may lie at most a grace before a shard's clock: what counted earlier may have been forgotten since.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    instants = {}
+    for partition in range(settings.partitions):
+        clock = shard_clock(redis, ShardKeys(settings.group, settings.orders_topic, partition))
+        if clock is None:
+            continue
+        if as_of_ms is not None and as_of_ms < clock - settings.rules.grace:
+            raise ExportError(
+                f"{iso(as_of_ms)} is too early: partition {partition} has come to {iso(clock)}, and only the last "
+                f"{settings.grace_days} days can be looked back on.",
+                hint=f"For the figures of then: `segstream replay FILE --until {iso(as_of_ms)}` into a deployment of its own.",
+            )
+        instants[partition] = as_of_ms if as_of_ms is not None else clock if settings.time == "event" else now_ms
+    return instants
+
+
+def shard_clock(redis: Redis, keys: ShardKeys) -> int | None:
+    """Read a shard's clock (ms). None: it hasn't had a record yet. Raises ExportError."""
+    value: Any = redis.get(keys.head)
+    if value is None:
+        return None
+    try:
+        clock = decode_store_head(value).clock
+    except msgspec.DecodeError as error:
+        raise ExportError(
+            f"{keys.head} isn't a shard's head: {error}.", hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
+        ) from error
+    return None if clock == NO_CLOCK else clock
+
+
+def _lines(redis: Redis, settings: Settings, published: PublishedModels, instants: dict[int, int]) -> Iterator[Line]:
+    rules: Rules = settings.rules
+    for partition, at_ms in instants.items():
+        for key, value in read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition)):
+            figures = figures_at(value, at_ms, rules)
+            if figures is not None:
+                yield Line(
+                    key.decode(),
+                    figures.recency_days,
+                    figures.frequency,
+                    figures.monetary_units,
+                    published.name(figures.segment),
+                    figures.sequence,
+                    figures.incomplete,
+                )
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[Writer]:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+
+        def write(lines: Sequence[Line]) -> None:
+            writer.writerows(
+                (
+                    line.customer_id,
+                    "" if line.recency_days is None else repr(line.recency_days),
+                    line.frequency,
+                    format_units(line.monetary_units),
+                    line.segment or "",
+                    line.sequence,
+                    "true" if line.incomplete else "false",
+                )
+                for line in lines
+            )
+
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Writer]:
+    # Imported here: it takes half a second, which only those who write Parquet should wait for.
+    import pyarrow as pa  # noqa: PLC0415 - see above
+    import pyarrow.parquet as pq  # noqa: PLC0415 - see above
+
+    types = (
+        pa.string(),
+        pa.float64(),
+        pa.int64(),
+        pa.decimal128(_MONEY_DIGITS, 4),
+        pa.string(),
+        pa.int64(),
+        pa.bool_(),
+    )
+    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+    with pq.ParquetWriter(path, schema) as writer:
+
+        def write(lines: Sequence[Line]) -> None:
+            rows = (
+                (
+                    line.customer_id,
+                    line.recency_days,
+                    line.frequency,
+                    Decimal(line.monetary_units) / UNITS,
+                    line.segment,
+                    line.sequence,
+                    line.incomplete,
+                )
+                for line in lines
+            )
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+        yield write
+
+
+_WRITERS: Final = {".csv": _csv, ".parquet": _parquet}

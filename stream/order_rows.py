@@ -1,0 +1,182 @@
+"""One row of an orders file, exact: what it says of an order, and the event that it becomes. Text in, whole numbers out."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from segmentation.events import (
+    LARGEST_AMOUNT,
+    Amount,
+    CustomerEvent,
+    OrderCancelled,
+    OrderPlaced,
+    OrderRefunded,
+    iso,
+    millis,
+)
+from segmentation.money import DECIMALS, AmountError, TooManyDecimalsError, format_units, parse_units
+
+RowKind = Literal["placed", "refunded", "cancelled"]
+
+LONGEST_ID: Final = 256  # characters; the events take no longer one
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# As spreadsheets in the United States write it: "12/1/2010 8:26" is the first of December.
+_AMERICAN: Final = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
+_UNDECODED: Final = "\ufffd"
+
+
+class LeftOutReason(StrEnum):
+    """Why a row of a file isn't sent. A closed list: the labels of a replay's report."""
+
+    NO_CUSTOMER = "no_customer"
+    NO_ORDER_ID = "no_order_id"
+    ID_LENGTH = "id_length"
+    NOT_UTF8 = "not_utf8"  # an id that can't be read: replaced by guesses, two customers could become one
+    DATE = "date"
+    AMOUNT = "amount"
+    TOO_MANY_DECIMALS = "too_many_decimals"
+    AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
+    KIND = "kind"  # neither order nor refund nor cancellation: bad debts, adjustments of stock
+    TORN_INVOICE = "torn_invoice"  # a line so far behind the rest of its invoice that this has been summed up
+
+
+class RowLeftOut(ValueError):
+    """This row can't be sent; `reason` says why. It is counted, and the file goes on."""
+
+    def __init__(self, reason: LeftOutReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+class Row(Struct, frozen=True, gc=False, array_like=True):
+    """What one row says. `at_ms`: since 1970 UTC; `amount_units`: ten-thousandths, never negative.
+
+    `order_id` is None for a refund that names no order. `event_id` is made of the row's own content, so that sending a
+    file twice sends the same events.
+    """
+
+    kind: RowKind
+    order_id: str | None
+    customer_id: str
+    at_ms: int
+    amount_units: int
+    currency: str
+    event_id: str
+
+
+def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: str) -> Row:
+    """Make the row of an order. Raises RowLeftOut."""
+    _check(order_id, customer_id, units, needs_order=True)
+    return Row("placed", order_id, customer_id, at_ms, units, currency, order_id)
+
+
+def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> Row:
+    """Make the row of a cancellation. Raises RowLeftOut."""
+    _check(order_id, customer_id, 0, needs_order=True)
+    return Row("cancelled", order_id, customer_id, at_ms, 0, currency, order_id)
+
+
+def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: str, *, names_order: bool) -> Row:
+    """Make the row of a refund. `document`: the order that it names, or else the refund's own number (may be empty).
+
+    An order may be refunded several times, so the id of the event takes the instant and the amount in. Raises RowLeftOut.
+    """
+    event_id = f"{document}@{iso(at_ms)}:{format_units(units)}"
+    _check(document, customer_id, units, needs_order=False)
+    if len(event_id) > LONGEST_ID:
+        raise RowLeftOut(LeftOutReason.ID_LENGTH)
+    order_id = document if names_order and document else None
+    return Row("refunded", order_id, customer_id, at_ms, units, currency, event_id)
+
+
+def _check(order_id: str, customer_id: str, units: int, *, needs_order: bool) -> None:
+    if not customer_id:
+        raise RowLeftOut(LeftOutReason.NO_CUSTOMER)
+    if needs_order and not order_id:
+        raise RowLeftOut(LeftOutReason.NO_ORDER_ID)
+    if len(customer_id) > LONGEST_ID or len(order_id) > LONGEST_ID:
+        raise RowLeftOut(LeftOutReason.ID_LENGTH)
+    if _UNDECODED in customer_id or _UNDECODED in order_id:
+        raise RowLeftOut(LeftOutReason.NOT_UTF8)
+    if units > LARGEST_AMOUNT:
+        raise RowLeftOut(LeftOutReason.AMOUNT_OUT_OF_RANGE)
+
+
+@lru_cache(maxsize=65_536)
+def parse_at(text: str) -> int:
+    """Read an instant, ms since 1970 UTC: ISO 8601, or "12/1/2010 8:26" (month first). No zone: UTC; no time: 00:00.
+
+    Raises ValueError where it isn't one, or lies outside 1970 to 9899.
+
+    >>> parse_at("1970-01-02"), parse_at("1/2/1970 0:01"), parse_at("1970-01-02T01:00:00.0019+01:00")
+    (86400000, 86460000, 86400001)
+    """
+    if found := _AMERICAN.fullmatch(text):
+        month, day, year, hour, minute, second = (int(part or 0) for part in found.groups())
+        at = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+    else:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+    return millis(at, "the time")
+
+
+def read_at(text: str) -> int:
+    """Do what `parse_at` does. Raises RowLeftOut."""
+    try:
+        return parse_at(text)
+    except ValueError:
+        raise RowLeftOut(LeftOutReason.DATE) from None
+
+
+def parse_signed(text: str) -> int:
+    """Read decimal text with or without a sign as ten-thousandths, exact. Raises AmountError.
+
+    Zeros behind the fourth decimal say nothing and are let in; any other digit there is refused, for rounding it would
+    make the sums inexact.
+
+    >>> parse_signed("-12.5"), parse_signed("3.10000000"), parse_signed(".5")
+    (-125000, 31000, 5000)
+    """
+    negative = text.startswith("-")
+    whole, _, fraction = text.removeprefix("-" if negative else "+").partition(".")
+    if len(fraction) > DECIMALS:
+        fraction = fraction[:DECIMALS] + fraction[DECIMALS:].rstrip("0")
+    units = parse_units(f"{whole or '0'}.{fraction}" if fraction else whole)
+    return -units if negative else units
+
+
+def read_amount(text: str) -> int:
+    """Do what `parse_signed` does. Raises RowLeftOut."""
+    try:
+        return parse_signed(text)
+    except TooManyDecimalsError:
+        raise RowLeftOut(LeftOutReason.TOO_MANY_DECIMALS) from None
+    except AmountError:
+        raise RowLeftOut(LeftOutReason.AMOUNT) from None
+
+
+def instant(ms: int) -> datetime:
+    """Make ms since 1970 a datetime in UTC."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def to_event(row: Row) -> CustomerEvent:
+    """Make the event of a row, as it goes to the topic of orders."""
+    at = instant(row.at_ms)
+    if row.kind == "cancelled":
+        return OrderCancelled(id=row.event_id, order_id=row.order_id or "", customer_id=row.customer_id, occurred_at=at)
+    amount = Amount(format_units(row.amount_units), row.currency)
+    if row.kind == "refunded":
+        return OrderRefunded(
+            id=row.event_id, order_id=row.order_id, customer_id=row.customer_id, occurred_at=at, amount=amount
+        )
+    return OrderPlaced(
+        id=row.event_id, order_id=row.order_id or "", customer_id=row.customer_id, occurred_at=at, amount=amount
+    )

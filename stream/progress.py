@@ -1,0 +1,64 @@
+"""How far a long command is: a bar on a terminal, a plain line every few seconds elsewhere. On stderr."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Told = Callable[[int, str], None]
+
+_EVERY_S: Final = 3.0
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None = None) -> Iterator[Told]:
+    """Give a function to be told how much is done, and a word beside it. `total` None: unknown."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainProgress(label, total, lambda line: typer.echo(line, err=True))
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[beside]}"), console=console) as bar:
+        task = bar.add_task(label, total=total, beside="")
+
+        def told(done: int, beside: str = "") -> None:
+            bar.update(task, completed=done, beside=beside)
+
+        yield told
+        if total is not None:
+            bar.update(task, completed=total)
+
+
+class PlainProgress:
+    """Writes a line every three seconds at most, none at first: what is done by then needs no progress.
+
+    >>> ticks = iter([0.0, 1.0, 3.5, 4.0])
+    >>> told = PlainProgress("sending", 9000, print, clock=lambda: next(ticks))
+    >>> for done in (1000, 2000, 3000):
+    ...     told(done, "1997-01-02")
+    sending: 2,000 of 9,000, 1997-01-02
+    """
+
+    def __init__(
+        self, label: str, total: int | None, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._label = label
+        self._of = "" if total is None else f" of {total:,}"
+        self._write = write
+        self._clock = clock
+        self._last_s = clock()
+
+    def __call__(self, done: int, beside: str = "") -> None:
+        """Write the line, or leave it out."""
+        now_s = self._clock()
+        if now_s - self._last_s >= _EVERY_S:
+            self._last_s = now_s
+            self._write(f"{self._label}: {done:,}{self._of}" + (f", {beside}" if beside else ""))

@@ -1,0 +1,484 @@
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+import redis
+from aiokafka import AIOKafkaProducer
+from typer.testing import CliRunner
+
+from segmentation.arrivals import Reader
+from segmentation.events import CampaignAction, Cause, NextMove, Reason, Rfm, SegmentChanged, encode, iso
+from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.partitioners import murmur2
+from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
+from segmentation.step import DeadLetter
+from stream import commands_data, topics
+from stream.access import KafkaUnreachable, RedisUnreachable, TopicMissing, read_topic, redis_client
+from stream.customer import CustomerUnknown, score
+from stream.customer import customer as look_up
+from stream.dead_letters import dead_record
+from stream.export import ExportError, export
+from stream.heads import StoreHead, encode_head
+from stream.layout import ShardKeys
+from stream.model_names import NoActiveModel, PublishedModels, published, read_active, read_models
+from stream.order_rows import Row, instant, parse_at
+from stream.replay import DAY_MS, replay
+from stream.settings import PREFIX
+from stream.simulate import simulate
+from stream.tail import Tailed, tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stream.settings import Settings
+
+    SettingsFor = Callable[..., Settings]
+
+ROOT = Path(__file__).parent.parent.parent
+START = parse_at("2011-03-01T10:00:00Z")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    chosen = {name: getattr(settings, name) for name in type(settings).model_fields if name.endswith("_topic")}
+    chosen |= {name: getattr(settings, name) for name in ("kafka_bootstrap_servers", "group", "partitions", "time")}
+    chosen |= {"redis_url": settings.redis_url.get_secret_value()}
+    return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
+
+
+def _run(settings: Settings, *arguments: str) -> Any:
+    result = CliRunner().invoke(commands_data.app, arguments, env=_environment(settings), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+async def _orders(settings: Settings) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {p: [] for p in range(settings.partitions)}
+    for record in await read_topic(settings, settings.orders_topic):
+        found[record.partition].append(record)
+    return found
+
+
+def _told(settings: Settings, records: list[Any]) -> tuple[int, list[DeadLetter], list[bytes]]:
+    """What a shard makes of its partition: its clock, what it refuses, and the values of the usable ones."""
+    reader = Reader(settings.currency, settings.time, 300_000, settings.max_clock_jump_days * DAY_MS, 1 << 20)
+    batch = reader.read(records, -1)
+    values = [r.value for r, arrival in zip(records, batch.arrivals, strict=True) if arrival]
+    return (batch.clocks or [-1])[-1], batch.dead, values
+
+
+async def test_what_is_replayed_is_what_the_shards_take(settings: Settings) -> None:
+    event_time = settings.model_copy(update={"time": "event"})
+    rows = list(islice(simulate(1, 300, START), 4_000))
+    # A silence longer than a clock may jump, and then a single partition's customer.
+    rows.append(Row("placed", "late", "late", rows[-1].at_ms + 400 * DAY_MS, 10_000, "USD", "late"))
+    until = rows[-1].at_ms + 100 * DAY_MS
+    seen: list[int] = []
+    report = await replay(event_time, rows, until_ms=until, progress=lambda sent, _: seen.append(sent))
+    assert report.sent == Counter(row.kind for row in rows)
+    assert (report.left_out, report.other_currencies, report.interrupted) == ({}, {}, False)
+    assert report.last_at == iso(until)
+    assert seen == sorted(seen)
+    assert seen
+
+    found = await _orders(event_time)
+    for partition, records in found.items():
+        clock, dead, values = _told(event_time, records)
+        assert (clock, dead) == (until, [])
+        mine = [row for row in rows if murmur2(row.customer_id.encode(), 4) == partition]
+        assert [msgspec.json.decode(value)["id"] for value in values] == [row.event_id for row in mine]
+        assert records[-1].offset == report.last_offsets[partition]
+        # The broker's own time, not the orders': retention and the check of dates go by it.
+        assert all(record.timestamp > time.time() * 1000 - 600_000 for record in records)
+
+    await replay(event_time, rows, until_ms=until)
+    for partition, records in (await _orders(event_time)).items():
+        half = len(records) // 2
+        assert [(r.key, r.value) for r in records[:half]] == [(r.key, r.value) for r in records[half:]]
+        assert half == len(found[partition])
+
+
+async def test_from_and_until_cut_without_loss(settings: Settings) -> None:
+    event_time = settings.model_copy(update={"time": "event"})
+    rows = list(islice(simulate(2, 100, START), 1_000))
+    cut = rows[500].at_ms
+    first = await replay(event_time, rows, until_ms=cut)
+    second = await replay(event_time, rows, from_ms=cut)
+    assert sum(first.sent.values()) + sum(second.sent.values()) == 1_000
+    for records in (await _orders(event_time)).values():
+        clock, dead, _ = _told(event_time, records)
+        assert (clock, dead) == (rows[-1].at_ms, [])
+
+
+async def test_wall_time_has_no_clock_and_a_foreign_currency_is_counted(settings: Settings) -> None:
+    rows = [Row("placed", "1", "c", START, 1, "EUR", "1"), Row("placed", "2", "c", START, 1, "USD", "2")]
+    report = await replay(settings, rows)
+    assert (report.clocks, report.other_currencies) == (0, {"EUR": 1})
+    assert sum(len(records) for records in (await _orders(settings)).values()) == 2
+
+
+async def test_a_stop_ends_a_slow_replay_with_what_was_sent(settings: Settings) -> None:
+    stop = asyncio.Event()
+    rows = simulate(3, 1_000, START)  # endless
+    report = await replay(
+        settings, rows, speed=1e6, stop=stop, progress=lambda sent, _: stop.set() if sent >= 20 else None
+    )
+    assert report.interrupted
+    found = await _orders(settings)
+    assert sum(len(records) for records in found.values()) == sum(report.sent.values()) >= 20
+
+
+async def test_another_partition_count_is_refused(settings: Settings, settings_for: SettingsFor) -> None:
+    with pytest.raises(TopicMissing, match="has 4 partitions, expected 5"):
+        await replay(settings.model_copy(update={"partitions": 5}), [])
+    with pytest.raises(TopicMissing, match="topics create"):
+        await replay(settings_for(), [])
+
+
+async def test_servers_that_do_not_answer_are_named_at_once(settings_for: SettingsFor) -> None:
+    nowhere = settings_for(kafka_bootstrap_servers="127.0.0.1:1", redis_url="redis://:secret@127.0.0.1:1/0")
+    began = time.monotonic()
+    with pytest.raises(KafkaUnreachable, match=r"127\.0\.0\.1:1.*segstream local up"):
+        await replay(nowhere, [])
+    with pytest.raises(KafkaUnreachable, match=r"127\.0\.0\.1:1"):
+        await tail(nowhere, Tailed.CHANGES, print)
+    with pytest.raises(RedisUnreachable, match=r"127\.0\.0\.1:1.*SEGSTREAM_REDIS_URL") as caught, redis_client(nowhere):
+        pass
+    assert "secret" not in str(caught.value)
+    assert time.monotonic() - began < 15
+
+
+def test_the_command_reads_sorts_sends_and_tells(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    lines = ["1,b,2011-01-03,5,", "2,a,2011-01-01,5,", "3,a,never,5,", "4,a,2011-01-02,-1,", "5,a,2011-02-01,1,"]
+    path.write_text("order_id,customer_id,ordered_at,amount,kind\n" + "\n".join(lines) + "\n")
+    told = _run(settings, "replay", str(path), "--until", "2011-02-01")
+    assert "scored as of now" in told.stderr
+    assert "2 placed, 1 refunded" in told.stdout
+    assert "left out 1 date" in told.stdout
+    event_time = settings.model_copy(update={"time": "event"})
+    report = json.loads(
+        _run(event_time, "replay", str(path), "--json", "--from", "2011-01-02", "--speed", "1e9").stdout
+    )
+    assert (report["sent"], report["left_out"]) == ({"refunded": 1, "placed": 2}, {"date": 1})
+    # One advance to --from and one for each further day with rows, on each of 4 partitions.
+    assert report["clocks"] == 3 * 4
+    for arguments in (["--speed", "0"], ["--until", "soon"], ["--format", "xml"]):
+        assert CliRunner().invoke(commands_data.app, ["replay", str(path), *arguments]).exit_code == 2
+
+
+def test_ctrl_c_ends_the_command_cleanly(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text("order_id,customer_id,ordered_at,amount\n1,a,2011-01-01,5\n2,a,2012-01-01,5\n")
+    program = [sys.executable, "-c", "from stream.commands_data import app; app()", "replay", str(path), "--json"]
+    environment = os.environ | _environment(settings)
+    with subprocess.Popen(
+        [*program, "--speed", "1"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not any(asyncio.run(_orders(settings)).values()):
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == 130
+    assert json.loads(out)["sent"] == {"placed": 1}
+    assert json.loads(out)["interrupted"] is True
+
+
+async def _committed(
+    settings: Settings, sent: Sequence[tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
+) -> None:
+    producer = AIOKafkaProducer(**settings.kafka_client(), transactional_id=f"{settings.group}-test")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            for topic, partition, key, value, headers in sent:
+                await producer.send_and_wait(topic, value, key=key, partition=partition, headers=headers)
+    finally:
+        await producer.stop()
+
+
+def _change(customer: str, sequence: int) -> SegmentChanged:
+    return SegmentChanged(
+        id=f"{customer}{sequence}",
+        customer_id=customer,
+        sequence=sequence,
+        from_=None if sequence == 1 else "Loyal",
+        to="Loyal" if sequence == 1 else "At Risk",
+        cause=Cause.FIRST if sequence == 1 else Cause.SILENCE,
+        occurred_at="2011-03-03T14:20:05.123Z",
+        scored_at="2011-03-03T14:20:05.123Z",
+        model_version="v",
+        rfm=Rfm(41.25, 12, "1234.50"),
+        before=None,
+        distances={},
+        next=NextMove("Lost", "2011-06-01T00:00:00.000Z"),
+        causation_id=None,
+    )
+
+
+async def _lines(settings: Settings, what: Tailed, **options: Any) -> list[str]:
+    written: list[str] = []
+    async with asyncio.timeout(30):
+        await tail(settings, what, written.append, until_idle_s=0.3, **options)
+    return written
+
+
+async def test_moves_are_followed_as_they_were_published(settings: Settings) -> None:
+    changes = [_change("a", 1), _change("b", 1), _change("a", 2)]
+    sent: list[Any] = [
+        (settings.changes_topic, n % 2, c.customer_id.encode(), encode(c), []) for n, c in enumerate(changes)
+    ]
+    await _committed(settings, sent)
+    found = await _lines(settings, Tailed.CHANGES, from_beginning=True, as_json=True)
+    assert sorted(found) == sorted(encode(c).decode() for c in changes)
+    assert [json.loads(line)["sequence"] for line in found if json.loads(line)["customer_id"] == "a"] == [1, 2]
+    assert len(await _lines(settings, Tailed.CHANGES, from_beginning=True, limit=2)) == 2
+    told = await _lines(settings, Tailed.CHANGES, from_beginning=True)
+    assert (
+        "2011-03-03 14:20:05  a  Loyal -> At Risk  silence, move 2  "
+        "recency 41.2 days, frequency 12, monetary 1234.50  next: Lost 2011-06-01 00:00:00"
+    ) in told
+    # Without --from-beginning only what comes from now on.
+    assert await _lines(settings, Tailed.CHANGES) == []
+    printed = await asyncio.to_thread(
+        _run, settings, "tail", "changes", "--from-beginning", "--until-idle", "0.2", "--json"
+    )
+    assert sorted(printed.stdout.splitlines()) == sorted(found)
+
+
+async def test_what_is_not_an_event_is_told_on_its_line(settings: Settings) -> None:
+    sent: list[Any] = [(t, 0, b"k", b"{not\njson", []) for t in (settings.changes_topic, settings.actions_topic)]
+    await _committed(settings, sent)
+    for what in (Tailed.CHANGES, Tailed.ACTIONS):
+        assert (await _lines(settings, what, from_beginning=True))[0].startswith("unreadable: ")
+        line = (await _lines(settings, what, from_beginning=True, as_json=True))[0]
+        assert json.loads(line)["value"] == "{not\njson"
+
+
+async def test_actions_are_followed(settings: Settings) -> None:
+    action = CampaignAction(
+        id="1",
+        customer_id="a",
+        campaign="win-back",
+        segment="At Risk",
+        action="Win-back with 20 % off",
+        channel="email",
+        reason="silence",
+        change_id="2",
+        held_out=True,
+        occurred_at="2011-03-03T14:20:05.123Z",
+    )
+    await _committed(settings, [(settings.actions_topic, 3, b"a", encode(action), [])])
+    assert await _lines(settings, Tailed.ACTIONS, from_beginning=True) == [
+        "2011-03-03 14:20:05  a  At Risk  win-back: Win-back with 20 % off  by email (silence)  held out"
+    ]
+    assert await _lines(settings, Tailed.ACTIONS, from_beginning=True, as_json=True) == [encode(action).decode()]
+
+
+class _Consumed(msgspec.Struct):
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+async def test_dead_letters_are_told_with_their_record(settings: Settings) -> None:
+    sent: list[Any] = []
+    for offset, (key, value) in enumerate([(b"k", b'{"type":\n"x"}'), (b"\xff", b"\xfe"), (b"k", None), (None, None)]):
+        letter = DeadLetter(0, Reason.WRONG_FIELD.value, "type", "type: x.")
+        dead = dead_record(
+            _Consumed(offset, key, value, []), letter, settings.orders_topic, 3, now_ms=START, max_bytes=1 << 20
+        )
+        sent.append((settings.orders_dead_letters_topic, 3, dead.key, dead.value, dead.headers))
+    await _committed(settings, sent)
+    found = [
+        json.loads(line) for line in await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True, as_json=True)
+    ]
+    assert [(f["topic"], f["partition"], f["offset"]) for f in found] == [
+        (settings.orders_topic, 3, n) for n in range(4)
+    ]
+    assert {(f["reason"], f["field"], f["message"]) for f in found} == {("wrong_field", "type", "type: x.")}
+    assert (found[0]["key"], found[0]["value"]) == ("k", '{"type":\n"x"}')
+    assert (found[1]["key_base64"], found[1]["value_base64"]) == ("/w==", "/g==")
+    assert "value" not in found[2]
+    told = await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True)
+    assert told[0] == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  type: x. {{"type": "x"}}'
+    assert len(told) == 4
+
+
+def _model(names: dict[int, str]) -> SegmentModel:
+    recency, frequency, monetary = (
+        Feature(name=name, transform="log1p", mean=1.0, scale=1.0) for name in ("recency_days", "frequency", "monetary")
+    )
+    segments = tuple(
+        Segment(id=number, name=name, action=f"to {name}", centroid=(2.0 * place, 1.0 - 2 * place, 2.0 - 3 * place))
+        for place, (number, name) in enumerate(names.items())
+    )
+    training = Training(
+        as_of=instant(START), customers=1, k=2, silhouette=None, inertia=None, shares={}, feature_means={}, seed=1
+    )
+    return SegmentModel(parent=None, features=(recency, frequency, monetary), segments=segments, training=training)
+
+
+async def test_models_are_found_on_their_topic(settings: Settings) -> None:
+    with pytest.raises(NoActiveModel, match="segtrainer run"):
+        await read_active(settings)
+    old, new = _model({1: "Champions", 2: "Lost"}), _model({1: "Champions", 2: "Gone", 3: "New"})
+
+    def records(model: SegmentModel) -> list[Any]:
+        return [
+            (settings.models_topic, 0, model.version.encode(), model.to_json(), []),
+            (settings.models_topic, 0, b"active", json.dumps({"version": model.version, "by": "x"}).encode(), []),
+        ]
+
+    broken: Any = (settings.models_topic, 0, b"broken", b"{}", [])
+    await _committed(settings, [*records(old), *records(new), broken, records(old)[1]])
+    assert (await read_active(settings)).version == old.version
+    assert await read_models(settings) == {1: "Champions", 2: "Gone", 3: "New"}
+    figures = ["--recency-days", "0.5", "--frequency", "25", "--monetary", "1200"]
+    result = json.loads((await asyncio.to_thread(_run, settings, "score", *figures, "--json")).stdout)
+    assert (result["segment"], result["action"]) == ("Champions", "to Champions")
+    assert (await asyncio.to_thread(_run, settings, "score", *figures)).stdout.startswith(
+        "0.5 days, 25 orders, 1200.00: Champions. to Champions\n"
+    )
+    assert score(old, 300, 0, 0).segment == "Lost"
+
+
+@pytest.fixture
+def stored(settings_for: SettingsFor) -> Settings:
+    """Three customers in two shards at the clock of day 10, in event time."""
+    settings: Settings = settings_for(time="event")
+    client = redis.Redis.from_url(settings.redis_url.get_secret_value())
+    head = StoreHead("t", 1, 1, 0, 0, START + 10 * DAY_MS, START, 0, "", None, None, "c", (4, 4))
+    events = {
+        (0, "a"): [
+            (Kind.PLACED, "1", 0, 125_000),
+            (Kind.PLACED, "2", 5 * DAY_MS, 1),
+            (Kind.REFUNDED, "1", DAY_MS, 5_000),
+        ],
+        (0, "gone"): [(Kind.PLACED, "3", 0, 10_000), (Kind.CANCELLED, "3", DAY_MS, 0)],
+        (2, "ü,1"): [(Kind.PLACED, "4", 10 * DAY_MS - 1, 99_990_000)],
+    }
+    with client:
+        for (partition, name), given in events.items():
+            value = EMPTY
+            for kind, order, after_ms, amount in given:
+                e = entry(kind, order, START + after_ms, order=order, amount=amount)
+                value, _ = absorb_bytes(value, e, START + after_ms, settings.rules)
+            if name == "a":
+                value = with_announcement(value, 1, 4, START + 5 * DAY_MS)
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            client.set(keys.head, encode_head(head))
+            client.hset(keys.states, name, value)
+            client.zadd(keys.customers, {name: 0})
+    return settings
+
+
+MODELS = PublishedModels(names={1: "Champions"})
+
+
+def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) -> None:
+    report = export(stored, MODELS, tmp_path / "out.csv")
+    assert (report.customers, report.incomplete, report.earliest_as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = {row["customer_id"]: row for row in csv.DictReader(file)}
+    assert list(rows["a"].values()) == ["a", "5.0", "2", "12.0001", "Champions", "4", "false"]
+    assert list(rows["gone"].values()) == ["gone", "", "0", "0.00", "", "0", "false"]
+    assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
+    assert rows["ü,1"]["monetary"] == "9999.00"
+    export(stored, MODELS, tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [list(row.values()) for row in table] == [
+        ["a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False],
+        ["gone", None, 0, Decimal(0), None, 0, False],
+        ["ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False],
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
+
+
+def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stored: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert export(stored, MODELS, out, as_of_ms=START + 4 * DAY_MS).customers == 2
+    with out.open(newline="") as file:
+        assert [row["monetary"] for row in csv.DictReader(file)] == ["12.00", "0.00"]
+    before = out.read_bytes()
+    with pytest.raises(ExportError, match=r"replay FILE --until 2011-03-04T09:59:59\.999Z"):
+        export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS - 1)
+    assert export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS).customers == 2
+    assert export(stored, MODELS, out, as_of_ms=START + 500 * DAY_MS).customers == 3
+    assert out.read_bytes() != before
+    with pytest.raises(ExportError, match=r"neither in \.csv nor in \.parquet"):
+        export(stored, MODELS, tmp_path / "out.txt")
+    with pytest.raises(ExportError, match="can be written"):
+        export(stored, MODELS, tmp_path / "none" / "out.csv")
+
+
+def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
+    wall = stored.model_copy(update={"time": "wall"})
+    export(wall, MODELS, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert abs(float(row["recency_days"]) - (time.time() * 1000 - START) / DAY_MS + 5) < 0.01
+    assert (row["frequency"], row["monetary"]) == ("0", "0.00")
+
+
+def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
+    model = _model({1: "Champions", 2: "Lost"})
+    known = PublishedModels(model, {1: "Champions", 2: "Lost"})
+    found = look_up(stored, known, "a")
+    assert (found.partition, found.segment, found.sequence, found.frequency) == (0, "Champions", 4, 2)
+    assert [(e.kind, e.amount) for e in found.entries] == [
+        ("placed", "0.0001"),
+        ("refunded", "0.50"),
+        ("placed", "12.50"),
+    ]
+    assert found.next is not None
+    assert found.next.segment == "Lost"
+    assert found.next.at > found.as_of == "2011-03-11T10:00:00.000Z"
+    assert look_up(stored, MODELS, "a").next is None
+    assert look_up(stored, known, "gone").recency_days is None
+    with pytest.raises(CustomerUnknown, match="'nobody'"):
+        look_up(stored, known, "nobody")
+
+
+async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_path: Path) -> None:
+    await topics.create(stored)
+    model = _model({1: "Champions", 2: "Lost"})
+    await _committed(
+        stored,
+        [
+            (stored.models_topic, 0, model.version.encode(), model.to_json(), []),
+            (stored.models_topic, 0, b"active", json.dumps({"version": model.version}).encode(), []),
+        ],
+    )
+    told = (await asyncio.to_thread(_run, stored, "customer", "a")).stdout
+    assert "segment Champions" in told
+    assert "goes to Lost on" in told
+    assert "unless something is bought" in told
+    report = json.loads((await asyncio.to_thread(_run, stored, "customer", "a", "--json")).stdout)
+    assert report["monetary"] == "12.0001"
+    out = tmp_path / "out.csv"
+    told = (await asyncio.to_thread(_run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
+    assert told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}\n"
+
+
+def test_a_candidate_s_record_activates_nothing() -> None:
+    model = _model({1: "Champions", 2: "Lost"})
+    assert (
+        published([(b"candidate", json.dumps({"version": model.version}).encode()), (b"active", b"[")]).active is None
+    )
