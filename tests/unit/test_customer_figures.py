@@ -28,6 +28,7 @@ def test_figures_as_of_the_clock_later_and_earlier() -> None:
 def test_who_came_later_is_not_there_yet_and_who_is_erased_is_not_there_any_more() -> None:
     value = _state((Kind.PLACED, "1", DAY_MS, 5), clock=0)
     assert figures_at(value, DAY_MS - 1, RULES) is None
+    assert figures_at(value, DAY_MS, RULES) == (0.0, 1, 5, 0, 0, False)
     erased, _ = absorb_bytes(value, entry(Kind.ERASED, "", 2 * DAY_MS), 2 * DAY_MS, RULES)
     assert figures_at(erased, 3 * DAY_MS, RULES) is None
 

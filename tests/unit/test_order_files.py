@@ -184,6 +184,10 @@ def test_invoices_may_alternate_and_a_torn_one_is_counted() -> None:
     rows = list(orders_of_lines(lines, "GBP", counts, open_invoices=2))
     assert {row.order_id: row.amount_units // UNITS for row in rows} == {"1": 2, "2": 1, "3": 1, "4": 1}
     assert counts == {"torn_invoice": 1}
+    # Which invoice is the oldest, its last line says, not its first.
+    lines = [(number, "1", "2010-12-01", "1", "c") for number in ("1", "2", "1", "3", "1")]
+    rows = list(orders_of_lines(lines, "GBP", counts, open_invoices=2))
+    assert {row.order_id: row.amount_units // UNITS for row in rows} == {"1": 3, "2": 1, "3": 1}
 
 
 def test_the_second_spelling_of_the_columns_of_lines(tmp_path: Path) -> None:
