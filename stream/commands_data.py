@@ -264,7 +264,7 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     recency = "no order stands" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
     console.print(f"{report.customer_id} as of {report.as_of} (partition {report.partition})", markup=False)
     console.print(
-        f"  {recency}; in the last {settings.window_days} days {report.frequency} orders, "
+        f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
         f"{report.monetary} {settings.currency}" + (", incomplete" if report.incomplete else ""),
         markup=False,
     )
@@ -276,8 +276,8 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     for entry in report.entries[:_ENTRIES_SHOWN]:
         table.add_row(entry.at, entry.kind, entry.amount)
     console.print(table)
-    if more := len(report.entries) - _ENTRIES_SHOWN:
-        console.print(f"  and {more} earlier ones (--json lists all)" if more > 0 else "", markup=False)
+    if (more := len(report.entries) - _ENTRIES_SHOWN) > 0:
+        console.print(f"  and {more} earlier ones (--json lists all)", markup=False)
 
 
 @app.command()
