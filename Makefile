@@ -1,0 +1,47 @@
+# Every target does its own set-up. `make` lists them; ARGS="…" hands options on.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+STAMP := .venv/.setup-stamp
+ARGS ?=
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header pyproject.toml
+
+.PHONY: help setup demo test check bench recovery lock clean
+
+help: ## List what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## Make .venv with the locked packages (needs Python 3.11 or later; PYTHON=… chooses one)
+
+# Skipped until what it reads has changed. The stamp lies in .venv, and goes with it.
+$(STAMP): pyproject.toml requirements.lock .ci/setup
+	@.ci/setup
+	@touch $@
+
+demo: setup ## Real orders through a real Kafka and Valkey on this machine, to segments and campaign actions
+	@$(BIN)/segstream demo $(ARGS)
+
+test: setup ## All tests but the crashes, against a real Kafka and Valkey
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## The whole check: format, lint, types, import rules, tests
+	@echo "format"; $(BIN)/ruff format --check .
+	@echo "lint"; $(BIN)/ruff check .
+	@echo "types"; $(BIN)/mypy
+	@echo "import rules"; $(BIN)/lint-imports
+	@echo "tests"; $(MAKE) --no-print-directory test
+
+bench: setup ## Measure throughput, latency and memory; writes docs/benchmarks.md
+	@$(BIN)/python -m bench $(ARGS)
+
+recovery: setup ## Crashes and fail-overs: workers killed in the middle of their work
+	@$(BIN)/python -m pytest -m recovery tests/recovery $(ARGS)
+
+# The first for development and the demo, the second for the image: the same versions, without the extras.
+lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
+	@$(LOCK) --extra dev --extra demo --extra local $(ARGS) -o requirements.lock
+	@$(LOCK) -c requirements.lock $(ARGS) -o requirements-run.lock
+
+clean: ## Remove .venv, caches and build results here (downloads in the cache folder stay)
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
