@@ -16,10 +16,10 @@ from aiohttp import web
 from mode import Service
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from segmentation.campaigns import CampaignStep, parse_rules
-from segmentation.campaigns import default_rules as default_rules_text
 
 from segmentation.arrivals import Reader
+from segmentation.campaigns import CampaignStep, parse_rules
+from segmentation.campaigns import default_rules as default_rules_text
 from segmentation.decisions import CompiledModel
 from segmentation.model import SegmentModel
 from segmentation.partitioners import PARTITIONERS
@@ -29,6 +29,7 @@ from stream.errors import SegstreamError, WorkerFailed
 from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
 from stream.ledger import Streams
+from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.models import ModelFeed
 from stream.settings import Settings
@@ -65,7 +66,7 @@ def scoring_step(settings: Settings) -> ScoringStep:
 
 def campaign_step(settings: Settings) -> CampaignStep:
     """Moves -> actions, under the rules of these settings. Raises RulesError, OSError."""
-    text = settings.rules_file.read_text() if settings.rules_file else default_rules_text()
+    text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
     return CampaignStep(parse_rules(text), settings.group)
 
 
@@ -224,7 +225,13 @@ def run_worker(settings: Settings, step: Step) -> int:
     asyncio.set_event_loop(loop)
     app = build_app(settings, step)
     worker = faust.Worker(
-        app, loop=loop, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, stderr=sys.stderr
+        app,
+        loop=loop,
+        loglevel=settings.log_level,
+        logging_config=logging_config(settings.log_level),
+        redirect_stdouts=False,
+        quiet=True,
+        stderr=sys.stderr,
     )
     try:
         worker.execute_from_commandline()

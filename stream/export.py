@@ -185,8 +185,8 @@ def _csv(path: Path) -> Iterator[Writer]:
 @contextmanager
 def _parquet(path: Path) -> Iterator[Writer]:
     # Imported here: it takes half a second, which only those who write Parquet should wait for.
-    import pyarrow as pa  # noqa: PLC0415 - see above
-    import pyarrow.parquet as pq  # noqa: PLC0415 - see above
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     types = (
         pa.string(),

@@ -140,6 +140,10 @@ class Intake:
             except (aiokafka.errors.KafkaConnectionError, aiokafka.errors.KafkaTimeoutError, OSError) as error:
                 log.warning("the group can't be reached: %s", error)
                 await asyncio.sleep(1)
+            except aiokafka.errors.KafkaError as error:
+                raise WorkerFailed(
+                    f"the consumer group refuses this worker: {error!r}.", hint="The broker's log says more."
+                ) from error
 
     async def _follow(self) -> None:
         """After each assignment: stop what was lost, take over what is new, leave the rest alone."""

@@ -262,9 +262,13 @@ class LogReader:
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset there is, offset behind the last committed record)."""
         tp = TopicPartition(topic, partition)
-        begin = await self._consumer.beginning_offsets([tp])
-        end = await self._consumer.end_offsets([tp])
-        return begin[tp], end[tp]
+        try:
+            async with asyncio.timeout(self._settings.commit_timeout_s):
+                begin = await self._consumer.beginning_offsets([tp])
+                end = await self._consumer.end_offsets([tp])
+        except TimeoutError:
+            raise ShardLost("read_timeout", f"{topic}-{partition} doesn't tell its offsets.") from None
+        return int(begin[tp]), int(end[tp])
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Read on from here."""

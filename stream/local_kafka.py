@@ -37,6 +37,8 @@ _PROPERTIES = {
     "transaction.state.log.num.partitions": "4",
     # A group's first member needn't wait 3 s for a second.
     "group.initial.rebalance.delay.ms": "0",
+    # A session may be shorter than the default's 6 s: tests of fail-over needn't wait for it.
+    "group.min.session.timeout.ms": "1000",
     # A dead letter is its record and headers: the limit lies above the input's 1 MiB, here and in the topics' own settings.
     "message.max.bytes": str(1_048_576 + 131_072),
     # After kill -9 the node may register again only when its old session has ended: 9 s by default.

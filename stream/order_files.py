@@ -225,8 +225,8 @@ def _csv(path: Path) -> Iterator[_Table]:
 @contextmanager
 def _parquet(path: Path) -> Iterator[_Table]:
     # Imported here: it takes half a second, which only those who read Parquet should wait for.
-    import pyarrow as pa  # noqa: PLC0415 - see above
-    import pyarrow.parquet as pq  # noqa: PLC0415 - see above
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
@@ -246,7 +246,7 @@ def _parquet(path: Path) -> Iterator[_Table]:
 
 def _texts(column: Any) -> list[str]:
     """Write a column as text: the shortest that is exact, also for floats. Missing values are empty."""
-    import pyarrow as pa  # noqa: PLC0415 - see _parquet
+    import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
         column = column.cast(pa.timestamp(column.type.unit, "UTC"))

@@ -135,12 +135,13 @@ class Shard:
         if plan.start is not None:
             await self._start_record(owned, plan.start, records)
             return
-        if turn is None or (not records and position == owned.head.offset and self._nothing(turn)):
+        behind = self._pending[0].offset if self._pending else position
+        if turn is None or (not records and behind == owned.head.offset and self._nothing(turn)):
             return
         taken = turn.taken
         del self._pending[:taken]
-        offset = records[taken].offset if taken < len(records) else position
-        await self._publish(owned, turn, records[:taken], max(offset, owned.head.offset), known)
+        offset = self._pending[0].offset if self._pending else position
+        await self._publish(owned, turn, records[:taken], offset, known)
         self._adapt(taken, time.monotonic() - began)
         self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
 

@@ -97,6 +97,7 @@ async def take_over(place: Place, now_ms: int) -> Owned:
         await reader.start()
         cluster, counts = await reader.describe([place.streams.input, place.streams.output, place.streams.heads])
         partitions = (counts[place.streams.input], counts[place.streams.output])
+        _equally_many(counts)
         _, end = await reader.bounds(place.streams.output, place.partition)
         while True:
             raw = await place.store.read_head()  # 2
@@ -112,6 +113,15 @@ async def take_over(place: Place, now_ms: int) -> Owned:
         await ledger.close()
         await reader.close()
         raise
+
+
+def _equally_many(counts: dict[str, int]) -> None:
+    if len(set(counts.values())) > 1:
+        raise ShardQuarantined(
+            "partitions_changed",
+            f"input, output and heads need equally many partitions, but there are {counts}.",
+            hint="Put the counts back: customers would change shards.",
+        )
 
 
 async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int]) -> StoreHead:

@@ -1,0 +1,111 @@
+"""`segstream`: every command of the online side. Logs go to stderr; what a script may read, to stdout."""
+
+from __future__ import annotations
+
+import logging.config
+import sys
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from segmentation.step import Step
+from stream import commands_data, commands_shards, demo_cli, local_cli, topics_cli
+from stream.errors import SegstreamError
+from stream.logs import logging_config
+from stream.settings import PREFIX, Settings, load_settings
+
+app = typer.Typer(
+    name="segstream",
+    help="Customer segments from order events: every move told exactly once, as it happens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(local_cli.app, name="local", help="A real Kafka and Valkey on this machine, kept in the background.")
+app.add_typer(topics_cli.app, name="topics", help="The Kafka topics, with every setting that matters.")
+for commands in (demo_cli.app, commands_data.app, commands_shards.app):
+    app.registered_commands += commands.registered_commands
+
+
+@app.command()
+def worker(
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="setting")
+    ] = None,
+) -> None:
+    """Score orders: consume events, keep states in Redis, publish moves. Ends on SIGTERM, drained."""
+    from stream.app import scoring_step
+
+    settings = load_settings(**({} if http_port is None else {"http_port": http_port}))
+    _run(settings, scoring_step(settings))
+
+
+@app.command()
+def dispatch(
+    rules: Annotated[str | None, typer.Option(help="Campaign rules (YAML).", show_default="the built-in table")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="setting")
+    ] = None,
+) -> None:
+    """Turn moves into campaign actions by the rule table, each exactly once. Ends on SIGTERM, drained."""
+    from stream.app import campaign_step
+
+    chosen: dict[str, Any] = {} if http_port is None else {"http_port": http_port}
+    if rules is not None:
+        chosen["rules_file"] = rules
+    settings = load_settings(**chosen)
+    _run(settings, campaign_step(settings))
+
+
+def _run(settings: Settings, step: Step) -> NoReturn:
+    from stream.app import run_worker
+
+    raise typer.Exit(run_worker(settings, step))
+
+
+@app.command("settings")
+def show_settings() -> None:
+    """Every setting: its variable, its value here, its default, and what it means."""
+    settings = load_settings()
+    table = Table("variable", "value", "default", "meaning", box=None, pad_edge=False)
+    for name, field in Settings.model_fields.items():
+        value, default = getattr(settings, name), field.default
+        changed = "[bold]" if value != default else ""
+        table.add_row(f"{PREFIX}{name.upper()}", f"{changed}{value}", str(default), field.description or "")
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done; 1 it failed, with one line that says what to do; 2 wrong usage."""
+    # The commands speak for themselves: of the clients' own words only the worst are of use.
+    logging.config.dictConfig(logging_config("ERROR"))
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.exit(130)
+    except SegstreamError as error:
+        _fail(str(error))
+    except RedisError as error:
+        _fail(f"Redis: {error}. Check SEGSTREAM_REDIS_URL; `segstream local up` starts one.")
+    except TimeoutError:
+        _fail("Kafka didn't answer in time. Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.")
+    except OSError as error:
+        _fail(f"{error}.")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"segstream: {message}", file=sys.stderr)  # noqa: T201  # the command line's own voice
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

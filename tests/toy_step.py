@@ -1,0 +1,64 @@
+"""A step without RFM, for the engine's own tests: counts a key's records, and tells each time the count passes a hundred."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, Turn
+
+STATE = struct.Struct("<qqq")  # records, announced level, sequence
+LEVEL = 3
+
+
+class ToyStep:
+    """Value "poison" raises; "bad" is a dead letter; anything else counts one for the record's key."""
+
+    name = "scoring"
+    rescore_first = True
+
+    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+        keys = list(dict.fromkeys(r.key for r in records if r.key and r.value != b"bad"))
+        clock = max([frame.clock, *(r.offset for r in records)])
+        return Plan(len(records), keys, clock, work=records)
+
+    absorb = plan
+
+    def decide(
+        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+    ) -> Turn:
+        turn = Turn(plan.taken, plan.clock)
+        states = self._states(plan, values)
+        for place, record in enumerate(plan.work):
+            if record.value == b"poison":
+                raise ZeroDivisionError("poison")
+            if record.value == b"bad" or record.key is None:
+                turn.dead.append(DeadLetter(place, "bad", "value", "it says so."))
+                continue
+            count, level, sequence = states[record.key]
+            count += 1
+            if count // LEVEL != level:
+                level, sequence = count // LEVEL, sequence + 1
+                text = b"%s:%d:%d" % (record.key, sequence, level)
+                turn.outputs.append(Output(record.key, text, [], struct.pack("<qq", level, sequence), text))
+            states[record.key] = (count, level, sequence)
+        turn.states = {key: STATE.pack(*state) for key, state in states.items()}
+        return turn
+
+    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+        states = self._states(plan, values)
+        for record in plan.work:
+            if record.value not in {b"bad", b"poison"} and record.key:
+                count, level, sequence = states[record.key]
+                states[record.key] = (count + 1, level, sequence)
+        return {key: STATE.pack(*state) for key, state in states.items()}
+
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+        return Turn(0, frame.clock)
+
+    def patch(self, value: bytes | None, note: bytes) -> bytes:
+        count, _, _ = STATE.unpack(value) if value else (0, 0, 0)
+        return STATE.pack(count, *struct.unpack("<qq", note))
+
+    def _states(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
+        return {k: STATE.unpack(v) if v else (0, 0, 0) for k, v in zip(plan.keys, values, strict=True)}
