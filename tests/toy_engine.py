@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from aiokafka import AIOKafkaProducer
-from toy_step import LEVEL, STATE, ToyStep  # tests are no package: the path comes first
 
 from segmentation.step import Step
 from stream.access import read_topic
@@ -25,6 +24,7 @@ from stream.shard import Shard
 from stream.status import StatusBoard
 from stream.store import ShardStore, connect
 from stream.takeover import Place
+from tests.toy_step import LEVEL, STATE, ToyStep  # tests are no package: the path comes first
 
 __all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventually", "produce", "read_all", "verify"]
 

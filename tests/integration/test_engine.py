@@ -7,12 +7,12 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from redis import Redis
-from toy_engine import engine, eventually, produce, read_all, verify  # tests are no package
 
 from stream import topics
 from stream.heads import Fingerprint, StoreHead, decode_store_head, encode_head
 from stream.layout import ShardKeys
 from stream.settings import Settings
+from tests.toy_engine import engine, eventually, produce, read_all, verify
 
 ROWS = [(b"k%d" % (i % 23), b"x") for i in range(600)]
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_engine import counts, eventually, produce, verify  # tests are no package
 
 from stream.settings import Settings
+from tests.toy_engine import counts, eventually, produce, verify
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(300)]
 
