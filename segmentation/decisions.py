@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segmentation.arrivals import Arrival
 from segmentation.events import Cause
@@ -14,7 +15,7 @@ from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import SegmentModel
 from segmentation.moves import Move, MoveWriter
 from segmentation.pieces import pieces, window_leaves_at
-from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, heads, with_announcement
+from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
 from segmentation.step import NEVER_DUE
 
 UNITS: Final = 10_000.0  # monetary values are kept in ten-thousandths of the currency's unit
@@ -77,9 +78,9 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     # Who never had an order that stands has no recency, hence no segment yet.
     may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), head["moved_at"] <= at - dwell_ms)
     rows = np.flatnonzero((target != source) & may)
-    distances = scorer.distances(at[rows], head["last"][rows], rest[rows])
+    distances = published(scorer.distances(at[rows], head["last"][rows], rest[rows]))
     moves = []
-    for row, apart in zip(rows.tolist(), distances.tolist(), strict=True):
+    for row, apart in zip(rows.tolist(), distances, strict=True):
         customer, instant, place, arrival = asked[row]
         if unknown[row]:
             cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
@@ -93,14 +94,20 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     return moves
 
 
+def published(distances: NDArray[np.float64]) -> list[list[float]]:
+    """Distances as they are told, a row a move: six digits are plenty for a person."""
+    rows: list[list[float]] = np.round(distances, 6).tolist()
+    return rows
+
+
 def announce(customer: Customer, target: int, at: int, cause: Cause, place: Place) -> Move:
     """The customer's next move, numbered, and noted in its value."""
     value = customer.value or EMPTY
-    head = heads([value])[0]
-    sequence = int(head["sequence"]) + 1
+    source, sequence, _ = announcement(value)
+    sequence += 1
     customer.value = with_announcement(value, target, sequence, at if target else NONE)
     customer.changed = True
-    customer.move = Move(place, customer.key, sequence, int(head["segment"]), target, cause, at, customer.value)
+    customer.move = Move(place, customer.key, sequence, source, target, cause, at, customer.value)
     return customer.move
 
 
@@ -114,7 +121,7 @@ def move_by_time(
     for customer, place in zip(customers, places, strict=True):
         prior = customer.value or EMPTY
         at = customer.due
-        known = int(heads([prior])[0]["segment"])
+        known, _, _ = announcement(prior)
         if known in model.scorer.index_of:
             cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else Cause.SILENCE
         else:
@@ -127,7 +134,8 @@ def move_by_time(
     head = heads([move.value for move in moves])
     rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
     instants = np.array([move.at for move in moves], dtype=np.int64)
-    for move, apart in zip(moves, model.scorer.distances(instants, head["last"], rest).tolist(), strict=True):
+    distances = model.scorer.distances(instants, head["last"], rest)
+    for move, apart in zip(moves, published(distances), strict=True):
         move.distances = apart
     return moves
 

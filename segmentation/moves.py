@@ -87,8 +87,7 @@ class MoveWriter:
             model_version=self._version,
             rfm=figures(move.value, move.at) if move.target else None,
             before=figures(move.before, move.before_at),
-            # Six digits are plenty for a person.
-            distances={label: round(apart, 6) for label, apart in zip(self._labels, move.distances, strict=False)},
+            distances=dict(zip(self._labels, move.distances, strict=False)),
             next=upcoming,
             causation_id=move.causation_id,
         )

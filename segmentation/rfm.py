@@ -61,6 +61,7 @@ __all__ = [
     "absorb_bytes",
     "advance",
     "advance_bytes",
+    "announcement",
     "append",
     "entry",
     "hash64",
@@ -327,6 +328,12 @@ def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:
 def with_announcement(value: bytes, segment: int, sequence: int, moved_at: int) -> bytes:
     """Write into a state what the scorer has told last: segment (0: none), the customer's sequence, ms of that move (NONE: none)."""
     return value[:2] + _ANNOUNCED.pack(segment, sequence, moved_at) + value[2 + _ANNOUNCED.size :]
+
+
+def announcement(value: bytes) -> tuple[int, int, int]:
+    """Read what the scorer has told last: segment (0: none), the customer's sequence, ms of that move (NONE: none)."""
+    segment, sequence, moved_at = _ANNOUNCED.unpack_from(value, 2)
+    return segment, sequence, moved_at
 
 
 def heads(values: Sequence[bytes]) -> NDArray[np.void]:

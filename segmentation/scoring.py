@@ -16,7 +16,7 @@ from segmentation.decisions import Asked, CompiledModel, Customer, Place, announ
 from segmentation.events import Cause, Reason
 from segmentation.moves import NOTE, Move
 from segmentation.partitioners import Partitioner
-from segmentation.rfm import EMPTY, Kind, Outcome, Rules, absorb_bytes, advance_bytes, heads, with_announcement
+from segmentation.rfm import EMPTY, Kind, Outcome, Rules, absorb_bytes, advance_bytes, announcement, with_announcement
 from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Turn
 
 BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record
@@ -106,8 +106,7 @@ class ScoringStep:
         asked = []
         for customer, silent in zip(customers, quiet, strict=True):
             if not silent:
-                head = heads([customer.value or EMPTY])[0]
-                customer.prior = customer.value if head["segment"] else None
+                customer.prior = customer.value if announcement(customer.value or EMPTY)[0] else None
                 asked.append(Asked(customer, clock, (0, BY_TIME, clock, customer.key), None))
         moves = score(asked, frame.model, self._dwell_ms, self._rules)
         search(customers, [clock + 1] * len(customers), frame.model, self._dwell_ms, self._rules)
@@ -213,7 +212,7 @@ class ScoringStep:
         """An erasure is a numbered move to nowhere, told where a segment had been told (STATE 5)."""
         customer = asked.customer
         customer.erased = True
-        if not heads([customer.value or EMPTY])[0]["segment"]:
+        if not announcement(customer.value or EMPTY)[0]:
             return []
         move = announce(customer, 0, asked.at, Cause.ERASURE, asked.place)
         move.causation_id = asked.arrival.event_id if asked.arrival else None
