@@ -222,7 +222,7 @@ class LogReader:
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_committed",
-            max_partition_fetch_bytes=1_048_576,
+            max_partition_fetch_bytes=524_288,
             fetch_max_wait_ms=200,
             retry_backoff_ms=20,
         )

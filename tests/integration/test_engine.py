@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from aiokafka import TopicPartition
@@ -264,8 +266,8 @@ async def test_added_partitions_stop_the_shards(settings: Settings) -> None:
         await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 6)
 
 
-async def test_a_missing_topic_is_named(settings_for: object) -> None:
-    settings: Settings = settings_for()  # type: ignore[operator]  # the fixture's protocol lives in conftest
+async def test_a_missing_topic_is_named(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
     await topics.create(settings)
     await delete_topic(settings, settings.changes_topic)
     async with engine(settings) as running:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,11 @@ def start(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-async def test_kill_9_of_workers_in_full_flow(settings_for: object, tmp_path: Path) -> None:
+async def test_kill_9_of_workers_in_full_flow(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     from stream import topics
 
     # Small turns, so that a kill is likely to hit one; a short session, so that the group notices soon.
-    settings: Settings = settings_for(session_timeout_ms=3_000, turn_max_orders=40)  # type: ignore[operator]  # the fixture's protocol lives in conftest
+    settings = settings_for(session_timeout_ms=3_000, turn_max_orders=40)
     await topics.create(settings)
     rng = random.Random(SEED)
     logs = [tmp_path / f"worker-{i}.log" for i in range(2)]
