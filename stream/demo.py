@@ -40,9 +40,8 @@ _PARTITIONS: Final = 8
 _POLL_S: Final = 0.1
 # What the script `segtrainer` holds: started by this interpreter, whatever the PATH says.
 _TRAINER: Final = "from trainer.cli import main; main()"
-_AT_WORK: Final = {"running", "waiting for model"}
 # A shard that makes no progress for so long won't: session time-outs and takeovers take a few seconds.
-_STUCK_S: Final = 120.0
+_STUCK_S: Final = 60.0
 # Where downloads lie is a matter of the machine; every other setting is the demo's own.
 _KEPT_VARIABLES: Final = {f"{PREFIX}CACHE_DIR"}
 
@@ -74,11 +73,12 @@ def demo(wish: Wish, plan: Plan, view: View) -> Iterator[Result]:
     is deleted at the end unless the demo failed. Raises SegstreamError.
     """
     began_s = time.monotonic()
-    _make_folder(plan.folder)
+    _check_folder(plan.folder)
     with ExitStack() as stack:
         with view.shown():
             view.phase(f"reading the orders of {wish.source}")
             orders = stack.enter_context(opened(wish, lambda rows: view.note(f"{rows:,} rows")))
+            _make_folder(plan.folder)
             stack.push(_Sweep(plan.folder))
             view.phase("starting Kafka and Valkey")
             servers = stack.enter_context(LocalStack(plan.folder / SERVERS, report=view.note))
@@ -110,10 +110,14 @@ class _Sweep:
         shutil.rmtree(self._folder / SERVERS, ignore_errors=True)
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder of the demo's own. Raises DemoError."""
+def _check_folder(folder: Path) -> None:
+    """Raise DemoError where there is something already that files could be mixed up with."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DemoError(f"{folder} is there already.", hint="Choose a folder that is new or empty.")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the demo's folders. Raises DemoError."""
     try:
         (folder / "logs").mkdir(parents=True)
         (folder / "servers").mkdir()
@@ -132,8 +136,9 @@ def _own_settings(endpoints: Endpoints, currency: str) -> Settings:
 
 
 def _owned_by(workers: int, rows: list[ShardReport]) -> bool:
-    """Tell whether all shards are at work, shared by so many workers."""
-    return len({row.owner for row in rows}) >= workers and all(row.state in _AT_WORK for row in rows)
+    """Tell whether every shard has an owner, and so many share them."""
+    owners = {row.owner for row in rows}
+    return "" not in owners and len(owners) >= workers
 
 
 class _Stage:
@@ -236,15 +241,22 @@ class _Stage:
                     )
             if reached(rows):
                 return
-            now = [(row.state, row.offset, row.clock, row.due, self._picture.moves) for row in rows]
+            # Not their states: a shard that fails again and again changes those too.
+            now = [(row.offset, row.model, row.clock, row.due, self._picture.moves) for row in rows]
             if now != seen:
                 seen, moved_s = now, time.monotonic()
             elif time.monotonic() - moved_s > _STUCK_S:
-                lag = sum(row.lag for row in rows)
-                raise DemoError(
-                    f"{step} has made no progress for {_STUCK_S:.0f} s, with {lag:,} records to go.", hint=self._look()
-                )
+                raise self._stuck(step, rows)
             await asyncio.sleep(_POLL_S)
+
+    def _stuck(self, step: str, rows: list[ShardReport]) -> DemoError:
+        told = next(
+            (f" (shard {row.partition}: {row.reason or row.state} {row.detail})" for row in rows if row.lag), ""
+        )
+        return DemoError(
+            f"{step} has made no progress for {_STUCK_S:.0f} s, with {sum(row.lag for row in rows):,} records to go{told}.",
+            hint=self._look(),
+        )
 
     def _look(self) -> str:
         return f"Look at the logs in {self._plan.folder / LOGS}."

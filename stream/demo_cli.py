@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -97,8 +97,9 @@ def demo(
     folder = out or Path("out") / f"demo-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     # Right after topics were made, its clients tell of leaders as missing that they find a moment later; what matters is raised.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    # As Ctrl-C: everything is stopped on the way out.
-    signal.signal(signal.SIGTERM, _interrupted)
+    # Ctrl-C stops everything on the way out, also where a script's shell had it ignored; SIGTERM is the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with run(wish, Plan(folder.expanduser().resolve(), workers, speed), choose_view()) as result:
         _tell(result, as_json=as_json)
         if keep:
@@ -108,10 +109,6 @@ def demo(
     if not result.check.passed:
         typer.echo(f"segstream: {verdict(result)}", err=True)
         raise typer.Exit(1)
-
-
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _tell(result: Result, *, as_json: bool) -> None:

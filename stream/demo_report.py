@@ -139,8 +139,14 @@ class Moves:
         self.broken += not follows
         if follows and last.fell and move.cause is Cause.ORDER and steps < 0 and move.rfm is not None:
             self._returned[move.customer_id] = Return(Decimal(move.rfm.monetary), move.sequence)
-        last.fell = move.from_ is not None and ((move.cause in _QUIET and steps > 0) or (last.fell and steps >= 0))
+        last.fell = move.from_ is not None and (
+            (move.cause in _QUIET and self._is_low(move.to, steps)) or (last.fell and steps >= 0)
+        )
         last.sequence, last.to = move.sequence, move.to
+
+    def _is_low(self, target: str | None, steps: int) -> bool:
+        """Tell whether a move down by so many ranks ends in the lower half."""
+        return steps > 0 and self._rank.get(target or "", 0) >= len(self._rank) // 2
 
     @property
     def customers(self) -> int:

@@ -77,10 +77,11 @@ async def tail(
         partitions = await partitions_of(consumer, _topics(settings, what))
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
-        for partition in partitions:
-            if from_beginning:
-                await consumer.seek_to_beginning(partition)
-            else:
+        if from_beginning:
+            # At once: each call waits behind a fetch of half a second where there is nothing to fetch.
+            await consumer.seek_to_beginning(*partitions)
+        else:
+            for partition in partitions:
                 consumer.seek(partition, ends[partition])
         written, last_s = 0, time.monotonic()
         while limit is None or written < limit:
