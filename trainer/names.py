@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 
 from segmentation.forecast import standardise
 from segmentation.model import Segment
@@ -91,19 +90,21 @@ def assign(
 ) -> dict[int, Template]:
     """Give each cluster a template of its own, so that all fit best together; in the order of the templates.
 
-    `centroids`: [k, 3] in FEATURES order; only ranks count, so z space or untransformed is the same. `wanted`: the
-    clusters to name (default all), ranked among all k; `taken`: names not to be given.
+    `centroids`: [k, 3] in z space, in FEATURES order; each feature counts by its place between the least and the greatest
+    of all k (docs/adr/0011: ranks would let a hair's breadth decide). `wanted`: the clusters to name (default all);
+    `taken`: names not to be given.
 
-    >>> named = assign(np.array([[200.0, 1.0, 20.0], [5.0, 9.0, 900.0]]))
+    >>> named = assign(np.array([[1.2, -0.9, -0.8], [-1.1, 1.0, 1.3]]))
     >>> [(cluster, template.name) for cluster, template in named.items()]
     [(1, 'Champions'), (0, 'Lost')]
     """
     k = len(centroids)
     rows = list(range(k) if wanted is None else wanted)
-    ranks = (rankdata(centroids, axis=0) - 1.0) / max(k - 1, 1)
+    low, spread = centroids.min(axis=0), np.ptp(centroids, axis=0)
+    at = np.divide(centroids - low, spread, out=np.full_like(centroids, 0.5), where=spread > 0.0)
     choice = templates(k, taken)
     places = np.array([(t.recency, t.frequency, t.monetary) for t in choice])
-    cost = ((ranks[rows, None, :] - places[None, :, :]) ** 2).sum(axis=2)
+    cost = ((at[rows, None, :] - places[None, :, :]) ** 2).sum(axis=2)
     cost[:, [t.name.startswith("Segment ") for t in choice]] += _LAST_RESORT
     given = sorted(zip(*linear_sum_assignment(cost), strict=True), key=lambda pair: int(pair[1]))
     return {rows[row]: choice[column] for row, column in given}

@@ -44,7 +44,7 @@ def published(segments: Sequence[Segment], of: Sequence[Feature]) -> SegmentMode
 
 def test_five_clusters_get_the_five_names_whatever_their_numbers() -> None:
     for order in permutations(range(5)):
-        named = assign(SHOP[list(order)])
+        named = assign(np.log(SHOP[list(order)]))
         assert {order[cluster]: t.name for cluster, t in named.items()} == {
             0: "Champions",
             1: "Loyal",
@@ -53,6 +53,12 @@ def test_five_clusters_get_the_five_names_whatever_their_numbers() -> None:
             4: "Lost",
         }
         assert list(named.values()) == list(FIVE)
+
+
+def test_of_two_that_are_gone_the_poorer_is_lost_by_however_little_it_came_sooner() -> None:
+    """Real orders (CDNOW, 1997-10-01): two clusters of people who bought once, a hair apart in recency, far in money."""
+    z = np.array([[-1.56, 1.57, 1.56], [-1.44, 1.02, 0.33], [0.62, -0.8, -1.1], [0.14, 0.92, 0.44], [0.65, -0.8, 0.12]])
+    assert {cluster: t.name for cluster, t in assign(z).items()}[2] == "Lost"
 
 
 def test_the_five_carry_the_actions_of_the_textbook() -> None:
