@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import faust
@@ -16,7 +17,6 @@ import uvloop
 from aiohttp import web
 from mode import Service
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from segmentation.arrivals import Reader
 from segmentation.campaigns import CampaignStep, parse_rules
@@ -26,6 +26,7 @@ from segmentation.model import SegmentModel
 from segmentation.partitioners import PARTITIONERS
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
+from stream.access import kafka_consumer, partitions_of, redis_client
 from stream.errors import SegstreamError, WorkerFailed
 from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
@@ -124,7 +125,6 @@ class ShardService(Service):
     @Service.task
     async def _work(self) -> None:
         try:
-            await self._check_redis()
             if self._feed:
                 self._parts.append(asyncio.create_task(self._feed.run()))
             running = asyncio.create_task(self._intake.run())
@@ -142,14 +142,6 @@ class ShardService(Service):
     async def _refresh(self) -> None:
         self._metrics.owned.labels(self._step.name).set(self._intake.owned)
         await self._board.refresh()
-
-    async def _check_redis(self) -> None:
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError) as error:
-            raise WorkerFailed(
-                f"Redis can't be reached: {error}.", hint="Check SEGSTREAM_REDIS_URL; `segstream local up` starts one."
-            ) from error
 
     async def on_stop(self) -> None:
         """Drain: finish the turns, leave the group."""
@@ -219,9 +211,13 @@ def _service_class(settings: Settings, step: Step, app: Any) -> type[Service]:
 
 
 def run_worker(settings: Settings, step: Step) -> int:
-    """Run until a signal or a failure; returns the exit code."""
+    """Run until a signal or a failure; returns the exit code. Raises SegstreamError, saying what to do."""
     if not __debug__:
         raise WorkerFailed("python -O strips the checks of aiokafka that fencing relies on.", hint="Start without -O.")
+    streams = streams_of(settings, step.name)
+    asyncio.run(
+        _reach(settings, [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic])
+    )
     # A turn makes and drops hundreds of thousands of small objects, none of them in cycles: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
@@ -241,4 +237,15 @@ def run_worker(settings: Settings, step: Step) -> int:
         worker.execute_from_commandline()
     except SystemExit as end:
         code = int(end.code or 0)
-        return 1 if app.failure else code
+    except Exception as error:  # noqa: BLE001  # the frame raises what crashed it; what is told is our own word for it
+        code, app.failure = 1, app.failure or error
+    if isinstance(app.failure, SegstreamError):
+        raise app.failure
+    return 1 if app.failure else code
+
+
+async def _reach(settings: Settings, topics: Sequence[str]) -> None:
+    async with kafka_consumer(settings) as consumer:
+        await partitions_of(consumer, topics)
+    with redis_client(settings):
+        pass

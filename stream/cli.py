@@ -6,7 +6,6 @@ import logging.config
 import sys
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -81,17 +80,10 @@ def show_settings() -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done; 1 it failed, with one line that says what to do; 2 wrong usage."""
-    # The commands speak for themselves: of the clients' own words only the worst are of use.
-    logging.config.dictConfig(logging_config("ERROR"))
+    # The commands speak for themselves. (A worker sets up its own logging.)
+    logging.config.dictConfig(logging_config("CRITICAL"))
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.exit(130)
+        app()
     except SegstreamError as error:
         _fail(str(error))
     except RedisError as error:

@@ -282,6 +282,13 @@ class LogReader:
         """The offset that is read next."""
         return int(await self._consumer.position(self._at))
 
+    def known_end(self) -> int | None:
+        """The offset behind the last committed record, as of the last fetch; None: nothing was fetched yet."""
+        end = self._consumer.highwater(self._at)
+        stands = self._consumer.last_stable_offset(self._at)
+        known = [offset for offset in (end, stands) if offset is not None and offset >= 0]
+        return min(known) if known else None
+
     async def read(self, limit: int, timeout_ms: int) -> list[Any]:
         """The next records, at most `limit`; empty after the time-out."""
         answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)

@@ -172,6 +172,8 @@ class Shard:
                 await asyncio.sleep(gap)
             self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms if wait else 0)
         self._turn_began = time.monotonic()
+        if (end := owned.reader.known_end()) is not None:
+            self._metrics.lag.labels(*self._labels).set(max(end - owned.head.offset, 0))
         position = await owned.reader.position()
         size = 0
         for count, record in enumerate(self._pending[: self._limit]):

@@ -181,3 +181,7 @@ def main() -> None:
     except TrainerError as error:
         typer.echo(f"segtrainer: {error}", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
