@@ -151,6 +151,8 @@ class _Stage:
         self._view = view
         self._children = children
         self._picture = Picture(total=orders.total)
+        # Beside cancelling: a consumer under way was seen to swallow that, and would have gone on for ever.
+        self._ending = asyncio.Event()
 
     async def play(self) -> tuple[Pace, Pace]:
         """Return how fast the history was merged, and the rest scored. Raises DemoError."""
@@ -174,7 +176,7 @@ class _Stage:
             self._view.phase("waiting for the campaigns' actions")
             await self._watched(self._settled("campaigns"), following)
         finally:
-            following.cancel()
+            self._ending.set()
             await asyncio.gather(following, return_exceptions=True)
         return history, pace
 
@@ -189,7 +191,9 @@ class _Stage:
                 self._view.tick(self._picture)
             return task.result()
         finally:
-            task.cancel()
+            if not task.done():
+                self._ending.set()
+                task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def _replayed(self, from_ms: int | None, until_ms: int | None, speed: float | None) -> Pace:
@@ -202,7 +206,15 @@ class _Stage:
             picture.orders_per_s = rows / max(time.monotonic() - began_s, 1e-9)
 
         rows = self._orders.rows.before(until_ms)
-        told = await replay(self._settings, rows, speed=speed, from_ms=from_ms, until_ms=until_ms, progress=sent)
+        told = await replay(
+            self._settings,
+            rows,
+            speed=speed,
+            from_ms=from_ms,
+            until_ms=until_ms,
+            stop=self._ending,
+            progress=sent,
+        )
         picture.sent, picture.orders_per_s = before + sum(told.sent.values()), 0.0
         await self._settled("scoring")
         return Pace(sum(told.sent.values()), round(time.monotonic() - began_s, 3))
@@ -267,7 +279,7 @@ class _Stage:
         picture = self._picture
         async with kafka_consumer(self._settings) as consumer:
             consumer.assign(await partitions_of(consumer, names))
-            while True:
+            while not self._ending.is_set():
                 for partition, records in (await consumer.getmany(timeout_ms=200)).items():
                     if partition.topic == self._settings.actions_topic:
                         picture.actions += len(records)

@@ -196,12 +196,14 @@ def _show_pace(result: Result, console: Console) -> None:
     history, live = result.history, result.live
     console.print(
         f"\n{result.orders:,} orders of {result.source}{f' (left out: {left_out})' if left_out else ''}: "
-        f"[bold]{result.orders_per_s:,.0f} orders/s[/], from the first one sent until all was scored and told."
+        f"[bold]{result.orders_per_s:,.0f} orders/s[/], from the first one sent until all was scored and told.",
+        soft_wrap=True,
     )
     console.print(
         f"  {history.orders:,} before {result.train_at[:10]}, merged in {history.seconds:.1f} s "
         f"({history.orders_per_s:,.0f}/s); {live.orders:,} from then to {result.until[:10]}, scored one by one in "
-        f"{live.seconds:.1f} s ({live.orders_per_s:,.0f}/s)."
+        f"{live.seconds:.1f} s ({live.orders_per_s:,.0f}/s).",
+        soft_wrap=True,
     )
     if result.dead_letters:
         console.print(f"  {result.dead_letters:,} records couldn't be used: see {result.files['dead_letters']}.")
