@@ -19,7 +19,7 @@ SPAN_MS = 180 * 86_400_000
 
 def bodies(count: int, customers: int, start_ms: int = START_MS, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of orders in time order, evenly over half a year; amounts of 1 to 400."""
-    rng = random.Random(seed)  # noqa: S311  # a benchmark, no secret
+    rng = random.Random(seed)
     step = SPAN_MS / count
     for i in range(count):
         customer = f"c{rng.randrange(customers)}"

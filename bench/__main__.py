@@ -1,0 +1,108 @@
+"""`make bench`, or `python -m bench`: everything measured side by side in one run, outputs checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from redis import Redis
+from rich.console import Console
+
+from bench.children import ROOT
+from bench.machine import machine
+from bench.report import page, problems, show
+from bench.rows import LABELS, Bench, Options
+from stream.errors import SegstreamError
+from stream.local import LocalStack
+
+ROWS: Final = (*LABELS, "latency", "profile")
+DOCS: Final = ROOT / "docs" / "benchmarks.md"
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = Options()
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--orders", type=int, default=usual.orders, help="orders preloaded")
+    parser.add_argument("--customers", type=int, default=usual.customers, help="customers who made them")
+    parser.add_argument("--faust-orders", type=int, default=usual.faust_orders, help="orders for the Faust agent")
+    parser.add_argument("--profile-orders", type=int, default=usual.profile_orders, help="orders for the profile")
+    parser.add_argument("--latency-seconds", type=float, default=usual.latency_s, help="seconds measured at 500/s")
+    parser.add_argument("--warm-up-seconds", type=float, default=usual.warm_up_s, help="seconds of it before that")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows alone")
+    parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="results as JSON")
+    parser.add_argument("--write-docs", action="store_true", help=f"write {DOCS.relative_to(ROOT)} (needs all rows)")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing: show the results of this file")
+    return parser
+
+
+def measure_all(options: Options, rows: list[str], console: Console) -> dict[str, Any]:
+    """Run the rows on one fresh stack. Raises SegstreamError where one can't be measured."""
+    result: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "options": {name: getattr(options, name) for name in Options.__dataclass_fields__},
+        "rows": [],
+        "latency": None,
+        "profile": None,
+    }
+
+    def tell(line: str) -> None:
+        console.print(line, style="dim", markup=False)
+
+    with tempfile.TemporaryDirectory(prefix="segstream-bench-") as scratch:
+        folder = Path(scratch)
+        with LocalStack(folder / "stack", report=tell) as stack, Redis.from_url(stack.endpoints.redis) as redis:
+            result["machine"] = machine(redis)
+            bench = Bench(options, stack, redis, folder, tell)
+            for row in rows:
+                tell(f"measuring: {row}")
+                found = bench.run(row)
+                if row in LABELS:
+                    result["rows"].append(found)
+                else:
+                    result[row] = found
+    return result
+
+
+def main() -> int:
+    """Measure, show, write. Ends with 1 where an output was wrong or a row couldn't be measured."""
+    parser = _parser()
+    told = parser.parse_args()
+    rows = [row for row in ROWS if row in told.only]
+    if told.write_docs and told.source is None and len(rows) < len(ROWS):
+        parser.error("--write-docs needs all rows: leave --only out")
+    console = Console(stderr=True)
+    options = Options(
+        told.orders,
+        told.customers,
+        told.faust_orders,
+        told.profile_orders,
+        told.latency_seconds,
+        told.warm_up_seconds,
+    )
+    try:
+        if told.source is not None:
+            result = json.loads(told.source.read_text(encoding="utf-8"))
+        else:
+            result = measure_all(options, rows, console)
+            told.out.parent.mkdir(parents=True, exist_ok=True)
+            told.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            console.print(f"results: {told.out}", markup=False)
+    except SegstreamError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 1
+    show(result, Console(width=None if sys.stdout.isatty() else 160))
+    wrong = problems(result)
+    if told.write_docs and not wrong:
+        DOCS.write_text(page(result), encoding="utf-8")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""What can go wrong in a benchmark."""
+
+from __future__ import annotations
+
+from stream.errors import SegstreamError
+
+
+class BenchError(SegstreamError):
+    """A row can't be measured; the message says why and where the log lies."""

@@ -1,0 +1,204 @@
+"""The rows of the benchmark: each can be run alone, all share one stack and, where they can, one topic of orders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from redis import Redis
+
+from bench import sampler
+from bench.children import Child, Tally
+from bench.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
+from bench.errors import BenchError
+from bench.latency import measure_latency
+from bench.meter import POLL_S, Measured, Meter, Progress, measure
+from bench.orders import bodies, preload
+from bench.outputs import Checked, Figures, check_agent, check_worker, recompute
+from bench.worker_run import Heads, end_worker, start_worker
+from stream.commands_shards import end_offsets
+from stream.local import LocalStack
+from stream.settings import Settings
+
+_DAY_MS: Final = 86_400_000
+_DAYS_BACK: Final = 181  # the orders span the half-year before now, so that wall time finds them where it would
+_READY_S: Final = 60.0
+_PATIENCE_S: Final = 120.0
+LABELS: Final = {
+    "drain": "draining alone: aiokafka, nothing decoded",
+    "wall": "segstream, wall time (production)",
+    "event": "segstream, event time (moves by silence too)",
+    "faust": "ordinary Faust agent",
+}
+GUARANTEES: Final = {"drain": "none", "wall": "exactly once", "event": "exactly once", "faust": "at least once"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is measured. A customer makes as many orders in every row's topic."""
+
+    orders: int = 1_000_000
+    customers: int = 200_000
+    faust_orders: int = 20_000
+    profile_orders: int = 200_000
+    latency_s: float = 30.0
+    warm_up_s: float = 5.0
+
+    def customers_of(self, orders: int) -> int:
+        """As many customers as leaves the number of orders of each the same."""
+        return max(1, self.customers * orders // self.orders)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A preloaded topic: offsets of the first order and behind the last, by partition; what its orders come to."""
+
+    topic: str
+    orders: int
+    begins: dict[int, int]
+    ends: dict[int, int]
+    expected: dict[bytes, Figures]
+
+
+@dataclass(slots=True)
+class Bench:
+    """One run. `tell` gets a line for each step that takes time."""
+
+    options: Options
+    stack: LocalStack
+    redis: Redis
+    folder: Path
+    tell: Callable[[str], None]
+    _inputs: dict[str, Input] = field(default_factory=dict)
+
+    def run(self, row: str) -> dict[str, Any]:
+        """Measure one row and check its outputs. Raises BenchError where it can't be measured."""
+        if row == "latency":
+            return self._latency()
+        if row == "profile":
+            return self._profile()
+        measured, checked = {
+            "drain": self._drain,
+            "wall": lambda: self._worker("wall"),
+            "event": lambda: self._worker("event"),
+            "faust": self._faust,
+        }[row]()
+        return {
+            "row": row,
+            "label": LABELS[row],
+            "guarantee": GUARANTEES[row],
+            **asdict(measured),
+            "checks": None if checked is None else asdict(checked),
+        }
+
+    def _input(self, topic: str, orders: int, *, with_model: bool = True) -> Input:
+        """Preload a topic, once. `with_model`: each partition begins with the start of the model."""
+        if topic in self._inputs:
+            return self._inputs[topic]
+        settings = self._deployment("input", topic)
+        make_topics(settings)
+        if with_model:
+            activate_model(settings)
+        begins = asyncio.run(end_offsets(settings, topic))
+        customers, start_ms = self.options.customers_of(orders), (int(time.time()) // 86_400 - _DAYS_BACK) * _DAY_MS
+        self.tell(f"sending {orders:,} orders of {customers:,} customers to {topic}")
+        asyncio.run(preload(settings, orders, customers, start_ms))
+        ends = asyncio.run(end_offsets(settings, topic))
+        sent = sum(ends.values()) - sum(begins.values())
+        if sent != orders:
+            raise BenchError(f"topic {topic} has {sent:,} orders, expected {orders:,}.")
+        made = Input(topic, orders, begins, ends, recompute(bodies(orders, customers, start_ms)))
+        self._inputs[topic] = made
+        return made
+
+    def _deployment(self, name: str, topic: str, time_mode: Literal["wall", "event"] = "wall") -> Settings:
+        return deployment(self.stack.endpoints, name, topic, time_mode)
+
+    def _drain(self) -> tuple[Measured, Checked | None]:
+        given = self._input("orders", self.options.orders)
+        records = given.orders + PARTITIONS  # each partition begins with the start of the model
+        return self._tallied("drain", "bench.drain", self._deployment("drain", given.topic), records), None
+
+    def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Measured, Checked | None]:
+        given = self._input("orders", self.options.orders)
+        settings = self._deployment(time_mode, given.topic, time_mode)
+        make_topics(settings)
+        heads = Heads(settings, self.redis, given.begins, given.ends)
+        with start_worker(settings, time_mode, self.folder) as child:
+            measured = measure(child, self.stack, heads.progress, _PATIENCE_S + given.orders / 1_000)
+            end_worker(child)
+        self.tell("checking its moves and states")
+        return measured, asyncio.run(check_worker(settings, self.redis, given.expected))
+
+    def _faust(self) -> tuple[Measured, Checked | None]:
+        given = self._input("orders-faust", self.options.faust_orders, with_model=False)
+        settings = self._deployment("faust", given.topic)
+        make_topics(settings)
+        measured = self._tallied("faust", "bench.faust_agent", settings, given.orders)
+        return measured, asyncio.run(check_agent(settings, self.redis, given.expected))
+
+    def _tallied(self, name: str, module: str, settings: Settings, records: int) -> Measured:
+        """Measure a program that counts in a file."""
+        tally = Tally(self.folder / f"{name}.tally")
+
+        def progress() -> Progress:
+            count = tally.read()
+            return Progress(count or 0, begun=count is not None, finished=count is not None and count >= records)
+
+        try:
+            arguments = ["-m", module, str(self.folder / f"{name}.tally")]
+            with Child(name, arguments, folder=self.folder, environment=environment(settings)) as child:
+                return measure(child, self.stack, progress, _PATIENCE_S + records / 50)
+        finally:
+            tally.close()
+
+    def _latency(self) -> dict[str, Any]:
+        settings = self._deployment("latency", "orders-latency")
+        make_topics(settings)
+        activate_model(settings)
+        nowhere = asyncio.run(end_offsets(settings, settings.orders_topic))
+        heads = Heads(settings, self.redis, nowhere, nowhere)
+        with start_worker(settings, "latency", self.folder) as child:
+            _until(heads.ready, child)
+            found = asyncio.run(
+                measure_latency(
+                    settings,
+                    Meter(child, self.stack),
+                    warm_up_s=self.options.warm_up_s,
+                    seconds=self.options.latency_s,
+                )
+            )
+            end_worker(child)
+        return asdict(found)
+
+    def _profile(self) -> dict[str, Any]:
+        """Where the worker's CPU time goes, on a part of the orders in wall time."""
+        given = self._input("orders-profile", self.options.profile_orders)
+        settings = self._deployment("profile", given.topic)
+        make_topics(settings)
+        heads, out = Heads(settings, self.redis, given.begins, given.ends), self.folder / "samples.json"
+        with start_worker(settings, "profile", self.folder, out) as child:
+            measured = measure(child, self.stack, heads.progress, _PATIENCE_S + given.orders / 500)
+            end_worker(child)
+        counts: dict[str, int] = json.loads(out.read_text(encoding="utf-8"))
+        return {
+            "orders": given.orders,
+            "samples": sum(count for stage, count in counts.items() if stage != sampler.START),
+            "cpu_s_per_million": measured.cpu_s_per_million,
+            "shares": sampler.shares(counts),
+        }
+
+
+def _until(condition: Callable[[], bool], child: Child) -> None:
+    """Wait until a program is ready. Raises BenchError where it ends before, or isn't within a minute."""
+    deadline = time.monotonic() + _READY_S
+    while not condition():
+        child.check()
+        if time.monotonic() > deadline:
+            raise BenchError(f"{child.name} isn't ready after {_READY_S:.0f} s.", hint=f"Look at {child.log}.")
+        time.sleep(POLL_S)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from redis import Redis
+
+from bench import sampler
+from bench.orders import bodies
+from bench.outputs import Checked, check_worker, recompute
+from bench.report import page, problems
+
+if TYPE_CHECKING:
+    from stream.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+ORDERS = 3_000
+SMALL = ("--orders", "3000", "--customers", "600", "--faust-orders", "300", "--profile-orders", "3000")
+BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1")
+FIGURES = {
+    "orders",
+    "seconds",
+    "orders_per_s",
+    "cpu_s_per_million",
+    "broker_cpu_s_per_million",
+    "valkey_cpu_s_per_million",
+    "peak_rss_mb",
+    "load_average",
+    "others_cores",
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What the whole benchmark printed and wrote, on a stack of its own."""
+    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *SMALL, *BRIEF, "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads(out.read_text(encoding="utf-8"))
+
+
+def test_every_row_is_measured_and_its_outputs_are_right(ran: tuple[str, dict[str, Any]]) -> None:
+    _, result = ran
+    assert [row["row"] for row in result["rows"]] == ["drain", "wall", "event", "faust"]
+    assert [row["guarantee"] for row in result["rows"]] == ["none", "exactly once", "exactly once", "at least once"]
+    for row in result["rows"]:
+        assert set(row) >= FIGURES
+        assert row["peak_rss_mb"] > 20
+    assert problems(result) == []
+    _, wall, event, faust = result["rows"]
+    assert wall["orders"] == event["orders"] == ORDERS
+    for row in (wall, event):
+        assert row["orders_per_s"] > 0
+        assert row["cpu_s_per_million"] > 0
+        assert row["checks"]["customers"] == len(recompute(bodies(ORDERS, 600)))
+        assert row["checks"]["moves"] >= row["checks"]["customers"]
+        assert row["checks"]["segments_asked"] > 100
+    assert set(event["checks"]["causes"]) >= {"first", "order", "silence"}
+    assert faust["orders"] == 300
+    assert faust["checks"]["moves"] >= faust["checks"]["customers"]
+
+
+def test_latency_is_that_of_every_order_behind_the_warm_up(ran: tuple[str, dict[str, Any]]) -> None:
+    told = ran[1]["latency"]
+    assert told["orders"] == told["moves"] == 1_500
+    assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["max_ms"]
+
+
+def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> None:
+    told = ran[1]["profile"]
+    assert told["samples"] > 10
+    assert sum(told["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert set(told["shares"]) <= {stage for stage, _, _ in sampler.STAGES} | {sampler.REST}
+
+
+def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) -> None:
+    printed, result = ran
+    text = page(result)
+    assert "outputs checked: all as the orders say" in printed
+    assert f"p99 {result['latency']['p99_ms']} ms" in printed
+    assert f"p99 {result['latency']['p99_ms']} ms" in text
+    assert result["machine"]["kafka"] in text
+    for row in result["rows"]:
+        assert row["label"] in text
+
+
+def test_stages_are_those_of_files_and_functions_that_exist() -> None:
+    for _, part, functions in sampler.STAGES:
+        if part.startswith(("segmentation/", "stream/")):
+            text = (ROOT / part).read_text(encoding="utf-8")
+            assert all(f"def {name}(" in text for name in functions), part
+
+
+def _move(customer: str, sequence: int, source: str | None, target: str) -> bytes:
+    return json.dumps(
+        {"customer_id": customer, "sequence": sequence, "from": source, "to": target, "cause": "order"}
+    ).encode()
+
+
+async def _check(settings: Settings, moves: list[bytes]) -> Checked:
+    producer = AIOKafkaProducer(**settings.kafka_client())
+    await producer.start()
+    for move in moves:
+        await producer.send_and_wait(settings.changes_topic, move, key=b"c1", partition=0)
+    await producer.stop()
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        return await check_worker(settings, redis, {})
+
+
+@pytest.mark.parametrize(
+    ("second", "wrong"),
+    [
+        ((2, "Loyal", "Lost"), False),
+        ((3, "Loyal", "Lost"), True),
+        ((2, "Lost", "Loyal"), True),
+        ((1, None, "Loyal"), True),
+    ],
+)
+async def test_checks_see_a_broken_chain(
+    settings: Settings, second: tuple[int, str | None, str], *, wrong: bool
+) -> None:
+    checked = await _check(settings, [_move("c1", 1, None, "Loyal"), _move("c1", *second)])
+    assert checked.moves == 2
+    assert bool(checked.problems) == wrong
+
+
+async def test_checks_see_customers_that_are_missing(settings: Settings) -> None:
+    expected = await asyncio.to_thread(recompute, bodies(10, 3))
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        checked = await check_worker(settings, redis, expected)
+    assert checked.problems == [f"0 customers in Redis, {len(expected)} in the orders"]
