@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import faust
@@ -180,8 +182,8 @@ class ShardService(Service):
         return web.Response(body=self._metrics.render(), content_type="text/plain", charset="utf-8")
 
 
-def build_app(settings: Settings, step: Step) -> Any:
-    """The Faust app of one worker process."""
+def build_app(settings: Settings, step: Step, scratch: Path) -> Any:
+    """The Faust app of one worker process. `scratch`: a folder that Faust wants and nothing needs."""
     app: Any = faust.App(
         f"{settings.group_of(step.name)}-worker",
         broker="aiokafka://" + settings.kafka_bootstrap_servers.replace(",", ";aiokafka://"),
@@ -192,7 +194,7 @@ def build_app(settings: Settings, step: Step) -> Any:
         store="memory://",
         autodiscover=False,
         worker_redirect_stdouts=False,
-        datadir=None,
+        datadir=scratch,
     )
     app.producer_only = True  # without agents the conductor fails on an empty subscription
     app.failure = None
@@ -221,9 +223,14 @@ def run_worker(settings: Settings, step: Step) -> int:
     # A turn makes and drops hundreds of thousands of small objects, none of them in cycles: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+    with TemporaryDirectory(prefix="segstream-") as scratch:
+        return _execute(settings, step, Path(scratch))
+
+
+def _execute(settings: Settings, step: Step, scratch: Path) -> int:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    app = build_app(settings, step)
+    app = build_app(settings, step, scratch)
     worker = faust.Worker(
         app,
         loop=loop,

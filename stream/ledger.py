@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import aiokafka.errors
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -200,7 +199,9 @@ class Ledger:
                 if batch.append(key=key, value=value, headers=headers, timestamp=None) is None:
                     break
                 at += 1
-            sent.append((await self._producer.send_batch(batch, topic, partition=self._partition), at - first))
+            future = await self._producer.send_batch(batch, topic, partition=self._partition)
+            future.add_done_callback(_look_at)
+            sent.append((future, at - first))
         return sent
 
     async def _bounded(self, awaitable: Awaitable[T], what: str) -> T:
@@ -378,6 +379,7 @@ class LogReader:
                 )
 
 
-def is_offset_lost(error: Exception) -> bool:
-    """Whether the input no longer has the offset asked for."""
-    return isinstance(error, aiokafka.errors.OffsetOutOfRangeError | aiokafka.errors.NoOffsetForPartitionError)
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Mark an error as seen: where one send of a turn fails, nobody awaits the others."""
+    if not future.cancelled():
+        future.exception()

@@ -22,7 +22,7 @@ from stream.ledger import Publication
 from stream.metrics import Metrics
 from stream.status import StatusBoard
 from stream.store import Writes
-from stream.takeover import Owned, Place, take_over
+from stream.takeover import Owned, Place, is_ours, take_over
 
 log = logging.getLogger(__name__)
 
@@ -92,15 +92,22 @@ class Shard:
                 log.warning(
                     "%s: %s: %s; taking over afresh", self.place, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
                 )
-                if owned:
-                    await owned.close()
-                    owned = None
+                await self._close(owned)
+                owned = None
+                if is_ours(error) and attempt >= self.place.settings.step_retries:
+                    log.exception("%s: the same fault again", self.place)
+                    await self._quarantine(ShardQuarantined("step_failed", f"{attempt} times: {error!r}."))
+                    continue
                 await self._board.put(self.place, "failing", reason=cause, detail=str(error))
                 await self._back_off(attempt)
             finally:
-                if owned:
-                    await owned.close()
+                await self._close(owned)
         await self._board.put(self.place, "released")
+
+    @staticmethod
+    async def _close(owned: Owned | None) -> None:
+        if owned:
+            await owned.close()
 
     # ---- the turn
 
@@ -197,10 +204,8 @@ class Shard:
             assert owned.raw is not None
             loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
             turn = place.step.decide(plan, loaded.values, loaded.fired, len(loaded.fired) > slice_, frame)
-        except (ShardLost, ShardQuarantined, asyncio.CancelledError):
-            raise
         except Exception as error:
-            if _is_foreign(error):
+            if not is_ours(error):
                 raise
             return self._failed(records, frame, error)
         known = {key for key, value in zip(plan.keys, loaded.values, strict=True) if value is not None}
@@ -305,7 +310,11 @@ class Shard:
         assert head.cursor is not None
         rows = await self.place.store.load_slice(owned.raw, head.cursor, size)
         quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
-        turn = self.place.step.rescore(rows, quiet, frame)
+        try:
+            turn = self.place.step.rescore(rows, quiet, frame)
+        except Exception as error:
+            log.exception("%s: the step raised in a rescore", self.place)
+            raise ShardQuarantined("step_failed", f"the step raises in a rescore: {error!r}.") from error
         finished = len(rows) < size
         cursor = None if finished else rows[-1][0].decode()
         changes = {"quiet": ""} if finished else {}
@@ -368,8 +377,3 @@ class Shard:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
             return
-
-
-def _is_foreign(error: Exception) -> bool:
-    """Whether the error comes from a client of Redis or Kafka, not from the step."""
-    return type(error).__module__.split(".")[0] in {"redis", "aiokafka"} or isinstance(error, OSError | TimeoutError)

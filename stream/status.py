@@ -73,7 +73,8 @@ class StatusBoard:
         What is quarantined is told once: its entry is taken away to ask for a retry.
         """
         for partition, status in list(self.shards.items()):
-            if status.state != "quarantined":
+            if status.state not in {"quarantined", "released"}:
+                status.at = time.time()
                 await self._show(partition)
 
     async def retry_asked(self, place: Place) -> bool:

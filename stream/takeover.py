@@ -11,7 +11,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.step import Activation, Frame, Step
-from stream.errors import ShardLost, ShardQuarantined
+from stream.errors import SegstreamError, ShardLost, ShardQuarantined
 from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head, encode_head
 from stream.ledger import Ledger, LogReader, Streams
 from stream.settings import Settings
@@ -308,8 +308,37 @@ def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
     return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
 
 
+def is_ours(error: Exception) -> bool:
+    """Whether an error is the step's (or our own), not one of Kafka, Redis or the protocol: trying again won't help it."""
+    # aiokafka says with an AssertionError, too, that a newer producer has fenced this one (HAZARDS).
+    foreign = SegstreamError | OSError | TimeoutError | AssertionError
+    return not isinstance(error, foreign) and type(error).__module__.split(".")[0] not in {"redis", "aiokafka"}
+
+
 async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
-    """(new states, those that are new, clock) after records that were delivered before."""
+    """(new states, those that are new, clock) after records that were delivered before.
+
+    A record that makes the step raise went to the dead letters then: it is left out again.
+    """
+    try:
+        return await _absorb_all(owned, records)
+    except Exception as error:
+        if not is_ours(error):
+            raise
+    return await _absorb_all(owned, [record for record in records if await _is_usable(owned, record)])
+
+
+async def _is_usable(owned: Owned, record: Any) -> bool:
+    try:
+        await _absorb_all(owned, [record])
+    except Exception as error:
+        if not is_ours(error):
+            raise
+        return False
+    return True
+
+
+async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
     step, head = owned.place.step, owned.head
     frame = Frame(head.merge_clock, head.merge_clock, Activation(head.activation, head.version))
     plan = step.absorb(records, owned.place.partition, frame)
