@@ -120,5 +120,6 @@ def _difference(begun: int, first: Reading, done: int, last: Reading, peak: floa
         valkey_cpu_s_per_million=per_million(last.valkey_s - first.valkey_s),
         peak_rss_mb=round(peak, 1),
         load_average=round(load, 2),
-        others_cores=round((last.others_s - first.others_s) / seconds, 2) if told else None,
+        # The system's books and a process's own tick apart: nobody else may come out as a little less than nobody.
+        others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 2) if told else None,
     )

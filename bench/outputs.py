@@ -85,8 +85,7 @@ async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, F
     last = await _chains(settings, checked)
     names = {segment.id: segment.name for segment in bench_model().segments}
     seen = 0
-    asked: list[tuple[bytes, Any, int]] = []
-    chance = random.Random(1)
+    candidates: list[tuple[bytes, Any, int]] = []
     for partition in range(settings.partitions):
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
         clock = read_clock(redis, keys)
@@ -97,11 +96,12 @@ async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, F
             told = last.get(customer)
             if told != (names.get(int(head["segment"])), int(head["sequence"])):
                 checked.complain(f"{customer!r}: the last move told is {told}, the state says {head}")
-            elif clock is not None and chance.random() < 2 * SAMPLE / len(expected):
-                asked.append((customer, head, clock))
+            elif clock is not None and customer in expected:
+                candidates.append((customer, head, clock))
     if seen != len(expected):
         checked.complain(f"{seen} customers in Redis, {len(expected)} in the orders")
-    _ask_again(asked[:SAMPLE], expected, checked)
+    asked = random.Random(1).sample(candidates, min(SAMPLE, len(candidates)))
+    _ask_again(asked, expected, checked)
     return checked
 
 

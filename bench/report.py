@@ -107,7 +107,8 @@ def page(result: dict[str, Any]) -> str:
         machine=f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gb']} GB, {machine['system']}",
         versions=f"{machine['python']}, Apache Kafka {machine['kafka']}, Valkey {machine['valkey']}; {packages}",
         orders=_number(options["orders"]),
-        customers=_number(options["customers"]),
+        customers=_number(checks["wall"]["customers"]),
+        minutes=_number(1e6 / agents["orders_per_s"] / 60 if agents["orders_per_s"] else None),
         faust_orders=_number(agents["orders"]),
         table=_markdown(table),
         latency="\n".join(_latency(result)).removeprefix("from").strip(),
@@ -129,7 +130,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 _PAGE = """# Benchmarks
 
-Written by `make bench ARGS=--write-docs`, from one run: nothing here was typed by hand.
+Written by `make bench ARGS=--write-docs`: all results on this page are of one run.
 
 - Command: `{command}`, {started_at}
 - Machine: {machine}
@@ -181,5 +182,6 @@ stack. Waiting isn't counted.
 ## How to read this
 
 Figures of a shared machine vary by ±30 % from run to run, more when something else takes a core. The ratios between rows of one run are what
-counts. The Faust agent's figures come from fewer orders, since a million would take most of an hour.
+counts. The Faust agent's figures come from fewer orders, since a million would take {minutes} minutes. The latency is measured after the
+throughput, on a broker whose JVM has had work to compile; alone (`--only latency`), with a cold broker, it is higher.
 """

@@ -11,10 +11,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from redis import Redis
 
-from bench import sampler
+from bench import outputs, sampler
 from bench.orders import bodies
-from bench.outputs import Checked, check_worker, recompute
+from bench.outputs import Checked, Figures, check_worker, recompute
 from bench.report import page, problems
+from segmentation.rfm import CustomerState, heads, pack
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -135,6 +136,31 @@ async def test_checks_see_a_broken_chain(
     checked = await _check(settings, [_move("c1", 1, None, "Loyal"), _move("c1", *second)])
     assert checked.moves == 2
     assert bool(checked.problems) == wrong
+
+
+def _state(**fields: Any) -> Any:
+    usual: dict[str, Any] = {"frequency": 1, "monetary": 50_000, "last": 7, "segment": 2, "sequence": 1}
+    return heads([pack(CustomerState(**(usual | fields)))])[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"), [({}, False), ({"frequency": 2}, True), ({"monetary": 50_001}, True), ({"last": 8}, True)]
+)
+def test_checks_see_a_figure_that_differs(fields: dict[str, int], *, wrong: bool) -> None:
+    checked = Checked()
+    outputs._compare(b"c1", _state(**fields), Figures(1, 50_000, 7), checked)
+    assert bool(checked.problems) == wrong
+
+
+def test_checks_see_a_segment_that_the_model_would_leave() -> None:
+    figures = Figures(1, 50_000, 7)
+    # One small order, long ago: whoever calls that a champion was told wrong.
+    long_after = 7 + 200 * 86_400_000
+    for segment, wrong in ((5, False), (1, True)):
+        checked = Checked()
+        outputs._ask_again([(b"c1", _state(segment=segment), long_after)], {b"c1": figures}, checked)
+        assert checked.segments_asked == 1
+        assert bool(checked.problems) == wrong
 
 
 async def test_checks_see_customers_that_are_missing(settings: Settings) -> None:
