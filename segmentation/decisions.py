@@ -16,6 +16,7 @@ from segmentation.model import SegmentModel
 from segmentation.moves import Move, MoveWriter
 from segmentation.pieces import pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
+from segmentation.rfm import rows as entries
 from segmentation.step import NEVER_DUE
 
 UNITS: Final = 10_000.0  # monetary values are kept in ten-thousandths of the currency's unit
@@ -112,18 +113,18 @@ def announce(customer: Customer, target: int, at: int, cause: Cause, place: Plac
 
 
 def move_by_time(
-    customers: Sequence[Customer], places: Sequence[Place], model: CompiledModel, rules: Rules
+    customers: Sequence[Customer], places: Sequence[Place], model: CompiledModel, dwell_ms: int, rules: Rules
 ) -> list[Move]:
     """The moves at each customer's own due instant."""
     if not customers:
         return []
     moves = []
-    for customer, place in zip(customers, places, strict=True):
+    for customer, place, waited in zip(customers, places, _waited(customers, model, dwell_ms, rules), strict=True):
         prior = customer.value or EMPTY
         at = customer.due
         known, _, _ = announcement(prior)
         if known in model.scorer.index_of:
-            cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else Cause.SILENCE
+            cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else waited or Cause.SILENCE
         else:
             cause = Cause.MODEL if known else Cause.FIRST
         customer.value = advance_bytes(prior, at, rules)
@@ -138,6 +139,28 @@ def move_by_time(
     for move, apart in zip(moves, published(distances), strict=True):
         move.distances = apart
     return moves
+
+
+def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, rules: Rules) -> list[Cause | None]:
+    """What really moved those whose border was crossed already while they had to dwell: their latest event (TIME 5).
+
+    Two orders at one instant are such a case: the second one's move is told a millisecond later. None: time alone.
+    """
+    causes: list[Cause | None] = [None] * len(customers)
+    rows = [i for i, c in enumerate(customers) if announcement(c.value or EMPTY)[2] == c.due - dwell_ms]
+    if not rows:
+        return causes
+    at = np.array([customers[i].due - 1 for i in rows], dtype=np.int64)
+    values = [advance_bytes(customers[i].value or EMPTY, int(t), rules) for i, t in zip(rows, at, strict=True)]
+    head = heads(values)
+    source = model.scorer.index_from_ids(head["segment"])
+    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    held = model.scorer.decide(source, at, head["last"], rest) != source
+    for i, value, before in zip(rows, values, held.tolist(), strict=True):
+        latest = entries([value])["key"]
+        if before and latest.size:
+            causes[i] = CAUSE_OF_KIND.get(Kind(int(latest[-1]) & 7))
+    return causes
 
 
 def search(

@@ -176,7 +176,7 @@ class ScoringStep:
         """The moves of a round, each with its forecast."""
         places: list[Place] = [(bisect_right(batch.clocks, c.due), BY_TIME, c.due, c.key) for c in due]
         starts = [c.due + 1 for c in due] + [a.at + 1 for a in asked]
-        moves = move_by_time(due, places, model, self._rules)
+        moves = move_by_time(due, places, model, self._dwell_ms, self._rules)
         erased = [a for a in asked if a.arrival and a.arrival.entry[0] & 7 == Kind.ERASED]
         for a in erased:
             moves += self._erase(a)

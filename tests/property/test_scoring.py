@@ -123,9 +123,9 @@ class MemoryShard:
 
     def turn(self, log: list[Rec], size: int, slice_: int) -> None:
         plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
-        fired = sorted(
-            (t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon
-        )[: slice_ + 1]
+        fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
+            : slice_ + 1
+        ]
         turn = self.step.decide(
             plan,
             [self.states.get(k) for k in plan.keys],
@@ -218,6 +218,38 @@ def check_truth(shard: MemoryShard, model: CompiledModel, dwell: int) -> None:
         assert target[0] == source[0]
 
 
+def test_of_two_orders_at_one_instant_the_second_moves_a_millisecond_later_and_is_the_cause() -> None:
+    """At most one move per customer and instant; what waits for the next one is not silence."""
+    rng = np.random.default_rng(1)
+    one = a_model(rng, (1, 2, 3))
+    by_count = one.model_copy(
+        update={
+            "features": (
+                Feature(name="recency_days", transform="identity", mean=0.0, scale=1000.0),
+                Feature(name="frequency", transform="identity", mean=0.0, scale=1.0),
+                Feature(name="monetary", transform="identity", mean=0.0, scale=1e6),
+            ),
+            "segments": tuple(
+                Segment(id=i, name=f"s{i}", action="none", centroid=(0.0, float(i), 0.0)) for i in (1, 2, 3)
+            ),
+            "margin": 0.0,
+        }
+    )
+    amount = Amount(value="1", currency="USD")
+    orders = [
+        OrderPlaced(id=f"e{n}", order_id=f"o{n}", customer_id="c", occurred_at=at(T0), amount=amount) for n in range(3)
+    ]
+    log = [Rec(n, b"c", encode(order)) for n, order in enumerate(orders)]
+    log.append(Rec(3, CONTROL_KEY, encode(ClockAdvanced(id="t", to=at(T0 + DAY)))))
+    shard = MemoryShard(a_step(0), CompiledModel.of(by_count, "g", {}))
+    while shard.offset < len(log):
+        shard.turn(log, 10, 10)
+    assert [(m.to, m.cause.value, m.occurred_at[-5:]) for m in told(shard)] == [
+        ("s1", "first", ".000Z"),
+        ("s3", "order", ".001Z"),
+    ]
+
+
 @many
 @given(st.integers(0, 2**63 - 1))
 def test_a_second_replay_changes_nothing(seed: int) -> None:
@@ -252,7 +284,9 @@ def test_a_new_model_tells_each_customer_once_whatever_the_slices(seed: int) -> 
         shard.rescore(slice_)
         announced = {o.key for o in shard.outputs}
         assert len(announced) == len(shard.outputs)
-        assert announced == {k for k, v in shard.states.items() if heads([advance_bytes(v, shard.clock, RULES)])["last"][0] != NONE}
+        assert announced == {
+            k for k, v in shard.states.items() if heads([advance_bytes(v, shard.clock, RULES)])["last"][0] != NONE
+        }
         while shard.offset < half:
             shard.turn(log[:half], 4, 4)
         shard.model = second
