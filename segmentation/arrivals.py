@@ -49,12 +49,12 @@ class Reader:
     max_jump_ms: int  # how far ahead of the shard's clock, in event time
     max_event_bytes: int
 
-    def read(self, records: Sequence[Record], clock: int, *, replayed: bool = False) -> Batch:
+    def read(self, records: Sequence[Record], clock: int, *, replayed_until: int | None = None) -> Batch:
         """Decode until the end, or until a record that starts a model (event time).
 
         In event time a record's clock is the running maximum of event times; in wall time all have `clock`, the
-        turn's own. `replayed`: the records were delivered before, so models were started then, and in wall time the
-        broker's timestamp is the closest thing to the clock of then.
+        turn's own. `replayed_until`: the records were delivered before, at clocks up to this one, so models were
+        started then, and in wall time the broker's timestamp is the closest thing to the clock of then.
         """
         batch = Batch()
         event_time = self.time == "event"
@@ -63,7 +63,7 @@ class Reader:
             try:
                 if record.key == CONTROL_KEY:
                     event = self._control(record)
-                    if event_time and isinstance(event, ModelActivated) and not replayed:
+                    if event_time and isinstance(event, ModelActivated) and replayed_until is None:
                         batch.start = Activation(event.activation, event.version)
                         return batch
                     if event_time and isinstance(event, ClockAdvanced):
@@ -84,8 +84,8 @@ class Reader:
             except RejectedEvent as why:
                 arrival = None
                 batch.dead.append(DeadLetter(index, why.reason.value, why.field, str(why)))
-            if replayed and not event_time:
-                clock = max(clock, record.timestamp)
+            if replayed_until is not None and not event_time:
+                clock = max(clock, min(record.timestamp, replayed_until))
             batch.clocks.append(clock)
             batch.arrivals.append(arrival)
         return batch

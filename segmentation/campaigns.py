@@ -28,7 +28,7 @@ from segmentation.events import (
     iso,
     millis,
 )
-from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, Turn
+from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, StateUnreadable, Turn
 
 __all__ = [
     "CampaignFormatError",
@@ -53,7 +53,7 @@ _STATE: Final = Layout("<BB2xIq")
 _LAST_SEQUENCE: Final = 2**32 - 1
 
 
-class CampaignFormatError(ValueError):
+class CampaignFormatError(StateUnreadable):
     """These bytes aren't a campaign state of this version: written by another program, or torn."""
 
 

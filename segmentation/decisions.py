@@ -13,13 +13,13 @@ from segmentation.arrivals import Arrival
 from segmentation.events import Cause
 from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import SegmentModel
+from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
 from segmentation.pieces import pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
 from segmentation.rfm import rows as entries
 from segmentation.step import NEVER_DUE
 
-UNITS: Final = 10_000.0  # monetary values are kept in ten-thousandths of the currency's unit
 CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
 Place = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
@@ -73,7 +73,7 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     head = heads([a.customer.value or EMPTY for a in asked])
     at = np.array([a.at for a in asked], dtype=np.int64)
     source = scorer.index_from_ids(head["segment"])
-    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
     target = scorer.decide(source, at, head["last"], rest)
     unknown = source == UNKNOWN
     # Who never had an order that stands has no recency, hence no segment yet.
@@ -133,7 +133,7 @@ def move_by_time(
             move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
         moves.append(move)
     head = heads([move.value for move in moves])
-    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
     instants = np.array([move.at for move in moves], dtype=np.int64)
     distances = model.scorer.distances(instants, head["last"], rest)
     for move, apart in zip(moves, published(distances), strict=True):
@@ -154,7 +154,7 @@ def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, 
     values = [advance_bytes(customers[i].value or EMPTY, int(t), rules) for i, t in zip(rows, at, strict=True)]
     head = heads(values)
     source = model.scorer.index_from_ids(head["segment"])
-    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
     held = model.scorer.decide(source, at, head["last"], rest) != source
     for i, value, before in zip(rows, values, held.tolist(), strict=True):
         latest = entries([value])["key"]
@@ -198,6 +198,6 @@ def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Score
     if head["last"][0] == NONE and not head["segment"][0]:
         customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
         return
-    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
     nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest)
     customer.due, customer.to, customer.wake = start, int(nearest[0]), start

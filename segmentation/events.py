@@ -18,14 +18,13 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import Meta, Struct
 
-from segmentation.entries import CANCELLED, ERASED, PLACED, REFUNDED, Entry, hash64
+from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, Entry, hash64
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls: no shop calls a customer so
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_MS: Final = 86_400_000
-_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * _DAY_MS  # a century of room for what is foretold
+_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_MS  # a century of room for what is foretold
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
 
@@ -61,6 +60,7 @@ class Reason(StrEnum):
     CONFLICTING_ID = "conflicting_id"
     TOO_LARGE = "too_large"
     CONTROL_NOT_ALLOWED = "control_not_allowed"
+    UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
 
 
@@ -268,7 +268,7 @@ def millis(at: datetime, name: str = "occurred_at") -> int:
     86401999
     """
     since = at - _EPOCH
-    ms = since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
+    ms = since.days * DAY_MS + since.seconds * 1000 + since.microseconds // 1000
     if 0 <= ms < _END_MS:
         return ms
     message = f"{name} is {at.isoformat()}, expected 1970-01-01 to 9899-12-31."
@@ -323,7 +323,7 @@ def iso(ms: int) -> str:
     >>> iso(1_772_547_600_000)
     '2026-03-03T14:20:00.000Z'
     """
-    day, rest = divmod(ms, _DAY_MS)
+    day, rest = divmod(ms, DAY_MS)
     seconds, thousandths = divmod(rest, 1000)
     minutes, second = divmod(seconds, 60)
     return f"{_date(day)}T{minutes // 60:02}:{minutes % 60:02}:{second:02}.{thousandths:03}Z"

@@ -25,16 +25,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from segmentation.entries import DAY_MS
 from segmentation.kernels import expm1, log1p
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
-from segmentation.pieces import NEVER_DUE, Pieces
+from segmentation.pieces import Pieces
+from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.model import Feature, SegmentModel, Transform
 
-DAY_MS: Final = 86_400_000
 # A hundred years after the last order recency stands still: up to here one millisecond outweighs all rounding of z_r,
 # for every λ. So it is part of the decision, not a cut of convenience.
 HORIZON_MS: Final = 36_525 * DAY_MS

@@ -17,6 +17,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Keys of the models topic beside the versions: which model scores, and which one waits to be compared with it.
+ACTIVE_KEY: Final = b"active"
+CANDIDATE_KEY: Final = b"candidate"
 FEATURES: Final = ("recency_days", "frequency", "monetary")
 # Scores beyond this are cut off and centroids refused: it bounds the rounding error of the decision.
 Z_LIMIT: Final = 1024.0
@@ -156,12 +159,7 @@ class SegmentModel(_Plain):
     @classmethod
     def from_json(cls, value: bytes) -> Self:
         """Read the published form. ModelError, naming what is wrong, if it isn't whole, true to its version, usable."""
-        try:
-            content = json.loads(value.decode())
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"not a model: expected UTF-8 JSON, got {value[:40]!r} ({error})") from None
-        if not isinstance(content, dict):
-            raise ModelError(f"not a model: expected a JSON object, got {type(content).__name__}")
+        content = _json_object(value, "a model")
         stated = content.pop("version", None)
         if stated is None:
             raise ModelError("version is missing: publish the bytes of SegmentModel.to_json")
@@ -177,10 +175,6 @@ class SegmentModel(_Plain):
             )
         return model
 
-    def segment_by_id(self, segment_id: int) -> Segment | None:
-        """Give the segment of that lasting id, None where this model doesn't have it."""
-        return next((segment for segment in self.segments if segment.id == segment_id), None)
-
     def warnings(self) -> list[str]:
         """Say, one sentence a pair, which centroids are within the margin of each other; empty if none are.
 
@@ -192,6 +186,39 @@ class SegmentModel(_Plain):
             for one, other, distance2 in self._pairs()
             if distance2 <= max(self.margin, MARGIN_FLOOR)
         ]
+
+
+def read_version(key: bytes | None, value: bytes) -> SegmentModel:
+    """Read a record of the models topic that holds a model: its key is the version. Raises ModelError.
+
+    For everyone who reads the topic, so that worker, commands and trainer refuse the same records.
+    """
+    model = SegmentModel.from_json(value)
+    if key != model.version.encode():
+        raise ModelError(f"the key is {key!r}, but the content's version is {model.version!r}: publish it under that")
+    return model
+
+
+def read_pointer(value: bytes) -> str:
+    """Read which version a record under ACTIVE_KEY or CANDIDATE_KEY names. Raises ModelError.
+
+    >>> read_pointer(b'{"version": "5ccbe45f5ba98e4c", "by": "segtrainer"}')
+    '5ccbe45f5ba98e4c'
+    """
+    version = _json_object(value, "a pointer to a model").get("version")
+    if not isinstance(version, str):
+        raise ModelError(f"not a pointer to a model: expected a version as text, got {version!r}")
+    return version
+
+
+def _json_object(value: bytes, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(value.decode())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"not {what}: expected UTF-8 JSON, got {value[:40]!r} ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"not {what}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

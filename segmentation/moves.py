@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from segmentation.entries import DAY_MS
 from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_headers, encode, iso, move_id
+from segmentation.forecast import HORIZON_MS
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
 from segmentation.rfm import HEADER, NONE
 from segmentation.step import NEVER_DUE, Output
 
-DAY_MS: Final = 86_400_000
-HORIZON_MS: Final = 36_525 * DAY_MS  # recency stands still from here on (TIME 1)
 _LAST, _FREQUENCY, _MONETARY = 8, 6, 7  # places in the header (STATE 5)
 
 NOTE: Final = Struct("<HIq")  # segment, sequence, time of the move: what a state keeps of its last move

@@ -14,6 +14,7 @@ import numpy as np
 from segmentation.entries import ERASED, read_counted, saturated
 from segmentation.money import UNITS
 from segmentation.rfm import HEADER, ROW, heads, rows, unpack
+from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     from segmentation.rfm import CustomerState, Rules
 
-NEVER_DUE: Final = 2**53  # no instant; exact as a Redis score too
 _EXACT_MONEY: Final = 2**62  # sums below this haven't saturated, so they can be taken apart again
 
 

@@ -36,6 +36,7 @@ from segmentation.entries import (
     hash64,
     read,
 )
+from segmentation.step import StateUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,7 +102,7 @@ _NEXT_CHANGE_AT: Final = 56
 _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
-class StateFormatError(ValueError):
+class StateFormatError(StateUnreadable):
     """These bytes aren't a state of this version: written by another program, or torn."""
 
 

@@ -62,7 +62,7 @@ class ScoringStep:
 
     def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
         """As `plan`, for what was delivered before."""
-        batch = self._reader.read(records, frame.clock, replayed=True)
+        batch = self._reader.read(records, frame.clock, replayed_until=max(frame.now, frame.clock))
         clock = batch.clocks[-1] if batch.clocks else frame.clock
         return Plan(len(batch.clocks), list(batch.own), clock, work=(batch, partition))
 
@@ -109,7 +109,9 @@ class ScoringStep:
                 customer.prior = customer.value if announcement(customer.value or EMPTY)[0] else None
                 asked.append(Asked(customer, clock, (0, BY_TIME, clock, customer.key), None))
         moves = score(asked, frame.model, self._dwell_ms, self._rules)
-        search(customers, [clock + 1] * len(customers), frame.model, self._dwell_ms, self._rules)
+        # What was told is told up to, not including, the clock: at it, what is due still waits.
+        starts = [clock if silent else clock + 1 for silent in quiet]
+        search(customers, starts, frame.model, self._dwell_ms, self._rules)
         self._finish(turn, customers, moves, frame)
         return turn
 

@@ -15,6 +15,10 @@ from typing import Any, Final, NamedTuple, Protocol
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
 
 
+class StateUnreadable(ValueError):
+    """Bytes that aren't a state of this step and version: written by another program, or torn."""
+
+
 class Record(Protocol):
     """One record of the input topic."""
 

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,18 +28,18 @@ from segmentation.partitioners import PARTITIONERS
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
 from stream.access import kafka_consumer, partitions_of, redis_client
-from stream.errors import SegstreamError, WorkerFailed
+from stream.errors import SegstreamError, SettingsError, WorkerFailed
 from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
 from stream.ledger import Streams
 from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.models import ModelFeed
+from stream.ownership import Place
 from stream.settings import Settings
 from stream.shard import Shard
 from stream.status import REFRESH_S, StatusBoard
 from stream.store import ShardStore, connect
-from stream.takeover import Place
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def campaign_step(settings: Settings) -> CampaignStep:
 
 
 def streams_of(settings: Settings, step: str) -> Streams:
-    """The topics of a step."""
+    """The topics of a step: scoring or campaigns. Raises ValueError on any other."""
     heads = settings.heads_topic(step)
     if step == "scoring":
         return Streams(
@@ -86,6 +85,8 @@ def streams_of(settings: Settings, step: str) -> Streams:
             settings.orders_dead_letters_topic,
             heads,
         )
+    if step != "campaigns":
+        raise ValueError(f"{step!r} isn't a step: expected scoring or campaigns")
     return Streams(
         step, settings.changes_topic, settings.actions_topic, None, settings.changes_dead_letters_topic, heads
     )
@@ -102,9 +103,10 @@ class ShardService(Service):
         self._app = app
         self._metrics = Metrics()
         self._parts: list[asyncio.Task[None]] = []
+        self._http: web.AppRunner | None = None
 
     async def on_start(self) -> None:
-        """Connect; what can't be reached ends the worker with a word on what to do."""
+        """Put the parts together. Raises WorkerFailed where the port of /health is taken."""
         settings, step = self._settings, self._step
         self._redis: Redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
         streams = streams_of(settings, step.name)
@@ -164,7 +166,14 @@ class ShardService(Service):
         routes.router.add_get("/metrics", self._scrape)
         runner = web.AppRunner(routes, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, self._settings.http_host, self._settings.http_port).start()
+        host, port = self._settings.http_host, self._settings.http_port
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            self._app.failure = WorkerFailed(
+                f"{host}:{port} can't be opened: {error}.", hint="Set SEGSTREAM_HTTP_PORT."
+            )
+            raise self._app.failure from error
         return runner
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -216,10 +225,7 @@ def run_worker(settings: Settings, step: Step) -> int:
     """Run until a signal or a failure; returns the exit code. Raises SegstreamError, saying what to do."""
     if not __debug__:
         raise WorkerFailed("python -O strips the checks of aiokafka that fencing relies on.", hint="Start without -O.")
-    streams = streams_of(settings, step.name)
-    asyncio.run(
-        _reach(settings, [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic])
-    )
+    asyncio.run(_reach(settings, streams_of(settings, step.name)))
     # A turn makes and drops hundreds of thousands of small objects, none of them in cycles: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
@@ -251,8 +257,15 @@ def _execute(settings: Settings, step: Step, scratch: Path) -> int:
     return 1 if app.failure else code
 
 
-async def _reach(settings: Settings, topics: Sequence[str]) -> None:
+async def _reach(settings: Settings, streams: Streams) -> None:
+    topics = [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic]
     async with kafka_consumer(settings) as consumer:
         await partitions_of(consumer, topics)
+        count = len(await partitions_of(consumer, [streams.input]))
+        if count != settings.partitions:
+            raise SettingsError(
+                f"topic {streams.input!r} has {count} partitions, SEGSTREAM_PARTITIONS is {settings.partitions}.",
+                hint="Set it to what the topic has: it says which shard a customer belongs to.",
+            )
     with redis_client(settings):
         pass

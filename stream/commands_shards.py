@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Final, cast
 
 import msgspec
@@ -26,6 +27,13 @@ from stream.takeover import first_head
 
 app = typer.Typer()
 STALE_S: Final = 10.0  # an owner that hasn't shown itself for this long is gone, or can't reach Redis
+
+
+class StepName(StrEnum):
+    """Whose shards."""
+
+    SCORING = "scoring"
+    CAMPAIGNS = "campaigns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,8 @@ class ShardReport:
 
 
 def input_topic(settings: Settings, step: str) -> str:
-    """What a step reads."""
-    return settings.orders_topic if step == "scoring" else settings.changes_topic
+    """What a step reads. Raises ValueError where there is no such step."""
+    return settings.orders_topic if StepName(step) is StepName.SCORING else settings.changes_topic
 
 
 async def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
@@ -103,13 +111,13 @@ def _row(
     )
 
 
-Step = Annotated[str, typer.Option(help="scoring (orders) or campaigns (moves).")]
+Step = Annotated[StepName, typer.Option(help="scoring (orders) or campaigns (moves).")]
 
 
 @app.command()
 def status(
     *,
-    step: Step = "scoring",
+    step: Step = StepName.SCORING,
     wait: Annotated[
         float, typer.Option(help="Wait up to this many seconds until nothing lags and nothing is rescored.")
     ] = 0,
@@ -153,7 +161,7 @@ def _print(rows: list[ShardReport]) -> None:
 @app.command()
 def retry(
     *,
-    step: Step = "scoring",
+    step: Step = StepName.SCORING,
     partition: Annotated[int | None, typer.Option(help="One shard.", show_default="all")] = None,
 ) -> None:
     """Let quarantined shards try again, once their reason has been mended."""
@@ -169,7 +177,7 @@ def retry(
 @app.command()
 def rebuild(
     *,
-    step: Step = "scoring",
+    step: Step = StepName.SCORING,
     partition: Annotated[int | None, typer.Option(help="One shard.", show_default="all")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
@@ -209,7 +217,7 @@ async def _rebuild(settings: Settings, step: str, only: int | None) -> list[str]
             store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition))
             await store.read_head()
             await store.clear()
-            head = first_head(cluster, (counts[streams.input], counts[streams.output]))
+            head = first_head(cluster, (counts[streams.input], counts[streams.output]), begin)
             await redis.set(ShardKeys(settings.group, streams.input, partition).head, encode_head(head))
             lines.append(f"shard {partition}: emptied; {end} records to read again")
     finally:

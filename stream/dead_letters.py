@@ -19,7 +19,8 @@ def dead_record(
 ) -> DeadRecord:
     """The dead letter of a consumed record: its original key, value and headers, and why.
 
-    Of a value beyond `max_bytes` the SHA-256 and the first 64 KiB are kept; the coordinates lead to the rest.
+    Of a record beyond `max_bytes` the first 64 KiB of key and value and their SHA-256 are kept, and the headers are left
+    out; the coordinates lead to the rest.
     """
     headers = [
         (f"{CONNECT}topic", topic.encode()),
@@ -31,13 +32,16 @@ def dead_record(
         ("segstream_field", (letter.field or "").encode()),
         ("segstream_failed_at", iso(now_ms).encode()),
     ]
-    value: bytes | None = record.value
-    original = list(record.headers)
-    size = len(value or b"") + len(record.key or b"") + sum(len(k) + len(v or b"") for k, v in original)
-    if value is not None and size > max_bytes:
-        headers.append(("segstream_value_sha256", sha256(value).hexdigest().encode()))
-        headers.append(("segstream_value_bytes", b"%d" % len(value)))
-        value, original = value[:KEPT_OF_HUGE], original[:16]
-    if value is None and record.key is None:
+    key, value, original = record.key, record.value, list(record.headers)
+    size = len(value or b"") + len(key or b"") + sum(len(k) + len(v or b"") for k, v in original)
+    if size > max_bytes:
+        original = []
+        for name, part in (("value", value), ("key", key)):
+            if part is not None and len(part) > KEPT_OF_HUGE:
+                headers.append((f"segstream_{name}_sha256", sha256(part).hexdigest().encode()))
+                headers.append((f"segstream_{name}_bytes", b"%d" % len(part)))
+        value = value and value[:KEPT_OF_HUGE]
+        key = key and key[:KEPT_OF_HUGE]
+    if value is None and key is None:
         value = b""  # Kafka takes no record without both
-    return DeadRecord(record.key, value, [*original, *headers])
+    return DeadRecord(key, value, [*original, *headers])

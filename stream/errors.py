@@ -46,5 +46,5 @@ class WorkerFailed(SegstreamError):
     """A fault of the whole broker, of Redis or of the settings: the process ends with exit code 1."""
 
 
-class ModelUnknown(SegstreamError):
-    """The shard's head names a model that isn't at hand (yet): wait, don't score."""
+class StepFailed(SegstreamError):
+    """The step itself raised: a record or a model that it can't survive, or a fault of its own. Kafka and Redis are well."""

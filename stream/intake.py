@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import aiokafka.errors
@@ -98,6 +98,7 @@ class Intake:
         self._membership = membership
         self._make_shard = make_shard
         self._running: dict[int, tuple[Shard, asyncio.Task[None]]] = {}
+        self._leaving: dict[asyncio.Task[None], int] = {}  # told to stop, in their last turn
         self._stopping = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
 
@@ -126,7 +127,8 @@ class Intake:
         finally:
             for task in (*tasks, stopping):
                 task.cancel()
-            await self._release(set(self._running))
+            self._let_go(set(self._running))
+            await self._drain()
             await self._membership.stop()
 
     def stop(self) -> None:
@@ -151,27 +153,39 @@ class Intake:
             await self._membership.changed.wait()
             self._membership.changed.clear()
             assigned = self._membership.assigned
-            await self._release(set(self._running) - assigned)
+            self._let_go(set(self._running) - assigned)
             for partition in sorted(assigned - set(self._running)):
+                # A shard that comes back while its last turn here isn't over: one at a time.
+                await self._gone(partition)
                 shard = self._make_shard(partition)
-                task = asyncio.create_task(self._guard(shard.run()), name=f"shard-{partition}")
+                task = asyncio.create_task(shard.run(), name=f"shard-{partition}")
+                task.add_done_callback(self._ended)
                 self._running[partition] = (shard, task)
 
-    async def _release(self, partitions: set[int]) -> None:
-        leaving = [self._running.pop(partition) for partition in partitions]
-        for shard, _ in leaving:
+    def _let_go(self, partitions: set[int]) -> None:
+        for partition in partitions:
+            shard, task = self._running.pop(partition)
             shard.stop()
-        if not leaving:
+            self._leaving[task] = partition
+            task.add_done_callback(self._leaving.pop)
+
+    async def _gone(self, partition: int) -> None:
+        await self._drain([task for task, p in self._leaving.items() if p == partition])
+
+    async def _drain(self, tasks: Sequence[asyncio.Task[None]] | None = None) -> None:
+        """Wait for last turns, but not for ever."""
+        waiting = list(self._leaving) if tasks is None else list(tasks)
+        if not waiting:
             return
-        _, late = await asyncio.wait([task for _, task in leaving], timeout=DRAIN_S)
+        _, late = await asyncio.wait(waiting, timeout=DRAIN_S)
         for task in late:
             log.warning("%s takes too long over its last turn: cancelled", task.get_name())
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
-    async def _guard(self, running: Coroutine[Any, Any, None]) -> None:
-        try:
-            await running
-        except Exception as error:  # noqa: BLE001  # the one thing that ends a shard's task ends the worker
-            if self._failure and not self._failure.done():
-                self._failure.set_exception(error)
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A shard's task ends when it is told to. In any other case the worker must not live on as if nothing were."""
+        if task in self._leaving or self._failure is None or self._failure.done():
+            return
+        error = None if task.cancelled() else task.exception()
+        self._failure.set_exception(error or WorkerFailed(f"{task.get_name()} ended by itself."))

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -35,6 +35,7 @@ TAKEOVER_KEY: Final = b"takeover"
 MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
 NOTE_HEADER: Final = "segstream_note"  # what the step wants to be told of it
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
+UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
 FIRST_LOOK: Final = 64  # offsets behind one's own takeover record, doubled until a head is found
 
 
@@ -76,13 +77,29 @@ class Published:
     last: Fingerprint
 
 
+class OutputMark(NamedTuple):
+    """What each output carries of its turn: its own number S, and the N, T and M of the turn's head."""
+
+    number: int
+    offset: int
+    clock: int
+    activation: int
+    version: str
+
+    @classmethod
+    def parse(cls, header: bytes) -> OutputMark:
+        """Read the header back."""
+        number, offset, clock, activation, version = header.split(b":", 4)
+        return cls(int(number), int(offset), int(clock), int(activation), version.decode())
+
+
 @dataclass(slots=True)
 class OutputPage:
     """A stretch of a shard's own output log."""
 
     position: int  # behind it
     notes: dict[bytes, bytes] = field(default_factory=dict)  # the last note of each key
-    mark: tuple[int, int, int, int] | None = None  # the highest S, and the highest N, T, M of any turn here
+    mark: OutputMark | None = None  # of its last output: they all grow
     last: Fingerprint | None = None
 
 
@@ -153,7 +170,8 @@ class Ledger:
         sent: list[Awaitable[Any]] = []
         outputs: list[tuple[Awaitable[Any], int]] = []
         if turn.outputs:
-            behind = b":%d:%d:%d" % (turn.head.offset, turn.head.clock, turn.head.activation)
+            mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
+            behind = b":%d:%d:%d:%b" % mark
             first = turn.head.count - len(turn.outputs) + 1
             rows = [
                 (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note)])
@@ -241,24 +259,23 @@ class LogReader:
     async def describe(self, topics: Sequence[str]) -> tuple[str, dict[str, int]]:
         """(Kafka's id of the cluster, partitions of each topic). Raises ShardQuarantined where a topic doesn't exist."""
         admin = AIOKafkaAdminClient(**self._settings.kafka_client())
-        await asyncio.wait_for(admin.start(), self._settings.commit_timeout_s)
         try:
+            await asyncio.wait_for(admin.start(), self._settings.commit_timeout_s)
             cluster = str((await admin.describe_cluster()).get("cluster_id") or "")
-            counts = {
-                t["topic"]: len(t["partitions"])
-                for t in await admin.describe_topics(list(topics))
-                if not t["error_code"]
-            }
+            told = {t["topic"]: t for t in await admin.describe_topics(list(topics))}
         finally:
             await admin.close()
         for topic in topics:
-            if topic not in counts:
+            code = told[topic]["error_code"] if topic in told else UNKNOWN_TOPIC
+            if code == UNKNOWN_TOPIC:
                 raise ShardQuarantined(
                     "topic_missing",
                     f"topic {topic!r} doesn't exist.",
                     hint="`segstream topics create` makes all of them.",
                 )
-        return cluster, counts
+            if code:
+                raise ShardLost("topic_unavailable", f"topic {topic!r} can't be described now: error {code}.")
+        return cluster, {topic: len(told[topic]["partitions"]) for topic in topics}
 
     async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """(first offset there is, offset behind the last committed record)."""
@@ -360,17 +377,18 @@ class LogReader:
                 headers = dict(record.headers)
                 if MARK_HEADER not in headers:
                     continue  # somebody else's record: this log is ours alone, but a reader must not fall over it
-                mark = [int(part) for part in headers[MARK_HEADER].split(b":")]
-                page.mark = (mark[0], *(max(a, b) for a, b in zip((page.mark or mark)[1:], mark[1:], strict=True)))  # type: ignore[assignment]  # four of them
+                page.mark = OutputMark.parse(headers[MARK_HEADER])
                 page.notes[record.key] = headers[NOTE_HEADER]
                 page.last = Fingerprint.of(record.offset, 0, record.key, record.value)
             if page.mark:
-                highest = page.mark[0]
+                highest = page.mark.number
                 deadline = time.monotonic() + self._settings.commit_timeout_s
             page.position = await self.position()
             if page.position > start:
                 start = page.position
                 yield page
+            if time.monotonic() > deadline and page.position < end:
+                raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {end}.")
             if time.monotonic() > deadline:
                 raise ShardQuarantined(
                     "outputs_missing",

@@ -7,25 +7,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from segmentation.model import ModelError, SegmentModel
+from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
 from segmentation.step import Activation
 from stream.errors import WorkerFailed
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
-
-ACTIVE_KEY = b"active"
-CANDIDATE_KEY = b"candidate"
-
-
-class Active(msgspec.Struct):
-    """The value of an `active` record; its offset is the activation."""
-
-    version: str
 
 
 class ModelFeed:
@@ -44,8 +34,15 @@ class ModelFeed:
         self.caught_up = asyncio.Event()
 
     def latest(self) -> Activation:
-        """The newest activation whose model is at hand."""
-        return self._latest
+        """The newest activation whose model is at hand; none until the topic was read to its end once.
+
+        Else a new worker would start each activation of the past in turn.
+        """
+        return self._latest if self.caught_up.is_set() else Activation()
+
+    def refuses(self, version: str) -> bool:
+        """Whether a model of that version was there and can't be used."""
+        return version in self.refused
 
     def compiled(self, version: str) -> Any | None:
         """The model of that version in the step's form; None: not at hand."""
@@ -90,25 +87,25 @@ class ModelFeed:
         finally:
             await consumer.stop()
 
-    def take(self, key: bytes, value: bytes | None, offset: int) -> None:
+    def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         """One record of the topic."""
         if value is None or key == CANDIDATE_KEY:
             return
         if key == ACTIVE_KEY:
             try:
-                version = msgspec.json.decode(value, type=Active).version
-            except msgspec.DecodeError as error:
+                version = read_pointer(value)
+            except ModelError as error:
                 log.error("the activation at offset %d is unreadable: %s", offset, error)  # noqa: TRY400  # the line says it all
                 return
             if version in self._models:
                 self._latest = Activation(offset, version)
             else:
-                log.error("activation %d names model %s, which isn't at hand: the last good one stays", offset, version)
+                log.error("activation %d names model %r, which isn't at hand: the last good one stays", offset, version)
             return
         try:
-            model = _checked(key, value)
+            model = read_version(key, value)
         except ModelError as why:
-            self.refused[key.decode(errors="replace")] = str(why)
+            self.refused[(key or b"").decode(errors="replace")] = str(why)
             log.error("model %r is refused: %s", key, why)  # noqa: TRY400  # the line says it all
             return
         self._models[model.version] = model
@@ -116,10 +113,3 @@ class ModelFeed:
         self._compiled.clear()  # they carry names
         for warning in model.warnings():
             log.warning("model %s: %s", model.version, warning)
-
-
-def _checked(key: bytes, value: bytes) -> SegmentModel:
-    model = SegmentModel.from_json(value)
-    if model.version.encode() != key:
-        raise ModelError(f"its content has version {model.version}, its key is {key!r}")
-    return model

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import ssl
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
 from stream.errors import SettingsError
 
 PREFIX = "SEGSTREAM_"
-DAY_MS = 86_400_000
 
 
 class Settings(BaseSettings):
@@ -83,8 +84,8 @@ class Settings(BaseSettings):
     turn_max_bytes: int = Field(8_388_608, ge=1, description="most bytes of records a turn takes")
     turn_max_ms: int = Field(500, ge=1, description="milliseconds a turn should take at most; the batch shrinks to fit")
     turn_min_gap_ms: int = Field(15, ge=0, description="milliseconds between the starts of a shard's small turns")
-    due_slice: int = Field(512, ge=1, description="most due customers a turn takes")
-    rescore_slice: int = Field(2_000, ge=1, description="customers rescored a turn after a new model")
+    due_slice: int = Field(512, ge=1, le=4_999, description="most due customers a turn takes")
+    rescore_slice: int = Field(2_000, ge=1, le=5_000, description="customers rescored a turn after a new model")
     due_poll_ms: int = Field(250, ge=1, description="milliseconds between looks at the due index while idle")
     step_retries: int = Field(
         3, ge=1, description="tries of a record that makes the step raise, before its dead letter"
@@ -167,7 +168,7 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings once. Raises SettingsError, naming each unusable value and its variable."""
+    """Read the settings once. Raises SettingsError, naming each unusable value and its variable, or the file."""
     unknown = sorted(
         name
         for name in os.environ
@@ -177,6 +178,8 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(
             f"unknown setting {', '.join(unknown)}.", hint="`segstream settings` lists those there are."
         )
+    if path := os.environ.get(f"{PREFIX}CONFIG"):
+        _check_file(path)
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -187,6 +190,19 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(
             f"unusable settings: {told}.", hint="`segstream settings` shows defaults and units."
         ) from None
+
+
+def _check_file(path: str) -> None:
+    """Look at the file before the source of settings reads it: that one takes a missing file for an empty one."""
+    try:
+        keys = tomllib.loads(Path(path).read_text("utf-8")).keys()
+    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor TOML
+        told = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{PREFIX}CONFIG={path!r} can't be read: {told}.", hint="Give a TOML file.") from None
+    if unknown := sorted(keys - Settings.model_fields.keys()):
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)} in {path}.", hint="`segstream settings` lists those there are."
+        )
 
 
 # Variables of the same prefix that other programs read: the local stack's cache, the tests' data, the trainer's own.

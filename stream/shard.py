@@ -6,6 +6,7 @@ One rule for all errors: throw the producer away and take the shard over afresh.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
@@ -14,15 +15,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from segmentation.step import Activation, DeadLetter, Frame, Turn
+from segmentation.events import Reason
+from segmentation.step import Activation, DeadLetter, Due, Frame, Turn
 from stream.dead_letters import HEADER_ROOM, dead_record
-from stream.errors import ShardLost, ShardQuarantined, WorkerFailed
+from stream.errors import ShardLost, ShardQuarantined, StepFailed, WorkerFailed
 from stream.heads import Fingerprint, KafkaHead
 from stream.ledger import Publication
 from stream.metrics import Metrics
+from stream.ownership import Owned, Place, stepping
 from stream.status import StatusBoard
 from stream.store import Writes
-from stream.takeover import Owned, Place, is_ours, take_over
+from stream.takeover import take_over
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,9 @@ class Models(Protocol):
 
     def compiled(self, version: str) -> Any | None:
         """The model of that version in the step's form; None: not at hand (yet)."""
+
+    def refuses(self, version: str) -> bool:
+        """Whether a model of that version was there and can't be used."""
 
 
 class Shard:
@@ -72,7 +78,7 @@ class Shard:
             try:
                 await self._board.put(self.place, "taking over")
                 began = time.monotonic()
-                owned = await take_over(self.place, self._now_ms())
+                owned = await take_over(self.place, self._now_ms(), self._stopping)
                 self._metrics.takeovers.labels(self.place.step.name, cause).inc()
                 self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
                 log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
@@ -84,6 +90,12 @@ class Shard:
             except ShardQuarantined as stop:
                 cause = "retried"
                 await self._quarantine(stop)
+            except StepFailed as fault:
+                cause = "retried"
+                log.exception("%s: the step failed without a record to blame", self.place)
+                await self._close(owned)
+                owned = None
+                await self._quarantine(ShardQuarantined("step_failed", str(fault)))
             except WorkerFailed:
                 raise
             except Exception as error:  # PROTOCOL: one rule for all errors
@@ -94,15 +106,11 @@ class Shard:
                 )
                 await self._close(owned)
                 owned = None
-                if is_ours(error) and attempt >= self.place.settings.step_retries:
-                    log.exception("%s: the same fault again", self.place)
-                    await self._quarantine(ShardQuarantined("step_failed", f"{attempt} times: {error!r}."))
-                    continue
                 await self._board.put(self.place, "failing", reason=cause, detail=str(error))
                 await self._back_off(attempt)
             finally:
                 await self._close(owned)
-        await self._board.put(self.place, "released")
+        await self._board.release(self.place)
 
     @staticmethod
     async def _close(owned: Owned | None) -> None:
@@ -195,40 +203,50 @@ class Shard:
         A step that raises gets half the batch the next time; alone, a record is tried `step_retries` times and then
         goes to the dead letters.
         """
-        place = self.place
+        place, slice_ = self.place, self.place.settings.due_slice
+        assert owned.raw is not None
+        fired: list[Due] = []
         try:
-            plan = place.step.plan(records, place.partition, frame)
+            plan = stepping(place.step.plan, records, place.partition, frame)
             if plan.start is not None:
                 return plan, None, set()
-            slice_ = place.settings.due_slice
-            assert owned.raw is not None
             loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
-            turn = place.step.decide(plan, loaded.values, loaded.fired, len(loaded.fired) > slice_, frame)
-        except Exception as error:
-            if not is_ours(error):
-                raise
-            return self._failed(records, frame, error)
+            fired = loaded.fired
+            turn = stepping(place.step.decide, plan, loaded.values, fired, len(fired) > slice_, frame)
+        except StepFailed as fault:
+            return await self._failed(owned, records, frame, fault, fired)
         known = {key for key, value in zip(plan.keys, loaded.values, strict=True) if value is not None}
-        known.update(due.key for due in loaded.fired)
+        known.update(due.key for due in fired)
         return plan, turn, known
 
-    def _failed(self, records: list[Any], frame: Frame, error: Exception) -> tuple[Any, Turn | None, set[bytes]]:
-        digest = hashlib.sha256("".join(traceback.format_exception(error)).encode()).hexdigest()[:12]
-        log.error("%s: the step raised on %d records (traceback %s)", self.place, len(records), digest, exc_info=error)
-        nothing = self.place.step.plan([], self.place.partition, frame)
+    async def _failed(
+        self, owned: Owned, records: list[Any], frame: Frame, fault: StepFailed, fired: Sequence[Due]
+    ) -> tuple[Any, Turn | None, set[bytes]]:
+        """Find out who is to blame. Raises StepFailed where it is no record."""
+        digest = hashlib.sha256("".join(traceback.format_exception(fault)).encode()).hexdigest()[:12]
+        place = self.place
         if not records:
-            raise ShardQuarantined(
-                "step_failed", f"the step raises without any record: {error!r} (traceback {digest})."
-            ) from error
+            raise fault
+        nothing = stepping(place.step.plan, [], place.partition, frame)
         self._limit = max(1, len(records) // 2)
         if len(records) > 1:
             return nothing, None, set()
         offset = records[0].offset
+        log.error("%s: the step raised on offset %d (traceback %s)", place, offset, digest, exc_info=fault.__cause__)
         self._failures[offset] = self._failures.get(offset, 0) + 1
-        if self._failures[offset] < self.place.settings.step_retries:
+        if self._failures[offset] < place.settings.step_retries:
             return nothing, None, set()
         del self._failures[offset]
-        letter = DeadLetter(0, "step_failed", None, f"the step raised {error!r} (traceback {digest}).")
+        if fired:
+            # Without those who are due: if that goes well, the record isn't what the step can't survive.
+            alone = stepping(place.step.plan, records, place.partition, frame)
+            values = (await place.store.load(owned.raw or b"", alone.keys, None, 0)).values
+            with contextlib.suppress(StepFailed):
+                stepping(place.step.decide, alone, values, [], False, frame)
+                raise ShardQuarantined(
+                    "step_failed", f"a due customer makes the step raise: {fault} (traceback {digest})."
+                )
+        letter = DeadLetter(0, "step_failed", None, f"{fault} (traceback {digest})")
         return nothing, Turn(1, frame.clock, dead=[letter]), set()
 
     @staticmethod
@@ -281,19 +299,20 @@ class Shard:
 
     async def _start_record(self, owned: Owned, start: Activation, records: list[Any]) -> None:
         """A record of the input starts a model (event time): a turn of its own."""
-        while (
-            self._models is not None
-            and start.number > owned.head.activation
-            and not self._models.compiled(start.version)
-        ):
-            await self._wait_for_model(owned, start.version)
+        turn = Turn(1, owned.head.clock)
+        newer = self._models is not None and start.number > owned.head.activation
+        if newer and not await self._at_hand(owned, start.version):
             if self._stopping.is_set():
                 return
+            # The last good one stays (MODELS): an order must not wait for a model that never comes.
+            message = f"activation {start.number} names model {start.version!r}, which was refused or never published."
+            turn.dead.append(DeadLetter(0, Reason.UNKNOWN_MODEL.value, "version", message))
+            newer = False
         offset = records[0].offset + 1
-        if start.number > owned.head.activation:
+        if newer:
             await self._start(owned, start, offset, records[:1])
         else:
-            await self._publish(owned, Turn(1, owned.head.clock), records[:1], offset, set())
+            await self._publish(owned, turn, records[:1], offset, set())
         del self._pending[:1]
 
     async def _start(self, owned: Owned, start: Activation, offset: int, records: Sequence[Any] = ()) -> None:
@@ -308,18 +327,23 @@ class Shard:
         head, size = owned.head, self.place.settings.rescore_slice
         assert owned.raw is not None
         assert head.cursor is not None
-        rows = await self.place.store.load_slice(owned.raw, head.cursor, size)
+        rows, found, last = await self.place.store.load_slice(owned.raw, head.cursor, size)
         quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
-        try:
-            turn = self.place.step.rescore(rows, quiet, frame)
-        except Exception as error:
-            log.exception("%s: the step raised in a rescore", self.place)
-            raise ShardQuarantined("step_failed", f"the step raises in a rescore: {error!r}.") from error
-        finished = len(rows) < size
-        cursor = None if finished else rows[-1][0].decode()
+        turn = stepping(self.place.step.rescore, rows, quiet, frame)
+        finished = found < size
+        cursor = None if finished else last.decode()
         changes = {"quiet": ""} if finished else {}
         await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
         self._metrics.turns.labels(self.place.step.name, "rescore").inc()
+
+    async def _at_hand(self, owned: Owned, version: str) -> bool:
+        """Wait for a model until it is here, refused, or has been waited for long enough."""
+        deadline = time.monotonic() + self.place.settings.commit_timeout_s
+        while self._models is not None and self._models.compiled(version) is None:
+            if self._models.refuses(version) or time.monotonic() > deadline or self._stopping.is_set():
+                return False
+            await self._wait_for_model(owned, version)
+        return True
 
     async def _wait_for_model(self, owned: Owned, version: str) -> None:
         await self._board.put(self.place, "waiting for model", owned, reason="model_unknown", detail=version)
@@ -356,8 +380,13 @@ class Shard:
         gauge = self._metrics.quarantined.labels(self.place.step.name)
         gauge.inc()
         try:
-            await self._board.put(self.place, "quarantined", reason=stop.reason, detail=str(stop))
-            while not self._stopping.is_set() and not await self._board.retry_asked(self.place):
+            shown = False
+            while not self._stopping.is_set():
+                if not shown:  # a missing entry asks for a retry only where the entry had been there
+                    shown = await self._board.put(self.place, "quarantined", reason=stop.reason, detail=str(stop))
+                elif await self._board.retry_asked(self.place):
+                    await self._back_off(1)
+                    return
                 await self._pause(1.0)
         finally:
             gauge.dec()

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from stream.layout import status_key
 
 if TYPE_CHECKING:
-    from stream.takeover import Owned, Place
+    from stream.ownership import Owned, Place
 
 log = logging.getLogger(__name__)
 REFRESH_S = 2.0
@@ -51,13 +51,13 @@ class StatusBoard:
 
     async def put(
         self, place: Place, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
-    ) -> None:
-        """Tell of a change of state."""
+    ) -> bool:
+        """Tell of a change of state. False: Redis couldn't be told."""
         status = ShardStatus(self._owner, state, time.time(), reason, detail)
         self.shards[place.partition] = status
         if owned:
             self.note(place, owned, state=state)
-        await self._show(place.partition)
+        return await self._show(place.partition)
 
     def note(self, place: Place, owned: Owned, *, state: str = "running") -> None:
         """Keep what a turn has changed; shown with the next `refresh`."""
@@ -85,10 +85,22 @@ class StatusBoard:
             return False
         return found is None
 
-    async def _show(self, partition: int) -> None:
+    async def release(self, place: Place) -> None:
+        """Say that the shard was let go, unless a successor has spoken already."""
+        self.shards[place.partition] = ShardStatus(self._owner, "released", time.time())
+        try:
+            found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(place.partition)))
+        except (RedisError, OSError):
+            return
+        if found is None or msgspec.json.decode(found, type=ShardStatus).owner == self._owner:
+            await self._show(place.partition)
+
+    async def _show(self, partition: int) -> bool:
         status = self.shards[partition]
         try:
             text = msgspec.json.encode(asdict(status))
             await asyncio.wait_for(cast("Any", self._redis).hset(self._key, str(partition), text), 2)
         except (RedisError, TimeoutError, OSError) as error:
             log.debug("the status of partition %d can't be shown: %s", partition, error)
+            return False
+        return True

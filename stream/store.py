@@ -138,8 +138,11 @@ class ShardStore:
             ]
         return Loaded(values, fired)
 
-    async def load_slice(self, head: bytes, after: str, limit: int) -> list[tuple[bytes, bytes]]:
-        """The next customers behind `after` ("": from the first) in the order of their bytes, with their states."""
+    async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
+        """(customers behind `after` in the order of their bytes, with states; how many there were; the last one).
+
+        `after` "": from the first. A customer without a state is counted, not returned.
+        """
         pipe = self._redis.pipeline(transaction=True)
         pipe.get(self._keys.head)
         bound = b"(" + after.encode() if after else b"-"
@@ -148,7 +151,10 @@ class ShardStore:
         )
         found, rows = await self._execute(pipe)
         self._compare(found, head)
-        return [(name, value) for name, value in zip(*rows, strict=True) if value is not None] if rows else []
+        if not rows:
+            return [], 0, b""
+        names, values = rows
+        return [(n, v) for n, v in zip(names, values, strict=True) if v is not None], len(names), names[-1]
 
     async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
         """Compare the head, write everything, set the head: atomic. Raises ShardLost where the head is another."""

@@ -2,81 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
-from redis.exceptions import RedisError
 
-from segmentation.step import Activation, Frame, Step
-from stream.errors import SegstreamError, ShardLost, ShardQuarantined
-from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head, encode_head
-from stream.ledger import Ledger, LogReader, Streams
-from stream.settings import Settings
-from stream.store import ShardStore, Writes
+from stream.catch_up import catch_up
+from stream.errors import ShardLost, ShardQuarantined
+from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head
+from stream.ledger import Ledger, LogReader
+from stream.ownership import Owned, Place, stepping
+from stream.store import Writes
 
 log = logging.getLogger(__name__)
 
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
 
 
-class Membership(Protocol):
-    """What a shard must know of the consumer group."""
-
-    def identity(self) -> tuple[int, str]:
-        """(generation, member id) of this worker now."""
-
-    async def confirm(self, partition: int) -> bool:
-        """Whether the group still counts this worker as the shard's owner, asked of the coordinator now."""
-
-
-@dataclass(slots=True)
-class Place:
-    """One shard: what it reads and writes, and where it lies."""
-
-    settings: Settings
-    streams: Streams
-    partition: int
-    step: Step
-    store: ShardStore
-    membership: Membership
-
-    def __str__(self) -> str:
-        """As it is called in logs."""
-        return f"{self.streams.input}-{self.partition}"
-
-
-class Owned:
-    """A shard that this worker owns: its writer, its reader, and the head that Redis must hold."""
-
-    def __init__(self, place: Place, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None) -> None:
-        """`raw`: the head's bytes in Redis; None: nothing is there yet."""
-        self.place = place
-        self.ledger = ledger
-        self.reader = reader
-        self.head = head
-        self.raw = raw
-
-    async def commit(self, writes: Writes, **changes: Any) -> None:
-        """Move the Redis head on, with the writes. An unknown outcome is looked at: one's own new head means success."""
-        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **changes)
-        raw = encode_head(head)
-        try:
-            await self.place.store.commit(self.raw, raw, writes)
-        except RedisError as error:
-            if not await self.place.store.committed(raw):
-                raise ShardLost("redis_commit", f"the commit to Redis failed: {error}.") from error
-        self.head, self.raw = head, raw
-
-    async def close(self) -> None:
-        """Let go of the connections."""
-        await self.ledger.close()
-        await self.reader.close()
-
-
-async def take_over(place: Place, now_ms: int) -> Owned:
+async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned:
     """Make this worker the owner of a shard, with Redis brought forward to the Kafka head.
 
     1. A new producer under the shard's transactional id fences the predecessor, and settles its open transaction.
@@ -97,17 +42,18 @@ async def take_over(place: Place, now_ms: int) -> Owned:
         await reader.start()
         cluster, counts = await reader.describe([place.streams.input, place.streams.output, place.streams.heads])
         partitions = (counts[place.streams.input], counts[place.streams.output])
-        _equally_many(counts)
+        _equally_many(counts, place.settings.partitions)
         _, end = await reader.bounds(place.streams.output, place.partition)
         while True:
             raw = await place.store.read_head()  # 2
             head = await _check(place, reader, raw, cluster, partitions) if raw else None
             kafka = await _read_kafka_head(place, ledger, reader, now_ms)  # 3
             if head is None:
-                head = await _new_shard(place, kafka, end, cluster, partitions)
+                begin, _ = await reader.bounds(place.streams.input, place.partition)
+                head = await _new_shard(place, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(place, ledger, reader, head, raw)
             if await _follow_outputs(owned, kafka, end):  # 4, 5
-                await _catch_up(owned, kafka.offset if kafka else owned.head.offset)  # 6
+                await catch_up(owned, kafka.offset if kafka else owned.head.offset, stopping)  # 6
                 return owned
     except BaseException:
         await ledger.close()
@@ -115,11 +61,11 @@ async def take_over(place: Place, now_ms: int) -> Owned:
         raise
 
 
-def _equally_many(counts: dict[str, int]) -> None:
-    if len(set(counts.values())) > 1:
+def _equally_many(counts: dict[str, int], configured: int) -> None:
+    if {*counts.values()} != {configured}:
         raise ShardQuarantined(
             "partitions_changed",
-            f"input, output and heads need equally many partitions, but there are {counts}.",
+            f"input, output and heads need {configured} partitions each (SEGSTREAM_PARTITIONS), but there are {counts}.",
             hint="Put the counts back: customers would change shards.",
         )
 
@@ -144,7 +90,7 @@ async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, part
         )
     topic, p = place.streams.input, place.partition
     begin, end = await reader.bounds(topic, p)
-    if head.offset < begin and head.offset > 0:
+    if head.offset < begin:
         raise ShardQuarantined(
             "input_gone", f"Redis stands at offset {head.offset} of {place}, which now starts at {begin}.",
             hint="Restore a newer back-up of Redis, or raise the topic's retention before it happens again.",
@@ -189,21 +135,19 @@ async def _read_kafka_head(place: Place, ledger: Ledger, reader: LogReader, now_
     return head
 
 
-async def _new_shard(
-    place: Place, kafka: KafkaHead | None, end: int, cluster: str, partitions: tuple[int, int]
-) -> StoreHead:
+async def _new_shard(place: Place, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
     """The head of a shard that nobody ever had. Raises ShardQuarantined where Kafka says that somebody had it."""
     if kafka is not None or end > 0 or await place.store.has_states():
         raise ShardQuarantined(
             "redis_lost", f"Redis has no head for {place}, though it was worked on before.", hint=REBUILD
         )
-    return first_head(cluster, partitions)
+    return head
 
 
-def first_head(cluster: str, partitions: tuple[int, int]) -> StoreHead:
-    """The head of a shard before its first record."""
+def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHead:
+    """The head of a shard before its first record; `begin`: where the input log starts."""
     return StoreHead(
-        token="", turn=0, offset=0, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
+        token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
         cursor=None, quiet="", cluster=cluster, partitions=partitions,
     )  # fmt: skip
 
@@ -235,13 +179,15 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bo
         # Everyone needs a due time under the new model; those whom Kafka's cursor has passed were told already.
         changes |= {"cursor": "", "quiet": target.cursor}
     elif head.cursor is not None:
-        changes |= {"quiet": target.cursor}
+        # Never fewer than before: a crash in this very rescore may have left Kafka's cursor behind what was told.
+        told = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
+        changes |= {"quiet": told}
     pages = owned.reader.read_outputs(
         place.streams.output, place.partition, max(head.position, begin), head.count, target.count, end
     )
     async for page in pages:
-        if page.mark and page.mark[0] > target.count:
-            count, offset, clock, activation = page.mark
+        if page.mark and page.mark.number > target.count:
+            count, offset, clock, activation, version = page.mark
             log.warning(
                 "%s: outputs up to %d beyond the head's %d: a torn transaction is covered", place, count, target.count
             )
@@ -252,12 +198,13 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bo
                     count=count,
                     clock=max(target.clock, clock),
                     activation=max(target.activation, activation),
+                    version=version if activation > target.activation else target.version,
                 )
             )
             return False
         changes |= {"position": page.position}
         if page.mark:
-            changes |= {"count": page.mark[0], "written": page.last}
+            changes |= {"count": page.mark.number, "written": page.last}
         await owned.commit(await _patches(owned, page.notes), **changes)
         changes = {}
     if changes:
@@ -274,76 +221,5 @@ async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
         values: list[bytes | None] = [None] * len(keys)
     else:
         values = (await owned.place.store.load(owned.raw, keys, None, 0)).values
-    states = {key: owned.place.step.patch(value, notes[key]) for key, value in zip(keys, values, strict=True)}
+    states = {key: stepping(owned.place.step.patch, value, notes[key]) for key, value in zip(keys, values, strict=True)}
     return Writes(states, created=[key for key, value in zip(keys, values, strict=True) if value is None])
-
-
-async def _catch_up(owned: Owned, target: int) -> None:
-    """Step 6. Nothing of this needs storing: a successor computes R..N again."""
-    place, reader = owned.place, owned.reader
-    reader.seek(place.streams.input, place.partition, owned.head.offset)
-    while owned.head.offset < target:
-        records = [r for r in await reader.read(place.settings.turn_max_orders, 500) if r.offset < target]
-        position = min(await reader.position(), target)
-        if not records and position == owned.head.offset:
-            continue
-        head = owned.head
-        states, created, clock = await _absorb(owned, records)
-        due = head.clock + 1
-        await owned.commit(
-            Writes(states, created=created, earlier=dict.fromkeys(states, due)),
-            offset=position,
-            merge_clock=max(clock, head.merge_clock),
-            read=_fingerprint(records, head),
-        )
-    if owned.head.merge_clock != owned.head.clock:
-        await owned.commit(Writes(), merge_clock=owned.head.clock)
-    reader.seek(place.streams.input, place.partition, owned.head.offset)
-
-
-def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
-    if not records:
-        return head.read
-    last = records[-1]
-    return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether an error is the step's (or our own), not one of Kafka, Redis or the protocol: trying again won't help it."""
-    # aiokafka says with an AssertionError, too, that a newer producer has fenced this one (HAZARDS).
-    foreign = SegstreamError | OSError | TimeoutError | AssertionError
-    return not isinstance(error, foreign) and type(error).__module__.split(".")[0] not in {"redis", "aiokafka"}
-
-
-async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
-    """(new states, those that are new, clock) after records that were delivered before.
-
-    A record that makes the step raise went to the dead letters then: it is left out again.
-    """
-    try:
-        return await _absorb_all(owned, records)
-    except Exception as error:
-        if not is_ours(error):
-            raise
-    return await _absorb_all(owned, [record for record in records if await _is_usable(owned, record)])
-
-
-async def _is_usable(owned: Owned, record: Any) -> bool:
-    try:
-        await _absorb_all(owned, [record])
-    except Exception as error:
-        if not is_ours(error):
-            raise
-        return False
-    return True
-
-
-async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
-    step, head = owned.place.step, owned.head
-    frame = Frame(head.merge_clock, head.merge_clock, Activation(head.activation, head.version))
-    plan = step.absorb(records, owned.place.partition, frame)
-    assert owned.raw is not None
-    values = (await owned.place.store.load(owned.raw, plan.keys, None, 0)).values
-    states = step.merge(plan, values)
-    there = {key for key, value in zip(plan.keys, values, strict=True) if value is not None}
-    return states, [key for key in states if key not in there], plan.clock

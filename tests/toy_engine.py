@@ -19,11 +19,11 @@ from stream.app import now_ms, run_worker, streams_of
 from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
 from stream.metrics import Metrics
+from stream.ownership import Place
 from stream.settings import Settings, load_settings
 from stream.shard import Shard
 from stream.status import StatusBoard
 from stream.store import ShardStore, connect
-from stream.takeover import Place
 from tests.toy_step import LEVEL, STATE, ToyStep  # tests are no package: the path comes first
 
 __all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventually", "produce", "read_all", "verify"]

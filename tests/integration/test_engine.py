@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -10,11 +10,12 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from redis import Redis
 
+from segmentation.step import Due, Frame, Plan, StateUnreadable, Turn
 from stream import topics
 from stream.heads import Fingerprint, StoreHead, decode_store_head, encode_head
 from stream.layout import ShardKeys
 from stream.settings import Settings
-from tests.toy_engine import engine, eventually, produce, read_all, verify
+from tests.toy_engine import STATE, ToyStep, engine, eventually, produce, read_all, verify
 
 ROWS = [(b"k%d" % (i % 23), b"x") for i in range(600)]
 
@@ -253,6 +254,48 @@ async def test_an_input_that_was_truncated_past_redis_stops_the_shards(settings:
     )
     await admin.close()
     await stops(settings, "input_gone")
+
+
+async def test_a_first_start_on_a_log_that_has_lost_its_beginning_starts_where_the_log_does(settings: Settings) -> None:
+    await produce(settings, ROWS)
+    ends = {p: sum(1 for r in await read_all(settings, settings.orders_topic) if r.partition == p) for p in range(4)}
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    await admin.start()
+    await admin.delete_records(
+        {TopicPartition(settings.orders_topic, p): RecordsToDelete(before_offset=end) for p, end in ends.items()}
+    )
+    await admin.close()
+    await produce(settings, ROWS)
+    await ran(settings, 1200)
+    await verify(settings, ROWS)
+
+
+async def test_an_unreadable_state_stops_its_shard_and_blames_no_record(settings: Settings) -> None:
+    class Strict(ToyStep):
+        def decide(
+            self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+        ) -> Turn:
+            if any(value is not None and len(value) != STATE.size for value in values):
+                raise StateUnreadable("9 bytes")
+            return super().decide(plan, values, fired, more, frame)
+
+    await produce(settings, ROWS)
+    await ran(settings, 600)
+    with redis_of(settings) as redis:
+        for partition in range(settings.partitions):
+            for name in redis.hkeys(keys_of(settings, partition).states):
+                redis.hset(keys_of(settings, partition).states, name, "torn")
+    await produce(settings, ROWS)
+    async with engine(settings, Strict()) as running:
+        await eventually(lambda: list(running.reasons().values()) == ["state_format"] * 4)
+    assert not await read_all(settings, settings.orders_dead_letters_topic)
+
+
+async def test_other_partitions_than_the_settings_say_stop_the_shards(settings: Settings) -> None:
+    await produce(settings, ROWS)
+    other = settings.model_copy(update={"partitions": 5})
+    async with engine(other) as running:
+        await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 4)
 
 
 async def test_added_partitions_stop_the_shards(settings: Settings) -> None:

@@ -22,6 +22,7 @@ from redis import Redis
 
 from bench.model import bench_model
 from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import NONE, heads
 from segmentation.step import NEVER_DUE
 from stream import topics
@@ -49,6 +50,7 @@ NAMES = (
     "due_slice",
     "rescore_slice",
     "session_timeout_ms",
+    "commit_timeout_s",
 )
 
 
@@ -202,7 +204,7 @@ async def whole(settings: Settings, folder: Path, *, workers: int = 1, trouble: 
 async def test_an_order_becomes_a_move_and_a_move_an_action(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    settings = settings_for(time="event")
+    settings = settings_for(time="event", commit_timeout_s=5)
     history, rest, end = shop()
     await topics.create(settings)
     with processes(settings, tmp_path, "worker", "dispatch"):
@@ -225,6 +227,9 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
                 (b"\xff", b"\xff"),
             ):
                 await producer.send_and_wait(settings.orders_topic, value, key=key, partition=1)
+            # A model that was never published: waited for, then left out; the last good one stays.
+            ghost = encode(ModelActivated(id="ghost", activation=10**6, version="0" * 16))
+            await producer.send_and_wait(settings.orders_topic, ghost, key=CONTROL_KEY, partition=2)
         await replay(settings, rest, until_ms=end)
         await settled(settings)
         told = await moves(settings)
@@ -238,7 +243,7 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
         assert len(actions) == len({a["id"] for a in actions}) == len(changes)
         assert {a["change_id"] for a in actions} == changes
         dead = await read_topic(settings, settings.orders_dead_letters_topic)
-        assert len(dead) == 5
+        assert len(dead) == 6
         latest = {r.key: r.value for r in await read_topic(settings, settings.state_topic)}
         assert {k: msgspec.json.decode(v)["sequence"] for k, v in latest.items()} == {
             c: int(s) for c, s in ((c, heads([v])["sequence"][0]) for c, v in states(settings).items()) if s
