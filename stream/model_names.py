@@ -6,12 +6,9 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from segmentation.model import ModelError, SegmentModel
+from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
 from stream.access import read_topic
 from stream.errors import SegstreamError
-from stream.models import ACTIVE_KEY, CANDIDATE_KEY, Active
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,23 +51,18 @@ async def read_active(settings: Settings) -> SegmentModel:
     return (await read_published(settings)).require_active()
 
 
-async def read_models(settings: Settings) -> dict[int, str]:
-    """Read the name of every segment id. Raises KafkaUnreachable, TopicMissing."""
-    return (await read_published(settings)).names
-
-
 def published(records: Iterable[tuple[bytes | None, bytes | None]]) -> PublishedModels:
     """Take records (key, value) in their order. A broken model is passed over, as the worker does: the last good one stays."""
     found, models = PublishedModels(), dict[str, SegmentModel]()
     for key, value in records:
-        if key is None or value is None or key == CANDIDATE_KEY:
+        if value is None or key == CANDIDATE_KEY:
             continue
         try:
             if key == ACTIVE_KEY:
-                found.active = models.get(msgspec.json.decode(value, type=Active).version, found.active)
+                found.active = models.get(read_pointer(value), found.active)
                 continue
-            model = SegmentModel.from_json(value)
-        except (msgspec.DecodeError, ModelError) as why:
+            model = read_version(key, value)
+        except ModelError as why:
             log.warning("a record %r of the models topic is passed over: %s", key, why)
             continue
         models[model.version] = model

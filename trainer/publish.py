@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from segmentation.events import CONTROL_KEY, ModelActivated, encode, iso
-from segmentation.model import ModelError, SegmentModel
+from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
 from trainer.errors import PublishError
 from trainer.names import Lineage
 
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ACTIVE_KEY: Final = b"active"
-CANDIDATE_KEY: Final = b"candidate"
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a transaction
 _STOP_S: Final = 5.0  # a producer that was fenced may hang in stop()
 _REQUEST_MS: Final = 10_000
-_NOT_MODELS: Final = (ACTIVE_KEY, CANDIDATE_KEY)
 
 
 class Pointer(msgspec.Struct, frozen=True):
@@ -92,16 +89,16 @@ def _lineage(records: list[Any]) -> Lineage:
             if record.value is None or record.key == CANDIDATE_KEY:
                 continue
             if record.key == ACTIVE_KEY:
-                version = msgspec.json.decode(record.value, type=Pointer).version
+                version = read_pointer(record.value)
                 # Of a model that isn't there the worker goes on with the last good one, too.
                 if version in models:
                     active, activation = models[version], record.offset
                 else:
-                    log.warning("activation %d names model %s, which isn't on the topic", record.offset, version)
+                    log.warning("activation %d names model %r, which isn't on the topic", record.offset, version)
                 continue
-            model = SegmentModel.from_json(record.value)
+            model = read_version(record.key, record.value)
             models[model.version] = model
-        except (ModelError, msgspec.DecodeError) as error:
+        except ModelError as error:
             log.warning("the record at offset %d of the models topic is skipped: %s", record.offset, error)
     ids = [segment.id for model in models.values() for segment in model.segments]
     return Lineage(active, activation, frozenset(models), max(ids, default=0))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from segmentation.model import Feature, ModelError, Segment, SegmentModel, Training
+from segmentation.model import Feature, ModelError, Segment, SegmentModel, Training, read_pointer, read_version
 
 AS_OF = datetime(2011, 12, 10, 8, 30, tzinfo=UTC)
 
@@ -93,12 +93,20 @@ def test_whole_numbers_may_stand_for_floats() -> None:
     assert SegmentModel.from_json(json.dumps(content | {"version": version}).encode()).margin == 1.0
 
 
-def test_segment_by_id() -> None:
-    lost = a_model().segment_by_id(1)
-    assert lost is not None
-    assert lost.name == "Lost"
-    assert a_model().segment_by_id(0) is None
-    assert a_model().segment_by_id(2) is None
+def test_a_model_is_read_under_its_own_version_only() -> None:
+    model = a_model()
+    assert read_version(model.version.encode(), model.to_json()) == model
+    for key in (b"0123456789abcdef", model.version.upper().encode(), b"\xff", b"", None):
+        with pytest.raises(ModelError, match=r"the key is .* but the content's version is '5ccbe45f5ba98e4c'"):
+            read_version(key, model.to_json())
+    with pytest.raises(ModelError, match="expected UTF-8 JSON"):
+        read_version(model.version.encode(), b"\xff\xfe")
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff", b'{"version":"\xff"}', b"[]", b"{}", b'{"version":1}', b"[" * 100_000])
+def test_a_pointer_that_names_no_version_is_refused(value: bytes) -> None:
+    with pytest.raises(ModelError, match="not a pointer to a model"):
+        read_pointer(value)
 
 
 def test_a_model_is_frozen() -> None:
