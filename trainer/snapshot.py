@@ -18,8 +18,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from segmentation.entries import DAY_MS
 from segmentation.events import iso
-from segmentation.forecast import DAY_MS, HORIZON_MS
+from segmentation.forecast import HORIZON_MS
 from segmentation.money import UNITS
 from segmentation.rfm import NONE, StateFormatError, advance_bytes, heads
 from stream.layout import ShardKeys, read_clock, read_states

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from redis import Redis
 from typer.testing import CliRunner
 
+from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, ModelActivated, decode, iso
-from segmentation.forecast import DAY_MS
 from segmentation.model import SegmentModel
 from segmentation.rfm import EMPTY, Entry, Kind, Rules, absorb_bytes, entry, read, unpack
 from stream import topics

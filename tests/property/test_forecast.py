@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from segmentation import forecast
-from segmentation.forecast import DAY_MS, HORIZON_MS, UNKNOWN, Scorer, standardise, transform
+from segmentation.entries import DAY_MS
+from segmentation.forecast import HORIZON_MS, UNKNOWN, Scorer, standardise, transform
 from segmentation.model import (
     FEATURES,
     MARGIN_FLOOR,
@@ -27,7 +28,8 @@ from segmentation.model import (
     Training,
     Transform,
 )
-from segmentation.pieces import NEVER_DUE, Pieces
+from segmentation.pieces import Pieces
+from segmentation.step import NEVER_DUE
 
 Floats = NDArray[np.float64]
 Instants = NDArray[np.int64]

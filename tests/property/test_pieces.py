@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from segmentation import pieces as module
-from segmentation.pieces import NEVER_DUE, Pieces, pieces, window_leaves_at
+from segmentation.pieces import Pieces, pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, heads, read, unpack
+from segmentation.step import NEVER_DUE
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
