@@ -8,17 +8,49 @@ from __future__ import annotations
 
 import os
 import ssl
+import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
 from trainer.errors import SettingsError
 
 PREFIX = "SEGSTREAM_"
-DAY_MS = 86_400_000
+# Settings that the same file may hold for the worker: known, so that a misspelt key doesn't pass for one of them.
+WORKERS_OWN: Final = frozenset(
+    {
+        "currency",
+        "dwell_hours",
+        "future_tolerance_s",
+        "max_clock_jump_days",
+        "max_event_bytes",
+        "replication_factor",
+        "partitioner",
+        "unkeyed_topic",
+        "changes_topic",
+        "state_topic",
+        "actions_topic",
+        "turn_max_orders",
+        "turn_max_bytes",
+        "turn_max_ms",
+        "turn_min_gap_ms",
+        "due_slice",
+        "rescore_slice",
+        "due_poll_ms",
+        "step_retries",
+        "transaction_timeout_ms",
+        "commit_timeout_s",
+        "session_timeout_ms",
+        "backoff_max_s",
+        "http_host",
+        "http_port",
+        "rules_file",
+    }
+)
 
 
 class Settings(BaseSettings):
@@ -115,7 +147,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings once. Raises SettingsError, naming each unusable value and its variable."""
+    """Read the settings once. Raises SettingsError, naming each unusable value and its variable, or the file."""
+    if path := os.environ.get(f"{PREFIX}CONFIG"):
+        _check_file(path)
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -126,6 +160,16 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(
             f"unusable settings: {told}.", hint="`segstream settings` shows defaults and units."
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: TOML that doesn't parse
-        path = os.environ.get(f"{PREFIX}CONFIG")
-        raise SettingsError(f"{PREFIX}CONFIG={path!r} can't be read: {error}.", hint="Give a TOML file.") from None
+
+
+def _check_file(path: str) -> None:
+    """Look at the file before the source of settings reads it: that one takes a missing file for an empty one."""
+    try:
+        keys = tomllib.loads(Path(path).read_text("utf-8")).keys()
+    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor TOML
+        told = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(f"{PREFIX}CONFIG={path!r} can't be read: {told}.", hint="Give a TOML file.") from None
+    if unknown := sorted(keys - Settings.model_fields.keys() - WORKERS_OWN):
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)} in {path}.", hint="`segstream settings` lists those there are."
+        )

@@ -62,6 +62,25 @@ def test_a_file_that_is_no_toml_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         trainer.settings.load_settings()
 
 
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEGSTREAM_CONFIG", str(tmp_path / "absent.toml"))
+    with pytest.raises(SettingsError, match=r"absent\.toml.*No such file"):
+        trainer.settings.load_settings()
+
+
+def test_a_misspelt_key_of_the_file_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "segstream.toml"
+    config.write_text('grop = "shop"\nturn_max_orders = 10\n')
+    monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
+    with pytest.raises(SettingsError, match=r"unknown setting grop in .*segstream\.toml"):
+        trainer.settings.load_settings()
+
+
+def test_the_workers_own_settings_are_all_known() -> None:
+    ours, theirs = set(trainer.settings.Settings.model_fields), set(stream.settings.Settings.model_fields)
+    assert theirs - ours == trainer.settings.WORKERS_OWN
+
+
 def test_secrets_do_not_show() -> None:
     settings = trainer.settings.Settings(redis_url=SecretStr("redis://:hidden@127.0.0.1:6379/0"))
     assert "hidden" not in repr(settings)
