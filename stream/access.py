@@ -65,18 +65,25 @@ async def kafka_producer(settings: Settings, **options: Any) -> AsyncIterator[AI
 @asynccontextmanager
 async def _connected(settings: Settings, client: Client) -> AsyncIterator[Client]:
     try:
-        await asyncio.wait_for(client.start(), CONNECT_TIMEOUT_S)
+        try:
+            await asyncio.wait_for(client.start(), CONNECT_TIMEOUT_S)
+        except OSError as error:
+            raise _unreachable(settings, error) from error
         yield client
-    except (KafkaError, OSError, TimeoutError) as error:
-        told = str(error) or type(error).__name__
-        raise KafkaUnreachable(
-            f"Kafka at {settings.kafka_bootstrap_servers}: {told}.",
-            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one here).",
-        ) from error
+    # Other errors of the block aren't Kafka's: a file that can't be written, a reader of stdout that has gone.
+    except (KafkaError, TimeoutError) as error:
+        raise _unreachable(settings, error) from error
     finally:
         # It may hang after an error, and what it would tell has been told.
         with suppress(Exception):
             await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
+
+
+def _unreachable(settings: Settings, error: Exception) -> KafkaUnreachable:
+    return KafkaUnreachable(
+        f"Kafka at {settings.kafka_bootstrap_servers}: {str(error) or type(error).__name__}.",
+        hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one here).",
+    )
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
@@ -118,9 +125,15 @@ async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) ->
 def redis_client(settings: Settings) -> Iterator[redis.Redis]:
     """Connect to Redis. Raises RedisUnreachable, later too."""
     url, timeout_s = settings.redis_url.get_secret_value(), min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
-    client = redis.Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-    )
+    try:
+        client = redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        )
+    except ValueError:
+        # Nothing of the URL or of the error, which quotes it: it may hold a password.
+        raise RedisUnreachable(
+            "SEGSTREAM_REDIS_URL isn't a Redis URL.", hint="Give one like redis://127.0.0.1:6379/0."
+        ) from None
     try:
         client.ping()
         yield client

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging.config
+import os
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+import typer.core
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +19,27 @@ from stream.errors import SegstreamError
 from stream.logs import logging_config
 from stream.settings import PREFIX, Settings, load_settings
 
+_READER_GONE: Final = 141  # as shells tell a program that SIGPIPE has ended
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands. One whose stdout nobody reads any more (`segstream tail changes | head -1`) ends without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        # Here, because Typer would take the error for a failure; Rich, which prints the tables, already has.
+        try:
+            return super().invoke(ctx)
+        except (BrokenPipeError, SystemExit) as end:
+            if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+                raise
+            # What is still buffered goes nowhere, or the interpreter would complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_READER_GONE) from None
+
+
 app = typer.Typer(
     name="segstream",
+    cls=_Commands,
     help="Customer segments from order events: every move told exactly once, as it happens.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -79,7 +100,7 @@ def show_settings() -> None:
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done; 1 it failed, with one line that says what to do; 2 wrong usage."""
+    """Entry point. Exit codes: 0 done; 1 it failed, with one line that says what to do; 2 wrong usage; 141 nobody reads stdout."""
     # The commands speak for themselves. (A worker sets up its own logging.)
     logging.config.dictConfig(logging_config("CRITICAL"))
     try:
