@@ -13,8 +13,8 @@ from segmentation.entries import DAY_MS, NEVER, NONE, Kind
 from segmentation.events import iso
 from segmentation.forecast import HORIZON_MS, UNKNOWN, Scorer
 from segmentation.money import UNITS, format_units
-from segmentation.pieces import NEVER_DUE
-from segmentation.rfm import advance_bytes, unpack
+from segmentation.rfm import StateFormatError, advance_bytes, unpack
+from segmentation.step import NEVER_DUE
 from stream.access import redis_client
 from stream.customer_figures import Figures, figures_at
 from stream.errors import SegstreamError
@@ -42,6 +42,10 @@ class CustomerUnknown(SegstreamError):
     """No shard has a customer of that id."""
 
 
+class CustomerUnreadable(SegstreamError):
+    """What Redis has of the customer isn't a state."""
+
+
 class KnownEntry(msgspec.Struct, frozen=True):
     """One event that the state keeps. Ids are kept as hashes only, so they can't be told."""
 
@@ -67,6 +71,7 @@ class CustomerReport(msgspec.Struct, frozen=True):
     frequency: int
     monetary: str
     incomplete: bool
+    erased_at: str | None  # where the erasure is all that is known of the customer
     first_order_at: str | None
     segment: str | None
     sequence: int
@@ -85,13 +90,21 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def customer(settings: Settings, published: PublishedModels, customer_id: str) -> CustomerReport:
-    """Look a customer up. Raises CustomerUnknown, RedisUnreachable."""
+    """Look a customer up. Raises CustomerUnknown, CustomerUnreadable, ExportError (no clock), RedisUnreachable."""
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
             value: Any = redis.hget(keys.states, customer_id)
-            if value is not None:
-                return report(settings, published, customer_id, partition, value, _as_of(redis, settings, keys))
+            if value is None:
+                continue
+            at_ms = _as_of(redis, settings, keys)
+            try:
+                return report(settings, published, customer_id, partition, value, at_ms)
+            except StateFormatError as error:
+                raise CustomerUnreadable(
+                    f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
+                    hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` makes all states anew.",
+                ) from error
     raise CustomerUnknown(
         f"no customer {customer_id!r} in the {settings.partitions} shards of {settings.group}.",
         hint="Check the id, and with `segstream status` that the worker has come so far.",
@@ -104,7 +117,9 @@ def report(
     """Tell all that a state says as of an instant (ms). Raises StateFormatError."""
     # The clock is read before the state, which a worker may have brought further in between.
     state = unpack(advance_bytes(value, as_of_ms, settings.rules))
-    figures = figures_at(value, as_of_ms, settings.rules) or Figures(None, 0, 0, state.segment, state.sequence, False)
+    known = figures_at(value, as_of_ms, settings.rules)
+    erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
+    figures = known or Figures(None, 0, 0, state.segment, state.sequence, False)
     return CustomerReport(
         customer_id=customer_id,
         partition=partition,
@@ -113,6 +128,7 @@ def report(
         frequency=figures.frequency,
         monetary=format_units(figures.monetary_units),
         incomplete=figures.incomplete,
+        erased_at=None if erased is None else iso(erased),
         first_order_at=None if state.first == NEVER else iso(state.first),
         segment=published.name(state.segment),
         sequence=state.sequence,

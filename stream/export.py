@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -17,8 +17,7 @@ from segmentation.rfm import StateFormatError
 from stream.access import redis_client
 from stream.customer_figures import figures_at
 from stream.errors import SegstreamError
-from stream.heads import NO_CLOCK, decode_store_head
-from stream.layout import ShardKeys, read_states
+from stream.layout import ShardKeys, read_clock, read_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -130,16 +129,12 @@ def shard_instants(redis: Redis, settings: Settings, as_of_ms: int | None) -> di
 
 def shard_clock(redis: Redis, keys: ShardKeys) -> int | None:
     """Read a shard's clock (ms). None: it hasn't had a record yet. Raises ExportError."""
-    value: Any = redis.get(keys.head)
-    if value is None:
-        return None
     try:
-        clock = decode_store_head(value).clock
+        return read_clock(redis, keys)
     except msgspec.DecodeError as error:
         raise ExportError(
             f"{keys.head} isn't a shard's head: {error}.", hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
         ) from error
-    return None if clock == NO_CLOCK else clock
 
 
 def _lines(redis: Redis, settings: Settings, published: PublishedModels, instants: dict[int, int]) -> Iterator[Line]:

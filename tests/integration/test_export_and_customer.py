@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream import commands_data, topics
-from stream.customer import CustomerUnknown, score
+from stream.customer import CustomerUnknown, CustomerUnreadable, score
 from stream.customer import customer as look_up
 from stream.export import ExportError, export
 from stream.heads import StoreHead, encode_head
 from stream.layout import ShardKeys
-from stream.model_names import NoActiveModel, PublishedModels, published, read_active, read_models
+from stream.model_names import NoActiveModel, PublishedModels, published, read_active, read_published
 from stream.order_rows import instant, parse_at
 from stream.replay import DAY_MS
 from stream.settings import PREFIX
@@ -91,7 +91,7 @@ async def test_models_are_found_on_their_topic(settings: Settings) -> None:
     broken: Any = (settings.models_topic, 0, b"broken", b"{}", [])
     await _committed(settings, [*records(old), *records(new), broken, records(old)[1]])
     assert (await read_active(settings)).version == old.version
-    assert await read_models(settings) == {1: "Champions", 2: "Gone", 3: "New"}
+    assert (await read_published(settings)).names == {1: "Champions", 2: "Gone", 3: "New"}
     figures = ["--recency-days", "0.5", "--frequency", "25", "--monetary", "1200"]
     result = json.loads((await asyncio.to_thread(_run, settings, "score", *figures, "--json")).stdout)
     assert (result["segment"], result["action"]) == ("Champions", "to Champions")
@@ -196,6 +196,26 @@ def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
     assert look_up(stored, known, "gone").recency_days is None
     with pytest.raises(CustomerUnknown, match="'nobody'"):
         look_up(stored, known, "nobody")
+
+
+def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
+    keys = ShardKeys(stored.group, stored.orders_topic, 0)
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        value = client.hget(keys.states, "a")
+        assert isinstance(value, bytes)
+        stone = entry(Kind.ERASED, "", START + 6 * DAY_MS)
+        client.hset(keys.states, "a", absorb_bytes(value, stone, START + 10 * DAY_MS, stored.rules)[0])
+    found = look_up(stored, MODELS, "a")
+    assert (found.erased_at, found.recency_days, found.frequency) == ("2011-03-07T10:00:00.000Z", None, 0)
+    assert look_up(stored, MODELS, "gone").erased_at is None
+
+
+def test_a_state_that_is_none_is_told_with_its_place(stored: Settings) -> None:
+    keys = ShardKeys(stored.group, stored.orders_topic, 0)
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        client.hset(keys.states, "a", b"torn")
+    with pytest.raises(CustomerUnreadable, match=r"the state of 'a' in .*:states can't be read.*SEGSTREAM_GROUP"):
+        look_up(stored, MODELS, "a")
 
 
 async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_path: Path) -> None:
