@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shlex
 import signal
@@ -18,27 +17,13 @@ import typer
 
 from stream.demo_source import CDNOW, Wish
 from stream.demo_view import choose_view, result_console, show_result, verdict
-from stream.order_rows import parse_at
+from stream.options import instant_of, speed_of
 from stream.settings import PREFIX, load_settings
 
 if TYPE_CHECKING:
     from stream.demo_report import Result
 
 app = typer.Typer()
-
-
-def _instant(text: str) -> int:
-    try:
-        return parse_at(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} isn't an instant like 1997-10-01: {error}") from None
-
-
-def _speed(text: str) -> float | None:
-    with suppress(ValueError):
-        if text == "max" or 0 < float(text) < math.inf:
-            return None if text == "max" else float(text)
-    raise typer.BadParameter(f"{text!r} is neither max nor a number above 0")
 
 
 @app.command()
@@ -51,7 +36,7 @@ def demo(
     speed: Annotated[
         float | None,
         typer.Option(
-            parser=_speed,
+            parser=speed_of,
             metavar="X|max",
             show_default="max",
             help="Times the orders' own pace, after the training; max: as fast as it goes.",
@@ -61,7 +46,7 @@ def demo(
     train_at: Annotated[
         int | None,
         typer.Option(
-            parser=_instant,
+            parser=instant_of,
             metavar="TIME",
             show_default="cdnow: 1997-10-01; simulate: after 40 % of the orders; FILE: after 60 % of its time",
             help="Orders before this instant are history, on which the model is trained.",
@@ -70,7 +55,7 @@ def demo(
     until: Annotated[
         int | None,
         typer.Option(
-            parser=_instant,
+            parser=instant_of,
             metavar="TIME",
             show_default="cdnow: 1998-07-01; else the last order",
             help="Orders from this instant on are left out, and the clock ends there.",
