@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import signal
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -17,15 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from segmentation.events import iso
-from segmentation.money import AmountError, format_units
+from segmentation.money import format_units
 from stream.customer import CustomerReport, Score, sentence
 from stream.customer import customer as look_up
 from stream.customer import score as score_figures
 from stream.export import ExportReport
 from stream.export import export as export_states
 from stream.model_names import read_active, read_published
+from stream.options import AsJson, AsOf, From, Speed, Until, amount_of, days_of
 from stream.order_files import read_orders
-from stream.order_rows import parse_at, parse_signed
+from stream.order_rows import parse_at
 from stream.progress import progress_bar
 from stream.replay import ReplayReport, check
 from stream.replay import replay as replay_rows
@@ -50,56 +50,6 @@ class FileFormat(StrEnum):
     LINES = "lines"
 
 
-def _instant(text: str) -> int:
-    try:
-        return parse_at(text)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} isn't an instant like 2011-12-10 or 2011-12-10T08:30:00Z: {error}"
-        ) from None
-
-
-def _speed(text: str) -> float | None:
-    with suppress(ValueError):
-        if text == "max" or 0 < float(text) < math.inf:
-            return None if text == "max" else float(text)
-    raise typer.BadParameter(f"{text!r} is neither max nor a number above 0")
-
-
-def _amount(text: str) -> int:
-    try:
-        return parse_signed(text)
-    except AmountError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-# `parser` makes whole numbers of the text, so that these are what the options say: an instant in ms, an amount in ten-thousandths.
-From = Annotated[
-    int | None,
-    typer.Option(
-        "--from", parser=_instant, metavar="TIME", help="Skip rows before this instant (ISO 8601; no zone: UTC)."
-    ),
-]
-Until = Annotated[
-    int | None,
-    typer.Option(
-        parser=_instant,
-        metavar="TIME",
-        help="Stop before the first row at or after this instant, and in event time set every partition's clock to it.",
-    ),
-]
-AsOf = Annotated[
-    int | None,
-    typer.Option(
-        parser=_instant,
-        metavar="TIME",
-        show_default="in event time each shard's own clock, in wall time now",
-        help="Figures as of this instant, at most a grace before the shards' clocks.",
-    ),
-]
-
-
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Orders: .csv, .csv.gz, .parquet, or CDNOW's .txt.")],
@@ -107,15 +57,7 @@ def replay(
     file_format: Annotated[
         FileFormat | None, typer.Option("--format", show_default="what the header says", help="What a row is.")
     ] = None,
-    speed: Annotated[
-        float | None,
-        typer.Option(
-            parser=_speed,
-            metavar="X|max",
-            show_default="max",
-            help="Times the file's own pace; max: as fast as it goes.",
-        ),
-    ] = None,
+    speed: Speed = None,
     from_ms: From = None,
     until: Until = None,
     as_json: AsJson = False,
@@ -261,6 +203,12 @@ def customer(
 
 def _show_customer(report: CustomerReport, settings: Settings) -> None:
     console = Console(highlight=False)
+    if report.erased_at is not None:
+        console.print(
+            f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is known",
+            markup=False,
+        )
+        return
     recency = "no order stands" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
     console.print(f"{report.customer_id} as of {report.as_of} (partition {report.partition})", markup=False)
     console.print(
@@ -283,9 +231,11 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
 @app.command()
 def score(
     *,
-    recency_days: Annotated[float, typer.Option(min=0, help="Days since the last order.")],
+    recency_days: Annotated[
+        float, typer.Option(parser=days_of, metavar="DAYS", help="Days since the last order, 0 or more.")
+    ],
     frequency: Annotated[int, typer.Option(min=0, help="Orders in the window.")],
-    monetary: Annotated[int, typer.Option(parser=_amount, metavar="DECIMAL", help="Money spent in the window, net.")],
+    monetary: Annotated[int, typer.Option(parser=amount_of, metavar="DECIMAL", help="Money spent in the window, net.")],
     as_json: AsJson = False,
 ) -> None:
     """Tell in which segment of the active model such figures lie, and what to do about it."""
