@@ -23,6 +23,7 @@ REMEMBERED_INVOICES: Final = 100_000
 @dataclass(slots=True)
 class _Invoice:
     at_ms: int  # of its earliest line
+    lines: int = 0
     product: int = 0  # sum of quantity times price, in hundred-millionths: both factors are ten-thousandths
 
 
@@ -32,7 +33,7 @@ def orders_of_lines(
     """Sum the lines of each invoice up to one row. Lines: (invoice, quantity, date, price of one, customer), text.
 
     An invoice that starts with C is a refund that names no order; one that starts with A (an adjustment of bad debt) or
-    has no customer is left out, and so is any line that can't be read: `counts` says how many, by reason.
+    has no customer is left out, and so is any line that can't be read: `counts` says how many lines, by reason.
     """
     standing: OrderedDict[tuple[str, str], _Invoice] = OrderedDict()
     closed: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -51,6 +52,7 @@ def orders_of_lines(
             invoice = standing[key] = _Invoice(at_ms)
         else:
             standing.move_to_end(key)
+        invoice.lines += 1
         invoice.at_ms = min(invoice.at_ms, at_ms)
         invoice.product += product
         if len(standing) > open_invoices:
@@ -64,12 +66,12 @@ def orders_of_lines(
 
 
 def _summed(key: tuple[str, str], invoice: _Invoice, currency: str, counts: Counter[str]) -> Iterator[Row]:
-    """Give the row of an invoice, or count why there is none."""
+    """Give the row of an invoice, or count its lines by why there is none."""
     number, customer = key
     try:
         yield _row(number, customer, invoice, currency)
     except RowLeftOut as why:
-        counts[why.reason.value] += 1
+        counts[why.reason.value] += invoice.lines
 
 
 def _row(number: str, customer: str, invoice: _Invoice, currency: str) -> Row:

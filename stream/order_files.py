@@ -6,25 +6,40 @@ import csv
 import gzip
 import importlib.metadata
 import io
+import re
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from stream.errors import SegstreamError
 from stream.invoice_lines import orders_of_lines
-from stream.order_rows import LeftOutReason, Row, RowLeftOut, cancelled, placed, read_amount, read_at, refunded
+from stream.order_rows import (
+    LONGEST_ID,
+    LeftOutReason,
+    Row,
+    RowLeftOut,
+    cancelled,
+    placed,
+    read_amount,
+    read_at,
+    refunded,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "Row", "cdnow_path", "read_orders"]
+__all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "Row", "cdnow_path", "check_readable", "read_orders"]
 
 FileFormat = Literal["orders", "lines"]
 CDNOW_CURRENCY: Final = "USD"
 _BATCH_ROWS: Final = 20_000
 _CDNOW_FIELDS: Final = 4
+# Its header, or a line of it where the header is missing: columns set apart by blanks, as in no other layout.
+_CDNOW_LINE: Final = re.compile(r"\s*(customer_id\s+date\b.*|\d+\s+\d{8}\s+\d+\s+\d*\.?\d+\s*)", re.DOTALL)
 _KINDS: Final = {"", "order", "refund", "cancellation"}
 
 
@@ -74,22 +89,53 @@ def read_orders(
 ) -> Iterator[Row]:
     """Read the rows of a file in its own order. `currency`: of rows that name none. Raises OrderFileError.
 
-    What kind of file it is, its extension says (.csv, .csv.gz, .gz, .parquet; .txt: CDNOW's) and then its header
-    (`format` None). `counts` (LeftOutReason -> rows) grows with each row that is left out.
+    What a row is, the header says where `format` is None; a .txt may then also be laid out as CDNOW's. .parquet is read as
+    Parquet, .gz unpacked, all else is text. `counts` (LeftOutReason -> rows of the file) grows with each that is left out.
     """
     counts = Counter() if counts is None else counts
-    name = path.name.lower().removesuffix(".gz")
     with _told(path):
-        if name.endswith(".txt"):
-            yield from _cdnow(path, currency, counts)
-            return
-        with _parquet(path) if name.endswith(".parquet") else _csv(path) as table:
-            chosen = format or _recognised(table.header)
-            rows = table.rows(_places(path, table.header, chosen))
-            if chosen == "lines":
-                yield from orders_of_lines(rows, currency, counts)
-            else:
-                yield from _orders(rows, currency, counts)
+        yield from _told_apart(_rows(path, format, currency, counts), counts)
+
+
+def check_readable(path: Path) -> None:
+    """Refuse at once a file that isn't there or may not be read. Raises OrderFileError."""
+    with _told(path), path.open("rb"):
+        pass
+
+
+def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[str]) -> Iterator[Row]:
+    name = path.name.lower().removesuffix(".gz")
+    if chosen is None and name.endswith(".txt") and _looks_like_cdnow(path):
+        yield from _cdnow(path, currency, counts)
+        return
+    with _parquet(path) if name.endswith(".parquet") else _csv(path) as table:
+        chosen = chosen or _recognised(table.header)
+        rows = table.rows(_places(path, table.header, chosen))
+        yield from (orders_of_lines if chosen == "lines" else _orders)(rows, currency, counts)
+
+
+def _told_apart(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
+    """Number refunds that are equal in all that their id is made of: half of an order may be given back twice at one instant.
+
+    The first keeps its id, the others get #2, #3… Counted for each customer, so that the order of the rows in the file
+    doesn't matter. Memory grows with the refunds alone.
+
+    >>> half = refunded("7", "c", 0, 25_000, "USD", names_order=True)
+    >>> [row.event_id for row in _told_apart([half, half], Counter())]
+    ['7@1970-01-01T00:00:00.000Z:2.50', '7@1970-01-01T00:00:00.000Z:2.50#2']
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if row.kind != "refunded":
+            yield row
+            continue
+        key = row.customer_id, row.event_id
+        seen[key] += 1
+        event_id = row.event_id if seen[key] == 1 else f"{row.event_id}#{seen[key]}"
+        if len(event_id) > LONGEST_ID:
+            counts[LeftOutReason.ID_LENGTH.value] += 1
+            continue
+        yield row if event_id == row.event_id else replace(row, event_id=event_id)
 
 
 def cdnow_path() -> Path:
@@ -148,7 +194,8 @@ def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]
 def _order(fields: tuple[str, ...], currency: str) -> Row:
     """Read one order, refund or cancellation. Raises RowLeftOut.
 
-    A negative amount is a refund that names no order, for so shops write it: its `order_id` is the refund's own number.
+    A refund names its order, whatever the sign of its amount. A negative amount under any other kind is a refund that names
+    none, for so shops write it: its `order_id` is the refund's own number.
     """
     order_id, customer_id, ordered_at, amount, code, kind = (field.strip() for field in fields)
     kind = kind.lower()
@@ -159,13 +206,18 @@ def _order(fields: tuple[str, ...], currency: str) -> Row:
     at_ms = read_at(ordered_at)
     units = 0 if kind == "cancellation" and not amount else read_amount(amount)
     code = code.upper() or currency
-    if units < 0:
-        return refunded(order_id, customer_id, at_ms, -units, code, names_order=False)
-    if kind == "refund":
-        return refunded(order_id, customer_id, at_ms, units, code, names_order=True)
+    if kind == "refund" or units < 0:
+        return refunded(order_id, customer_id, at_ms, abs(units), code, names_order=kind == "refund")
     if kind == "cancellation":
         return cancelled(order_id, customer_id, at_ms, code)
     return placed(order_id, customer_id, at_ms, units, code)
+
+
+def _looks_like_cdnow(path: Path) -> bool:
+    """Tell by the first line that isn't blank."""
+    with _text(path) as lines:
+        first = next((line for line in lines if line.strip()), "")
+    return _CDNOW_LINE.fullmatch(first) is not None
 
 
 def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[Row]:

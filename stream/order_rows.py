@@ -77,9 +77,15 @@ def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: st
 
 
 def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> Row:
-    """Make the row of a cancellation. Raises RowLeftOut."""
+    """Make the row of a cancellation. Raises RowLeftOut.
+
+    The id of the event takes the instant in: an order cancelled at two instants is two events, not one with two contents.
+    """
+    event_id = f"{order_id}@{iso(at_ms)}"
     _check(order_id, customer_id, 0, needs_order=True)
-    return Row("cancelled", order_id, customer_id, at_ms, 0, currency, order_id)
+    if len(event_id) > LONGEST_ID:
+        raise RowLeftOut(LeftOutReason.ID_LENGTH)
+    return Row("cancelled", order_id, customer_id, at_ms, 0, currency, event_id)
 
 
 def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: str, *, names_order: bool) -> Row:
