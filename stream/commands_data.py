@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,10 +26,10 @@ from stream.export import ExportReport
 from stream.export import export as export_states
 from stream.model_names import read_active, read_published
 from stream.options import AsJson, AsOf, From, Speed, Until, amount_of, days_of
-from stream.order_files import read_orders
+from stream.order_files import OrderFileError, check_readable, read_orders
 from stream.order_rows import parse_at
 from stream.progress import progress_bar
-from stream.replay import ReplayReport, check
+from stream.replay import DAY_MS, ReplayReport, check
 from stream.replay import replay as replay_rows
 from stream.settings import Settings, load_settings
 from stream.tail import Tailed
@@ -35,6 +37,9 @@ from stream.tail import tail as follow
 from stream.time_order import in_time_order
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from stream.order_rows import Row
     from stream.time_order import InTimeOrder
 
 app = typer.Typer(no_args_is_help=True, help="Orders in, and what has become of them.")
@@ -52,7 +57,7 @@ class FileFormat(StrEnum):
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Orders: .csv, .csv.gz, .parquet, or CDNOW's .txt.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Orders: .csv, .csv.gz, .parquet, .txt (CDNOW's too).")],
     *,
     file_format: Annotated[
         FileFormat | None, typer.Option("--format", show_default="what the header says", help="What a row is.")
@@ -63,24 +68,53 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send a file's orders, by time, to the topic of orders. Sending a file twice changes nothing."""
+    if from_ms is not None and until is not None and from_ms > until:
+        raise typer.BadParameter(f"--from {iso(from_ms)} is later than --until {iso(until)}")
     settings = load_settings()
-    if settings.time == "wall":
-        typer.echo(
-            "SEGSTREAM_TIME is wall: these orders are scored as of now, however old they are. Set it to event to go by their dates.",
-            err=True,
-        )
+    check_readable(file)
     asyncio.run(check(settings, until))
     left_out: Counter[str] = Counter()
     rows = read_orders(
         file, format=None if file_format is None else file_format.value, currency=settings.currency, counts=left_out
     )
+    old = _OldRows(time.time_ns() // 1_000_000 - DAY_MS, from_ms, until)
     with ExitStack() as stack:
         with progress_bar(f"reading {file.name}") as told:
-            ordered = stack.enter_context(in_time_order(rows, reading=lambda n: told(n, "")))
+            ordered = stack.enter_context(in_time_order(old.counted(rows), reading=lambda n: told(n, "")))
+        if not ordered.total:
+            raise OrderFileError(f"{file}: no row can be used.", hint=f"Left out: {_by_reason(left_out) or 'none'}.")
+        if settings.time == "wall" and old.rows:
+            typer.echo(
+                f"SEGSTREAM_TIME is wall: {old.rows:,} of these rows are more than a day old, and scored as of now all the same. "
+                "Set it to event to go by their dates.",
+                err=True,
+            )
         report = asyncio.run(_replayed(settings, ordered, speed, from_ms, until, left_out))
     _tell_replay(report, settings, as_json=as_json)
     if report.interrupted:
         raise typer.Exit(_INTERRUPTED)
+
+
+@dataclass(slots=True)
+class _OldRows:
+    """Counts the rows to be sent that are dated before an instant (ms)."""
+
+    before_ms: int
+    from_ms: int | None
+    until_ms: int | None
+    rows: int = 0
+
+    def counted(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Give the rows on, all of them."""
+        begin_ms = 0 if self.from_ms is None else self.from_ms
+        end_ms = self.before_ms if self.until_ms is None else min(self.until_ms, self.before_ms)
+        for row in rows:
+            self.rows += begin_ms <= row.at_ms < end_ms
+            yield row
+
+
+def _by_reason(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(left_out.items()))
 
 
 async def _replayed(
@@ -125,7 +159,7 @@ def _tell_replay(report: ReplayReport, settings: Settings, *, as_json: bool) -> 
     if report.last_at:
         line += f", up to {report.last_at}"
     if report.left_out:
-        line += "; left out " + ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(report.left_out.items()))
+        line += f"; left out {_by_reason(report.left_out)}"
     offsets = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(report.last_offsets.items()))
     typer.echo(f"{line}; last offsets {offsets or 'none'}")
     if report.interrupted:

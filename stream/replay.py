@@ -9,12 +9,13 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import DecodeError, Struct
 
 from segmentation.events import CONTROL_KEY, ClockAdvanced, encode, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
-from stream.access import TopicMissing, kafka_producer
+from stream.access import TopicMissing, kafka_producer, redis_client
 from stream.errors import SegstreamError
+from stream.layout import ShardKeys, read_clock
 from stream.order_rows import Row, instant, to_event
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ReplayError(SegstreamError):
 
 
 class ReplayReport(Struct, frozen=True, kw_only=True):
-    """What a replay did. `sent` and `left_out` count rows, by kind and by reason; `clocks` counts records of event time."""
+    """What a replay did. `sent` counts events by kind, `left_out` rows of the file by reason, `clocks` records of event time."""
 
     sent: dict[str, int]
     left_out: dict[str, int]
@@ -50,23 +51,31 @@ class ReplayReport(Struct, frozen=True, kw_only=True):
 
 
 class Advance(NamedTuple):
-    """Event time has come to `to_ms`, on every partition."""
+    """Event time has come to `to_ms`, on every partition. `leads_up`: to the first thing told, so there is nothing to wait for."""
 
     to_ms: int
+    leads_up: bool = False
 
 
 def timeline(
-    rows: Iterable[Row], *, step_ms: int, from_ms: int | None = None, until_ms: int | None = None, clocks: bool = True
+    rows: Iterable[Row],
+    *,
+    step_ms: int,
+    clock_ms: int | None = None,
+    from_ms: int | None = None,
+    until_ms: int | None = None,
+    clocks: bool = True,
 ) -> Iterator[Row | Advance]:
     """Put the advances of the clock between rows that come by time: what is sent, in the order in which it is sent.
 
     One at the start of each UTC day on which there are rows, so that a silence is told on the day and no partition's clock
     falls far behind; none further than `step_ms` from the one before. At the end one to `until_ms`, or to the last row.
-    Rows before `from_ms`, and at or after `until_ms`, are left out.
+    Rows before `from_ms`, and at or after `until_ms`, are left out. `clock_ms` is the instant to which the shards have come
+    before, None if they haven't begun: from there, too, no advance is further than a step.
     """
     told, latest = from_ms, from_ms
     if clocks and from_ms is not None:
-        yield Advance(from_ms)
+        yield from _first_advances(clock_ms, from_ms, step_ms)
     for row in rows:
         if from_ms is not None and row.at_ms < from_ms:
             continue
@@ -74,20 +83,30 @@ def timeline(
             break
         midnight = row.at_ms - row.at_ms % DAY_MS
         if clocks and (told is None or midnight > told):
-            yield from _advances(told, midnight, step_ms)
+            yield from (
+                _first_advances(clock_ms, midnight, step_ms) if told is None else _advances(told, midnight, step_ms)
+            )
             told = midnight
         latest = row.at_ms if latest is None else max(latest, row.at_ms)
         yield row
     end = latest if until_ms is None else until_ms
     if clocks and end is not None and (told is None or end > told):
-        yield from _advances(told, end, step_ms)
+        yield from _first_advances(clock_ms, end, step_ms) if told is None else _advances(told, end, step_ms)
 
 
-def _advances(told: int | None, to_ms: int, step_ms: int) -> Iterator[Advance]:
+def _first_advances(clock_ms: int | None, to_ms: int, step_ms: int) -> Iterator[Advance]:
+    """Lead from the shards' clocks up to the first instant told. If they are past it already, it is told all the same.
+
+    A shard that hasn't begun needs it, and to the others it says nothing.
+    """
+    if clock_ms is not None:
+        yield from (Advance(at_ms, leads_up=True) for at_ms in range(clock_ms + step_ms, to_ms, step_ms))
+    yield Advance(to_ms)
+
+
+def _advances(told_ms: int, to_ms: int, step_ms: int) -> Iterator[Advance]:
     """Go from one instant to a later one in steps that a shard's clock takes."""
-    while told is not None and to_ms - told > step_ms:
-        told += step_ms
-        yield Advance(told)
+    yield from (Advance(at_ms) for at_ms in range(told_ms + step_ms, to_ms, step_ms))
     yield Advance(to_ms)
 
 
@@ -107,15 +126,19 @@ async def replay(
     `speed`: how many times faster than the rows' own time; None: as fast as it goes. `left_out`: the reader's counts, for
     the report. Once `stop` is set it ends soon, without the last advance of the clock. `progress` is told the number of rows
     sent and the instant (ms) they have come to. Sending rows a second time sends the same events again, which changes
-    nothing. Raises ReplayError, KafkaUnreachable, TopicMissing.
+    nothing. Raises ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
     """
     _check_until(settings, until_ms)
+    event_time = settings.time == "event"
     step_ms = max(settings.max_clock_jump_days - 1, 1) * DAY_MS
-    items = timeline(rows, step_ms=step_ms, from_ms=from_ms, until_ms=until_ms, clocks=settings.time == "event")
     began_s = time.monotonic()
     # lz4 costs 4 µs a record and leaves a sixth on the disk and the wire (CDNOW: 5 MB instead of 27; 60,000 rows/s, not 125,000).
     async with kafka_producer(settings, compression_type="lz4", max_batch_size=_BATCH_BYTES, linger_ms=0) as producer:
         await _check_partitions(producer, settings)
+        clock_ms = await asyncio.to_thread(_lowest_clock, settings) if event_time else None
+        items = timeline(
+            rows, step_ms=step_ms, clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms, clocks=event_time
+        )
         publisher = _Publisher(producer, settings)
         pace = _Pace(speed, stop or asyncio.Event())
         interrupted = await _send(items, publisher, pace, progress)
@@ -142,8 +165,9 @@ async def _send(
 ) -> bool:
     """Send all, each at its own time; tell whether it was stopped before the end."""
     for number, item in enumerate(items, start=1):
+        leads_up = isinstance(item, Advance) and item.leads_up
         at_ms = item.to_ms if isinstance(item, Advance) else item.at_ms
-        if pace.ahead_s(at_ms) > 0:
+        if not leads_up and pace.ahead_s(at_ms) > 0:
             await publisher.flush()
             await pace.wait(at_ms)
         if pace.stopped:
@@ -161,6 +185,25 @@ async def check(settings: Settings, until_ms: int | None = None) -> None:
     _check_until(settings, until_ms)
     async with kafka_producer(settings) as producer:
         await _check_partitions(producer, settings)
+    if settings.time == "event":
+        await asyncio.to_thread(_lowest_clock, settings)
+
+
+def _lowest_clock(settings: Settings) -> int | None:
+    """Read how far (ms) the shard that is furthest behind has come. None: no shard has begun. Raises as `replay` does.
+
+    A shard that hasn't begun doesn't count: its first record sets its clock, wherever that lies.
+    """
+    shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in range(settings.partitions)]
+    with redis_client(settings) as redis:
+        try:
+            clocks = [read_clock(redis, keys) for keys in shards]
+        except DecodeError as error:
+            raise ReplayError(
+                f"a head of a shard of {settings.orders_topic} can't be read: {error}.",
+                hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP.",
+            ) from error
+    return min((clock for clock in clocks if clock is not None), default=None)
 
 
 def _check_until(settings: Settings, until_ms: int | None) -> None:

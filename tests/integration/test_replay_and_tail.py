@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from segmentation.arrivals import Reader
@@ -24,8 +25,11 @@ from segmentation.step import DeadLetter
 from stream import commands_data
 from stream.access import KafkaUnreachable, RedisUnreachable, TopicMissing, read_topic, redis_client
 from stream.dead_letters import dead_record
+from stream.heads import StoreHead, encode_head
+from stream.layout import ShardKeys
+from stream.order_files import OrderFileError
 from stream.order_rows import Row, parse_at
-from stream.replay import DAY_MS, replay
+from stream.replay import DAY_MS, ReplayError, check, replay
 from stream.settings import PREFIX
 from stream.simulate import simulate
 from stream.tail import Tailed, tail
@@ -61,10 +65,10 @@ async def _orders(settings: Settings) -> dict[int, list[Any]]:
     return found
 
 
-def _told(settings: Settings, records: list[Any]) -> tuple[int, list[DeadLetter], list[bytes]]:
+def _told(settings: Settings, records: list[Any], clock: int = -1) -> tuple[int, list[DeadLetter], list[bytes]]:
     """What a shard makes of its partition: its clock, what it refuses, and the values of the usable ones."""
     reader = Reader(settings.currency, settings.time, 300_000, settings.max_clock_jump_days * DAY_MS, 1 << 20)
-    batch = reader.read(records, -1)
+    batch = reader.read(records, clock)
     values = [r.value for r, arrival in zip(records, batch.arrivals, strict=True) if arrival]
     return (batch.clocks or [-1])[-1], batch.dead, values
 
@@ -110,6 +114,46 @@ async def test_from_and_until_cut_without_loss(settings: Settings) -> None:
     for records in (await _orders(event_time)).values():
         clock, dead, _ = _told(event_time, records)
         assert (clock, dead) == (rows[-1].at_ms, [])
+
+
+def _put_clocks(settings: Settings, clocks: Sequence[int | None]) -> None:
+    """Put heads into Redis as a worker leaves them; None: the shard has none."""
+    with redis_client(settings) as redis:
+        for partition, clock in enumerate(clocks):
+            if clock is None:
+                continue
+            head = StoreHead("t", 1, 1, 0, 0, clock, clock, 0, "", None, None, "k", (settings.partitions,) * 2)
+            redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, encode_head(head))
+
+
+async def test_shards_that_stand_years_behind_take_a_second_file_whole(settings: Settings) -> None:
+    event_time = settings.model_copy(update={"time": "event"})
+    clocks = [START - 10_000 * DAY_MS, None, START - 800 * DAY_MS, START]
+    await asyncio.to_thread(_put_clocks, event_time, clocks)
+    rows = list(islice(simulate(4, 100, START), 500))
+    async with asyncio.timeout(30):
+        # Only the file's own time is waited for, not the years that the shards have to come through before it.
+        report = await replay(event_time, rows, speed=2e7)
+    assert sum(report.sent.values()) == 500
+    for partition, records in (await _orders(event_time)).items():
+        clock = clocks[partition]
+        assert _told(event_time, records, -1 if clock is None else clock)[:2] == (rows[-1].at_ms, [])
+
+
+async def test_heads_that_cannot_be_read_are_told_before_anything_is_sent(settings: Settings) -> None:
+    event_time = settings.model_copy(update={"time": "event"})
+    row = Row("placed", "1", "c", START, 1, "USD", "1")
+    with redis_client(settings) as redis:
+        redis.set(ShardKeys(settings.group, settings.orders_topic, 2).head, b"none")
+    with pytest.raises(ReplayError, match="SEGSTREAM_GROUP"):
+        await replay(event_time, [row])
+    nowhere = event_time.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+    for refused in (replay(nowhere, [row]), check(nowhere)):
+        with pytest.raises(RedisUnreachable, match="SEGSTREAM_REDIS_URL"):
+            await refused
+    assert not any((await _orders(settings)).values())
+    # In wall time there is no clock to ask for.
+    await replay(nowhere.model_copy(update={"time": "wall"}), [row])
 
 
 async def test_wall_time_has_no_clock_and_a_foreign_currency_is_counted(settings: Settings) -> None:
@@ -165,8 +209,37 @@ def test_the_command_reads_sorts_sends_and_tells(settings: Settings, tmp_path: P
     assert (report["sent"], report["left_out"]) == ({"refunded": 1, "placed": 2}, {"date": 1})
     # One advance to --from and one for each further day with rows, on each of 4 partitions.
     assert report["clocks"] == 3 * 4
-    for arguments in (["--speed", "0"], ["--until", "soon"], ["--format", "xml"]):
+    late = ["--from", "2011-02-01", "--until", "2011-01-31"]
+    for arguments in (["--speed", "0"], ["--until", "soon"], ["--format", "xml"], late):
         assert CliRunner().invoke(commands_data.app, ["replay", str(path), *arguments]).exit_code == 2
+
+
+def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    now_ms = time.time_ns() // 1_000_000
+    path.write_text(
+        f"order_id,customer_id,ordered_at,amount\n1,b,{iso(now_ms - 60_000)},5\n2,b,{iso(now_ms - 2 * DAY_MS)},5\n"
+    )
+    assert "1 of these rows" in _run(settings, "replay", str(path)).stderr
+    # The old row isn't sent, so there is nothing to tell.
+    told = _run(settings, "replay", str(path), "--from", iso(now_ms - DAY_MS))
+    assert "wall" not in told.stderr
+    assert "sent 1 placed" in told.stdout
+
+
+def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text("order_id,customer_id,ordered_at,amount\n1,b,soon,5\n2,,2011-01-01,5\n3,b,later,5\n")
+    result = CliRunner().invoke(commands_data.app, ["replay", str(path)], env=_environment(settings))
+    assert result.exit_code == 1
+    assert str(result.exception) == f"{path}: no row can be used. Left out: 2 date, 1 no_customer."
+    assert not any(asyncio.run(_orders(settings)).values())
+
+
+def test_a_missing_file_is_told_before_any_server_is_asked(tmp_path: Path) -> None:
+    nowhere = {f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    result = CliRunner().invoke(commands_data.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
+    assert (result.exit_code, type(result.exception)) == (1, OrderFileError)
 
 
 def test_ctrl_c_ends_the_command_cleanly(settings: Settings, tmp_path: Path) -> None:

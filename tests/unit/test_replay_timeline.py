@@ -24,9 +24,14 @@ def _rows(*at: int) -> list[Row]:
 
 
 def _sent(
-    rows: Sequence[Row], *, from_ms: int | None = None, until_ms: int | None = None, clocks: bool = True
+    rows: Sequence[Row],
+    *,
+    clock_ms: int | None = None,
+    from_ms: int | None = None,
+    until_ms: int | None = None,
+    clocks: bool = True,
 ) -> list[int | Advance]:
-    items = timeline(rows, step_ms=STEP, from_ms=from_ms, until_ms=until_ms, clocks=clocks)
+    items = timeline(rows, step_ms=STEP, clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms, clocks=clocks)
     return [item if isinstance(item, Advance) else item.at_ms for item in items]
 
 
@@ -61,6 +66,17 @@ def test_gaps_are_crossed_in_steps_that_a_shard_takes() -> None:
     ]
 
 
+def test_clocks_that_stand_far_behind_are_led_up_to_the_first_instant() -> None:
+    far = 200 * DAY_MS
+    steps = [Advance(7 + STEP, leads_up=True), Advance(7 + 2 * STEP, leads_up=True)]
+    assert _sent(_rows(far + NOON), clock_ms=7) == [*steps, Advance(far), far + NOON, Advance(far + NOON)]
+    assert _sent(_rows(far + NOON), clock_ms=7, from_ms=far)[:4] == [*steps, Advance(far), far + NOON]
+    assert _sent([], clock_ms=7, until_ms=far) == [*steps, Advance(far)]
+    # Nothing to lead up to: exactly a step behind, and past it.
+    for clock_ms in (far - STEP, far, far + NOON + 1, far * 9):
+        assert _sent(_rows(far + NOON), clock_ms=clock_ms) == _sent(_rows(far + NOON))
+
+
 def test_wall_time_needs_no_clock() -> None:
     assert _sent(_rows(NOON, 500 * DAY_MS), until_ms=400 * DAY_MS, from_ms=1, clocks=False) == [NOON]
 
@@ -69,18 +85,24 @@ def test_wall_time_needs_no_clock() -> None:
     st.lists(st.integers(0, 2_000 * DAY_MS)).map(sorted),
     st.none() | st.integers(0, 2_000 * DAY_MS),
     st.none() | st.integers(0, 2_000 * DAY_MS),
+    st.none() | st.integers(0, 2_000 * DAY_MS),
 )
 def test_no_row_and_no_advance_is_too_far_ahead_and_no_row_is_lost(
-    at: list[int], from_ms: int | None, until_ms: int | None
+    at: list[int], clock_ms: int | None, from_ms: int | None, until_ms: int | None
 ) -> None:
-    items = _sent(_rows(*at), from_ms=from_ms, until_ms=until_ms)
+    items = _sent(_rows(*at), clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms)
     instants = [item.to_ms if isinstance(item, Advance) else item for item in items]
     wanted = [ms for ms in at if (from_ms is None or ms >= from_ms) and (until_ms is None or ms < until_ms)]
     assert [item for item in items if not isinstance(item, Advance)] == wanted
     assert all(a <= b for a, b in pairwise(instants))
+    # A partition that gets any of the rows takes them all: a clock may jump by a day more than a step.
+    known = clock_ms
+    for ms in instants:
+        assert known is None or ms - known <= STEP + DAY_MS
+        known = ms if known is None else max(known, ms)
     # A partition that gets none of the rows knows the clock from the advances alone.
     clocks = [item.to_ms for item in items if isinstance(item, Advance)]
-    assert all(b - a <= STEP for a, b in pairwise(clocks))
+    assert all(b - a <= STEP for a, b in pairwise([*clocks] if clock_ms is None else [clock_ms, *clocks]))
     if until_ms is not None and (from_ms is None or until_ms >= from_ms):
         assert clocks[-1] == until_ms
 
