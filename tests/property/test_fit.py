@@ -13,7 +13,8 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import PowerTransformer, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from segmentation.forecast import DAY_MS, UNKNOWN, Scorer
+from segmentation.entries import DAY_MS
+from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import FEATURES, SegmentModel
 from trainer import fit
 from trainer.errors import FitError
