@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -28,7 +29,6 @@ from stream.heads import (
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 HEAD_KEY: Final = b"head"
 TAKEOVER_KEY: Final = b"takeover"
@@ -128,7 +128,8 @@ class Ledger:
         )
         ledger = cls(producer, settings, streams, partition)
         try:
-            await ledger._bounded(producer.start(), "the start of the producer")
+            async with ledger._in_time("the start of the producer"):
+                await producer.start()
         except BaseException:
             await ledger.close()
             raise
@@ -148,12 +149,15 @@ class Ledger:
         await self._heads_only(HEAD_KEY, encode_head(head))
 
     async def _heads_only(self, key: bytes, value: bytes) -> int:
-        producer = self._producer
-        await self._bounded(producer.begin_transaction(), "begin")
-        sent = await producer.send(self._streams.heads, value, key=key, partition=self._partition)
-        offset: int = (await self._bounded(sent, "a head")).offset
-        await self._bounded(producer.commit_transaction(), "commit")
-        return offset
+        async with self._in_time("a head"):
+            await self._producer.begin_transaction()
+            offset = await self._send_head(key, value)
+            await self._producer.commit_transaction()
+            return offset
+
+    async def _send_head(self, key: bytes, value: bytes) -> int:
+        sent = await self._producer.send(self._streams.heads, value, key=key, partition=self._partition)
+        return int((await sent).offset)
 
     async def publish(self, turn: Publication) -> Published | None:
         """One transaction: the group's offset, outputs, dead letters; then, all acknowledged, the head; then commit.
@@ -162,52 +166,56 @@ class Ledger:
         outputs are acknowledged before the head is sent, or a torn transaction could show a head without its outputs.
         """
         producer, p = self._producer, self._partition
-        await self._bounded(producer.begin_transaction(), "begin")
         committed = {TopicPartition(self._streams.input, p): OffsetAndMetadata(turn.head.offset, "")}
-        await self._bounded(
-            producer.send_offsets_to_transaction(committed, self._settings.group_of(self._streams.step)), "offsets"
-        )
-        sent: list[Awaitable[Any]] = []
-        outputs: list[tuple[Awaitable[Any], int]] = []
-        if turn.outputs:
-            mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
-            behind = b":%d:%d:%d:%b" % mark
-            first = turn.head.count - len(turn.outputs) + 1
-            rows = [
-                (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note)])
-                for number, o in enumerate(turn.outputs, first)
-            ]
-            outputs = await self._send_rows(self._streams.output, rows)
-            sent += [future for future, _ in outputs]
-            if self._streams.latest:
-                latest = {o.key: o for o in turn.outputs}
-                rows_latest = [(o.key, o.latest, o.headers) for o in latest.values()]
-                sent += [future for future, _ in await self._send_rows(self._streams.latest, rows_latest)]
-        for dead in turn.dead:
-            # One by one: a dead letter may be larger than a batch.
-            sent.append(
-                await producer.send(
-                    self._streams.dead_letters, dead.value, key=dead.key, partition=p, headers=dead.headers
-                )
-            )
-        if sent:
-            await self._bounded(asyncio.gather(*sent), "the outputs")
-        head = await producer.send(self._streams.heads, encode_head(turn.head), key=HEAD_KEY, partition=p)
-        await self._bounded(head, "the head")
-        await self._bounded(producer.commit_transaction(), "commit")
+        async with self._in_time("a turn's transaction"):
+            await producer.begin_transaction()
+            await producer.send_offsets_to_transaction(committed, self._settings.group_of(self._streams.step))
+            # The head's partition joins the transaction together with the outputs': a request less in every turn.
+            producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(self._streams.heads, p))  # noqa: SLF001  # no public way
+            outputs = await self._send_outputs(turn)
+            others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
+            await asyncio.gather(*(future for future, _ in outputs), *others)
+            await self._send_head(HEAD_KEY, encode_head(turn.head))
+            await producer.commit_transaction()
         if not outputs:
             return None
         last_batch, rows_in_it = outputs[-1]
-        metadata = await last_batch
-        offset = metadata.offset + rows_in_it - 1
+        offset = (await last_batch).offset + rows_in_it - 1
         final = turn.outputs[-1]
         return Published(offset + 1, Fingerprint.of(offset, 0, final.key, final.value))
 
+    async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Any], int]]:
+        mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
+        behind = b":%d:%d:%d:%b" % mark
+        first = turn.head.count - len(turn.outputs) + 1
+        rows = [
+            (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note)])
+            for number, o in enumerate(turn.outputs, first)
+        ]
+        return await self._send_rows(self._streams.output, rows)
+
+    async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Any]]:
+        """The last output of each key, for the compacted topic."""
+        if self._streams.latest is None:
+            return []
+        rows = [(o.key, o.latest, o.headers) for o in {o.key: o for o in outputs}.values()]
+        return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
+
+    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Any]]:
+        """One by one: a dead letter may be larger than a batch."""
+        sent: list[asyncio.Future[Any]] = []
+        topic, p = self._streams.dead_letters, self._partition
+        for record in dead:
+            future = await self._producer.send(topic, record.value, key=record.key, partition=p, headers=record.headers)
+            future.add_done_callback(_look_at)
+            sent.append(future)
+        return sent
+
     async def _send_rows(
         self, topic: str, rows: Sequence[tuple[bytes, bytes | None, list[tuple[str, bytes]]]]
-    ) -> list[tuple[Awaitable[Any], int]]:
+    ) -> list[tuple[asyncio.Future[Any], int]]:
         """Send rows in whole batches (2 µs a record instead of 35); each future, with the number of its rows."""
-        sent: list[tuple[Awaitable[Any], int]] = []
+        sent: list[tuple[asyncio.Future[Any], int]] = []
         at = 0
         while at < len(rows):
             batch = self._producer.create_batch()
@@ -222,12 +230,15 @@ class Ledger:
             sent.append((future, at - first))
         return sent
 
-    async def _bounded(self, awaitable: Awaitable[T], what: str) -> T:
+    @asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncIterator[None]:
         """A time-out is a producer error: EndTxn is retried for ever otherwise."""
+        limit_s = self._settings.commit_timeout_s
         try:
-            return await asyncio.wait_for(asyncio.ensure_future(awaitable), self._settings.commit_timeout_s)
+            async with asyncio.timeout(limit_s):
+                yield
         except TimeoutError:
-            raise ShardLost("producer_timeout", f"{what} took more than {self._settings.commit_timeout_s} s.") from None
+            raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
 
 
 class LogReader:
