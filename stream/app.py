@@ -115,10 +115,12 @@ class ShardService(Service):
         self._feed = ModelFeed(settings, self._compile) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 
+        slots = asyncio.Semaphore(settings.turns_at_once)
+
         def make_shard(partition: int) -> Shard:
             store = ShardStore(self._redis, ShardKeys(settings.group, streams.input, partition))
             place = Place(settings, streams, partition, step, store, membership)
-            return Shard(place, self._feed, self._metrics, self._board, now_ms)
+            return Shard(place, self._feed, self._metrics, self._board, slots, now_ms)
 
         self._intake = Intake(membership, make_shard)
         self._http = await self._serve()

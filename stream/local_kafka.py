@@ -108,6 +108,8 @@ class KafkaServer(Server):
             f"-Xmx{self._heap}",
             # The collector for small heaps and few cores; G1 keeps threads and memory that nothing here needs.
             "-XX:+UseSerialGC",
+            # A broker that lives for minutes on few cores spends a third of its time on compiling for the long run.
+            "-XX:TieredStopAtLevel=1",
             f"-Dlog4j2.configurationFile={logging.as_uri()}",
         ]
         return [str(java), *options, "-cp", os.pathsep.join(str(jar) for jar in jars)]
@@ -133,11 +135,8 @@ class KafkaServer(Server):
         properties = self._write_properties("format.properties", unfinished)
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         told = subprocess.run(  # noqa: S603 (our own command, no shell)
-            # Too short a run for the optimising compiler.
             [
-                *self._java[:1],
-                "-XX:TieredStopAtLevel=1",
-                *self._java[1:],
+                *self._java,
                 "kafka.tools.StorageTool",
                 "format",
                 f"--cluster-id={cluster_id}",

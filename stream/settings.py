@@ -83,7 +83,10 @@ class Settings(BaseSettings):
     turn_max_orders: int = Field(4_000, ge=1, description="most records a turn takes")
     turn_max_bytes: int = Field(8_388_608, ge=1, description="most bytes of records a turn takes")
     turn_max_ms: int = Field(500, ge=1, description="milliseconds a turn should take at most; the batch shrinks to fit")
-    turn_min_gap_ms: int = Field(40, ge=0, description="milliseconds between the starts of a shard's small turns")
+    turn_min_gap_ms: int = Field(20, ge=0, description="milliseconds between the starts of a shard's small turns")
+    turns_at_once: int = Field(
+        3, ge=1, description="turns a worker has under way at once; the other shards gather records meanwhile"
+    )
     due_slice: int = Field(512, ge=1, le=4_999, description="most due customers a turn takes")
     rescore_slice: int = Field(2_000, ge=1, le=5_000, description="customers rescored a turn after a new model")
     due_poll_ms: int = Field(250, ge=1, description="milliseconds between looks at the due index while idle")

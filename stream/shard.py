@@ -49,13 +49,20 @@ class Shard:
     """One partition of one step in this worker: it owns it, works it, or says why not."""
 
     def __init__(
-        self, place: Place, models: Models | None, metrics: Metrics, board: StatusBoard, now_ms: Callable[[], int]
+        self,
+        place: Place,
+        models: Models | None,
+        metrics: Metrics,
+        board: StatusBoard,
+        slots: asyncio.Semaphore,
+        now_ms: Callable[[], int],
     ) -> None:
-        """`models` None: the step has none. `now_ms`: the wall clock."""
+        """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
         self.place = place
         self._models = models
         self._metrics = metrics
         self._board = board
+        self._slots = slots
         self._now_ms = now_ms
         self._stopping = asyncio.Event()
         self._pending: list[Any] = []  # fetched, not yet taken
@@ -64,6 +71,7 @@ class Shard:
         self._turn_began = 0.0
         self._small = False
         self._rescored = False
+        self._patience: float | None = None  # until when a model is waited for
         self._labels = (place.step.name, str(place.partition))
 
     def stop(self) -> None:
@@ -134,16 +142,22 @@ class Shard:
         frame = await self._frame(owned)
         if frame is None:
             return
+        rescoring = owned.head.cursor is not None
+        if not rescoring:
+            await self._wait_for_records(owned)
+        async with self._slots:
+            await self._turn_in_slot(owned, frame, rescoring=rescoring)
+
+    async def _turn_in_slot(self, owned: Owned, frame: Frame, *, rescoring: bool) -> None:
         if (newer := self._newer(owned)) is not None:
             await self._start(owned, newer, owned.head.offset)
             return
-        rescoring = owned.head.cursor is not None
         if rescoring and (self.place.step.rescore_first or not self._rescored):
             self._rescored = True
             await self._rescore(owned, frame)
             return
         self._rescored = False
-        records, position = await self._take(owned, wait=not rescoring)
+        records, position = await self._take(owned)
         began = time.monotonic()
         frame = frame._replace(now=self._now_ms())
         plan, turn, known = await self._decide(owned, records, frame)
@@ -179,13 +193,22 @@ class Shard:
         ready = latest.number > owned.head.activation and self._models.compiled(latest.version) is not None
         return latest if ready else None
 
-    async def _take(self, owned: Owned, *, wait: bool) -> tuple[list[Any], int]:
-        """(the next records within the bounds, the reader's position behind all that was fetched)."""
+    async def _wait_for_records(self, owned: Owned) -> None:
+        """Until there are some, or it is time to look at what is due."""
         settings = self.place.settings
-        if not self._pending:
+        if self._patience is not None:
+            await self._pause(0.1)
+        elif not self._pending:
             if self._small and (gap := self._turn_began + settings.turn_min_gap_ms / 1000 - time.monotonic()) > 0:
                 await asyncio.sleep(gap)
-            self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms if wait else 0)
+            self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms)
+
+    async def _take(self, owned: Owned) -> tuple[list[Any], int]:
+        """(the next records within the bounds, the reader's position behind all that was fetched)."""
+        settings = self.place.settings
+        if (room := settings.turn_max_orders - len(self._pending)) > 0:
+            # What has come while others had their turns.
+            self._pending += await owned.reader.read(room, 0)
         self._turn_began = time.monotonic()
         if (end := owned.reader.known_end()) is not None:
             self._metrics.lag.labels(*self._labels).set(max(end - owned.head.offset, 0))
@@ -301,13 +324,14 @@ class Shard:
         """A record of the input starts a model (event time): a turn of its own."""
         turn = Turn(1, owned.head.clock)
         newer = self._models is not None and start.number > owned.head.activation
-        if newer and not await self._at_hand(owned, start.version):
-            if self._stopping.is_set():
+        if newer and self._models is not None and self._models.compiled(start.version) is None:
+            if await self._be_patient(owned, start.version):
                 return
             # The last good one stays (MODELS): an order must not wait for a model that never comes.
             message = f"activation {start.number} names model {start.version!r}, which was refused or never published."
             turn.dead.append(DeadLetter(0, Reason.UNKNOWN_MODEL.value, "version", message))
             newer = False
+        self._patience = None
         offset = records[0].offset + 1
         if newer:
             await self._start(owned, start, offset, records[:1])
@@ -336,13 +360,13 @@ class Shard:
         await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
         self._metrics.turns.labels(self.place.step.name, "rescore").inc()
 
-    async def _at_hand(self, owned: Owned, version: str) -> bool:
-        """Wait for a model until it is here, refused, or has been waited for long enough."""
-        deadline = time.monotonic() + self.place.settings.commit_timeout_s
-        while self._models is not None and self._models.compiled(version) is None:
-            if self._models.refuses(version) or time.monotonic() > deadline or self._stopping.is_set():
-                return False
-            await self._wait_for_model(owned, version)
+    async def _be_patient(self, owned: Owned, version: str) -> bool:
+        """Whether to go on waiting for a model that a record names: not if it was refused, and not for ever."""
+        if self._patience is None:
+            self._patience = time.monotonic() + self.place.settings.commit_timeout_s
+        if time.monotonic() > self._patience or (self._models is not None and self._models.refuses(version)):
+            return False
+        await self._board.put(self.place, "waiting for model", owned, reason="model_unknown", detail=version)
         return True
 
     async def _wait_for_model(self, owned: Owned, version: str) -> None:

@@ -56,10 +56,17 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
 
+    slots = asyncio.Semaphore(settings.turns_at_once)
+
     def make(partition: int) -> Shard:
         store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition))
         return Shard(
-            Place(settings, streams, partition, step or ToyStep(), store, membership), None, metrics, board, now_ms
+            Place(settings, streams, partition, step or ToyStep(), store, membership),
+            None,
+            metrics,
+            board,
+            slots,
+            now_ms,
         )
 
     intake = Intake(membership, make)
