@@ -19,7 +19,7 @@ from stream.access import kafka_consumer, partitions_of, redis_client
 from stream.errors import SegstreamError
 from stream.heads import StoreHead, decode_store_head, encode_head
 from stream.layout import ShardKeys, status_key
-from stream.ledger import LogReader
+from stream.log_reader import LogReader
 from stream.settings import Settings, load_settings
 from stream.status import ShardStatus
 from stream.store import ShardStore, connect

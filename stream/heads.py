@@ -8,6 +8,10 @@ from zlib import crc32
 import msgspec
 
 FORMAT: Final = 1
+HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
+TAKEOVER_KEY: Final = b"takeover"
+MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
+NOTE_HEADER: Final = "segstream_note"  # what the step wants to be told of it
 NO_CLOCK: Final = -1  # before the first record (a real clock is never negative)
 
 

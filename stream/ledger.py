@@ -1,42 +1,35 @@
-"""Kafka: a shard's transactional producer, and the reading back of its own logs. The only arbiter (PROTOCOL)."""
+"""Kafka: a shard's transactional producer. The only arbiter (PROTOCOL)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
-import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from segmentation.step import Output
-from stream.errors import ShardLost, ShardQuarantined
+from stream.errors import ShardLost
 from stream.heads import (
+    HEAD_KEY,
+    MARK_HEADER,
+    NOTE_HEADER,
+    TAKEOVER_KEY,
     Fingerprint,
     KafkaHead,
     TakeoverRecord,
-    decode_kafka_head,
-    decode_takeover,
     encode_head,
 )
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HEAD_KEY: Final = b"head"
-TAKEOVER_KEY: Final = b"takeover"
-MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
-NOTE_HEADER: Final = "segstream_note"  # what the step wants to be told of it
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
-UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
-FIRST_LOOK: Final = 64  # offsets behind one's own takeover record, doubled until a head is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,32 +68,6 @@ class Published:
 
     position: int
     last: Fingerprint
-
-
-class OutputMark(NamedTuple):
-    """What each output carries of its turn: its own number S, and the N, T and M of the turn's head."""
-
-    number: int
-    offset: int
-    clock: int
-    activation: int
-    version: str
-
-    @classmethod
-    def parse(cls, header: bytes) -> OutputMark:
-        """Read the header back."""
-        number, offset, clock, activation, version = header.split(b":", 4)
-        return cls(int(number), int(offset), int(clock), int(activation), version.decode())
-
-
-@dataclass(slots=True)
-class OutputPage:
-    """A stretch of a shard's own output log."""
-
-    position: int  # behind it
-    notes: dict[bytes, bytes] = field(default_factory=dict)  # the last note of each key
-    mark: OutputMark | None = None  # of its last output: they all grow
-    last: Fingerprint | None = None
 
 
 class Ledger:
@@ -239,173 +206,6 @@ class Ledger:
                 yield
         except TimeoutError:
             raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
-
-
-class LogReader:
-    """Reads a shard's partitions by offset, read_committed. One consumer, always with one partition assigned."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Call `start` before use."""
-        self._settings = settings
-        self._consumer = AIOKafkaConsumer(
-            **settings.kafka_client(),
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=524_288,
-            fetch_max_wait_ms=200,
-            retry_backoff_ms=20,
-        )
-        self._at: TopicPartition | None = None
-
-    async def start(self) -> None:
-        """Connect."""
-        await asyncio.wait_for(self._consumer.start(), self._settings.commit_timeout_s)
-
-    async def close(self) -> None:
-        """Never raises, never hangs."""
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._consumer.stop(), 5)
-
-    async def describe(self, topics: Sequence[str]) -> tuple[str, dict[str, int]]:
-        """(Kafka's id of the cluster, partitions of each topic). Raises ShardQuarantined where a topic doesn't exist."""
-        admin = AIOKafkaAdminClient(**self._settings.kafka_client())
-        try:
-            await asyncio.wait_for(admin.start(), self._settings.commit_timeout_s)
-            cluster = str((await admin.describe_cluster()).get("cluster_id") or "")
-            told = {t["topic"]: t for t in await admin.describe_topics(list(topics))}
-        finally:
-            await admin.close()
-        for topic in topics:
-            code = told[topic]["error_code"] if topic in told else UNKNOWN_TOPIC
-            if code == UNKNOWN_TOPIC:
-                raise ShardQuarantined(
-                    "topic_missing",
-                    f"topic {topic!r} doesn't exist.",
-                    hint="`segstream topics create` makes all of them.",
-                )
-            if code:
-                raise ShardLost("topic_unavailable", f"topic {topic!r} can't be described now: error {code}.")
-        return cluster, {topic: len(told[topic]["partitions"]) for topic in topics}
-
-    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """(first offset there is, offset behind the last committed record)."""
-        tp = TopicPartition(topic, partition)
-        try:
-            async with asyncio.timeout(self._settings.commit_timeout_s):
-                begin = await self._consumer.beginning_offsets([tp])
-                end = await self._consumer.end_offsets([tp])
-        except TimeoutError:
-            raise ShardLost("read_timeout", f"{topic}-{partition} doesn't tell its offsets.") from None
-        return int(begin[tp]), int(end[tp])
-
-    def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read on from here."""
-        tp = TopicPartition(topic, partition)
-        if self._at != tp:
-            self._consumer.assign([tp])
-            self._at = tp
-        self._consumer.seek(tp, offset)
-
-    async def position(self) -> int:
-        """The offset that is read next."""
-        return int(await self._consumer.position(self._at))
-
-    def known_end(self) -> int | None:
-        """The offset behind the last committed record, as of the last fetch; None: nothing was fetched yet."""
-        end = self._consumer.highwater(self._at)
-        stands = self._consumer.last_stable_offset(self._at)
-        known = [offset for offset in (end, stands) if offset is not None and offset >= 0]
-        return min(known) if known else None
-
-    async def read(self, limit: int, timeout_ms: int) -> list[Any]:
-        """The next records, at most `limit`; empty after the time-out."""
-        answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)
-        return answer.get(self._at, []) if answer else []
-
-    async def record_at(self, topic: str, partition: int, offset: int) -> Any | None:
-        """The record of that very offset; None where there is none (any more)."""
-        self.seek(topic, partition, offset)
-        deadline = time.monotonic() + self._settings.commit_timeout_s
-        while time.monotonic() < deadline:
-            if records := await self.read(1, 500):
-                return records[0] if records[0].offset == offset else None
-            if await self.position() > offset:
-                return None
-        raise ShardLost("read_timeout", f"{topic}-{partition} can't be read at offset {offset}.")
-
-    async def read_kafka_head(
-        self, topic: str, partition: int, barrier: int
-    ) -> tuple[KafkaHead | None, TakeoverRecord | None]:
-        """The last head before the barrier, and the last other takeover (takeover 3): backwards, in doubling steps."""
-        begin, _ = await self.bounds(topic, partition)
-        step = FIRST_LOOK
-        while True:
-            start = max(begin, barrier - step)
-            head, takeover = await self._heads_between(topic, partition, start, barrier)
-            if head is not None or start <= begin:
-                return head, takeover
-            step *= 2
-
-    async def _heads_between(
-        self, topic: str, partition: int, start: int, barrier: int
-    ) -> tuple[KafkaHead | None, TakeoverRecord | None]:
-        self.seek(topic, partition, start)
-        head: KafkaHead | None = None
-        takeover: TakeoverRecord | None = None
-        deadline = time.monotonic() + self._settings.commit_timeout_s
-        while await self.position() <= barrier:
-            for record in await self.read(2_000, 500):
-                if record.offset >= barrier:
-                    break
-                try:
-                    if record.key == HEAD_KEY:
-                        head = decode_kafka_head(record.value)
-                    elif record.key == TAKEOVER_KEY:
-                        takeover = decode_takeover(record.value)
-                except msgspec.DecodeError as error:
-                    raise ShardQuarantined(
-                        "head_format",
-                        f"{topic}-{partition} offset {record.offset} is not a head of this version: {error}.",
-                    ) from None
-            if time.monotonic() > deadline:
-                raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {barrier}.")
-        return head, takeover
-
-    async def read_outputs(
-        self, topic: str, partition: int, start: int, seen: int, number: int, end: int
-    ) -> AsyncIterator[OutputPage]:
-        """The output log from `start`, page by page, until output `number` was seen and the position has reached `end`.
-
-        `seen`: the number of the last output before `start`. Raises ShardQuarantined where outputs are missing.
-        """
-        self.seek(topic, partition, start)
-        highest = seen
-        deadline = time.monotonic() + self._settings.commit_timeout_s
-        while highest < number or await self.position() < end:
-            page = OutputPage(start)
-            for record in await self.read(5_000, 500):
-                headers = dict(record.headers)
-                if MARK_HEADER not in headers:
-                    continue  # somebody else's record: this log is ours alone, but a reader must not fall over it
-                page.mark = OutputMark.parse(headers[MARK_HEADER])
-                page.notes[record.key] = headers[NOTE_HEADER]
-                page.last = Fingerprint.of(record.offset, 0, record.key, record.value)
-            if page.mark:
-                highest = page.mark.number
-                deadline = time.monotonic() + self._settings.commit_timeout_s
-            page.position = await self.position()
-            if page.position > start:
-                start = page.position
-                yield page
-            if time.monotonic() > deadline and page.position < end:
-                raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {end}.")
-            if time.monotonic() > deadline:
-                raise ShardQuarantined(
-                    "outputs_missing",
-                    f"{topic}-{partition} ends with output {highest}, the head says {number}: outputs are missing.",
-                    hint="Was the topic truncated or recreated? Restore it, or start over under another group.",
-                )
 
 
 def _look_at(future: asyncio.Future[Any]) -> None:

@@ -12,7 +12,8 @@ from redis.exceptions import RedisError
 from segmentation.step import StateUnreadable, Step
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.heads import StoreHead, encode_head
-from stream.ledger import Ledger, LogReader, Streams
+from stream.ledger import Ledger, Streams
+from stream.log_reader import LogReader
 from stream.settings import Settings
 from stream.store import ShardStore, Writes
 

@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     turn_max_ms: int = Field(500, ge=1, description="milliseconds a turn should take at most; the batch shrinks to fit")
     turn_min_gap_ms: int = Field(20, ge=0, description="milliseconds between the starts of a shard's small turns")
     turns_at_once: int = Field(
-        3, ge=1, description="turns a worker has under way at once; the other shards gather records meanwhile"
+        4, ge=1, description="turns a worker has under way at once; the other shards gather records meanwhile"
     )
     due_slice: int = Field(512, ge=1, le=4_999, description="most due customers a turn takes")
     rescore_slice: int = Field(2_000, ge=1, le=5_000, description="customers rescored a turn after a new model")

@@ -13,7 +13,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from segmentation.events import Reason
 from segmentation.step import Activation, DeadLetter, Due, Frame, Turn
@@ -23,13 +23,12 @@ from stream.heads import Fingerprint, KafkaHead
 from stream.ledger import Publication
 from stream.metrics import Metrics
 from stream.ownership import Owned, Place, stepping
+from stream.pace import Pace
 from stream.status import StatusBoard
 from stream.store import Writes
 from stream.takeover import take_over
 
 log = logging.getLogger(__name__)
-
-FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
 
 
 class Models(Protocol):
@@ -66,10 +65,8 @@ class Shard:
         self._now_ms = now_ms
         self._stopping = asyncio.Event()
         self._pending: list[Any] = []  # fetched, not yet taken
-        self._limit = place.settings.turn_max_orders
+        self._pace = Pace(place.settings)
         self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
-        self._turn_began = 0.0
-        self._small = False
         self._rescored = False
         self._patience: float | None = None  # until when a model is waited for
         self._labels = (place.step.name, str(place.partition))
@@ -91,7 +88,7 @@ class Shard:
                 self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
                 log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
                 await self._board.put(self.place, "running", owned)
-                self._pending = []
+                self._pending, self._patience = [], None
                 while not self._stopping.is_set():
                     await self._turn(owned)
                     attempt = 0
@@ -171,7 +168,9 @@ class Shard:
         del self._pending[:taken]
         offset = self._pending[0].offset if self._pending else position
         await self._publish(owned, turn, records[:taken], offset, known)
-        self._adapt(taken, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._pace.done(taken, seconds)
+        self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
         self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
 
     async def _frame(self, owned: Owned) -> Frame | None:
@@ -199,8 +198,7 @@ class Shard:
         if self._patience is not None:
             await self._pause(0.1)
         elif not self._pending:
-            if self._small and (gap := self._turn_began + settings.turn_min_gap_ms / 1000 - time.monotonic()) > 0:
-                await asyncio.sleep(gap)
+            await self._pace.keep_distance()
             self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms)
 
     async def _take(self, owned: Owned) -> tuple[list[Any], int]:
@@ -209,16 +207,16 @@ class Shard:
         if (room := settings.turn_max_orders - len(self._pending)) > 0:
             # What has come while others had their turns.
             self._pending += await owned.reader.read(room, 0)
-        self._turn_began = time.monotonic()
+        self._pace.begin()
         if (end := owned.reader.known_end()) is not None:
             self._metrics.lag.labels(*self._labels).set(max(end - owned.head.offset, 0))
         position = await owned.reader.position()
         size = 0
-        for count, record in enumerate(self._pending[: self._limit]):
+        for count, record in enumerate(self._pending[: self._pace.limit]):
             size += len(record.value or b"")
             if size > settings.turn_max_bytes and count:
                 return self._pending[:count], position
-        return self._pending[: self._limit], position
+        return self._pending[: self._pace.limit], position
 
     async def _decide(self, owned: Owned, records: list[Any], frame: Frame) -> tuple[Any, Turn | None, set[bytes]]:
         """(plan, turn, keys that have a state already).
@@ -251,7 +249,7 @@ class Shard:
         if not records:
             raise fault
         nothing = stepping(place.step.plan, [], place.partition, frame)
-        self._limit = max(1, len(records) // 2)
+        self._pace.failed(len(records))
         if len(records) > 1:
             return nothing, None, set()
         offset = records[0].offset
@@ -374,16 +372,6 @@ class Shard:
         await asyncio.sleep(0.1)
 
     # ---- around it
-
-    def _adapt(self, taken: int, seconds: float) -> None:
-        """A batch that took too long, or that followed a failure, is followed by one that fits."""
-        settings = self.place.settings
-        if seconds * 1000 > settings.turn_max_ms and taken > 1:
-            self._limit = max(1, int(taken * settings.turn_max_ms / (seconds * 1000)))
-        else:
-            self._limit = min(settings.turn_max_orders, self._limit * 2)
-        self._small = taken * FULL_SHARE < settings.turn_max_orders
-        self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
 
     def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
         metrics, step = self._metrics, self.place.step.name

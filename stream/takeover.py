@@ -12,7 +12,8 @@ import msgspec
 from stream.catch_up import catch_up
 from stream.errors import ShardLost, ShardQuarantined
 from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head
-from stream.ledger import Ledger, LogReader
+from stream.ledger import Ledger
+from stream.log_reader import LogReader
 from stream.ownership import Owned, Place, stepping
 from stream.store import Writes
 

@@ -1,0 +1,45 @@
+"""How large a shard's next turn may be, and when it may begin."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from stream.settings import Settings
+
+FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
+
+
+class Pace:
+    """Batches shrink where turns take too long or fail, and grow again; small turns keep their distance."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start with the largest batch."""
+        self._settings = settings
+        self.limit = settings.turn_max_orders
+        self._began = 0.0
+        self._small = False
+
+    async def keep_distance(self) -> None:
+        """After a small turn, wait until the least time between two has passed: each costs the same, however small."""
+        gap_s = self._began + self._settings.turn_min_gap_ms / 1000 - time.monotonic()
+        if self._small and gap_s > 0:
+            await asyncio.sleep(gap_s)
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self._began = time.monotonic()
+
+    def failed(self, taken: int) -> None:
+        """The step raised on so many records: half of them next time, until the one to blame stands alone."""
+        self.limit = max(1, taken // 2)
+
+    def done(self, taken: int, seconds: float) -> None:
+        """A turn of so many records took so long."""
+        most_s = self._settings.turn_max_ms / 1000
+        if seconds > most_s and taken > 1:
+            self.limit = max(1, int(taken * most_s / seconds))
+        else:
+            self.limit = min(self._settings.turn_max_orders, self.limit * 2)
+        self._small = taken * FULL_SHARE < self._settings.turn_max_orders
