@@ -22,7 +22,7 @@ START: Final = "start-up"
 STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
     (START, "<frozen importlib", frozenset()),
     ("consume", "aiokafka/consumer/", frozenset()),
-    ("consume", "stream/ledger.py", frozenset({"read", "position"})),
+    ("consume", "stream/log_reader.py", frozenset()),
     ("decode", "segmentation/arrivals.py", frozenset()),
     ("merge", "segmentation/scoring.py", frozenset({"_merge"})),
     ("score", "segmentation/decisions.py", frozenset({"score"})),
