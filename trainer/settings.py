@@ -38,6 +38,7 @@ WORKERS_OWN: Final = frozenset(
         "turn_max_bytes",
         "turn_max_ms",
         "turn_min_gap_ms",
+        "turns_at_once",
         "due_slice",
         "rescore_slice",
         "due_poll_ms",
