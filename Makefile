@@ -32,7 +32,7 @@ check: setup ## The whole check: format, lint, types, import rules, tests
 	@echo "import rules"; $(BIN)/lint-imports
 	@echo "tests"; $(MAKE) --no-print-directory test
 
-bench: setup ## Measure throughput, latency and memory; writes docs/benchmarks.md
+bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
 
 recovery: setup ## Crashes and fail-overs: workers killed in the middle of their work
