@@ -73,7 +73,7 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     head = heads([a.customer.value or EMPTY for a in asked])
     at = np.array([a.at for a in asked], dtype=np.int64)
     source = scorer.index_from_ids(head["segment"])
-    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
+    rest = rest_of(head, scorer)
     target = scorer.decide(source, at, head["last"], rest)
     unknown = source == UNKNOWN
     # Who never had an order that stands has no recency, hence no segment yet.
@@ -93,6 +93,11 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
         move.causation_id = arrival.event_id if arrival else None
         moves.append(move)
     return moves
+
+
+def rest_of(head: NDArray[np.void], scorer: Scorer) -> NDArray[np.float64]:
+    """Squared distances without recency, [customers, segments], of states whose headers hold."""
+    return scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
 
 
 def published(distances: NDArray[np.float64]) -> list[list[float]]:
@@ -133,7 +138,7 @@ def move_by_time(
             move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
         moves.append(move)
     head = heads([move.value for move in moves])
-    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
+    rest = rest_of(head, model.scorer)
     instants = np.array([move.at for move in moves], dtype=np.int64)
     distances = model.scorer.distances(instants, head["last"], rest)
     for move, apart in zip(moves, published(distances), strict=True):
@@ -154,7 +159,7 @@ def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, 
     values = [advance_bytes(customers[i].value or EMPTY, int(t), rules) for i, t in zip(rows, at, strict=True)]
     head = heads(values)
     source = model.scorer.index_from_ids(head["segment"])
-    rest = model.scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
+    rest = rest_of(head, model.scorer)
     held = model.scorer.decide(source, at, head["last"], rest) != source
     for i, value, before in zip(rows, values, held.tolist(), strict=True):
         latest = entries([value])["key"]
@@ -198,6 +203,6 @@ def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Score
     if head["last"][0] == NONE and not head["segment"][0]:
         customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
         return
-    rest = scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
+    rest = rest_of(head, scorer)
     nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest)
     customer.due, customer.to, customer.wake = start, int(nearest[0]), start

@@ -262,8 +262,8 @@ def _execute(settings: Settings, step: Step, scratch: Path) -> int:
 async def _reach(settings: Settings, streams: Streams) -> None:
     topics = [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic]
     async with kafka_consumer(settings) as consumer:
-        await partitions_of(consumer, topics)
-        count = len(await partitions_of(consumer, [streams.input]))
+        found = await partitions_of(consumer, topics)
+        count = sum(partition.topic == streams.input for partition in found)
         if count != settings.partitions:
             raise SettingsError(
                 f"topic {streams.input!r} has {count} partitions, SEGSTREAM_PARTITIONS is {settings.partitions}.",
