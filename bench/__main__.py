@@ -57,7 +57,10 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
 
     with tempfile.TemporaryDirectory(prefix="segstream-bench-") as scratch:
         folder = Path(scratch)
-        with LocalStack(folder / "stack", report=tell) as stack, Redis.from_url(stack.endpoints.redis) as redis:
+        with (
+            LocalStack(folder / "stack", long_run=True, report=tell) as stack,
+            Redis.from_url(stack.endpoints.redis) as redis,
+        ):
             result["machine"] = machine(redis)
             bench = Bench(options, stack, redis, folder, tell)
             for row in rows:

@@ -47,7 +47,7 @@ class Options:
     faust_orders: int = 20_000
     profile_orders: int = 200_000
     latency_s: float = 30.0
-    warm_up_s: float = 5.0
+    warm_up_s: float = 60.0  # for Java too
 
     def customers_of(self, orders: int) -> int:
         """As many customers as leaves the number of orders of each the same."""

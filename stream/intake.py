@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import aiokafka.errors
@@ -24,6 +24,7 @@ from stream.shard import Shard
 log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 20.0  # how long a shard may take over its last turn
+REPORT_S: Final = 1.0  # between two reports of the group's offsets
 
 
 class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
@@ -89,6 +90,19 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             return False
         return True
 
+    async def report(self, offsets: Mapping[int, int]) -> bool:
+        """Commit how far the shards are, for lag monitors alone; whether that went well. Nobody reads it back."""
+        mine = {
+            TopicPartition(self._topic, p): OffsetAndMetadata(n, "") for p, n in offsets.items() if p in self.assigned
+        }
+        try:
+            if mine:
+                await asyncio.wait_for(self._consumer.commit(mine), 5)
+        except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
+            log.info("%s: the group's offsets aren't reported: %s", self._topic, error)
+            return False
+        return True
+
 
 class Intake:
     """Runs one shard task for each partition that the group gives this worker."""
@@ -117,7 +131,9 @@ class Intake:
                 f"Kafka can't be reached: {error!r}.",
                 hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.",
             ) from error
-        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(self._poll()), asyncio.create_task(self._follow())]
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(work) for work in (self._poll(), self._follow(), self._report())
+        ]
         stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
         try:
             watched: list[asyncio.Future[Any]] = [*tasks, stopping, self._failure]
@@ -127,13 +143,27 @@ class Intake:
         finally:
             for task in (*tasks, stopping):
                 task.cancel()
+            last = self._shards()
             self._let_go(set(self._running))
             await self._drain()
+            await self._membership.report(_progress(last))
             await self._membership.stop()
 
     def stop(self) -> None:
         """Finish the turns, leave the group; `run` returns."""
         self._stopping.set()
+
+    def _shards(self) -> dict[int, Shard]:
+        return {partition: shard for partition, (shard, _) in self._running.items()}
+
+    async def _report(self) -> None:
+        """The group's offsets, at intervals: in the turn's transaction they would cost two requests of six."""
+        reported: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(REPORT_S)
+            progress = _progress(self._shards())
+            if progress != reported and await self._membership.report(progress):
+                reported = progress
 
     async def _poll(self) -> None:
         while True:
@@ -189,3 +219,7 @@ class Intake:
             return
         error = None if task.cancelled() else task.exception()
         self._failure.set_exception(error or WorkerFailed(f"{task.get_name()} ended by itself."))
+
+
+def _progress(shards: Mapping[int, Shard]) -> dict[int, int]:
+    return {partition: shard.offset for partition, shard in shards.items() if shard.offset is not None}

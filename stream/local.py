@@ -38,7 +38,7 @@ class LocalStack:
 
     `report` gets a line for each step that takes time. `kept`: both servers die with this process, however it dies
     (kill -9 included); otherwise they live on. `kafka` and `valkey` may each be stopped, killed, suspended and started again
-    on the same port and data.
+    on the same port and data. `long_run`: Kafka's Java compiles for speed, as in production, not for a quick start.
     """
 
     def __init__(
@@ -51,11 +51,18 @@ class LocalStack:
         kafka_overrides: Mapping[str, str] | None = None,
         valkey_overrides: Mapping[str, str] | None = None,
         kafka_heap: str = "512m",
+        long_run: bool = False,
         kept: bool = True,
     ) -> None:
         folder = data_dir.expanduser().resolve()
         self.kafka = KafkaServer(
-            folder / "kafka", port=kafka_port, report=report, kept=kept, heap=kafka_heap, overrides=kafka_overrides
+            folder / "kafka",
+            port=kafka_port,
+            report=report,
+            kept=kept,
+            heap=kafka_heap,
+            long_run=long_run,
+            overrides=kafka_overrides,
         )
         self.valkey = ValkeyServer(
             folder / "valkey", port=redis_port, report=report, kept=kept, overrides=valkey_overrides

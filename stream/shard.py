@@ -58,6 +58,7 @@ class Shard:
     ) -> None:
         """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
         self.place = place
+        self.offset: int | None = None  # N of the last turn told; None: not taken over yet
         self._models = models
         self._metrics = metrics
         self._board = board
@@ -88,6 +89,7 @@ class Shard:
                 self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
                 log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
                 await self._board.put(self.place, "running", owned)
+                self.offset = owned.head.offset
                 self._pending, self._patience = [], None
                 while not self._stopping.is_set():
                     await self._turn(owned)
@@ -375,6 +377,7 @@ class Shard:
 
     def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
         metrics, step = self._metrics, self.place.step.name
+        self.offset = owned.head.offset
         metrics.records.labels(*self._labels).inc(taken)
         metrics.clock.labels(*self._labels).set(owned.head.clock / 1000)
         metrics.activation.labels(*self._labels).set(owned.head.activation)

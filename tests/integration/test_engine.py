@@ -78,6 +78,27 @@ async def test_every_record_counts_once_and_every_output_is_told_once(settings: 
     assert {r.key: r.value for r in latest} == {r.key: r.value for r in changes}
 
 
+async def test_the_groups_offsets_are_there_for_lag_monitors(settings: Settings) -> None:
+    await produce(settings, ROWS)
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    await admin.start()
+
+    async def reported() -> int:
+        told = await admin.list_consumer_group_offsets(settings.group)
+        return sum(max(at.offset, 0) for at in told.values())
+
+    async def all_reported() -> bool:
+        return await reported() == 600
+
+    async with engine(settings) as running:
+        await eventually(all_reported, what="the group's offsets at the end")
+        await produce(settings, ROWS[:1])
+        await eventually(lambda: running.taken() == 601)
+    # What came last is told when the worker leaves.
+    assert await reported() == 601
+    await admin.close()
+
+
 async def test_bad_records_go_to_the_dead_letters_with_their_coordinates(settings: Settings) -> None:
     rows = [(b"k%d" % (i % 5), b"bad" if i % 10 == 3 else b"x") for i in range(200)]
     await produce(settings, rows)
