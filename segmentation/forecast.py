@@ -29,20 +29,20 @@ from segmentation.entries import DAY_MS
 from segmentation.kernels import expm1, log1p
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
 from segmentation.pieces import Pieces
+from segmentation.single import HORIZON_MS, LAMBDA_ZERO, Piece, SingleScorer, standardise_one
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from segmentation.model import Feature, SegmentModel, Transform
 
-# A hundred years after the last order recency stands still: up to here one millisecond outweighs all rounding of z_r,
-# for every λ. So it is part of the decision, not a cut of convenience.
-HORIZON_MS: Final = 36_525 * DAY_MS
 UNKNOWN: Final = -1
 
-# Below this |λ| the power is the logarithm to the last bit.
-_LAMBDA_ZERO: Final = 2.0**-52
+# Up to so many customers, or numbers, one at a time is faster than in columns.
+_FEW: Final = 24
 # Rows examined in one step of the search: bounds its memory (16 segments: about 4 MiB an array) and keeps it in cache.
 _BLOCK: Final = 32_768
 
@@ -73,11 +73,13 @@ def transform(x: NDArray[np.float64], kind: Transform, lam: float | None = None)
 
 def _power(log: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
     """Give (exp(log)^λ - 1) / λ, which is log itself at λ = 0."""
-    return log if abs(lam) < _LAMBDA_ZERO else expm1(lam * log) / lam
+    return log if abs(lam) < LAMBDA_ZERO else expm1(lam * log) / lam
 
 
 def standardise(x: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
     """Give z = (t(x) - mean) / scale, cut off at ±1024, same shape."""
+    if x.ndim == 1 and x.size <= _FEW:
+        return np.array([standardise_one(one, feature) for one in x.tolist()], dtype=np.float64)
     # Extreme λ or scale may overflow to infinity, which the cut-off then takes to the limit: meant, not an accident.
     with np.errstate(over="ignore"):
         z = (transform(x, feature.transform, feature.lam) - feature.mean) / feature.scale
@@ -89,7 +91,7 @@ def _undo(z: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
     t = z * feature.scale + feature.mean
     if feature.transform == "identity":
         return t
-    if feature.lam is None or abs(feature.lam) < _LAMBDA_ZERO:
+    if feature.lam is None or abs(feature.lam) < LAMBDA_ZERO:
         return np.expm1(t)
     return np.expm1(np.log1p(feature.lam * t) / feature.lam)
 
@@ -117,6 +119,7 @@ class Scorer:
 
     def __init__(self, model: SegmentModel) -> None:
         self.model = model
+        self._single = SingleScorer(model)
         self.margin = max(model.margin, MARGIN_FLOOR)
         self.ids: NDArray[np.uint16] = np.array([segment.id for segment in model.segments], dtype=np.uint16)
         self.index_of: dict[int, int] = {segment.id: index for index, segment in enumerate(model.segments)}
@@ -253,12 +256,28 @@ class Scorer:
             raise ValueError(f"customer {int(np.argmax(a < 0))} has no known segment: place it with decide() first")
         at = np.full(a.size, NEVER_DUE, dtype=np.int64)
         to = a.copy()
+        if a.size <= _FEW:
+            for row, told in enumerate(self._one_by_one(a, last, start, pieces)):
+                at[row], to[row] = told
+            return at, to
         # Customers are computed apart anyway: blocks change the memory needed, and no bit of the answer.
         cuts = np.searchsorted(pieces.offset, np.arange(0, pieces.start.size, _BLOCK))
         for begin, end in pairwise(np.unique(np.append(cuts, a.size)).tolist()):
             block = slice(begin, end)
             at[block], to[block] = self._next_move(a[block], last[block], start[block], _part(pieces, begin, end))
         return at, to
+
+    def _one_by_one(
+        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces
+    ) -> Iterator[tuple[int, int]]:
+        rows = [
+            Piece(*row)
+            for row in zip(pieces.start.tolist(), pieces.frequency.tolist(), pieces.monetary.tolist(), strict=True)
+        ]
+        stretches = pairwise(pieces.offset.tolist())
+        columns = (column.tolist() for column in (a, last, start, pieces.until))
+        for one, order, begin, until, (first, end) in zip(*columns, stretches, strict=True):
+            yield self._single.next_move(one, order, begin, rows[first:end], until)
 
     def _next_move(
         self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces

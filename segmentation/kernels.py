@@ -3,11 +3,13 @@
 NumPy's own differ by one unit in the last place between AVX-512 and AVX2 for about 2 % of arguments, so two workers
 could publish different figures for one customer. These use only IEEE-754 ``+ - * /``, comparison, ``rint`` and exact
 scaling, one ufunc at a time in the order written: the bits are the same alone, in any batch, on any CPU. Reordering
-or merging any of the steps changes bits, and with them what was announced.
+or merging any of the steps changes bits, and with them what was announced. `log1p_of_one` and `expm1_of_one` take the
+same steps on a Python float: below some twenty numbers that is faster than thirty ufuncs.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -71,6 +73,34 @@ def log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+def log1p_of_one(x: float) -> float:
+    """Give log(1 + x) for one finite x >= 0: the bits of `log1p`.
+
+    >>> log1p_of_one(1.0)
+    0.6931471805599453
+    """
+    u = 1.0 + x
+    mantissa, exponent = math.frexp(u)
+    if mantissa < _SQRT_HALF:
+        mantissa, exponent = mantissa + mantissa, exponent - 1
+    k = float(exponent)
+    if exponent == 0:
+        f, lost = x, 0.0
+    else:
+        f, lost = mantissa - 1.0, (x - (u - 1.0) if x < 1.0 else 1.0 - (u - x)) / u
+    s = f / (2.0 + f)
+    w = s * s
+    p = _LG[6] * w
+    p = (p + _LG[5]) * w
+    p = (p + _LG[4]) * w
+    p = (p + _LG[3]) * w
+    p = (p + _LG[2]) * w
+    p = (p + _LG[1]) * w
+    p = (p + _LG[0]) * w
+    h = 0.5 * f * f
+    return k * _LN2_HI - ((h - (s * (h + p) + (k * _LN2_LO + lost))) - f)
+
+
 def expm1(y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Give exp(y) - 1 for y (clipped to ±700), of the same shape, to within 1.6 units in the last place.
 
@@ -94,3 +124,27 @@ def expm1(y: NDArray[np.float64]) -> NDArray[np.float64]:
     two_k = np.ldexp(1.0, k.astype(np.int32))
     # Where k is 0, e is the answer; the sum would be the same value, but a different zero for y = -0.0.
     return np.where(k == 0.0, e, two_k * e + (two_k - 1.0))
+
+
+def expm1_of_one(y: float) -> float:
+    """Give exp(y) - 1 for one y (clipped to ±700): the bits of `expm1`.
+
+    >>> expm1_of_one(1.0)
+    1.7182818284590453
+    """
+    y = min(max(y, -_EXP_LIMIT), _EXP_LIMIT)
+    exponent = round(y * _INV_LN2)
+    k = float(exponent)
+    hi, lo = y - k * _LN2_HI, k * _LN2_LO
+    r = hi - lo
+    v = r * r
+    p = _EP[4] * v
+    p = (p + _EP[3]) * v
+    p = (p + _EP[2]) * v
+    p = (p + _EP[1]) * v
+    c = r - (p + _EP[0]) * v
+    e = ((r * c) / (2.0 - c) - lo) + hi
+    if exponent == 0:
+        return e
+    two_k = math.ldexp(1.0, exponent)
+    return two_k * e + (two_k - 1.0)

@@ -9,10 +9,10 @@ from typing import Final
 
 from segmentation.entries import DAY_MS
 from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_headers, encode, iso, move_id
-from segmentation.forecast import HORIZON_MS
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
 from segmentation.rfm import HEADER, NONE
+from segmentation.single import HORIZON_MS
 from segmentation.step import NEVER_DUE, Output
 
 _LAST, _FREQUENCY, _MONETARY = 8, 6, 7  # places in the header (STATE 5)

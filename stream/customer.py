@@ -11,9 +11,10 @@ import numpy as np
 from segmentation.decisions import CompiledModel, Customer, search
 from segmentation.entries import DAY_MS, NEVER, NONE, Kind
 from segmentation.events import iso
-from segmentation.forecast import HORIZON_MS, UNKNOWN, Scorer
+from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError, advance_bytes, unpack
+from segmentation.single import HORIZON_MS
 from segmentation.step import NEVER_DUE
 from stream.access import redis_client
 from stream.customer_figures import Figures, figures_at

@@ -20,9 +20,9 @@ from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
-from segmentation.forecast import HORIZON_MS
 from segmentation.money import UNITS
 from segmentation.rfm import NONE, StateFormatError, advance_bytes, heads
+from segmentation.single import HORIZON_MS
 from stream.layout import ShardKeys, read_clock, read_states
 from trainer.errors import SnapshotError
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from segmentation import forecast
 from segmentation.entries import DAY_MS
-from segmentation.forecast import HORIZON_MS, UNKNOWN, Scorer, standardise, transform
+from segmentation.forecast import UNKNOWN, Scorer, standardise, transform
 from segmentation.model import (
     FEATURES,
     MARGIN_FLOOR,
@@ -29,6 +30,7 @@ from segmentation.model import (
     Transform,
 )
 from segmentation.pieces import Pieces
+from segmentation.single import HORIZON_MS
 from segmentation.step import NEVER_DUE
 
 Floats = NDArray[np.float64]
@@ -385,6 +387,31 @@ def test_batch_alone_and_strided_give_the_same_bits() -> None:
             assert s.rest(p.frequency[row], p.monetary[row]).tobytes() == rest[row].tobytes()
             assert s.z_recency(start[row], last[row]).tobytes() == z[row].tobytes()
             assert s.gain(a[row], z[row], rest[row]).tobytes() == g[row].tobytes()
+
+
+@MANY
+@given(SEEDS)
+def test_one_by_one_and_in_columns_the_same_bits(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    s = any_scorer(rng)
+    crowd = any_crowd(rng, s, 40)
+    some = slice(0, 12)
+    extreme = feature(
+        0, "yeo-johnson", float(rng.choice(LAMBDAS)), float(rng.normal()), float(rng.choice([5e-324, 1.0]))
+    )
+    signed = np.concatenate([rng.normal(0, 1000, 40), [0.0, -0.0, 1e300, 36_525.0]])
+
+    def answers() -> list[bytes]:
+        at, to = s.next_move(*crowd)
+        rest, z = s.rest(crowd.pieces.frequency, crowd.pieces.monetary), s.z_recency(crowd.start, crowd.last)
+        first = rest[crowd.pieces.offset[:-1]]
+        there = s.decide(crowd.a[some], crowd.start[some], crowd.last[some], first[some])
+        return [column.tobytes() for column in (at, to, rest, z, there, standardise(signed, extreme))]
+
+    with patch.object(forecast, "_FEW", 0):
+        columns = answers()
+    with patch.object(forecast, "_FEW", 10**9):
+        assert answers() == columns
 
 
 def test_blocks_of_the_search_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segmentation.kernels import expm1, log1p
+from segmentation.kernels import expm1, expm1_of_one, log1p, log1p_of_one
 
 HORIZON_DAYS = 36_525
 RECORDED = "3796b8d74959ba79cfe2e14bb43c9f2df04a13fedc53b30d2419f8334a14fd80"
@@ -49,6 +49,13 @@ def test_expm1_is_within_1_6_units_in_the_last_place() -> None:
     with localcontext(Context(prec=60)):
         exact = [Decimal(value).exp() - 1 for value in y.tolist()]
     assert units_off(expm1(y), exact) < 1.6
+
+
+def test_one_at_a_time_the_same_bits() -> None:
+    x = np.concatenate([arguments_of_log1p(20_000), [1e-300, 1e300, 5e-324]])
+    y = np.concatenate([arguments_of_expm1(20_000), [-0.0, 1e-300, -800.0, np.inf, -np.inf]])
+    assert np.array([log1p_of_one(value) for value in x.tolist()]).tobytes() == log1p(x).tobytes()
+    assert np.array([expm1_of_one(value) for value in y.tolist()]).tobytes() == expm1(y).tobytes()
 
 
 def test_zero_stays_zero() -> None:
