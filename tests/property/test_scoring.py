@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
-import msgspec
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,64 +13,23 @@ from segmentation.decisions import CompiledModel
 from segmentation.events import (
     CONTROL_KEY,
     Amount,
-    Cause,
     ClockAdvanced,
     CustomerErased,
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
-    SegmentChanged,
     encode,
 )
-from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.model import Feature, Segment
 from segmentation.rfm import NONE, Rules, advance_bytes, heads
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, Due, Frame, Output, Turn
+from segmentation.step import Frame
+from tests.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, told
 
-DAY = 86_400_000
-T0 = 1_500_000_000_000
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 many = settings(
     max_examples=int(os.environ.get("EXAMPLES", "20")), deadline=None, suppress_health_check=list(HealthCheck)
 )
-
-
-@dataclass
-class Rec:
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    timestamp: int = T0 + 10_000 * DAY
-
-
-def a_model(rng: np.random.Generator, ids: tuple[int, ...] | None = None) -> SegmentModel:
-    k = len(ids) if ids else int(rng.integers(2, 6))
-    centroids = np.round(rng.normal(0, 1, (k, 3)) * 2) / 2 + rng.uniform(-0.01, 0.01, (k, 3))
-    recency = (
-        Feature(name="recency_days", transform="identity", mean=30.0, scale=20.0)
-        if rng.random() < 0.5
-        else Feature(name="recency_days", transform="log1p", mean=3.0, scale=1.0)
-    )
-    return SegmentModel(
-        parent=None,
-        features=(
-            recency,
-            Feature(name="frequency", transform="identity", mean=2.0, scale=1.5),
-            Feature(name="monetary", transform="yeo-johnson", lam=0.3, mean=6.0, scale=3.0),
-        ),
-        segments=tuple(
-            Segment(id=i, name=f"s{i}", action="none", centroid=(float(c[0]), float(c[1]), float(c[2])))
-            for i, c in zip(ids or range(1, k + 1), centroids, strict=True)
-        ),
-        margin=float(rng.choice([0, 0.1, 0.5])),
-        training=Training(
-            as_of=datetime(2020, 1, 1, tzinfo=UTC), customers=1, k=k, silhouette=None, inertia=None, shares={}, feature_means={}, seed=0
-        ),
-    )  # fmt: skip
-
-
-def at(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def a_log(rng: np.random.Generator) -> list[Rec]:
@@ -105,62 +61,9 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
     return out
 
 
-@dataclass
-class MemoryShard:
-    """What the engine does with a step, without Kafka and Redis."""
-
-    step: ScoringStep
-    model: CompiledModel | None
-    states: dict[bytes, bytes] = field(default_factory=dict)
-    index: dict[bytes, int] = field(default_factory=dict)
-    clock: int = -1
-    offset: int = 0
-    outputs: list[Output] = field(default_factory=list)
-    dead: int = 0
-
-    def frame(self) -> Frame:
-        return Frame(self.clock, T0 + 20_000 * DAY, Activation(1, "x"), self.model)
-
-    def turn(self, log: list[Rec], size: int, slice_: int) -> None:
-        plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
-        fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
-            : slice_ + 1
-        ]
-        turn = self.step.decide(
-            plan,
-            [self.states.get(k) for k in plan.keys],
-            [Due(t, k, self.states.get(k)) for t, k in fired],
-            len(fired) > slice_,
-            self.frame(),
-        )
-        self.offset += turn.taken
-        self.apply(turn)
-
-    def rescore(self, size: int) -> None:
-        keys = sorted(self.states)
-        for i in range(0, len(keys), size):
-            rows = [(k, self.states[k]) for k in keys[i : i + size]]
-            self.apply(self.step.rescore(rows, [False] * len(rows), self.frame()))
-
-    def apply(self, turn: Turn) -> None:
-        self.states |= turn.states
-        for k, t in turn.earlier.items():
-            self.index[k] = min(t, self.index.get(k, t))
-        self.index |= turn.due
-        for k in turn.idle:
-            self.index.pop(k, None)
-        self.clock = turn.clock
-        self.outputs += turn.outputs
-        self.dead += len(turn.dead)
-
-
 def a_step(dwell_ms: int) -> ScoringStep:
     reader = Reader("USD", "event", 300_000, 90 * DAY, 1_000_000)
     return ScoringStep(reader, RULES, dwell_ms=dwell_ms)
-
-
-def told(shard: MemoryShard) -> list[SegmentChanged]:
-    return [msgspec.json.decode(o.value, type=SegmentChanged) for o in shard.outputs]
 
 
 @many
@@ -184,23 +87,6 @@ def test_cut_anywhere(seed: int) -> None:
         assert (shard.states, shard.clock, shard.dead) == (runs[0].states, runs[0].clock, runs[0].dead)
     check_chains(first, dwell)
     check_truth(runs[0], model, dwell)
-
-
-def check_chains(moves: list[SegmentChanged], dwell: int) -> None:
-    last: dict[str, SegmentChanged] = {}
-    for m in moves:
-        before = last.get(m.customer_id)
-        assert m.sequence == (before.sequence + 1 if before else 1)
-        assert m.from_ == (before.to if before else None)
-        assert m.from_ != m.to
-        # Who is in no segment of a new model moves at once, without dwell (TIME 1).
-        if before and m.to and m.from_ and m.cause is not Cause.MODEL:
-            assert ms_of(m.occurred_at) - ms_of(before.occurred_at) >= max(dwell, 1)
-        last[m.customer_id] = m
-
-
-def ms_of(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def check_truth(shard: MemoryShard, model: CompiledModel, dwell: int) -> None:

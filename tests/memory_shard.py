@@ -1,0 +1,160 @@
+"""What the engine does with the scoring step, without Kafka and Redis: a log, states and a due index in memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from segmentation.decisions import CompiledModel
+from segmentation.events import Cause, SegmentChanged
+from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.scoring import ScoringStep
+from segmentation.step import Activation, Due, Frame, Output, Turn
+
+DAY = 86_400_000
+T0 = 1_500_000_000_000
+
+
+@dataclass
+class Rec:
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int = T0 + 10_000 * DAY
+
+
+def a_model(rng: np.random.Generator, ids: tuple[int, ...] | None = None) -> SegmentModel:
+    k = len(ids) if ids else int(rng.integers(2, 6))
+    centroids = np.round(rng.normal(0, 1, (k, 3)) * 2) / 2 + rng.uniform(-0.01, 0.01, (k, 3))
+    recency = (
+        Feature(name="recency_days", transform="identity", mean=30.0, scale=20.0)
+        if rng.random() < 0.5
+        else Feature(name="recency_days", transform="log1p", mean=3.0, scale=1.0)
+    )
+    return SegmentModel(
+        parent=None,
+        features=(
+            recency,
+            Feature(name="frequency", transform="identity", mean=2.0, scale=1.5),
+            Feature(name="monetary", transform="yeo-johnson", lam=0.3, mean=6.0, scale=3.0),
+        ),
+        segments=tuple(
+            Segment(id=i, name=f"s{i}", action="none", centroid=(float(c[0]), float(c[1]), float(c[2])))
+            for i, c in zip(ids or range(1, k + 1), centroids, strict=True)
+        ),
+        margin=float(rng.choice([0, 0.1, 0.5])),
+        training=Training(
+            as_of=datetime(2020, 1, 1, tzinfo=UTC), customers=1, k=k, silhouette=None, inertia=None, shares={}, feature_means={}, seed=0
+        ),
+    )  # fmt: skip
+
+
+def at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+class Past(NamedTuple):
+    """Where Redis stood once: what a takeover starts from."""
+
+    states: dict[bytes, bytes]
+    index: dict[bytes, int]
+    clock: int
+    offset: int
+    outputs: int
+
+
+@dataclass
+class MemoryShard:
+    """What the engine does with a step, without Kafka and Redis."""
+
+    step: ScoringStep
+    model: CompiledModel | None
+    now: int = T0 + 20_000 * DAY  # the worker's wall clock
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    index: dict[bytes, int] = field(default_factory=dict)
+    clock: int = -1
+    offset: int = 0
+    outputs: list[Output] = field(default_factory=list)
+    dead: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def frame(self) -> Frame:
+        return Frame(self.clock, self.now, Activation(1, "x"), self.model)
+
+    def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
+        plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
+        fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
+            : slice_ + 1
+        ]
+        turn = self.step.decide(
+            plan,
+            [self.states.get(k) for k in plan.keys],
+            [Due(t, k, self.states.get(k)) for t, k in fired],
+            len(fired) > slice_,
+            self.frame(),
+        )
+        self.offset += turn.taken
+        self.apply(turn)
+
+    def rescore(self, size: int, *, quiet: bool = False) -> None:
+        keys = sorted(self.states)
+        for i in range(0, len(keys), size):
+            rows = [(k, self.states[k]) for k in keys[i : i + size]]
+            self.apply(self.step.rescore(rows, [quiet] * len(rows), self.frame()))
+
+    def apply(self, turn: Turn) -> None:
+        self.states |= turn.states
+        for k, t in turn.earlier.items():
+            self.index[k] = min(t, self.index.get(k, t))
+        self.index |= turn.due
+        for k in turn.idle:
+            self.index.pop(k, None)
+        self.clock = turn.clock
+        self.outputs += turn.outputs
+        self.dead += len(turn.dead)
+        self.reasons.update(d.reason for d in turn.dead)
+        self.counts += turn.counts
+
+    def past(self) -> Past:
+        return Past(dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs))
+
+    def take_over(self, past: Past, log: Sequence[Rec], size: int) -> None:
+        """Redis is back in the past; Kafka isn't: patch what was told since, merge in silence, mark the touched as due."""
+        self.states, self.index = dict(past.states), dict(past.index)
+        for o in self.outputs[past.outputs :]:
+            self.states[o.key] = self.step.patch(self.states.get(o.key), o.note)
+        merge_clock = past.clock
+        for begin in range(past.offset, self.offset, size):
+            plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, Frame(merge_clock, self.clock))
+            touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
+            self.states |= touched
+            self.index |= dict.fromkeys(touched, max(self.clock, 0))
+            merge_clock = max(merge_clock, plan.clock)
+
+
+def told(shard: MemoryShard) -> list[SegmentChanged]:
+    return [msgspec.json.decode(o.value, type=SegmentChanged) for o in shard.outputs]
+
+
+def check_chains(moves: list[SegmentChanged], dwell: int) -> None:
+    last: dict[str, SegmentChanged] = {}
+    for m in moves:
+        before = last.get(m.customer_id)
+        assert m.sequence == (before.sequence + 1 if before else 1)
+        assert m.from_ == (before.to if before else None)
+        assert m.from_ != m.to
+        # Who is in no segment of a new model moves at once, without dwell (TIME 1).
+        if before and m.to and m.from_ and m.cause is not Cause.MODEL:
+            assert ms_of(m.occurred_at) - ms_of(before.occurred_at) >= max(dwell, 1)
+        last[m.customer_id] = m
+
+
+def ms_of(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
