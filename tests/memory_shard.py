@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -59,7 +58,8 @@ def at(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-class Past(NamedTuple):
+@dataclass(frozen=True)
+class Past:
     """Where Redis stood once: what a takeover starts from."""
 
     states: dict[bytes, bytes]
