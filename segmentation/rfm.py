@@ -67,6 +67,7 @@ __all__ = [
     "entry",
     "hash64",
     "heads",
+    "is_capped",
     "pack",
     "read",
     "rows",
@@ -335,6 +336,11 @@ def announcement(value: bytes) -> tuple[int, int, int]:
     """Read what the scorer has told last: segment (0: none), the customer's sequence, ms of that move (NONE: none)."""
     segment, sequence, moved_at = _ANNOUNCED.unpack_from(value, 2)
     return segment, sequence, moved_at
+
+
+def is_capped(value: bytes) -> bool:
+    """Tell whether the cap has put a state's cut where it is: then the window is incomplete."""
+    return value[1] & 1 == 1
 
 
 def heads(values: Sequence[bytes]) -> NDArray[np.void]:

@@ -16,12 +16,23 @@ from segmentation.decisions import Asked, CompiledModel, Customer, Place, announ
 from segmentation.events import Cause, Reason
 from segmentation.moves import NOTE, Move
 from segmentation.partitioners import Partitioner
-from segmentation.rfm import EMPTY, Kind, Outcome, Rules, absorb_bytes, advance_bytes, announcement, with_announcement
+from segmentation.rfm import (
+    EMPTY,
+    Kind,
+    Outcome,
+    Rules,
+    absorb_bytes,
+    advance_bytes,
+    announcement,
+    is_capped,
+    with_announcement,
+)
 from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Turn
 
 BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record
 BY_RECORD: Final = 1
 UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # a record that adds nothing is never a reason to score
+CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
 
 
 class ScoringStep:
@@ -198,6 +209,8 @@ class ScoringStep:
         assert arrival is not None
         value, outcome = absorb_bytes(c.value, arrival.entry, clock, self._rules)
         turn.counts[outcome.value] += 1
+        if is_capped(value) and not (c.value and is_capped(c.value)):
+            turn.counts[CAPPED] += 1
         if outcome in UNCHANGED or (outcome is Outcome.LATE and self._forgotten(c.value, value, clock)):
             return None
         if outcome is Outcome.CONFLICT:
