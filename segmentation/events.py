@@ -26,6 +26,7 @@ LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's order
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_MS  # a century of room for what is foretold
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
+_LONGEST_MESSAGE: Final = 1_000  # characters: a flood of refused records mustn't become a flood of text
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
@@ -47,6 +48,7 @@ class Reason(StrEnum):
     UNKNOWN_TYPE = "unknown_type"
     MISSING_FIELD = "missing_field"
     WRONG_FIELD = "wrong_field"
+    NO_TIME_ZONE = "no_time_zone"
     ID_LENGTH = "id_length"
     AMOUNT_INVALID = "amount_invalid"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
@@ -62,13 +64,15 @@ class Reason(StrEnum):
     CONTROL_NOT_ALLOWED = "control_not_allowed"
     UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
+    ADAPTER_FAILED = "adapter_failed"  # a record of a shop's own topic whose mapping raised (stream/adapters.py)
 
 
 class RejectedEvent(ValueError):
     """A record that can't be used: it goes to the dead letters with this reason, and the stream goes on."""
 
     def __init__(self, reason: Reason, field: str | None, message: str) -> None:
-        """`field`: the path in the event, like "amount.value"; None where no single field is at fault."""
+        """`field`: the path in the event, like "amount.value"; None where no single field is at fault. A long message is cut."""
+        message = message[:_LONGEST_MESSAGE]
         super().__init__(message)
         self.reason = reason
         self.field = field
@@ -250,7 +254,12 @@ def _translated(message: str) -> RejectedEvent:
         name = f"{path}.{missing[1]}" if path else missing[1]
         return RejectedEvent(Reason.MISSING_FIELD, name, f"{name} is missing.")
     if path == "type" and what.startswith("Invalid value"):
-        return RejectedEvent(Reason.UNKNOWN_TYPE, path, f"type: {what}, expected one of {', '.join(_input_types())}.")
+        shown = what.removeprefix("Invalid value ")[: _SHOWN + 2]  # between quotes
+        message = f"type: {shown} isn't known, expected one of {', '.join(_input_types())}."
+        return RejectedEvent(Reason.UNKNOWN_TYPE, path, message)
+    if what == "Expected `datetime` with a timezone component":
+        message = f"{path} has no zone: write 2026-03-03T14:20:00Z or 2026-03-03T15:20:00+01:00."
+        return RejectedEvent(Reason.NO_TIME_ZONE, path, message)
     reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
     return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
 
