@@ -1,12 +1,14 @@
-"""The state's algebra against an oracle that keeps all events. EXAMPLES=20000 for a long run, GRACE=0 or 130 for other settings."""
+"""The state's algebra against a batch recomputation from all events. EXAMPLES=20000 for a long run."""
 
 from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
@@ -35,25 +37,15 @@ from segmentation.rfm import (
     unpack,
     with_announcement,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from tests.batch_oracle import Event, Figures, batch_bytes, takes
+from tests.batch_oracle import figures as oracle
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
-SMALL = Rules(window=100, grace=int(os.environ.get("GRACE", "15")), cap=1_000)
-END = 700
+WINDOW = 100
+SMALL = Rules(WINDOW, 15, 1_000)
+GRACES = (15, 15, 0, 130)  # also none, and one beyond the window
+END = 1_600  # behind everything that a stream brings
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-
-
-class Event(NamedTuple):
-    kind: Kind
-    id: str
-    time: int
-    order: str | None
-    amount: int
-
-    def entry(self) -> Entry:
-        return made(self)
 
 
 @cache
@@ -61,44 +53,8 @@ def made(e: Event) -> Entry:
     return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount)
 
 
-Figures = tuple[int, int, int]  # last, frequency, monetary
-
-
 def figures(state: CustomerState) -> Figures:
-    return state.last, state.frequency, state.monetary
-
-
-# ---- The oracle: all events kept, each rule said once, nothing shared with the code but the hashes that break ties.
-
-
-def oracle(events: Iterable[Event], t: int, rules: Rules) -> Figures:
-    window, grace, _ = rules
-    erased = max((e.time for e in events if e.kind == Kind.ERASED), default=NONE)
-    seen = {e for e in events if e.kind != Kind.ERASED and erased < e.time <= t}
-
-    def later(a: Event, b: Event) -> bool:
-        return (a.time, *a.entry()[1:]) < (b.time, *b.entry()[1:])
-
-    def void(e: Event) -> bool:
-        return any(o.kind == e.kind and o.id == e.id and later(e, o) and o.time < e.time + window for o in seen)
-
-    real = {e for e in seen if not void(e)}
-
-    def stands(p: Event) -> bool:
-        mine = {o for o in real if o.order == p.order}
-        again = any(o.kind == Kind.PLACED and later(p, o) and o.time < p.time + window for o in mine)
-        cancelled = any(o.kind == Kind.CANCELLED and p.time - grace <= o.time < p.time + window for o in mine)
-        return not again and not cancelled
-
-    orders = {p for p in real if p.kind == Kind.PLACED and stands(p)}
-    inside = {p for p in orders if t - window < p.time}
-    money = sum(p.amount for p in inside)
-    for r in real:
-        if r.kind == Kind.REFUNDED and r.order is None and t - window < r.time:
-            money -= r.amount
-        if r.kind == Kind.REFUNDED and any(p.order == r.order and r.time >= p.time - grace for p in inside):
-            money -= r.amount
-    return max((p.time for p in orders), default=NONE), len(inside), money
+    return Figures(state.last, state.frequency, state.monetary)
 
 
 # ---- Streams: a set of events, and when each arrives (more than once, perhaps).
@@ -106,6 +62,11 @@ def oracle(events: Iterable[Event], t: int, rules: Rules) -> Figures:
 Raw = tuple[int, int, int, int, int]
 KINDS = [Kind.PLACED] * 4 + [Kind.REFUNDED] * 2 + [Kind.CANCELLED] * 3 + [Kind.ERASED]
 KINDS += [Kind.PLACED] * 5 + [Kind.CANCELLED] * 2 + [Kind.REFUNDED] * 3
+
+
+class Scene(NamedTuple):
+    rules: Rules
+    events: set[Event]
 
 
 def raws(text: bytes) -> list[Raw]:
@@ -118,64 +79,62 @@ sizes = st.one_of(
     st.binary(min_size=5, max_size=30), st.binary(min_size=30, max_size=80), st.binary(min_size=50, max_size=90)
 )
 many_raw = sizes.map(raws)
+rule_sets = st.sampled_from([Rules(WINDOW, grace, 1_000) for grace in GRACES])
 
 
-def a_time(n: int) -> int:
+def a_time(n: int, rules: Rules) -> int:
     """Half of the times anywhere, half within a hair of a whole window and some graces, where the borders are."""
     if n < 160:
         return 2 * n
     windows, graces, hair = (n - 160) // 40, (n - 160) % 40 // 5 // 2, (n - 160) % 5
-    return windows * SMALL.window + graces * SMALL.grace + max(hair - 2, 0)
+    return windows * rules.window + graces * rules.grace + max(hair - 2, 0)
 
 
-def an_event(x: Raw) -> Event:
-    kind, time, amount = KINDS[x[0]], a_time(x[2]), x[4]
+def an_event(x: Raw, rules: Rules) -> Event:
+    kind, time, amount = KINDS[x[0]], a_time(x[2], rules), x[4]
     if kind == Kind.ERASED:
-        return Event(kind, "", time, None, 0)
+        return Event(kind, "", time)
     single = f"{x[0]}.{x[2]}.{x[4]}"  # an id that is nobody else's
     order = None if kind == Kind.REFUNDED and x[3] == 5 else f"o{x[3]}" if x[3] < 3 else single
     return Event(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
 
 
-def takers(events: set[Event]) -> set[Event]:
-    """The events that can take another's effect away: these must be on time for recency to be exact."""
-
-    def takes(e: Event, o: Event) -> bool:
-        return o != e and o.kind == e.kind and (o.id == e.id or (e.kind == Kind.PLACED and o.order == e.order))
-
-    return {e for e in events if e.kind in (Kind.CANCELLED, Kind.ERASED) or any(takes(e, o) for o in events)}
-
-
 Arrival = tuple[int, Event | None]  # clock, event (None: a visit by the clock alone)
 
 
-def stream(events: set[Event], seed: int, *, punctual: bool) -> list[Arrival]:
+def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
     """Every event at least once, each at its clock. `punctual`: takers come first at most a grace late, repeats at any time. Early by at most 5."""
-    rng = random.Random(seed)
-    strict = takers(events) if punctual else set()
+    rng, (rules, events) = random.Random(seed), scene
     out: list[Arrival] = []
     for e in sorted(events, key=str):
-        late = rng.choice((0, 0, rng.randint(-5, SMALL.grace), rng.randint(-5, SMALL.grace if e in strict else 400)))
+        most = rules.grace if punctual and takes(e, events) else 400
+        late = rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most)))
         again = [late + rng.choice((0, 1, rng.randint(0, 400))) for _ in range(rng.choice((0, 0, 1, 2)))]
         out += [(e.time + delay, e) for delay in (late, *again)]
-    out += [(rng.randint(0, END), None) for _ in range(rng.randint(0, 4))]
+    times = [e.time for e in events] or [0]
+    reach = (rules.window, rules.window + rules.grace, 2 * rules.window)
+    out += [(rng.choice(times) + rng.choice(reach) + rng.randint(-1, 1), None) for _ in range(rng.randint(0, 4))]
     rng.shuffle(out)
     return sorted(out, key=lambda a: a[0])
 
 
-def step(state: CustomerState, arrival: Arrival, rules: Rules = SMALL) -> CustomerState:
+def step(state: CustomerState, arrival: Arrival, rules: Rules) -> CustomerState:
     t, e = arrival
-    return advance(state, t, rules) if e is None else absorb(state, e.entry(), t, rules)[0]
+    return advance(state, t, rules) if e is None else absorb(state, made(e), t, rules)[0]
 
 
-def run(arrivals: Iterable[Arrival], rules: Rules = SMALL) -> CustomerState:
+def run(arrivals: Iterable[Arrival], rules: Rules) -> CustomerState:
     state = CustomerState()
     for arrival in arrivals:
         state = step(state, arrival, rules)
     return state
 
 
-sets = many_raw.map(lambda xs: {an_event(x) for x in xs})
+def a_scene(rules: Rules, xs: list[Raw]) -> Scene:
+    return Scene(rules, {an_event(x, rules) for x in xs})
+
+
+scenes = st.builds(a_scene, rule_sets, many_raw)
 seeds = st.integers(0, 2**32)
 
 
@@ -183,14 +142,15 @@ seeds = st.integers(0, 2**32)
 
 
 @many
-@given(sets, seeds, seeds, st.integers(0, 400))
-def test_bytes_are_a_function_of_the_set(events: set[Event], a: int, b: int, wait: int) -> None:
-    first, second = stream(events, a, punctual=True), stream(events, b, punctual=True)
+@given(scenes, seeds, seeds, st.integers(0, 400))
+def test_bytes_are_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int) -> None:
+    rules, events = scene
+    first, second = stream(scene, a, punctual=True), stream(scene, b, punctual=True)
     end = max(first[-1][0], second[-1][0]) + wait
-    one, two = pack(advance(run(first), end, SMALL)), pack(advance(run(second), end, SMALL))
-    batch = pack(settle(CustomerState(), {e.entry() for e in events}, end, SMALL))
-    assert one == two == batch
-    assert pack(settle(unpack(batch), unpack(batch).entries, end, SMALL)) == batch
+    one, two = pack(advance(run(first, rules), end, rules)), pack(advance(run(second, rules), end, rules))
+    batch = pack(settle(CustomerState(), map(made, events), end, rules))
+    assert one == two == batch == batch_bytes(events, end, rules)
+    assert pack(settle(unpack(batch), unpack(batch).entries, end, rules)) == batch
     event("anchor" if any(x.kind == Kind.ANCHOR for x in unpack(one).entries) else "no anchor")
 
 
@@ -198,47 +158,52 @@ def test_bytes_are_a_function_of_the_set(events: set[Event], a: int, b: int, wai
 
 
 @many
-@given(sets, seeds, st.booleans())
-def test_figures_are_the_oracles_at_every_step(events: set[Event], seed: int, punctual: bool) -> None:
+@given(scenes, seeds, st.booleans())
+def test_figures_are_the_oracles_at_every_step(scene: Scene, seed: int, punctual: bool) -> None:
     state, seen = CustomerState(), set()
-    for t, e in stream(events, seed, punctual=punctual):
+    for t, e in stream(scene, seed, punctual=punctual):
         seen |= {e} if e else set()
-        state = step(state, (t, e))
-        last, *window = oracle(seen, t, SMALL)
+        state = step(state, (t, e), scene.rules)
+        last, *window = oracle(seen, t, scene.rules)
         assert [state.frequency, state.monetary] == window
         assert state.last == last if punctual else state.last >= last
         assert len(state.entries) <= len(seen)
+        if punctual:
+            assert pack(advance(state, t, scene.rules)) == batch_bytes(seen, t, scene.rules)
 
 
 # ---- 4. Time alone: nothing changes before next_change, and visiting at other instants leaves no trace.
 
 
 @many
-@given(sets, seeds, st.lists(st.integers(0, END), max_size=8))
-def test_time_alone(events: set[Event], seed: int, visits: list[int]) -> None:
-    arrivals = stream(events, seed, punctual=True)
-    state, t = run(arrivals), arrivals[-1][0]
+@given(scenes, seeds, st.lists(st.integers(0, 2_000), max_size=8))
+def test_time_alone(scene: Scene, seed: int, visits: list[int]) -> None:
+    rules, events = scene
+    arrivals = stream(scene, seed, punctual=True)
+    state, t = run(arrivals, rules), arrivals[-1][0]
     if state.next_change < NEVER:
         assert state.next_change > t
-        assert settle(state, state.entries, state.next_change - 1, SMALL) == state
-    straight = advance(state, END + 400, SMALL)
-    for v in sorted(v for v in visits if v >= t):
+        assert settle(state, state.entries, state.next_change - 1, rules) == state
+    straight = advance(state, END, rules)
+    for v in sorted(t + v % (END - t) for v in visits):
         before = state
-        state = advance(state, v, SMALL)
-        assert state == settle(before, before.entries, v, SMALL)
-        assert figures(state) == oracle(events, v, SMALL)
-        assert advance_bytes(pack(before), v, SMALL) == pack(state)
-    assert advance(state, END + 400, SMALL) == straight
+        state = advance(state, v, rules)
+        assert state == settle(before, before.entries, v, rules)
+        assert figures(state) == oracle(events, v, rules)
+        assert advance_bytes(pack(before), v, rules) == pack(state)
+    assert advance(state, END, rules) == straight
     while state.next_change < NEVER:  # hop from change to change
-        state = advance(state, state.next_change, SMALL)
+        state = advance(state, state.next_change, rules)
+        if state.next_change < NEVER:
+            assert pack(state) == batch_bytes(events, state.next_change - 1, rules)
     assert state == straight
 
 
 @many
-@given(sets, seeds, st.sampled_from([1_000, 4]))
-def test_visits_leave_no_trace_even_beyond_the_grace(events: set[Event], seed: int, cap: int) -> None:
-    rules = SMALL._replace(cap=cap)
-    arrivals = stream(events, seed, punctual=False)
+@given(scenes, seeds, st.sampled_from([1_000, 4]))
+def test_visits_leave_no_trace_even_beyond_the_grace(scene: Scene, seed: int, cap: int) -> None:
+    rules = scene.rules._replace(cap=cap)
+    arrivals = stream(scene, seed, punctual=False)
     end = arrivals[-1][0] + seed % 200
     bare = [a for a in arrivals if a[1]]
     everywhere = sorted([*bare, *((t, None) for t in range(0, end, 7))], key=lambda a: a[0])
@@ -247,47 +212,46 @@ def test_visits_leave_no_trace_even_beyond_the_grace(events: set[Event], seed: i
 
 
 @many
-@given(sets, seeds, st.integers(0, 100), st.integers(0, 15), st.integers(0, END))
-def test_smaller_settings_and_earlier_instants(
-    events: set[Event], seed: int, less: int, less_grace: int, back: int
-) -> None:
-    arrivals = stream(events, seed, punctual=True)
-    state, end = run(arrivals), arrivals[-1][0]
+@given(scenes, seeds, st.integers(0, 100), st.integers(0, 15), st.integers(0, 700))
+def test_smaller_settings_and_earlier_instants(scene: Scene, seed: int, less: int, less_grace: int, back: int) -> None:
+    rules, events = scene
+    arrivals = stream(scene, seed, punctual=True)
+    state, end = run(arrivals, rules), arrivals[-1][0]
     earlier = end - back
-    complete = state.cut == NONE or earlier >= state.cut + SMALL.window + SMALL.grace
+    complete = state.cut == NONE or earlier >= state.cut + rules.window + rules.grace
     if complete and not any(e.kind == Kind.ERASED for e in events):
-        reading = read(state.entries, earlier, state.cut, SMALL)
+        reading = read(state.entries, earlier, state.cut, rules)
         last = reading.standing[0].time if reading.standing else NONE
-        assert (last, reading.frequency, reading.monetary) == oracle(events, earlier, SMALL)
+        assert (last, reading.frequency, reading.monetary) == oracle(events, earlier, rules)
     # The window's figures alone: `last` may hang on the longer reach that an anchor was judged by.
-    rules = Rules(SMALL.window - less, max(0, SMALL.grace - less_grace), SMALL.cap)
-    assert figures(settle(state, state.entries, end, rules))[1:] == oracle(events, end, rules)[1:]
+    smaller = Rules(rules.window - less, max(0, rules.grace - less_grace), rules.cap)
+    assert figures(settle(state, state.entries, end, smaller))[1:] == oracle(events, end, smaller)[1:]
 
 
 # ---- 5. The fast path, where it answers, answers with the slow path's bytes; so do the functions on bytes.
 
 
 @many
-@given(many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3]))
-@example([(0, 0, 0, 0, 0)] * 6, 0, True, 3)  # more orders in one instant than the cap holds
-def test_fast_path_equals_slow_path(xs: list[Raw], seed: int, plain: bool, cap: int) -> None:
-    rules = SMALL._replace(cap=cap)
-    events = {an_event(x) for x in xs}
+@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3]))
+@example(SMALL, [(0, 0, 0, 0, 0)] * 6, 0, True, 3)  # more orders in one instant than the cap holds
+def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int) -> None:
+    rules = rules._replace(cap=cap)
+    events = {an_event(x, rules) for x in xs}
     if plain:  # mostly ordinary orders, so that the fast path is really taken
-        orders = [Event(Kind.PLACED, f"e{i}", a_time(x[2]), f"o{i}", x[4]) for i, x in enumerate(xs)]
-        events = {order if x[0] < 17 else an_event(x) for order, x in zip(orders, xs, strict=True)}
+        orders = [Event(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
+        events = {order if x[0] < 17 else an_event(x, rules) for order, x in zip(orders, xs, strict=True)}
     value, fast = None, 0
-    for t, e in stream(events, seed, punctual=False):
+    for t, e in stream(Scene(rules, events), seed, punctual=False):
         state = unpack(value or EMPTY)
         if e is None:
             value = advance_bytes(value or EMPTY, t, rules)
             assert value == pack(advance(state, t, rules))
             continue
-        after, outcome = absorb(state, e.entry(), t, rules)
-        quick = append(value or EMPTY, e.entry(), t, rules)
+        after, outcome = absorb(state, made(e), t, rules)
+        quick = append(value or EMPTY, made(e), t, rules)
         assert quick is None or (quick, Outcome.NEW) == (pack(after), outcome)
         fast += quick is not None
-        value, told = absorb_bytes(value, e.entry(), t, rules)
+        value, told = absorb_bytes(value, made(e), t, rules)
         assert (value, told) == (pack(after), outcome)
     event(f"fast {min(fast, 4)}")
 
@@ -296,23 +260,26 @@ def test_fast_path_equals_slow_path(xs: list[Raw], seed: int, plain: bool, cap: 
 
 
 @many
-@given(sets, seeds, st.integers(1, 6))
-def test_cap(events: set[Event], seed: int, cap: int) -> None:
-    rules = SMALL._replace(cap=cap)
+@given(scenes, seeds, st.integers(1, 6))
+def test_cap(scene: Scene, seed: int, cap: int) -> None:
+    rules = scene.rules._replace(cap=cap)
     state, seen = CustomerState(), set()
-    for t, e in stream(events, seed, punctual=False):
+    for t, e in stream(scene, seed, punctual=False):
         seen |= {e} if e else set()
         state = step(state, (t, e), rules)
         assert len(state.entries) <= cap + 1
         counting = {x for x in seen if x.time > state.cut or x.kind == Kind.ERASED}
         assert figures(state)[1:] == oracle(counting, t, rules)[1:]
+        if not state.capped:
+            assert figures(state)[1:] == oracle(seen, t, rules)[1:]
+    event("capped" if state.capped else "not capped")
 
 
 @many
 @given(many_raw, seeds, seeds, st.integers(1, 6))
 def test_cap_within_a_window_is_a_function_of_the_set(xs: list[Raw], a: int, b: int, cap: int) -> None:
     rules = Rules(1_000, 15, cap)
-    events = [e for e in map(an_event, xs) if e.kind != Kind.ERASED]
+    events = [e for x in xs if (e := an_event(x, SMALL)).kind != Kind.ERASED]
     results = set()
     for seed in (a, b):
         rng = random.Random(seed)
@@ -323,16 +290,16 @@ def test_cap_within_a_window_is_a_function_of_the_set(xs: list[Raw], a: int, b: 
     state = unpack(results.pop())
     assert figures(state) == oracle({e for e in events if e.time > state.cut}, 400, rules)
     times = sorted(e.time for e in set(events))
-    assert state.cut == (times[-cap - 1] if len(times) > cap else NONE)
+    assert (state.cut, state.capped) == ((times[-cap - 1], True) if len(times) > cap else (NONE, False))
 
 
 # ---- 7. Bytes: round trip, columns, refusals.
 
 
 @many
-@given(sets, seeds, st.integers(0, 65535), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
-def test_round_trip(events: set[Event], seed: int, segment: int, sequence: int, moved_at: int) -> None:
-    bare = pack(run(stream(events, seed, punctual=False)))
+@given(scenes, seeds, st.integers(0, 65535), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
+def test_round_trip(scene: Scene, seed: int, segment: int, sequence: int, moved_at: int) -> None:
+    bare = pack(run(stream(scene, seed, punctual=False), scene.rules))
     value = with_announcement(bare, segment, sequence, moved_at)
     s = unpack(value)
     assert pack(s) == value
@@ -360,6 +327,26 @@ def test_round_trip(events: set[Event], seed: int, segment: int, sequence: int, 
     )
     assert [Entry(*r) for r in row.tolist()] == [*s.entries, *s.entries]
     assert list(s.entries) == sorted(s.entries)
+
+
+@many
+@given(st.lists(st.tuples(many_raw, seeds), min_size=1, max_size=6), rule_sets, st.integers(0, 400))
+def test_columns_are_the_figures_until_the_next_change(
+    customers: list[tuple[list[Raw], int]], rules: Rules, wait: int
+) -> None:
+    group = [a_scene(rules, xs) for xs, _ in customers]
+    streams = [stream(scene, seed, punctual=True) for scene, (_, seed) in zip(group, customers, strict=True)]
+    t = max(arrivals[-1][0] for arrivals in streams)
+    states = [advance(run(arrivals, rules), t, rules) for arrivals in streams]
+    head, body = heads([pack(s) for s in states]), rows([pack(s) for s in states])
+    until = min(int(head["next_change"].min()), t + wait + 1)
+    for at in (t, until - 1):
+        told = zip(head["last"].tolist(), head["frequency"].tolist(), head["monetary"].tolist(), strict=True)
+        assert list(told) == [oracle(scene.events, at, rules) for scene in group]
+    owner = np.repeat(np.arange(len(states)), head["n"])
+    assert [[Entry(*row) for row in body[owner == i].tolist()] for i in range(len(states))] == [
+        list(s.entries) for s in states
+    ]
 
 
 @many
