@@ -48,6 +48,7 @@ _SHOWN: Final = 64  # characters of a refused value that a message repeats
 
 VERSION: Final = 1
 _ACTED: Final = 1  # flag: the time of the last action holds
+_ERASED: Final = 2
 # 16 bytes, little-endian: version u8, flags u8, two of padding, sequence u32, time of the last action i64 (ms; 0 without the flag).
 _STATE: Final = Layout("<BB2xIq")
 _LAST_SEQUENCE: Final = 2**32 - 1
@@ -58,10 +59,11 @@ class CampaignFormatError(StateUnreadable):
 
 
 class CampaignState(NamedTuple):
-    """What is kept of a customer: the last move handled, and when an action was last taken (ms since 1970)."""
+    """What is kept of a customer: the last move handled, when an action was last taken (ms since 1970), and whether that move was the erasure."""
 
     sequence: int = 0
     acted_at: int | None = None
+    erased: bool = False
 
     def pack(self) -> bytes:
         """Write it as 16 bytes.
@@ -69,29 +71,31 @@ class CampaignState(NamedTuple):
         >>> CampaignState(3, 1_000).pack().hex()
         '0101000003000000e803000000000000'
         """
-        return _STATE.pack(VERSION, 0 if self.acted_at is None else _ACTED, self.sequence, self.acted_at or 0)
+        flags = (0 if self.acted_at is None else _ACTED) | (_ERASED if self.erased else 0)
+        return _STATE.pack(VERSION, flags, self.sequence, self.acted_at or 0)
 
     @classmethod
     def unpack(cls, value: bytes | None) -> Self:
         """Read it; None is a customer without a state. Raises CampaignFormatError."""
         if value is None:
             return cls()
-        if len(value) != _STATE.size or value[0] != VERSION or value[1] > _ACTED:
+        if len(value) != _STATE.size or value[0] != VERSION or value[1] > _ACTED | _ERASED:
             raise CampaignFormatError(
                 f"{value[: _STATE.size].hex()} ({len(value)} bytes) isn't a campaign state of version {VERSION}: "
                 "start the version of segstream that wrote it, or rebuild"
             )
         _, flags, sequence, acted_at = _STATE.unpack(value)
-        return cls(sequence, acted_at if flags else None)
+        return cls(sequence, acted_at if flags & _ACTED else None, bool(flags & _ERASED))
 
     def join(self, other: CampaignState) -> CampaignState:
-        """Take the later of both, field by field: associative, commutative, idempotent.
+        """Take the later of both, field by field: associative, commutative, idempotent. The later move says whether it was the erasure.
 
         >>> CampaignState(3, 1_000).join(CampaignState(5))
-        CampaignState(sequence=5, acted_at=1000)
+        CampaignState(sequence=5, acted_at=1000, erased=False)
         """
         times = [at for at in (self.acted_at, other.acted_at) if at is not None]
-        return CampaignState(max(self.sequence, other.sequence), max(times, default=None))
+        sequence, erased = max((self.sequence, self.erased), (other.sequence, other.erased))
+        return CampaignState(sequence, max(times, default=None), erased)
 
 
 # ---- the moves
@@ -108,6 +112,10 @@ class _Change(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
     to: Id | None
     cause: Cause
     occurred_at: Timestamp
+
+
+def _after(change: _Change) -> CampaignState:
+    return CampaignState(change.sequence, erased=change.to is None)
 
 
 class _Move(NamedTuple):
@@ -194,7 +202,7 @@ class CampaignStep:
 
     def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states that know of the plan's moves. Their actions are out: the log tells `patch` of them."""
-        return self._follow(plan, values, lambda move, state: state.join(CampaignState(move.change.sequence)))
+        return self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
 
     def decide(
         self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
@@ -208,7 +216,7 @@ class CampaignStep:
             if change.sequence <= state.sequence:
                 turn.counts["repeat"] += 1
                 return state
-            state = state.join(CampaignState(change.sequence))
+            state = state.join(_after(change))
             rule = None if change.to is None else self._table.match(change.from_, change.to, change.cause)
             if rule is None:
                 turn.counts["erased" if change.to is None else "no_rule"] += 1
@@ -229,6 +237,10 @@ class CampaignStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The state that knows of its own last action."""
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
+
+    def buried(self, value: bytes) -> bool:
+        """Whether the last move handled was the erasure."""
+        return CampaignState.unpack(value).erased
 
     @staticmethod
     def _follow(

@@ -67,6 +67,7 @@ __all__ = [
     "entry",
     "hash64",
     "heads",
+    "is_buried",
     "is_capped",
     "pack",
     "read",
@@ -336,6 +337,12 @@ def announcement(value: bytes) -> tuple[int, int, int]:
     """Read what the scorer has told last: segment (0: none), the customer's sequence, ms of that move (NONE: none)."""
     segment, sequence, moved_at = _ANNOUNCED.unpack_from(value, 2)
     return segment, sequence, moved_at
+
+
+def is_buried(value: bytes) -> bool:
+    """Tell whether an erasure is all that a state holds, with no segment announced: nothing in it is about a person any more."""
+    size = HEADER.size + ENTRY.size
+    return len(value) == size and value[HEADER.size] & 7 == ERASED and value[2] == value[3] == 0
 
 
 def is_capped(value: bytes) -> bool:

@@ -24,6 +24,7 @@ from segmentation.rfm import (
     absorb_bytes,
     advance_bytes,
     announcement,
+    is_buried,
     is_capped,
     with_announcement,
 )
@@ -129,6 +130,10 @@ class ScoringStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The announced segment and sequence of a published move."""
         return with_announcement(EMPTY if value is None else value, *NOTE.unpack(note))
+
+    def buried(self, value: bytes) -> bool:
+        """Whether the erasure is all that is left, and told."""
+        return is_buried(value)
 
     # ---- the fold
 

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,6 +58,7 @@ def scoring_step(settings: Settings) -> ScoringStep:
         tolerance_ms=settings.future_tolerance_s * 1000,
         max_jump_ms=settings.max_clock_jump_days * 86_400_000,
         max_event_bytes=settings.max_event_bytes,
+        earliest_ms=(settings.earliest_date - date(1970, 1, 1)).days * 86_400_000,
     )
     return ScoringStep(
         reader,
@@ -84,6 +86,7 @@ def streams_of(settings: Settings, step: str) -> Streams:
             settings.state_topic,
             settings.orders_dead_letters_topic,
             heads,
+            settings.tombstones_topic,
         )
     if step != "campaigns":
         raise ValueError(f"{step!r} isn't a step: expected scoring or campaigns")
@@ -118,7 +121,8 @@ class ShardService(Service):
         slots = asyncio.Semaphore(settings.turns_at_once)
 
         def make_shard(partition: int) -> Shard:
-            store = ShardStore(self._redis, ShardKeys(settings.group, streams.input, partition))
+            keys = ShardKeys(settings.group, streams.input, partition)
+            store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
             place = Place(settings, streams, partition, step, store, membership)
             return Shard(place, self._feed, self._metrics, self._board, slots, now_ms)
 

@@ -40,8 +40,9 @@ async def catch_up(owned: Owned, target: int, stopping: asyncio.Event) -> None:
         head = owned.head
         states, created, clock = await _absorb(owned, records)
         # Due now: at the clock itself, since what is due at exactly T is told when the clock first passes T.
+        writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
         await owned.commit(
-            Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0))),
+            place.store.bury(writes, place.step.buried),
             offset=position,
             merge_clock=max(clock, head.merge_clock),
             read=_fingerprint(records, head),
@@ -85,7 +86,7 @@ async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, byt
     frame = Frame(head.merge_clock, head.clock, Activation(head.activation, head.version))
     plan = stepping(step.absorb, records, owned.place.partition, frame)
     assert owned.raw is not None
-    values = (await owned.place.store.load(owned.raw, plan.keys, None, 0)).values
-    states = stepping(step.merge, plan, values)
-    there = {key for key, value in zip(plan.keys, values, strict=True) if value is not None}
+    loaded = await owned.place.store.load(owned.raw, plan.keys, None, 0)
+    states = stepping(step.merge, plan, loaded.values)
+    there = loaded.present(plan.keys)
     return states, [key for key in states if key not in there], plan.clock

@@ -214,9 +214,8 @@ async def _rebuild(settings: Settings, step: str, only: int | None) -> list[str]
                     f"{streams.input}-{partition} starts at offset {begin}: its first records are gone.",
                     hint="Restore a back-up of Redis instead: its offset must still be in the log.",
                 )
-            store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition))
-            await store.read_head()
-            await store.clear()
+            salt = settings.erasure_salt.get_secret_value().encode()
+            await ShardStore(redis, ShardKeys(settings.group, streams.input, partition), salt).clear()
             head = first_head(cluster, (counts[streams.input], counts[streams.output]), begin)
             await redis.set(ShardKeys(settings.group, streams.input, partition).head, encode_head(head))
             lines.append(f"shard {partition}: emptied; {end} records to read again")

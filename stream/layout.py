@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, cast
 
 from stream.heads import NO_CLOCK, decode_store_head
@@ -47,9 +48,27 @@ class ShardKeys:
         """A sorted set of all customers under one score, in the order of their bytes: the order of a rescore (TIME 7)."""
         return f"{self.tag}:customers"
 
-    def all(self) -> tuple[str, str, str, str]:
-        """Head, states, due index, customers: the order in which the scripts take them."""
-        return self.head, self.states, self.due, self.customers
+    @property
+    def tombstones(self) -> str:
+        """A hash: `tombstone` of an erased customer -> what is left of its state. And SALT_FIELD."""
+        return f"{self.tag}:tombstones"
+
+    def all(self) -> tuple[str, str, str, str, str]:
+        """Head, states, due index, customers, tombstones: the order in which the scripts take them."""
+        return self.head, self.states, self.due, self.customers, self.tombstones
+
+
+SALT_FIELD = b"salt"  # its value tells two salts apart, and gives neither away
+
+
+def tombstone(customer: bytes, salt: bytes) -> bytes:
+    """The 16 bytes under which an erased customer is kept: BLAKE2b with the deployment's salt as its key.
+
+    >>> tombstone(b"c-42", b"salt").hex()
+    'f6c4aafbbb638164ce62035893272a21'
+    """
+    key = salt if len(salt) <= blake2b.MAX_KEY_SIZE else blake2b(salt).digest()
+    return blake2b(customer, digest_size=16, key=key, person=b"segstream").digest()
 
 
 def status_key(group: str, topic: str) -> str:

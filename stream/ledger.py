@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiokafka.producer.sender
@@ -46,6 +46,11 @@ class Streams:
     latest: str | None  # compacted: the last output of each key
     dead_letters: str
     heads: str
+    tombstones: str | None = None  # compacted: what is left of erased keys, by hash
+
+    def pinned(self) -> list[str]:
+        """Those that a shard can't do without, each with the same number of partitions."""
+        return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class Publication:
     head: KafkaHead
     outputs: Sequence[Output] = ()
     dead: Sequence[DeadRecord] = ()
+    tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # by hash
 
 
 @dataclass(slots=True)
@@ -142,6 +148,7 @@ class Ledger:
             producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(self._streams.heads, p))  # noqa: SLF001  # no public way
             outputs = await self._send_outputs(turn)
             others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
+            others += await self._send_tombstones(turn.tombstones)
             await asyncio.gather(*(future for future, _ in outputs), *others)
             await self._send_head(HEAD_KEY, encode_head(turn.head))
             await producer.commit_transaction()
@@ -168,6 +175,12 @@ class Ledger:
             return []
         rows = [(o.key, o.latest, o.headers) for o in {o.key: o for o in outputs}.values()]
         return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
+
+    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Any]]:
+        if self._streams.tombstones is None or not tombstones:
+            return []
+        rows: list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]] = [(k, v, []) for k, v in tombstones.items()]
+        return [future for future, _ in await self._send_rows(self._streams.tombstones, rows)]
 
     async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Any]]:
         """One by one: a dead letter may be larger than a batch."""

@@ -150,6 +150,26 @@ class LogReader:
                 return None
         raise ShardLost("read_timeout", f"{topic}-{partition} can't be read at offset {offset}.")
 
+    async def read_latest(self, topic: str, partition: int) -> dict[bytes, bytes]:
+        """The last value of each key of a compacted topic, as it stands now."""
+        begin, end = await self.bounds(topic, partition)
+        latest: dict[bytes, bytes] = {}
+        if begin == end:
+            return latest
+        self.seek(topic, partition, begin)
+        deadline = time.monotonic() + self._settings.commit_timeout_s
+        while (position := await self.position()) < end:
+            for record in await self.read(5_000, 500):
+                if record.value is None:
+                    latest.pop(record.key, None)
+                else:
+                    latest[record.key] = record.value
+            if await self.position() > position:
+                deadline = time.monotonic() + self._settings.commit_timeout_s
+            elif time.monotonic() > deadline:
+                raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {end}.")
+        return latest
+
     async def read_kafka_head(
         self, topic: str, partition: int, barrier: int
     ) -> tuple[KafkaHead | None, TakeoverRecord | None]:

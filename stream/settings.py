@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,9 @@ class Settings(BaseSettings):
     max_clock_jump_days: int = Field(
         90, ge=1, description="days an event may be dated ahead of its shard's clock (event time)"
     )
+    earliest_date: date = Field(
+        date(1990, 1, 1), description="events dated before this day (UTC) are refused: a clock that wasn't set"
+    )
     max_event_bytes: int = Field(1_048_576, ge=1_024, description="largest record that the input takes, in bytes")
 
     # Topics.
@@ -78,6 +82,10 @@ class Settings(BaseSettings):
     state_topic: str = Field("segment-state", description="the latest move of each customer (compacted)")
     models_topic: str = Field("segment-models", description="segment models (compacted, one partition)")
     actions_topic: str = Field("campaign-actions", description="campaign actions out")
+
+    erasure_salt: SecretStr = Field(
+        SecretStr(""), description="secret that hides who was erased; for good, once a customer is erased"
+    )
 
     # A turn of the engine.
     turn_max_orders: int = Field(4_000, ge=1, description="most records a turn takes")
@@ -153,6 +161,11 @@ class Settings(BaseSettings):
     def heads_topic(self, step: str) -> str:
         """The compacted topic of a step's shard heads; `step` is scoring or campaigns."""
         return f"{self.group}-{step}-heads"
+
+    @property
+    def tombstones_topic(self) -> str:
+        """The compacted topic of what is left of erased customers, under hashes."""
+        return f"{self.group}-tombstones"
 
     def kafka_client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client of this deployment needs."""

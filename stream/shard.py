@@ -238,7 +238,7 @@ class Shard:
             turn = stepping(place.step.decide, plan, loaded.values, fired, len(fired) > slice_, frame)
         except StepFailed as fault:
             return await self._failed(owned, records, frame, fault, fired)
-        known = {key for key, value in zip(plan.keys, loaded.values, strict=True) if value is not None}
+        known = loaded.present(plan.keys)
         known.update(due.key for due in fired)
         return plan, turn, known
 
@@ -296,20 +296,22 @@ class Shard:
             )
             for d in turn.dead
         ]
-        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead))
+        writes = Writes(
+            turn.states,
+            created=[key for key in turn.states if key not in known],
+            earlier=turn.earlier,
+            due=turn.due,
+            idle=turn.idle,
+        )
+        writes = place.store.bury(writes, place.step.buried)
+        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones))
         if published:
             changes |= {"position": published.position, "written": published.last}
         if records:
             last = records[-1]
             changes["read"] = Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
         await owned.commit(
-            Writes(
-                turn.states,
-                created=[key for key in turn.states if key not in known],
-                earlier=turn.earlier,
-                due=turn.due,
-                idle=turn.idle,
-            ),
+            writes,
             offset=offset,
             count=kafka.count,
             clock=turn.clock,

@@ -6,7 +6,7 @@ another owner, a restore or a flush has come between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -16,23 +16,24 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from segmentation.step import Due
-from stream.errors import ShardLost
-from stream.layout import ShardKeys
+from stream.errors import ShardLost, ShardQuarantined
+from stream.layout import SALT_FIELD, ShardKeys, tombstone
 
 # Lua's unpack takes fewer than 8,000 values; arguments are checked before the first write, because a script that
 # fails in the middle leaves half of it (HAZARDS).
 COMMIT: Final = """
-local head, states, due, customers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local counts = {tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])}
-local want = 7
-for _, n in ipairs(counts) do
-  if n == nil then return redis.error_reply('ERR segstream: a count is missing') end
-  want = want + n
+local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local counts = {}
+local want = 10
+for i = 1, 8 do
+  counts[i] = tonumber(ARGV[2 + i])
+  if counts[i] == nil then return redis.error_reply('ERR segstream: a count is missing') end
+  want = want + counts[i]
 end
 if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
 local now = redis.call('GET', head)
 if (now or '') ~= ARGV[1] then return 0 end
-local at = 8
+local at = 11
 local function each(n, f)
   local stop = at + n
   while at < stop do
@@ -46,6 +47,13 @@ each(counts[2], function(i, j) redis.call('ZADD', customers, unpack(ARGV, i, j))
 each(counts[3], function(i, j) redis.call('ZADD', due, 'LT', unpack(ARGV, i, j)) end)
 each(counts[4], function(i, j) redis.call('ZADD', due, unpack(ARGV, i, j)) end)
 each(counts[5], function(i, j) redis.call('ZREM', due, unpack(ARGV, i, j)) end)
+each(counts[6], function(i, j)
+  redis.call('HDEL', states, unpack(ARGV, i, j))
+  redis.call('ZREM', customers, unpack(ARGV, i, j))
+  redis.call('ZREM', due, unpack(ARGV, i, j))
+end)
+each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)) end)
+each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
 redis.call('SET', head, ARGV[2])
 return 1
 """
@@ -72,10 +80,12 @@ class Writes:
     """What a commit writes beside the head."""
 
     states: Mapping[bytes, bytes] = field(default_factory=dict)
-    created: Iterable[bytes] = ()  # those of `states` that are new
+    created: Sequence[bytes] = ()  # those of `states` that are new, or were erased before
     earlier: Mapping[bytes, int] = field(default_factory=dict)  # due times, only where absent or earlier
     due: Mapping[bytes, int] = field(default_factory=dict)
     idle: Sequence[bytes] = ()
+    gone: Sequence[bytes] = ()  # no trace of these keys stays
+    tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # what is left of them, by hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,13 @@ class Loaded:
 
     values: list[bytes | None]
     fired: list[Due]
+    erased: frozenset[bytes] = frozenset()  # whose values are what an erasure has left
+
+    def present(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the keys asked for that have a state of their own."""
+        return {
+            key for key, value in zip(keys, self.values, strict=True) if value is not None and key not in self.erased
+        }
 
 
 def connect(url: str, timeout_s: float) -> Redis:
@@ -100,20 +117,53 @@ def connect(url: str, timeout_s: float) -> Redis:
 class ShardStore:
     """One shard's part of Redis. Every call may raise redis.RedisError, which the engine answers with a takeover."""
 
-    def __init__(self, redis: Redis, keys: ShardKeys) -> None:
-        """`redis` is shared by the shards of a worker."""
+    def __init__(self, redis: Redis, keys: ShardKeys, salt: bytes) -> None:
+        """`redis` is shared by the shards of a worker; `salt` hides who was erased."""
         self._redis = redis
         self._keys = keys
+        self._salt = salt
         self._sha: dict[str, str] = {}
+        self._any_erased = False
 
     async def read_head(self) -> bytes | None:
-        """The head as it is, with the scripts made ready behind it (a restarted server has forgotten them)."""
+        """The head as it is, with the scripts made ready behind it (a restarted server has forgotten them).
+
+        Raises ShardQuarantined where customers were erased under another salt: their late events would bring them back.
+        """
         self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, DUE, SLICE)}
+        mark = cast("bytes | None", await cast("Any", self._redis).hget(self._keys.tombstones, SALT_FIELD))
+        self._any_erased = mark is not None
+        if mark not in {None, self._salt_mark}:
+            raise ShardQuarantined(
+                "salt_changed",
+                f"the erased customers of {self._keys.tag} lie under another salt than SEGSTREAM_ERASURE_SALT.",
+                hint="Put the salt back: under another one, late events would bring erased customers back.",
+            )
         return cast("bytes | None", await self._redis.get(self._keys.head))
 
     async def has_states(self) -> bool:
-        """Whether any customer lies here."""
-        return bool(await self._redis.exists(self._keys.states))
+        """Whether any customer lies here, erased ones included."""
+        return bool(await self._redis.exists(self._keys.states, self._keys.tombstones))
+
+    @property
+    def _salt_mark(self) -> bytes:
+        return tombstone(b"", self._salt)
+
+    def bury(self, writes: Writes, is_buried: Callable[[bytes], bool]) -> Writes:
+        """The same writes, with the states of erased customers under hashes, and no trace of their keys elsewhere."""
+        gone = [key for key, value in writes.states.items() if is_buried(value)]
+        if not gone:
+            return writes
+        names = frozenset(gone)
+        return Writes(
+            states={key: value for key, value in writes.states.items() if key not in names},
+            created=[key for key in writes.created if key not in names],
+            earlier={key: at for key, at in writes.earlier.items() if key not in names},
+            due={key: at for key, at in writes.due.items() if key not in names},
+            idle=[key for key in writes.idle if key not in names],
+            gone=gone,
+            tombstones={tombstone(key, self._salt): writes.states[key] for key in gone},
+        )
 
     async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
         """States by key, and up to `limit` due customers before `horizon`: one atomic call, under the expected head.
@@ -129,6 +179,7 @@ class ShardStore:
         answers = await self._execute(pipe)
         self._compare(answers[0], head)
         values = cast("list[bytes | None]", answers[1]) if keys else []
+        erased = await self._fill_in_erased(keys, values) if self._any_erased else frozenset()
         fired: list[Due] = []
         if horizon is not None and answers[-1]:
             names, states = answers[-1]
@@ -136,7 +187,18 @@ class ShardStore:
                 Due(int(float(score)), name, value)
                 for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
             ]
-        return Loaded(values, fired)
+        return Loaded(values, fired, erased)
+
+    async def _fill_in_erased(self, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
+        """What is left of the erased among those without a state. Not under the head of `load`, but no commit passes where that has changed."""
+        places = [place for place, value in enumerate(values) if value is None]
+        if not places:
+            return frozenset()
+        names = [tombstone(keys[place], self._salt) for place in places]
+        found = cast("list[bytes | None]", await cast("Any", self._redis).hmget(self._keys.tombstones, names))
+        for place, value in zip(places, found, strict=True):
+            values[place] = value
+        return frozenset(keys[place] for place in places if values[place] is not None)
 
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
         """(customers behind `after` in the order of their bytes, with states; how many there were; the last one).
@@ -162,11 +224,16 @@ class ShardStore:
         created = [part for key in writes.created for part in (b"0", key)]
         earlier = [part for key, at in writes.earlier.items() for part in (at, key)]
         due = [part for key, at in writes.due.items() for part in (at, key)]
-        lists: list[list[Any]] = [states, created, earlier, due, list(writes.idle)]
+        back = [tombstone(key, self._salt) for key in writes.created] if self._any_erased else []
+        tombstones = [part for row in writes.tombstones.items() for part in row]
+        if tombstones:
+            self._any_erased = True
+            tombstones += [SALT_FIELD, self._salt_mark]
+        lists: list[Sequence[Any]] = [states, created, earlier, due, writes.idle, writes.gone, back, tombstones]
         arguments: list[Any] = [expected or b"", head, *(len(part) for part in lists)]
         for part in lists:
             arguments += part
-        done = await cast("Any", self._redis.evalsha(self._sha[COMMIT], 4, *self._keys.all(), *arguments))
+        done = await cast("Any", self._redis.evalsha(self._sha[COMMIT], 5, *self._keys.all(), *arguments))
         if done != 1:
             raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
 

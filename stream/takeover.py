@@ -15,7 +15,7 @@ from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRe
 from stream.ledger import Ledger
 from stream.log_reader import LogReader
 from stream.ownership import Owned, Place, stepping
-from stream.store import Writes
+from stream.store import Loaded, Writes
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned
     reader = LogReader(place.settings)
     try:
         await reader.start()
-        cluster, counts = await reader.describe([place.streams.input, place.streams.output, place.streams.heads])
+        cluster, counts = await reader.describe(place.streams.pinned())
         partitions = (counts[place.streams.input], counts[place.streams.output])
         _equally_many(counts, place.settings.partitions)
         _, end = await reader.bounds(place.streams.output, place.partition)
@@ -53,6 +53,8 @@ async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned
                 begin, _ = await reader.bounds(place.streams.input, place.partition)
                 head = await _new_shard(place, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(place, ledger, reader, head, raw)
+            if head.turn == 0:
+                await _remember_erased(owned)
             if await _follow_outputs(owned, kafka, end):  # 4, 5
                 await catch_up(owned, kafka.offset if kafka else owned.head.offset, stopping)  # 6
                 return owned
@@ -66,7 +68,7 @@ def _equally_many(counts: dict[str, int], configured: int) -> None:
     if {*counts.values()} != {configured}:
         raise ShardQuarantined(
             "partitions_changed",
-            f"input, output and heads need {configured} partitions each (SEGSTREAM_PARTITIONS), but there are {counts}.",
+            f"a step's topics need {configured} partitions each (SEGSTREAM_PARTITIONS), but there are {counts}.",
             hint="Put the counts back: customers would change shards.",
         )
 
@@ -153,6 +155,14 @@ def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHe
     )  # fmt: skip
 
 
+async def _remember_erased(owned: Owned) -> None:
+    """Before anything is read again: who was erased. The records that said so may have left the input."""
+    topic = owned.place.streams.tombstones
+    found = await owned.reader.read_latest(topic, owned.place.partition) if topic else {}
+    if found:
+        await owned.commit(Writes(tombstones=found))
+
+
 async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bool:
     """Steps 4 and 5. False: a torn transaction was covered (4b), so back to 2."""
     place, head = owned.place, owned.head
@@ -218,9 +228,11 @@ async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
     if not notes:
         return Writes()
     keys = list(notes)
-    if owned.raw is None:
-        values: list[bytes | None] = [None] * len(keys)
-    else:
-        values = (await owned.place.store.load(owned.raw, keys, None, 0)).values
-    states = {key: stepping(owned.place.step.patch, value, notes[key]) for key, value in zip(keys, values, strict=True)}
-    return Writes(states, created=[key for key, value in zip(keys, values, strict=True) if value is None])
+    loaded = Loaded([None] * len(keys), [])
+    if owned.raw is not None:
+        loaded = await owned.place.store.load(owned.raw, keys, None, 0)
+    patch = owned.place.step.patch
+    states = {key: stepping(patch, value, notes[key]) for key, value in zip(keys, loaded.values, strict=True)}
+    there = loaded.present(keys)
+    writes = Writes(states, created=[key for key in keys if key not in there])
+    return owned.place.store.bury(writes, owned.place.step.buried)

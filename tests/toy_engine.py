@@ -59,7 +59,7 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
     slots = asyncio.Semaphore(settings.turns_at_once)
 
     def make(partition: int) -> Shard:
-        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition))
+        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), b"salt")
         return Shard(
             Place(settings, streams, partition, step or ToyStep(), store, membership),
             None,

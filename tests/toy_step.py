@@ -12,7 +12,7 @@ LEVEL = 3
 
 
 class ToyStep:
-    """Value "poison" raises; "bad" is a dead letter; anything else counts one for the record's key."""
+    """Value "poison" raises; "bad" is a dead letter; "bury" forgets all but the sequence; anything else counts one for the record's key."""
 
     name = "scoring"
     rescore_first = True
@@ -36,6 +36,9 @@ class ToyStep:
                 turn.dead.append(DeadLetter(place, "bad", "value", "it says so."))
                 continue
             count, level, sequence = states[record.key]
+            if record.value == b"bury":
+                states[record.key] = (0, 0, sequence)
+                continue
             count += 1
             if count // LEVEL != level:
                 level, sequence = count // LEVEL, sequence + 1
@@ -50,7 +53,7 @@ class ToyStep:
         for record in plan.work:
             if record.value not in {b"bad", b"poison"} and record.key:
                 count, level, sequence = states[record.key]
-                states[record.key] = (count + 1, level, sequence)
+                states[record.key] = (0, 0, sequence) if record.value == b"bury" else (count + 1, level, sequence)
         return {key: STATE.pack(*state) for key, state in states.items()}
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
@@ -59,6 +62,9 @@ class ToyStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         count, _, _ = STATE.unpack(value) if value else (0, 0, 0)
         return STATE.pack(count, *struct.unpack("<qq", note))
+
+    def buried(self, value: bytes) -> bool:
+        return STATE.unpack(value)[0] == 0
 
     def _states(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
         return {k: STATE.unpack(v) if v else (0, 0, 0) for k, v in zip(plan.keys, values, strict=True)}

@@ -24,9 +24,11 @@ PREFIX = "SEGSTREAM_"
 WORKERS_OWN: Final = frozenset(
     {
         "currency",
+        "erasure_salt",
         "dwell_hours",
         "future_tolerance_s",
         "max_clock_jump_days",
+        "earliest_date",
         "max_event_bytes",
         "replication_factor",
         "partitioner",

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from redis import Redis
 
 from segmentation.step import Due, Frame, Plan, StateUnreadable, Turn
-from stream import topics
+from stream import commands_shards, topics
 from stream.heads import Fingerprint, StoreHead, decode_store_head, encode_head
 from stream.layout import ShardKeys
 from stream.settings import Settings
@@ -144,7 +144,6 @@ async def test_two_engines_share_the_shards_and_a_third_joins(settings: Settings
 
 
 async def test_a_flushed_redis_stops_the_shards_and_rebuild_brings_it_back(settings: Settings) -> None:
-    from stream import commands_shards
 
     await produce(settings, ROWS)
     await ran(settings, 600)
@@ -177,6 +176,48 @@ async def test_redis_put_back_to_an_earlier_instant_catches_up_in_silence(settin
     assert await verify(settings, ROWS * 2) == told
 
 
+def traces(settings: Settings) -> tuple[set[str], int]:
+    """(the structures of Redis that name the buried key anywhere, how many tombstones there are)."""
+    found, stones = set(), 0
+    with redis_of(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = keys_of(settings, partition)
+            if redis.hexists(keys.states, "gone"):
+                found.add("states")
+            found |= {name for name in (keys.due, keys.customers) if redis.zscore(name, "gone") is not None}
+            names = [name for name in redis.hkeys(keys.tombstones) if name != b"salt"]
+            assert b"gone" not in b"".join(names)
+            stones += len(names)
+    return found, stones
+
+
+async def test_a_buried_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_stood(settings: Settings) -> None:
+    life = [(b"gone", b"x")] * 7
+    await produce(settings, [*ROWS, *life, (b"gone", b"bury")])
+    await ran(settings, 608)
+    assert traces(settings) == (set(), 1)
+    # From Kafka alone, and with the input read again behind what the tombstones' topic says.
+    for _ in range(2):
+        await commands_shards._rebuild(settings, "scoring", None)
+        await ran(settings, 608)
+        assert traces(settings) == (set(), 1)
+    await produce(settings, life)
+    await ran(settings, 615)
+    assert traces(settings)[0] != set()
+    assert traces(settings)[1] == 0
+    told = [r.value for r in await read_all(settings, settings.changes_topic) if r.key == b"gone"]
+    assert told == [b"gone:1:1", b"gone:2:2", b"gone:3:1", b"gone:4:2"]
+
+
+async def test_another_salt_stops_every_shard_with_erased_keys(settings: Settings) -> None:
+    await produce(settings, [(b"k%d" % i, b"bury") for i in range(40)])
+    await ran(settings, 40)
+    with redis_of(settings) as redis:
+        for partition in range(settings.partitions):
+            redis.hset(keys_of(settings, partition).tombstones, "salt", b"another")
+    await stops(settings, "salt_changed")
+
+
 async def test_a_rollback_under_a_running_owner_is_noticed_while_idle(settings: Settings) -> None:
     await produce(settings, ROWS)
     async with engine(settings) as running:
@@ -184,7 +225,7 @@ async def test_a_rollback_under_a_running_owner_is_noticed_while_idle(settings: 
         with redis_of(settings) as redis:
             for partition in range(settings.partitions):
                 keys = keys_of(settings, partition)
-                redis.delete(keys.states, keys.due, keys.customers)
+                redis.delete(keys.states, keys.due, keys.customers, keys.tombstones)
                 raw = redis.get(keys.head)
                 assert isinstance(raw, bytes)
                 head = decode_store_head(raw)
