@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from segmentation.events import (
     CONTROL_KEY,
@@ -14,11 +14,18 @@ from segmentation.events import (
     Reason,
     RejectedEvent,
     decode,
+    iso,
     millis,
     to_entry,
 )
 from segmentation.rfm import Entry
 from segmentation.step import Activation, DeadLetter, Record
+
+_SHOWN: Final = 64  # bytes of a key that a message repeats: a key may be as large as a record
+
+
+def _shown(key: bytes | None) -> str:
+    return repr(key and key[:_SHOWN])
 
 
 class Arrival(NamedTuple):
@@ -48,6 +55,7 @@ class Reader:
     tolerance_ms: int  # how far ahead of the broker's timestamp an event may be dated
     max_jump_ms: int  # how far ahead of the shard's clock, in event time
     max_event_bytes: int
+    earliest_ms: int = 0  # what is dated before isn't a date that anybody meant
 
     def read(self, records: Sequence[Record], clock: int, *, replayed_until: int | None = None) -> Batch:
         """Decode until the end, or until a record that starts a model (event time).
@@ -73,6 +81,7 @@ class Reader:
                 else:
                     customer, arrival = self._arrival(record)
                     at = arrival.entry[0] >> 3
+                    self._check_age(at)
                     self._check_date(at, record, clock, "occurred_at")
                     if event_time:
                         clock = max(clock, at)
@@ -96,7 +105,7 @@ class Reader:
             raise RejectedEvent(
                 Reason.KEY_NOT_CUSTOMER,
                 "customer_id",
-                f"an event of customer {event.customer_id!r} under the key of controls.",
+                f"an event of customer {event.customer_id[:_SHOWN]!r} under the key of controls.",
             )
         return event
 
@@ -109,16 +118,23 @@ class Reader:
         event = decode(value)
         if isinstance(event, ClockAdvanced | BackfillFinished | ModelActivated):
             raise RejectedEvent(
-                Reason.CONTROL_NOT_ALLOWED, "type", f"a control needs the key {CONTROL_KEY!r}, not {record.key!r}."
+                Reason.CONTROL_NOT_ALLOWED,
+                "type",
+                f"a control needs the key {CONTROL_KEY!r}, not {_shown(record.key)}.",
             )
         customer = event.customer_id.encode()
         if record.key != customer:
             raise RejectedEvent(
                 Reason.KEY_NOT_CUSTOMER,
                 "customer_id",
-                f"the record's key is {record.key!r}, the customer {customer!r}: key orders by customer, or send to orders-unkeyed.",
+                f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: key orders by customer, or send to orders-unkeyed.",
             )
         return customer, Arrival(to_entry(event, self.currency), event.id)
+
+    def _check_age(self, at: int) -> None:
+        if at < self.earliest_ms:
+            message = f"dated {iso(at)}, expected {iso(self.earliest_ms)} or later: was the sender's clock set?"
+            raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, "occurred_at", message)
 
     def _check_date(self, at: int, record: Record, clock: int, name: str) -> None:
         if at > record.timestamp + self.tolerance_ms:

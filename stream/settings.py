@@ -167,6 +167,11 @@ class Settings(BaseSettings):
         """The compacted topic of what is left of erased customers, under hashes."""
         return f"{self.group}-tombstones"
 
+    @property
+    def redrives_topic(self) -> str:
+        """The compacted topic that says how far dead letters were sent back."""
+        return f"{self.group}-redrives"
+
     def kafka_client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client of this deployment needs."""
         arguments: dict[str, Any] = {

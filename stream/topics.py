@@ -125,6 +125,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.actions_topic, _FOREVER),
         # One partition: the offset of an activation is its place in the one order of all of them.
         spec(settings.models_topic, _COMPACTED, partitions=1),
+        # One partition: small, and read whole.
+        spec(settings.redrives_topic, _COMPACTED, partitions=1),
         spec(settings.tombstones_topic, _COMPACTED),
         spec(settings.heads_topic("scoring"), _HEADS),
         spec(settings.heads_topic("campaigns"), _HEADS),
