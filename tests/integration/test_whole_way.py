@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -27,93 +22,17 @@ from segmentation.rfm import NONE, heads
 from segmentation.step import NEVER_DUE
 from stream import topics
 from stream.access import read_topic
-from stream.commands_shards import end_offsets, report
-from stream.heads import decode_store_head
+from stream.commands_shards import report
 from stream.layout import ShardKeys, read_states
 from stream.order_rows import Row
 from stream.replay import replay
 from stream.settings import Settings
 from stream.simulate import simulate
+from tests.real_worker import activate, check_chains, launch, moves, processes, settled, states, store_heads
 from tests.toy_engine import eventually
-from trainer.publish import publish
-from trainer.settings import load_settings as trainer_settings
 
 DAY = 86_400_000
 START = 1_600_000_000_000
-ROOT = Path(__file__).parents[2]
-NAMES = (
-    "kafka_bootstrap_servers",
-    "group",
-    "partitions",
-    "time",
-    "turn_max_orders",
-    "due_slice",
-    "rescore_slice",
-    "session_timeout_ms",
-    "commit_timeout_s",
-)
-
-
-@contextmanager
-def processes(settings: Settings, folder: Path, *commands: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`segstream worker`, `segstream dispatch`: real processes, under these settings."""
-    running = [launch(settings, folder, command) for command in commands]
-    try:
-        yield running
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def launch(settings: Settings, folder: Path, command: str) -> subprocess.Popen[bytes]:
-    values = {name: str(getattr(settings, name)) for name in NAMES}
-    values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
-    environment = os.environ | {f"SEGSTREAM_{k.upper()}": v for k, v in values.items()}
-    environment["SEGSTREAM_REDIS_URL"] = settings.redis_url.get_secret_value()
-    folder.mkdir(exist_ok=True)
-    with (folder / f"{command}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "stream.cli", command], env=environment, cwd=ROOT, stdout=log, stderr=log
-        )
-
-
-def store_heads(settings: Settings, topic: str) -> list[Any]:
-    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
-        raws = [redis.get(ShardKeys(settings.group, topic, p).head) for p in range(settings.partitions)]
-    return [decode_store_head(raw) if isinstance(raw, bytes) else None for raw in raws]
-
-
-async def settled(settings: Settings, *, topic: str | None = None, activation: int = 0) -> None:
-    """Everything sent is scored, under at least that activation."""
-    name = topic or settings.orders_topic
-    ends = await end_offsets(settings, name)
-
-    def there() -> bool:
-        heads_ = store_heads(settings, name)
-        return all(
-            h is not None and h.offset >= ends[p] and h.cursor is None and h.activation >= activation
-            for p, h in enumerate(heads_)
-        )
-
-    await eventually(there, 90, f"{name} settled")
-
-
-def activate(settings: Settings) -> int:
-    """Publish the model, and start it on every partition. Returns the activation."""
-    names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
-    chosen = {name: getattr(settings, name) for name in names}
-    mine = trainer_settings(**chosen, redis_url=settings.redis_url.get_secret_value())
-    number = publish(
-        mine, bench_model(), activate=True, event_time=settings.time == "event", now_ms=time.time_ns() // 1_000_000
-    ).number
-    assert number is not None
-    return number
 
 
 def shop(customers: int = 60, days: int = 500) -> tuple[list[Row], list[Row], int]:
@@ -121,25 +40,6 @@ def shop(customers: int = 60, days: int = 500) -> tuple[list[Row], list[Row], in
     rows = list(itertools.takewhile(lambda row: row.at_ms < START + days * DAY, simulate(7, customers, START)))
     middle = START + days // 3 * DAY
     return [r for r in rows if r.at_ms < middle], [r for r in rows if r.at_ms >= middle], START + days * DAY
-
-
-async def moves(settings: Settings) -> list[list[dict[str, Any]]]:
-    """The moves of each partition in their order, without what differs from run to run: ids name the group, scored_at the wall clock."""
-    out: list[list[dict[str, Any]]] = [[] for _ in range(settings.partitions)]
-    for record in sorted(await read_topic(settings, settings.changes_topic), key=lambda r: (r.partition, r.offset)):
-        move = msgspec.json.decode(record.value)
-        assert record.key == move["customer_id"].encode()
-        out[record.partition].append({k: v for k, v in move.items() if k not in {"id", "scored_at"}})
-    return out
-
-
-def states(settings: Settings) -> dict[bytes, bytes]:
-    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
-        return {
-            customer: value
-            for p in range(settings.partitions)
-            for customer, value in read_states(redis, ShardKeys(settings.group, settings.orders_topic, p))
-        }
 
 
 def check_due_index(settings: Settings) -> None:
@@ -155,15 +55,6 @@ def check_due_index(settings: Settings) -> None:
             index = dict(found)
             for person in people:
                 assert person.wake == NEVER_DUE or index[person.key] <= person.wake
-
-
-def check_chains(partitions: list[list[dict[str, Any]]]) -> None:
-    last: dict[str, dict[str, Any]] = {}
-    for move in itertools.chain.from_iterable(partitions):
-        before = last.get(move["customer_id"])
-        assert move["sequence"] == (before["sequence"] + 1 if before else 1)
-        assert move["from"] == (before["to"] if before else None)
-        last[move["customer_id"]] = move
 
 
 def passed(settings: Settings, offsets: int) -> bool:
