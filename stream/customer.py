@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import numpy as np
 
 from segmentation.decisions import CompiledModel, Customer, search
-from segmentation.entries import DAY_MS, NEVER, NONE, Kind
+from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
 from segmentation.events import iso
 from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.money import UNITS, format_units
@@ -20,7 +20,7 @@ from stream.access import redis_client
 from stream.customer_figures import Figures, figures_at
 from stream.errors import SegstreamError
 from stream.export import shard_clock
-from stream.layout import ShardKeys
+from stream.layout import ShardKeys, tombstone
 from stream.order_rows import instant
 
 if TYPE_CHECKING:
@@ -48,11 +48,15 @@ class CustomerUnreadable(SegstreamError):
 
 
 class KnownEntry(msgspec.Struct, frozen=True):
-    """One event that the state keeps. Ids are kept as hashes only, so they can't be told."""
+    """One event that the state keeps. Ids are kept as hashes only, so they can't be told.
+
+    `counts`: it is part of frequency or monetary value. Cancellations never are, nor what they cancel or what has left the window.
+    """
 
     at: str
     kind: str
     amount: str
+    counts: bool
 
 
 class Forecast(msgspec.Struct, frozen=True):
@@ -92,10 +96,13 @@ class Score(msgspec.Struct, frozen=True):
 
 def customer(settings: Settings, published: PublishedModels, customer_id: str) -> CustomerReport:
     """Look a customer up. Raises CustomerUnknown, CustomerUnreadable, ExportError (no clock), RedisUnreachable."""
+    salt = settings.erasure_salt.get_secret_value().encode()
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
             value: Any = redis.hget(keys.states, customer_id)
+            if value is None:
+                value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
             if value is None:
                 continue
             at_ms = _as_of(redis, settings, keys)
@@ -120,6 +127,8 @@ def report(
     state = unpack(advance_bytes(value, as_of_ms, settings.rules))
     known = figures_at(value, as_of_ms, settings.rules)
     erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
+    counting = read_counted(state.entries, as_of_ms, state.cut, settings.rules)
+    counts = {*counting.orders.values(), *counting.refunds}
     figures = known or Figures(None, 0, 0, state.segment, state.sequence, False)
     return CustomerReport(
         customer_id=customer_id,
@@ -136,7 +145,8 @@ def report(
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
         next=forecast(settings, published, value, as_of_ms),
         entries=[
-            KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount)) for e in reversed(state.entries)
+            KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), e in counts)
+            for e in reversed(state.entries)
         ],
     )
 

@@ -110,7 +110,7 @@ def opened(wish: Wish, reading: Callable[[int], None] | None = None) -> Iterator
     """
     left_out: Counter[str] = Counter()
     seen = _Seen()
-    with in_time_order(seen.through(_rows(wish, left_out)), reading=reading) as ordered:
+    with in_time_order(seen.through(_rows(wish, left_out)), left_out=left_out, reading=reading) as ordered:
         if seen.first_ms is None:
             raise DemoError(f"{wish.source} has no usable order.", hint=f"Rows left out, by reason: {dict(left_out)}.")
         train_at_ms, until_ms = _dates(wish, seen.first_ms, seen.last_ms)

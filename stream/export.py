@@ -1,13 +1,15 @@
-"""Every customer's figures, as a file: read from the states in Redis, a page at a time, exact to the last digit."""
+"""Every customer's figures at one instant, as a file: read from the states in Redis, a page at a time, exact to the last digit."""
 
 from __future__ import annotations
 
 import csv
+import heapq
 import time
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Protocol
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -51,13 +53,21 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExportReport(msgspec.Struct, frozen=True):
-    """What was written. `as_of`: the instant asked for; else the earliest and latest of the shards' own."""
+    """What was written, as of one instant. `behind`: how far the last shard has come in event time, if not so far."""
 
     file: str
     customers: int
     incomplete: int
-    earliest_as_of: str | None
-    latest_as_of: str | None
+    as_of: str | None  # None: no shard has begun
+    behind: str | None
+
+
+class Instant(NamedTuple):
+    """The instant (ms) as of which all shards are read. `behind_ms`: the clock of the one furthest behind, where that is earlier."""
+
+    at_ms: int
+    behind_ms: int | None
+    partitions: tuple[int, ...]  # which have begun
 
 
 class Writer(Protocol):
@@ -75,10 +85,11 @@ def export(
     as_of_ms: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Write every customer's figures to a .csv or .parquet file, which appears when it is whole.
+    """Write every customer's figures to a .csv or .parquet file, which appears when it is whole. Sorted by id, none twice.
 
-    As of `as_of_ms`, or in event time of each shard's own clock, in wall time of now. Segment and sequence are those
-    announced last. Raises ExportError, RedisUnreachable.
+    As of `as_of_ms`, or in event time of the clock that has come furthest, in wall time of now; the same instant for all.
+    Segment and sequence are those announced last. A worker that runs meanwhile goes on: what it adds to a customer not
+    read yet is in the figures, if dated so early. Raises ExportError, RedisUnreachable.
     """
     if out.suffix.lower() not in _WRITERS:
         raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Name the file for what it shall be.")
@@ -86,8 +97,8 @@ def export(
     part = out.with_name(f".{out.name}.part")
     try:
         with redis_client(settings) as redis:
-            instants = shard_instants(redis, settings, as_of_ms)
-            lines = _lines(redis, settings, published, instants)
+            instant = instant_of_all(redis, settings, as_of_ms)
+            lines = _lines(redis, settings, published, instant)
             with _WRITERS[out.suffix.lower()](part) as write:
                 while page := list(islice(lines, _PAGE)):
                     write(page)
@@ -102,29 +113,43 @@ def export(
         raise ExportError(f"{out}: {error.strerror or error}.", hint="Give a file that can be written.") from error
     finally:
         part.unlink(missing_ok=True)
-    at = sorted(instants.values())
-    return ExportReport(str(out), customers, incomplete, iso(at[0]) if at else None, iso(at[-1]) if at else None)
+    return ExportReport(
+        str(out),
+        customers,
+        incomplete,
+        iso(instant.at_ms) if instant.partitions else None,
+        None if instant.behind_ms is None else iso(instant.behind_ms),
+    )
 
 
-def shard_instants(redis: Redis, settings: Settings, as_of_ms: int | None) -> dict[int, int]:
-    """Give the instant (ms) as of which each shard that has any states is read. Raises ExportError.
+def customers_stored(settings: Settings) -> int:
+    """Count the customers in all shards. Raises RedisUnreachable."""
+    with redis_client(settings) as redis:
+        shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+        counts: list[int] = [redis.zcard(keys.customers) for keys in shards]
+        return sum(counts)
+
+
+def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> Instant:
+    """Choose the instant as of which all shards are read. Raises ExportError.
 
     `as_of_ms` may lie at most a grace before a shard's clock: what counted earlier may have been forgotten since.
     """
-    now_ms = time.time_ns() // 1_000_000
-    instants = {}
-    for partition in range(settings.partitions):
-        clock = shard_clock(redis, ShardKeys(settings.group, settings.orders_topic, partition))
-        if clock is None:
-            continue
-        if as_of_ms is not None and as_of_ms < clock - settings.rules.grace:
+    keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+    clocks = {k.partition: clock for k in keys if (clock := shard_clock(redis, k)) is not None}
+    event_time = settings.time == "event"
+    at_ms = as_of_ms
+    if at_ms is None:
+        at_ms = max(clocks.values(), default=0) if event_time else time.time_ns() // 1_000_000
+    for partition, clock in clocks.items():
+        if at_ms < clock - settings.rules.grace:
             raise ExportError(
-                f"{iso(as_of_ms)} is too early: partition {partition} has come to {iso(clock)}, and only the last "
+                f"{iso(at_ms)} is too early: partition {partition} has come to {iso(clock)}, and only the last "
                 f"{settings.grace_days} days can be looked back on.",
-                hint=f"For the figures of then: `segstream replay FILE --until {iso(as_of_ms)}` into a deployment of its own.",
+                hint=f"For the figures of then: `segstream replay FILE --until {iso(at_ms)}` into a deployment of its own.",
             )
-        instants[partition] = as_of_ms if as_of_ms is not None else clock if settings.time == "event" else now_ms
-    return instants
+    behind = min(clocks.values(), default=at_ms)
+    return Instant(at_ms, behind if event_time and behind < at_ms else None, tuple(clocks))
 
 
 def shard_clock(redis: Redis, keys: ShardKeys) -> int | None:
@@ -137,21 +162,36 @@ def shard_clock(redis: Redis, keys: ShardKeys) -> int | None:
         ) from error
 
 
-def _lines(redis: Redis, settings: Settings, published: PublishedModels, instants: dict[int, int]) -> Iterator[Line]:
+def _lines(redis: Redis, settings: Settings, published: PublishedModels, instant: Instant) -> Iterator[Line]:
+    """Give all customers, in the order of their ids. Each shard has its own in that order: they are merged. Raises ExportError."""
+    shards = [_of_shard(redis, settings, published, p, instant.at_ms) for p in instant.partitions]
+    before = None
+    for line in heapq.merge(*shards, key=attrgetter("customer_id")):
+        if line.customer_id == before:
+            raise ExportError(
+                f"customer {line.customer_id!r} is in two shards: the producers of {settings.orders_topic} choose partitions differently.",
+                hint="Let all use one partitioner and name it in SEGSTREAM_PARTITIONER (docs/events.md).",
+            )
+        before = line.customer_id
+        yield line
+
+
+def _of_shard(
+    redis: Redis, settings: Settings, published: PublishedModels, partition: int, at_ms: int
+) -> Iterator[Line]:
     rules: Rules = settings.rules
-    for partition, at_ms in instants.items():
-        for key, value in read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition)):
-            figures = figures_at(value, at_ms, rules)
-            if figures is not None:
-                yield Line(
-                    key.decode(),
-                    figures.recency_days,
-                    figures.frequency,
-                    figures.monetary_units,
-                    published.name(figures.segment),
-                    figures.sequence,
-                    figures.incomplete,
-                )
+    for key, value in read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition)):
+        figures = figures_at(value, at_ms, rules)
+        if figures is not None:
+            yield Line(
+                key.decode(),
+                figures.recency_days,
+                figures.frequency,
+                figures.monetary_units,
+                published.name(figures.segment),
+                figures.sequence,
+                figures.incomplete,
+            )
 
 
 @contextmanager

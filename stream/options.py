@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from segmentation.money import AmountError
 from stream.order_rows import parse_at, parse_signed
+
+LONGEST_NAME: Final = 200  # of a back-fill: the ids of events have 256, and its own has a word before the name
 
 
 def instant_of(text: str) -> int:
@@ -60,6 +62,17 @@ def days_of(text: str) -> float:
         if 0 <= float(text) < math.inf:  # which NaN isn't
             return float(text)
     raise typer.BadParameter(f"{text!r} isn't a number of days, 0 or more")
+
+
+def backfill_name_of(text: str) -> str:
+    """Read the name of a back-fill. Raises typer.BadParameter.
+
+    >>> backfill_name_of("2024-archive")
+    '2024-archive'
+    """
+    if 1 <= len(text) <= LONGEST_NAME and text.isprintable():
+        return text
+    raise typer.BadParameter(f"{text[:LONGEST_NAME]!r} isn't a name of 1 to {LONGEST_NAME} printable characters")
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]

@@ -13,12 +13,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from msgspec.structs import replace
-
 from stream.errors import SegstreamError
 from stream.invoice_lines import orders_of_lines
 from stream.order_rows import (
-    LONGEST_ID,
     LeftOutReason,
     Row,
     RowLeftOut,
@@ -30,7 +27,7 @@ from stream.order_rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "Row", "cdnow_path", "check_readable", "read_orders"]
 
@@ -40,6 +37,8 @@ _BATCH_ROWS: Final = 20_000
 _CDNOW_FIELDS: Final = 4
 # Its header, or a line of it where the header is missing: columns set apart by blanks, as in no other layout.
 _CDNOW_LINE: Final = re.compile(r"\s*(customer_id\s+date\b.*|\d+\s+\d{8}\s+\d+\s+\d*\.?\d+\s*)", re.DOTALL)
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_LONGEST_LINE: Final = 1_048_576  # characters: a file without line ends is none of orders, and would fill the memory
 _KINDS: Final = {"", "order", "refund", "cancellation"}
 
 
@@ -94,7 +93,7 @@ def read_orders(
     """
     counts = Counter() if counts is None else counts
     with _told(path):
-        yield from _told_apart(_rows(path, format, currency, counts), counts)
+        yield from _rows(path, format, currency, counts)
 
 
 def check_readable(path: Path) -> None:
@@ -112,30 +111,6 @@ def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[
         chosen = chosen or _recognised(table.header)
         rows = table.rows(_places(path, table.header, chosen))
         yield from (orders_of_lines if chosen == "lines" else _orders)(rows, currency, counts)
-
-
-def _told_apart(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Number refunds that are equal in all that their id is made of: half of an order may be given back twice at one instant.
-
-    The first keeps its id, the others get #2, #3… Counted for each customer, so that the order of the rows in the file
-    doesn't matter. Memory grows with the refunds alone.
-
-    >>> half = refunded("7", "c", 0, 25_000, "USD", names_order=True)
-    >>> [row.event_id for row in _told_apart([half, half], Counter())]
-    ['7@1970-01-01T00:00:00.000Z:2.50', '7@1970-01-01T00:00:00.000Z:2.50#2']
-    """
-    seen: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        if row.kind != "refunded":
-            yield row
-            continue
-        key = row.customer_id, row.event_id
-        seen[key] += 1
-        event_id = row.event_id if seen[key] == 1 else f"{row.event_id}#{seen[key]}"
-        if len(event_id) > LONGEST_ID:
-            counts[LeftOutReason.ID_LENGTH.value] += 1
-            continue
-        yield row if event_id == row.event_id else replace(row, event_id=event_id)
 
 
 def cdnow_path() -> Path:
@@ -206,6 +181,8 @@ def _order(fields: tuple[str, ...], currency: str) -> Row:
     at_ms = read_at(ordered_at)
     units = 0 if kind == "cancellation" and not amount else read_amount(amount)
     code = code.upper() or currency
+    if not _CURRENCY.fullmatch(code):
+        raise RowLeftOut(LeftOutReason.CURRENCY)
     if kind == "refund" or units < 0:
         return refunded(order_id, customer_id, at_ms, abs(units), code, names_order=kind == "refund")
     if kind == "cancellation":
@@ -216,7 +193,7 @@ def _order(fields: tuple[str, ...], currency: str) -> Row:
 def _looks_like_cdnow(path: Path) -> bool:
     """Tell by the first line that isn't blank."""
     with _text(path) as lines:
-        first = next((line for line in lines if line.strip()), "")
+        first = next((line for line in _bounded(path, lines) if line.strip()), "")
     return _CDNOW_LINE.fullmatch(first) is not None
 
 
@@ -229,7 +206,7 @@ def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[Row]:
         )
     with _text(path) as lines:
         number = 0
-        for line in lines:
+        for line in _bounded(path, lines):
             fields = line.split()
             if not fields or fields[0] == "customer_id":
                 continue
@@ -254,17 +231,27 @@ def _text(path: Path) -> Iterator[io.TextIOWrapper]:
         yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
 
 
+def _bounded(path: Path, lines: io.TextIOWrapper) -> Iterator[str]:
+    """Give the lines that remain. Raises OrderFileError at one that is too long."""
+    while line := lines.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE and not line.endswith(("\n", "\r")):
+            raise OrderFileError(
+                f"{path}: a line has more than {_LONGEST_LINE:,} characters.", hint="Give a file with a row a line."
+            )
+        yield line
+
+
 @contextmanager
 def _csv(path: Path) -> Iterator[_Table]:
     with _text(path) as lines:
-        first = lines.readline()
+        first = lines.readline(_LONGEST_LINE)
         delimiter = max(",;\t", key=first.count)
         header = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
 
         def rows(places: Sequence[int]) -> Iterator[tuple[str, ...]]:
             pick = itemgetter(*places)
             width = len(header)
-            for row in csv.reader(lines, delimiter=delimiter):
+            for row in csv.reader(_bounded(path, lines), delimiter=delimiter):
                 if row:
                     # A short row lacks its last columns. Behind them stands the empty text that `_MISSING` picks.
                     row.extend([""] * (width - len(row) + 1))
@@ -292,7 +279,7 @@ def _parquet(path: Path) -> Iterator[_Table]:
                     yield from zip(*columns, strict=True)
 
             yield _Table([name.strip().lower() for name in names], rows)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise OrderFileError(f"{path}: {error}.", hint="Give a Parquet file, or name it for what it is.") from error
 
 

@@ -39,9 +39,11 @@ class LeftOutReason(StrEnum):
     ID_LENGTH = "id_length"
     NOT_UTF8 = "not_utf8"  # an id that can't be read: replaced by guesses, two customers could become one
     DATE = "date"
+    DATED_AHEAD = "dated_ahead"  # of the present: no event may be dated later than its arrival
     AMOUNT = "amount"
     TOO_MANY_DECIMALS = "too_many_decimals"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
+    CURRENCY = "currency"  # isn't three letters
     KIND = "kind"  # neither order nor refund nor cancellation: bad debts, adjustments of stock
     TORN_INVOICE = "torn_invoice"  # a line so far behind the rest of its invoice that this has been summed up
 
@@ -173,16 +175,32 @@ def instant(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def to_event(row: Row) -> CustomerEvent:
-    """Make the event of a row, as it goes to the topic of orders."""
+def to_event(row: Row, backfill: str | None = None) -> CustomerEvent:
+    """Make the event of a row, as it goes to the topic of orders. `backfill`: the name of the one that it belongs to."""
     at = instant(row.at_ms)
     if row.kind == "cancelled":
-        return OrderCancelled(id=row.event_id, order_id=row.order_id or "", customer_id=row.customer_id, occurred_at=at)
+        return OrderCancelled(
+            id=row.event_id,
+            order_id=row.order_id or "",
+            customer_id=row.customer_id,
+            occurred_at=at,
+            backfill=backfill,
+        )
     amount = Amount(format_units(row.amount_units), row.currency)
     if row.kind == "refunded":
         return OrderRefunded(
-            id=row.event_id, order_id=row.order_id, customer_id=row.customer_id, occurred_at=at, amount=amount
+            id=row.event_id,
+            order_id=row.order_id,
+            customer_id=row.customer_id,
+            occurred_at=at,
+            amount=amount,
+            backfill=backfill,
         )
     return OrderPlaced(
-        id=row.event_id, order_id=row.order_id or "", customer_id=row.customer_id, occurred_at=at, amount=amount
+        id=row.event_id,
+        order_id=row.order_id or "",
+        customer_id=row.customer_id,
+        occurred_at=at,
+        amount=amount,
+        backfill=backfill,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import DecodeError, Struct
 
-from segmentation.events import CONTROL_KEY, ClockAdvanced, encode, iso
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.access import TopicMissing, kafka_producer, redis_client
 from stream.errors import SegstreamError
@@ -37,7 +37,10 @@ class ReplayError(SegstreamError):
 
 
 class ReplayReport(Struct, frozen=True, kw_only=True):
-    """What a replay did. `sent` counts events by kind, `left_out` rows of the file by reason, `clocks` records of event time."""
+    """What a replay did. `sent` counts events by kind, `left_out` rows of the file by reason, `clocks` records of event time.
+
+    `last_at`: all that is dated earlier has arrived. `finished`: the back-fill that was told to be complete, on every partition.
+    """
 
     sent: dict[str, int]
     left_out: dict[str, int]
@@ -48,6 +51,15 @@ class ReplayReport(Struct, frozen=True, kw_only=True):
     last_offsets: dict[int, int]
     last_at: str | None
     interrupted: bool
+    backfill: str | None = None
+    finished: bool = False
+
+
+class Backfill(NamedTuple):
+    """What the rows belong to: every event bears the name. `finish`: nothing more comes under it."""
+
+    name: str
+    finish: bool = True
 
 
 class Advance(NamedTuple):
@@ -117,6 +129,7 @@ async def replay(
     speed: float | None = None,
     from_ms: int | None = None,
     until_ms: int | None = None,
+    backfill: Backfill | None = None,
     left_out: Counter[str] | None = None,
     stop: asyncio.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -125,8 +138,8 @@ async def replay(
 
     `speed`: how many times faster than the rows' own time; None: as fast as it goes. `left_out`: the reader's counts, for
     the report. Once `stop` is set it ends soon, without the last advance of the clock. `progress` is told the number of rows
-    sent and the instant (ms) they have come to. Sending rows a second time sends the same events again, which changes
-    nothing. Raises ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
+    sent and the instant (ms) they have come to. `backfill`: mark the events, and end with `backfill.finished` on every
+    partition, unless stopped. Sending rows a second time sends the same events again, which changes nothing. Raises ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
     """
     _check_until(settings, until_ms)
     event_time = settings.time == "event"
@@ -139,9 +152,14 @@ async def replay(
         items = timeline(
             rows, step_ms=step_ms, clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms, clocks=event_time
         )
-        publisher = _Publisher(producer, settings)
+        publisher = _Publisher(producer, settings, None if backfill is None else backfill.name)
         pace = _Pace(speed, stop or asyncio.Event())
         interrupted = await _send(items, publisher, pace, progress)
+        # Acknowledged first: who reads that a back-fill is finished must find all of it before.
+        await publisher.finish()
+        finished = backfill is not None and backfill.finish and not interrupted
+        if backfill is not None and finished:
+            await publisher.control(BackfillFinished(id=f"backfill@{backfill.name}", backfill=backfill.name))
         offsets = await publisher.finish()
     seconds = time.monotonic() - began_s
     return ReplayReport(
@@ -154,6 +172,8 @@ async def replay(
         last_offsets=offsets,
         last_at=None if publisher.at_ms is None else iso(publisher.at_ms),
         interrupted=interrupted,
+        backfill=None if backfill is None else backfill.name,
+        finished=finished,
     )
 
 
@@ -261,7 +281,8 @@ class _Pace:
 class _Publisher:
     """Fills a batch a partition and sends it when it is full: 2 µs a record, where `send` takes 30 (aiokafka 0.14)."""
 
-    def __init__(self, producer: AIOKafkaProducer, settings: Settings) -> None:
+    def __init__(self, producer: AIOKafkaProducer, settings: Settings, backfill: str | None) -> None:
+        self._backfill = backfill
         self._producer = producer
         self._topic = settings.orders_topic
         self._partitions = settings.partitions
@@ -281,19 +302,22 @@ class _Publisher:
     async def add(self, item: Row | Advance) -> None:
         """Take a row for its customer's partition, or an advance for all."""
         if isinstance(item, Advance):
-            at = iso(item.to_ms)
-            body = encode(ClockAdvanced(id=f"clock@{at}", to=instant(item.to_ms)))
-            for partition in range(self._partitions):
-                await self._append(partition, CONTROL_KEY, body)
+            await self.control(ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms)))
             self.clocks += self._partitions
             self.at_ms = item.to_ms
             return
         key = item.customer_id.encode()
-        await self._append(self._partition(key), key, encode(to_event(item)))
+        await self._append(self._partition(key), key, encode(to_event(item, self._backfill)))
         self.sent[item.kind] += 1
         if item.currency != self._currency:
             self.other_currencies[item.currency] += 1
         self.at_ms = item.at_ms
+
+    async def control(self, event: Control) -> None:
+        """Take a control for every partition."""
+        body = encode(event)
+        for partition in range(self._partitions):
+            await self._append(partition, CONTROL_KEY, body)
 
     async def flush(self) -> None:
         """Hand over all that has been taken."""

@@ -19,7 +19,7 @@ from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream import commands_data, topics
 from stream.customer import CustomerUnknown, CustomerUnreadable, score
 from stream.customer import customer as look_up
-from stream.export import ExportError, export
+from stream.export import ExportError, customers_stored, export
 from stream.heads import StoreHead, encode_head
 from stream.layout import ShardKeys
 from stream.model_names import NoActiveModel, PublishedModels, published, read_active, read_published
@@ -136,7 +136,7 @@ MODELS = PublishedModels(names={1: "Champions"})
 
 def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) -> None:
     report = export(stored, MODELS, tmp_path / "out.csv")
-    assert (report.customers, report.incomplete, report.earliest_as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
+    assert (report.customers, report.incomplete, report.as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["customer_id"]: row for row in csv.DictReader(file)}
     assert list(rows["a"].values()) == ["a", "5.0", "2", "12.0001", "Champions", "4", "false"]
@@ -170,6 +170,51 @@ def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stor
         export(stored, MODELS, tmp_path / "none" / "out.csv")
 
 
+def _put_state(settings: Settings, partition: int, name: str, clock: int) -> None:
+    """One order an hour before the clock, in a shard that has come so far."""
+    keys = ShardKeys(settings.group, settings.orders_topic, partition)
+    e = entry(Kind.PLACED, name, clock - 3_600_000, order=name, amount=10_000)
+    value, _ = absorb_bytes(EMPTY, e, clock, settings.rules)
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        head = StoreHead("t", 1, 1, 0, 0, clock, clock, 0, "", None, None, "c", (4, 4))
+        client.set(keys.head, encode_head(head))
+        client.hset(keys.states, name, value)
+        client.zadd(keys.customers, {name: 0})
+
+
+def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
+    settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    settings = settings_for(time="event")
+    hour = 3_600_000
+    for partition, names in enumerate([("b", "é"), ("a", "z"), ("\U0001f600", "c10", "c2")]):
+        for name in names:
+            _put_state(settings, partition, name, START + partition * hour)
+    report = export(settings, MODELS, tmp_path / "out.csv")
+    assert (report.as_of, report.behind) == ("2011-03-01T12:00:00.000Z", "2011-03-01T10:00:00.000Z")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["customer_id"]: float(row["recency_days"]) * 24 for row in csv.DictReader(file)}
+    assert list(rows) == ["a", "b", "c10", "c2", "z", "é", "\U0001f600"]
+    assert {name: round(hours, 6) for name, hours in rows.items()} == {
+        **dict.fromkeys(("b", "é"), 3.0),
+        **dict.fromkeys(("a", "z"), 2.0),
+        **dict.fromkeys(("\U0001f600", "c10", "c2"), 1.0),
+    }
+    assert customers_stored(settings) == 7
+    # Shards further apart than the grace have no instant in common but a late one.
+    _put_state(settings, 3, "d", START + 8 * DAY_MS)
+    assert export(settings, MODELS, tmp_path / "out.csv").as_of == "2011-03-09T10:00:00.000Z"
+
+
+def test_a_customer_in_two_shards_is_told_not_exported_twice(settings_for: SettingsFor, tmp_path: Path) -> None:
+    settings = settings_for(time="event")
+    for partition in (0, 1):
+        _put_state(settings, partition, "c", START)
+    with pytest.raises(ExportError, match=r"'c' is in two shards.*SEGSTREAM_PARTITIONER"):
+        export(settings, MODELS, tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
     wall = stored.model_copy(update={"time": "wall"})
     export(wall, MODELS, tmp_path / "out.csv")
@@ -184,10 +229,14 @@ def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
     known = PublishedModels(model, {1: "Champions", 2: "Lost"})
     found = look_up(stored, known, "a")
     assert (found.partition, found.segment, found.sequence, found.frequency) == (0, "Champions", 4, 2)
-    assert [(e.kind, e.amount) for e in found.entries] == [
-        ("placed", "0.0001"),
-        ("refunded", "0.50"),
-        ("placed", "12.50"),
+    assert [(e.kind, e.amount, e.counts) for e in found.entries] == [
+        ("placed", "0.0001", True),
+        ("refunded", "0.50", True),
+        ("placed", "12.50", True),
+    ]
+    assert [(e.kind, e.counts) for e in look_up(stored, known, "gone").entries] == [
+        ("cancelled", False),
+        ("placed", False),
     ]
     assert found.next is not None
     assert found.next.segment == "Lost"
@@ -229,14 +278,19 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
         ],
     )
     told = (await asyncio.to_thread(_run, stored, "customer", "a")).stdout
-    assert "segment Champions" in told
+    assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in told
     assert "goes to Lost on" in told
     assert "unless something is bought" in told
     report = json.loads((await asyncio.to_thread(_run, stored, "customer", "a", "--json")).stdout)
     assert report["monetary"] == "12.0001"
     out = tmp_path / "out.csv"
     told = (await asyncio.to_thread(_run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
-    assert told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}\n"
+    behind = "2011-03-11T10:00:00.000Z"
+    assert (
+        told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has come to {behind}\n"
+    )
+    told = (await asyncio.to_thread(_run, stored, "export", "--out", str(out))).stdout
+    assert told == f"3 customers as of {behind} in {out}\n"
 
 
 def test_a_candidate_s_record_activates_nothing() -> None:

@@ -22,7 +22,7 @@ from segmentation.arrivals import Reader
 from segmentation.events import CampaignAction, Cause, NextMove, Reason, Rfm, SegmentChanged, encode, iso
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
-from stream import commands_data
+from stream import cli, commands_files
 from stream.access import KafkaUnreachable, RedisUnreachable, TopicMissing, read_topic, redis_client
 from stream.dead_letters import dead_record
 from stream.heads import StoreHead, encode_head
@@ -53,7 +53,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 
 def _run(settings: Settings, *arguments: str) -> Any:
-    result = CliRunner().invoke(commands_data.app, arguments, env=_environment(settings), catch_exceptions=False)
+    result = CliRunner().invoke(cli.app, arguments, env=_environment(settings), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
@@ -211,7 +211,7 @@ def test_the_command_reads_sorts_sends_and_tells(settings: Settings, tmp_path: P
     assert report["clocks"] == 3 * 4
     late = ["--from", "2011-02-01", "--until", "2011-01-31"]
     for arguments in (["--speed", "0"], ["--until", "soon"], ["--format", "xml"], late):
-        assert CliRunner().invoke(commands_data.app, ["replay", str(path), *arguments]).exit_code == 2
+        assert CliRunner().invoke(commands_files.app, ["replay", str(path), *arguments]).exit_code == 2
 
 
 def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings
 def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("order_id,customer_id,ordered_at,amount\n1,b,soon,5\n2,,2011-01-01,5\n3,b,later,5\n")
-    result = CliRunner().invoke(commands_data.app, ["replay", str(path)], env=_environment(settings))
+    result = CliRunner().invoke(commands_files.app, ["replay", str(path)], env=_environment(settings))
     assert result.exit_code == 1
     assert str(result.exception) == f"{path}: no row can be used. Left out: 2 date, 1 no_customer."
     assert not any(asyncio.run(_orders(settings)).values())
@@ -238,14 +238,14 @@ def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings:
 
 def test_a_missing_file_is_told_before_any_server_is_asked(tmp_path: Path) -> None:
     nowhere = {f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-    result = CliRunner().invoke(commands_data.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
+    result = CliRunner().invoke(commands_files.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
     assert (result.exit_code, type(result.exception)) == (1, OrderFileError)
 
 
 def test_ctrl_c_ends_the_command_cleanly(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("order_id,customer_id,ordered_at,amount\n1,a,2011-01-01,5\n2,a,2012-01-01,5\n")
-    program = [sys.executable, "-c", "from stream.commands_data import app; app()", "replay", str(path), "--json"]
+    program = [sys.executable, "-c", "from stream.commands_files import app; app()", "replay", str(path), "--json"]
     environment = os.environ | _environment(settings)
     with subprocess.Popen(
         [*program, "--speed", "1"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
