@@ -14,7 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from segmentation.step import Step
-from stream import commands_data, commands_files, commands_shards, demo_cli, local_cli, topics_cli
+from stream import (
+    adapters_cli,
+    commands_data,
+    commands_files,
+    commands_shards,
+    demo_cli,
+    erase_cli,
+    local_cli,
+    topics_cli,
+)
 from stream.errors import SegstreamError
 from stream.logs import logging_config
 from stream.settings import PREFIX, Settings, load_settings
@@ -47,7 +56,14 @@ app = typer.Typer(
 )
 app.add_typer(local_cli.app, name="local", help="A real Kafka and Valkey on this machine, kept in the background.")
 app.add_typer(topics_cli.app, name="topics", help="The Kafka topics, with every setting that matters.")
-for commands in (demo_cli.app, commands_files.app, commands_data.app, commands_shards.app):
+for commands in (
+    demo_cli.app,
+    commands_files.app,
+    commands_data.app,
+    commands_shards.app,
+    erase_cli.app,
+    adapters_cli.app,
+):
     app.registered_commands += commands.registered_commands
 
 

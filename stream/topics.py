@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from stream.errors import SegstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from stream.settings import Settings
 
@@ -164,6 +164,15 @@ async def check(settings: Settings) -> list[Problem]:
             problems.append(Problem(spec.name, "partitions", str(spec.partitions), str(count)))
         problems += differences(spec, configs[spec.name])
     return problems
+
+
+async def retention(settings: Settings, names: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """(cleanup.policy, retention.ms; -1: for ever) of those of the topics that exist. Raises TopicsError."""
+    asked = {"cleanup.policy": "", "retention.ms": ""}
+    async with _admin(settings) as admin:
+        existing = await _described(admin)
+        found = await _configs(admin, [TopicSpec(name, 0, 0, asked) for name in names if name in existing])
+    return {name: (told["cleanup.policy"], int(told["retention.ms"])) for name, told in found.items()}
 
 
 def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:

@@ -61,6 +61,7 @@ def launch(settings: Settings, folder: Path, command: str) -> subprocess.Popen[b
     values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
     environment = os.environ | {f"SEGSTREAM_{k.upper()}": v for k, v in values.items()}
     environment["SEGSTREAM_REDIS_URL"] = settings.redis_url.get_secret_value()
+    environment["SEGSTREAM_ERASURE_SALT"] = settings.erasure_salt.get_secret_value()
     folder.mkdir(exist_ok=True)
     with (folder / f"{command}.log").open("ab") as log:
         return subprocess.Popen(
