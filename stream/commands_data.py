@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from segmentation.events import Reason
 from segmentation.money import format_units
 from stream.customer import CustomerReport, Score, sentence
 from stream.customer import customer as look_up
@@ -43,6 +44,10 @@ def tail(
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", show_default="never", help="End after this many.")
     ] = None,
+    reason: Annotated[
+        list[Reason] | None,
+        typer.Option(metavar="REASON", show_default="all", help="Of dead letters, only these; may be repeated."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Follow what comes out, a line each, as it is committed. Ends with Ctrl-C, or as told."""
@@ -56,6 +61,7 @@ def tail(
                 until_idle_s=until_idle,
                 limit=limit,
                 as_json=as_json,
+                reasons=reason or (),
             )
         )
 

@@ -12,16 +12,17 @@ import msgspec
 
 from segmentation.events import CampaignAction, Rfm, SegmentChanged
 from stream.access import at_end, kafka_consumer, partitions_of
-from stream.dead_letters import CONNECT
+from stream.dead_letters import read_letter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from stream.settings import Settings
 
 _POLL_MS: Final = 200
 _BATCH: Final = 5_000
-_SHOWN: Final = 200  # characters of a dead letter's value on a person's line
+_SHOWN: Final = 200  # characters of a message or a value on a person's line
+_KEY_SHOWN: Final = 64
 
 
 class Tailed(StrEnum):
@@ -35,7 +36,8 @@ class Tailed(StrEnum):
 class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A dead letter as one line of JSON. `topic`, `partition`, `offset` say where the record itself lies.
 
-    Key and value are text, or base64 under the other name where they aren't UTF-8.
+    Key and value are text, or base64 under the other name where they aren't UTF-8. `headers` are the record's own;
+    `redrives` counts how often it was sent back before; `cut` says that only the beginnings are here.
     """
 
     topic: str
@@ -51,6 +53,9 @@ class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
     key_base64: str | None = None
     value: str | None = None
     value_base64: str | None = None
+    headers: dict[str, str] = {}
+    redrives: int = 0
+    cut: bool = False
 
 
 _change = msgspec.json.Decoder(SegmentChanged)
@@ -66,11 +71,13 @@ async def tail(
     until_idle_s: float | None = None,
     limit: int | None = None,
     as_json: bool = False,
+    reasons: Collection[str] = (),
 ) -> int:
     """Write a line for each record, of all partitions, each partition's in their order; return how many.
 
     From now on, or from the beginning. Ends `until_idle_s` seconds after the last record, once all that was there at the
-    start has been read; after `limit` records; or never. Raises KafkaUnreachable, TopicMissing.
+    start has been read; after `limit` records; or never. `reasons`: of dead letters, only those with one of these; none:
+    all. Raises KafkaUnreachable, TopicMissing.
     """
     line = _line_of(what, as_json=as_json)
     async with kafka_consumer(settings) as consumer:
@@ -88,9 +95,11 @@ async def tail(
             room = _BATCH if limit is None else min(_BATCH, limit - written)
             answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
             for record in (record for records in answer.values() for record in records):
+                last_s = time.monotonic()
+                if reasons and read_letter(record).reason not in reasons:
+                    continue
                 write(line(record))
                 written += 1
-                last_s = time.monotonic()
             if answer or until_idle_s is None:
                 continue
             if time.monotonic() - last_s >= until_idle_s and await at_end(consumer, ends):
@@ -158,24 +167,26 @@ def figures(rfm: Rfm) -> str:
 
 def dead_letter(record: Any) -> DeadLetterLine:
     """Read a dead letter: the record's own key and value, and what its headers say."""
-    headers: dict[str, str] = {name: _text(value) for name, value in record.headers}
-    partition, offset = headers.get(f"{CONNECT}partition", ""), headers.get(f"{CONNECT}offset", "")
+    letter = read_letter(record)
     key, key_base64 = _text_or_base64(record.key)
     value, value_base64 = _text_or_base64(record.value)
     return DeadLetterLine(
-        topic=headers.get(f"{CONNECT}topic", ""),
-        partition=int(partition) if partition.isdecimal() else None,
-        offset=int(offset) if offset.isdecimal() else None,
-        reason=headers.get("segstream_reason", "unknown"),
-        field=headers.get("segstream_field") or None,
-        message=headers.get(f"{CONNECT}exception.message", ""),
-        failed_at=headers.get("segstream_failed_at"),
+        topic=letter.topic or "",
+        partition=letter.partition,
+        offset=letter.offset,
+        reason=letter.reason,
+        field=letter.field,
+        message=letter.message,
+        failed_at=letter.failed_at,
         letter_partition=record.partition,
         letter_offset=record.offset,
         key=key,
         key_base64=key_base64,
         value=value,
         value_base64=value_base64,
+        headers={name: _text(value) for name, value in letter.headers},
+        redrives=letter.redrives,
+        cut=letter.cut,
     )
 
 
@@ -185,15 +196,14 @@ def dead_letter_json(record: Any) -> str:
 
 
 def dead_letter_line(record: Any) -> str:
-    """Write a dead letter for people: when, why, where the record lies, and how it begins."""
-    letter = dead_letter(record)
+    """Write a dead letter for people: when, why, where the record lies, its key, what is wrong, and how it begins."""
+    letter = read_letter(record)
     when = _shown(letter.failed_at) if letter.failed_at else "-"
     where = f"{letter.topic}-{letter.partition}@{letter.offset}"
     field = f" ({letter.field})" if letter.field else ""
-    value = letter.value if letter.value is not None else letter.value_base64
-    # One record, one line, whatever somebody put into it.
-    shown = " ".join(f"{letter.message}  {(value or '')[:_SHOWN]}".split())
-    return f"{when}  {letter.reason}{field}  {where}  {shown}"
+    again = f"  sent back {letter.redrives} times" if letter.redrives else ""
+    told = f"{when}  {letter.reason}{field}  {where}{again}  key {_begins(letter.key, _KEY_SHOWN)}"
+    return f"{told}  {_on_a_line(letter.message, _SHOWN)}  {_begins(letter.value, _SHOWN)}"
 
 
 def _shown(at: str) -> str:
@@ -202,6 +212,24 @@ def _shown(at: str) -> str:
         return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return at
+
+
+def _begins(part: bytes | None, most: int) -> str:
+    """Show the beginning of a key or a value, for people, and how long it is where that isn't all of it."""
+    if part is None:
+        return "none"
+    shown = _on_a_line(part[: 4 * most].decode(errors="backslashreplace"), most)
+    return shown if len(part) <= most else f"{shown}… ({len(part):,} bytes)"
+
+
+def _on_a_line(text: str, most: int) -> str:
+    r"""Put whatever somebody sent on one line, harmless to a terminal, and not too long.
+
+    >>> _on_a_line("a\n  b" + chr(27) + "[2J", 10)
+    'a b\\x1b[2J'
+    """
+    line = " ".join(text[: 4 * most].split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:most])
 
 
 def _at(record: Any) -> str:

@@ -378,5 +378,8 @@ async def test_dead_letters_are_told_with_their_record(settings: Settings) -> No
     assert (found[1]["key_base64"], found[1]["value_base64"]) == ("/w==", "/g==")
     assert "value" not in found[2]
     told = await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True)
-    assert told[0] == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  type: x. {{"type": "x"}}'
+    assert (
+        told[0]
+        == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  key k  type: x.  {{"type": "x"}}'
+    )
     assert len(told) == 4
