@@ -19,6 +19,7 @@ from stream import (
     commands_data,
     commands_files,
     commands_shards,
+    dead_letters_cli,
     demo_cli,
     erase_cli,
     local_cli,
