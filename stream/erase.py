@@ -37,7 +37,6 @@ class Kept(msgspec.Struct, frozen=True):
     holds: str
     policy: str  # Kafka's cleanup.policy
     until: str | None
-    advice: str
 
 
 class Erasure(msgspec.Struct, frozen=True):
@@ -119,8 +118,5 @@ def _kept_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int
     >>> _kept_in("orders", "events", "delete", 86_400_000, 0).until
     '1970-01-02T00:00:00.000Z'
     """
-    if policy == "compact":
-        return Kept(topic, holds, policy, None, "goes with the next compaction")
-    if retention_ms < 0:
-        return Kept(topic, holds, policy, None, "kept for ever: retention.ms says when it should go")
-    return Kept(topic, holds, policy, iso(now_ms + retention_ms), "goes with the last segment that holds any of it")
+    ends = policy == "delete" and retention_ms >= 0
+    return Kept(topic, holds, policy, iso(now_ms + retention_ms) if ends else None)

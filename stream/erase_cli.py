@@ -7,8 +7,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from stream.erase import Erasure
 from stream.erase import erase as erase_customer
@@ -57,8 +55,11 @@ def _show(told: Erasure) -> None:
             f"{told.customer_id}: the erasure is sent ({where}), but no worker has taken it yet: `segstream status` says why. "
             "It is done as soon as one does; nothing need be sent again."
         )
-    typer.echo("What the logs still hold:")
-    table = Table("topic", "holds", "until", "", box=None, pad_edge=False)
+    typer.echo(
+        "What the logs may still hold, and until when (a segment of the log goes as a whole, so it may take longer):"
+    )
+    width = max((len(kept.topic) for kept in told.kept), default=0)
     for kept in told.kept:
-        table.add_row(kept.topic, kept.holds, kept.until or "-", kept.advice)
-    Console().print(table)
+        until = kept.until or ("compaction" if kept.policy == "compact" else "for ever")
+        typer.echo(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
+    typer.echo("A topic's retention.ms shortens that: docs/privacy.md says what needs which topic.")
