@@ -206,6 +206,15 @@ def test_a_cap_is_over_when_the_window_has_passed_it() -> None:
     assert (state.capped, state.cut, state.frequency, state.last) == (False, 15, 0, 30)
 
 
+def test_a_remnant_beyond_the_cap_goes_and_the_cut_stays() -> None:
+    entries = [placed("a", 10, "1"), placed("b", 12, "2"), cancelled("c", 13, "2"), placed("d", 41, "3")]
+    state = absorbed(entries, 41)
+    for rules, kept in ((RULES, [10, 12, 13, 41]), (RULES._replace(cap=3), [41])):
+        later = unpack(advance_bytes(pack(state), 141, rules))
+        assert [e.time for e in later.entries] == kept
+        assert (later.cut, later.capped, later.last) == (41 - rules.grace, False, 41)
+
+
 def test_a_repeat_is_a_whole_entry() -> None:
     first, second = Entry(80, 800, 5, 7), Entry(160, 3, 4, 9)
     value = pack(settle(CustomerState(), [first, second], 100, RULES))
