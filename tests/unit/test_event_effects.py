@@ -324,6 +324,8 @@ def test_of_two_contents_of_an_id_the_later_dated_counts_and_the_newcomer_is_rep
     assert after([one, placed("1", 0, "11", "e")], 5) == (5, 1, "11.00")
     assert after([placed("1", 0), refunded("1", 1, "4"), refunded("1", 2, "5")], 5) == (5, 1, "5.00")
     assert after([placed("1", 0), placed("2", 0, "3"), cancelled("1", 1), cancelled("2", 2)], 5) == (5, 1, "10.00")
+    for apart, recency in ((W - MS, NO_ORDER), (W, W + 1)):
+        assert after([one, placed("2", apart, "25", "e"), cancelled("2", apart)], W + 1) == (recency, 0, "0.00")
     arrival = [two, one] if turned else [one, two]
     shop = Shop().tell(*arrival, *arrival, *arrival)
     assert shop.shard.counts == {"new": 1, "conflict": 1, "repeat": 4}
