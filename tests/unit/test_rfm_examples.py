@@ -215,6 +215,13 @@ def test_a_remnant_beyond_the_cap_goes_and_the_cut_stays() -> None:
         assert (later.cut, later.capped, later.last) == (41 - rules.grace, False, 41)
 
 
+def test_a_larger_window_begins_after_the_cut() -> None:
+    state = absorbed([placed("a", 10, "1"), placed("b", 12, "2"), cancelled("c", 13, "2"), placed("d", 41, "3")], 150)
+    assert (state.cut, state.frequency, len(state.entries)) == (26, 0, 4)
+    larger = settle(state, state.entries, 150, RULES._replace(window=1_000))
+    assert (larger.cut, larger.frequency, larger.monetary, larger.next_change) == (26, 1, 9, 1_041)
+
+
 def test_a_repeat_is_a_whole_entry() -> None:
     first, second = Entry(80, 800, 5, 7), Entry(160, 3, 4, 9)
     value = pack(settle(CustomerState(), [first, second], 100, RULES))
