@@ -359,6 +359,9 @@ def test_an_erasure_forgets_everything_up_to_its_date() -> None:
         "erasure",
     )
     assert shop.shard.outputs[-1].latest is None
+    # A second one, later dated, is no conflict with the first.
+    shop.tell(erased(6))
+    assert not shop.shard.reasons
     # Where nothing was told, there is nothing to take back.
     assert not Shop(model=True).tell(erased(4)).shard.outputs
 
