@@ -21,7 +21,7 @@ from bench.rows import LABELS, Bench, Options
 from stream.errors import SegstreamError
 from stream.local import LocalStack
 
-ROWS: Final = (*LABELS, "latency", "profile")
+ROWS: Final = (*LABELS, "latency", "profile", "rolling")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
 
 
@@ -50,6 +50,7 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
         "rows": [],
         "latency": None,
         "profile": None,
+        "rolling": None,
     }
 
     def tell(line: str) -> None:

@@ -75,7 +75,7 @@ class _Probe:
             due = began + number / RATE
             if (wait_s := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait_s)
-            body, key, event_id = _order(number)
+            body, key, event_id = order_of(number)
             if counted:
                 self.latest_ms = max(self.latest_ms, (time.perf_counter() - due) * 1000)
                 self.sent[event_id] = time.perf_counter_ns()
@@ -83,12 +83,13 @@ class _Probe:
         return count
 
 
-def _order(number: int) -> tuple[bytes, bytes, str]:
+def order_of(number: int, customer: str | None = None) -> tuple[bytes, bytes, str]:
+    """(body, key, event id) of an order placed now; `customer` None: by one never seen before."""
     name = uuid.uuid4().hex
     order = OrderPlaced(
         id=f"event-{name}",
         order_id=f"order-{name}",
-        customer_id=f"customer-{name}",
+        customer_id=customer or f"customer-{name}",
         occurred_at=datetime.now(UTC),
         amount=Amount(f"{1 + number % 400}.00", "USD"),
     )

@@ -35,7 +35,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         for cells in _cells(result):
             table.add_row(*cells)
         console.print(table)
-    for line in (*_latency(result), *_profile(result)):
+    for line in (*_latency(result), *_rolling(result), *_profile(result)):
         console.print(line, markup=False)
     for text in problems(result):
         console.print(f"WRONG: {text}", style="red", markup=False)
@@ -84,6 +84,18 @@ def _latency(result: dict[str, Any]) -> list[str]:
     return [line]
 
 
+def _rolling(result: dict[str, Any]) -> list[str]:
+    told = result.get("rolling")
+    if told is None:
+        return []
+    line = (
+        f"rolling restart of three workers, {told['rate_per_s']:,.0f} orders/s, {told['orders']:,} orders, {told['timed']:,} of them timed: "
+        f"pause of a shard p50 {told['pause_p50_ms']} ms, p99 {told['pause_p99_ms']} ms, longest {told['pause_max_ms']} ms "
+        f"({told['pauses']} of them), between the changes p99 {told['calm_p99_ms']} ms; lost {told['lost']}, doubled {told['doubled']}"
+    )
+    return [line]
+
+
 def _profile(result: dict[str, Any]) -> list[str]:
     told = result["profile"]
     if told is None:
@@ -112,6 +124,7 @@ def page(result: dict[str, Any]) -> str:
         faust_orders=_number(agents["orders"]),
         table=_markdown(table),
         latency="\n".join(_latency(result)).removeprefix("from").strip(),
+        rolling="\n".join(_rolling(result)),
         latency_s=_number(options["latency_s"]),
         warm_up_s=_number(options["warm_up_s"]),
         checked_customers=_number(checks["wall"]["customers"]),
@@ -158,6 +171,13 @@ From {latency}.
 
 Wall time; {warm_up_s} s of warm-up, then {latency_s} s measured. Each order is of a new customer, so each makes a move. The clock starts
 just before `send` and stops when a read_committed consumer has the move in hand.
+
+## Rolling restart
+
+{rolling}.
+
+Each of three workers in turn gets a SIGTERM, and some seconds later is started again: six changes, eight shards. The pause of a shard is the longest
+that an order in it waited for its visible move, from the change until five seconds later. One order in ten is of a new customer, so it makes a move at once, and is timed.
 
 ## How the outputs were checked
 

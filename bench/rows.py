@@ -20,6 +20,7 @@ from bench.latency import measure_latency
 from bench.meter import POLL_S, Measured, Meter, Progress, measure
 from bench.orders import bodies, preload
 from bench.outputs import Checked, Figures, check_agent, check_worker, recompute
+from bench.rolling import measure_rolling
 from bench.worker_run import Heads, end_worker, start_worker
 from stream.commands_shards import end_offsets
 from stream.local import LocalStack
@@ -82,6 +83,8 @@ class Bench:
             return self._latency()
         if row == "profile":
             return self._profile()
+        if row == "rolling":
+            return self._rolling()
         measured, checked = {
             "drain": self._drain,
             "wall": lambda: self._worker("wall"),
@@ -175,6 +178,18 @@ class Bench:
             )
             end_worker(child)
         return asdict(found)
+
+    def _rolling(self) -> dict[str, Any]:
+        settings = self._deployment("rolling", "orders-rolling")
+        make_topics(settings)
+        activate_model(settings)
+        nowhere = asyncio.run(end_offsets(settings, settings.orders_topic))
+        heads = Heads(settings, self.redis, nowhere, nowhere)
+
+        def start(number: int) -> Child:
+            return start_worker(settings, f"rolling-{number}", self.folder)
+
+        return asdict(asyncio.run(measure_rolling(settings, start, heads.ready)))
 
     def _profile(self) -> dict[str, Any]:
         """Where the worker's CPU time goes, on a part of the orders in wall time."""
