@@ -13,8 +13,9 @@ import typer
 from segmentation.events import Reason
 from stream.options import AsJson
 from stream.progress import progress_bar
-from stream.redrive import HEALED, LEFT, RedriveReport, Selection, redrive
+from stream.redrive import RedriveReport, redrive
 from stream.settings import Settings, load_settings
+from stream.way_back import HEALED, LEFT, Selection
 
 app = typer.Typer(no_args_is_help=True, help="Records that couldn't be used.")
 

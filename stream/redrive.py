@@ -11,47 +11,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from segmentation.events import CONTROL_KEY, Reason
-from segmentation.partitioners import PARTITIONERS
 from stream.access import TopicMissing, at_end, kafka_consumer, kafka_producer, partitions_of
-from stream.dead_letters import Letter, read_letter, sent_back_headers
+from stream.dead_letters import Letter, read_letter
 from stream.errors import SegstreamError
+from stream.ledger import RETRY_MS
 from stream.settings import Settings
+from stream.way_back import Selection, SentBack, way_back
 
-# What something outside of the record can heal: a setting, a model, a newer version, the adapter, or time alone.
-HEALED: Final = (
-    Reason.ADAPTER_FAILED,
-    Reason.CLOCK_JUMP,
-    Reason.DATED_AHEAD,
-    Reason.DATE_OUT_OF_RANGE,
-    Reason.KEY_NOT_CUSTOMER,
-    Reason.STEP_FAILED,
-    Reason.UNKNOWN_CURRENCY,
-    Reason.UNKNOWN_TYPE,
-    Reason.WRONG_PARTITION,
-)
-MOST_REDRIVES: Final = 8  # of one record: then it goes round in a circle
-LEFT: Final[Mapping[str, str]] = {
-    "cut": "only their beginnings are here; the coordinates lead to the whole",
-    "too_often": f"sent back {MOST_REDRIVES} times already",
-    "too_large": "SEGSTREAM_MAX_EVENT_BYTES is too low for them",
-    "no_way_back": "their headers name no partition that there is",
-    "empty": "Kafka takes no record without key and value",
-}
 _PAGE: Final = 500  # records read at once, and most in a transaction
 _POLL_MS: Final = 200
+_WAIT_MS: Final = (
+    20  # of a fetch without records: every other request stands in line behind it, half a second by default
+)
 _TRANSACTION_BYTES: Final = 4_194_304
-_RECORD_BYTES: Final = 128  # most that a record and its batch take besides key, value and headers
-_HEADER_BYTES: Final = 12
 _BARRIER: Final = b"\0barrier"
 
 Marks = dict[str, int]  # of one partition: by lane, the offset behind the last letter dealt with
@@ -73,64 +54,11 @@ class RedriveReport(msgspec.Struct, frozen=True):
     interrupted: bool
 
 
-class SentBack(NamedTuple):
-    """A record on its way back."""
-
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]]
-
-    def size(self) -> int:
-        """The most bytes that it takes in a topic."""
-        size = _RECORD_BYTES + len(self.key or b"") + len(self.value or b"")
-        return size + sum(len(name.encode()) + len(value or b"") + _HEADER_BYTES for name, value in self.headers)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters are asked for."""
-
-    reasons: frozenset[str]
-    controls: bool = False
-
-    def lanes(self) -> set[str]:
-        """The names under which it keeps its marks."""
-        return set(self.reasons) | ({f"{reason}/control" for reason in self.reasons} if self.controls else set())
-
-    @staticmethod
-    def lane(letter: Letter) -> str:
-        """The one that a letter belongs to."""
-        return f"{letter.reason}/control" if letter.key == CONTROL_KEY else letter.reason
-
-
 @dataclass(slots=True)
 class _Tally:
     sent: Counter[str] = field(default_factory=Counter)
     to: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
-
-
-def way_back(letter: Letter, settings: Settings) -> SentBack | str:
-    """Where a letter goes, as what; or why it stays, a key of LEFT. Whether the partition exists isn't looked at."""
-    if letter.cut:
-        return "cut"
-    if letter.redrives >= MOST_REDRIVES:
-        return "too_often"
-    if letter.key is None and not letter.value:
-        return "empty"
-    topic, partition = letter.topic, letter.partition
-    if topic is None or partition is None:
-        return "no_way_back"
-    if topic == settings.orders_topic:
-        partitioner = PARTITIONERS[settings.partitioner]
-        if letter.reason == Reason.KEY_NOT_CUSTOMER:
-            topic = settings.unkeyed_topic
-        elif letter.reason == Reason.WRONG_PARTITION and partitioner and letter.key is not None:
-            partition = partitioner(letter.key, settings.partitions)
-    record = SentBack(topic, partition, letter.key, letter.value, sent_back_headers(letter))
-    return "too_large" if record.size() > settings.max_event_bytes else record
 
 
 async def redrive(
@@ -149,30 +77,20 @@ async def redrive(
     how many, records sent). `stop` ends it between two transactions. Raises RedriveError, KafkaUnreachable, TopicMissing.
     """
     async with AsyncExitStack() as stack:
-        consumer = await stack.enter_async_context(kafka_consumer(settings))
+        consumer = await stack.enter_async_context(kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS))
         partitions = await partitions_of(consumer, [dead_letters])
-        await partitions_of(consumer, [settings.redrives_topic])
         producer = None
         if not dry_run:
             producer = await stack.enter_async_context(_owner(settings, dead_letters))
         # In this order: the predecessor is fenced, then what it has done is read, then what there is to do.
-        marks = await _read_marks(settings, consumer, dead_letters, producer)
+        marks = await _read_marks(settings, dead_letters, producer)
         ends = await consumer.end_offsets(partitions)
         firsts = await consumer.beginning_offsets(partitions)
+        spans = {
+            tp: _Span.of(marks.get(tp.partition, {}), selection, first=firsts[tp], end=ends[tp]) for tp in partitions
+        }
         run = _Run(settings, consumer, producer, selection, limit, stop or asyncio.Event())
-        lanes = selection.lanes()
-        spans: dict[TopicPartition, tuple[Marks, int]] = {}
-        for tp in partitions:
-            # A mark beyond the end belongs to a topic of the same name that was deleted since.
-            known = {lane: at for lane, at in marks.get(tp.partition, {}).items() if at <= ends[tp]}
-            spans[tp] = known, max(firsts[tp], min(known.get(lane, 0) for lane in lanes))
-        total = sum(max(ends[tp] - start, 0) for tp, (_, start) in spans.items())
-        done = 0
-        for tp, (known, start) in spans.items():
-            async for position in run.partition(tp, known, start, ends[tp]):
-                if progress:
-                    progress(done + position - start, total, run.tally.sent.total())
-            done += max(ends[tp] - start, 0)
+        await run.all(spans, progress or (lambda _done, _total, _sent: None))
         tally = run.tally
         return RedriveReport(
             topic=dead_letters,
@@ -183,6 +101,22 @@ async def redrive(
             limited=run.full,
             interrupted=run.stop.is_set(),
         )
+
+
+@dataclass(slots=True)
+class _Span:
+    """What there is to read of a partition, and how far that has come."""
+
+    marks: Marks
+    position: int
+    end: int
+
+    @classmethod
+    def of(cls, marks: Marks, selection: Selection, *, first: int, end: int) -> _Span:
+        """From the first letter that may still be asked for, up to the end there is by now."""
+        # A mark beyond the end belongs to a topic of the same name that was deleted since.
+        known = {lane: at for lane, at in marks.items() if at <= end}
+        return cls(known, min(max(first, min(known.get(lane, 0) for lane in selection.lanes())), end), end)
 
 
 class _Run:
@@ -212,22 +146,31 @@ class _Run:
         """Whether the limit is reached."""
         return self._limit is not None and self.tally.sent.total() >= self._limit
 
-    async def partition(self, tp: TopicPartition, marks: Marks, start: int, end: int) -> AsyncIterator[int]:
-        """Send back what is selected from `start` to `end`, a transaction at a time; gives each position reached."""
-        consumer, position = self._consumer, start
-        consumer.assign([tp])
-        consumer.seek(tp, start)
-        while position < end and not self.full and not self.stop.is_set():
-            answer = await consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=_PAGE)
-            page = [record for record in answer.get(tp, []) if record.offset < end]
-            while page and not self.full and not self.stop.is_set():
-                page, position = await self._slice(tp, marks, page)
-                yield position
-            if not page:
-                position = await consumer.position(tp)  # past what is no record: aborted ones, and ends of transactions
+    async def all(self, spans: dict[TopicPartition, _Span], progress: Callable[[int, int, int], None]) -> None:
+        """Send back what is selected, a transaction at a time: partition by partition in order, among them as it comes."""
+        consumer, total = self._consumer, sum(span.end - span.position for span in spans.values())
+        consumer.assign(list(spans))
+        for tp, span in spans.items():
+            consumer.seek(tp, span.position)
+        while waiting := [] if self._over else [tp for tp, span in spans.items() if span.position < span.end]:
+            answer = await consumer.getmany(*waiting, timeout_ms=_POLL_MS, max_records=_PAGE)
+            for tp, records in answer.items():
+                page = [record for record in records if record.offset < spans[tp].end]
+                while page and not self._over:
+                    page = await self._slice(tp, spans[tp], page)
+                    progress(total - sum(s.end - s.position for s in spans.values()), total, self.tally.sent.total())
+            if not self._over:
+                for tp in waiting:
+                    # Past what is no record: aborted ones, and the ends of transactions.
+                    spans[tp].position = min(await consumer.position(tp), spans[tp].end)
 
-    async def _slice(self, tp: TopicPartition, marks: Marks, page: list[Any]) -> tuple[list[Any], int]:
-        """Send back as many of these records as a transaction holds; (the rest, the position behind)."""
+    @property
+    def _over(self) -> bool:
+        return self.full or self.stop.is_set()
+
+    async def _slice(self, tp: TopicPartition, span: _Span, page: list[Any]) -> list[Any]:
+        """Send back as many of these records as a transaction holds; gives the rest."""
+        marks = span.marks
         batch: list[SentBack] = []
         tally, size, taken = _Tally(), 0, 0
         for record in page:
@@ -245,15 +188,15 @@ class _Run:
             taken += 1
             if size >= _TRANSACTION_BYTES or len(batch) == self._room():
                 break
-        position: int = page[taken - 1].offset + 1
+        span.position = page[taken - 1].offset + 1
         if batch and self._producer:
             # A mark never goes back: another reason may have come further.
-            marks |= {lane: max(marks.get(lane, 0), position) for lane in self._selection.lanes()}
+            marks |= {lane: max(marks.get(lane, 0), span.position) for lane in self._selection.lanes()}
             await self._commit(self._producer, tp, marks, batch)
         self.tally.sent += tally.sent
         self.tally.to += tally.to
         self.tally.left += tally.left
-        return page[taken:], position
+        return page[taken:]
 
     def _room(self) -> int | None:
         return None if self._limit is None else self._limit - self.tally.sent.total()
@@ -297,6 +240,7 @@ async def _owner(settings: Settings, dead_letters: str) -> AsyncIterator[AIOKafk
         transaction_timeout_ms=settings.transaction_timeout_ms,
         max_request_size=settings.max_event_bytes + 131_072,
         linger_ms=0,
+        retry_backoff_ms=RETRY_MS,
     ) as producer:
         yield producer
 
@@ -319,28 +263,28 @@ async def _transaction(settings: Settings, producer: AIOKafkaProducer) -> AsyncI
         ) from error
 
 
-async def _read_marks(
-    settings: Settings, consumer: AIOKafkaConsumer, dead_letters: str, producer: AIOKafkaProducer | None
-) -> dict[int, Marks]:
+async def _read_marks(settings: Settings, dead_letters: str, producer: AIOKafkaProducer | None) -> dict[int, Marks]:
     """How far each partition of a dead-letter topic is.
 
     Read up to a record of one's own, which comes after all that the fenced predecessor has committed: no trust in an
     end offset. Without a producer (a dry run) up to the end that there is.
     """
-    tp = TopicPartition(settings.redrives_topic, 0)
-    if producer:
-        async with _transaction(settings, producer):
-            sent = await producer.send(tp.topic, b"{}", key=_BARRIER, partition=0)
-            end = (await sent).offset + 1
-    else:
-        end = (await consumer.end_offsets([tp]))[tp]
-    consumer.assign([tp])
-    await consumer.seek_to_beginning(tp)
     marks: dict[int, Marks] = {}
-    async with asyncio.timeout(settings.commit_timeout_s):
-        while not await at_end(consumer, {tp: end}):
-            for record in (await consumer.getmany(tp, timeout_ms=_POLL_MS)).get(tp, []):
-                topic, _, partition = (record.key or b"").decode(errors="replace").rpartition(":")
-                if topic == dead_letters:
-                    marks[int(partition)] = msgspec.json.decode(record.value or b"{}", type=Marks)
+    # A consumer of its own: in aiokafka 0.14 one that was assigned twice may hang when it is stopped.
+    async with kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS) as consumer:
+        (tp,) = await partitions_of(consumer, [settings.redrives_topic])
+        if producer:
+            async with _transaction(settings, producer):
+                sent = await producer.send(tp.topic, b"{}", key=_BARRIER, partition=0)
+                end = (await sent).offset + 1
+        else:
+            end = (await consumer.end_offsets([tp]))[tp]
+        consumer.assign([tp])
+        await consumer.seek_to_beginning(tp)
+        async with asyncio.timeout(settings.commit_timeout_s):
+            while not await at_end(consumer, {tp: end}):
+                for record in (await consumer.getmany(tp, timeout_ms=_POLL_MS)).get(tp, []):
+                    topic, _, partition = (record.key or b"").decode(errors="replace").rpartition(":")
+                    if topic == dead_letters:
+                        marks[int(partition)] = msgspec.json.decode(record.value or b"{}", type=Marks)
     return marks
