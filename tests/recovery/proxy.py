@@ -1,0 +1,236 @@
+"""A TCP proxy that misbehaves on demand: cuts, holds, delays, and for Kafka loses single kinds of request or answer.
+
+All proxies of a `Wiring` run in one thread of their own, so that a test may switch faults from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+HOST: Final = "127.0.0.1"
+CHUNK_BYTES: Final = 65_536
+
+# Kafka's numbers of requests.
+PRODUCE: Final = 0
+ADD_PARTITIONS: Final = 24
+END_TXN: Final = 26
+# All that a member of a consumer group says to its coordinator.
+GROUP_TALK: Final = frozenset({8, 9, 11, 12, 13, 14})
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One client's connection, and the one behind it."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter
+    unanswered: set[int] = field(default_factory=set)  # correlation ids whose answers are lost
+
+    def abort(self) -> None:
+        for writer in (self.client, self.server):
+            writer.transport.abort()
+
+
+class Proxy:
+    """Listens on `port`, and passes on to `target`. `kafka`: whole frames, so that single requests can be lost."""
+
+    def __init__(self, wiring: Wiring, target: int, *, kafka: bool) -> None:
+        """Use `Wiring.proxy`."""
+        self.port = 0
+        self._wiring = wiring
+        self._target = target
+        self._kafka = kafka
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        # What goes wrong now. Plain values: read in the proxies' thread, set from any other.
+        self._refusing = False
+        self._delay_s = 0.0
+        self._bytes_per_s = 0.0
+        self._lost_requests: frozenset[int] = frozenset()
+        self._lost_answers: frozenset[int] = frozenset()
+        self._requests_pass = asyncio.Event()
+        self._answers_pass = asyncio.Event()
+        self._requests_pass.set()
+        self._answers_pass.set()
+
+    # ---- faults, from any thread
+
+    def cut(self) -> None:
+        """Reset every connection there is; new ones are let in."""
+        self._wiring.call(self._abort_all)
+
+    def refuse(self) -> None:
+        """Reset every connection, those that come too."""
+        self._refusing = True
+        self.cut()
+
+    def hold(self) -> None:
+        """Nothing passes, and nobody is told; what was held goes on its way when healed, late."""
+        self._wiring.call(self._requests_pass.clear)
+        self._wiring.call(self._answers_pass.clear)
+
+    def hold_answers(self) -> None:
+        """Half-open: requests arrive and are done, no answer comes."""
+        self._wiring.call(self._answers_pass.clear)
+
+    def delay(self, seconds: float) -> None:
+        """Every piece comes later."""
+        self._delay_s = seconds
+
+    def slow(self, bytes_per_s: float) -> None:
+        """A thin wire."""
+        self._bytes_per_s = bytes_per_s
+
+    def lose(self, *, requests: Iterable[int] = (), answers: Iterable[int] = ()) -> None:
+        """Lose these kinds of Kafka request on the way in, or their answers on the way back."""
+        self._lost_requests, self._lost_answers = frozenset(requests), frozenset(answers)
+
+    def heal(self) -> None:
+        """All is well again. Connections that have lost something hang on until a client gives up on them."""
+        self._refusing, self._delay_s, self._bytes_per_s = False, 0.0, 0.0
+        self.lose()
+        self._wiring.call(self._requests_pass.set)
+        self._wiring.call(self._answers_pass.set)
+
+    def point_at(self, target: int) -> None:
+        """From now on to another server; connections to the old one stay until they are cut."""
+        self._target = target
+
+    # ---- in the proxies' thread
+
+    async def listen(self, port: int) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+        self._abort_all()
+
+    def _abort_all(self) -> None:
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            writer.transport.abort()
+            return
+        try:
+            behind, server = await asyncio.open_connection(HOST, self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        connection = Connection(writer, server)
+        self._connections.add(connection)
+        ways = [
+            asyncio.ensure_future(self._pass_on(reader, server, self._requests_pass, connection, answers=False)),
+            asyncio.ensure_future(self._pass_on(behind, writer, self._answers_pass, connection, answers=True)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            connection.abort()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+            self._connections.discard(connection)
+            # Or Python finds transports at its end that nobody has closed.
+            await asyncio.gather(writer.wait_closed(), server.wait_closed(), return_exceptions=True)
+
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        passes: asyncio.Event,
+        connection: Connection,
+        *,
+        answers: bool,
+    ) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while piece := await (self._frame(reader) if self._kafka else reader.read(CHUNK_BYTES)):
+                await passes.wait()
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                if self._bytes_per_s:
+                    await asyncio.sleep(len(piece) / self._bytes_per_s)
+                if self._kafka and self._is_lost(piece, connection, answer=answers):
+                    continue
+                writer.write(piece)
+                await writer.drain()
+
+    @staticmethod
+    async def _frame(reader: asyncio.StreamReader) -> bytes:
+        size = await reader.readexactly(4)
+        return size + await reader.readexactly(int.from_bytes(size, "big"))
+
+    def _is_lost(self, frame: bytes, connection: Connection, *, answer: bool) -> bool:
+        if answer:
+            number = int.from_bytes(frame[4:8], "big")
+            lost = number in connection.unanswered
+            connection.unanswered.discard(number)
+            return lost
+        kind, _, number = struct.unpack_from(">hhI", frame, 4)
+        if kind in self._lost_answers:
+            connection.unanswered.add(number)
+        return kind in self._lost_requests
+
+
+class Wiring:
+    """The thread in which all proxies of a test run."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
+        self._proxies: list[Proxy] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for proxy in self._proxies:
+            self._run(proxy.close())
+        self._run(self._settle())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def proxy(self, target: int, *, kafka: bool = False, port: int = 0) -> Proxy:
+        """A proxy to a port of this machine."""
+        made = self._run(self._make(target, kafka=kafka, port=port))
+        self._proxies.append(made)
+        return made
+
+    def call(self, what: Callable[[], Any]) -> None:
+        """Run something short in the proxies' thread, and wait until it is done."""
+
+        async def now() -> None:
+            what()
+
+        self._run(now())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _make(self, target: int, *, kafka: bool, port: int) -> Proxy:
+        made = Proxy(self, target, kafka=kafka)
+        await made.listen(port)
+        return made
+
+    @staticmethod
+    async def _settle() -> None:
+        """Let every connection's task see its end."""
+        others: list[Awaitable[Any]] = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait([asyncio.ensure_future(task) for task in others], timeout=5)

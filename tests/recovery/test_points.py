@@ -1,0 +1,115 @@
+"""A worker dies at each named point of the turn and of the takeover, alone and for certain; the next one makes it good."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from stream.settings import Settings
+from tests.recovery import checker
+from tests.recovery.servers import Servers
+from tests.recovery.worker import POINTS, TAKEOVER_POINTS, TURN_POINTS
+from tests.recovery.world import World, settings_on, twin_of, world
+
+pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
+
+DEATH_S = 120.0
+# The turn in which a worker dies: the moves have begun, and there are more to come.
+PASSING = 12
+# To be behind, Redis is put back to where it stood this many turns before.
+LAG = 25
+
+
+@dataclass(frozen=True)
+class Log:
+    """One input for all the tests here, and what becomes of it where nothing happens."""
+
+    settings: Settings
+    acknowledged: set[tuple[int, bytes]]
+    calm: checker.Run
+
+
+@pytest.fixture(scope="module")
+def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Log:
+    async def made() -> Log:
+        # Without garbage: the dead letters of all groups lie in one topic.
+        settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
+        async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
+            await first.feed(200)
+            assert await first.feeder.activate()
+            await first.feed(1_000, size=100)
+            await first.silence(400)
+            return Log(settings, first.feeder.acknowledged, await first.undisturbed())
+
+    return asyncio.run(made())
+
+
+@pytest.fixture
+async def shop(servers: Servers, log: Log, tmp_path: Path, seed: int) -> AsyncIterator[World]:
+    """The log before a group that hasn't begun."""
+    async with world(servers, tmp_path, seed, twin_of(log.settings)) as made:
+        made.feeder.acknowledged = log.acknowledged
+        yield made
+
+
+async def die(made: World, point: str, *, passing: int = 1, page: int | None = None) -> None:
+    """A worker that passes the point, and is gone."""
+    process = made.fleet.start(0, point=point, passing=passing, page=page)
+    code = await asyncio.to_thread(process.wait, DEATH_S)
+    assert code == -signal.SIGKILL, made.fleet.last_words(0)
+    made.fleet.kill(0)
+
+
+def keys_of(made: World) -> dict[bytes, bytes]:
+    """The group's shards in Redis, as they are."""
+    with made.servers.redis() as redis:
+        names = cast("list[bytes]", redis.keys(f"{{{made.settings.group}:*"))
+        return {name: cast("Any", redis.dump(name)) for name in names}
+
+
+def put_back(made: World, kept: dict[bytes, bytes]) -> None:
+    with made.servers.redis() as redis:
+        redis.delete(*keys_of(made))
+        for name, value in kept.items():
+            cast("Any", redis).restore(name, 0, value)
+
+
+async def fall_behind(made: World) -> None:
+    """Redis stands LAG turns with moves behind Kafka, as after a restore."""
+    await die(made, "turn.after_redis", passing=PASSING)
+    kept = keys_of(made)
+    await die(made, "turn.after_commit", passing=LAG)
+    put_back(made, kept)
+
+
+@pytest.mark.parametrize("point", TURN_POINTS)
+async def test_a_worker_dies_within_a_turn(shop: World, log: Log, point: str) -> None:
+    # Turns with moves are what is counted between sends: the first of them comes soon after the model.
+    await die(shop, point, passing=3 if point in {"turn.between_sends", "turn.torn"} else PASSING)
+    shop.fleet.start(0)
+    run = await shop.judge(log.calm, rebuild=False)
+    assert len(run.moves) > 100
+    torn = shop.fleet.grep("a torn transaction is covered")
+    assert bool(torn) == (point == "turn.torn")
+
+
+@pytest.mark.parametrize("point", TAKEOVER_POINTS)
+async def test_a_worker_dies_within_a_takeover(shop: World, log: Log, point: str) -> None:
+    if point == "takeover.after_cover":
+        await die(shop, "turn.torn", passing=3)
+    else:
+        await fall_behind(shop)
+    await die(shop, point, passing=2 if point == "takeover.between_slices" else 1, page=7)
+    shop.fleet.start(0)
+    run = await shop.judge(log.calm, rebuild=point == TAKEOVER_POINTS[-1])
+    assert len(run.moves) > 100
+
+
+def test_every_point_has_its_test() -> None:
+    assert set(TURN_POINTS) | set(TAKEOVER_POINTS) == set(POINTS)

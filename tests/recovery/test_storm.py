@@ -1,0 +1,33 @@
+"""Random faults in full flow. SEED, FAULTS and MINUTES choose the run; a seed that has found something stays here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.recovery.faults import FAULTS
+from tests.recovery.servers import Servers
+from tests.recovery.storm import storm
+from tests.recovery.world import settings_on, world
+
+MINUTES = float(os.environ["MINUTES"]) if os.environ.get("MINUTES") else None
+COUNT = int(os.environ.get("FAULTS", "24"))
+
+pytestmark = [pytest.mark.recovery, pytest.mark.timeout(1_200 + 60 * (MINUTES or 0) + 15 * COUNT)]
+
+
+async def test_every_move_is_told_once_through_a_storm(
+    servers: Servers, tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with world(servers, tmp_path, seed, settings_on(servers)) as made:
+        report = await storm(made, seed, COUNT, MINUTES)
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert report.moves > 100
+
+
+def test_the_names_of_faults_are_theirs_alone() -> None:
+    names = [fault.name for fault in FAULTS]
+    assert len(names) == len(set(names))

@@ -1,0 +1,165 @@
+"""Owners that were away, and servers that refuse: nobody fences a healthy successor, nobody runs hot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.local_server import free_port
+from tests.recovery.proxy import END_TXN, GROUP_TALK, HOST
+from tests.recovery.servers import Servers
+from tests.recovery.world import SHORT, World, eventually, settings_on, world
+
+pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
+
+STORM_S = 8.0
+# Waits of 0.1, 0.2, 0.4... up to SHORT's 2 s, each at least half: so many tries fit into STORM_S, and a few to spare.
+MOST_TRIES = 12
+SOON_S = 120.0
+
+
+@pytest.fixture
+async def shop(servers: Servers, tmp_path: Path, seed: int) -> AsyncIterator[World]:
+    """Two workers, orders and a model."""
+    async with world(servers, tmp_path, seed, settings_on(servers, partitions=2)) as made:
+        yield made
+
+
+async def opened(shop: World, *places: int) -> None:
+    for place in places:
+        shop.fleet.start(place)
+    await shop.feed(200)
+    assert await shop.feeder.activate()
+    await shop.feed(50)
+    await shop.settled()
+
+
+def takeovers(shop: World, place: int) -> int:
+    return len(re.findall("owned from offset", shop.fleet.log(place).read_text()))
+
+
+def lost(shop: World, place: int) -> int:
+    return len(re.findall("taking over afresh", shop.fleet.log(place).read_text()))
+
+
+async def kept_busy(shop: World, seconds: float) -> None:
+    async with asyncio.timeout(seconds + 60):
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            await shop.feed(10, pace_s=0.2)
+
+
+def successor_of(shop: World, place: int) -> int:
+    return next(p for p in shop.fleet.places if p != place)
+
+
+async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_alone(shop: World) -> None:
+    await opened(shop, 0, 1)
+    await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
+    before = takeovers(shop, 1)
+    # It reads, publishes and commits as before, but its group takes it for dead.
+    shop.servers.wires[0].kafka.lose(requests=GROUP_TALK)
+    await eventually(lambda: takeovers(shop, 1) > before, SOON_S, "a successor")
+    settled, tries = takeovers(shop, 1), takeovers(shop, 0)
+    errors = lost(shop, 1)
+    await kept_busy(shop, 8)
+    assert (takeovers(shop, 1), lost(shop, 1), takeovers(shop, 0)) == (settled, errors, tries)
+    assert lost(shop, 0) > 0, "the old owner never learnt that it was fenced"
+    shop.servers.wires[0].heal()
+    await shop.judge(rebuild=False)
+
+
+async def test_an_owner_that_wakes_up_leaves_its_successor_alone(shop: World) -> None:
+    await opened(shop, 0, 1)
+    await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
+    before = takeovers(shop, 1)
+    shop.fleet.pause(0)
+    await eventually(lambda: takeovers(shop, 1) > before, SOON_S, "a successor")
+    await kept_busy(shop, 2)
+    owned = takeovers(shop, 0) + takeovers(shop, 1)
+    shop.fleet.resume(0)
+    await kept_busy(shop, 8)
+    # It joins again and gets its share back; each shard changes hands once, perhaps with one try too many.
+    assert takeovers(shop, 0) + takeovers(shop, 1) - owned <= 2 * shop.settings.partitions
+    await shop.judge(rebuild=False)
+
+
+def health(port: int) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refused:
+        with refused:
+            return refused.code, json.load(refused)
+
+
+def tries(port: int) -> float:
+    """Failed attempts, as the log and the metric of takeovers tell them together: each ends in a wait."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return sum(float(value) for value in re.findall(r"^segstream_takeovers_total\{.*\} (.+)$", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only", "no transactions"])
+async def test_a_server_that_refuses_is_asked_ever_more_seldom(shop: World, trouble: str) -> None:
+    port = free_port()
+    shop.fleet.start(0, http_port=port)
+    await opened(shop)
+    servers, before, taken = shop.servers, lost(shop, 0), tries(port)
+    with servers.redis() as redis:
+        if trouble == "full":
+            redis.config_set("maxmemory", 1)
+        elif trouble == "read-only":
+            redis.config_set("min-replicas-to-write", 5)
+        else:
+            servers.wires[0].kafka.lose(requests=[END_TXN])
+        await kept_busy(shop, STORM_S)
+        told = lost(shop, 0) - before + tries(port) - taken
+        assert 0 < told <= MOST_TRIES * shop.settings.partitions, f"{told} tries in {STORM_S} s"
+
+        async def unwell() -> bool:
+            code, answer = await asyncio.to_thread(health, port)
+            return code == 503 and any(s["state"] == "failing" and s["detail"] for s in answer["shards"].values())
+
+        await eventually(unwell, SOON_S, "a status that says so")
+    await asyncio.to_thread(servers.heal)
+    await shop.judge(rebuild=False)
+
+
+async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: Servers, tmp_path: Path, seed: int) -> None:
+    """In wall time, where moves go by the worker's clock: it jumps ahead under one owner, the next one's is right."""
+    hour_ms = 3_600_000
+    settings = settings_on(servers, partitions=1, time="wall")
+    async with world(servers, tmp_path, seed, settings, garbage=False) as made:
+        made.fleet.start(0)
+        await made.feed(100)
+        assert await made.feeder.activate()
+        await made.settled()
+        for number, jump_ms in enumerate((-hour_ms, 50 * hour_ms, -50 * hour_ms, 0)):
+            made.fleet.set_clock(0, jump_ms)
+            await made.feed(60)
+            await made.settled()
+            if number % 2:
+                made.fleet.kill(0)
+                made.fleet.start(0)
+        await made.feed(60)
+        await made.settled()
+        # The checker's marks: the clock behind the moves never goes back.
+        assert await made.wrong_alone() == []
+
+
+def test_the_tries_allowed_are_those_of_the_waits() -> None:
+    """A wait that doesn't grow (0.1 s) would make many times as many tries."""
+    waits, at, count = [min(SHORT["backoff_max_s"], 0.1 * 2**n) for n in range(1, 30)], 0.0, 0
+    while at < STORM_S:
+        at += waits[count] / 2
+        count += 1
+    assert count <= MOST_TRIES < STORM_S / 0.1 / 2
