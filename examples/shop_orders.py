@@ -1,0 +1,60 @@
+"""A shop's own order records, mapped to order events. Run it: `segstream adapters --app examples.shop_orders:adapters`.
+
+The shop writes to the topic `shop-orders`, keyed by order number:
+
+    {"number": 1001, "buyer": "c-42", "paid_at": 1772547600, "total_cents": 1990, "currency": "EUR", "state": "paid"}
+    {"number": 1001, "buyer": "c-42", "paid_at": 1772547600, "voided_at": 1772634000, "state": "void", ...}
+
+Every other state (a basket, a quote) is no order yet. A delivery by CloudEvents comes on `shop-events`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from segmentation.events import Amount, OrderCancelled, OrderPlaced
+from stream.adapters import Adapters, Record
+from stream.adapters_cloudevents import order_event, read_cloud_event
+
+
+class ShopOrder(msgspec.Struct):
+    """One record of `shop-orders`. Times in seconds since 1970, money in cents."""
+
+    number: int
+    buyer: str
+    paid_at: int
+    total_cents: int
+    currency: str
+    state: str
+    voided_at: int | None = None
+
+
+adapters = Adapters()
+
+
+@adapters.map("shop-orders")
+def from_shop(record: Record) -> OrderPlaced | OrderCancelled | None:
+    """Map an order when it is paid, and again when it is void. What raises here ends in the dead letters."""
+    order = msgspec.json.decode(record.value or b"", type=ShopOrder)
+    number = str(order.number)
+    if order.state == "paid":
+        return OrderPlaced(
+            id=f"paid-{number}",  # the shop's own number: the same order sent twice counts once
+            order_id=number,
+            customer_id=order.buyer,
+            occurred_at=datetime.fromtimestamp(order.paid_at, UTC),
+            amount=Amount(f"{order.total_cents // 100}.{order.total_cents % 100:02}", order.currency),
+        )
+    if order.state == "void" and order.voided_at is not None:
+        at = datetime.fromtimestamp(order.voided_at, UTC)
+        return OrderCancelled(id=f"void-{number}", order_id=number, customer_id=order.buyer, occurred_at=at)
+    return None
+
+
+@adapters.map("shop-events")
+def from_cloud_events(record: Record) -> dict[str, Any]:
+    """Map CloudEvents, in either mode, whose data has the fields of an order event."""
+    return order_event(read_cloud_event(record), types={"com.example.order.paid": "order.placed"})
