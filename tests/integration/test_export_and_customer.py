@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 from aiokafka import AIOKafkaProducer
-from typer.testing import CliRunner
 
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
-from stream import commands_data, topics
+from stream import topics
 from stream.customer import CustomerUnknown, CustomerUnreadable, score
 from stream.customer import customer as look_up
 from stream.export import ExportError, customers_stored, export
@@ -25,7 +24,7 @@ from stream.layout import ShardKeys
 from stream.model_names import NoActiveModel, PublishedModels, published, read_active, read_published
 from stream.order_rows import instant, parse_at
 from stream.replay import DAY_MS
-from stream.settings import PREFIX
+from tests.command_line import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,19 +34,6 @@ if TYPE_CHECKING:
     SettingsFor = Callable[..., Settings]
 
 START = parse_at("2011-03-01T10:00:00Z")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    chosen = {name: getattr(settings, name) for name in type(settings).model_fields if name.endswith("_topic")}
-    chosen |= {name: getattr(settings, name) for name in ("kafka_bootstrap_servers", "group", "partitions", "time")}
-    chosen |= {"redis_url": settings.redis_url.get_secret_value()}
-    return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
-
-
-def _run(settings: Settings, *arguments: str) -> Any:
-    result = CliRunner().invoke(commands_data.app, arguments, env=_environment(settings), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 async def _committed(
@@ -93,9 +79,9 @@ async def test_models_are_found_on_their_topic(settings: Settings) -> None:
     assert (await read_active(settings)).version == old.version
     assert (await read_published(settings)).names == {1: "Champions", 2: "Gone", 3: "New"}
     figures = ["--recency-days", "0.5", "--frequency", "25", "--monetary", "1200"]
-    result = json.loads((await asyncio.to_thread(_run, settings, "score", *figures, "--json")).stdout)
+    result = json.loads((await asyncio.to_thread(run, settings, "score", *figures, "--json")).stdout)
     assert (result["segment"], result["action"]) == ("Champions", "to Champions")
-    assert (await asyncio.to_thread(_run, settings, "score", *figures)).stdout.startswith(
+    assert (await asyncio.to_thread(run, settings, "score", *figures)).stdout.startswith(
         "0.5 days, 25 orders, 1200.00: Champions. to Champions\n"
     )
     assert score(old, 300, 0, 0).segment == "Lost"
@@ -277,19 +263,19 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
             (stored.models_topic, 0, b"active", json.dumps({"version": model.version}).encode(), []),
         ],
     )
-    told = (await asyncio.to_thread(_run, stored, "customer", "a")).stdout
+    told = (await asyncio.to_thread(run, stored, "customer", "a")).stdout
     assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in told
     assert "goes to Lost on" in told
     assert "unless something is bought" in told
-    report = json.loads((await asyncio.to_thread(_run, stored, "customer", "a", "--json")).stdout)
+    report = json.loads((await asyncio.to_thread(run, stored, "customer", "a", "--json")).stdout)
     assert report["monetary"] == "12.0001"
     out = tmp_path / "out.csv"
-    told = (await asyncio.to_thread(_run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
+    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
     behind = "2011-03-11T10:00:00.000Z"
     assert (
         told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has come to {behind}\n"
     )
-    told = (await asyncio.to_thread(_run, stored, "export", "--out", str(out))).stdout
+    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out))).stdout
     assert told == f"3 customers as of {behind} in {out}\n"
 
 

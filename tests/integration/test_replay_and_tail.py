@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import islice
@@ -22,7 +19,7 @@ from segmentation.arrivals import Reader
 from segmentation.events import CampaignAction, Cause, NextMove, Reason, Rfm, SegmentChanged, encode, iso
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
-from stream import cli, commands_files
+from stream import cli
 from stream.access import KafkaUnreachable, RedisUnreachable, TopicMissing, read_topic, redis_client
 from stream.dead_letters import dead_record
 from stream.heads import StoreHead, encode_head
@@ -33,6 +30,7 @@ from stream.replay import DAY_MS, ReplayError, check, replay
 from stream.settings import PREFIX
 from stream.simulate import simulate
 from stream.tail import Tailed, tail
+from tests.command_line import run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,21 +39,7 @@ if TYPE_CHECKING:
 
     SettingsFor = Callable[..., Settings]
 
-ROOT = Path(__file__).parent.parent.parent
 START = parse_at("2011-03-01T10:00:00Z")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    chosen = {name: getattr(settings, name) for name in type(settings).model_fields if name.endswith("_topic")}
-    chosen |= {name: getattr(settings, name) for name in ("kafka_bootstrap_servers", "group", "partitions", "time")}
-    chosen |= {"redis_url": settings.redis_url.get_secret_value()}
-    return {f"{PREFIX}{name.upper()}": str(value) for name, value in chosen.items()}
-
-
-def _run(settings: Settings, *arguments: str) -> Any:
-    result = CliRunner().invoke(cli.app, arguments, env=_environment(settings), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
 
 
 async def _orders(settings: Settings) -> dict[int, list[Any]]:
@@ -198,20 +182,18 @@ def test_the_command_reads_sorts_sends_and_tells(settings: Settings, tmp_path: P
     path = tmp_path / "orders.csv"
     lines = ["1,b,2011-01-03,5,", "2,a,2011-01-01,5,", "3,a,never,5,", "4,a,2011-01-02,-1,", "5,a,2011-02-01,1,"]
     path.write_text("order_id,customer_id,ordered_at,amount,kind\n" + "\n".join(lines) + "\n")
-    told = _run(settings, "replay", str(path), "--until", "2011-02-01")
+    told = run(settings, "replay", str(path), "--until", "2011-02-01")
     assert "scored as of now" in told.stderr
     assert "2 placed, 1 refunded" in told.stdout
     assert "left out 1 date" in told.stdout
     event_time = settings.model_copy(update={"time": "event"})
-    report = json.loads(
-        _run(event_time, "replay", str(path), "--json", "--from", "2011-01-02", "--speed", "1e9").stdout
-    )
+    report = json.loads(run(event_time, "replay", str(path), "--json", "--from", "2011-01-02", "--speed", "1e9").stdout)
     assert (report["sent"], report["left_out"]) == ({"refunded": 1, "placed": 2}, {"date": 1})
     # One advance to --from and one for each further day with rows, on each of 4 partitions.
     assert report["clocks"] == 3 * 4
     late = ["--from", "2011-02-01", "--until", "2011-01-31"]
     for arguments in (["--speed", "0"], ["--until", "soon"], ["--format", "xml"], late):
-        assert CliRunner().invoke(commands_files.app, ["replay", str(path), *arguments]).exit_code == 2
+        assert CliRunner().invoke(cli.app, ["replay", str(path), *arguments]).exit_code == 2
 
 
 def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings, tmp_path: Path) -> None:
@@ -220,9 +202,9 @@ def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings
     path.write_text(
         f"order_id,customer_id,ordered_at,amount\n1,b,{iso(now_ms - 60_000)},5\n2,b,{iso(now_ms - 2 * DAY_MS)},5\n"
     )
-    assert "1 of these rows" in _run(settings, "replay", str(path)).stderr
+    assert "1 of these rows" in run(settings, "replay", str(path)).stderr
     # The old row isn't sent, so there is nothing to tell.
-    told = _run(settings, "replay", str(path), "--from", iso(now_ms - DAY_MS))
+    told = run(settings, "replay", str(path), "--from", iso(now_ms - DAY_MS))
     assert "wall" not in told.stderr
     assert "sent 1 placed" in told.stdout
 
@@ -230,34 +212,30 @@ def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings
 def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("order_id,customer_id,ordered_at,amount\n1,b,soon,5\n2,,2011-01-01,5\n3,b,later,5\n")
-    result = CliRunner().invoke(commands_files.app, ["replay", str(path)], env=_environment(settings))
-    assert result.exit_code == 1
+    result = run(settings, "replay", str(path), code=1)
     assert str(result.exception) == f"{path}: no row can be used. Left out: 2 date, 1 no_customer."
     assert not any(asyncio.run(_orders(settings)).values())
 
 
 def test_a_missing_file_is_told_before_any_server_is_asked(tmp_path: Path) -> None:
     nowhere = {f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-    result = CliRunner().invoke(commands_files.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
+    result = CliRunner().invoke(cli.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
     assert (result.exit_code, type(result.exception)) == (1, OrderFileError)
 
 
 def test_ctrl_c_ends_the_command_cleanly(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("order_id,customer_id,ordered_at,amount\n1,a,2011-01-01,5\n2,a,2012-01-01,5\n")
-    program = [sys.executable, "-c", "from stream.commands_files import app; app()", "replay", str(path), "--json"]
-    environment = os.environ | _environment(settings)
-    with subprocess.Popen(
-        [*program, "--speed", "1"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with start(settings, "replay", str(path), "--json", "--speed", "1") as process:
         deadline = time.monotonic() + 30
         while not any(asyncio.run(_orders(settings)).values()):
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=20)
         assert process.returncode == 130
     assert json.loads(out)["sent"] == {"placed": 1}
     assert json.loads(out)["interrupted"] is True
+    assert b"With --from 2011-01-01T00:00:00.000Z it begins where this one ended." in errors
 
 
 async def _committed(
@@ -317,7 +295,7 @@ async def test_moves_are_followed_as_they_were_published(settings: Settings) -> 
     # Without --from-beginning only what comes from now on.
     assert await _lines(settings, Tailed.CHANGES) == []
     printed = await asyncio.to_thread(
-        _run, settings, "tail", "changes", "--from-beginning", "--until-idle", "0.2", "--json"
+        run, settings, "tail", "changes", "--from-beginning", "--until-idle", "0.2", "--json"
     )
     assert sorted(printed.stdout.splitlines()) == sorted(found)
 
