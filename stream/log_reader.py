@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from stream.errors import ShardLost, ShardQuarantined
+from stream.header_names import read_any_header_name
 from stream.heads import (
     HEAD_KEY,
     MARK_HEADER,
@@ -62,6 +63,7 @@ class LogReader:
 
     def __init__(self, settings: Settings) -> None:
         """Call `start` before use."""
+        read_any_header_name()
         self._settings = settings
         self._consumer = AIOKafkaConsumer(
             **settings.kafka_client(),

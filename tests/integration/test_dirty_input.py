@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from redis import Redis
 
 from segmentation.events import CONTROL_KEY, Reason
@@ -180,3 +181,38 @@ async def test_a_flood_of_bad_records_neither_stops_nor_swells_a_worker(settings
     assert grown_kb < 150_000
     await check_letters(settings, sent)
     assert counted(settings).total() == 400
+
+
+def oddly_named(batch: Any) -> Any:
+    """The batch, but a header named "abcd" gets a name that isn't UTF-8: other clients let one send that."""
+    build = batch._build
+
+    def built() -> bytearray:
+        made = bytearray(build())
+        at = made.find(b"abcd")
+        if at >= 0:
+            made[at : at + 4] = b"\xff\xfe\xe9\xff"
+            made[17:21] = calc_crc32c(memoryview(made)[21:]).to_bytes(4, "big")
+        batch._buffer = made
+        return made
+
+    batch._build = built
+    return batch
+
+
+async def test_a_header_name_that_is_not_text_stops_nobody(settings: Settings) -> None:
+    sent = [good(settings, number) for number in range(40)]
+    partition = sent[0].partition
+    own = [record for record in sent if record.partition == partition]
+    await send(settings, own[:3])
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        odd = oddly_named(producer.create_batch())
+        for key, value, headers in ((b"k", b"{", []), (b"k", b"{{", [("own", b"1"), ("abcd", b"2")]), (b"k", b"}", [])):
+            odd.append(key=key, value=value, headers=headers, timestamp=None)
+        await (await producer.send_batch(odd, settings.orders_topic, partition=partition))
+    await send(settings, own[3:])
+    assert await taken(settings, len(own) + 3) == {"not_json": 3}
+    letters = await read_all(settings, settings.orders_dead_letters_topic)
+    assert [r.value for r in letters] == [b"{", b"{{", b"}"]
+    assert read_letter(letters[1]).headers == [("own", b"1"), ("\\xff\\xfe\\xe9\\xff", b"2")]
+    assert counted(settings).total() == len(own)
