@@ -76,7 +76,7 @@ def test_all_services_are_of_one_deployment() -> None:
     for name, service in our_services().items():
         settings = environment_of(service)
         plain[name] = {k: v for k, v in settings.items() if k.startswith(PREFIX) and not k.startswith(f"{PREFIX}HTTP")}
-    assert len(plain) == 4
+    assert len(plain) == 5
     assert all(settings == plain["worker"] for settings in plain.values())
 
 
