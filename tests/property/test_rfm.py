@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterable
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -226,6 +227,32 @@ def test_smaller_settings_and_earlier_instants(scene: Scene, seed: int, less: in
     # The window's figures alone: `last` may hang on the longer reach that an anchor was judged by.
     smaller = Rules(rules.window - less, max(0, rules.grace - less_grace), rules.cap)
     assert figures(settle(state, state.entries, end, smaller))[1:] == oracle(events, end, smaller)[1:]
+
+
+# ---- All of two events at the borders, which chance meets too seldom.
+
+APART = sorted({k + hair for k in (0, 15, 130, WINDOW) for hair in (-1, 0, 1)} - {-1})
+PAIR = (Kind.PLACED, Kind.REFUNDED, Kind.CANCELLED)
+
+
+@pytest.mark.parametrize("grace", sorted({*GRACES}))
+@pytest.mark.parametrize("apart", APART)
+def test_any_two_events_at_the_borders(grace: int, apart: int) -> None:
+    rules = Rules(WINDOW, grace, 1_000)
+    waits = sorted({a + k * WINDOW + b * grace for a in (0, 1) for k in (0, 1, 2) for b in (0, 1)})
+    for kinds, one_order, one_id in product(product(PAIR, PAIR), (True, False), (True, False)):
+        first = Event(kinds[0], "e", 0, "o", 0 if kinds[0] == Kind.CANCELLED else 2)
+        second = Event(
+            kinds[1], "e" if one_id else "f", apart, "o" if one_order else "p", 0 if kinds[1] == Kind.CANCELLED else 1
+        )
+        events = {first, second}
+        state = run([(0, first), (apart, second)], rules)
+        for t in (apart + wait for wait in waits):
+            batch = batch_bytes(events, t, rules)
+            assert pack(settle(CustomerState(), map(made, events), t, rules)) == batch
+            assert pack(advance(state, t, rules)) == batch
+            turned = run([(t, second), (t, first)], rules)
+            assert figures(turned)[1:] == oracle(events, t, rules)[1:]
 
 
 # ---- 5. The fast path, where it answers, answers with the slow path's bytes; so do the functions on bytes.
