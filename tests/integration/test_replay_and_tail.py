@@ -361,3 +361,5 @@ async def test_dead_letters_are_told_with_their_record(settings: Settings) -> No
         == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  key k  type: x.  {{"type": "x"}}'
     )
     assert len(told) == 4
+    for reason, number in ((Reason.WRONG_FIELD, 4), (Reason.NOT_JSON, 0)):
+        assert len(await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True, reasons=[reason])) == number
