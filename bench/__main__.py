@@ -34,6 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile-orders", type=int, default=usual.profile_orders, help="orders for the profile")
     parser.add_argument("--latency-seconds", type=float, default=usual.latency_s, help="seconds measured at 500/s")
     parser.add_argument("--warm-up-seconds", type=float, default=usual.warm_up_s, help="seconds of it before that")
+    parser.add_argument(
+        "--rolling-rate", type=int, default=usual.rolling_rate, help="orders/s during a rolling restart"
+    )
+    parser.add_argument("--calm-seconds", type=float, default=usual.calm_s, help="seconds between changes of workers")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows alone")
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="results as JSON")
     parser.add_argument("--write-docs", action="store_true", help=f"write {DOCS.relative_to(ROOT)} (needs all rows)")
@@ -89,6 +93,8 @@ def main() -> int:
         told.profile_orders,
         told.latency_seconds,
         told.warm_up_seconds,
+        told.rolling_rate,
+        told.calm_seconds,
     )
     try:
         if told.source is not None:

@@ -127,6 +127,7 @@ def page(result: dict[str, Any]) -> str:
         rolling="\n".join(_rolling(result)),
         latency_s=_number(options["latency_s"]),
         warm_up_s=_number(options["warm_up_s"]),
+        calm_s=_number(options["calm_s"]),
         checked_customers=_number(checks["wall"]["customers"]),
         checked_moves=_number(checks["wall"]["moves"] + checks["event"]["moves"]),
         asked=_number(checks["wall"]["segments_asked"] + checks["event"]["segments_asked"]),
@@ -177,7 +178,7 @@ just before `send` and stops when a read_committed consumer has the move in hand
 {rolling}.
 
 Each of three workers in turn gets a SIGTERM, and some seconds later is started again: six changes, eight shards. The pause of a shard is the longest
-that an order in it waited for its visible move, from the change until five seconds later. One order in ten is of a new customer, so it makes a move at once, and is timed.
+that an order in it waited for its visible move, from the change until {calm_s} s later. One order in ten is of a new customer, so it makes a move at once, and is timed.
 
 ## How the outputs were checked
 

@@ -20,12 +20,10 @@ from bench.latency import order_of
 from stream.access import kafka_consumer, partitions_of
 from stream.settings import Settings
 
-RATE: Final = 5_000  # orders/s
 WORKERS: Final = 3
 NEW: Final = 10  # one in so many orders is of a new customer, and so makes a move at once: these are timed
 REGULARS: Final = 20_000  # make the others
 _EVERY_S: Final = 0.002
-_CALM_S: Final = 5.0  # under load, before and after each change
 _READY_S: Final = 60.0
 _ARRIVE_S: Final = 30.0
 
@@ -79,10 +77,10 @@ class _Watch:
                     if (sent := self.sent.pop(move.causation_id or "", None)) is not None:
                         self.took[tp.partition].append((sent, (now - sent) / 1e6))
 
-    async def send(self, producer: Any, settings: Settings, stop: asyncio.Event) -> None:
+    async def send(self, producer: Any, settings: Settings, rate: int, stop: asyncio.Event) -> None:
         began = time.perf_counter()
         while not stop.is_set():
-            due = int((time.perf_counter() - began) * RATE)
+            due = int((time.perf_counter() - began) * rate)
             for number in range(self.orders, due):
                 regular = None if number % NEW == 0 else f"regular-{number * 7_919 % REGULARS}"
                 body, key, event_id = order_of(number, regular)
@@ -97,8 +95,13 @@ class _Watch:
         return [max((ms for at, ms in rows if begin <= at < end), default=0.0) for rows in self.took.values()]
 
 
-async def measure_rolling(settings: Settings, start: Callable[[int], Child], ready: Callable[[], bool]) -> Rolling:
-    """Restart each of the workers that `start` starts under load. Raises BenchError where one doesn't come or moves are missing."""
+async def measure_rolling(
+    settings: Settings, start: Callable[[int], Child], ready: Callable[[], bool], *, rate: int, calm_s: float
+) -> Rolling:
+    """Restart each of the workers that `start` starts, under `rate` orders/s, `calm_s` behind each change and again before the next.
+
+    Raises BenchError where a worker doesn't end well.
+    """
     workers = [start(number) for number in range(WORKERS)]
     watch, stop, spans = _Watch(), asyncio.Event(), list[tuple[int, int]]()
     producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=5, acks="all")
@@ -112,9 +115,9 @@ async def measure_rolling(settings: Settings, start: Callable[[int], Child], rea
             gc.disable()
             tasks = [
                 asyncio.create_task(watch.follow(consumer)),
-                asyncio.create_task(watch.send(producer, settings, stop)),
+                asyncio.create_task(watch.send(producer, settings, rate, stop)),
             ]
-            await asyncio.sleep(2 * _CALM_S)
+            await asyncio.sleep(2 * calm_s)
             for number in range(WORKERS):
                 for change in ("leave", "come"):
                     begin = time.perf_counter_ns()
@@ -122,9 +125,9 @@ async def measure_rolling(settings: Settings, start: Callable[[int], Child], rea
                         await asyncio.to_thread(_end, workers[number])
                     else:
                         workers[number] = start(number)
-                    await asyncio.sleep(_CALM_S)
+                    await asyncio.sleep(calm_s)
                     spans.append((begin, time.perf_counter_ns()))
-                    await asyncio.sleep(_CALM_S)
+                    await asyncio.sleep(calm_s)
             stop.set()
             await tasks[1]
             await producer.flush()

@@ -49,6 +49,8 @@ class Options:
     profile_orders: int = 200_000
     latency_s: float = 30.0
     warm_up_s: float = 60.0  # for Java too
+    rolling_rate: int = 5_000  # orders/s during a rolling restart
+    calm_s: float = 5.0  # under load, behind each change of a rolling restart, and before the next
 
     def customers_of(self, orders: int) -> int:
         """As many customers as leaves the number of orders of each the same."""
@@ -189,7 +191,13 @@ class Bench:
         def start(number: int) -> Child:
             return start_worker(settings, f"rolling-{number}", self.folder)
 
-        return asdict(asyncio.run(measure_rolling(settings, start, heads.ready)))
+        return asdict(
+            asyncio.run(
+                measure_rolling(
+                    settings, start, heads.ready, rate=self.options.rolling_rate, calm_s=self.options.calm_s
+                )
+            )
+        )
 
     def _profile(self) -> dict[str, Any]:
         """Where the worker's CPU time goes, on a part of the orders in wall time."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 ORDERS = 3_000
 SMALL = ("--orders", "3000", "--customers", "600", "--faust-orders", "300", "--profile-orders", "3000")
-BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1")
+BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1", "--calm-seconds", "1", "--rolling-rate", "300")
 FIGURES = {
     "orders",
     "seconds",
@@ -80,6 +80,13 @@ def test_latency_is_that_of_every_order_behind_the_warm_up(ran: tuple[str, dict[
     assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["max_ms"]
 
 
+def test_nothing_is_lost_or_told_twice_by_a_rolling_restart(ran: tuple[str, dict[str, Any]]) -> None:
+    told = ran[1]["rolling"]
+    assert (told["lost"], told["doubled"]) == (0, 0)
+    assert (told["changes"], told["pauses"]) == (6, 48)
+    assert told["pause_max_ms"] >= told["pause_p99_ms"] >= told["pause_p50_ms"] > 0
+
+
 def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> None:
     told = ran[1]["profile"]
     assert told["samples"] > 10
@@ -93,6 +100,7 @@ def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) 
     assert "outputs checked: all as the orders say" in printed
     assert f"p99 {result['latency']['p99_ms']} ms" in printed
     assert f"p99 {result['latency']['p99_ms']} ms" in text
+    assert f"longest {result['rolling']['pause_max_ms']} ms" in text
     assert result["machine"]["kafka"] in text
     for row in result["rows"]:
         assert row["label"] in text
