@@ -28,6 +28,7 @@ from stream.adapters import AdapterError, Adapters, Route, rekeyed
 from stream.adapters_lane import STEP, Lane, Outlet
 from stream.app import now_ms
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
+from stream.header_names import read_any_header_name
 from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -262,14 +263,19 @@ def _add_agent(app: AdapterApp, topic: str) -> None:
     source = app.topic(topic, key_serializer="raw", value_serializer="raw", allow_empty=True)
 
     async def adapt(stream: Any) -> None:
+        # Should Faust end or restart an agent, what is under way would be neither acknowledged nor read again.
+        failure: Exception = WorkerFailed(f"Faust ended the agent of {topic}.", hint="Start the adapters again.")
         try:
             # By hand: Faust acknowledges whatever leaves the loop, by an error too.
             await app.host.work(topic, stream.noack().events())
         except Exception as error:  # whatever it is, the process ends with exit code 1 and says it
             if not isinstance(error, SegstreamError):
                 log.exception("the adapter of %s failed", topic)
-            app.host.failure = app.host.failure or error
-            await app.crash(error)
+            failure = error
+        finally:
+            if not app.should_stop:
+                app.host.failure = app.host.failure or failure
+                await app.crash(app.host.failure)
 
     app.agent(source, name=f"adapter-{topic}", concurrency=1)(adapt)
 
@@ -278,6 +284,7 @@ def run_adapters(settings: Settings, own: list[Adapters]) -> int:
     """Run until a signal or a failure; returns the exit code. Raises SegstreamError, saying what to do."""
     routes = all_routes(settings, own)
     asyncio.run(_reach(settings, routes))
+    read_any_header_name()  # or one such record would stop its partition for good
     with TemporaryDirectory(prefix="segstream-") as scratch:
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)

@@ -28,6 +28,7 @@ from segmentation.partitioners import murmur2
 from stream import topics
 from stream.access import read_topic
 from stream.settings import PREFIX, Settings
+from tests.integration.test_dirty_input import oddly_named  # tests are no package: the path comes first
 
 Place = tuple[str, int, int]  # topic, partition, offset
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,15 @@ class Shop:
             await producer.stop()
         return placed
 
+    async def produce_odd(self) -> dict[Place, bytes]:
+        """Send a record with a header name that isn't UTF-8, which stock aiokafka can't read."""
+        value = UNKEYED % (9, 9, 9, 9)
+        async with AIOKafkaProducer(**self.settings.kafka_client()) as producer:
+            batch = oddly_named(producer.create_batch())
+            batch.append(key=None, value=value, headers=[("abcd", b"1")], timestamp=None)
+            sent = await (await producer.send_batch(batch, self.settings.unkeyed_topic, partition=0))
+        return {(self.settings.unkeyed_topic, 0, sent.offset): value}
+
     async def committed(self) -> dict[tuple[str, int], int]:
         async with admin(self.settings) as client:
             found = await client.list_consumer_group_offsets(f"{self.settings.group}-adapters")
@@ -206,7 +216,7 @@ def metric(port: int, name: str) -> float:
 
 
 async def until(condition: Callable[[], Any], shop: Shop, running: subprocess.Popen[bytes], what: str) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while True:
         found = condition()
         if await found if asyncio.iscoroutine(found) else found:
@@ -265,7 +275,7 @@ async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Sh
 
 async def test_a_refusal_for_good_ends_the_process_with_one_line_and_nothing_acknowledged(shop: Shop) -> None:
     settings, port = shop.settings, free_port()
-    placed = await shop.produce(80)
+    placed = await shop.produce_odd() | await shop.produce(80)
     await configure(settings, settings.orders_topic, max_message_bytes="50")
     with shop.started() as running:
         assert await asyncio.to_thread(running.wait, 30) == 1

@@ -156,3 +156,27 @@ def test_the_app_is_of_a_group_of_its_own_with_a_consumer_of_our_own(tmp_path: P
     assert transport.Consumer is _Consumer
     assert [str(url) for url in app.conf.broker] == ["aiokafka://a:1", "aiokafka://b:2"]
     assert list(app.agents) == ["adapter-t"]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+async def test_an_agent_that_ends_before_its_app_ends_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
+) -> None:
+    app = build_app(SETTINGS, {"t": Route(rekeyed)}, tmp_path)
+    app.host._outlet = outlet(Broker(), Metrics())
+    told: list[Any] = []
+
+    async def crash(reason: BaseException) -> None:
+        told.append(reason)
+
+    async def taken() -> AsyncIterator[Event]:
+        if failing:
+            raise RuntimeError("of Faust's own")
+        for event in list[Event]():
+            yield event
+
+    monkeypatch.setattr(app, "crash", crash)
+    agent: Any = app.agents["adapter-t"]
+    await agent.fun(SimpleNamespace(noack=lambda: SimpleNamespace(events=taken)))
+    assert told == [app.host.failure]
+    assert str(told[0]).startswith("of Faust's own" if failing else "Faust ended the agent of t.")
