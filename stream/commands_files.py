@@ -18,7 +18,7 @@ import typer
 from segmentation.events import iso
 from stream.options import AsJson, From, Speed, Until, backfill_name_of
 from stream.order_files import OrderFileError, check_readable, read_orders
-from stream.order_rows import LeftOutReason
+from stream.order_rows import LeftOutReason, parse_at
 from stream.progress import progress_bar
 from stream.replay import DAY_MS, Backfill, ReplayReport, check
 from stream.replay import replay as replay_rows
@@ -115,7 +115,7 @@ def _send(wish: _Wish, *, as_json: bool) -> None:
         currency=settings.currency,
         counts=left_out,
     )
-    dates = _Dates(time.time_ns() // 1_000_000, settings.future_tolerance_s * 1000, wish, left_out)
+    dates = _Dates(time.time_ns() // 1_000_000, settings, wish, left_out)
     with ExitStack() as stack:
         with progress_bar(f"reading {wish.file.name}") as told:
             ordered = stack.enter_context(
@@ -139,22 +139,25 @@ def _send(wish: _Wish, *, as_json: bool) -> None:
 
 @dataclass(slots=True)
 class _Dates:
-    """Leaves out what is dated ahead of the present, and counts the rows to be sent that are more than a day old."""
+    """Leaves out what the shards would refuse for its date, and counts the rows to be sent that are more than a day old."""
 
     now_ms: int
-    tolerance_ms: int
+    settings: Settings
     wish: _Wish
     left_out: Counter[str]
     old_rows: int = 0
 
     def checked(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Give on the rows that can be sent."""
+        latest_ms = self.now_ms + self.settings.future_tolerance_s * 1000
+        earliest_ms = parse_at(self.settings.earliest_date.isoformat())
         begin_ms, end_ms = self.wish.from_ms or 0, self.now_ms - DAY_MS
         if self.wish.until_ms is not None:
             end_ms = min(end_ms, self.wish.until_ms)
         for row in rows:
-            if row.at_ms > self.now_ms + self.tolerance_ms:
-                self.left_out[LeftOutReason.DATED_AHEAD.value] += 1
+            if not earliest_ms <= row.at_ms <= latest_ms:
+                reason = LeftOutReason.DATE if row.at_ms < earliest_ms else LeftOutReason.DATED_AHEAD
+                self.left_out[reason.value] += 1
                 continue
             self.old_rows += begin_ms <= row.at_ms < end_ms
             yield row

@@ -139,7 +139,8 @@ async def replay(
     `speed`: how many times faster than the rows' own time; None: as fast as it goes. `left_out`: the reader's counts, for
     the report. Once `stop` is set it ends soon, without the last advance of the clock. `progress` is told the number of rows
     sent and the instant (ms) they have come to. `backfill`: mark the events, and end with `backfill.finished` on every
-    partition, unless stopped. Sending rows a second time sends the same events again, which changes nothing. Raises ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
+    partition, unless stopped. Sending rows a second time sends the same events again, which changes nothing. Raises
+    ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
     """
     _check_until(settings, until_ms)
     event_time = settings.time == "event"

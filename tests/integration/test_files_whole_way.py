@@ -202,11 +202,11 @@ def test_what_a_back_fill_refuses(settings: Settings, tmp_path: Path) -> None:
     assert asyncio.run(sent(settings)) == 0
 
 
-def test_rows_of_the_future_are_left_out_and_counted(settings: Settings, tmp_path: Path) -> None:
+def test_rows_of_the_future_and_of_the_far_past_are_left_out_and_counted(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
-    path.write_text("order_id,customer_id,ordered_at,amount\n1,a,9000-01-01,5\n2,a,2011-01-01,5\n")
+    path.write_text("order_id,customer_id,ordered_at,amount\n1,a,9000-01-01,5\n2,a,2011-01-01,5\n3,a,1989-12-31,5\n")
     assert "sent 1 placed" in (told := run(settings, "replay", str(path)).stdout)
-    assert "left out 1 dated_ahead" in told
+    assert "left out 1 date, 1 dated_ahead" in told
 
 
 PEAK = """
