@@ -35,8 +35,9 @@ check: setup ## The whole check: format, lint, types, import rules, tests
 bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
 
-recovery: setup ## Crashes and fail-overs: workers killed in the middle of their work
-	@$(BIN)/python -m pytest -m recovery tests/recovery $(ARGS)
+# SEED=… repeats a run; FAULTS=… (24) or MINUTES=… says how long the storm of random faults lasts.
+recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
+	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
 
 # The first for development and the demo, the second for the image: the same versions, without the extras.
 lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
