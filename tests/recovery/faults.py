@@ -46,7 +46,8 @@ def fault(resource: str, weight: int = 4) -> Callable[[Callable[[World, random.R
 
 
 def some_place(world: World, rng: random.Random) -> int:
-    return rng.choice(world.fleet.places)
+    # There may be none for a moment: the other fault of this blow has it.
+    return rng.choice(world.fleet.places or [0])
 
 
 @fault("worker", 8)

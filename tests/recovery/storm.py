@@ -43,12 +43,14 @@ async def storm(world: World, seed: int, faults: int, minutes: float | None) -> 
     report = Report(seed)
     try:
         await prelude(world)
-        flow = asyncio.create_task(keep_feeding(world))
+        enough = asyncio.Event()
+        flow = asyncio.create_task(keep_feeding(world, enough))
         try:
             await blows(world, report, faults, minutes)
         finally:
-            flow.cancel()
-            await asyncio.gather(flow, return_exceptions=True)
+            enough.set()
+            await asyncio.to_thread(world.servers.heal)
+            await flow
         await rest(world, report)
         run: Run = await world.judge()
     except Exception as error:
@@ -69,8 +71,8 @@ async def prelude(world: World) -> None:
     await asyncio.to_thread(world.servers.snapshot)
 
 
-async def keep_feeding(world: World) -> None:
-    while True:
+async def keep_feeding(world: World, enough: asyncio.Event) -> None:
+    while not enough.is_set():
         await world.feed(ROWS, size=ROWS, pace_s=PACE_S)
 
 

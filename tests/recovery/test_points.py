@@ -15,14 +15,14 @@ from stream.settings import Settings
 from tests.recovery import checker
 from tests.recovery.servers import Servers
 from tests.recovery.worker import POINTS, TAKEOVER_POINTS, TURN_POINTS
-from tests.recovery.world import World, settings_on, twin_of, world
+from tests.recovery.world import World, eventually, settings_on, twin_of, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
 DEATH_S = 120.0
 # The turn in which a worker dies: the moves have begun, and there are more to come.
 PASSING = 12
-# To be behind, Redis is put back to where it stood this many turns before.
+# To be behind, Redis is put back to where it stood about this many turns before.
 LAG = 25
 
 
@@ -66,26 +66,39 @@ async def die(made: World, point: str, *, passing: int = 1, page: int | None = N
     made.fleet.kill(0)
 
 
-def keys_of(made: World) -> dict[bytes, bytes]:
-    """The group's shards in Redis, as they are."""
+def as_it_is(made: World) -> dict[bytes, bytes]:
+    """The group's shards in Redis, all at one instant."""
     with made.servers.redis() as redis:
         names = cast("list[bytes]", redis.keys(f"{{{made.settings.group}:*"))
-        return {name: cast("Any", redis.dump(name)) for name in names}
+        with redis.pipeline(transaction=True) as pipe:
+            for name in names:
+                pipe.dump(name)
+            kept = zip(names, cast("list[bytes | None]", pipe.execute()), strict=True)
+        return {name: value for name, value in kept if value is not None}
 
 
 def put_back(made: World, kept: dict[bytes, bytes]) -> None:
     with made.servers.redis() as redis:
-        redis.delete(*keys_of(made))
+        redis.delete(*as_it_is(made))
         for name, value in kept.items():
             cast("Any", redis).restore(name, 0, value)
 
 
+def moves_told(made: World) -> int:
+    [shard] = checker.read_shards(made.settings)
+    return int(shard.head.get("count", 0))
+
+
 async def fall_behind(made: World) -> None:
-    """Redis stands LAG turns with moves behind Kafka, as after a restore."""
-    await die(made, "turn.after_redis", passing=PASSING)
-    kept = keys_of(made)
-    await die(made, "turn.after_commit", passing=LAG)
+    """Redis stands many turns with moves behind Kafka, as after a restore."""
+    process = made.fleet.start(0, point="turn.after_commit", passing=PASSING + LAG)
+    await eventually(lambda: moves_told(made) > 0, DEATH_S, "a first move")
+    kept = as_it_is(made)
+    assert await asyncio.to_thread(process.wait, DEATH_S) == -signal.SIGKILL, made.fleet.last_words(0)
+    made.fleet.kill(0)
+    before = moves_told(made)
     put_back(made, kept)
+    assert before > moves_told(made) + 10
 
 
 @pytest.mark.parametrize("point", TURN_POINTS)
