@@ -64,7 +64,8 @@ class ToyStep:
         return STATE.pack(count, *struct.unpack("<qq", note))
 
     def buried(self, value: bytes) -> bool:
-        return STATE.unpack(value)[0] == 0
+        count, _, _ = STATE.unpack(value)
+        return bool(count == 0)
 
     def _states(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
         return {k: STATE.unpack(v) if v else (0, 0, 0) for k, v in zip(plan.keys, values, strict=True)}
