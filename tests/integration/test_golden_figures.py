@@ -131,15 +131,20 @@ def twice(records: Sequence[Any], rng: random.Random) -> Iterator[Any]:
     return (records[n] for _, n in sorted(places))
 
 
-async def sent_again(settings: Settings, source: Settings, arranged: Callable[..., Iterator[Any]]) -> None:
-    """Send the records of another deployment's orders to this one's, to the same partitions, arranged anew."""
-    by_partition: list[list[Any]] = [[] for _ in range(source.partitions)]
-    for record in sorted(await read_topic(source, source.orders_topic), key=lambda record: record.offset):
-        by_partition[record.partition].append(record)
+async def records_of(settings: Settings) -> list[list[Any]]:
+    """The orders as they lie on each partition."""
+    found: list[list[Any]] = [[] for _ in range(settings.partitions)]
+    for record in sorted(await read_topic(settings, settings.orders_topic), key=lambda record: record.offset):
+        found[record.partition].append(record)
+    return found
+
+
+async def sent_again(settings: Settings, partitions: list[list[Any]], arranged: Callable[..., Iterator[Any]]) -> None:
+    """Send another deployment's orders to this one's, to the same partitions, arranged anew."""
     await topics.create(settings)
     rng = random.Random(SEED)
     async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for partition, records in enumerate(by_partition):
+        for partition, records in enumerate(partitions):
             for record in arranged(records, rng):
                 future = await producer.send(settings.orders_topic, record.value, key=record.key, partition=partition)
             await future
@@ -148,8 +153,9 @@ async def sent_again(settings: Settings, source: Settings, arranged: Callable[..
 async def arranged_anew(settings_for: SettingsFor, first: Settings, **rules: int) -> list[Settings]:
     """Make deployments of the shuffled and of the doubled orders of the first."""
     others = [settings_for(time="event", currency="GBP", max_clock_jump_days=LARGEST, **rules) for _ in range(2)]
+    partitions = await records_of(first)
     for other, arranged in zip(others, (shuffled, twice), strict=True):
-        await sent_again(other, first, arranged)
+        await sent_again(other, partitions, arranged)
     await asyncio.gather(*map(taken_up, others))
     for run in (first, *others):
         assert await read_topic(run, run.orders_dead_letters_topic) == []
