@@ -67,6 +67,7 @@ class Servers:
             self._stopping.callback(server.stop)
             server.start()
         self.wires = [Wires(proxy, self.wiring.proxy(self.valkey.port)) for proxy in proxies]
+        self._to_primary = self.wiring.proxy(self.valkey.port)
         self._replication = self.wiring.proxy(self.valkey.port)
         self._attach_replica()
         return self
@@ -100,6 +101,11 @@ class Servers:
     def valkey(self) -> ValkeyServer:
         """The primary."""
         return self._valkeys[self._primary]
+
+    @property
+    def redis_url(self) -> str:
+        """The suite's own way to whoever is the primary."""
+        return f"redis://{HOST}:{self._to_primary.port}/0"
 
     @property
     def replica(self) -> ValkeyServer:
@@ -140,6 +146,8 @@ class Servers:
         with self.redis(self.replica) as redis:
             redis.replicaof("NO", "ONE")
         self._primary = 1 - self._primary
+        self._to_primary.point_at(self.valkey.port)
+        self._to_primary.cut()
 
     def demote_other(self) -> None:
         """The other Valkey becomes the primary's replica: whatever it had alone is gone."""

@@ -124,5 +124,13 @@ async def test_a_worker_dies_within_a_takeover(shop: World, log: Log, point: str
     assert len(run.moves) > 100
 
 
+async def test_a_torn_transaction_is_covered_before_a_second_crash(shop: World, log: Log) -> None:
+    """Else Redis knows the moves, and nobody that their orders were delivered."""
+    await die(shop, "turn.torn", passing=3)
+    await die(shop, "takeover.at_its_end")
+    shop.fleet.start(0)
+    await shop.judge(log.calm, rebuild=False)
+
+
 def test_every_point_has_its_test() -> None:
     assert set(TURN_POINTS) | set(TAKEOVER_POINTS) == set(POINTS)

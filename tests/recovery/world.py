@@ -42,7 +42,7 @@ def settings_on(servers: Servers, **overrides: Any) -> Settings:
     mark = uuid.uuid4().hex[:8]
     base = Settings()
     names = {f: f"{getattr(base, f)}-{mark}" for f in Settings.model_fields if f.endswith("_topic")}
-    where = {"kafka_bootstrap_servers": servers.kafka.address, "redis_url": servers.valkey.url}
+    where = {"kafka_bootstrap_servers": servers.kafka.address, "redis_url": servers.redis_url}
     return Settings(**{**SHORT, **names, **where, "group": f"g-{mark}", **overrides})
 
 
