@@ -22,6 +22,7 @@ from stream import (
     dead_letters_cli,
     demo_cli,
     erase_cli,
+    forecast_cli,
     local_cli,
     topics_cli,
 )
@@ -64,6 +65,7 @@ for commands in (
     commands_data.app,
     commands_shards.app,
     erase_cli.app,
+    forecast_cli.app,
     adapters_cli.app,
 ):
     app.registered_commands += commands.registered_commands

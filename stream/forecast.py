@@ -1,0 +1,125 @@
+"""`segstream forecast`: how many customers time alone will move, from where, where to, and on which day."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from segmentation.decisions import CompiledModel
+from segmentation.entries import DAY_MS
+from segmentation.events import iso
+from segmentation.money import format_units
+from segmentation.outlook import moves_ahead
+from segmentation.rfm import StateFormatError
+from stream.access import redis_client
+from stream.errors import SegstreamError
+from stream.export import shard_clock
+from stream.layout import ShardKeys, read_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from segmentation.outlook import Ahead
+    from stream.model_names import PublishedModels
+    from stream.settings import Settings
+
+_PAGE: Final = 2_000
+
+
+class ForecastError(SegstreamError):
+    """Nothing can be foretold from these states."""
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """One move to come, if nothing is bought, refunded or cancelled, and no model starts."""
+
+    customer_id: str
+    at: str
+    from_segment: str | None
+    to_segment: str | None
+    monetary: str
+
+
+class Flow(msgspec.Struct, frozen=True, gc=False):
+    """Of one day (UTC): how many go from one segment to another, and the money of theirs that counts then."""
+
+    day: str
+    from_segment: str | None
+    to_segment: str | None
+    customers: int
+    monetary: str
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """All flows up to an instant, by day, then by segment."""
+
+    customers: int
+    as_of: str | None  # the clock that has come furthest; None: no shard has begun
+    until: str | None
+    flows: list[Flow]
+
+
+def each_move(
+    settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, Ahead]]:
+    """Give (the shard's clock in ms, a move) for all moves to come; (clock, …) shard by shard, within them unordered.
+
+    In event time a shard's clock is the instant to begin with, in wall time now. `progress` is told how many customers
+    were looked at. Raises ForecastError, ExportError, NoActiveModel, RedisUnreachable.
+    """
+    model = CompiledModel.of(published.require_active(), settings.group, published.names)
+    dwell_ms, span_ms, seen = int(settings.dwell_hours * 3_600_000), round(days * DAY_MS), 0
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            clock = shard_clock(redis, keys)
+            if clock is None:
+                continue
+            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
+            states = read_states(redis, keys)
+            while page := list(islice(states, _PAGE)):
+                try:
+                    for move in moves_ahead(page, at, at + span_ms, model, dwell_ms=dwell_ms, rules=settings.rules):
+                        yield at, move
+                except StateFormatError as error:
+                    raise ForecastError(f"a state in {keys.states} can't be read: {error}") from error
+                seen += len(page)
+                if progress:
+                    progress(seen)
+
+
+def told(move: Ahead, published: PublishedModels) -> Move:
+    """A move with the names of its segments."""
+    source, target = published.name(move.source), published.name(move.target)
+    return Move(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
+
+
+def outlook(
+    settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
+) -> Outlook:
+    """Count the moves to come by day and segments. Raises as `each_move`."""
+    counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+    latest: int | None = None
+    seen = 0
+
+    def look(count: int) -> None:
+        nonlocal seen
+        seen = count
+        if progress:
+            progress(count)
+
+    for clock, move in each_move(settings, published, days, look):
+        latest = max(clock, latest or clock)
+        of_day = counts[move.at // DAY_MS, move.source, move.target]
+        of_day[0] += 1
+        of_day[1] += move.monetary
+    flows = [
+        Flow(iso(day * DAY_MS)[:10], published.name(source), published.name(target), customers, format_units(money))
+        for (day, source, target), (customers, money) in sorted(counts.items())
+    ]
+    until = None if latest is None else iso(latest + round(days * DAY_MS))
+    return Outlook(seen, None if latest is None else iso(latest), until, flows)
