@@ -6,7 +6,7 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test check bench recovery lock clean
+.PHONY: help setup demo test check bench recovery model lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews
 # SEED=… repeats a run; FAULTS=… (24) or MINUTES=… says how long the storm of random faults lasts.
 recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
+
+model: setup ## Every state of the protocol in larger worlds, half an hour (ARGS="--variant 20 --trace": one, and why)
+	@$(BIN)/python -m tests.model $(or $(ARGS),--full)
 
 # The first for development and the demo, the second for the image: the same versions, without the extras.
 lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)

@@ -1,0 +1,51 @@
+"""The protocol's ingredients, each of which a mutant takes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Opening = Literal["producer", "redis", "kafka"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """True everywhere: the protocol."""
+
+    await_outputs: bool = True
+    await_head: bool = True
+    outputs_before_head: bool = True
+    compare_and_set: bool = True
+    read_until_last: bool = True
+    read_until_end: bool = True
+    patch_announced: bool = True
+    absorb_in_silence: bool = True
+    due_now: bool = True
+    raise_clock: bool = True
+    monotone_clock: bool = True
+    raise_activation: bool = True
+    refuse_older: bool = True
+    load_under_head: bool = True
+    one_transactional_id: bool = True
+    opening: tuple[Opening, Opening, Opening] = ("producer", "redis", "kafka")  # steps 1, 2, 3
+    kafka_first: bool = True
+    poll_compares: bool = True
+    transaction_every_turn: bool = True
+    cover_torn: bool = True
+    broker_verifies: bool = True
+
+    @property
+    def lost_means_down(self) -> bool:
+        """Whether a worker whose head is gone from Redis, or whose producer was fenced, finds out before it does harm."""
+        return (
+            self.compare_and_set
+            and self.load_under_head
+            and self.poll_compares
+            and self.one_transactional_id
+            and self.kafka_first
+            and self.transaction_every_turn
+            and self.opening == ("producer", "redis", "kafka")
+        )
+
+
+PROTOCOL: Final = Rules()
