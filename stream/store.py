@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from segmentation.step import Due
@@ -105,13 +106,32 @@ class Loaded:
 
 def connect(url: str, timeout_s: float) -> Redis:
     """A client of the engine's: no silent retries, since an unknown outcome must be looked at, not repeated."""
-    return Redis.from_url(
+    client = Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
+    pool = client.connection_pool
+    pool.connection_class = _telling_in_one_tongue(pool.connection_class)
+    return client
+
+
+def _telling_in_one_tongue(base: type[Any]) -> type[Any]:
+    """A connection that tells of a transport closed under it as redis-py tells of every other lost connection.
+
+    uvloop raises RuntimeError there, which redis-py hands on: a status that can't be shown would end the worker.
+    """
+
+    class Connection(base):  # type: ignore[misc]  # which class it is depends on the URL
+        async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **kwargs)
+            except RuntimeError as error:
+                raise RedisConnectionError(f"the connection was closed: {error}.") from error
+
+    return Connection
 
 
 class ShardStore:
