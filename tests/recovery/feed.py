@@ -28,7 +28,8 @@ from trainer.settings import load_settings as trainer_settings
 DAY_MS: Final = 86_400_000
 START_MS: Final = 946_684_800_000  # 2000: a quarter of a century lies ahead
 STEP_MS: Final = 80 * DAY_MS  # a clock is led on in steps below SEGSTREAM_MAX_CLOCK_JUMP_DAYS
-TRY_S: Final = 5.0
+REQUEST_MS: Final = 10_000
+STOP_S: Final = 30.0
 
 
 class Sent(NamedTuple):
@@ -115,12 +116,12 @@ class Feeder:
         aborted = transactional and self._rng.random() < 0.4
         while True:
             try:
-                async with asyncio.timeout(TRY_S):
-                    await self._send(records, transactional=transactional, aborted=aborted)
+                # No time-out: Kafka comes back in the end, and a producer that is cancelled leaves its sockets open.
+                await self._send(records, transactional=transactional, aborted=aborted)
                 if not aborted:
                     break
                 aborted = False
-            except (KafkaError, TimeoutError, OSError, AssertionError, RuntimeError):
+            except (KafkaError, OSError, AssertionError, RuntimeError):
                 # AssertionError, RuntimeError: how aiokafka tells of a transaction that another error has ended.
                 await self._drop(transactional)
                 await asyncio.sleep(0.2)
@@ -142,12 +143,13 @@ class Feeder:
         if transactional not in self._producers:
             mine: dict[str, Any] = {"transactional_id": f"{self._settings.group}-shop"} if transactional else {}
             made = AIOKafkaProducer(
-                **self._settings.kafka_client(), acks="all", enable_idempotence=True, linger_ms=0, **mine
-            )
+                **self._settings.kafka_client(), acks="all", enable_idempotence=True, linger_ms=0,
+                request_timeout_ms=REQUEST_MS, **mine,
+            )  # fmt: skip
             try:
                 await made.start()
             except BaseException:
-                await made.stop()
+                await _stopped(made)
                 raise
             self._producers[transactional] = made
         return self._producers[transactional]
@@ -183,7 +185,7 @@ class Feeder:
 
 async def _stopped(producer: AIOKafkaProducer) -> None:
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(producer.stop(), TRY_S)
+        await asyncio.wait_for(producer.stop(), STOP_S)
 
 
 def variant(number: int) -> SegmentModel:
