@@ -1,4 +1,6 @@
-"""An independent judge of a run: reads the topics (read_committed) and the states in Redis, and shares no logic with the engine.
+"""An independent judge of a run: reads the topics (read_committed) and the states in Redis, and nothing of the engine.
+
+Of the code that it judges it uses one function, `advance_bytes`: states are compared as of their shard's clock.
 
 Each check returns what is wrong, in words; nothing wrong is an empty list.
 """
