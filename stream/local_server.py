@@ -204,9 +204,14 @@ class Server(ABC):
                 start_new_session=True,
                 pass_fds=[lock],
             )
-        with _pipe(process.stdout) as told:
-            line = told.readline()
         self._guardian = process
+        try:
+            with _pipe(process.stdout) as told:
+                line = told.readline()
+        except BaseException:
+            # Ctrl-C before we know whom it has started: it alone can stop that one.
+            self._dismiss_guardian()
+            raise
         if not self._kept:
             self._dismiss_guardian()
         if not line:
