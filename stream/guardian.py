@@ -67,8 +67,12 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
         # What the parent let us inherit, a lock, is meant for the command. Our own descriptors aren't inheritable.
         close_fds=False,
     )
-    sys.stdout.write(f"{child.pid}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{child.pid}\n")
+        sys.stdout.flush()
+    except OSError:
+        # Whoever wanted it is gone, or was interrupted: a server that nobody knows of must not live.
+        sys.exit(stop(child, 0.0))
     return child
 
 

@@ -195,15 +195,19 @@ class Server(ABC):
         psutil = extra("psutil")
         # By its file and isolated: independent of the working folder, and starts in 20 ms.
         watched = [sys.executable, "-I", "-S", guardian.__file__, "kept" if self._kept else "free", str(STOP_GRACE_S)]
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 (our own command, no shell)
-                [*watched, *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=[lock],
-            )
+        try:
+            with self.log.open("ab") as log:
+                process = subprocess.Popen(  # noqa: S603 (our own command, no shell)
+                    [*watched, *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[lock],
+                )
+        except BaseException:
+            self._await_strays()
+            raise
         self._guardian = process
         try:
             with _pipe(process.stdout) as told:
@@ -222,6 +226,17 @@ class Server(ABC):
         except psutil.NoSuchProcess:
             # Ended before we looked; the log says why, and _await_answer tells it.
             self._process = None
+
+    def _await_strays(self) -> None:
+        """Ctrl-C within Popen leaves a guardian that nobody knows. Its stdin is closed by then, so it stops what it keeps and ends."""
+        psutil = extra("psutil")
+        strays = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = child.cmdline()
+                if guardian.__file__ in line and any(str(self.directory) in part for part in line):
+                    strays.append(child)
+        psutil.wait_procs(strays, STOP_GRACE_S + 5)
 
     def _await_answer(self, log_from: int) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_S
