@@ -39,7 +39,7 @@ bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews
 recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
 
-model: setup ## Every state of the protocol in larger worlds, half an hour (ARGS="--variant 20 --trace": one, and why)
+model: setup ## Every state of the protocol in larger worlds, a quarter of an hour (ARGS="--variant 20 --trace": one, and why)
 	@$(BIN)/python -m tests.model $(or $(ARGS),--full)
 
 # The first for development and the demo, the second for the image: the same versions, without the extras.
