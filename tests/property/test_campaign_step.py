@@ -220,7 +220,9 @@ def test_a_rebuild_from_the_logs_gives_the_same_states(rows: list[Row], cuts: li
     assert (rebuilt.states, rebuilt.clock) == (shard.states, shard.clock)
 
 
-States = st.builds(CampaignState, st.integers(0, 2**32 - 1), st.none() | st.integers(-(2**63), 2**63 - 1))
+States = st.builds(
+    CampaignState, st.integers(0, 2**32 - 1), st.none() | st.integers(-(2**63), 2**63 - 1), st.booleans()
+)
 
 
 @many

@@ -127,8 +127,16 @@ def test_an_erasure_never_triggers() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
     turn = run(step, row(to=None, cause=Cause.ERASURE))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
+    assert step.buried(turn.states[b"ann"])
     assert turn.counts == {"erased": 1}
+
+
+def test_only_the_last_move_says_whether_a_customer_is_buried() -> None:
+    erased, back = CampaignState(4, AT, erased=True), CampaignState(5)
+    assert not a_step().buried(CampaignState(3, AT).pack())
+    assert a_step().buried(CampaignState(3, AT).join(erased).pack())
+    assert erased.join(back) == back.join(erased) == CampaignState(5, AT)
 
 
 def test_a_move_without_a_rule_is_remembered() -> None:
@@ -194,12 +202,18 @@ def test_unknown_fields_are_ignored() -> None:
 def test_a_state_has_its_bytes() -> None:
     assert CampaignState(0x01020304).pack().hex() == "01000000040302010000000000000000"
     assert CampaignState(2**32 - 1, 0).pack().hex() == "01010000ffffffff0000000000000000"
-    for state in (CampaignState(), CampaignState(7), CampaignState(7, 0), CampaignState(7, AT)):
+    for state in (
+        CampaignState(),
+        CampaignState(7),
+        CampaignState(7, 0),
+        CampaignState(7, AT),
+        CampaignState(7, None, erased=True),
+    ):
         assert CampaignState.unpack(state.pack()) == state
     assert CampaignState.unpack(None) == CampaignState()
 
 
-@pytest.mark.parametrize("value", [b"", bytes(16), b"\2" + bytes(15), b"\1\2" + bytes(14), b"\1" + bytes(16)])
+@pytest.mark.parametrize("value", [b"", bytes(16), b"\2" + bytes(15), b"\1\4" + bytes(14), b"\1" + bytes(16)])
 def test_foreign_bytes_are_no_state(value: bytes) -> None:
     with pytest.raises(CampaignFormatError, match=r"isn't a campaign state of version 1"):
         CampaignState.unpack(value)
