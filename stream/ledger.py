@@ -25,6 +25,7 @@ from stream.heads import (
     TakeoverRecord,
     encode_head,
 )
+from stream.reconnect import calm
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class Ledger:
             max_batch_size=BATCH_BYTES,
             max_request_size=settings.max_event_bytes + 131_072,  # a dead letter is larger than its record
         )
+        calm(producer)
         ledger = cls(producer, settings, streams, partition)
         try:
             async with ledger._in_time("the start of the producer"):

@@ -26,6 +26,7 @@ from stream.heads import (
     decode_kafka_head,
     decode_takeover,
 )
+from stream.reconnect import calm
 from stream.settings import Settings
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
@@ -74,6 +75,7 @@ class LogReader:
             fetch_max_wait_ms=200,
             retry_backoff_ms=20,
         )
+        calm(self._consumer)
         self._at: TopicPartition | None = None
 
     async def start(self) -> None:
