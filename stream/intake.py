@@ -24,6 +24,7 @@ from stream.shard import Shard
 log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 20.0  # how long a shard may take over its last turn
+HEARTBEAT_MS: Final = 300  # a heartbeat's answer tells of a rebalance: so long a shard may be nobody's
 REPORT_S: Final = 1.0  # between two reports of the group's offsets
 
 
@@ -40,7 +41,7 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             auto_offset_reset="earliest",  # never used, but "none" raises without a committed offset
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=settings.session_timeout_ms,
-            heartbeat_interval_ms=max(100, settings.session_timeout_ms // 5),
+            heartbeat_interval_ms=min(HEARTBEAT_MS, settings.session_timeout_ms // 5),
             max_partition_fetch_bytes=1_024,
         )
         self.assigned: frozenset[int] = frozenset()

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.metadata import MetadataRequest
 
 from stream.errors import ShardLost, ShardQuarantined
 from stream.header_names import read_any_header_name
@@ -89,13 +89,13 @@ class LogReader:
 
     async def describe(self, topics: Sequence[str]) -> tuple[str, dict[str, int]]:
         """(Kafka's id of the cluster, partitions of each topic). Raises ShardQuarantined where a topic doesn't exist."""
-        admin = AIOKafkaAdminClient(**self._settings.kafka_client())
-        try:
-            await asyncio.wait_for(admin.start(), self._settings.commit_timeout_s)
-            cluster = str((await admin.describe_cluster()).get("cluster_id") or "")
-            told = {t["topic"]: t for t in await admin.describe_topics(list(topics))}
-        finally:
-            await admin.close()
+        # By the consumer's own connection: an admin client would make one more in every takeover.
+        client = self._consumer._client  # noqa: SLF001  # as said
+        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
+        answer = await asyncio.wait_for(client.send(client.get_random_node(), request), self._settings.commit_timeout_s)
+        metadata = answer.to_object()
+        cluster = str(metadata.get("cluster_id") or "")
+        told = {t["topic"]: t for t in metadata["topics"]}
         for topic in topics:
             code = told[topic]["error_code"] if topic in told else UNKNOWN_TOPIC
             if code == UNKNOWN_TOPIC:
