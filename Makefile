@@ -6,10 +6,10 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test check bench recovery model lock clean
+.PHONY: help setup demo test check bench recovery recovery-mutants model lock clean
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Make .venv with the locked packages (needs Python 3.11 or later; PYTHON=… chooses one)
 	@:
@@ -38,6 +38,9 @@ bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews
 # SEED=… repeats a run; FAULTS=… (24) or MINUTES=… says how long the storm of random faults lasts.
 recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
+
+recovery-mutants: setup ## The protocol without each of its ingredients in turn: a scenario must catch it (a quarter of an hour)
+	@$(BIN)/python -m pytest -q -s -m "not recovery" tests/recovery/test_mutants.py tests/recovery/test_mutants_in_memory.py $(ARGS)
 
 model: setup ## Every state of the protocol in larger worlds, a quarter of an hour (ARGS="--variant 20 --trace": one, and why)
 	@$(BIN)/python -m tests.model $(or $(ARGS),--full)

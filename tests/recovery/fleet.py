@@ -40,6 +40,7 @@ class Fleet:
 
     def __init__(self, servers: Servers, settings: Settings, folder: Path) -> None:
         self.settings = settings
+        self.mutant: int | None = None  # the ingredient of the protocol that these workers lack
         self.ended_alone: list[str] = []  # workers that ended without being told to: place, exit code, last words
         self._servers = servers
         self._folder = folder
@@ -63,9 +64,16 @@ class Fleet:
         return self._folder / f"clock-{place}"
 
     def start(
-        self, place: int, *, point: str = "", passing: int = 1, page: int | None = None, http_port: int = 0
+        self,
+        place: int,
+        *,
+        point: str = "",
+        passing: int = 1,
+        page: int | None = None,
+        http_port: int = 0,
+        stop: str = "",
     ) -> subprocess.Popen[bytes]:
-        """Start a worker; `point`: where it kills itself."""
+        """Start a worker; `point`: where it kills itself; `stop`: point:passing at which it stops itself."""
         assert place not in self._running, f"there is a worker on place {place}"
         # Whole or not at all: the worker reads it at every look at its clock.
         if not self.clock(place).exists():
@@ -75,6 +83,8 @@ class Fleet:
             "RECOVERY_PASSING": str(passing),
             "RECOVERY_PAGE": "" if page is None else str(page),
             "RECOVERY_CLOCK": str(self.clock(place)),
+            "RECOVERY_STOP": stop,
+            "RECOVERY_MUTANT": "" if self.mutant is None else str(self.mutant),
         }  # fmt: skip
         with self.log(place).open("ab") as log:
             log.write(f"---- started at {time.time():.3f}, point {point!r}\n".encode())

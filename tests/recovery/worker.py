@@ -7,6 +7,8 @@ RECOVERY_POINT   one of POINTS; empty: none
 RECOVERY_PASSING at which passing to die, from 1
 RECOVERY_PAGE    most records that one read of a log gives (pages of a takeover's step 4); empty: as in production
 RECOVERY_CLOCK   a file with the milliseconds by which this worker's wall clock is wrong
+RECOVERY_STOP    point:passing at which the process stops itself (SIGSTOP) until somebody wakes it; empty: never
+RECOVERY_MUTANT  which ingredient of the protocol is taken out (mutants.py); empty: none
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from stream.log_reader import LogReader, OutputPage
 from stream.ownership import Owned
 from stream.settings import load_settings
 from stream.store import ShardStore
+from tests.recovery.mutants import mutate
 
 TURN_POINTS: Final = (
     "turn.before_transaction",
@@ -55,13 +58,14 @@ _phase: ContextVar[str] = ContextVar("phase", default="")
 
 
 class Bomb:
-    """Counts passings of one point, and ends the process at the n-th."""
+    """Counts passings of one point, and ends (or stops) the process at the n-th."""
 
-    def __init__(self, point: str, passing: int) -> None:
+    def __init__(self, point: str, passing: int, number: signal.Signals = signal.SIGKILL) -> None:
         if point and point not in POINTS:
             raise ValueError(f"{point!r} isn't a point; expected one of {', '.join(POINTS)}")
         self.point = point
         self._left = passing
+        self._number = number
 
     def due(self, point: str) -> bool:
         """Whether this passing is the last."""
@@ -74,9 +78,8 @@ class Bomb:
         if self.due(point):
             self.explode()
 
-    @staticmethod
-    def explode() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def explode(self) -> None:
+        os.kill(os.getpid(), self._number)
 
 
 def plant(bomb: Bomb, page: int | None) -> None:
@@ -219,6 +222,11 @@ def shift_clock(file: Path) -> None:
 
 def main() -> int:
     page = os.environ.get("RECOVERY_PAGE", "")
+    if mutant := os.environ.get("RECOVERY_MUTANT", ""):
+        mutate(int(mutant))
+    if stop := os.environ.get("RECOVERY_STOP", ""):
+        point, _, passing = stop.rpartition(":")
+        plant(Bomb(point, int(passing), signal.SIGSTOP), None)
     plant(
         Bomb(os.environ.get("RECOVERY_POINT", ""), int(os.environ.get("RECOVERY_PASSING", "1"))),
         int(page) if page else None,

@@ -1,0 +1,323 @@
+"""What the protocol rests on, asked of the real Kafka and Redis and of those in memory: both must answer alike."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from segmentation.step import Due, Output
+from stream import topics
+from stream.app import streams_of
+from stream.errors import ShardLost, ShardQuarantined
+from stream.heads import Fingerprint, KafkaHead, TakeoverRecord
+from stream.layout import ShardKeys
+from stream.ledger import Ledger, Publication, Streams
+from stream.log_reader import LogReader
+from stream.settings import Settings
+from stream.store import ShardStore, Writes, connect
+from tests.recovery.memory_ledger import MemoryBroker, MemoryStore
+
+SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory"]
+BRIEF: Final = {"partitions": 1, "commit_timeout_s": 3.0, "transaction_timeout_ms": 5_000}
+BARRIER: Final = TakeoverRecord(1, "me", 0)
+
+
+@dataclass
+class Side:
+    """One kind of Kafka, and a shard's own place on it."""
+
+    settings: Settings
+    streams: Streams
+    memory: MemoryBroker | None
+
+    async def ledger(self) -> Ledger:
+        return await Ledger.open(self.settings, self.streams, 0)
+
+    async def send(self, *values: bytes) -> None:
+        """Orders, outside any transaction."""
+        if self.memory:
+            self.memory.send(self.streams.input, [(b"key", value) for value in values])
+            return
+        async with AIOKafkaProducer(**self.settings.kafka_client()) as shop:
+            for value in values:
+                await shop.send_and_wait(self.streams.input, value, key=b"key", partition=0)
+
+
+@pytest.fixture(params=SIDES)
+async def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Side:
+    if request.param == "real":
+        settings: Settings = request.getfixturevalue("settings_for")(**BRIEF)
+        await topics.create(settings)
+        return Side(settings, streams_of(settings, "scoring"), None)
+    broker = MemoryBroker(1)
+    broker.install(monkeypatch.setattr)
+    settings = Settings(**BRIEF)  # type: ignore[arg-type]  # each value is of its field's type
+    return Side(settings, streams_of(settings, "scoring"), broker)
+
+
+@pytest.fixture
+async def reader(side: Side) -> AsyncIterator[LogReader]:
+    made = LogReader(side.settings)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def head(offset: int, count: int) -> KafkaHead:
+    return KafkaHead(offset, count, 7, 2, "v")
+
+
+def turn(offset: int, first: int, *keys: bytes) -> Publication:
+    """A turn that tells one output for each key; the first of them has the number `first`."""
+    outputs = [Output(key, b"move of " + key, [], b"note of " + key, b"latest") for key in keys]
+    return Publication(head(offset, first + len(keys) - 1), outputs)
+
+
+async def read_all(reader: LogReader, side: Side, start: int, seen: int, number: int) -> list[tuple[int, int | None]]:
+    """(position, number of the last output) of each page, up to the end there is now."""
+    _, end = await reader.bounds(side.streams.output, 0)
+    pages = reader.read_outputs(side.streams.output, 0, start, seen, number, end)
+    return [(page.position, page.mark.number if page.mark else None) async for page in pages]
+
+
+async def tear(ledger: Ledger, publication: Publication) -> None:
+    """The outputs are committed, their head isn't: what a late end of an earlier transaction leaves."""
+    await ledger._producer.begin_transaction()
+    for future, _ in await ledger._send_outputs(publication):
+        await future
+    await ledger._producer.commit_transaction()
+
+
+# ---- Kafka
+
+
+async def test_a_turn_is_read_back(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    barrier = await ledger.take_over(BARRIER)
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (None, None)
+    published = await ledger.publish(turn(5, 1, b"a", b"b"))
+    assert published
+    assert published.last == Fingerprint.of(published.position - 1, 0, b"b", b"move of b")
+    assert await ledger.publish(turn(6, 3)) is None
+    again = await ledger.take_over(BARRIER)
+    assert again > barrier
+    assert await reader.read_kafka_head(side.streams.heads, 0, again) == (head(6, 2), BARRIER)
+    # What comes behind the barrier isn't seen.
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (None, None)
+    [page] = [p async for p in reader.read_outputs(side.streams.output, 0, 0, 0, 2, published.position)]
+    assert page.notes == {b"a": b"note of a", b"b": b"note of b"}
+    assert page.mark == (2, 5, 7, 2, "v")
+    assert page.last == published.last
+    await ledger.close()
+
+
+async def test_offsets_are_not_dense(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    first = await ledger.publish(turn(1, 1, b"a"))
+    second = await ledger.publish(turn(2, 2, b"a"))
+    assert first
+    assert second
+    assert second.position == first.position + 2, "a marker lies between"
+    assert await reader.record_at(side.streams.output, 0, first.position) is None
+    found = await reader.record_at(side.streams.output, 0, second.position - 1)
+    assert found
+    assert (found.offset, found.key) == (second.position - 1, b"a")
+    assert await reader.bounds(side.streams.output, 0) == (0, second.position + 1)
+    await ledger.close()
+
+
+async def test_a_successor_fences(side: Side, reader: LogReader) -> None:
+    predecessor = await side.ledger()
+    await predecessor.publish(turn(1, 1, b"a"))
+    # In the middle of its turn: the outputs are there, the transaction is open.
+    await predecessor._producer.begin_transaction()
+    for future, _ in await predecessor._send_outputs(turn(2, 2, b"b")):
+        await future
+    assert (await reader.bounds(side.streams.output, 0))[1] == 2, "an open transaction isn't told"
+    successor = await side.ledger()
+    barrier = await successor.take_over(BARRIER)
+    with pytest.raises((KafkaError, ShardLost)):
+        await predecessor._producer.commit_transaction()
+    await predecessor.close()
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 1
+    # The aborted output has taken an offset, and a marker another one.
+    assert (await reader.bounds(side.streams.output, 0))[1] == 4
+    published = await successor.publish(turn(2, 2, b"c"))
+    assert published
+    assert published.position == 5
+    await successor.close()
+
+
+@pytest.mark.parametrize("keys", [[b"b"], []], ids=["moves", "no moves"])
+async def test_a_fenced_owner_publishes_nothing(side: Side, reader: LogReader, keys: list[bytes]) -> None:
+    predecessor = await side.ledger()
+    await predecessor.publish(turn(1, 1, b"a"))
+    successor = await side.ledger()
+    with pytest.raises((KafkaError, ShardLost)):
+        await predecessor.publish(turn(2, 2, *keys))
+    await predecessor.close()
+    barrier = await successor.take_over(BARRIER)
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    await successor.close()
+
+
+async def test_outputs_are_read_to_s_and_to_the_end(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    await ledger.publish(turn(1, 1, b"a"))
+    await tear(ledger, turn(2, 2, b"b"))
+    # Beyond S, up to the end: a torn transaction.
+    assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 2
+    # Beyond an end that is too low, up to S.
+    pages = [p async for p in reader.read_outputs(side.streams.output, 0, 0, 0, 2, 0)]
+    assert pages[-1].mark
+    assert pages[-1].mark.number == 2
+    with pytest.raises(ShardQuarantined) as stop:
+        await read_all(reader, side, 0, 0, 3)
+    assert stop.value.reason == "outputs_missing"
+    await ledger.close()
+
+
+async def test_a_head_covers_what_a_torn_transaction_left(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    await tear(ledger, turn(2, 1, b"b"))
+    await ledger.cover(head(2, 1))
+    barrier = await ledger.take_over(BARRIER)
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(2, 1), None)
+    await ledger.close()
+
+
+async def test_the_input_is_read_in_order(side: Side, reader: LogReader) -> None:
+    await side.send(b"1", b"2", b"3")
+    reader.seek(side.streams.input, 0, 1)
+    records = await reader.read(1, 3_000)
+    assert [(r.offset, r.key, r.value) for r in records] == [(1, b"key", b"2")]
+    assert await reader.position() == 2
+    assert [r.value for r in await reader.read(10, 3_000)] == [b"3"]
+    assert await reader.read(10, 10) == []
+    assert reader.known_end() == 3
+
+
+async def test_the_latest_of_each_key_is_read(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    topic = side.streams.tombstones
+    assert topic
+    await ledger.publish(Publication(head(1, 0), tombstones={b"x": b"1", b"y": b"1"}))
+    await ledger.publish(Publication(head(2, 0), tombstones={b"x": b"2"}))
+    assert await reader.read_latest(topic, 0) == {b"x": b"2", b"y": b"1"}
+    await ledger.close()
+
+
+async def test_a_send_that_fails_fails_the_turn(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    await ledger.publish(turn(1, 1, b"a"))
+    if side.memory:
+        side.memory.faults.refused[side.streams.output] = 1
+        big = turn(2, 2, b"b")
+    else:
+        big = turn(2, 2, b"b")
+        big.outputs[0].value = b"x" * (side.settings.max_event_bytes * 2)
+    with pytest.raises((KafkaError, ShardLost, ValueError)):
+        await ledger.publish(big)
+    await ledger.close()
+    successor = await side.ledger()
+    barrier = await successor.take_over(BARRIER)
+    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 1
+    await successor.close()
+
+
+async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
+    cluster, counts = await reader.describe(side.streams.pinned())
+    assert cluster
+    assert counts == dict.fromkeys(side.streams.pinned(), 1)
+
+
+# ---- Redis
+
+
+@pytest.fixture(params=SIDES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[ShardStore]:
+    if request.param == "memory":
+        memory = MemoryStore()
+        await memory.read_head()
+        yield memory
+        return
+    url = request.getfixturevalue("stack").endpoints.redis
+    redis = connect(url, 5)
+    made = ShardStore(redis, ShardKeys(uuid.uuid4().hex, "orders", 0), b"salt")
+    await made.read_head()
+    yield made
+    await redis.aclose()
+
+
+async def test_the_head_is_compared_and_set(store: ShardStore) -> None:
+    assert await store.read_head() is None
+    assert not await store.has_states()
+    await store.commit(None, b"one", Writes({b"a": b"1"}, created=[b"a"]))
+    with pytest.raises(ShardLost):
+        await store.commit(None, b"two", Writes({b"a": b"2"}))
+    with pytest.raises(ShardLost):
+        await store.commit(b"other", b"two", Writes({b"a": b"2"}))
+    assert await store.committed(b"one")
+    assert not await store.committed(b"two")
+    assert (await store.load(b"one", [b"a", b"b"], None, 0)).values == [b"1", None]
+    await store.commit(b"one", b"two", Writes({b"a": b"2"}))
+    assert await store.read_head() == b"two"
+    assert await store.has_states()
+
+
+async def test_nothing_is_loaded_under_another_head(store: ShardStore) -> None:
+    await store.commit(None, b"one", Writes())
+    for asked in ([b"a"], []):
+        with pytest.raises(ShardLost):
+            await store.load(b"two", asked, 10, 5)
+    with pytest.raises(ShardLost):
+        await store.load_slice(b"two", "", 5)
+
+
+async def test_who_is_due_is_found(store: ShardStore) -> None:
+    names = [b"a", b"b", b"c"]
+    await store.commit(
+        None, b"1", Writes(dict.fromkeys(names, b"s"), created=names, earlier={b"a": 30, b"b": 20, b"c": 10})
+    )
+    assert (await store.load(b"1", [], 30, 5)).fired == [Due(10, b"c", b"s"), Due(20, b"b", b"s")]
+    assert (await store.load(b"1", [], 30, 1)).fired == [Due(10, b"c", b"s")]
+    assert (await store.load(b"1", [], None, 5)).fired == []
+    await store.commit(b"1", b"2", Writes(earlier={b"a": 40, b"b": 5}, due={b"c": 50}))
+    assert [(d.at, d.key) for d in (await store.load(b"2", [], 99, 5)).fired] == [(5, b"b"), (30, b"a"), (50, b"c")]
+    await store.commit(b"2", b"3", Writes(idle=[b"a", b"b"]))
+    assert [d.key for d in (await store.load(b"3", [], 99, 5)).fired] == [b"c"]
+
+
+async def test_customers_are_found_in_slices(store: ShardStore) -> None:
+    names = [b"a", b"b", b"c"]
+    await store.commit(None, b"1", Writes(dict.fromkeys(names, b"s"), created=names))
+    assert await store.load_slice(b"1", "", 2) == ([(b"a", b"s"), (b"b", b"s")], 2, b"b")
+    assert await store.load_slice(b"1", "b", 2) == ([(b"c", b"s")], 1, b"c")
+    assert await store.load_slice(b"1", "c", 2) == ([], 0, b"")
+
+
+async def test_the_erased_lie_under_hashes(store: ShardStore) -> None:
+    await store.commit(None, b"1", Writes({b"a": b"s"}, created=[b"a"], earlier={b"a": 1}))
+    await store.commit(b"1", b"2", store.bury(Writes({b"a": b"left"}), lambda value: value == b"left"))
+    found = await store.load(b"2", [b"a"], 99, 5)
+    assert (found.values, found.fired, found.erased) == ([b"left"], [], frozenset({b"a"}))
+    assert found.present([b"a"]) == set()
+    assert await store.load_slice(b"2", "", 5) == ([], 0, b"")
+    await store.commit(b"2", b"3", Writes({b"a": b"back"}, created=[b"a"]))
+    back = await store.load(b"3", [b"a"], None, 0)
+    assert (back.values, back.erased) == ([b"back"], frozenset())
+
+
+async def test_a_shard_can_be_cleared(store: ShardStore) -> None:
+    await store.commit(None, b"1", Writes({b"a": b"s"}, created=[b"a"]))
+    await store.clear()
+    assert await store.read_head() is None
+    assert not await store.has_states()

@@ -1,0 +1,399 @@
+"""Each ingredient of the protocol, taken out of real workers on real servers: a short scenario shows what goes wrong without it.
+
+Each scenario is run with the whole protocol first, which must stand it. `make recovery-mutants` prints what catches which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from stream import topics
+from stream.settings import Settings
+from tests.recovery import checker
+from tests.recovery.feed import DAY_MS, Sent
+from tests.recovery.mutants import TAKEN_OUT
+from tests.recovery.proxy import GROUP_TALK
+from tests.recovery.servers import Servers
+from tests.recovery.test_points import as_it_is, die, put_back
+from tests.recovery.world import World, eventually, settings_on, twin_of, world
+
+pytestmark = [pytest.mark.mutants, pytest.mark.timeout(300)]
+
+SOON_S: Final = 60.0
+# So long a world that doesn't come to rest is waited for: the whole protocol needs a few seconds.
+REST_S: Final = 25.0
+STILL_S: Final = 1.5  # looks at what is due come oftener by far
+TOO_SMALL_BYTES: Final = "100"  # no batch of moves or heads fits in
+WAKING: Final = r"taking over afresh|quarantined \("  # what a worker says that finds itself overtaken
+
+
+@dataclass(frozen=True)
+class Log:
+    """One input for the scenarios in event time, and what becomes of it where nothing happens."""
+
+    settings: Settings
+    acknowledged: set[tuple[int, bytes]]
+    calm: checker.Run
+
+
+@pytest.fixture(scope="module")
+def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Log:
+    async def made() -> Log:
+        settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
+        async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
+            await first.feed(200, size=100)
+            assert await first.feeder.activate()
+            await first.feed(400, size=100)
+            started = await started_models(settings)
+            assert await first.feeder.activate()
+            # The first model's start comes again, behind the second's: from a trainer that has sent it twice.
+            await first.feeder.send(started)
+            await first.feed(600, size=100)
+            await first.silence(400)
+            return Log(settings, first.feeder.acknowledged, await first.undisturbed())
+
+    return asyncio.run(made())
+
+
+async def started_models(settings: Settings) -> list[Sent]:
+    rows = await checker._rows(settings, settings.orders_topic)
+    return [Sent(r.key or b"", r.value or b"", r.partition) for r in rows if b'"model.activated"' in (r.value or b"")]
+
+
+# ---- what the scenarios are made of
+
+
+async def lag(shop: World, first: int, then: int) -> None:
+    """Redis is put back from turn `first` + `then` to turn `first`, as after a restore; nobody is at work."""
+    kept = await kept_at(shop, first)
+    await die(shop, "turn.after_commit", passing=then)
+    put_back(shop, kept)
+
+
+async def kept_at(shop: World, turn: int) -> dict[bytes, bytes]:
+    """A worker comes to its turn of that number, and is gone: Redis as it is then."""
+    await die(shop, "turn.before_transaction", passing=turn)
+    return as_it_is(shop)
+
+
+async def stopped(shop: World, place: int) -> None:
+    """The worker has come to its point, and stands still."""
+
+    def still() -> bool:
+        state = Path(f"/proc/{shop.fleet.pid(place)}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state not in "ZX", shop.fleet.last_words(place)
+        return state == "T"
+
+    await eventually(still, SOON_S, f"the worker on place {place} stands still")
+
+
+async def wake(shop: World, place: int) -> None:
+    """The worker goes on, and finds out that it was overtaken."""
+    log = shop.fleet.log(place)
+    before = len(re.findall(WAKING, log.read_text()))
+    shop.fleet.resume(place)
+    await eventually(lambda: len(re.findall(WAKING, log.read_text())) > before, SOON_S, "an owner that is overtaken")
+
+
+def offset(shop: World) -> int:
+    """R."""
+    [shard] = checker.read_shards(shop.settings)
+    return int(shard.head.get("offset", 0))
+
+
+@asynccontextmanager
+async def refusing(shop: World, topic: str) -> AsyncIterator[None]:
+    """Kafka takes no record of that topic: each is too large."""
+    [spec] = [spec for spec in topics.specs(shop.settings) if spec.name == topic]
+
+    async def configure(settings: dict[str, str]) -> None:
+        async with topics._admin(shop.settings) as admin:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+
+    await configure(spec.config | {"max.message.bytes": TOO_SMALL_BYTES})
+    try:
+        yield
+    finally:
+        await configure(spec.config)
+
+
+async def goes_on(shop: World, place: int) -> None:
+    """The worker goes on, until it has noticed that something is wrong, or has not."""
+    log, before = shop.fleet.log(place), offset(shop)
+    shop.fleet.resume(place)
+    await eventually(
+        lambda: bool(re.search(WAKING, log.read_text())) or offset(shop) > before, SOON_S, "a turn, or its failure"
+    )
+
+
+# ---- the scenarios
+
+Play = Callable[[World], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`shows`: the mutants that break something in it. `settings`: where they differ from the log's."""
+
+    play: Play
+    shows: tuple[int, ...]
+    wall: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {}
+
+
+def shows(*numbers: int, wall: bool = False, **settings: Any) -> Callable[[Play], Play]:
+    def entered(play: Play) -> Play:
+        SCENARIOS[play.__name__] = Scenario(play, numbers, wall, settings)
+        return play
+
+    return entered
+
+
+@shows(1)
+async def kafka_refuses_moves_for_a_while(shop: World) -> None:
+    shop.fleet.start(0, stop="turn.before_transaction:3")
+    await stopped(shop, 0)
+    async with refusing(shop, shop.settings.changes_topic):
+        shop.fleet.resume(0)
+        log = shop.fleet.log(0)
+        # The protocol comes to no turn with moves; without it, some have been lost by then.
+        await eventually(
+            lambda: bool(re.search(WAKING, log.read_text())) or offset(shop) > 300, SOON_S, "moves, or their failure"
+        )
+    shop.fleet.kill(0)
+    shop.fleet.start(0)
+
+
+@shows(2)
+async def kafka_refuses_heads_for_a_while(shop: World) -> None:
+    shop.fleet.start(0, stop="turn.before_transaction:12")
+    await stopped(shop, 0)
+    async with refusing(shop, shop.settings.heads_topic("scoring")):
+        await goes_on(shop, 0)
+        shop.fleet.kill(0)
+    shop.fleet.start(0)
+
+
+@shows(4)
+async def redis_is_rolled_back_before_a_commit(shop: World) -> None:
+    kept = await kept_at(shop, 15)
+    shop.fleet.start(0, stop="turn.before_redis:10")
+    await stopped(shop, 0)
+    put_back(shop, kept)
+    shop.fleet.resume(0)
+
+
+@shows(14)
+async def redis_is_rolled_back_between_turns(shop: World) -> None:
+    kept = await kept_at(shop, 15)
+    shop.fleet.start(0, stop="turn.after_redis:10")
+    await stopped(shop, 0)
+    put_back(shop, kept)
+    shop.fleet.resume(0)
+
+
+@shows(18)
+async def redis_is_rolled_back_while_all_rest(shop: World) -> None:
+    kept = await kept_at(shop, 20)
+    shop.fleet.start(0)
+    await shop.settled(within_s=SOON_S)
+    put_back(shop, kept)
+
+
+@shows(6, 20, turn_max_orders=400, rescore_slice=2_000, due_slice=2_000)
+async def a_transaction_is_torn(shop: World) -> None:
+    await die(shop, "turn.torn", passing=2)
+    # Smaller turns than the torn one: with only some of its orders, its customers look worse.
+    shop.fleet.start(0, page=100)
+
+
+@shows(7, 8, 9)
+async def redis_falls_behind(shop: World) -> None:
+    await lag(shop, 28, 10)
+    shop.fleet.start(0)
+
+
+@shows(12)
+async def redis_falls_behind_a_model(shop: World) -> None:
+    # The head it comes back to lies before the first model, Kafka's between the first and the second.
+    await lag(shop, 3, 12)
+    shop.fleet.start(0)
+
+
+@shows(13)
+async def an_old_model_starts_again(shop: World) -> None:
+    shop.fleet.start(0)
+
+
+@shows(15)
+async def an_owner_wakes_up_before_its_transaction(shop: World) -> None:
+    shop.fleet.start(0, stop="turn.before_transaction:12")
+    await stopped(shop, 0)
+    shop.fleet.start(1)
+    await shop.settled(within_s=SOON_S)
+    await wake(shop, 0)
+
+
+@shows(16)
+async def an_owner_publishes_and_dies_under_a_takeover(shop: World) -> None:
+    # A turn before the first model: moves would show that something has been told beyond the head.
+    owner = shop.fleet.start(0, stop="turn.before_transaction:3", point="turn.after_commit", passing=3)
+    await stopped(shop, 0)
+    # Its turns are smaller: it doesn't end its first one where its predecessor has.
+    shop.fleet.start(1, stop="takeover.before_barrier:1", page=7)
+    await stopped(shop, 1)
+    # It doesn't come back into its group, which would take the shard from the successor.
+    wire, log = shop.servers.wires[0].kafka, shop.fleet.log(0)
+    wire.lose(requests=GROUP_TALK)
+    shop.fleet.resume(0)
+    await eventually(
+        lambda: owner.poll() is not None or bool(re.search(WAKING, log.read_text())), SOON_S, "an end, or a failure"
+    )
+    shop.fleet.kill(0)
+    wire.heal()
+    shop.fleet.resume(1)
+
+
+@shows(17)
+async def a_worker_dies_after_redis(shop: World) -> None:
+    await die(shop, "turn.after_redis", passing=12)
+    shop.fleet.start(0)
+
+
+@shows(22)
+async def a_successor_is_quicker(shop: World) -> None:
+    await die(shop, "turn.before_transaction", passing=10)
+    shop.fleet.start(0, stop="takeover.after_barrier:1")
+    await stopped(shop, 0)
+    shop.fleet.start(1)
+    await shop.settled(within_s=SOON_S)
+    await wake(shop, 0)
+
+
+# In wall time, where clocks can be wrong. The orders are of the year 2000, and so are the workers.
+
+
+async def begin_in_2000(shop: World) -> int:
+    """Orders and a model; returns by how much a clock is wrong that tells the last order's time."""
+    await shop.feed(300, size=100)
+    assert await shop.feeder.activate()
+    wrong_ms = shop.orders.at_ms + DAY_MS - time.time_ns() // 1_000_000
+    shop.fleet.set_clock(0, wrong_ms)
+    return wrong_ms
+
+
+@shows(10, wall=True)
+async def a_clock_is_ahead_of_its_successors(shop: World) -> None:
+    right = await begin_in_2000(shop)
+    kept = await kept_at(shop, 3)
+    shop.fleet.set_clock(0, right + 2 * DAY_MS)
+    await die(shop, "turn.after_commit", passing=5)
+    put_back(shop, kept)
+    shop.fleet.set_clock(0, right)
+    shop.fleet.start(0)
+    await shop.feed(60)
+
+
+@shows(11, wall=True)
+async def a_clock_steps_back(shop: World) -> None:
+    right = await begin_in_2000(shop)
+    shop.fleet.set_clock(0, right + 2 * DAY_MS)
+    shop.fleet.start(0)
+    await shop.settled(within_s=SOON_S)
+    shop.fleet.set_clock(0, right)
+    await shop.feed(60)
+
+
+@shows(19, wall=True)
+async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: World) -> None:
+    """The successor, whose clock is ahead, tells what time has moved, and dies; the old owner has nothing to tell."""
+    right = await begin_in_2000(shop)
+    shop.fleet.start(0)
+    await shop.settled(within_s=SOON_S)
+    shop.fleet.pause(0)
+    kept = as_it_is(shop)
+    shop.fleet.set_clock(1, right + 200 * DAY_MS)
+    successor = shop.fleet.start(1, point="turn.after_commit", passing=1)
+    assert await asyncio.to_thread(successor.wait, SOON_S) == -signal.SIGKILL
+    shop.fleet.kill(1)
+    put_back(shop, kept)
+    # An order that is known already: it is taken, and moves nobody.
+    await shop.feeder.send([Sent(*known) for known in await first_order(shop)])
+    shop.fleet.resume(0)
+
+
+async def first_order(shop: World) -> list[tuple[bytes, bytes, int]]:
+    rows = await checker._rows(shop.settings, shop.settings.orders_topic)
+    return [(r.key or b"", r.value or b"", r.partition) for r in rows if b"order" in (r.value or b"")][-1:]
+
+
+# ---- the verdict
+
+
+async def verdict(shop: World, calm: checker.Run | None) -> list[str]:
+    """What is wrong in the end: a shard that stopped, or doesn't come to rest, or what the checker finds."""
+    deadline = time.monotonic() + REST_S
+    ends = await shop.ends(shop.settings)
+    before: list[dict[str, Any]] = []
+    while not (stopped := shop.quarantined()):
+        heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, shop.settings)]
+        # In wall time some may be due yet: nothing more has come for a while.
+        resting = heads == before or calm is not None
+        if resting and all(h and h["offset"] >= ends[p] and h["cursor"] is None for p, h in enumerate(heads)):
+            break
+        before = heads
+        if time.monotonic() > deadline:
+            return [
+                f"doesn't come to rest: Redis stands at {[h.get('offset') for h in heads]}, the input ends at {ends}"
+            ]
+        shop.fleet.tend()
+        await asyncio.sleep(0.1 if calm else STILL_S)
+    if stopped:
+        return stopped
+    run = await checker.read_run(shop.settings)
+    return shop._wrong_alone(run) + (checker.differences(run, calm, shop.settings.rules) if calm else [])
+
+
+async def played(servers: Servers, log: Log, folder: Path, seed: int, name: str, mutant: int | None) -> list[str]:
+    scenario = SCENARIOS[name]
+    settings = (
+        settings_on(servers, partitions=1, session_timeout_ms=2_000, time="wall")
+        if scenario.wall
+        else twin_of(log.settings, **scenario.settings)
+    )
+    async with world(servers, folder, seed, settings, customers=150, garbage=False) as shop:
+        shop.fleet.mutant = mutant
+        if not scenario.wall:
+            shop.feeder.acknowledged = log.acknowledged
+        await scenario.play(shop)
+        return await verdict(shop, None if scenario.wall else log.calm)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_whole_protocol_stands_it(servers: Servers, log: Log, tmp_path: Path, seed: int, name: str) -> None:
+    assert await played(servers, log, tmp_path, seed, name, None) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), sorted((number, name) for name, scenario in SCENARIOS.items() for number in scenario.shows)
+)
+async def test_a_mutant_is_caught(
+    servers: Servers, log: Log, tmp_path: Path, seed: int, number: int, name: str
+) -> None:
+    found = await played(servers, log, tmp_path, seed, name, number)
+    print(f"\nmutant {number:2}, without {TAKEN_OUT[number]}: {name}: {len(found)} violations; {' '.join(found)[:160]}")
+    assert found, f"mutant {number}, without {TAKEN_OUT[number]}, is as good as the protocol in {name}"
