@@ -47,8 +47,7 @@ async def test_the_forecast_is_what_happens(settings_for: Callable[..., Settings
     told_since = sorted(
         (m["customer_id"], m["occurred_at"], m["from"], m["to"], m["rfm"]["monetary"])
         for m in happened
-        if m["occurred_at"] >= flows.as_of
-        and m["cause"] in {"silence", "window", "order", "refund", "cancellation"}
+        if m["occurred_at"] >= flows.as_of and m["cause"] in {"silence", "window", "order", "refund", "cancellation"}
     )
     assert len(happened) > before + 30
     assert sorted((m.customer_id, m.at, m.from_segment, m.to_segment, m.monetary) for m in foretold) == told_since
