@@ -6,7 +6,7 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test check bench recovery recovery-mutants model lock clean
+.PHONY: help setup demo test slow check bench recovery recovery-mutants model lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -22,8 +22,11 @@ $(STAMP): pyproject.toml requirements.lock .ci/setup
 demo: setup ## Real orders through a real Kafka and Valkey on this machine, to segments and campaign actions
 	@$(BIN)/segstream demo $(ARGS)
 
-test: setup ## All tests but the crashes, against a real Kafka and Valkey
+test: setup ## All tests but the slow ones and the crashes, against a real Kafka and Valkey
 	@$(BIN)/python -m pytest $(ARGS)
+
+slow: setup ## The tests that take minutes: the benchmark's own, kills of adapters, workers stopped and multiplied
+	@$(BIN)/python -m pytest -m slow tests/integration $(ARGS)
 
 check: setup ## The whole check: format, lint, types, import rules, tests
 	@echo "format"; $(BIN)/ruff format --check .
@@ -39,7 +42,7 @@ bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews
 recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
 
-recovery-mutants: setup ## The protocol without each of its ingredients in turn: a scenario must catch it (a quarter of an hour)
+recovery-mutants: setup ## The protocol without each of its ingredients in turn: a scenario must catch it (some twelve minutes)
 	@$(BIN)/python -m pytest -q -s -m "not recovery" tests/recovery/test_mutants.py tests/recovery/test_mutants_in_memory.py $(ARGS)
 
 model: setup ## Every state of the protocol in larger worlds, a quarter of an hour (ARGS="--variant 20 --trace": one, and why)

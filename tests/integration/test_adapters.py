@@ -240,6 +240,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Shop) -> None:
     port, second = free_port(), free_port()
     placed = await shop.produce(2_560)
@@ -273,6 +274,7 @@ async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Sh
     assert await shop.became() == wanted
 
 
+@pytest.mark.slow
 async def test_a_refusal_for_good_ends_the_process_with_one_line_and_nothing_acknowledged(shop: Shop) -> None:
     settings, port = shop.settings, free_port()
     placed = await shop.produce_odd() | await shop.produce(80)

@@ -53,6 +53,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_every_row_is_measured_and_its_outputs_are_right(ran: tuple[str, dict[str, Any]]) -> None:
     _, result = ran
     assert [row["row"] for row in result["rows"]] == ["drain", "wall", "event", "faust"]
@@ -74,12 +75,14 @@ def test_every_row_is_measured_and_its_outputs_are_right(ran: tuple[str, dict[st
     assert faust["checks"]["moves"] >= faust["checks"]["customers"]
 
 
+@pytest.mark.slow
 def test_latency_is_that_of_every_order_behind_the_warm_up(ran: tuple[str, dict[str, Any]]) -> None:
     told = ran[1]["latency"]
     assert told["orders"] == told["moves"] == 1_500
     assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["max_ms"]
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_told_twice_by_a_rolling_restart(ran: tuple[str, dict[str, Any]]) -> None:
     told = ran[1]["rolling"]
     assert (told["lost"], told["doubled"]) == (0, 0)
@@ -87,6 +90,7 @@ def test_nothing_is_lost_or_told_twice_by_a_rolling_restart(ran: tuple[str, dict
     assert told["pause_max_ms"] >= told["pause_p99_ms"] >= told["pause_p50_ms"] > 0
 
 
+@pytest.mark.slow
 def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> None:
     told = ran[1]["profile"]
     assert told["samples"] > 10
@@ -94,6 +98,7 @@ def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> N
     assert set(told["shares"]) <= {stage for stage, _, _ in sampler.STAGES} | {sampler.REST}
 
 
+@pytest.mark.slow
 def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) -> None:
     printed, result = ran
     text = page(result)

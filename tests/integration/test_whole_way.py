@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 import numpy as np
+import pytest
 from aiokafka import AIOKafkaProducer
 from redis import Redis
 
@@ -147,6 +148,7 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
         assert states(settings) == before
 
 
+@pytest.mark.slow
 async def test_the_moves_are_a_function_of_the_log(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     """Other batches, three workers, workers stopped and killed in the middle: the same moves in the same order, the same states."""
     calm = settings_for(time="event")
