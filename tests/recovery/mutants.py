@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 from uuid import uuid4
 
 import msgspec
 from aiokafka import TopicPartition
 
 from segmentation.scoring import ScoringStep
-from stream import catch_up, shard, takeover
+from stream import catch_up, ledger, shard, takeover
 from stream.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
 from stream.ledger import Ledger, Publication, Published
 from stream.log_reader import LogReader, OutputPage
@@ -51,13 +51,11 @@ TAKEN_OUT: Final = {
 BY_THE_BROKER: Final = 21  # taken out of the broker, not of a worker
 
 
-class Replace(Protocol):
-    """How a method is replaced: for good, or until a test ends."""
-
-    def __call__(self, where: Any, name: str, value: Any, /) -> None: ...
+# How a method is replaced, for good or until a test ends: (where, name, new value).
+Replace = Callable[[Any, str, Any], None]
 
 
-def for_good(where: Any, name: str, value: Any, /) -> None:
+def for_good(where: Any, name: str, value: Any) -> None:
     """For a process that is a mutant for as long as it lives."""
     assert hasattr(where, name)
     setattr(where, name, value)
@@ -97,7 +95,7 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             if outputs and in_order:
                 await acknowledged
             heads = await producer.send(self._streams.heads, encode_head(turn.head), key=HEAD_KEY, partition=p)
-            heads.add_done_callback(_seen)
+            heads.add_done_callback(ledger._look_at)
             if head:
                 await heads
             if outputs and not in_order:
@@ -110,11 +108,6 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
         return Published(offset + 1, Fingerprint.of(offset, 0, last.key, last.value))
 
     return publish
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()
 
 
 @_mutant(1)
@@ -188,8 +181,7 @@ async def _head_of(store: ShardStore) -> bytes | None:
 def _blind_writes(replace: Replace) -> None:
     commit = ShardStore.commit
 
-    async def blind(self: ShardStore, expected: bytes | None, head: bytes, writes: Writes) -> None:
-        del expected
+    async def blind(self: ShardStore, _: bytes | None, head: bytes, writes: Writes) -> None:
         await commit(self, await _head_of(self), head, writes)
 
     replace(ShardStore, "commit", blind)
@@ -197,8 +189,7 @@ def _blind_writes(replace: Replace) -> None:
 
 @_mutant(14)
 def _loads_under_any_head(replace: Replace) -> None:
-    def agree(self: ShardStore, found: bytes | None, head: bytes) -> None:
-        del self, found, head
+    def agree(*_: Any) -> None: ...
 
     replace(ShardStore, "_compare", agree)
 
@@ -226,36 +217,30 @@ def _idle_without_a_look(replace: Replace) -> None:
 # ---- the takeover
 
 
-@_mutant(5)
-def _to_the_end_alone(replace: Replace) -> None:
+def _reading(replace: Replace, *, to_s: bool = True, to_the_end: bool = True) -> None:
     read = LogReader.read_outputs
 
     def read_outputs(
         self: LogReader, topic: str, partition: int, start: int, seen: int, number: int, end: int
     ) -> AsyncIterator[OutputPage]:
-        del number
-        return read(self, topic, partition, start, seen, seen, end)
+        return read(self, topic, partition, start, seen, number if to_s else seen, end if to_the_end else 0)
 
     replace(LogReader, "read_outputs", read_outputs)
+
+
+@_mutant(5)
+def _to_the_end_alone(replace: Replace) -> None:
+    _reading(replace, to_s=False)
 
 
 @_mutant(6)
 def _to_move_s_alone(replace: Replace) -> None:
-    read = LogReader.read_outputs
-
-    def read_outputs(
-        self: LogReader, topic: str, partition: int, start: int, seen: int, number: int, end: int
-    ) -> AsyncIterator[OutputPage]:
-        del end
-        return read(self, topic, partition, start, seen, number, 0)
-
-    replace(LogReader, "read_outputs", read_outputs)
+    _reading(replace, to_the_end=False)
 
 
 @_mutant(7)
 def _unpatched(replace: Replace) -> None:
-    async def nothing(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
-        del owned, notes
+    async def nothing(*_: Any) -> Writes:
         return Writes()
 
     replace(takeover, "_patches", nothing)
@@ -263,8 +248,7 @@ def _unpatched(replace: Replace) -> None:
 
 @_mutant(8)
 def _scored_as_usual(replace: Replace) -> None:
-    async def from_where_redis_is(owned: Owned, target: int, stopping: asyncio.Event) -> None:
-        del target, stopping
+    async def from_where_redis_is(owned: Owned, *_: Any) -> None:
         owned.reader.seek(owned.place.streams.input, owned.place.partition, owned.head.offset)
 
     replace(catch_up, "catch_up", from_where_redis_is)

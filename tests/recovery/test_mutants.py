@@ -25,7 +25,7 @@ from tests.recovery.feed import DAY_MS, Sent
 from tests.recovery.mutants import TAKEN_OUT
 from tests.recovery.proxy import GROUP_TALK
 from tests.recovery.servers import Servers
-from tests.recovery.test_points import as_it_is, die, put_back
+from tests.recovery.test_points import Log, as_it_is, die, put_back
 from tests.recovery.world import World, eventually, settings_on, twin_of, world
 
 pytestmark = [pytest.mark.mutants, pytest.mark.timeout(300)]
@@ -35,16 +35,8 @@ SOON_S: Final = 60.0
 REST_S: Final = 25.0
 STILL_S: Final = 1.5  # looks at what is due come oftener by far
 TOO_SMALL_BYTES: Final = "100"  # no batch of moves or heads fits in
+IN_ANY_RUN: Final = 13  # the log itself starts an old model again
 WAKING: Final = r"taking over afresh|quarantined \("  # what a worker says that finds itself overtaken
-
-
-@dataclass(frozen=True)
-class Log:
-    """One input for the scenarios in event time, and what becomes of it where nothing happens."""
-
-    settings: Settings
-    acknowledged: set[tuple[int, bytes]]
-    calm: checker.Run
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +47,7 @@ def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -
             await first.feed(200, size=100)
             assert await first.feeder.activate()
             await first.feed(400, size=100)
-            started = await started_models(settings)
+            started = await there(settings, b'"model.activated"')
             assert await first.feeder.activate()
             # The first model's start comes again, behind the second's: from a trainer that has sent it twice.
             await first.feeder.send(started)
@@ -66,9 +58,10 @@ def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -
     return asyncio.run(made())
 
 
-async def started_models(settings: Settings) -> list[Sent]:
+async def there(settings: Settings, text: bytes) -> list[Sent]:
+    """The records of the input that say so, to be sent again."""
     rows = await checker._rows(settings, settings.orders_topic)
-    return [Sent(r.key or b"", r.value or b"", r.partition) for r in rows if b'"model.activated"' in (r.value or b"")]
+    return [Sent(r.key or b"", r.value or b"", r.partition) for r in rows if text in (r.value or b"")]
 
 
 # ---- what the scenarios are made of
@@ -128,9 +121,9 @@ async def refusing(shop: World, topic: str) -> AsyncIterator[None]:
         await configure(spec.config)
 
 
-async def goes_on(shop: World, place: int) -> None:
-    """The worker goes on, until it has noticed that something is wrong, or has not."""
-    log, before = shop.fleet.log(place), offset(shop)
+async def goes_on(shop: World, place: int, *, beyond: int | None = None) -> None:
+    """The worker goes on, until it has noticed that something is wrong, or has come further (`beyond` that offset)."""
+    log, before = shop.fleet.log(place), offset(shop) if beyond is None else beyond
     shop.fleet.resume(place)
     await eventually(
         lambda: bool(re.search(WAKING, log.read_text())) or offset(shop) > before, SOON_S, "a turn, or its failure"
@@ -168,12 +161,8 @@ async def kafka_refuses_moves_for_a_while(shop: World) -> None:
     shop.fleet.start(0, stop="turn.before_transaction:3")
     await stopped(shop, 0)
     async with refusing(shop, shop.settings.changes_topic):
-        shop.fleet.resume(0)
-        log = shop.fleet.log(0)
         # The protocol comes to no turn with moves; without it, some have been lost by then.
-        await eventually(
-            lambda: bool(re.search(WAKING, log.read_text())) or offset(shop) > 300, SOON_S, "moves, or their failure"
-        )
+        await goes_on(shop, 0, beyond=300)
     shop.fleet.kill(0)
     shop.fleet.start(0)
 
@@ -188,22 +177,23 @@ async def kafka_refuses_heads_for_a_while(shop: World) -> None:
     shop.fleet.start(0)
 
 
-@shows(4)
-async def redis_is_rolled_back_before_a_commit(shop: World) -> None:
+async def roll_back_at(shop: World, point: str) -> None:
+    """Redis is put back some turns while the owner stands still at that point."""
     kept = await kept_at(shop, 15)
-    shop.fleet.start(0, stop="turn.before_redis:10")
+    shop.fleet.start(0, stop=f"{point}:10")
     await stopped(shop, 0)
     put_back(shop, kept)
     shop.fleet.resume(0)
+
+
+@shows(4)
+async def redis_is_rolled_back_before_a_commit(shop: World) -> None:
+    await roll_back_at(shop, "turn.before_redis")
 
 
 @shows(14)
 async def redis_is_rolled_back_between_turns(shop: World) -> None:
-    kept = await kept_at(shop, 15)
-    shop.fleet.start(0, stop="turn.after_redis:10")
-    await stopped(shop, 0)
-    put_back(shop, kept)
-    shop.fleet.resume(0)
+    await roll_back_at(shop, "turn.after_redis")
 
 
 @shows(18)
@@ -332,13 +322,8 @@ async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: World) -> N
     shop.fleet.kill(1)
     put_back(shop, kept)
     # An order that is known already: it is taken, and moves nobody.
-    await shop.feeder.send([Sent(*known) for known in await first_order(shop)])
+    await shop.feeder.send((await there(shop.settings, b"order"))[-1:])
     shop.fleet.resume(0)
-
-
-async def first_order(shop: World) -> list[tuple[bytes, bytes, int]]:
-    rows = await checker._rows(shop.settings, shop.settings.orders_topic)
-    return [(r.key or b"", r.value or b"", r.partition) for r in rows if b"order" in (r.value or b"")][-1:]
 
 
 # ---- the verdict
@@ -397,3 +382,14 @@ async def test_a_mutant_is_caught(
     found = await played(servers, log, tmp_path, seed, name, number)
     print(f"\nmutant {number:2}, without {TAKEN_OUT[number]}: {name}: {len(found)} violations; {' '.join(found)[:160]}")
     assert found, f"mutant {number}, without {TAKEN_OUT[number]}, is as good as the protocol in {name}"
+
+
+@pytest.mark.parametrize("number", sorted({n for s in SCENARIOS.values() for n in s.shows} - {IN_ANY_RUN}))
+async def test_a_mutant_does_well_where_nothing_happens(
+    servers: Servers, log: Log, tmp_path: Path, seed: int, number: int
+) -> None:
+    """Else it would be caught for another reason than the ingredient that it lacks."""
+    async with world(servers, tmp_path, seed, twin_of(log.settings), customers=150, garbage=False) as shop:
+        shop.fleet.mutant, shop.feeder.acknowledged = number, log.acknowledged
+        shop.fleet.start(0)
+        assert await verdict(shop, log.calm) == []

@@ -218,6 +218,10 @@ SCENARIOS: Final[tuple[tuple[Callable[[Shop], Awaitable[None]], tuple[int, ...]]
 
 async def found(shop: Shop, play: Callable[[Shop], Awaitable[None]]) -> list[str]:
     await play(shop)
+    return await found_at_rest(shop)
+
+
+async def found_at_rest(shop: Shop) -> list[str]:
     await shop.rests()
     return shop.wrong()
 
@@ -239,6 +243,22 @@ async def test_a_mutant_is_caught_by_a_faulty_broker(
     wrong = await found(shop, play)
     print(f"\nmutant {number:2}, without {TAKEN_OUT[number]}: in memory, {play.__name__}: {' '.join(wrong)[:160]}")
     assert wrong, f"mutant {number}, without {TAKEN_OUT[number]}, is as good as the protocol"
+
+
+@pytest.mark.parametrize("number", sorted({n for _, numbers in SCENARIOS for n in numbers}))
+async def test_a_mutant_does_well_on_a_broker_that_is_well(
+    shop: Shop, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be caught for another reason than the ingredient that it lacks."""
+    if number == BY_THE_BROKER:
+        shop.broker.faults.verifies = False
+    else:
+        mutate(number, monkeypatch.setattr)
+    for _ in range(2):
+        shop.send(b"aaabbb")
+        shop.start()
+        assert await found_at_rest(shop) == []
+        await shop.kill()
 
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:
