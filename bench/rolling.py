@@ -96,9 +96,11 @@ class _Watch:
 
 
 async def measure_rolling(
-    settings: Settings, start: Callable[[int], Child], ready: Callable[[], bool], *, rate: int, calm_s: float
+    settings: Settings, start: Callable[[int], Child], ready: Callable[[], bool], *, rate: int, warm_up_s: float, calm_s: float
 ) -> Rolling:
     """Restart each of the workers that `start` starts, under `rate` orders/s, `calm_s` behind each change and again before the next.
+
+    The first `warm_up_s` are not looked at: a broker that has just started works off its own start first.
 
     Raises BenchError where a worker doesn't end well.
     """
@@ -117,6 +119,8 @@ async def measure_rolling(
                 asyncio.create_task(watch.follow(consumer)),
                 asyncio.create_task(watch.send(producer, settings, rate, stop)),
             ]
+            await asyncio.sleep(warm_up_s)
+            warm = time.perf_counter_ns()
             await asyncio.sleep(2 * calm_s)
             for number in range(WORKERS):
                 for change in ("leave", "come"):
@@ -139,7 +143,7 @@ async def measure_rolling(
         await producer.stop()
         for worker in workers:
             await asyncio.to_thread(worker.end)
-    return _rolling(watch, spans)
+    return _rolling(watch, warm, spans)
 
 
 def _end(worker: Child) -> None:
@@ -155,10 +159,11 @@ async def _until(condition: Callable[[], bool], within_s: float = _READY_S) -> N
         await asyncio.sleep(0.05)
 
 
-def _rolling(watch: _Watch, spans: list[tuple[int, int]]) -> Rolling:
+def _rolling(watch: _Watch, warm: int, spans: list[tuple[int, int]]) -> Rolling:
     pauses = np.array([ms for begin, end in spans for ms in watch.longest(begin, end)])
     changing = [(begin - 1_000_000_000, end) for begin, end in spans]
-    calm = [ms for rows in watch.took.values() for at, ms in rows if not any(b <= at < e for b, e in changing)]
+    calm = [ms for rows in watch.took.values() for at, ms in rows if at >= warm and not any(b <= at < e for b, e in changing)]
+    for b, e in spans: print([round(x) for x in watch.longest(b, e)])
     at = sorted(at for rows in watch.took.values() for at, _ in rows)
     p50, p99 = np.percentile(pauses, [50, 99]).tolist()
     return Rolling(

@@ -33,7 +33,7 @@ async def catch_up(owned: Owned, target: int, stopping: asyncio.Event) -> None:
             raise ShardLost("stopping", f"{place} is released before it has caught up.")
         if time.monotonic() > deadline:
             raise ShardLost("read_timeout", f"{place} can't be read from offset {owned.head.offset}.")
-        records = [r for r in await reader.read(place.settings.turn_max_orders, 500) if r.offset < target]
+        records = [r for r in await reader.read_on(place.settings.turn_max_orders) if r.offset < target]
         position = min(await reader.position(), target)
         if not records and position == owned.head.offset:
             continue
@@ -51,6 +51,7 @@ async def catch_up(owned: Owned, target: int, stopping: asyncio.Event) -> None:
     if owned.head.merge_clock != owned.head.clock:
         await owned.commit(Writes(), merge_clock=owned.head.clock)
     reader.seek(place.streams.input, place.partition, owned.head.offset)
+    reader.settle()
 
 
 def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:

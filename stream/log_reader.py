@@ -30,6 +30,9 @@ from stream.reconnect import calm
 from stream.settings import Settings
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
+IMPATIENT_MS: Final = 10  # Kafka answers one request of a connection at a time: what waits for records holds up the next
+PATIENT_MS: Final = 200  # in turns there is no next one
+LOOK_MS: Final = 20  # between looks at the position: it also moves where there are no records to tell
 FIRST_LOOK: Final = 64  # offsets behind one's own takeover record, doubled until a head is found
 
 
@@ -60,7 +63,10 @@ class OutputPage:
 
 
 class LogReader:
-    """Reads a shard's partitions by offset, read_committed. One consumer, always with one partition assigned."""
+    """Reads a shard's partitions by offset, read_committed. One consumer, always with one partition assigned.
+
+    A takeover asks many questions, so at first an empty fetch is answered at once. `settle` makes the reader patient.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Call `start` before use."""
@@ -72,7 +78,7 @@ class LogReader:
             auto_offset_reset="none",
             isolation_level="read_committed",
             max_partition_fetch_bytes=524_288,
-            fetch_max_wait_ms=200,
+            fetch_max_wait_ms=IMPATIENT_MS,
             retry_backoff_ms=20,
         )
         calm(self._consumer)
@@ -127,6 +133,10 @@ class LogReader:
             self._at = tp
         self._consumer.seek(tp, offset)
 
+    def settle(self) -> None:
+        """From here on one partition is read, and nothing else is asked: Kafka may wait for records."""
+        self._consumer._fetcher._fetch_max_wait_ms = PATIENT_MS  # noqa: SLF001  # aiokafka has no public way to change it
+
     async def position(self) -> int:
         """The offset that is read next."""
         return int(await self._consumer.position(self._at))
@@ -143,12 +153,20 @@ class LogReader:
         answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)
         return answer.get(self._at, []) if answer else []
 
+    async def read_on(self, limit: int) -> list[Any]:
+        """The next records, or none where the position has moved over what isn't told, or half a second has passed."""
+        before, deadline = await self.position(), time.monotonic() + 0.5
+        while not (records := await self.read(limit, LOOK_MS)):
+            if await self.position() > before or time.monotonic() > deadline:
+                break
+        return records
+
     async def record_at(self, topic: str, partition: int, offset: int) -> Any | None:
         """The record of that very offset; None where there is none (any more)."""
         self.seek(topic, partition, offset)
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while time.monotonic() < deadline:
-            if records := await self.read(1, 500):
+            if records := await self.read_on(1):
                 return records[0] if records[0].offset == offset else None
             if await self.position() > offset:
                 return None
@@ -163,7 +181,7 @@ class LogReader:
         self.seek(topic, partition, begin)
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while (position := await self.position()) < end:
-            for record in await self.read(5_000, 500):
+            for record in await self.read_on(5_000):
                 if record.value is None:
                     latest.pop(record.key, None)
                 else:
@@ -195,7 +213,7 @@ class LogReader:
         takeover: TakeoverRecord | None = None
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while await self.position() <= barrier:
-            for record in await self.read(2_000, 500):
+            for record in await self.read_on(2_000):
                 if record.offset >= barrier:
                     break
                 try:
@@ -224,7 +242,7 @@ class LogReader:
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while highest < number or await self.position() < end:
             page = OutputPage(start)
-            for record in await self.read(5_000, 500):
+            for record in await self.read_on(5_000):
                 headers = dict(record.headers)
                 if MARK_HEADER not in headers:
                     continue  # somebody else's record: this log is ours alone, but a reader must not fall over it
