@@ -96,7 +96,13 @@ class _Watch:
 
 
 async def measure_rolling(
-    settings: Settings, start: Callable[[int], Child], ready: Callable[[], bool], *, rate: int, warm_up_s: float, calm_s: float
+    settings: Settings,
+    start: Callable[[int], Child],
+    ready: Callable[[], bool],
+    *,
+    rate: int,
+    warm_up_s: float,
+    calm_s: float,
 ) -> Rolling:
     """Restart each of the workers that `start` starts, under `rate` orders/s, `calm_s` behind each change and again before the next.
 
@@ -162,8 +168,14 @@ async def _until(condition: Callable[[], bool], within_s: float = _READY_S) -> N
 def _rolling(watch: _Watch, warm: int, spans: list[tuple[int, int]]) -> Rolling:
     pauses = np.array([ms for begin, end in spans for ms in watch.longest(begin, end)])
     changing = [(begin - 1_000_000_000, end) for begin, end in spans]
-    calm = [ms for rows in watch.took.values() for at, ms in rows if at >= warm and not any(b <= at < e for b, e in changing)]
-    for b, e in spans: print([round(x) for x in watch.longest(b, e)])
+    calm = [
+        ms
+        for rows in watch.took.values()
+        for at, ms in rows
+        if at >= warm and not any(b <= at < e for b, e in changing)
+    ]
+    for b, e in spans:
+        print([round(x) for x in watch.longest(b, e)])
     at = sorted(at for rows in watch.took.values() for at, _ in rows)
     p50, p99 = np.percentile(pauses, [50, 99]).tolist()
     return Rolling(

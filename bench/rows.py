@@ -194,8 +194,12 @@ class Bench:
         return asdict(
             asyncio.run(
                 measure_rolling(
-                    settings, start, heads.ready, rate=self.options.rolling_rate,
-                    warm_up_s=self.options.warm_up_s, calm_s=self.options.calm_s,
+                    settings,
+                    start,
+                    heads.ready,
+                    rate=self.options.rolling_rate,
+                    warm_up_s=self.options.warm_up_s,
+                    calm_s=self.options.calm_s,
                 )
             )
         )

@@ -13,13 +13,14 @@ from stream.ownership import Owned, stepping
 from stream.store import Writes
 
 
-async def catch_up(owned: Owned, target: int, stopping: asyncio.Event) -> None:
+async def catch_up(owned: Owned, target: int, end: int, stopping: asyncio.Event) -> None:
     """Absorb the input from R to N (`target`) in silence. Nothing of this needs storing: a successor computes it again.
+
+    `end`: of the input, as asked after the takeover's step 1: N isn't behind it.
 
     Raises ShardQuarantined where the input ends before N, ShardLost where it can't be read or the worker is stopping.
     """
     place, reader = owned.place, owned.reader
-    _, end = await reader.bounds(place.streams.input, place.partition)
     if target > end:
         raise ShardQuarantined(
             "input_truncated",

@@ -208,7 +208,7 @@ async def _rebuild(settings: Settings, step: str, only: int | None) -> list[str]
         for partition in range(counts[streams.input]):
             if only not in {None, partition}:
                 continue
-            begin, end = await reader.bounds(streams.input, partition)
+            begin, end = (await reader.bounds([streams.input], partition))[streams.input]
             if begin > 0:
                 raise SegstreamError(
                     f"{streams.input}-{partition} starts at offset {begin}: its first records are gone.",

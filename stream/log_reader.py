@@ -30,10 +30,14 @@ from stream.reconnect import calm
 from stream.settings import Settings
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
-IMPATIENT_MS: Final = 10  # Kafka answers one request of a connection at a time: what waits for records holds up the next
+IMPATIENT_MS: Final = (
+    10  # Kafka answers one request of a connection at a time: what waits for records holds up the next
+)
 PATIENT_MS: Final = 200  # in turns there is no next one
 LOOK_MS: Final = 20  # between looks at the position: it also moves where there are no records to tell
 FIRST_LOOK: Final = 64  # offsets behind one's own takeover record, doubled until a head is found
+
+Bounds = dict[str, tuple[int, int]]  # topic -> first offset there is, offset behind the last committed record
 
 
 class OutputMark(NamedTuple):
@@ -114,16 +118,16 @@ class LogReader:
                 raise ShardLost("topic_unavailable", f"topic {topic!r} can't be described now: error {code}.")
         return cluster, {topic: len(told[topic]["partitions"]) for topic in topics}
 
-    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """(first offset there is, offset behind the last committed record)."""
-        tp = TopicPartition(topic, partition)
+    async def bounds(self, topics: Sequence[str], partition: int) -> Bounds:
+        """Of this partition of each topic: first offset there is, offset behind the last committed record."""
+        tps = [TopicPartition(topic, partition) for topic in topics]
         try:
             async with asyncio.timeout(self._settings.commit_timeout_s):
-                begin = await self._consumer.beginning_offsets([tp])
-                end = await self._consumer.end_offsets([tp])
+                begin = await self._consumer.beginning_offsets(tps)
+                end = await self._consumer.end_offsets(tps)
         except TimeoutError:
-            raise ShardLost("read_timeout", f"{topic}-{partition} doesn't tell its offsets.") from None
-        return int(begin[tp]), int(end[tp])
+            raise ShardLost("read_timeout", f"partition {partition} of {topics} doesn't tell its offsets.") from None
+        return {tp.topic: (int(begin[tp]), int(end[tp])) for tp in tps}
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Read on from here."""
@@ -174,7 +178,7 @@ class LogReader:
 
     async def read_latest(self, topic: str, partition: int) -> dict[bytes, bytes]:
         """The last value of each key of a compacted topic, as it stands now."""
-        begin, end = await self.bounds(topic, partition)
+        begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
         if begin == end:
             return latest
@@ -193,10 +197,12 @@ class LogReader:
         return latest
 
     async def read_kafka_head(
-        self, topic: str, partition: int, barrier: int
+        self, topic: str, partition: int, begin: int, barrier: int
     ) -> tuple[KafkaHead | None, TakeoverRecord | None]:
-        """The last head before the barrier, and the last other takeover (takeover 3): backwards, in doubling steps."""
-        begin, _ = await self.bounds(topic, partition)
+        """The last head before the barrier, and the last other takeover (takeover 3): backwards, in doubling steps.
+
+        `begin`: where the topic starts.
+        """
         step = FIRST_LOOK
         while True:
             start = max(begin, barrier - step)

@@ -13,7 +13,7 @@ from stream.catch_up import catch_up
 from stream.errors import ShardLost, ShardQuarantined
 from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head
 from stream.ledger import Ledger
-from stream.log_reader import LogReader
+from stream.log_reader import Bounds, LogReader
 from stream.ownership import Owned, Place, stepping
 from stream.store import Loaded, Writes
 
@@ -44,19 +44,21 @@ async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned
         cluster, counts = await reader.describe(place.streams.pinned())
         partitions = (counts[place.streams.input], counts[place.streams.output])
         _equally_many(counts, place.settings.partitions)
-        _, end = await reader.bounds(place.streams.output, place.partition)
+        # Once: each log's begin and end as they are after step 1. Later they can only have grown.
+        bounds = await reader.bounds(place.streams.pinned(), place.partition)
         while True:
             raw = await place.store.read_head()  # 2
-            head = await _check(place, reader, raw, cluster, partitions) if raw else None
-            kafka = await _read_kafka_head(place, ledger, reader, now_ms)  # 3
+            head = await _check(place, reader, raw, cluster, partitions, bounds) if raw else None
+            kafka = await _read_kafka_head(place, ledger, reader, bounds, now_ms)  # 3
             if head is None:
-                begin, _ = await reader.bounds(place.streams.input, place.partition)
+                begin, end = bounds[place.streams.input][0], bounds[place.streams.output][1]
                 head = await _new_shard(place, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(place, ledger, reader, head, raw)
             if head.turn == 0:
                 await _remember_erased(owned)
-            if await _follow_outputs(owned, kafka, end):  # 4, 5
-                await catch_up(owned, kafka.offset if kafka else owned.head.offset, stopping)  # 6
+            if await _follow_outputs(owned, kafka, bounds[place.streams.output]):  # 4, 5
+                target = kafka.offset if kafka else owned.head.offset
+                await catch_up(owned, target, bounds[place.streams.input][1], stopping)  # 6
                 return owned
     except BaseException:
         await ledger.close()
@@ -73,7 +75,9 @@ def _equally_many(counts: dict[str, int], configured: int) -> None:
         )
 
 
-async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int]) -> StoreHead:
+async def _check(
+    place: Place, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int], bounds: Bounds
+) -> StoreHead:
     """The Redis head, if it belongs to these logs (C4)."""
     try:
         head = decode_store_head(raw)
@@ -91,8 +95,7 @@ async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, part
             f"{place.streams.input} and {place.streams.output} had {list(head.partitions)} partitions, now {list(partitions)}.",
             hint="Put the counts back: customers would change shards.",
         )
-    topic, p = place.streams.input, place.partition
-    begin, end = await reader.bounds(topic, p)
+    begin, end = bounds[place.streams.input]
     if head.offset < begin:
         raise ShardQuarantined(
             "input_gone", f"Redis stands at offset {head.offset} of {place}, which now starts at {begin}.",
@@ -103,18 +106,28 @@ async def _check(place: Place, reader: LogReader, raw: bytes, cluster: str, part
             "input_truncated", f"Redis stands at offset {head.offset} of {place}, which ends at {end}: truncated or recreated?",
             hint=REBUILD,
         )  # fmt: skip
-    await _recognise(reader, topic, p, head.read, "input_changed", keep_time=True)
-    await _recognise(reader, place.streams.output, p, head.written, "output_changed", keep_time=False)
+    for topic, known, reason, keep_time in (
+        (place.streams.input, head.read, "input_changed", True),
+        (place.streams.output, head.written, "output_changed", False),
+    ):
+        await _recognise(reader, topic, place.partition, bounds[topic], known, reason, keep_time=keep_time)
     return head
 
 
 async def _recognise(
-    reader: LogReader, topic: str, partition: int, known: Fingerprint | None, reason: str, *, keep_time: bool
+    reader: LogReader,
+    topic: str,
+    partition: int,
+    bounds: tuple[int, int],
+    known: Fingerprint | None,
+    reason: str,
+    *,
+    keep_time: bool,
 ) -> None:
     """The record that the head remembers is still the same, or has left the log by retention."""
     if known is None:
         return
-    begin, end = await reader.bounds(topic, partition)
+    begin, end = bounds
     if known.offset < begin:
         return
     record = await reader.record_at(topic, partition, known.offset) if known.offset < end else None
@@ -127,11 +140,14 @@ async def _recognise(
         )
 
 
-async def _read_kafka_head(place: Place, ledger: Ledger, reader: LogReader, now_ms: int) -> KafkaHead | None:
+async def _read_kafka_head(
+    place: Place, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+) -> KafkaHead | None:
     """The head before our own barrier; stand down before a takeover of a later generation."""
     generation, member = place.membership.identity()
     barrier = await ledger.take_over(TakeoverRecord(generation, member, now_ms))
-    head, other = await reader.read_kafka_head(place.streams.heads, place.partition, barrier)
+    begin, _ = bounds[place.streams.heads]
+    head, other = await reader.read_kafka_head(place.streams.heads, place.partition, begin, barrier)
     # Generations start again when a group has been empty for long: the coordinator has the last word.
     if other and other.generation > generation and not await place.membership.confirm(place.partition):
         raise ShardLost("superseded", f"{place} was taken over by {other.member} in generation {other.generation}.")
@@ -163,8 +179,8 @@ async def _remember_erased(owned: Owned) -> None:
         await owned.commit(Writes(tombstones=found))
 
 
-async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bool:
-    """Steps 4 and 5. False: a torn transaction was covered (4b), so back to 2."""
+async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
+    """Steps 4 and 5. False: a torn transaction was covered (4b), so back to 2. `bounds`: of the output log."""
     place, head = owned.place, owned.head
     target = kafka or KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor)
     if head.offset > target.offset:
@@ -173,7 +189,7 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, end: int) -> bo
             f"Redis stands at offset {head.offset} of {place}, Kafka's head at {target.offset}: Kafka lost records, or Redis is another's.",
             hint=REBUILD,
         )
-    begin, _ = await owned.reader.bounds(place.streams.output, place.partition)
+    begin, end = bounds
     if head.position < begin and target.count > head.count:
         raise ShardQuarantined(
             "outputs_gone", f"outputs {head.count + 1} to {target.count} of {place} have partly left the log.",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
 
 from aiokafka import TopicPartition
@@ -277,6 +278,7 @@ class MemoryConsumer:
     def __init__(self, broker: MemoryBroker, **_: Any) -> None:
         self._broker = broker
         self._client = Wire(broker)
+        self._fetcher = SimpleNamespace()  # where aiokafka keeps how long Kafka may wait for records
         self._at: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:

@@ -19,7 +19,7 @@ from segmentation.scoring import ScoringStep
 from stream import catch_up, ledger, shard, takeover
 from stream.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
 from stream.ledger import Ledger, Publication, Published
-from stream.log_reader import LogReader, OutputPage
+from stream.log_reader import Bounds, LogReader, OutputPage
 from stream.ownership import Owned, Place
 from stream.shard import Shard
 from stream.store import Loaded, ShardStore, Writes
@@ -160,11 +160,11 @@ def _no_quiet_transactions(replace: Replace) -> None:
     async def only_with_something(self: Ledger, turn: Publication) -> Published | None:
         return await publish(self, turn) if turn.outputs or turn.dead or turn.tombstones else None
 
-    async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead | None, end: int) -> bool:
+    async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
         # Kafka's head is that of the last turn with moves: to find Redis ahead of it says nothing any more.
         if kafka and kafka.offset < owned.head.offset:
             kafka = msgspec.structs.replace(kafka, offset=owned.head.offset)
-        return await follow(owned, kafka, end)
+        return await follow(owned, kafka, bounds)
 
     replace(Ledger, "publish", only_with_something)
     replace(takeover, "_follow_outputs", redis_may_be_ahead)
@@ -297,11 +297,13 @@ def _producer_last(replace: Replace) -> None:
             self.__dict__, self.__class__ = opened.__dict__, Ledger  # type: ignore[assignment]  # from here on it is one
         return await take_over(self, record)
 
-    async def heads_first(place: Place, ledger: Ledger, reader: LogReader, now_ms: int) -> KafkaHead | None:
+    async def heads_first(
+        place: Place, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+    ) -> KafkaHead | None:
         topic, p = place.streams.heads, place.partition
-        _, end = await reader.bounds(topic, p)
+        begin, end = bounds[topic]
         # The last offset is that of a transaction's end.
-        head, _ = await reader.read_kafka_head(topic, p, end - 1) if end else (None, None)
+        head, _ = await reader.read_kafka_head(topic, p, begin, end - 1) if end else (None, None)
         await ledger.take_over(TakeoverRecord(*place.membership.identity(), now_ms))
         return head
 
@@ -359,7 +361,8 @@ def _kafka_head_first(replace: Replace) -> None:
 
     async def after_kafka(self: ShardStore) -> bytes | None:
         place, ledger, reader = at_work.get()[:3]
-        at_work.set([place, ledger, reader, await read_kafka_head(place, ledger, reader, 0)])
+        bounds = await reader.bounds(place.streams.pinned(), place.partition)
+        at_work.set([place, ledger, reader, await read_kafka_head(place, ledger, reader, bounds, 0)])
         return await read_head(self)
 
     async def read_already(*_: Any) -> KafkaHead | None:

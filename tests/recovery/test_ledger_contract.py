@@ -81,7 +81,7 @@ def turn(offset: int, first: int, *keys: bytes) -> Publication:
 
 async def read_all(reader: LogReader, side: Side, start: int, seen: int, number: int) -> list[tuple[int, int | None]]:
     """(position, number of the last output) of each page, up to the end there is now."""
-    _, end = await reader.bounds(side.streams.output, 0)
+    _, end = (await reader.bounds([side.streams.output], 0))[side.streams.output]
     pages = reader.read_outputs(side.streams.output, 0, start, seen, number, end)
     return [(page.position, page.mark.number if page.mark else None) async for page in pages]
 
@@ -100,16 +100,16 @@ async def tear(ledger: Ledger, publication: Publication) -> None:
 async def test_a_turn_is_read_back(side: Side, reader: LogReader) -> None:
     ledger = await side.ledger()
     barrier = await ledger.take_over(BARRIER)
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (None, None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (None, None)
     published = await ledger.publish(turn(5, 1, b"a", b"b"))
     assert published
     assert published.last == Fingerprint.of(published.position - 1, 0, b"b", b"move of b")
     assert await ledger.publish(turn(6, 3)) is None
     again = await ledger.take_over(BARRIER)
     assert again > barrier
-    assert await reader.read_kafka_head(side.streams.heads, 0, again) == (head(6, 2), BARRIER)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, again) == (head(6, 2), BARRIER)
     # What comes behind the barrier isn't seen.
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (None, None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (None, None)
     [page] = [p async for p in reader.read_outputs(side.streams.output, 0, 0, 0, 2, published.position)]
     assert page.notes == {b"a": b"note of a", b"b": b"note of b"}
     assert page.mark == (2, 5, 7, 2, "v")
@@ -128,7 +128,7 @@ async def test_offsets_are_not_dense(side: Side, reader: LogReader) -> None:
     found = await reader.record_at(side.streams.output, 0, second.position - 1)
     assert found
     assert (found.offset, found.key) == (second.position - 1, b"a")
-    assert await reader.bounds(side.streams.output, 0) == (0, second.position + 1)
+    assert await reader.bounds([side.streams.output], 0) == {side.streams.output: (0, second.position + 1)}
     await ledger.close()
 
 
@@ -139,16 +139,18 @@ async def test_a_successor_fences(side: Side, reader: LogReader) -> None:
     await predecessor._producer.begin_transaction()
     for future, _ in await predecessor._send_outputs(turn(2, 2, b"b")):
         await future
-    assert (await reader.bounds(side.streams.output, 0))[1] == 2, "an open transaction isn't told"
+    assert (await reader.bounds([side.streams.output], 0))[side.streams.output][1] == 2, (
+        "an open transaction isn't told"
+    )
     successor = await side.ledger()
     barrier = await successor.take_over(BARRIER)
     with pytest.raises((KafkaError, ShardLost)):
         await predecessor._producer.commit_transaction()
     await predecessor.close()
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(1, 1), None)
     assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 1
     # The aborted output has taken an offset, and a marker another one.
-    assert (await reader.bounds(side.streams.output, 0))[1] == 4
+    assert (await reader.bounds([side.streams.output], 0))[side.streams.output][1] == 4
     published = await successor.publish(turn(2, 2, b"c"))
     assert published
     assert published.position == 5
@@ -164,7 +166,7 @@ async def test_a_fenced_owner_publishes_nothing(side: Side, reader: LogReader, k
         await predecessor.publish(turn(2, 2, *keys))
     await predecessor.close()
     barrier = await successor.take_over(BARRIER)
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(1, 1), None)
     await successor.close()
 
 
@@ -189,7 +191,7 @@ async def test_a_head_covers_what_a_torn_transaction_left(side: Side, reader: Lo
     await tear(ledger, turn(2, 1, b"b"))
     await ledger.cover(head(2, 1))
     barrier = await ledger.take_over(BARRIER)
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(2, 1), None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(2, 1), None)
     await ledger.close()
 
 
@@ -228,7 +230,7 @@ async def test_a_send_that_fails_fails_the_turn(side: Side, reader: LogReader) -
     await ledger.close()
     successor = await side.ledger()
     barrier = await successor.take_over(BARRIER)
-    assert await reader.read_kafka_head(side.streams.heads, 0, barrier) == (head(1, 1), None)
+    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(1, 1), None)
     assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 1
     await successor.close()
 
