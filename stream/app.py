@@ -75,6 +75,11 @@ def campaign_step(settings: Settings) -> CampaignStep:
     return CampaignStep(parse_rules(text), settings.group)
 
 
+def step_of(settings: Settings, step: str) -> Step:
+    """A step by its name: scoring or campaigns."""
+    return scoring_step(settings) if step == "scoring" else campaign_step(settings)
+
+
 def streams_of(settings: Settings, step: str) -> Streams:
     """The topics of a step: scoring or campaigns. Raises ValueError on any other."""
     heads = settings.heads_topic(step)

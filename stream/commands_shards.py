@@ -16,14 +16,11 @@ from rich.table import Table
 
 from segmentation.events import iso
 from stream.access import kafka_consumer, partitions_of, redis_client
-from stream.errors import SegstreamError
-from stream.heads import StoreHead, decode_store_head, encode_head
+from stream.heads import StoreHead, decode_store_head
 from stream.layout import ShardKeys, status_key
-from stream.log_reader import LogReader
+from stream.rebuild import Rebuilder
 from stream.settings import Settings, load_settings
 from stream.status import ShardStatus
-from stream.store import ShardStore, connect
-from stream.takeover import first_head
 
 app = typer.Typer()
 STALE_S: Final = 10.0  # an owner that hasn't shown itself for this long is gone, or can't reach Redis
@@ -179,6 +176,13 @@ def rebuild(
     *,
     step: Step = StepName.SCORING,
     partition: Annotated[int | None, typer.Option(help="One shard.", show_default="all")] = None,
+    from_what_is_left: Annotated[
+        bool,
+        typer.Option(
+            "--from-what-is-left",
+            help="Go on where the logs don't reach back to their beginning: figures start with what they have.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Make Redis anew from Kafka: empties the shards; their owners take them over from the start of the logs.
@@ -190,36 +194,13 @@ def rebuild(
         typer.confirm(
             f"Empty Redis for {step} of group {settings.group!r} and read everything again from Kafka?", abort=True
         )
-    for line in asyncio.run(_rebuild(settings, step, partition)):
-        typer.echo(line)
+    asyncio.run(_rebuild(settings, step, partition, from_what_is_left=from_what_is_left))
     retry(step=step, partition=partition)
 
 
-async def _rebuild(settings: Settings, step: str, only: int | None) -> list[str]:
-    from stream.app import streams_of
+async def _rebuild(settings: Settings, step: str, only: int | None, *, from_what_is_left: bool = False) -> None:
+    from stream.app import step_of, streams_of
 
-    streams = streams_of(settings, step)
-    reader = LogReader(settings)
-    await reader.start()
-    redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
-    lines = []
-    try:
-        cluster, counts = await reader.describe([streams.input, streams.output])
-        for partition in range(counts[streams.input]):
-            if only not in {None, partition}:
-                continue
-            begin, end = (await reader.bounds([streams.input], partition))[streams.input]
-            if begin > 0:
-                raise SegstreamError(
-                    f"{streams.input}-{partition} starts at offset {begin}: its first records are gone.",
-                    hint="Restore a back-up of Redis instead: its offset must still be in the log.",
-                )
-            salt = settings.erasure_salt.get_secret_value().encode()
-            await ShardStore(redis, ShardKeys(settings.group, streams.input, partition), salt).clear()
-            head = first_head(cluster, (counts[streams.input], counts[streams.output]), begin)
-            await redis.set(ShardKeys(settings.group, streams.input, partition).head, encode_head(head))
-            lines.append(f"shard {partition}: emptied; {end} records to read again")
-    finally:
-        await reader.close()
-        await redis.aclose()
-    return lines
+    rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))
+    async for line in rebuilder.rebuild(only, from_what_is_left=from_what_is_left):
+        typer.echo(line)

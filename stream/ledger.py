@@ -172,10 +172,10 @@ class Ledger:
         return await self._send_rows(self._streams.output, rows)
 
     async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Any]]:
-        """The last output of each key, for the compacted topic."""
+        """The last output of each key, for the compacted topic; with its note, should the outputs ever be gone."""
         if self._streams.latest is None:
             return []
-        rows = [(o.key, o.latest, o.headers) for o in {o.key: o for o in outputs}.values()]
+        rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note)]) for o in {o.key: o for o in outputs}.values()]
         return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
 
     async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -176,25 +176,39 @@ class LogReader:
                 return None
         raise ShardLost("read_timeout", f"{topic}-{partition} can't be read at offset {offset}.")
 
-    async def read_latest(self, topic: str, partition: int) -> dict[bytes, bytes]:
-        """The last value of each key of a compacted topic, as it stands now."""
+    async def read_latest(
+        self, topic: str, partition: int, part: Callable[[Any], bytes | None] = lambda record: record.value
+    ) -> dict[bytes, bytes]:
+        """Of each key of a compacted topic, that part of its last record, as it stands now; none: nothing of that key."""
         begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
+        async for record in self._between(topic, partition, begin, end):
+            if record.value is None or (told := part(record)) is None:
+                latest.pop(record.key, None)
+            else:
+                latest[record.key] = told
+        return latest
+
+    async def first_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> int | None:
+        """The number of the first output that the log still has; None: it has none."""
+        async for record in self._between(topic, partition, *bounds):
+            if mark := dict(record.headers).get(MARK_HEADER):
+                return OutputMark.parse(mark).number
+        return None
+
+    async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[Any]:
+        """Every record from `begin` up to `end`. Raises ShardLost where they can't be read in time."""
         if begin == end:
-            return latest
+            return
         self.seek(topic, partition, begin)
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while (position := await self.position()) < end:
             for record in await self.read_on(5_000):
-                if record.value is None:
-                    latest.pop(record.key, None)
-                else:
-                    latest[record.key] = record.value
+                yield record
             if await self.position() > position:
                 deadline = time.monotonic() + self._settings.commit_timeout_s
             elif time.monotonic() > deadline:
                 raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {end}.")
-        return latest
 
     async def read_kafka_head(
         self, topic: str, partition: int, begin: int, barrier: int

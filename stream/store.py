@@ -261,6 +261,16 @@ class ShardStore:
         """Whether Redis holds this very head: asked after a commit whose outcome is unknown."""
         return await self._redis.get(self._keys.head) == head
 
+    async def seed(self, states: Mapping[bytes, bytes]) -> None:
+        """Put states into a shard without a head, which nobody can own (`segstream rebuild`)."""
+        keys = list(states)
+        for begin in range(0, len(keys), MAX_SLICE):
+            rows = {key: states[key] for key in keys[begin : begin + MAX_SLICE]}
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hset(self._keys.states, mapping=cast("Any", rows))
+            pipe.zadd(self._keys.customers, cast("Any", dict.fromkeys(rows, 0)))
+            await pipe.execute()
+
     async def clear(self) -> None:
         """Delete the shard (`segstream rebuild`)."""
         await self._redis.delete(*self._keys.all())
