@@ -1,54 +1,22 @@
 """The kernels against 40 decimal digits, and their bits against a recorded digest."""
 
 import hashlib
-import sys
-from decimal import Context, Decimal, localcontext
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from segmentation.kernels import expm1, expm1_of_one, log1p, log1p_of_one
+from tests.time_checks import arguments_of_expm1, arguments_of_log1p, expm1_is_exact, log1p_is_exact
 
-HORIZON_DAYS = 36_525
 RECORDED = "3796b8d74959ba79cfe2e14bb43c9f2df04a13fedc53b30d2419f8334a14fd80"
 
 
-def arguments_of_log1p(n: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(3)
-    milliseconds = rng.integers(0, HORIZON_DAYS * 86_400_000, n) / 86_400_000.0
-    return np.concatenate(
-        [milliseconds, np.exp(rng.uniform(-30, 20, n)), rng.uniform(0, 3, n), [0.0, 1.0, 2.0**0.5 - 1]]
-    )
-
-
-def arguments_of_expm1(n: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(4)
-    near_halves = (rng.integers(-60, 60, n) + 0.5) * np.log(2.0) + rng.normal(0, 1e-3, n)
-    return np.concatenate([rng.uniform(-60, 60, n), rng.uniform(-1, 1, n), near_halves, [0.0, 699.0, -699.0]])
-
-
-def units_off(got: NDArray[np.float64], exact: list[Decimal]) -> float:
-    """The largest error, in units in the last place of the exact value."""
-    with localcontext(Context(prec=40)):
-        return max(
-            float(abs(Decimal(value) - truth)) / float(np.spacing(max(abs(float(truth)), sys.float_info.min)))
-            for value, truth in zip(got.tolist(), exact, strict=True)
-        )
-
-
 def test_log1p_is_within_0_8_units_in_the_last_place() -> None:
-    x = arguments_of_log1p(5_000)
-    with localcontext(Context(prec=60)):
-        exact = [(1 + Decimal(value)).ln() for value in x.tolist()]
-    assert units_off(log1p(x), exact) < 0.8
+    log1p_is_exact(5_000)
 
 
 def test_expm1_is_within_1_6_units_in_the_last_place() -> None:
-    y = arguments_of_expm1(5_000)
-    with localcontext(Context(prec=60)):
-        exact = [Decimal(value).exp() - 1 for value in y.tolist()]
-    assert units_off(expm1(y), exact) < 1.6
+    expm1_is_exact(5_000)
 
 
 def test_one_at_a_time_the_same_bits() -> None:
