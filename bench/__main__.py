@@ -21,7 +21,7 @@ from bench.rows import LABELS, Bench, Options
 from stream.errors import SegstreamError
 from stream.local import LocalStack
 
-ROWS: Final = (*LABELS, "latency", "profile", "rolling")
+ROWS: Final = (*LABELS, "latency", "profile", "rolling", "takeover")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
 
 
@@ -38,6 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         "--rolling-rate", type=int, default=usual.rolling_rate, help="orders/s during a rolling restart"
     )
     parser.add_argument("--calm-seconds", type=float, default=usual.calm_s, help="seconds between changes of workers")
+    parser.add_argument("--takeover-orders", type=int, default=usual.takeover_orders, help="orders for the takeovers")
+    parser.add_argument("--takeover-times", type=int, default=usual.takeover_times, help="takeovers at each lag")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows alone")
     parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="results as JSON")
     parser.add_argument("--write-docs", action="store_true", help=f"write {DOCS.relative_to(ROOT)} (needs all rows)")
@@ -55,6 +57,7 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
         "latency": None,
         "profile": None,
         "rolling": None,
+        "takeover": None,
     }
 
     def tell(line: str) -> None:
@@ -95,6 +98,8 @@ def main() -> int:
         told.warm_up_seconds,
         told.rolling_rate,
         told.calm_seconds,
+        told.takeover_orders,
+        told.takeover_times,
     )
     try:
         if told.source is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -34,8 +34,8 @@ def bodies(count: int, customers: int, start_ms: int = START_MS, seed: int = 1) 
         )
 
 
-async def preload(settings: Settings, count: int, customers: int, start_ms: int = START_MS) -> None:
-    """Send them all, compressed with lz4, each to its customer's partition."""
+async def preload(settings: Settings, orders: Iterable[tuple[bytes, bytes]]) -> None:
+    """Send all these (key, value), compressed with lz4, each to its customer's partition."""
     producer = AIOKafkaProducer(
         **settings.kafka_client(), compression_type="lz4", max_batch_size=262_144, linger_ms=5, acks=1
     )
@@ -43,7 +43,7 @@ async def preload(settings: Settings, count: int, customers: int, start_ms: int 
     partition_of: dict[bytes, int] = {}
     open_batches: dict[int, Any] = {}
     waiting: list[Any] = []
-    for key, value in bodies(count, customers, start_ms):
+    for key, value in orders:
         partition = partition_of.get(key)
         if partition is None:
             partition = partition_of[key] = murmur2(key, settings.partitions)

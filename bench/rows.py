@@ -17,11 +17,12 @@ from bench.children import Child, Tally
 from bench.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
 from bench.errors import BenchError
 from bench.latency import measure_latency
-from bench.meter import POLL_S, Measured, Meter, Progress, measure
+from bench.meter import Measured, Meter, Progress, measure
 from bench.orders import bodies, preload
 from bench.outputs import Checked, Figures, check_agent, check_worker, recompute
 from bench.rolling import measure_rolling
-from bench.worker_run import Heads, end_worker, start_worker
+from bench.takeover import measure_takeovers
+from bench.worker_run import Heads, end_worker, start_worker, until
 from stream.commands_shards import end_offsets
 from stream.local import LocalStack
 from stream.settings import Settings
@@ -51,6 +52,8 @@ class Options:
     warm_up_s: float = 60.0  # for Java too
     rolling_rate: int = 5_000  # orders/s during a rolling restart
     calm_s: float = 5.0  # under load, behind each change of a rolling restart, and before the next
+    takeover_orders: int = 200_000
+    takeover_times: int = 3  # of each lag of Redis
 
     def customers_of(self, orders: int) -> int:
         """As many customers as leaves the number of orders of each the same."""
@@ -87,6 +90,8 @@ class Bench:
             return self._profile()
         if row == "rolling":
             return self._rolling()
+        if row == "takeover":
+            return self._takeover()
         measured, checked = {
             "drain": self._drain,
             "wall": lambda: self._worker("wall"),
@@ -110,9 +115,9 @@ class Bench:
         if with_model:
             activate_model(settings)
         begins = asyncio.run(end_offsets(settings, topic))
-        customers, start_ms = self.options.customers_of(orders), (int(time.time()) // 86_400 - _DAYS_BACK) * _DAY_MS
+        customers, start_ms = self.options.customers_of(orders), _start_ms()
         self.tell(f"sending {orders:,} orders of {customers:,} customers to {topic}")
-        asyncio.run(preload(settings, orders, customers, start_ms))
+        asyncio.run(preload(settings, bodies(orders, customers, start_ms)))
         ends = asyncio.run(end_offsets(settings, topic))
         sent = sum(ends.values()) - sum(begins.values())
         if sent != orders:
@@ -169,7 +174,7 @@ class Bench:
         nowhere = asyncio.run(end_offsets(settings, settings.orders_topic))
         heads = Heads(settings, self.redis, nowhere, nowhere)
         with start_worker(settings, "latency", self.folder) as child:
-            _until(heads.ready, child)
+            until(heads.ready, child, _READY_S)
             found = asyncio.run(
                 measure_latency(
                     settings,
@@ -204,6 +209,16 @@ class Bench:
             )
         )
 
+    def _takeover(self) -> dict[str, Any]:
+        settings = self._deployment("takeover", "orders-takeover")
+        make_topics(settings)
+        activate_model(settings)
+        orders = self.options.takeover_orders
+        customers, start_ms = self.options.customers_of(orders), _start_ms()
+        made = list(bodies(orders, customers, start_ms))
+        times = self.options.takeover_times
+        return asdict(measure_takeovers(settings, self.redis, self.folder, made, times=times, tell=self.tell))
+
     def _profile(self) -> dict[str, Any]:
         """Where the worker's CPU time goes, on a part of the orders in wall time."""
         given = self._input("orders-profile", self.options.profile_orders)
@@ -222,11 +237,5 @@ class Bench:
         }
 
 
-def _until(condition: Callable[[], bool], child: Child) -> None:
-    """Wait until a program is ready. Raises BenchError where it ends before, or isn't within a minute."""
-    deadline = time.monotonic() + _READY_S
-    while not condition():
-        child.check()
-        if time.monotonic() > deadline:
-            raise BenchError(f"{child.name} isn't ready after {_READY_S:.0f} s.", hint=f"Look at {child.log}.")
-        time.sleep(POLL_S)
+def _start_ms() -> int:
+    return (int(time.time()) // 86_400 - _DAYS_BACK) * _DAY_MS

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -10,7 +12,7 @@ from redis import Redis
 from bench.children import Child
 from bench.deployment import environment
 from bench.errors import BenchError
-from bench.meter import Progress
+from bench.meter import POLL_S, Progress
 from stream.heads import StoreHead, decode_store_head
 from stream.layout import ShardKeys
 from stream.settings import Settings
@@ -61,3 +63,13 @@ def end_worker(child: Child) -> None:
     """Let it drain, and expect it to end well. Raises BenchError."""
     if code := child.end():
         raise BenchError(f"{child.name} ended with {code}, expected 0.", hint=f"Look at {child.log}.")
+
+
+def until(condition: Callable[[], bool], child: Child, within_s: float) -> None:
+    """Wait for a program. Raises BenchError where it ends before, or it takes longer."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        child.check()
+        if time.monotonic() > deadline:
+            raise BenchError(f"{child.name} isn't ready after {within_s:.0f} s.", hint=f"Look at {child.log}.")
+        time.sleep(POLL_S)

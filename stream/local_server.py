@@ -150,6 +150,8 @@ class Server(ABC):
             return
         if sys.platform == "win32":
             raise LocalStackError("there is no Valkey for Windows.", hint="Use WSL, or servers of your own.")
+        # Of a server that ended by itself: it has nothing to keep any more.
+        self._dismiss_guardian()
         self.directory.mkdir(parents=True, exist_ok=True)
         check_disk(self.directory)
         try:

@@ -1,9 +1,9 @@
-"""A disk that fills up under Valkey, or under Kafka: small file systems of the test's own, with a ballast that comes and goes."""
+"""A disk that fills up under Valkey, or under Kafka: small file systems of the test's own, which shrink and grow."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,43 +16,42 @@ from tests.recovery.world import World, eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
-SIZES: Final = {"valkey-a": "48m", "kafka": "160m"}
-ROOM: Final = 64 * 1024  # left over when the ballast lies: some turns, then nothing
+WHOLE: Final = (
+    "1100m"  # a server doesn't start with less than a gigabyte of room; it is taken from memory as far as it is used
+)
+ROOM: Final = 64 * 1024  # what is left when it is full: some turns, then nothing
 SOON_S: Final = 120.0
 
 
 class Disk:
-    """A file system of a few megabytes."""
+    """A file system of its own, as large as it says."""
 
-    def __init__(self, folder: Path, size: str) -> None:
+    def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
+        self.folder = folder
         try:
-            subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True, capture_output=True
-            )
+            self._mount("-t", "tmpfs", "-o", f"size={WHOLE}", "tmpfs")
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"no file system can be mounted here (it takes root): {error}")
-        self.folder = folder
-        self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        with self._ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(bytes(ROOM)) == ROOM:
-                pass
-        with self._ballast.open("r+b") as file:
-            file.truncate(self._ballast.stat().st_size - ROOM)
+        """Hardly more room than is used already."""
+        self._mount("-o", f"remount,size={shutil.disk_usage(self.folder).used + ROOM}")
 
     def free(self) -> None:
-        self._ballast.unlink()
+        self._mount("-o", f"remount,size={WHOLE}")
 
     def close(self) -> None:
         # Lazily: a server that is still being stopped has files there.
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
+    def _mount(self, *how: str) -> None:
+        subprocess.run(["mount", *how, str(self.folder)], check=True, capture_output=True)
 
-@pytest.fixture(params=SIZES)
+
+@pytest.fixture(params=["valkey-a", "kafka"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
-    made = Disk(tmp_path / "servers" / request.param, SIZES[request.param])
+    made = Disk(tmp_path / "servers" / request.param)
     try:
         yield made
     finally:

@@ -1,0 +1,276 @@
+"""Start-up and takeover: how long a worker takes until all shards are its own, by how far Redis lags behind Kafka.
+
+Redis is put back to how it stood some orders ago, as after a restore or a fail-over; Kafka has told everything. The worker must catch
+up in silence: whatever it tells in a takeover is wrong, unless time alone has moved a customer meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
+
+from bench.children import Child
+from bench.deployment import environment
+from bench.errors import BenchError
+from bench.orders import preload
+from bench.outputs import Checked, check_worker, recompute
+from bench.worker_run import Heads, end_worker, start_worker, until
+from segmentation.rfm import heads
+from stream.commands_shards import end_offsets
+from stream.layout import ShardKeys, read_states, status_key
+from stream.local_server import HOST, free_port
+from stream.settings import Settings
+from stream.status import ShardStatus
+
+LAGS: Final = (0.5, 0.05, 0.005, 0.0)  # parts of all orders
+_PATIENCE_S: Final = 120.0
+_LEAST_S: Final = 0.5  # less than this on top of a start without lag is the noise of starts
+_METRIC: Final = "segstream_takeover_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """The takeovers with Redis so many orders behind Kafka."""
+
+    orders: int
+    rebuilt: bool  # Redis was emptied by `segstream rebuild`
+    ready_s: list[float]  # of each: from the start of the process until all shards are owned and have caught up
+    ready_p50_s: float
+    shard_p50_s: float  # a shard's own takeover as the worker's metric has it: the shards' mean; the takeovers' median
+    orders_per_s: float | None  # read again, over what it took longer than without a lag; None: too little to tell
+
+
+@dataclass(frozen=True, slots=True)
+class Takeovers:
+    """Eight shards, one worker; each start takes over all of them."""
+
+    orders: int
+    customers: int
+    shards: int
+    times: int
+    lags: list[Lag]  # the shortest first, the rebuilt one last
+    moved_by_time: int  # told while this was measured, and rightly so
+    checks: Checked
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What Redis has of a deployment's shards at some instant: each key as DUMP gives it (None: it isn't there)."""
+
+    lag: int
+    rebuilt: bool
+    dumps: list[dict[str, bytes | None]]  # by shard
+
+
+class Took(NamedTuple):
+    """Of one takeover of all shards: until they were ready, and a shard's own, on the mean."""
+
+    ready_s: float
+    shard_s: float
+
+
+@dataclass(slots=True)
+class Shards:
+    """A deployment's shards in Redis. No other key is touched: other rows' deployments lie beside them."""
+
+    settings: Settings
+    redis: Redis
+    keys: list[ShardKeys] = field(init=False)
+
+    def __post_init__(self) -> None:
+        group, topic = self.settings.group, self.settings.orders_topic
+        self.keys = [ShardKeys(group, topic, p) for p in range(self.settings.partitions)]
+
+    def dump(self, lag: int, *, rebuilt: bool = False) -> Snapshot:
+        """As they stand. Each shard at one instant, as its commits are."""
+        dumps = []
+        for keys in self.keys:
+            pipe = self.redis.pipeline(transaction=True)
+            for key in keys.all():
+                pipe.dump(key)
+            dumps.append(dict(zip(keys.all(), pipe.execute(), strict=True)))
+        return Snapshot(lag, rebuilt, dumps)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put them back, and forget who owned them. No worker may run."""
+        for dumps in snapshot.dumps:
+            pipe = self.redis.pipeline(transaction=True)
+            pipe.delete(*dumps)
+            for key, value in dumps.items():
+                if value is not None:
+                    pipe.restore(key, 0, cast("Any", value))
+            pipe.execute()
+        self.redis.delete(self._status)
+
+    def running(self) -> bool:
+        """Whether each has an owner that has caught up, by what the owners say."""
+        shown = cast("dict[bytes, bytes]", self.redis.hgetall(self._status))
+        states = [msgspec.json.decode(told, type=ShardStatus).state for told in shown.values()]
+        return states == ["running"] * len(self.keys)
+
+    def at_rest(self) -> bool:
+        """Whether nobody is due: a takeover makes everyone due whose orders it has read again."""
+        pipe, now_ms = self.redis.pipeline(transaction=False), time.time_ns() // 1_000_000
+        for keys in self.keys:
+            pipe.zcount(keys.due, "-inf", now_ms)
+        return not any(pipe.execute())
+
+    def states(self) -> dict[bytes, bytes]:
+        """Every customer's state."""
+        return {customer: value for keys in self.keys for customer, value in read_states(self.redis, keys)}
+
+    @property
+    def _status(self) -> str:
+        return status_key(self.settings.group, self.settings.orders_topic)
+
+
+def measure_takeovers(
+    settings: Settings,
+    redis: Redis,
+    folder: Path,
+    orders: Sequence[tuple[bytes, bytes]],
+    *,
+    times: int,
+    tell: Callable[[str], None],
+) -> Takeovers:
+    """Work off the orders, then let a new worker take over `times` times at each lag; check that it tells nothing.
+
+    The topics are there, the model is active, and there are no orders yet. Raises BenchError where a worker doesn't end well.
+    """
+    shards, expected = Shards(settings, redis), recompute(orders)
+    begins = asyncio.run(end_offsets(settings, settings.orders_topic))
+    tell(f"working off {len(orders):,} orders in stages")
+    snapshots = _stages(shards, folder, orders, begins)
+    place = Heads(settings, redis, begins, asyncio.run(end_offsets(settings, settings.orders_topic)))
+    before, reference = asyncio.run(check_worker(settings, redis, expected)), shards.states()
+    snapshots.append(_rebuilt(shards, folder, len(orders)))
+    problems = list(before.problems)
+    took: list[list[Took]] = [[] for _ in snapshots]
+    for number in range(times):
+        for snapshot, row in zip(snapshots, took, strict=True):
+            tell(f"takeover {number + 1} of {times}, Redis {snapshot.lag:,} orders behind")
+            row.append(_take_over(shards, folder, place, snapshot))
+            problems += differences(reference, shards.states())
+    checked = asyncio.run(check_worker(settings, redis, expected))
+    for problem in (*problems, *told_wrongly(before, checked)):
+        checked.complain(problem)
+    return Takeovers(
+        orders=len(orders),
+        customers=len(expected),
+        shards=len(shards.keys),
+        times=times,
+        lags=lags_of(snapshots, took),
+        moved_by_time=checked.moves - before.moves,
+        checks=checked,
+    )
+
+
+def _stages(
+    shards: Shards, folder: Path, orders: Sequence[tuple[bytes, bytes]], begins: dict[int, int]
+) -> list[Snapshot]:
+    """Send the orders up to each lag and let one worker work them off: Redis at each, the shortest lag first."""
+    settings, found = shards.settings, list[Snapshot]()
+    rest = iter(orders)
+    sent = 0
+    with start_worker(settings, "takeover-stages", folder) as child:
+        for lag in sorted({round(len(orders) * part) for part in LAGS}, reverse=True):
+            asyncio.run(preload(settings, islice(rest, len(orders) - lag - sent)))
+            sent = len(orders) - lag
+            ends = asyncio.run(end_offsets(settings, settings.orders_topic))
+            place = Heads(settings, shards.redis, begins, ends)
+            until(lambda place=place: place.progress().finished and shards.at_rest(), child, _PATIENCE_S + sent / 1_000)
+            if lag:
+                found.append(shards.dump(lag))
+        end_worker(child)
+    return [shards.dump(0), *reversed(found)]
+
+
+def _rebuilt(shards: Shards, folder: Path, orders: int) -> Snapshot:
+    """Redis as `segstream rebuild` leaves it."""
+    arguments = ["-m", "stream.cli", "rebuild", "--yes"]
+    with Child("rebuild", arguments, folder=folder, environment=environment(shards.settings)) as child:
+        child.process.wait(_PATIENCE_S)
+        end_worker(child)
+    return shards.dump(orders, rebuilt=True)
+
+
+def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: Snapshot) -> Took:
+    """Put Redis back, start a worker, and end it when all is settled."""
+    shards.restore(snapshot)
+    port = free_port()
+    settings = shards.settings.model_copy(update={"http_port": port})
+    name = f"takeover-{'rebuilt' if snapshot.rebuilt else snapshot.lag}"
+    began = time.perf_counter()
+    with start_worker(settings, name, folder) as child:
+        patience_s = _PATIENCE_S + snapshot.lag / 1_000
+        until(lambda: shards.running() and place.progress().finished, child, patience_s)
+        ready_s = time.perf_counter() - began
+        shard_s = _shard_s(port)
+        until(shards.at_rest, child, patience_s)
+        end_worker(child)
+    return Took(ready_s, shard_s)
+
+
+def _shard_s(port: int) -> float:
+    """What the worker's metric says of its takeovers so far: their mean. Raises BenchError where it tells of none."""
+    connection = HTTPConnection(HOST, port, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    families = text_string_to_metric_families(text)
+    told = {sample.name: sample.value for family in families if family.name == _METRIC for sample in family.samples}
+    if not (count := told.get(f"{_METRIC}_count")):
+        raise BenchError(f"{HOST}:{port}/metrics tells of no {_METRIC}, though all shards were taken over.")
+    return told[f"{_METRIC}_sum"] / count
+
+
+def differences(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> list[str]:
+    """What a takeover has made of the states that it shouldn't have: each is the same, or time alone has moved its customer, once."""
+    if before.keys() != after.keys():
+        return [f"{len(after):,} customers after a takeover, {len(before):,} before it"]
+    other = [customer for customer, value in before.items() if after[customer] != value]
+    old, new = (heads([states[c] for c in other]) for states in (before, after))
+    wrong = [c for c, was, now in zip(other, old, new, strict=True) if int(now["sequence"]) != int(was["sequence"]) + 1]
+    if not wrong:
+        return []
+    return [f"{len(wrong):,} states differ after a takeover and no single move explains it, such as {wrong[0]!r}'s"]
+
+
+def told_wrongly(before: Checked, after: Checked) -> list[str]:
+    """Moves told in the takeovers that have another cause than time."""
+    more = {cause: count - before.causes.get(cause, 0) for cause, count in after.causes.items()}
+    return [
+        f"{count} moves told in takeovers: {cause}" for cause, count in more.items() if count and cause != "silence"
+    ]
+
+
+def lags_of(snapshots: Iterable[Snapshot], took: Iterable[Sequence[Took]]) -> list[Lag]:
+    """The figures of each lag. The first snapshot is the one without a lag."""
+    found: list[Lag] = []
+    for snapshot, row in zip(snapshots, took, strict=True):
+        ready_s = median(one.ready_s for one in row)
+        longer_s = ready_s - (found[0].ready_p50_s if found else ready_s)
+        found.append(
+            Lag(
+                orders=snapshot.lag,
+                rebuilt=snapshot.rebuilt,
+                ready_s=[round(one.ready_s, 3) for one in row],
+                ready_p50_s=round(ready_s, 3),
+                shard_p50_s=round(median(one.shard_s for one in row), 3),
+                orders_per_s=round(snapshot.lag / longer_s, 1) if longer_s >= _LEAST_S else None,
+            )
+        )
+    return found
