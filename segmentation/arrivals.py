@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
+from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
+from segmentation.entries import DAY_MS
 from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
@@ -29,21 +31,38 @@ def _shown(key: bytes | None) -> str:
 
 
 class Arrival(NamedTuple):
-    """A record that can be used: what it adds, and the id of its event."""
+    """A record that can be used: what it adds, the id of its event, and the back-fill that it belongs to."""
 
     entry: Entry
     event_id: str
+    backfill: str | None = None
 
 
 @dataclass(slots=True)
 class Batch:
     """A decoded batch: record i has `clocks[i]`, and `arrivals[i]` where it can be used."""
 
+    clock: int = 0  # of the last record so far
+    registry: Backfills = NONE_OPEN  # after it
     clocks: list[int] = field(default_factory=list)
     arrivals: list[Arrival | None] = field(default_factory=list)
     own: dict[bytes, list[int]] = field(default_factory=dict)  # the places of a customer's records, in their order
     dead: list[DeadLetter] = field(default_factory=list)
     start: Activation | None = None  # the record behind the last one starts this activation
+    close: tuple[str, ...] = ()  # before anything else comes, these back-fills are over
+    lead: int = 0  # so many records more say so: that of `start` or `close`, where it is one
+    mutes: dict[int, int] = field(default_factory=dict)  # place of a record of a back-fill -> slot
+    changes: list[tuple[int, Backfills]] = field(default_factory=list)  # the registry, from this place on
+    closed: bool = False  # a replayed batch goes on behind the end of a back-fill
+
+    def note(self, place: int, registry: Backfills) -> None:
+        """The registry is another from this place on."""
+        self.registry = registry
+        self.changes.append((place, registry))
+
+    def backfills(self, taken: int) -> Backfills | None:
+        """The registry after the first `taken` records; None: as before."""
+        return next((after for place, after in reversed(self.changes) if place < taken), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,48 +75,102 @@ class Reader:
     max_jump_ms: int  # how far ahead of the shard's clock, in event time
     max_event_bytes: int
     earliest_ms: int = 0  # what is dated before isn't a date that anybody meant
+    backfill_expiry_ms: int = DAY_MS  # a back-fill of which nothing comes for so long is over
 
-    def read(self, records: Sequence[Record], clock: int, *, replayed_until: int | None = None) -> Batch:
-        """Decode until the end, or until a record that starts a model (event time).
+    def read(
+        self,
+        records: Sequence[Record],
+        clock: int,
+        backfills: Backfills = NONE_OPEN,
+        *,
+        replayed_until: int | None = None,
+    ) -> Batch:
+        """Decode until the end, or until a record that starts a model (event time), or before which a back-fill is over.
 
         In event time a record's clock is the running maximum of event times; in wall time all have `clock`, the
         turn's own. `replayed_until`: the records were delivered before, at clocks up to this one, so models were
         started then, and in wall time the broker's timestamp is the closest thing to the clock of then.
         """
-        batch = Batch()
-        event_time = self.time == "event"
+        batch = Batch(clock=clock, registry=backfills)
+        replayed = replayed_until is not None
         for index, record in enumerate(records):
+            if batch.registry.rows:
+                over = batch.registry.silent_since(record.timestamp - self.backfill_expiry_ms)
+                if over and self._ends(batch, index, over, replayed=replayed):
+                    return batch
             arrival: Arrival | None = None
             try:
                 if record.key == CONTROL_KEY:
-                    event = self._control(record)
-                    if event_time and isinstance(event, ModelActivated) and replayed_until is None:
-                        batch.start = Activation(event.activation, event.version)
+                    if self._take_control(batch, index, record, replayed=replayed):
                         return batch
-                    if event_time and isinstance(event, ClockAdvanced):
-                        to = millis(event.to)
-                        self._check_date(to, record, clock, "to")
-                        clock = max(clock, to)
                 else:
-                    customer, arrival = self._arrival(record)
-                    at = arrival.entry[0] >> 3
-                    self._check_age(at)
-                    self._check_date(at, record, clock, "occurred_at")
-                    if event_time:
-                        clock = max(clock, at)
-                    own = batch.own.get(customer)
-                    if own is None:
-                        batch.own[customer] = [index]
-                    else:
-                        own.append(index)
+                    arrival = self._take_event(batch, index, record)
             except RejectedEvent as why:
-                arrival = None
                 batch.dead.append(DeadLetter(index, why.reason.value, why.field, str(why)))
-            if replayed_until is not None and not event_time:
-                clock = max(clock, min(record.timestamp, replayed_until))
-            batch.clocks.append(clock)
+            if replayed_until is not None and self.time == "wall":
+                batch.clock = max(batch.clock, min(record.timestamp, replayed_until))
+            batch.clocks.append(batch.clock)
             batch.arrivals.append(arrival)
         return batch
+
+    def _take_control(self, batch: Batch, index: int, record: Record, *, replayed: bool) -> bool:
+        """Do what a control says; whether it ends the batch, and is a turn of its own."""
+        event = self._control(record)
+        if isinstance(event, ModelActivated):
+            if self.time == "wall" or replayed:
+                return False
+            batch.start, batch.lead = Activation(event.activation, event.version), 1
+            return True
+        if isinstance(event, BackfillFinished):
+            if not batch.registry.is_open(event.backfill):
+                return False
+            batch.lead = 1
+            return self._ends(batch, index, [event.backfill], replayed=replayed)
+        if self.time == "event":
+            to = millis(event.to)
+            self._check_date(to, record, batch.clock, "to")
+            batch.clock = max(batch.clock, to)
+        return False
+
+    def _take_event(self, batch: Batch, index: int, record: Record) -> Arrival:
+        customer, arrival = self._arrival(record)
+        at = arrival.entry[0] >> 3
+        self._check_age(at)
+        self._check_date(at, record, batch.clock, "occurred_at")
+        if arrival.backfill is not None:
+            self._mark(batch, index, arrival.backfill, record.timestamp)
+        if self.time == "event" and at > batch.clock:
+            batch.clock = at
+        own = batch.own.get(customer)
+        if own is None:
+            batch.own[customer] = [index]
+        else:
+            own.append(index)
+        return arrival
+
+    @staticmethod
+    def _mark(batch: Batch, index: int, name: str, at: int) -> None:
+        """Note that a record belongs to a back-fill. Raises RejectedEvent where there are too many."""
+        after, slot = batch.registry.mark(name, at)
+        if slot is None:
+            raise RejectedEvent(
+                Reason.TOO_MANY_BACKFILLS,
+                "backfill",
+                f"back-fill {name[:_SHOWN]!r} would be the {SLOTS + 1}th that is open here: finish one of the others first.",
+            )
+        batch.mutes[index] = slot
+        if after is not batch.registry:
+            batch.note(index, after)
+
+    @staticmethod
+    def _ends(batch: Batch, index: int, names: list[str], *, replayed: bool) -> bool:
+        """These back-fills are over here. Whether that ends the batch: what was delivered before is replayed to its end."""
+        if not replayed:
+            batch.close = tuple(names)
+            return True
+        batch.note(index, batch.registry.close(names))
+        batch.closed = True
+        return False
 
     def _control(self, record: Record) -> ClockAdvanced | BackfillFinished | ModelActivated:
         event = decode(record.value)
@@ -129,7 +202,7 @@ class Reader:
                 "customer_id",
                 f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: key orders by customer, or send to orders-unkeyed.",
             )
-        return customer, Arrival(to_entry(event, self.currency), event.id)
+        return customer, Arrival(to_entry(event, self.currency), event.id, event.backfill)
 
     def _check_age(self, at: int) -> None:
         if at < self.earliest_ms:

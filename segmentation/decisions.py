@@ -57,12 +57,16 @@ class Customer:
 
 
 class Asked(NamedTuple):
-    """A customer to be scored at an instant at which its header holds; `arrival` is what changed it (None: the model)."""
+    """A customer to be scored at an instant at which its header holds; `arrival` is what changed it.
+
+    `cause`: what else it was; None: the model.
+    """
 
     customer: Customer
     at: int
     place: Place
     arrival: Arrival | None
+    cause: Cause | None = None
 
 
 def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Rules) -> list[Move]:
@@ -82,8 +86,10 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     distances = published(scorer.distances(at[rows], head["last"][rows], rest[rows]))
     moves = []
     for row, apart in zip(rows.tolist(), distances, strict=True):
-        customer, instant, place, arrival = asked[row]
-        if unknown[row]:
+        customer, instant, place, arrival, cause = asked[row]
+        if cause is not None:
+            pass
+        elif unknown[row]:
             cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
         else:
             cause = Cause.MODEL if arrival is None else CAUSE_OF_KIND[Kind(arrival.entry[0] & 7)]

@@ -62,6 +62,7 @@ class Reason(StrEnum):
     CONFLICTING_ID = "conflicting_id"
     TOO_LARGE = "too_large"
     CONTROL_NOT_ALLOWED = "control_not_allowed"
+    TOO_MANY_BACKFILLS = "too_many_backfills"
     UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
     ADAPTER_FAILED = "adapter_failed"  # a record of a shop's own topic whose mapping raised (stream/adapters.py)
@@ -164,6 +165,7 @@ class Cause(StrEnum):
     WINDOW = "window"  # an order left the window
     MODEL = "model"
     FIRST = "first"
+    BACKFILL = "backfill"  # its history was loaded, and is complete now
     ERASURE = "erasure"
 
 

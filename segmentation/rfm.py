@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from segmentation.backfills import SLOTS
 from segmentation.entries import (
     ANCHOR,
     CANCELLED,
@@ -69,12 +70,14 @@ __all__ = [
     "heads",
     "is_buried",
     "is_capped",
+    "muted_by",
     "pack",
     "read",
     "rows",
     "settle",
     "unpack",
     "with_announcement",
+    "with_mute",
 ]
 
 VERSION: Final = 1
@@ -101,6 +104,7 @@ ROW: Final = np.dtype([("key", "<i8"), ("order", "<u8"), ("amount", "<i8"), ("ev
 _ANNOUNCED: Final = struct.Struct("<HIq")  # offsets 2 to 15: the scorer's
 _NEXT_CHANGE: Final = struct.Struct("<q")
 _NEXT_CHANGE_AT: Final = 56
+_FLAGS: Final = SLOTS << 1 | 1  # bit 0: capped; bits 1 to 6: the back-fill that mutes
 _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
@@ -130,6 +134,7 @@ class CustomerState:
     next_change: int = NEVER  # the earliest instant at which time alone can change these bytes
     cut: int = NONE  # events up to here no longer count, and entries up to here are only the remnant
     capped: bool = False  # the cap put the cut where it is: the window is incomplete, and there is no remnant
+    muted: int = 0  # the slot of the back-fill that mutes this customer; 0: none
     entries: tuple[Entry, ...] = ()
     segment: int = 0  # the scorer's three, passed through unchanged; 0: never announced
     sequence: int = 0
@@ -227,18 +232,18 @@ def pack(state: CustomerState) -> bytes:
     """Write a state as bytes: 72, and 32 an entry."""
     s = state
     figures = (s.frequency, s.monetary, s.last, s.first, s.newest, s.next_change, s.cut)
-    head = HEADER.pack(VERSION, s.capped, s.segment, s.sequence, s.moved_at, len(s.entries), *figures)
+    head = HEADER.pack(VERSION, s.capped | s.muted << 1, s.segment, s.sequence, s.moved_at, len(s.entries), *figures)
     return head + b"".join([ENTRY.pack(*e) for e in s.entries])
 
 
 def unpack(value: bytes) -> CustomerState:
     """Read a state from bytes. Raises StateFormatError for another version, an unknown flag or a torn value."""
-    if len(value) < HEADER.size or value[0] != VERSION or value[1] > 1:
+    if len(value) < HEADER.size or value[0] != VERSION or value[1] > _FLAGS:
         raise StateFormatError(_refusal(value))
     head = HEADER.unpack_from(value)
     if len(value) != HEADER.size + head[5] * ENTRY.size:
         raise StateFormatError(_refusal(value))
-    _, capped, segment, sequence, moved_at, _, frequency, monetary, last, first, newest, next_change, cut = head
+    _, flags, segment, sequence, moved_at, _, frequency, monetary, last, first, newest, next_change, cut = head
     return CustomerState(
         frequency=frequency,
         monetary=monetary,
@@ -247,7 +252,8 @@ def unpack(value: bytes) -> CustomerState:
         newest=newest,
         next_change=next_change,
         cut=cut,
-        capped=bool(capped),
+        capped=bool(flags & 1),
+        muted=flags >> 1,
         entries=tuple([Entry._make(row) for row in ENTRY.iter_unpack(value[HEADER.size :])]),
         segment=segment,
         sequence=sequence,
@@ -257,7 +263,7 @@ def unpack(value: bytes) -> CustomerState:
 
 def _refusal(value: bytes) -> str:
     return (
-        f"{len(value)} bytes that begin with {value[:24].hex()} aren't a customer's state: expected version {VERSION}, flags 0 or 1 "
+        f"{len(value)} bytes that begin with {value[:24].hex()} aren't a customer's state: expected version {VERSION}, flags up to {_FLAGS} "
         f"and {HEADER.size} + {ENTRY.size} n bytes. Rebuild the states, or run the version that wrote them."
     )
 
@@ -285,7 +291,7 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
         and -_PLAIN_MONEY < monetary < _PLAIN_MONEY
         and amount < _PLAIN_MONEY
         and version == VERSION
-        and flags <= 1
+        and flags <= _FLAGS
         and len(value) == HEADER.size + n * ENTRY.size
     ):
         return None
@@ -318,7 +324,7 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 def _has(value: bytes, e: Entry) -> bool:
     """Tell whether this very entry is among them. A replay repeats whole logs, so this has to be cheap. A hit across two entries is looked at by the slow path."""
     at = value.find(ENTRY.pack(*e), HEADER.size)
-    return at >= 0 and (at - HEADER.size) % ENTRY.size == 0 and value[0] == VERSION and value[1] <= 1
+    return at >= 0 and (at - HEADER.size) % ENTRY.size == 0 and value[0] == VERSION and value[1] <= _FLAGS
 
 
 def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:
@@ -337,6 +343,16 @@ def announcement(value: bytes) -> tuple[int, int, int]:
     """Read what the scorer has told last: segment (0: none), the customer's sequence, ms of that move (NONE: none)."""
     segment, sequence, moved_at = _ANNOUNCED.unpack_from(value, 2)
     return segment, sequence, moved_at
+
+
+def muted_by(value: bytes) -> int:
+    """Read which back-fill mutes the customer: its slot; 0: none."""
+    return value[1] >> 1
+
+
+def with_mute(value: bytes, slot: int) -> bytes:
+    """Write into a state which back-fill mutes it; 0: none."""
+    return value[:1] + bytes((value[1] & 1 | slot << 1,)) + value[2:]
 
 
 def is_buried(value: bytes) -> bool:
@@ -361,7 +377,7 @@ def heads(values: Sequence[bytes]) -> NDArray[np.void]:
     head = np.frombuffer(b"".join([v[: HEADER.size] for v in values]), HEAD)
     bad = (
         (head["version"] != VERSION)
-        | (head["flags"] > 1)
+        | (head["flags"] > _FLAGS)
         | (sizes != HEADER.size + ENTRY.size * head["n"].astype(np.int64))
     )
     if bad.any():

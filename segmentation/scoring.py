@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from segmentation.arrivals import Batch, Reader
+from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import Asked, CompiledModel, Customer, Place, announce, move_by_time, score, search
 from segmentation.events import Cause, Reason
 from segmentation.moves import NOTE, Move
@@ -26,9 +27,11 @@ from segmentation.rfm import (
     announcement,
     is_buried,
     is_capped,
+    muted_by,
     with_announcement,
+    with_mute,
 )
-from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Turn
+from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Scope, Turn
 
 BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record
 BY_RECORD: Final = 1
@@ -64,9 +67,10 @@ class ScoringStep:
     def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
         """Decode, check, and give each record its clock (PROTOCOL, turn 3)."""
         clock = self._clock(frame)
-        batch = self._reader.read(records, clock)
-        if batch.start is not None and not batch.clocks:
-            return Plan(1, [], clock, start=batch.start, work=(batch, partition))
+        batch = self._reader.read(records, clock, frame.backfills)
+        close = batch.close if records else self._silent(frame)
+        if not batch.clocks and (batch.start or close):
+            return Plan(batch.lead, [], clock, start=batch.start, close=close, work=(batch, partition))
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = frame.model is not None and (bool(records) or not self._event_time)
@@ -74,17 +78,25 @@ class ScoringStep:
 
     def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
         """As `plan`, for what was delivered before."""
-        batch = self._reader.read(records, frame.clock, replayed_until=max(frame.now, frame.clock))
-        clock = batch.clocks[-1] if batch.clocks else frame.clock
-        return Plan(len(batch.clocks), list(batch.own), clock, work=(batch, partition))
+        until = max(frame.now, frame.clock)
+        batch = self._reader.read(records, frame.clock, frame.backfills, replayed_until=until)
+        clock, taken = batch.clocks[-1] if batch.clocks else frame.clock, len(batch.clocks)
+        return Plan(
+            taken,
+            list(batch.own),
+            clock,
+            backfills=batch.registry,
+            closed=batch.closed,
+            work=(batch, partition),
+        )
 
     def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states after the plan's records: merged at their clocks, nothing scored."""
-        scratch = Turn(0, 0)
+        scratch, open_slots = Turn(0, 0), (plan.backfills or NONE_OPEN).open_slots
         changed: dict[bytes, bytes] = {}
         for customer in self._customers(plan, values, (), scratch):
             for _ in customer.own:
-                self._merge(customer, plan.work[0], scratch)
+                self._merge(customer, plan.work[0], open_slots, scratch)
             if customer.changed and customer.value is not None:
                 changed[customer.key] = customer.value
         return changed
@@ -101,8 +113,9 @@ class ScoringStep:
         # In wall time slices interleave freely: a flood of due customers doesn't hold up the orders.
         taken = bisect_right(batch.clocks, bound[0]) if self._event_time else plan.taken
         turn = Turn(taken, self._clock(frame), dead=[d for d in batch.dead if d.place < taken])
+        turn.backfills = batch.backfills(taken)
         customers = self._customers(plan, values, fired, turn)
-        moves = self._fold(customers, batch, bound, taken, frame.model, turn)
+        moves = self._fold(customers, batch, bound, taken, frame.model, frame.backfills, turn)
         moves.sort(key=lambda move: move.order)
         last = [batch.clocks[taken - 1]] if taken else []
         turn.clock = max([turn.clock, *last, *(move.at for move in moves)])
@@ -111,19 +124,31 @@ class ScoringStep:
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
-        """Each customer at the clock under a new model; the quiet ones only get their due time."""
-        clock = self._clock(frame)
+        """Each customer at the clock, under a new model or when a back-fill is over; the quiet ones only get their due time.
+
+        Who is still muted is left alone; who was muted by what is over is so no longer.
+        """
+        clock, muted = self._clock(frame), frame.backfills.open_slots
         turn = Turn(0, clock)
-        customers = [Customer(key, advance_bytes(value, clock, self._rules)) for key, value in rows]
-        asked = []
-        for customer, silent in zip(customers, quiet, strict=True):
+        customers, starts, asked = list[Customer](), list[int](), list[Asked]()
+        for (key, value), told in zip(rows, quiet, strict=True):
+            slot = muted_by(value)
+            if slot in muted or not (slot or frame.scope is not Scope.RELEASED):
+                continue
+            unmuted = with_mute(value, 0) if slot else value
+            customer = Customer(key, advance_bytes(unmuted, clock, self._rules), changed=bool(slot))
+            silent = told or not (slot or frame.scope is Scope.EVERYONE)
             if not silent:
-                customer.prior = customer.value if announcement(customer.value or EMPTY)[0] else None
-                asked.append(Asked(customer, clock, (0, BY_TIME, clock, customer.key), None))
-        moves = score(asked, frame.model, self._dwell_ms, self._rules)
-        # What was told is told up to, not including, the clock: at it, what is due still waits.
-        starts = [clock if silent else clock + 1 for silent in quiet]
-        search(customers, starts, frame.model, self._dwell_ms, self._rules)
+                customer.prior = customer.value if announcement(unmuted)[0] else None
+                cause = Cause.BACKFILL if slot else None
+                asked.append(Asked(customer, clock, (0, BY_TIME, clock, key), None, cause))
+            customers.append(customer)
+            # What was told is told up to, not including, the clock: at it, what is due still waits.
+            starts.append(clock if silent else clock + 1)
+        moves: list[Move] = []
+        if frame.model is not None:
+            moves = score(asked, frame.model, self._dwell_ms, self._rules)
+            search(customers, starts, frame.model, self._dwell_ms, self._rules)
         self._finish(turn, customers, moves, frame)
         return turn
 
@@ -136,6 +161,12 @@ class ScoringStep:
         return is_buried(value)
 
     # ---- the fold
+
+    def _silent(self, frame: Frame) -> tuple[str, ...]:
+        """The back-fills of which nothing has come for too long, while no record says how late it is."""
+        if self._event_time or not frame.backfills.rows:
+            return ()
+        return tuple(frame.backfills.silent_since(frame.now - self._reader.backfill_expiry_ms))
 
     def _clock(self, frame: Frame) -> int:
         return frame.clock if self._event_time else max(frame.clock, frame.now)
@@ -167,12 +198,14 @@ class ScoringStep:
         bound: tuple[int, bytes],
         taken: int,
         model: CompiledModel | None,
+        backfills: Backfills,
         turn: Turn,
     ) -> list[Move]:
         """Rounds of one event a customer: its next move by time if that comes before its next record, else the record."""
         told: list[Move] = []
+        open_slots = (turn.backfills or backfills).open_slots
         if model is not None:
-            fired = [c for c in customers if c.fired_at is not None]
+            fired = [c for c in customers if c.fired_at is not None and not self._is_muted(c)]
             search(fired, [c.fired_at or 0 for c in fired], model, self._dwell_ms, self._rules)
         active = customers
         while active:
@@ -184,7 +217,7 @@ class ScoringStep:
                     due.append(c)
                 elif place is not None:
                     arrived.append(c)
-            asked = [a for c in arrived if (a := self._merge(c, batch, turn)) is not None]
+            asked = [a for c in arrived if (a := self._merge(c, batch, open_slots, turn)) is not None]
             if model is not None:
                 told += self._round(due, asked, batch, model)
             active = due + arrived
@@ -206,8 +239,16 @@ class ScoringStep:
         search(due + [a.customer for a in asked], starts, model, self._dwell_ms, self._rules)
         return moves
 
-    def _merge(self, c: Customer, batch: Batch, turn: Turn) -> Asked | None:
-        """Merge the customer's next record. None: it added nothing."""
+    @staticmethod
+    def _is_muted(c: Customer) -> bool:
+        """Whether a customer whose time has come isn't to be told of: what the due index says of it is dropped."""
+        if c.value is None or not muted_by(c.value):
+            return False
+        c.searched = True
+        return True
+
+    def _merge(self, c: Customer, batch: Batch, open_slots: frozenset[int], turn: Turn) -> Asked | None:
+        """Merge the customer's next record. None: it added nothing, or the customer is muted."""
         place = c.own[c.done]
         c.done += 1
         arrival, clock = batch.arrivals[place], batch.clocks[place]
@@ -221,7 +262,15 @@ class ScoringStep:
         if outcome is Outcome.CONFLICT:
             message = f"event id {arrival.event_id!r} was seen before with other content: the later date counts."
             turn.dead.append(DeadLetter(place, Reason.CONFLICTING_ID.value, "id", message))
+        slot = batch.mutes.get(place) or muted_by(value)
+        if slot:
+            # An erasure is told at once, whatever else is going on.
+            slot = slot if slot in open_slots and arrival.entry[0] & 7 != Kind.ERASED else 0
+            value = with_mute(value, slot)
         c.prior, c.value, c.changed = c.value, value, True
+        if slot:
+            c.due, c.wake, c.searched = NEVER_DUE, NEVER_DUE, True
+            return None
         return Asked(c, clock, (place, BY_RECORD, clock, c.key), arrival)
 
     def _forgotten(self, prior: bytes | None, value: bytes, clock: int) -> bool:

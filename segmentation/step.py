@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
+
+from segmentation.backfills import NONE_OPEN, Backfills
 
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
 
@@ -46,6 +49,14 @@ class Activation(NamedTuple):
     version: str = ""
 
 
+class Scope(StrEnum):
+    """Whom a rescore is about."""
+
+    EVERYONE = "everyone"  # a new model
+    RELEASED = "released"  # those whom a back-fill had muted
+    RELEASED_AND_DUE = "released and due"  # those; all others were told already, and only miss their due time
+
+
 class Frame(NamedTuple):
     """Where the shard stands as a turn begins."""
 
@@ -53,6 +64,8 @@ class Frame(NamedTuple):
     now: int  # the worker's wall clock, ms
     activation: Activation = Activation()
     model: Any = None  # the step's own compiled form of the activation's model; None: none yet
+    backfills: Backfills = NONE_OPEN
+    scope: Scope = Scope.EVERYONE  # of the rescore that is under way
 
 
 class Due(NamedTuple):
@@ -72,6 +85,11 @@ class Plan:
     clock: int  # the clock of the last record covered
     horizon: int | None = None  # entries of the due index before this instant belong to the turn; None: none do
     start: Activation | None = None  # the first record starts this activation: a turn of its own
+    close: tuple[
+        str, ...
+    ] = ()  # before anything else these back-fills are over: a turn of its own, with the record that says so, if one does
+    backfills: Backfills | None = None  # after records that were delivered before
+    closed: bool = False  # of records delivered before: some back-fill ended among them
     work: Any = None  # the step's own
 
 
@@ -114,6 +132,7 @@ class Turn:
     outputs: list[Output] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    backfills: Backfills | None = None  # after the records taken; None: as before
 
 
 class Step(Protocol):
@@ -137,7 +156,7 @@ class Step(Protocol):
         """The states after the plan's records, in silence: nothing scored, nothing told."""
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
-        """Score customers under a new model. `quiet[i]`: told already, only the due time is missing."""
+        """Score customers afresh, those that the frame's scope is about. `quiet[i]`: told already, only the due time is missing."""
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The state that knows of its own last published output, by that output's note."""

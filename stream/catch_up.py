@@ -6,21 +6,22 @@ import asyncio
 import time
 from typing import Any
 
-from segmentation.step import Activation, Frame
+from segmentation.step import Activation, Frame, Plan, Scope
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
-from stream.heads import Fingerprint, StoreHead
+from stream.heads import Fingerprint, KafkaHead, StoreHead
 from stream.ownership import Owned, stepping
 from stream.store import Writes
 
 
-async def catch_up(owned: Owned, target: int, end: int, stopping: asyncio.Event) -> None:
-    """Absorb the input from R to N (`target`) in silence. Nothing of this needs storing: a successor computes it again.
+async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: asyncio.Event) -> None:
+    """Absorb the input from R to N in silence. Nothing of this needs storing: a successor computes it again.
 
     `end`: of the input, as asked after the takeover's step 1: N isn't behind it.
 
     Raises ShardQuarantined where the input ends before N, ShardLost where it can't be read or the worker is stopping.
     """
     place, reader = owned.place, owned.reader
+    target = kafka.offset if kafka else owned.head.offset
     if target > end:
         raise ShardQuarantined(
             "input_truncated",
@@ -39,20 +40,30 @@ async def catch_up(owned: Owned, target: int, end: int, stopping: asyncio.Event)
         if not records and position == owned.head.offset:
             continue
         head = owned.head
-        states, created, clock = await _absorb(owned, records)
+        states, created, plan = await _absorb(owned, records)
         # Due now: at the clock itself, since what is due at exactly T is told when the clock first passes T.
         writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
         await owned.commit(
             place.store.bury(writes, place.step.buried),
             offset=position,
-            merge_clock=max(clock, head.merge_clock),
+            merge_clock=max(plan.clock, head.merge_clock),
             read=_fingerprint(records, head),
+            **_released(plan, head, kafka),
         )
         deadline = time.monotonic() + place.settings.commit_timeout_s
     if owned.head.merge_clock != owned.head.clock:
         await owned.commit(Writes(), merge_clock=owned.head.clock)
     reader.seek(place.streams.input, place.partition, owned.head.offset)
     reader.settle()
+
+
+def _released(plan: Plan, head: StoreHead, kafka: KafkaHead | None) -> dict[str, Any]:
+    """What the records say of back-fills. Where one ended, its customers are looked at, up to Kafka's cursor in silence."""
+    changes: dict[str, Any] = {} if plan.backfills is None else {"backfills": plan.backfills}
+    if plan.closed:
+        scope = Scope.RELEASED if head.cursor is None else head.scope
+        changes |= {"cursor": "", "quiet": kafka.cursor if kafka else "", "scope": scope}
+    return changes
 
 
 def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
@@ -62,8 +73,8 @@ def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
     return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
 
 
-async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
-    """(new states, those that are new, clock) after records that were delivered before.
+async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], Plan]:
+    """(new states, those that are new, the plan) after records that were delivered before.
 
     A record that makes the step raise went to the dead letters then: it is left out again.
     """
@@ -82,13 +93,14 @@ async def _is_usable(owned: Owned, record: Any) -> bool:
     return True
 
 
-async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], int]:
+async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], Plan]:
     step, head = owned.place.step, owned.head
     # `now` is the highest clock that any of these records can have had.
-    frame = Frame(head.merge_clock, head.clock, Activation(head.activation, head.version))
+    activation = Activation(head.activation, head.version)
+    frame = Frame(head.merge_clock, head.clock, activation, backfills=head.backfills)
     plan = stepping(step.absorb, records, owned.place.partition, frame)
     assert owned.raw is not None
     loaded = await owned.place.store.load(owned.raw, plan.keys, None, 0)
     states = stepping(step.merge, plan, loaded.values)
     there = loaded.present(plan.keys)
-    return states, [key for key in states if key not in there], plan.clock
+    return states, [key for key in states if key not in there], plan

@@ -7,6 +7,9 @@ from zlib import crc32
 
 import msgspec
 
+from segmentation.backfills import NONE_OPEN, Backfills
+from segmentation.step import Scope
+
 FORMAT: Final = 1
 HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
 TAKEOVER_KEY: Final = b"takeover"
@@ -37,6 +40,7 @@ class KafkaHead(msgspec.Struct, frozen=True):
     activation: int  # M: 0: none yet
     version: str = ""  # of M's model
     cursor: str | None = None  # rescore: the last customer done; None: none under way
+    scope: Scope = Scope.EVERYONE  # whom it is about
     format: int = FORMAT
 
 
@@ -66,6 +70,8 @@ class StoreHead(msgspec.Struct, frozen=True):
     partitions: tuple[int, int]  # of the input and the output topic
     read: Fingerprint | None = None  # the last input record before R
     written: Fingerprint | None = None  # the output record S
+    scope: Scope = Scope.EVERYONE  # of the rescore
+    backfills: Backfills = NONE_OPEN
     format: int = FORMAT
 
 

@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         SecretStr(""), description="secret that hides who was erased; for good, once a customer is erased"
     )
 
+    backfill_expiry_hours: float = Field(
+        24.0, gt=0, description="hours without a record of a back-fill after which it counts as finished"
+    )
+
     # A turn of the engine.
     turn_max_orders: int = Field(4_000, ge=1, description="most records a turn takes")
     turn_max_bytes: int = Field(8_388_608, ge=1, description="most bytes of records a turn takes")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from segmentation.events import Reason
-from segmentation.step import Activation, DeadLetter, Due, Frame, Turn
+from segmentation.step import Activation, DeadLetter, Due, Frame, Scope, Turn
 from stream.dead_letters import HEADER_ROOM, dead_record
 from stream.errors import ShardLost, ShardQuarantined, StepFailed, WorkerFailed
 from stream.heads import Fingerprint, KafkaHead
@@ -163,6 +163,9 @@ class Shard:
         if plan.start is not None:
             await self._start_record(owned, plan.start, records)
             return
+        if plan.close:
+            await self._end_backfills(owned, plan.close, records[: plan.taken])
+            return
         behind = self._pending[0].offset if self._pending else position
         if turn is None or (not records and behind == owned.head.offset and self._nothing(turn)):
             return
@@ -184,7 +187,8 @@ class Shard:
             if model is None:
                 await self._wait_for_model(owned, head.version)
                 return None
-        return Frame(head.clock, self._now_ms(), Activation(head.activation, head.version), model)
+        activation = Activation(head.activation, head.version)
+        return Frame(head.clock, self._now_ms(), activation, model, head.backfills, head.scope)
 
     def _newer(self, owned: Owned) -> Activation | None:
         """The activation to be started now (wall time; in event time a record of the input says when)."""
@@ -231,7 +235,7 @@ class Shard:
         fired: list[Due] = []
         try:
             plan = stepping(place.step.plan, records, place.partition, frame)
-            if plan.start is not None:
+            if plan.start is not None or plan.close:
                 return plan, None, set()
             loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
             fired = loaded.fired
@@ -288,6 +292,7 @@ class Shard:
             activation=changes.get("activation", head.activation),
             version=changes.get("version", head.version),
             cursor=changes.get("cursor", head.cursor),
+            scope=changes.get("scope", head.scope),
         )
         limit = place.settings.max_event_bytes + HEADER_ROOM // 2
         dead = [
@@ -307,6 +312,8 @@ class Shard:
         published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones))
         if published:
             changes |= {"position": published.position, "written": published.last}
+        if turn.backfills is not None:
+            changes["backfills"] = turn.backfills
         if records:
             last = records[-1]
             changes["read"] = Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
@@ -345,20 +352,42 @@ class Shard:
         log.info("%s: model %s starts (activation %d)", self.place, start.version, start.number)
         turn = Turn(len(records), owned.head.clock)
         await self._publish(
-            owned, turn, records, offset, set(), activation=start.number, version=start.version, cursor="", quiet=""
+            owned, turn, records, offset, set(),
+            activation=start.number, version=start.version, cursor="", quiet="", scope=Scope.EVERYONE,
         )  # fmt: skip
+        self._metrics.turns.labels(self.place.step.name, "start").inc()
+
+    async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[Any]) -> None:
+        """Back-fills are over, by a record of the input or by a long silence: a turn of its own, and a rescore begins."""
+        head = owned.head
+        why = "finished" if records else "expired: nothing has come of it for too long"
+        log.info("%s: back-fill %s %s", self.place, ", ".join(names), why)
+        # Over a rescore that is under way: it begins again, for everyone whom either of them is about.
+        scope = Scope.RELEASED if head.cursor is None else head.scope
+        turn = Turn(len(records), head.clock, backfills=head.backfills.close(names))
+        offset = records[-1].offset + 1 if records else head.offset
+        await self._publish(owned, turn, records, offset, set(), cursor="", quiet="", scope=scope)
+        del self._pending[: len(records)]
         self._metrics.turns.labels(self.place.step.name, "start").inc()
 
     async def _rescore(self, owned: Owned, frame: Frame) -> None:
         head, size = owned.head, self.place.settings.rescore_slice
         assert owned.raw is not None
         assert head.cursor is not None
-        rows, found, last = await self.place.store.load_slice(owned.raw, head.cursor, size)
-        quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
-        turn = stepping(self.place.step.rescore, rows, quiet, frame)
-        finished = found < size
-        cursor = None if finished else last.decode()
-        changes = {"quiet": ""} if finished else {}
+        cursor: str | None = head.cursor
+        # Few may be left of many who were looked at: what changes nothing isn't worth a transaction.
+        until = time.monotonic() + self.place.settings.turn_max_ms / 1000
+        while cursor is not None:
+            rows, found, last = await self.place.store.load_slice(owned.raw, cursor, size)
+            quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
+            turn = stepping(self.place.step.rescore, rows, quiet, frame)
+            cursor = None if found < size else last.decode()
+            if not self._nothing(turn) or time.monotonic() > until:
+                break
+        changes: dict[str, Any] = {}
+        if cursor is None:
+            changes = {"quiet": "", "scope": Scope.EVERYONE}
+            turn.backfills = head.backfills.without_closed()
         await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
         self._metrics.turns.labels(self.place.step.name, "rescore").inc()
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from segmentation.step import Scope
 from stream.catch_up import catch_up
 from stream.errors import ShardLost, ShardQuarantined
 from stream.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head
@@ -57,8 +58,7 @@ async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned
             if head.turn == 0:
                 await _remember_erased(owned)
             if await _follow_outputs(owned, kafka, bounds[place.streams.output]):  # 4, 5
-                target = kafka.offset if kafka else owned.head.offset
-                await catch_up(owned, target, bounds[place.streams.input][1], stopping)  # 6
+                await catch_up(owned, kafka, bounds[place.streams.input][1], stopping)  # 6
                 return owned
     except BaseException:
         await ledger.close()
@@ -204,11 +204,11 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
     }
     if raised:
         # Everyone needs a due time under the new model; those whom Kafka's cursor has passed were told already.
-        changes |= {"cursor": "", "quiet": target.cursor}
+        changes |= {"cursor": "", "quiet": target.cursor, "scope": _also_due(target)}
     elif head.cursor is not None:
         # Never fewer than before: a crash in this very rescore may have left Kafka's cursor behind what was told.
         told = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
-        changes |= {"quiet": told}
+        changes |= {"quiet": told, "scope": head.scope if head.scope is Scope.RELEASED else _also_due(target)}
     pages = owned.reader.read_outputs(
         place.streams.output, place.partition, max(head.position, begin), head.count, target.count, end
     )
@@ -237,6 +237,15 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
     if changes:
         await owned.commit(Writes(), **changes)
     return True
+
+
+def _also_due(target: KafkaHead) -> Scope:
+    """Whom a rescore is about that gives everyone a due time again.
+
+    Where Kafka has come to one for the released alone, the one for everyone before it has ended: all were told.
+    """
+    under_way = target.cursor is not None and target.scope is not Scope.EVERYONE
+    return Scope.RELEASED_AND_DUE if under_way else Scope.EVERYONE
 
 
 async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:

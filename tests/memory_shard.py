@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 import msgspec
 import numpy as np
 
+from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import CompiledModel
 from segmentation.events import Cause, SegmentChanged
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, Due, Frame, Output, Turn
+from segmentation.step import Activation, Due, Frame, Output, Scope, Turn
 
 DAY = 86_400_000
 T0 = 1_500_000_000_000
@@ -67,6 +68,7 @@ class Past:
     clock: int
     offset: int
     outputs: int
+    backfills: Backfills
 
 
 @dataclass
@@ -84,12 +86,18 @@ class MemoryShard:
     dead: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
+    backfills: Backfills = NONE_OPEN
 
-    def frame(self) -> Frame:
-        return Frame(self.clock, self.now, Activation(1, "x"), self.model)
+    def frame(self, scope: Scope = Scope.EVERYONE) -> Frame:
+        return Frame(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
 
     def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
         plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
+        if plan.close:
+            self.offset += plan.taken
+            self.backfills = self.backfills.close(plan.close)
+            self.rescore(slice_, scope=Scope.RELEASED)
+            return
         fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
             : slice_ + 1
         ]
@@ -103,11 +111,12 @@ class MemoryShard:
         self.offset += turn.taken
         self.apply(turn)
 
-    def rescore(self, size: int, *, quiet: bool = False) -> None:
+    def rescore(self, size: int, *, quiet: bool = False, scope: Scope = Scope.EVERYONE) -> None:
         keys = sorted(self.states)
         for i in range(0, len(keys), size):
             rows = [(k, self.states[k]) for k in keys[i : i + size]]
-            self.apply(self.step.rescore(rows, [quiet] * len(rows), self.frame()))
+            self.apply(self.step.rescore(rows, [quiet] * len(rows), self.frame(scope)))
+        self.backfills = self.backfills.without_closed()
 
     def apply(self, turn: Turn) -> None:
         self.states |= turn.states
@@ -117,26 +126,31 @@ class MemoryShard:
         for k in turn.idle:
             self.index.pop(k, None)
         self.clock = turn.clock
+        self.backfills = turn.backfills or self.backfills
         self.outputs += turn.outputs
         self.dead += len(turn.dead)
         self.reasons.update(d.reason for d in turn.dead)
         self.counts += turn.counts
 
     def past(self) -> Past:
-        return Past(dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs))
+        return Past(dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs), self.backfills)
 
     def take_over(self, past: Past, log: Sequence[Rec], size: int) -> None:
         """Redis is back in the past; Kafka isn't: patch what was told since, merge in silence, mark the touched as due."""
-        self.states, self.index = dict(past.states), dict(past.index)
+        self.states, self.index, self.backfills = dict(past.states), dict(past.index), past.backfills
         for o in self.outputs[past.outputs :]:
             self.states[o.key] = self.step.patch(self.states.get(o.key), o.note)
-        merge_clock = past.clock
+        merge_clock, closed = past.clock, False
         for begin in range(past.offset, self.offset, size):
-            plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, Frame(merge_clock, self.clock))
+            frame = Frame(merge_clock, self.clock, backfills=self.backfills)
+            plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, frame)
             touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
             self.states |= touched
             self.index |= dict.fromkeys(touched, max(self.clock, 0))
             merge_clock = max(merge_clock, plan.clock)
+            self.backfills, closed = plan.backfills or self.backfills, closed or plan.closed
+        if closed:
+            self.rescore(size, quiet=True, scope=Scope.RELEASED)
 
 
 def told(shard: MemoryShard) -> list[SegmentChanged]:

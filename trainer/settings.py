@@ -36,6 +36,7 @@ WORKERS_OWN: Final = frozenset(
         "changes_topic",
         "state_topic",
         "actions_topic",
+        "backfill_expiry_hours",
         "turn_max_orders",
         "turn_max_bytes",
         "turn_max_ms",

@@ -209,9 +209,7 @@ def check_equal(found: list[list[Told]], wanted: list[list[Told]], model: Segmen
     print(f"{sum(map(len, wanted)):,} moves: {dict(sorted(causes(wanted).items()))}")
     for mine, theirs in zip(found, wanted, strict=True):
         known = {(move.customer, move.sequence): move for move in theirs}
-        shown = [
-            move._replace(upcoming="?") if known.get(move[:2], move).upcoming == "?" else move for move in mine
-        ]
+        shown = [move._replace(upcoming="?") if known.get(move[:2], move).upcoming == "?" else move for move in mine]
         pairs = itertools.zip_longest(shown, theirs)
         differing = [pair for pair in pairs if pair[0] != pair[1]]
         assert not differing, f"{len(differing)} of {len(theirs)} differ; told, foreseen: {differing[:3]}"

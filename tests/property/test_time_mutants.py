@@ -135,7 +135,9 @@ MUTANTS: Final = (
         time_checks.expm1_is_exact,
     ),
     Mutant("q off by 1e-7", q_off, seeds(time_checks.plain_distances, 12)),
-    Mutant("q off by 1e-7, for one customer at a time alone", q_off[1:], seeds(time_checks.one_by_one_as_in_columns, 12)),
+    Mutant(
+        "q off by 1e-7, for one customer at a time alone", q_off[1:], seeds(time_checks.one_by_one_as_in_columns, 12)
+    ),
     Mutant(
         "the segment whose border was crossed, not the nearest",
         (Edit(Scorer.decide, "best = np.argmax(g, axis=1)", "best = np.argmax(g > self.margin, axis=1)"),),
@@ -152,7 +154,11 @@ MUTANTS: Final = (
     Mutant(
         "a move at `until` itself",
         (
-            Edit(Scorer._next_move, "_stretches(last, start, pieces, owner)", "_stretches(last, start, replace(pieces, until=pieces.until + 1), owner)"),
+            Edit(
+                Scorer._next_move,
+                "_stretches(last, start, pieces, owner)",
+                "_stretches(last, start, replace(pieces, until=pieces.until + 1), owner)",
+            ),
             Edit(SingleScorer.next_move, "until - 1", "until"),
         ),
         first_millisecond,
@@ -163,11 +169,11 @@ MUTANTS: Final = (
 def mutated(edit: Edit) -> FunctionType:
     """The function with the edit in its source, compiled where the function lives."""
     source = textwrap.dedent(inspect.getsource(edit.function))
-    assert source.count(edit.old) == 1, f"{edit.function.__qualname__} holds {edit.old!r} {source.count(edit.old)} times"
-    found: dict[str, Any] = {}
-    code = compile(
-        source.replace(edit.old, edit.new), "mutant", "exec", flags=__future__.annotations.compiler_flag
+    assert source.count(edit.old) == 1, (
+        f"{edit.function.__qualname__} holds {edit.old!r} {source.count(edit.old)} times"
     )
+    found: dict[str, Any] = {}
+    code = compile(source.replace(edit.old, edit.new), "mutant", "exec", flags=__future__.annotations.compiler_flag)
     exec(code, edit.function.__globals__, found)  # noqa: S102 — the repository's own source, one step changed
     (function,) = found.values()
     assert isinstance(function, FunctionType)

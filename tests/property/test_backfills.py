@@ -1,0 +1,266 @@
+"""Back-fills through the scoring step: who is muted by one, for how long, and what is told when it is over."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from segmentation.arrivals import Reader
+from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
+from segmentation.decisions import CompiledModel
+from segmentation.events import (
+    CONTROL_KEY,
+    Amount,
+    BackfillFinished,
+    Cause,
+    ClockAdvanced,
+    CustomerErased,
+    OrderCancelled,
+    OrderPlaced,
+    OrderRefunded,
+    Reason,
+    encode,
+)
+from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, heads, muted_by, pack, unpack, with_mute
+from segmentation.scoring import ScoringStep
+from tests.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, ms_of, told
+
+RULES = Rules(60 * DAY, 7 * DAY, 64)
+EXPIRY = 10 * DAY
+NAMES = ("north", "south")
+many = settings(
+    max_examples=int(os.environ.get("EXAMPLES", "25")), deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def a_step(time: str = "event") -> ScoringStep:
+    reader = Reader("USD", time, 300_000, 400 * DAY, 1_000_000, backfill_expiry_ms=EXPIRY)  # type: ignore[arg-type]  # wall or event
+    return ScoringStep(reader, RULES)
+
+
+def a_log(rng: np.random.Generator) -> list[Rec]:
+    """Live orders of some, history of others, some of both; ends of back-fills, long silences of theirs, erasures."""
+    live, loaded = [f"live{i}" for i in range(3)], [f"old{i}" for i in range(int(rng.integers(1, 6)))]
+    t, arrived, out = T0, T0 + 1_000 * DAY, list[Rec]()
+    for n in range(int(rng.integers(10, 70))):
+        t += int(rng.choice([0, 1000, DAY, 5 * DAY, 30 * DAY], p=[0.3, 0.1, 0.3, 0.25, 0.05]))
+        arrived += int(
+            rng.choice([0, 1, 500, 2_000, EXPIRY, EXPIRY + 1, 3 * EXPIRY], p=[0.3, 0.2, 0.2, 0.24, 0.02, 0.02, 0.02])
+        )
+        kind = rng.random()
+        if kind < 0.08:
+            ended = str(rng.choice([*NAMES, "nobody's"]))
+            event: msgspec.Struct = BackfillFinished(id=f"e{n}", backfill=ended)
+            out.append(Rec(n, CONTROL_KEY, encode(event), arrived))  # type: ignore[arg-type]  # an input event
+            continue
+        marked = rng.random() < 0.5
+        who = str(rng.choice(loaded if marked or rng.random() < 0.3 else live))
+        name = str(rng.choice(NAMES, p=[0.8, 0.2])) if marked else None
+        when, old = at(t - int(rng.choice([0, 0, DAY, 3 * DAY]))), f"o{int(rng.integers(0, n + 1))}"
+        amount = Amount(str(int(rng.integers(0, 300))), "USD")
+        if kind < 0.8:
+            event = OrderPlaced(
+                id=f"e{n}", order_id=f"o{n}", customer_id=who, occurred_at=when, amount=amount, backfill=name
+            )
+        elif kind < 0.9:
+            event = OrderRefunded(
+                id=f"e{n}", order_id=old, customer_id=who, occurred_at=when, amount=amount, backfill=name
+            )
+        elif kind < 0.96:
+            event = OrderCancelled(id=f"e{n}", order_id=old, customer_id=who, occurred_at=when, backfill=name)
+        else:
+            event = CustomerErased(id=f"e{n}", customer_id=who, occurred_at=when, backfill=name)
+        out.append(Rec(n, who.encode(), encode(event), arrived))  # type: ignore[arg-type]  # an input event
+        if rng.random() < 0.1:
+            out.append(out[-1])
+    for name in NAMES:
+        out.append(Rec(len(out), CONTROL_KEY, encode(BackfillFinished(id=f"end-{name}", backfill=name)), arrived))
+    out.append(Rec(len(out), CONTROL_KEY, encode(ClockAdvanced(id="end", to=at(t + 80 * DAY))), arrived))
+    return out
+
+
+def work_off(shard: MemoryShard, log: list[Rec], size: int, slice_: int) -> MemoryShard:
+    guard = 0
+    while shard.offset < len(log):
+        shard.turn(log, size, slice_)
+        guard += 1
+        assert guard < 10_000, "no progress"
+    return shard
+
+
+def without_marks(log: list[Rec]) -> list[Rec]:
+    out = []
+    for record in log:
+        body = msgspec.json.decode(record.value or b"{}")
+        body.pop("backfill", None) if record.key != CONTROL_KEY else None
+        out.append(Rec(record.offset, record.key, msgspec.json.encode(body), record.timestamp))
+    return out
+
+
+def marks(log: list[Rec]) -> set[str]:
+    return {
+        str(body["customer_id"])
+        for record in log
+        if record.key != CONTROL_KEY and "backfill" in (body := msgspec.json.decode(record.value or b"{}"))
+    }
+
+
+def figures(shard: MemoryShard) -> dict[bytes, tuple[object, ...]]:
+    """What the states say, but for who was told what."""
+    states = {key: unpack(advance_bytes(value, shard.clock, RULES)) for key, value in shard.states.items()}
+    return {key: (s.frequency, s.monetary, s.last, s.entries, s.cut, s.muted) for key, s in states.items()}
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_a_back_fill_mutes_its_own_customers_alone_however_the_log_is_cut(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = CompiledModel.of(a_model(rng), "g", {})
+    log = a_log(rng)
+    runs = [
+        work_off(MemoryShard(a_step(), model), log, size, slice_)
+        for size, slice_ in ((1, 1), (10**6, 10**6), (7, 2), (3, 5))
+    ]
+    first = told(runs[0])
+    for shard in runs[1:]:
+        assert told(shard) == first
+        assert (shard.states, shard.clock, shard.backfills) == (runs[0].states, runs[0].clock, runs[0].backfills)
+    check_chains(first, 0)
+    plain = work_off(MemoryShard(a_step(), model), without_marks(log), 5, 5)
+    muted = marks(log)
+    # The others are told exactly what they would be without any back-fill.
+    assert [m for m in first if m.customer_id not in muted] == [m for m in told(plain) if m.customer_id not in muted]
+    assert {m.customer_id for m in first if m.cause is Cause.BACKFILL} <= muted
+    # Nobody stays muted, the states say the same, and everyone is where the model puts them.
+    assert figures(runs[0]) == figures(plain)
+    assert not runs[0].backfills.rows
+    check_truth(runs[0], model)
+
+
+def check_truth(shard: MemoryShard, model: CompiledModel) -> None:
+    now = shard.clock - 1
+    for value in shard.states.values():
+        assert not muted_by(value)
+        head = heads([advance_bytes(value, now, RULES)])
+        if (head["last"][0] == NONE and head["segment"][0] == 0) or head["moved_at"][0] >= now:
+            continue
+        source = model.scorer.index_from_ids(head["segment"])
+        rest = model.scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
+        assert model.scorer.decide(source, np.array([now]), head["last"], rest)[0] == source[0]
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_who_is_muted_is_told_of_once_when_it_is_over(seed: int) -> None:
+    """One record at a time: between the first mark and the end nothing but an erasure, at the end at most one move."""
+    rng = np.random.default_rng(seed)
+    model = CompiledModel.of(a_model(rng), "g", {})
+    log = a_log(rng)
+    shard = MemoryShard(a_step(), model)
+    while shard.offset < len(log):
+        before, seen = dict(shard.states), len(shard.outputs)
+        shard.turn(log, 1, 1_000)
+        new = [(o.key, msgspec.json.decode(o.value)["cause"]) for o in shard.outputs[seen:]]
+        for key, cause in new:
+            # What was due before the record that mutes is told before it.
+            assert not muted_by(shard.states[key]) or cause in {"silence", "window"}
+            if key in before and muted_by(before[key]):
+                assert cause in {"backfill", "erasure"}
+        released = [key for key, cause in new if cause == "backfill"]
+        assert len(released) == len(set(released))
+        assert all(muted_by(before[key]) for key in released)
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_a_takeover_knows_who_is_muted(seed: int) -> None:
+    """Redis back at any instant: patched, merged and looked at in silence, and on as if nothing had been."""
+    rng = np.random.default_rng(seed)
+    model = CompiledModel.of(a_model(rng), "g", {})
+    log = a_log(rng)
+    straight = work_off(MemoryShard(a_step(), model), log, 4, 4)
+    shard, pasts = MemoryShard(a_step(), model), []
+    while shard.offset < len(log):
+        pasts.append(shard.past())
+        shard.turn(log, 3, 3)
+        if rng.random() < 0.3:
+            shard.take_over(pasts[int(rng.integers(0, len(pasts)))], log, int(rng.integers(1, 9)))
+    assert told(shard) == told(straight)
+    assert figures(shard) == figures(straight)
+    assert {k: announcement(v) for k, v in shard.states.items()} == {
+        k: announcement(v) for k, v in straight.states.items()
+    }
+
+
+def order(number: int, name: str | None, *, who: str = "c", day: float = 0.0, arrived: int = T0 + 1_000 * DAY) -> Rec:
+    event = OrderPlaced(
+        id=f"e{number}", order_id=f"o{number}", customer_id=who, occurred_at=at(T0 + int(day * DAY)),
+        amount=Amount("90", "USD"), backfill=name,
+    )  # fmt: skip
+    return Rec(number, who.encode(), encode(event), arrived)
+
+
+def test_before_the_first_model_a_release_tells_nothing_and_the_model_tells_all() -> None:
+    model = CompiledModel.of(a_model(np.random.default_rng(3)), "g", {})
+    shard = MemoryShard(a_step(), None)
+    log = [order(0, "a"), order(1, None, who="d"), Rec(2, CONTROL_KEY, encode(BackfillFinished(id="f", backfill="a")))]
+    log.append(order(3, "b", who="e"))
+    work_off(shard, log, 10, 10)
+    assert (shard.outputs, muted_by(shard.states[b"c"]), muted_by(shard.states[b"e"])) == ([], 0, 2)
+    shard.model = model
+    shard.rescore(10)
+    assert [(m.customer_id, m.cause) for m in told(shard)] == [("c", Cause.FIRST), ("d", Cause.FIRST)]
+
+
+def test_in_wall_time_a_back_fill_that_nobody_ends_expires_by_the_wall_clock() -> None:
+    model = CompiledModel.of(a_model(np.random.default_rng(3)), "g", {})
+    arrived = T0 + 1_000 * DAY
+    shard = MemoryShard(a_step("wall"), model, now=arrived)
+    work_off(shard, [order(0, "a", arrived=arrived)], 10, 10)
+    shard.now = arrived + EXPIRY
+    shard.turn([], 10, 10)
+    assert shard.backfills.is_open("a")
+    assert not shard.outputs
+    shard.now += 1
+    shard.turn([], 10, 10)
+    [move] = told(shard)
+    assert (move.cause, ms_of(move.occurred_at), shard.backfills.rows) == (Cause.BACKFILL, shard.now, ())
+
+
+def test_a_record_known_already_mutes_nobody() -> None:
+    model = CompiledModel.of(a_model(np.random.default_rng(3)), "g", {})
+    shard = work_off(MemoryShard(a_step(), model), [order(0, None), order(0, "a")], 10, 10)
+    assert muted_by(shard.states[b"c"]) == 0
+    assert len(shard.outputs) == 1
+
+
+def test_more_back_fills_than_slots_are_dead_letters_and_the_order_is_not_scored_twice() -> None:
+    log = [order(n, f"b{n}", who=f"c{n}") for n in range(SLOTS + 1)]
+    shard = work_off(MemoryShard(a_step(), None), log, 1_000, 10)
+    assert shard.reasons == {Reason.TOO_MANY_BACKFILLS.value: 1}
+    assert len(shard.states) == SLOTS
+
+
+def test_slots_go_round() -> None:
+    registry, slot = NONE_OPEN, None
+    for n in range(3 * SLOTS):
+        registry, slot = registry.mark(f"b{n}", 0)
+        assert slot == 1 + n % SLOTS
+        registry = registry.close([f"b{n}"]).without_closed()
+    assert registry == Backfills(3 * SLOTS)
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_the_mute_is_a_part_of_the_flags(capped: bool) -> None:
+    for slot in range(SLOTS + 1):
+        value = with_mute(EMPTY, slot)
+        value = value[:1] + bytes((value[1] | capped,)) + value[2:]
+        state = unpack(value)
+        assert (muted_by(value), state.muted, state.capped) == (slot, slot, capped)
+        assert pack(state) == value
+        assert heads([value])["flags"][0] == slot << 1 | capped
