@@ -161,17 +161,29 @@ def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, 
     rows = [i for i, c in enumerate(customers) if announcement(c.value or EMPTY)[2] == c.due - dwell_ms]
     if not rows:
         return causes
-    at = np.array([customers[i].due - 1 for i in rows], dtype=np.int64)
-    values = [advance_bytes(customers[i].value or EMPTY, int(t), rules) for i, t in zip(rows, at, strict=True)]
-    head = heads(values)
-    source = model.scorer.index_from_ids(head["segment"])
-    rest = rest_of(head, model.scorer)
-    held = model.scorer.decide(source, at, head["last"], rest) != source
-    for i, value, before in zip(rows, values, held.tolist(), strict=True):
-        latest = entries([value])["key"]
-        if before and latest.size:
-            causes[i] = CAUSE_OF_KIND.get(Kind(int(latest[-1]) & 7))
+    due = np.array([customers[i].due for i in rows], dtype=np.int64)
+    values = [customers[i].value or EMPTY for i in rows]
+    latest = [entries([value])["key"] for value in values]
+    # What came since, but is dated no later than the last move, shows by what the model says of that instant now.
+    came = np.array(
+        [k.size > 0 and int(k[-1]) >> 3 > t for k, t in zip(latest, (due - dwell_ms).tolist(), strict=True)]
+    )
+    waited = _crossed(values, due - 1, model.scorer, rules) & (
+        came | _crossed(values, due - dwell_ms, model.scorer, rules)
+    )
+    for i, keys, held in zip(rows, latest, waited.tolist(), strict=True):
+        if held and keys.size:
+            causes[i] = CAUSE_OF_KIND.get(Kind(int(keys[-1]) & 7))
     return causes
+
+
+def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
+    """Whether the model would move each customer at an instant of its own, by all that is known now."""
+    head, stretches = heads(values), pieces(values, at, rules, 1)
+    source = scorer.index_from_ids(head["segment"])
+    rest = scorer.rest(stretches.frequency, stretches.monetary)
+    crossed: NDArray[np.bool_] = scorer.decide(source, at, head["last"], rest) != source
+    return crossed
 
 
 def search(

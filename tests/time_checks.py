@@ -208,6 +208,16 @@ def exactly_the_margin_stays() -> None:
         assert (told_at.tolist(), told_to.tolist()) == ([3 * DAY_MS + 1], [1])
 
 
+def until_is_exclusive() -> None:
+    s = plain_scorer([[0, 0, 0], [4, 0, 0]], 8.0)
+    for few in (0, 1):
+        for until, told in ((3 * DAY_MS + 2, True), (3 * DAY_MS + 1, False), (0, False)):
+            p = Pieces(ORIGIN.offset, ORIGIN.start, ORIGIN.frequency, ORIGIN.monetary, np.array([until]))
+            with patch.object(forecast, "_FEW", few):
+                at, to = s.next_move(ZERO, ZERO, ZERO, p)
+            assert (at.tolist(), to.tolist()) == (([3 * DAY_MS + 1], [1]) if told else ([NEVER_DUE], [0]))
+
+
 def of_equally_near_the_first() -> None:
     s = plain_scorer([[0, 0, 0], [4, 1, 0], [4, -1, 0]], 5.0)
     at, rest = np.array([4 * DAY_MS]), s.rest(np.zeros(1), np.zeros(1))

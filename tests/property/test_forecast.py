@@ -237,12 +237,8 @@ def test_no_margin_means_the_least_one() -> None:
     assert plain_scorer([[0, 0, 0], [4, 0, 0]], 0.0).margin == MARGIN_FLOOR == 2.0**-20
 
 
-@pytest.mark.parametrize(("until", "told"), [(3 * DAY_MS + 2, True), (3 * DAY_MS + 1, False), (0, False)])
-def test_until_is_exclusive(until: int, *, told: bool) -> None:
-    s = plain_scorer([[0, 0, 0], [4, 0, 0]], 8.0)
-    p = Pieces(ORIGIN.offset, ORIGIN.start, ORIGIN.frequency, ORIGIN.monetary, np.array([until]))
-    at, to = s.next_move(ZERO, ZERO, ZERO, p)
-    assert (at.tolist(), to.tolist()) == (([3 * DAY_MS + 1], [1]) if told else ([NEVER_DUE], [0]))
+def test_until_is_exclusive() -> None:
+    time_checks.until_is_exclusive()
 
 
 def test_a_crossing_before_the_start_is_told_at_the_start() -> None:

@@ -4,23 +4,23 @@ The table in docs/time.md lists them. A mutant gives a function other code in pl
 """
 
 from __future__ import annotations
-
 import __future__
+
 import inspect
 import itertools
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 import pytest
 
-from segmentation import kernels
+from segmentation import decisions, forecast, kernels, pieces
 from segmentation.forecast import Scorer
 from segmentation.single import SingleScorer
-from tests import time_checks
+from tests import fold_checks, time_checks
 
 DOC: Final = Path(__file__).parents[2] / "docs" / "time.md"
 
@@ -34,27 +34,22 @@ class Edit(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """What is wrong, where, and the check that must fail."""
+    """What is wrong, where, and the check that must fail for one of the arguments."""
 
     wrong: str
     edits: tuple[Edit, ...]
-    check: Callable[[], object]
+    check: Callable[..., object]
+    arguments: tuple[tuple[Any, ...], ...] = ((),)
+
+    def ask(self) -> None:
+        for each in self.arguments:
+            self.check(*each)
 
 
-def seeds(check: Callable[[int], object], n: int) -> Callable[[], None]:
-    def checked() -> None:
-        for seed in range(n):
-            check(seed)
-
-    return checked
+def seeds(n: int) -> tuple[tuple[int], ...]:
+    return tuple((seed,) for seed in range(n))
 
 
-def nearly_parallel() -> None:
-    for seed, gap in itertools.product(range(4), time_checks.GAPS):
-        time_checks.nearly_parallel_borders(seed, gap)
-
-
-first_millisecond = seeds(time_checks.the_first_millisecond, 12)
 sums_of_squares = (
     Edit(
         Scorer.gain,
@@ -92,16 +87,23 @@ MUTANTS: Final = (
             Edit(Scorer.__init__, "max(model.margin, MARGIN_FLOOR)", "model.margin"),
             Edit(SingleScorer.__init__, "max(model.margin, MARGIN_FLOOR)", "model.margin"),
         ),
-        seeds(time_checks.no_second_move_on_a_sphere, 10),
+        time_checks.no_second_move_on_a_sphere,
+        seeds(10),
     ),
-    Mutant("sums of squares, not the factored form", sums_of_squares, nearly_parallel),
+    Mutant(
+        "sums of squares, not the factored form",
+        sums_of_squares,
+        time_checks.nearly_parallel_borders,
+        tuple(itertools.product(range(4), time_checks.GAPS)),
+    ),
     Mutant(
         "the search ends one millisecond early",
         (
             Edit(Scorer._between, "high[done]", "high[done] - 1"),
             Edit(SingleScorer._between, "return high", "return high - 1"),
         ),
-        first_millisecond,
+        time_checks.the_first_millisecond,
+        seeds(12),
     ),
     Mutant(
         "only the end of a piece is looked at, not its start",
@@ -109,7 +111,8 @@ MUTANTS: Final = (
             Edit(Scorer._next_move, "((at_begin, begin), (at_end, end))", "((at_end, end),)"),
             Edit(SingleScorer.next_move, "if self._moves(a, begin, last, rest):", "if False:"),
         ),
-        first_millisecond,
+        time_checks.the_first_millisecond,
+        seeds(12),
     ),
     Mutant(
         "NumPy's own log1p",
@@ -134,34 +137,44 @@ MUTANTS: Final = (
         (Edit(kernels.expm1, "two_k * e + (two_k - 1.0)", "(two_k * e + two_k) - 1.0"),),
         time_checks.expm1_is_exact,
     ),
-    Mutant("q off by 1e-7", q_off, seeds(time_checks.plain_distances, 12)),
+    Mutant("q off by 1e-7", q_off, time_checks.plain_distances, seeds(12)),
     Mutant(
-        "q off by 1e-7, for one customer at a time alone", q_off[1:], seeds(time_checks.one_by_one_as_in_columns, 12)
+        "q off by 1e-7, for one customer at a time alone", q_off[1:], time_checks.one_by_one_as_in_columns, seeds(12)
     ),
     Mutant(
         "the segment whose border was crossed, not the nearest",
         (Edit(Scorer.decide, "best = np.argmax(g, axis=1)", "best = np.argmax(g > self.margin, axis=1)"),),
-        first_millisecond,
+        time_checks.the_first_millisecond,
+        seeds(12),
     ),
     Mutant(
-        "recency that goes on past the horizon, where a millisecond no longer outweighs rounding",
+        "a search that gives up a year after the last order",
         (
-            Edit(Scorer.z_recency, "at - np.maximum(last, -HORIZON_MS), 0), HORIZON_MS)", "at - last, 0), 2**62)"),
-            Edit(SingleScorer._gain, "at - max(last, -HORIZON_MS), 0), HORIZON_MS)", "at - last, 0), 2**62)"),
+            Edit(forecast._stretches, "last + HORIZON_MS", "last + 365 * DAY_MS"),
+            Edit(SingleScorer.next_move, "last + HORIZON_MS", "last + 365 * DAY_MS"),
         ),
-        first_millisecond,
+        time_checks.the_first_millisecond,
+        seeds(12),
     ),
     Mutant(
-        "a move at `until` itself",
+        "a move told at `until` itself, which belongs to what comes then",
         (
-            Edit(
-                Scorer._next_move,
-                "_stretches(last, start, pieces, owner)",
-                "_stretches(last, start, replace(pieces, until=pieces.until + 1), owner)",
-            ),
+            Edit(forecast._stretches, "pieces.until[owner] - 1", "pieces.until[owner]"),
             Edit(SingleScorer.next_move, "until - 1", "until"),
         ),
-        first_millisecond,
+        time_checks.until_is_exclusive,
+    ),
+    Mutant(
+        "an order that leaves the window a millisecond late",
+        (Edit(pieces._plain, "time[taken] + rules.window", "time[taken] + rules.window + 1"),),
+        fold_checks.cut_anywhere,
+        seeds(3),
+    ),
+    Mutant(
+        "a dwell that ends a millisecond early",
+        (Edit(decisions.search, "NONE + dwell_ms + 1) + dwell_ms", "NONE + dwell_ms + 1) + dwell_ms - 1"),),
+        fold_checks.cut_anywhere,
+        seeds(3),
     ),
 )
 
@@ -174,20 +187,25 @@ def mutated(edit: Edit) -> FunctionType:
     )
     found: dict[str, Any] = {}
     code = compile(source.replace(edit.old, edit.new), "mutant", "exec", flags=__future__.annotations.compiler_flag)
-    exec(code, edit.function.__globals__, found)  # noqa: S102 — the repository's own source, one step changed
+    exec(code, edit.function.__globals__, found)
     (function,) = found.values()
     assert isinstance(function, FunctionType)
     return function
 
 
-@pytest.fixture(params=MUTANTS, ids=lambda mutant: re.sub(r"\W+", "-", mutant.wrong))
-def mutant(request: pytest.FixtureRequest) -> Iterator[Mutant]:
-    yield request.param
+def called(mutant: Mutant) -> str:
+    return re.sub(r"\W+", "-", mutant.wrong)
 
 
+@pytest.mark.parametrize("mutant", MUTANTS, ids=called)
 def test_a_check_catches_it(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant.check()
+    mutant.ask()
     for edit in mutant.edits:
         monkeypatch.setattr(edit.function, "__code__", mutated(edit).__code__)
     with pytest.raises(AssertionError):
-        mutant.check()
+        mutant.ask()
+
+
+def test_the_documentation_lists_them() -> None:
+    rows = re.findall(r"^\| (.+?) \| `(\w+)` \|$", DOC.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(mutant.wrong, mutant.check.__name__) for mutant in MUTANTS]

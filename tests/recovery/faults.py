@@ -74,7 +74,7 @@ async def pause_a_worker_until_it_has_a_successor(world: World, rng: random.Rand
     world.fleet.resume(place)
 
 
-@fault("worker", 5)
+@fault("worker", 8)
 async def add_or_remove_a_worker(world: World, rng: random.Random) -> None:
     free = world.fleet.free_places
     if free and (len(world.fleet.places) < 2 or rng.random() < 0.6):
