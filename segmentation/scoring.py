@@ -135,11 +135,14 @@ class ScoringStep:
             slot = muted_by(value)
             if slot in muted or not (slot or frame.scope is not Scope.RELEASED):
                 continue
-            unmuted = with_mute(value, 0) if slot else value
-            customer = Customer(key, advance_bytes(unmuted, clock, self._rules), changed=bool(slot))
+            customer = Customer(key, with_mute(value, 0) if slot else value, changed=bool(slot))
+            # What the due index says of the muted is from before, and no instant of theirs may be told any more.
+            customer.fired_at = clock if slot else None
             silent = told or not (slot or frame.scope is Scope.EVERYONE)
             if not silent:
-                customer.prior = customer.value if announcement(unmuted)[0] else None
+                # Not of the silent: who is due at this very instant is told with the figures of the one before.
+                customer.value = advance_bytes(customer.value or EMPTY, clock, self._rules)
+                customer.prior = customer.value if announcement(customer.value)[0] else None
                 cause = Cause.BACKFILL if slot else None
                 asked.append(Asked(customer, clock, (0, BY_TIME, clock, key), None, cause))
             customers.append(customer)
