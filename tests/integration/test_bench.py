@@ -21,9 +21,8 @@ from segmentation.rfm import CustomerState, heads, pack
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-pytestmark = pytest.mark.timeout(
-    300
-)  # some twenty processes start, one after the other: two minutes on a machine at rest
+# Some twenty processes start, one after the other: it took 168 s on two busy cores.
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parent.parent.parent
 ORDERS = 3_000
