@@ -25,9 +25,10 @@ COLUMNS = (
 
 def problems(result: dict[str, Any]) -> list[str]:
     """What the checks of the outputs found wrong."""
-    takeover = result.get("takeover")
+    takeover, rolling = result.get("takeover"), result.get("rolling") or {}
     rows = [*result["rows"], *([{"row": "takeover", **takeover}] if takeover else [])]
-    return [f"{row['row']}: {text}" for row in rows for text in (row["checks"] or {}).get("problems", [])]
+    wrong = [f"{row['row']}: {text}" for row in rows for text in (row["checks"] or {}).get("problems", [])]
+    return wrong + [f"rolling: {rolling[kind]} moves {kind}" for kind in ("lost", "doubled") if rolling.get(kind)]
 
 
 def show(result: dict[str, Any], console: Console) -> None:
