@@ -25,7 +25,10 @@ COLUMNS = (
 
 def problems(result: dict[str, Any]) -> list[str]:
     """What the checks of the outputs found wrong."""
-    return [f"{row['row']}: {text}" for row in result["rows"] for text in (row["checks"] or {}).get("problems", [])]
+    takeover, rolling = result.get("takeover"), result.get("rolling") or {}
+    rows = [*result["rows"], *([{"row": "takeover", **takeover}] if takeover else [])]
+    wrong = [f"{row['row']}: {text}" for row in rows for text in (row["checks"] or {}).get("problems", [])]
+    return wrong + [f"rolling: {rolling[kind]} moves {kind}" for kind in ("lost", "doubled") if rolling.get(kind)]
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -35,7 +38,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         for cells in _cells(result):
             table.add_row(*cells)
         console.print(table)
-    for line in (*_latency(result), *_rolling(result), *_profile(result)):
+    for line in (*_latency(result), *_rolling(result), *_takeover(result), *_profile(result)):
         console.print(line, markup=False)
     for text in problems(result):
         console.print(f"WRONG: {text}", style="red", markup=False)
@@ -96,6 +99,51 @@ def _rolling(result: dict[str, Any]) -> list[str]:
     return [line]
 
 
+def _takeover(result: dict[str, Any]) -> list[str]:
+    told = result.get("takeover")
+    if told is None:
+        return []
+    parts = ", ".join(f"{_behind(lag)} {lag['ready_p50_s']:.1f} s" for lag in told["lags"])
+    return [
+        f"start-up and takeover of {told['shards']} shards by one worker, median of {told['times']} (rebuilt: once), by how many orders Redis lags: {parts}"
+    ]
+
+
+def _behind(lag: dict[str, Any]) -> str:
+    """How far Redis lags.
+
+    >>> _behind({"orders": 1000, "rebuilt": False}), _behind({"orders": 0, "rebuilt": False})
+    ('1,000', 'none')
+    """
+    return (_number(lag["orders"]) if lag["orders"] else "none") + (" (rebuilt)" if lag["rebuilt"] else "")
+
+
+def _takeover_table(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            "Redis lags by, orders",
+            "ready after, s",
+            "longest, s",
+            "all takeovers, s",
+            "a shard's, s",
+            "orders/s read again",
+        ]
+    ]
+    rows.append(["---:"] * len(rows[0]))
+    rows += [
+        [
+            _behind(lag),
+            _number(lag["ready_p50_s"], 2),
+            _number(max(lag["ready_s"]), 2),
+            _number(lag["takeover_p50_s"], 2),
+            _number(lag["shard_p50_s"], 2),
+            _number(lag["orders_per_s"]),
+        ]
+        for lag in result["takeover"]["lags"]
+    ]
+    return _markdown(rows)
+
+
 def _profile(result: dict[str, Any]) -> list[str]:
     told = result["profile"]
     if told is None:
@@ -125,6 +173,13 @@ def page(result: dict[str, Any]) -> str:
         table=_markdown(table),
         latency="\n".join(_latency(result)).removeprefix("from").strip(),
         rolling="\n".join(_rolling(result)),
+        takeover=_takeover_table(result),
+        takeover_orders=_number(result["takeover"]["orders"]),
+        takeover_customers=_number(result["takeover"]["customers"]),
+        takeover_shards=result["takeover"]["shards"],
+        takeover_times=result["takeover"]["times"],
+        takeover_moves=_number(result["takeover"]["checks"]["moves"]),
+        moved_by_time=_number(result["takeover"]["moved_by_time"]),
         latency_s=_number(options["latency_s"]),
         warm_up_s=_number(options["warm_up_s"]),
         calm_s=_number(options["calm_s"]),
@@ -179,6 +234,21 @@ just before `send` and stops when a read_committed consumer has the move in hand
 
 Each of three workers in turn gets a SIGTERM, and some seconds later is started again: six changes, eight shards. The pause of a shard is the longest
 that an order in it waited for its visible move, from the change until {calm_s} s later. One order in ten is of a new customer, so it makes a move at once, and is timed.
+
+## Start-up and takeover
+
+{takeover_orders} orders of {takeover_customers} customers, all told. Then Redis is put back to how it stood some orders ago, as a restore or a fail-over would, or made
+anew by `segstream rebuild`, and one worker starts: medians of {takeover_times} starts (rebuilt: one).
+
+{takeover}
+
+- **Ready after** counts from the start of the process until all {takeover_shards} shards are its own and Redis stands where Kafka does.
+- **All takeovers**: of it, since the first shard's began; before that lie Python's start and joining the group. **A shard's** is the mean of
+  `segstream_takeover_seconds`; a worker takes its shards over at once, so they share a core.
+- **Read again**: the lag, over what the takeovers took longer than without one.
+
+A takeover tells nothing: of {takeover_moves} moves, {moved_by_time} were told during these, all because time alone had moved a customer. After each, every customer's
+state in Redis is that of before, to the byte (a customer whom time moved: one move further).
 
 ## How the outputs were checked
 

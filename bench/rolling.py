@@ -174,8 +174,6 @@ def _rolling(watch: _Watch, warm: int, spans: list[tuple[int, int]]) -> Rolling:
         for at, ms in rows
         if at >= warm and not any(b <= at < e for b, e in changing)
     ]
-    for b, e in spans:
-        print([round(x) for x in watch.longest(b, e)])
     at = sorted(at for rows in watch.took.values() for at, _ in rows)
     p50, p99 = np.percentile(pauses, [50, 99]).tolist()
     return Rolling(

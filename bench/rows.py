@@ -52,7 +52,7 @@ class Options:
     warm_up_s: float = 60.0  # for Java too
     rolling_rate: int = 5_000  # orders/s during a rolling restart
     calm_s: float = 5.0  # under load, behind each change of a rolling restart, and before the next
-    takeover_orders: int = 200_000
+    takeover_orders: int = 120_000
     takeover_times: int = 3  # of each lag of Redis
 
     def customers_of(self, orders: int) -> int:

@@ -106,11 +106,9 @@ async def _check(
             "input_truncated", f"Redis stands at offset {head.offset} of {place}, which ends at {end}: truncated or recreated?",
             hint=REBUILD,
         )  # fmt: skip
-    for topic, known, reason, keep_time in (
-        (place.streams.input, head.read, "input_changed", True),
-        (place.streams.output, head.written, "output_changed", False),
-    ):
-        await _recognise(reader, topic, place.partition, bounds[topic], known, reason, keep_time=keep_time)
+    input_, output, p = place.streams.input, place.streams.output, place.partition
+    await _recognise(reader, input_, p, bounds[input_], head.read, "input_changed", keep_time=True)
+    await _recognise(reader, output, p, bounds[output], head.written, "output_changed", keep_time=False)
     return head
 
 

@@ -15,15 +15,20 @@ from bench import outputs, sampler
 from bench.orders import bodies
 from bench.outputs import Checked, Figures, check_worker, recompute
 from bench.report import page, problems
+from bench.takeover import Snapshot, Took, differences, lags_of, told_wrongly
 from segmentation.rfm import CustomerState, heads, pack
 
 if TYPE_CHECKING:
     from stream.settings import Settings
 
+# Some twenty processes start, one after the other: it took 168 s on two busy cores.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parent.parent.parent
 ORDERS = 3_000
 SMALL = ("--orders", "3000", "--customers", "600", "--faust-orders", "300", "--profile-orders", "3000")
 BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1", "--calm-seconds", "1", "--rolling-rate", "300")
+TAKEOVER = ("--takeover-orders", "2400", "--takeover-times", "1")
 FIGURES = {
     "orders",
     "seconds",
@@ -42,11 +47,11 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the whole benchmark printed and wrote, on a stack of its own."""
     out = tmp_path_factory.mktemp("bench") / "bench.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *SMALL, *BRIEF, "--out", str(out)],
+        [sys.executable, "-m", "bench", *SMALL, *BRIEF, *TAKEOVER, "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,6 +96,27 @@ def test_nothing_is_lost_or_told_twice_by_a_rolling_restart(ran: tuple[str, dict
 
 
 @pytest.mark.slow
+def test_takeovers_are_timed_by_lag_and_tell_nothing(ran: tuple[str, dict[str, Any]]) -> None:
+    told = ran[1]["takeover"]
+    assert [(lag["orders"], lag["rebuilt"]) for lag in told["lags"]] == [
+        (0, False),
+        (20, False),
+        (200, False),
+        (2_000, False),
+        (2_400, True),
+    ]
+    for lag in told["lags"]:
+        assert len(lag["ready_s"]) == told["times"] == 1
+        assert lag["ready_p50_s"] > lag["takeover_p50_s"] > 0
+        assert lag["shard_p50_s"] > 0
+    checks = told["checks"]
+    assert checks["problems"] == []
+    assert checks["moves"] >= checks["customers"] == told["customers"] > 300
+    assert checks["segments_asked"] > 100
+    assert told["moved_by_time"] == checks["causes"].get("silence", 0)
+
+
+@pytest.mark.slow
 def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> None:
     told = ran[1]["profile"]
     assert told["samples"] > 10
@@ -106,6 +132,9 @@ def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) 
     assert f"p99 {result['latency']['p99_ms']} ms" in printed
     assert f"p99 {result['latency']['p99_ms']} ms" in text
     assert f"longest {result['rolling']['pause_max_ms']} ms" in text
+    assert "start-up and takeover of 8 shards" in printed
+    for lag in result["takeover"]["lags"]:
+        assert f"| {lag['ready_p50_s']:.2f} | {max(lag['ready_s']):.2f} |" in text
     assert result["machine"]["kafka"] in text
     for row in result["rows"]:
         assert row["label"] in text
@@ -149,6 +178,53 @@ async def test_checks_see_a_broken_chain(
     checked = await _check(settings, [_move("c1", 1, None, "Loyal"), _move("c1", *second)])
     assert checked.moves == 2
     assert bool(checked.problems) == wrong
+
+
+def _sequenced(**sequences: int) -> dict[bytes, bytes]:
+    """States of customers, equal but for the number of moves told."""
+    return {name.encode(): pack(CustomerState(segment=2, sequence=n)) for name, n in sequences.items()}
+
+
+@pytest.mark.parametrize(
+    ("after", "wrong"),
+    [
+        (_sequenced(a=1, b=3), False),
+        (_sequenced(a=1, b=4), False),  # time has moved b
+        (_sequenced(a=1, b=5), True),
+        (_sequenced(a=1, b=2), True),
+        (_sequenced(a=1), True),
+        (_sequenced(a=1, b=3, c=1), True),
+        (_sequenced(a=1) | {b"b": pack(CustomerState(segment=3, sequence=3))}, True),
+        (_sequenced(a=1) | {b"b": pack(CustomerState(segment=3, sequence=4))}, False),
+        (_sequenced(a=1) | {b"b": pack(CustomerState(segment=3, sequence=4, frequency=1))}, True),
+    ],
+)
+def test_checks_see_what_a_takeover_changed(after: dict[bytes, bytes], *, wrong: bool) -> None:
+    assert bool(differences(_sequenced(a=1, b=3), after)) == wrong
+
+
+def test_checks_see_what_a_takeover_told() -> None:
+    before = Checked(causes={"first": 9, "order": 4})
+    assert told_wrongly(before, Checked(causes={"first": 9, "order": 4, "silence": 2})) == []
+    assert told_wrongly(before, Checked(causes={"first": 9, "order": 5})) == ["1 moves told in takeovers: order"]
+    assert told_wrongly(before, Checked(causes={"first": 9, "silence": 2})) == ["-4 moves told in takeovers: order"]
+
+
+def test_page_and_result_name_what_a_takeover_broke() -> None:
+    checks = {"problems": ["1 moves told in takeovers: order"]}
+    assert problems({"rows": [], "takeover": {"checks": checks}}) == ["takeover: 1 moves told in takeovers: order"]
+
+
+def test_rate_of_reading_again_leaves_out_what_a_takeover_takes_anyway() -> None:
+    snapshots = [
+        Snapshot(0, rebuilt=False, dumps=[]),
+        Snapshot(50, rebuilt=False, dumps=[]),
+        Snapshot(60_000, rebuilt=True, dumps=[]),
+    ]
+    rows = [[Took(3.0, 0.5, 0.4)] * 3, [Took(3.1, 0.6, 0.5)] * 3, [Took(9, 9, 9), Took(5.4, 2.5, 2.0), Took(5, 2, 1)]]
+    none, little, all_of_them = lags_of(snapshots, rows)
+    assert (none.orders_per_s, little.orders_per_s) == (None, None)
+    assert (all_of_them.orders_per_s, all_of_them.ready_p50_s, all_of_them.rebuilt) == (30_000, 5.4, True)
 
 
 def _state(**fields: Any) -> Any:
