@@ -120,8 +120,11 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     )
     since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
     console.print(f"  segment {report.segment or 'none yet'}{since}", markup=False)
+    if report.backfill is not None:
+        console.print(f"  muted by back-fill {report.backfill}: no move is told until it is finished", markup=False)
     if report.next is not None:
-        console.print(f"  {sentence(report.next, parse_at(report.next.at))}", markup=False)
+        told = sentence(report.next, parse_at(report.next.at), report.segment or "", settings.currency)
+        console.print(f"  {told}", markup=False)
     table = Table("time", "event", Column("amount", justify="right"), "counts")
     for entry in report.entries[:_ENTRIES_SHOWN]:
         table.add_row(entry.at, entry.kind, entry.amount, "yes" if entry.counts else "")

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.access import kafka_consumer, partitions_of, redis_client
 from stream.heads import StoreHead, decode_store_head
@@ -51,6 +52,7 @@ class ShardReport:
     rescoring: bool
     customers: int
     due: int
+    backfills: tuple[Backfill, ...]  # those that mute their customers
 
 
 def input_topic(settings: Settings, step: str) -> str:
@@ -105,6 +107,7 @@ def _row(
         rescoring=head is not None and head.cursor is not None,
         customers=customers,
         due=due,
+        backfills=tuple(row for row in head.backfills.rows if not row.closed) if head else (),
     )
 
 
@@ -131,7 +134,7 @@ def status(
         for row in rows:
             typer.echo(msgspec.json.encode(row).decode())
     else:
-        _print(rows)
+        _print(rows, expiry_ms=int(settings.backfill_expiry_hours * 3_600_000))
     if any(row.state == "quarantined" for row in rows) or (wait and not settled(rows)):
         raise typer.Exit(1)
 
@@ -141,7 +144,7 @@ def settled(rows: list[ShardReport]) -> bool:
     return all(row.lag == 0 and not row.rescoring for row in rows)
 
 
-def _print(rows: list[ShardReport]) -> None:
+def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     table = Table("shard", "state", "lag", "clock", "model", "customers", "owner", box=None, pad_edge=False)
     for row in rows:
         model = f"{row.model}{' (rescoring)' if row.rescoring else ''}"
@@ -153,6 +156,22 @@ def _print(rows: list[ShardReport]) -> None:
     for row in rows:
         if row.reason:
             console.print(f"shard {row.partition}: {row.reason}: {row.detail}", markup=False)
+    for line in open_backfills(rows, expiry_ms):
+        console.print(line, markup=False)
+
+
+def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:
+    """A line for each back-fill that isn't finished everywhere."""
+    found: dict[str, list[Backfill]] = {}
+    for row in rows:
+        for backfill in row.backfills:
+            found.setdefault(backfill.id, []).append(backfill)
+    return [
+        f"back-fill {name} is open on {len(parts)} of {len(rows)} shards since {iso(min(p.since for p in parts))}, its last record came at "
+        f"{iso(max(p.last for p in parts))}: its customers are muted until `segstream backfill` ends it, or until "
+        f"{iso(max(p.last for p in parts) + expiry_ms)} if nothing more comes"
+        for name, parts in sorted(found.items())
+    ]
 
 
 @app.command()

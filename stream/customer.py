@@ -13,13 +13,15 @@ from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
 from segmentation.events import iso
 from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.money import UNITS, format_units
-from segmentation.rfm import StateFormatError, advance_bytes, unpack
+from segmentation.outlook import keeping_purchase
+from segmentation.rfm import StateFormatError, advance_bytes, muted_by, unpack
 from segmentation.single import HORIZON_MS
 from segmentation.step import NEVER_DUE
 from stream.access import redis_client
 from stream.customer_figures import Figures, figures_at
 from stream.errors import SegstreamError
 from stream.export import shard_clock
+from stream.heads import decode_store_head
 from stream.layout import ShardKeys, tombstone
 from stream.order_rows import instant
 
@@ -37,6 +39,9 @@ _KINDS: Final = {
     Kind.ANCHOR: "last order before the window",
     Kind.ERASED: "erased",
 }
+
+
+LEAST: Final = "0.01"
 
 
 class CustomerUnknown(SegstreamError):
@@ -60,10 +65,14 @@ class KnownEntry(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """Where the customer goes, and when, unless something happens before."""
+    """Where the customer goes, and when, unless something happens before.
+
+    `kept_by`: the least purchase just before that instant that keeps the segment; None: none does.
+    """
 
     segment: str
     at: str
+    kept_by: str | None = None
 
 
 class CustomerReport(msgspec.Struct, frozen=True):
@@ -81,6 +90,7 @@ class CustomerReport(msgspec.Struct, frozen=True):
     segment: str | None
     sequence: int
     last_move_at: str | None
+    backfill: str | None  # the back-fill that mutes the customer
     next: Forecast | None
     entries: list[KnownEntry]
 
@@ -107,7 +117,7 @@ def customer(settings: Settings, published: PublishedModels, customer_id: str) -
                 continue
             at_ms = _as_of(redis, settings, keys)
             try:
-                return report(settings, published, customer_id, partition, value, at_ms)
+                return report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
             except StateFormatError as error:
                 raise CustomerUnreadable(
                     f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
@@ -120,9 +130,15 @@ def customer(settings: Settings, published: PublishedModels, customer_id: str) -
 
 
 def report(
-    settings: Settings, published: PublishedModels, customer_id: str, partition: int, value: bytes, as_of_ms: int
+    settings: Settings,
+    published: PublishedModels,
+    customer_id: str,
+    partition: int,
+    value: bytes,
+    as_of_ms: int,
+    backfill: str | None = None,
 ) -> CustomerReport:
-    """Tell all that a state says as of an instant (ms). Raises StateFormatError."""
+    """Tell all that a state says as of an instant (ms). `backfill`: that mutes the customer. Raises StateFormatError."""
     # The clock is read before the state, which a worker may have brought further in between.
     state = unpack(advance_bytes(value, as_of_ms, settings.rules))
     known = figures_at(value, as_of_ms, settings.rules)
@@ -143,7 +159,8 @@ def report(
         segment=published.name(state.segment),
         sequence=state.sequence,
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
-        next=forecast(settings, published, value, as_of_ms),
+        backfill=backfill,
+        next=None if backfill else forecast(settings, published, value, as_of_ms),
         entries=[
             KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), e in counts)
             for e in reversed(state.entries)
@@ -162,7 +179,17 @@ def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of
     search([one], [as_of_ms], model, max(int(settings.dwell_hours * 3_600_000), 1), settings.rules)
     if one.due >= NEVER_DUE:
         return None
-    return Forecast(published.active.segments[one.to].name, iso(one.due))
+    kept = keeping_purchase(one.value or value, one.due, model, settings.rules)
+    to = published.active.segments[one.to].name
+    return Forecast(to, iso(one.due), None if kept is None else format_units(kept))
+
+
+def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
+    """The name of the back-fill that mutes a customer; None: none does."""
+    slot = muted_by(value)
+    raw = cast("bytes | None", redis.get(keys.head)) if slot else None
+    rows = decode_store_head(raw).backfills.rows if raw else ()
+    return next((row.id for row in rows if row.slot == slot and not row.closed), None)
 
 
 def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
@@ -171,14 +198,18 @@ def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
     return now_ms if clock is None else clock
 
 
-def sentence(next_move: Forecast, at_ms: int) -> str:
-    """Tell a forecast to a person.
+def sentence(next_move: Forecast, at_ms: int, segment: str, currency: str) -> str:
+    """Tell a forecast to a person, who is in that segment.
 
-    >>> sentence(Forecast("At Risk", "2026-03-03T14:20:00.000Z"), 1_772_547_600_000)
-    'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought'
+    >>> sentence(Forecast("At Risk", "2026-03-03T14:20:00.000Z", "49.90"), 1_772_547_600_000, "Loyal", "EUR")
+    'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought: a purchase of 49.90 EUR keeps Loyal'
     """
     at = instant(at_ms)
-    return f"goes to {next_move.segment} on {at.day} {at:%B %Y, %H:%M} UTC, unless something is bought"
+    text = f"goes to {next_move.segment} on {at.day} {at:%B %Y, %H:%M} UTC, unless something is bought"
+    if next_move.kept_by is None:
+        return text
+    least = "any purchase" if next_move.kept_by == LEAST else f"a purchase of {next_move.kept_by} {currency}"
+    return f"{text}: {least} keeps {segment}"
 
 
 def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> Score:

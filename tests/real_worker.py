@@ -36,6 +36,7 @@ NAMES = (
     "rescore_slice",
     "session_timeout_ms",
     "commit_timeout_s",
+    "backfill_expiry_hours",
 )
 
 

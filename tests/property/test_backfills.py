@@ -20,6 +20,7 @@ from segmentation.events import (
     Cause,
     ClockAdvanced,
     CustomerErased,
+    InputEvent,
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
@@ -55,8 +56,8 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
         kind = rng.random()
         if kind < 0.08:
             ended = str(rng.choice([*NAMES, "nobody's"]))
-            event: msgspec.Struct = BackfillFinished(id=f"e{n}", backfill=ended)
-            out.append(Rec(n, CONTROL_KEY, encode(event), arrived))  # type: ignore[arg-type]  # an input event
+            event: InputEvent = BackfillFinished(id=f"e{n}", backfill=ended)
+            out.append(Rec(n, CONTROL_KEY, encode(event), arrived))
             continue
         marked = rng.random() < 0.5
         who = str(rng.choice(loaded if marked or rng.random() < 0.3 else live))
@@ -75,7 +76,7 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
             event = OrderCancelled(id=f"e{n}", order_id=old, customer_id=who, occurred_at=when, backfill=name)
         else:
             event = CustomerErased(id=f"e{n}", customer_id=who, occurred_at=at(t), backfill=name)
-        out.append(Rec(n, who.encode(), encode(event), arrived))  # type: ignore[arg-type]  # an input event
+        out.append(Rec(n, who.encode(), encode(event), arrived))
         if rng.random() < 0.1:
             out.append(out[-1])
     for name in NAMES:

@@ -9,12 +9,13 @@ import random
 import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from bench.model import bench_model
-from segmentation.events import CONTROL_KEY, ClockAdvanced, CustomerErased, InputEvent, encode, iso
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, CustomerErased, InputEvent, encode, iso
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.order_rows import instant, to_event
@@ -50,6 +51,7 @@ class Orders:
         self._lines = timeline(simulate(seed, customers, START_MS), step_ms=STEP_MS)
         self._past: list[Sent] = []
         self._numbers = itertools.count()
+        self._backfill: str | None = None  # that is under way: every third customer's orders belong to it
         self.at_ms = START_MS
 
     def take(self, count: int) -> list[Sent]:
@@ -67,10 +69,13 @@ class Orders:
             chosen = [p for p in range(self._partitions) if rng.random() < 0.25]
             return [self._clock(p, item.to_ms) for p in chosen]
         self.at_ms = item.at_ms
-        order = self._of(item.customer_id, to_event(item))
+        marked = self._backfill is not None and crc32(item.customer_id.encode()) % 3 == 0
+        order = self._of(item.customer_id, to_event(item, self._backfill if marked else None))
         self._past = [*self._past[-500:], order]
         more = [order]
         luck = rng.random()
+        if rng.random() < 0.01:  # a back-fill of some dozens of orders begins, or ends
+            more += self._end_of_backfill()
         if luck < 0.02:  # an order that comes again, late
             more.append(rng.choice(self._past))
         elif luck < 0.03 and self._garbage:
@@ -82,6 +87,15 @@ class Orders:
             )
             more.append(self._of(item.customer_id, erased))
         return more
+
+    def _end_of_backfill(self) -> list[Sent]:
+        """The end of the one under way, on every shard; or another one begins."""
+        if self._backfill is None:
+            self._backfill = f"archive-{next(self._numbers)}"
+            return []
+        ended = encode(BackfillFinished(id=f"end of {self._backfill}", backfill=self._backfill))
+        self._backfill = None
+        return [Sent(CONTROL_KEY, ended, p) for p in range(self._partitions)]
 
     def _of(self, customer: str, event: InputEvent) -> Sent:
         key = customer.encode()
@@ -96,7 +110,8 @@ class Orders:
         end = self.at_ms + days * DAY_MS
         stops = [*range(self.at_ms, end, STEP_MS), end]
         self.at_ms = end
-        return [self._clock(p, to_ms) for to_ms in stops for p in range(self._partitions)]
+        ended = [] if self._backfill is None else self._end_of_backfill()
+        return ended + [self._clock(p, to_ms) for to_ms in stops for p in range(self._partitions)]
 
 
 class Feeder:
