@@ -98,7 +98,7 @@ def backfill(
 ) -> None:
     """Send a file's orders, marked as history: `backfill: NAME` on each, then `backfill.finished` to every partition.
 
-    At present a marked order is merged and scored like any other. Sending a file twice changes nothing.
+    Their customers are muted until then; then each is told of at most once. Sending a file twice changes nothing.
     """
     _send(_Wish(file, file_format, from_ms, until, backfill=Backfill(name, not no_finish)), as_json=as_json)
 

@@ -19,6 +19,7 @@ HEALED: Final = (
     Reason.DATE_OUT_OF_RANGE,
     Reason.KEY_NOT_CUSTOMER,
     Reason.STEP_FAILED,
+    Reason.TOO_MANY_BACKFILLS,
     Reason.UNKNOWN_CURRENCY,
     Reason.UNKNOWN_TYPE,
     Reason.WRONG_PARTITION,

@@ -37,6 +37,9 @@ NAMES = (
     "session_timeout_ms",
     "commit_timeout_s",
     "backfill_expiry_hours",
+    "dwell_hours",
+    "currency",
+    "window_days",
 )
 
 

@@ -54,12 +54,13 @@ def test_ugly_inputs_are_refused_for_their_own_reason(ugly: Ugly) -> None:
 
 
 def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
-    # Those that the record alone doesn't decide: its shard's clock and states, a model, the size, the step, an adapter.
+    # Those that the record alone doesn't decide: its shard's clock, states and back-fills, a model, the size, the step, an adapter.
     elsewhere = {
         Reason.CLOCK_JUMP,
         Reason.WRONG_PARTITION,
         Reason.CONFLICTING_ID,
         Reason.TOO_LARGE,
+        Reason.TOO_MANY_BACKFILLS,
         Reason.UNKNOWN_MODEL,
         Reason.STEP_FAILED,
         Reason.ADAPTER_FAILED,
