@@ -231,10 +231,6 @@ async def test_a_part_of_the_retailer_s_customers(deploy: Deploy, retail: Shop, 
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="a border crossed by time alone during the dwell is told with the kind of an entry from before the last move",
-)
 async def test_a_dwell_puts_off_what_is_told(deploy: Deploy, retail: Shop, tmp_path: Path) -> None:
     """Rows in order: of one that comes late a state can't tell whether it came before the last move."""
     few, model = retail.some(4).in_order(), retail.model()
