@@ -30,7 +30,7 @@ STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
     ("moves by time", "segmentation/decisions.py", frozenset({"move_by_time"})),
     ("write moves", "segmentation/moves.py", frozenset()),
     ("batches and turns", "segmentation/scoring.py", frozenset()),
-    ("batches and turns", "stream/shard.py", frozenset()),
+    ("batches and turns", "stream/turns.py", frozenset()),
     ("Redis", "stream/store.py", frozenset()),
     ("Redis", "/redis/", frozenset()),
     ("Kafka out", "stream/ledger.py", frozenset()),

@@ -2,7 +2,7 @@
 
 `python -m tests.model` searches the small worlds and all mutants; `--full` larger worlds, for some minutes each. Whoever
 changes the protocol (docs/exactly-once.md) changes this first: takeover.py and turn.py follow the numbered steps of
-stream/takeover.py and stream/shard.py.
+stream/takeover.py and stream/turns.py.
 """
 
 from __future__ import annotations

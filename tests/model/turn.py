@@ -1,4 +1,4 @@
-"""A turn, by the steps of `Shard._turn` in stream/shard.py."""
+"""A turn, by the steps of `Turns.turn` in stream/turns.py."""
 
 from __future__ import annotations
 

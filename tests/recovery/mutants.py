@@ -21,8 +21,8 @@ from stream.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRec
 from stream.ledger import Ledger, Publication, Published
 from stream.log_reader import Bounds, LogReader, OutputPage
 from stream.ownership import Owned, Place
-from stream.shard import Shard
 from stream.store import Loaded, ShardStore, Writes
+from stream.turns import Turns
 
 TAKEN_OUT: Final = {
     1: "awaiting the sends of the moves",
@@ -391,13 +391,13 @@ def _own_clock(replace: Replace) -> None:
 
 @_mutant(13)
 def _any_model(replace: Replace) -> None:
-    start_record = Shard._start_record
+    start_record = Turns._start_record
 
-    async def start_any(self: Shard, owned: Owned, start: Any, records: list[Any]) -> None:
+    async def start_any(self: Turns, owned: Owned, start: Any, records: list[Any]) -> None:
         if self._models is None or self._models.compiled(start.version) is None:
             await start_record(self, owned, start, records)
             return
         await self._start(owned, start, records[0].offset + 1, records[:1])
         del self._pending[:1]
 
-    replace(Shard, "_start_record", start_any)
+    replace(Turns, "_start_record", start_any)
