@@ -80,8 +80,9 @@ def store_heads(settings: Settings, topic: str) -> list[Any]:
 
 
 async def settled(settings: Settings, *, topic: str | None = None, activation: int = 0) -> None:
-    """Everything sent is scored, under at least that activation."""
+    """Everything sent is scored, under at least that activation, and what was told of it can be read."""
     name = topic or settings.orders_topic
+    outputs = settings.changes_topic if name == settings.orders_topic else settings.actions_topic
     ends = await end_offsets(settings, name)
 
     def there() -> bool:
@@ -92,6 +93,14 @@ async def settled(settings: Settings, *, topic: str | None = None, activation: i
         )
 
     await eventually(there, 90, f"{name} settled")
+    positions = [head.position for head in store_heads(settings, name)]
+
+    async def readable() -> bool:
+        # A transaction's end is written a moment after its commit was answered.
+        found = await end_offsets(settings, outputs)
+        return all(found[p] >= position for p, position in enumerate(positions))
+
+    await eventually(readable, 30, f"{outputs} readable")
 
 
 def activate(settings: Settings) -> int:
