@@ -17,11 +17,7 @@ Choice = Literal["gates", "silhouette", "elbow", "asked"]
 Verdict = Literal["active", "candidate", "dry-run", "refused"]
 
 
-class _Fact(msgspec.Struct, frozen=True, kw_only=True):
-    pass
-
-
-class RecipeUsed(_Fact):
+class RecipeUsed(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that decided the model.
 
     `choice` says how k and transform were chosen: by the gates, the silhouette alone, the elbow; "asked" where only
@@ -45,7 +41,7 @@ class RecipeUsed(_Fact):
     margin: float
 
 
-class FeatureQuality(_Fact):
+class FeatureQuality(msgspec.Struct, frozen=True, kw_only=True):
     """How one untransformed feature lies over all customers; `beyond_3`: customers with |z| >= 3 in it."""
 
     name: str
@@ -57,7 +53,7 @@ class FeatureQuality(_Fact):
     beyond_3: int
 
 
-class Quality(_Fact):
+class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """The input, counted. `left_out`: customers without an order that stands, who are not among `customers`.
 
     `without_orders`: every order has left the window; `without_money`: monetary is zero; `negative_money`: below it.
@@ -73,7 +69,7 @@ class Quality(_Fact):
     features: tuple[FeatureQuality, ...]
 
 
-class Gate(_Fact):
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """One condition on a fit or on the model. `bound` "least": value >= limit passes; "most": value <= limit does.
 
     `value` is None where it couldn't be measured, which doesn't pass. `name` is one of "smallest share",
@@ -87,7 +83,7 @@ class Gate(_Fact):
     passed: bool
 
 
-class Fit(_Fact):
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of transform and k. The measures are None where it couldn't be fitted; `failure` says why.
 
     `stability`: median adjusted Rand index between this clustering and those of bootstrap resamples; None where the
@@ -110,7 +106,7 @@ class Fit(_Fact):
     failure: str | None = None
 
 
-class Spread(_Fact):
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
     """Five figures and the mean of a feature inside a segment, in the feature's own unit."""
 
     least: float
@@ -121,7 +117,7 @@ class Spread(_Fact):
     mean: float
 
 
-class SegmentFacts(_Fact):
+class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One segment of the new model on this snapshot. Spreads and silhouette are None where nobody is in it.
 
     `money`: sum of monetary, in currency units; `money_share`: part of the sum over all, None where that isn't above
@@ -145,7 +141,7 @@ class SegmentFacts(_Fact):
     silhouette: float | None
 
 
-class Sample(_Fact):
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Customers one by one, in columns of one length: all of them, or SAMPLE drawn by the seed. Without their ids.
 
     Raw and transformed (z) figures, index of the segment, silhouette (None where it isn't defined for the sample),
@@ -164,7 +160,7 @@ class Sample(_Fact):
     y: tuple[float, ...]
 
 
-class Projection(_Fact):
+class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """The plane of the two largest principal components of z. `explained`: parts of the variance; `loadings`: [2][3]."""
 
     explained: tuple[float, float]
@@ -172,7 +168,7 @@ class Projection(_Fact):
     centroids: tuple[tuple[float, float], ...]
 
 
-class SegmentBefore(_Fact):
+class SegmentBefore(msgspec.Struct, frozen=True, kw_only=True):
     """One segment of the active model on this snapshot; money in currency units."""
 
     id: int
@@ -181,7 +177,7 @@ class SegmentBefore(_Fact):
     money: float
 
 
-class Comparison(_Fact):
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The active model against the new one, both on this snapshot: what changes by the model alone.
 
     `moves[a][b]`: customers whom the active model puts in its segment a (order of `before`) and whom the workers then
@@ -198,7 +194,7 @@ class Comparison(_Fact):
     moved_without_margin: float
 
 
-class Decision(_Fact):
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the model, and why: whole sentences, the decisive one first.
 
     `forced`: a gate failed and someone published anyway. `activation`: offset of the `active` record, None unless
@@ -212,14 +208,14 @@ class Decision(_Fact):
     activation: int | None = None
 
 
-class Timing(_Fact):
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long one step of the run took."""
 
     step: str
     seconds: float
 
 
-class Outcome(_Fact):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """A run from snapshot to decision.
 
     Refused by the gates, there is no model: `version` is None, `segments` is empty, and `sample`, `projection` and
