@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,15 +19,24 @@ from bench.children import ROOT
 from bench.machine import machine
 from bench.report import page, problems, show
 from bench.rows import LABELS, Bench, Options
+from bench.time_rows import TIME_ROWS, TimeOptions
 from stream.errors import SegstreamError
 from stream.local import LocalStack
 
-ROWS: Final = (*LABELS, "latency", "profile", "rolling", "takeover")
+ROWS: Final = (
+    *LABELS,
+    "latency",
+    "profile",
+    "rolling",
+    "takeover",
+)  # those about time only by name: they take minutes more
+OUT: Final = Path("out/bench.json")
+TIME_OUT: Final = Path("out/bench-time.json")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
 
 
 def _parser() -> argparse.ArgumentParser:
-    usual = Options()
+    usual, time = Options(), TimeOptions()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--orders", type=int, default=usual.orders, help="orders preloaded")
     parser.add_argument("--customers", type=int, default=usual.customers, help="customers who made them")
@@ -40,9 +50,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--calm-seconds", type=float, default=usual.calm_s, help="seconds between changes of workers")
     parser.add_argument("--takeover-orders", type=int, default=usual.takeover_orders, help="orders for the takeovers")
     parser.add_argument("--takeover-times", type=int, default=usual.takeover_times, help="takeovers at each lag")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, help="these rows alone")
-    parser.add_argument("--out", type=Path, default=Path("out/bench.json"), help="results as JSON")
-    parser.add_argument("--write-docs", action="store_true", help=f"write {DOCS.relative_to(ROOT)} (needs all rows)")
+    parser.add_argument("--due-customers", type=int, default=time.due_customers, help="customers, few of them due")
+    parser.add_argument("--due-rate", type=int, default=time.due_rate, help="of them due each second")
+    parser.add_argument("--due-seconds", type=float, default=time.due_s, help="seconds with orders, and without")
+    parser.add_argument(
+        "--rest-customers", type=int, nargs="+", default=time.rest_customers, help="customers at rest, of each line"
+    )
+    parser.add_argument("--rest-seconds", type=float, default=time.rest_s, help="seconds at each number of customers")
+    parser.add_argument("--flood-customers", type=int, default=time.flood_customers, help="customers due in one second")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*ROWS, *TIME_ROWS),
+        default=ROWS,
+        help=f"these rows (all but {', '.join(TIME_ROWS)})",
+    )
+    parser.add_argument("--out", type=Path, help=f"results as JSON ({OUT}; of the rows about time alone {TIME_OUT})")
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help=f"write {DOCS.relative_to(ROOT)} (needs all rows; those about time from {TIME_OUT} where it exists)",
+    )
     parser.add_argument("--from", dest="source", type=Path, help="measure nothing: show the results of this file")
     return parser
 
@@ -52,12 +80,13 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
     result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "options": {name: getattr(options, name) for name in Options.__dataclass_fields__},
+        "options": asdict(options),
         "rows": [],
         "latency": None,
         "profile": None,
         "rolling": None,
         "takeover": None,
+        **dict.fromkeys(TIME_ROWS),
     }
 
     def tell(line: str) -> None:
@@ -81,12 +110,19 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
     return result
 
 
+def _about_time(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The results of the rows about time: this run's, else those of the last run that had them; None: none at hand."""
+    if any(result.get(row) for row in TIME_ROWS):
+        return result
+    return json.loads(TIME_OUT.read_text(encoding="utf-8")) if TIME_OUT.exists() else None
+
+
 def main() -> int:
     """Measure, show, write. Ends with 1 where an output was wrong or a row couldn't be measured."""
     parser = _parser()
     told = parser.parse_args()
-    rows = [row for row in ROWS if row in told.only]
-    if told.write_docs and told.source is None and len(rows) < len(ROWS):
+    rows = [row for row in (*ROWS, *TIME_ROWS) if row in told.only]
+    if told.write_docs and told.source is None and not {*ROWS} <= {*rows}:
         parser.error("--write-docs needs all rows: leave --only out")
     console = Console(stderr=True)
     options = Options(
@@ -100,22 +136,31 @@ def main() -> int:
         told.calm_seconds,
         told.takeover_orders,
         told.takeover_times,
+        TimeOptions(
+            told.due_customers,
+            told.due_rate,
+            told.due_seconds,
+            tuple(told.rest_customers),
+            told.rest_seconds,
+            told.flood_customers,
+        ),
     )
+    out = told.out or (OUT if {*ROWS} & {*rows} else TIME_OUT)
     try:
         if told.source is not None:
             result = json.loads(told.source.read_text(encoding="utf-8"))
         else:
             result = measure_all(options, rows, console)
-            told.out.parent.mkdir(parents=True, exist_ok=True)
-            told.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-            console.print(f"results: {told.out}", markup=False)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            console.print(f"results: {out}", markup=False)
     except SegstreamError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
     show(result, Console(width=None if sys.stdout.isatty() else 160))
     wrong = problems(result)
     if told.write_docs and not wrong:
-        DOCS.write_text(page(result), encoding="utf-8")
+        DOCS.write_text(page(result, _about_time(result)), encoding="utf-8")
     return 1 if wrong else 0
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench.time_report import time_lines, time_problems, time_section
+
 COLUMNS = (
     "who",
     "orders/s",
@@ -28,7 +30,8 @@ def problems(result: dict[str, Any]) -> list[str]:
     takeover, rolling = result.get("takeover"), result.get("rolling") or {}
     rows = [*result["rows"], *([{"row": "takeover", **takeover}] if takeover else [])]
     wrong = [f"{row['row']}: {text}" for row in rows for text in (row["checks"] or {}).get("problems", [])]
-    return wrong + [f"rolling: {rolling[kind]} moves {kind}" for kind in ("lost", "doubled") if rolling.get(kind)]
+    wrong += [f"rolling: {rolling[kind]} moves {kind}" for kind in ("lost", "doubled") if rolling.get(kind)]
+    return wrong + time_problems(result)
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -38,7 +41,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         for cells in _cells(result):
             table.add_row(*cells)
         console.print(table)
-    for line in (*_latency(result), *_rolling(result), *_takeover(result), *_profile(result)):
+    for line in (*_latency(result), *_rolling(result), *_takeover(result), *_profile(result), *time_lines(result)):
         console.print(line, markup=False)
     for text in problems(result):
         console.print(f"WRONG: {text}", style="red", markup=False)
@@ -152,8 +155,8 @@ def _profile(result: dict[str, Any]) -> list[str]:
     return [f"where the worker's CPU time goes ({told['samples']:,} samples): {parts}"]
 
 
-def page(result: dict[str, Any]) -> str:
-    """The page, of a run of all rows."""
+def page(result: dict[str, Any], time: dict[str, Any] | None = None) -> str:
+    """The page, of a run of all rows. `time`: of one with the rows about time, which may be another; None: without them."""
     machine, options = result["machine"], result["options"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     table = [list(COLUMNS), ["---"] + ["---:"] * 7 + ["---"] + ["---:"] * 2, *_cells(result)]
@@ -190,6 +193,7 @@ def page(result: dict[str, Any]) -> str:
         shares=_markdown(shares),
         samples=_number(result["profile"]["samples"]),
         profile_orders=_number(result["profile"]["orders"]),
+        about_time=time_section(time, apart=time is not result),
     )
 
 
@@ -250,7 +254,7 @@ anew by `segstream rebuild`, and one worker starts: medians of {takeover_times} 
 A takeover tells nothing: of {takeover_moves} moves, {moved_by_time} were told during these, all because time alone had moved a customer. After each, every customer's
 state in Redis is that of before, to the byte (a customer whom time moved: one move further).
 
-## How the outputs were checked
+{about_time}## How the outputs were checked
 
 After each row of ours, over all of its output:
 

@@ -22,9 +22,11 @@ from bench.orders import bodies, preload
 from bench.outputs import Checked, Figures, check_agent, check_worker, recompute
 from bench.rolling import measure_rolling
 from bench.takeover import measure_takeovers
+from bench.time_rows import TIME_ROWS, TimeOptions, TimeRow
 from bench.worker_run import Heads, end_worker, start_worker, until
 from stream.commands_shards import end_offsets
 from stream.local import LocalStack
+from stream.local_server import free_port
 from stream.settings import Settings
 
 _DAY_MS: Final = 86_400_000
@@ -54,6 +56,7 @@ class Options:
     calm_s: float = 5.0  # under load, behind each change of a rolling restart, and before the next
     takeover_orders: int = 120_000
     takeover_times: int = 3  # of each lag of Redis
+    time: TimeOptions = field(default_factory=TimeOptions)
 
     def customers_of(self, orders: int) -> int:
         """As many customers as leaves the number of orders of each the same."""
@@ -92,6 +95,8 @@ class Bench:
             return self._rolling()
         if row == "takeover":
             return self._takeover()
+        if row in TIME_ROWS:
+            return self._time(row)
         measured, checked = {
             "drain": self._drain,
             "wall": lambda: self._worker("wall"),
@@ -218,6 +223,21 @@ class Bench:
         made = list(bodies(orders, customers, start_ms))
         times = self.options.takeover_times
         return asdict(measure_takeovers(settings, self.redis, self.folder, made, times=times, tell=self.tell))
+
+    def _time(self, row: str) -> dict[str, Any]:
+        settings = self._deployment(row, f"orders-{row}").model_copy(update={"http_port": free_port()})
+        make_topics(settings)
+        activate_model(settings)
+        nowhere = asyncio.run(end_offsets(settings, settings.orders_topic))
+        heads = Heads(settings, self.redis, nowhere, nowhere)
+        options = self.options
+        with start_worker(settings, row, self.folder) as child:
+            until(heads.ready, child, _READY_S)
+            meter = Meter(child, self.stack)
+            asked = TimeRow(row, options.time, options.warm_up_s, settings, self.stack, self.redis, meter, self.tell)
+            found = asked.measure()
+            end_worker(child)
+        return found
 
     def _profile(self) -> dict[str, Any]:
         """Where the worker's CPU time goes, on a part of the orders in wall time."""

@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from http.client import HTTPConnection
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
+from bench import worker_metrics
 from bench.children import Child
 from bench.deployment import environment
 from bench.errors import BenchError
@@ -240,14 +239,7 @@ def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: Snapshot, *
 
 def _shard_s(port: int) -> float:
     """What the worker's metric says of its takeovers so far: their mean. Raises BenchError where it tells of none."""
-    connection = HTTPConnection(HOST, port, timeout=10)
-    try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    families = text_string_to_metric_families(text)
-    told = {sample.name: sample.value for family in families if family.name == _METRIC for sample in family.samples}
+    told = {sample.name: sample.value for sample in worker_metrics.read(port) if sample.name.startswith(_METRIC)}
     if not (count := told.get(f"{_METRIC}_count")):
         raise BenchError(f"{HOST}:{port}/metrics tells of no {_METRIC}, though all shards were taken over.")
     return told[f"{_METRIC}_sum"] / count

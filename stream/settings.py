@@ -197,7 +197,9 @@ def load_settings(**overrides: Any) -> Settings:
     unknown = sorted(
         name
         for name in os.environ
-        if name.startswith(PREFIX) and name[len(PREFIX) :].lower() not in {*Settings.model_fields, "config"} | _OTHERS
+        if name.startswith(PREFIX)
+        and name[len(PREFIX) :].lower() not in {*Settings.model_fields, "config"} | _OTHERS
+        and not name.startswith(_TRAINERS)
     )
     if unknown:
         raise SettingsError(
@@ -224,7 +226,7 @@ def _check_file(path: str) -> None:
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor TOML
         told = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"{PREFIX}CONFIG={path!r} can't be read: {told}.", hint="Give a TOML file.") from None
-    if unknown := sorted(keys - Settings.model_fields.keys()):
+    if unknown := sorted(keys - Settings.model_fields.keys() - TRAINERS_TABLES):
         raise SettingsError(
             f"unknown setting {', '.join(unknown)} in {path}.", hint="`segstream settings` lists those there are."
         )
@@ -232,3 +234,6 @@ def _check_file(path: str) -> None:
 
 # Variables of the same prefix that other programs read: the local stack's cache, the tests' data, the trainer's own.
 _OTHERS = {"cache_dir", "test_data"}
+_TRAINERS = (f"{PREFIX}TRAINER_", f"{PREFIX}SCHEDULE_")
+# Tables of the same file that only the trainer reads, and checks.
+TRAINERS_TABLES = {"trainer", "schedule"}

@@ -56,6 +56,9 @@ WORKERS_OWN: Final = frozenset(
     }
 )
 
+# Tables of the same file, with settings of their own: how to train (training_settings.py), and when.
+TABLES: Final = frozenset({"trainer", "schedule"})
+
 
 class Settings(BaseSettings):
     """What the trainer must know of the deployment; the unit stands in the name. Other settings are the worker's, and ignored."""
@@ -173,7 +176,7 @@ def _check_file(path: str) -> None:
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor TOML
         told = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(f"{PREFIX}CONFIG={path!r} can't be read: {told}.", hint="Give a TOML file.") from None
-    if unknown := sorted(keys - Settings.model_fields.keys() - WORKERS_OWN):
+    if unknown := sorted(keys - Settings.model_fields.keys() - WORKERS_OWN - TABLES):
         raise SettingsError(
             f"unknown setting {', '.join(unknown)} in {path}.", hint="`segstream settings` lists those there are."
         )
