@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         del dotenv_settings, file_secret_settings
         sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
         if path := os.environ.get(f"{PREFIX}CONFIG"):
-            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=path))
+            sources.append(_File(settings_cls, toml_file=path))
         return tuple(sources)
 
     @property
@@ -190,6 +190,13 @@ class Settings(BaseSettings):
             password = self.kafka_sasl_password
             arguments["sasl_plain_password"] = password.get_secret_value() if password else None
         return arguments
+
+
+class _File(TomlConfigSettingsSource):
+    """The file without the tables that are the trainer's."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__call__().items() if key not in TRAINERS_TABLES}
 
 
 def load_settings(**overrides: Any) -> Settings:

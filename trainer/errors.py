@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class TrainerError(Exception):
     """Root of the tree: nothing was published. `hint` says what to do, in one line; empty where the message already does."""
+
+    exit_code: ClassVar[int] = 1  # of the command that ends with it
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -20,6 +24,10 @@ class SettingsError(TrainerError):
     """A setting can't be used."""
 
 
+class PlanError(TrainerError):
+    """What is asked of the training can't be done: an unknown transform, a k out of range."""
+
+
 class SnapshotError(TrainerError):
     """The customers' states can't be read, or not as of the instant that was asked for."""
 
@@ -28,5 +36,15 @@ class FitError(TrainerError):
     """These customers don't make a model: too few, all alike in something, or fewer kinds of them than segments."""
 
 
+class GatesFailed(TrainerError):
+    """A model was made, but isn't good enough by the gates: nothing was published, and what was active stays."""
+
+
 class PublishError(TrainerError):
     """The models topic can't be read or written. After a time-out the model may have been published all the same."""
+
+
+class PublishConflict(PublishError):
+    """Somebody else changed the active model first: nothing was published. Look, and decide again."""
+
+    exit_code = 3

@@ -1,57 +1,64 @@
 """From a snapshot to a model: a transform and a scale per feature, K-Means on z, named segments.
 
-scikit-learn and SciPy only fit (λ, centroids, silhouette). What turns a customer into z is segmentation.forecast, as in
-the worker. Every number is rounded to 12 significant digits before anything is computed from it, so that the same
-snapshot and settings give the same bytes, and with them the same version.
+scikit-learn and SciPy only fit (λ, centroids). What turns a customer into z is segmentation.forecast, as in the worker.
+Every number is rounded to 12 significant digits before anything is computed from it, so that the same snapshot and
+settings give the same bytes, and with them the same version.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import sklearn
 from pydantic import ValidationError
 from scipy.stats import yeojohnson_normmax
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types; comes with scikit-learn
 
 from segmentation.forecast import standardise, transform
 from segmentation.model import FEATURES, Feature, SegmentModel, Training
 from trainer.errors import FitError
-from trainer.names import Lineage, christen
+from trainer.measure import rounded, silhouette
+from trainer.names import Lineage, carried, christen
+from trainer.plan import MIN_CUSTOMERS
+from trainer.quality import check
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from segmentation.model import Transform
+    from segmentation.model import Segment, Transform
     from trainer.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-MIN_CUSTOMERS: Final = 200
 STARTS: Final = 10  # of K-Means; the best by inertia is kept
-SILHOUETTE_SAMPLE: Final = 20_000  # customers; the cost is quadratic
 
-_DIGITS: Final = 12
 # A transformed feature with less spread than this, relative to its size, is rounding noise.
 _NO_SPREAD: Final = 1e-9
-# MiB for the distances of the silhouette at a time; scikit-learn's own default is 1,024.
-_SILHOUETTE_MIB: Final = 64
+# The part by which a random start must be better than the active model's centroids: below it, lasting segments win.
+_WORTH_MOVING: Final = 0.02
+# Differences at a time when each customer is given its nearest centroid: bounds the memory.
+_BLOCK: Final = 65_536
+
+Features = tuple[Feature, Feature, Feature]
+Centroids = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fit. `floor`: with fewer customers there is no model."""
+    """How to fit one model. `floor`: with fewer customers there is none."""
 
     k: int = 5
     transform: Transform = "yeo-johnson"
     seed: int = 42
     floor: int = MIN_CUSTOMERS
+    starts: int = STARTS
+    margin: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,53 +71,57 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """What K-Means found: centroids [k] in z space, the index of each customer's centroid, [customers], and how good it is."""
+    """What K-Means found: centroids [k] in z space, the index of each row's centroid, [rows], and how good it is.
 
-    centroids: tuple[tuple[float, float, float], ...]
+    `warm`: it began at given centroids. `silhouette` is None where it isn't defined or wasn't asked for.
+    """
+
+    centroids: Centroids
     labels: NDArray[np.int64]
     inertia: float
-    silhouette: float | None  # None with as many clusters as customers
+    silhouette: float | None = None
+    warm: bool = False
 
 
-def rounded(x: float) -> float:
-    """Round to 12 significant digits.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What goes into the model beside its numbers; it doesn't decide anything, but it is part of the version."""
 
-    >>> rounded(1 / 3), rounded(123456789.123456)
-    (0.333333333333, 123456789.123)
-    """
-    return float(f"{x:.{_DIGITS - 1}e}")
+    seed: int
+    margin: float = 0.25
+    forced: bool = False
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def train(snapshot: Snapshot, recipe: Recipe, lineage: Lineage | None = None) -> Trained:
-    """Fit, name and describe a model. Raises FitError where these customers don't make one."""
+    """Fit, name and describe one model, whatever the gates would say. Raises FitError where these customers make none."""
     lineage = lineage or Lineage()
-    _check(snapshot, recipe)
-    one, two, three = (fit_feature(name, snapshot.column(name), recipe.transform) for name in FEATURES)
-    features = (one, two, three)
-    found = cluster(coordinates(snapshot, features), recipe)
-    segments = christen(found.centroids, features, lineage)
-    # By id, so that the order says nothing of how K-Means happened to number its clusters.
-    order = sorted(range(recipe.k), key=lambda index: segments[index].id)
-    place = np.empty(recipe.k, dtype=np.int64)
-    place[order] = np.arange(recipe.k)
-    labels = place[found.labels]
-    names = [segments[index].name for index in order]
-    training = _describe(snapshot, recipe, replace(found, labels=labels), names)
-    try:
-        model = SegmentModel(
-            parent=lineage.active.version if lineage.active else None,
-            features=features,
-            segments=tuple(segments[index] for index in order),
-            training=training,
-        )
-    except ValidationError as error:
-        told = "; ".join(finding["msg"].removeprefix("Value error, ") for finding in error.errors())
-        raise FitError(
-            f"k={recipe.k} with {recipe.transform} makes no usable model: {told}.", hint="Try a smaller --k."
-        ) from None
-    for warning in model.warnings():
-        log.warning("%s", warning)
-    return Trained(model, labels)
+    check(snapshot, recipe.floor)
+    features = fit_features(snapshot, recipe.transform)
+    z = coordinates(snapshot, features)
+    found = cluster(z, recipe.k, recipe.seed, recipe.starts, warm=start_of(lineage, features, recipe.k))
+    measured = silhouette(z, found.labels, recipe.seed)
+    clusters = Clusters(found.centroids, found.labels, found.inertia, measured, found.warm)
+    return assemble(snapshot, features, clusters, lineage, Facts(recipe.seed, recipe.margin))
+
+
+def fit_features(snapshot: Snapshot, kind: Transform) -> Features:
+    """Fit all three features to a snapshot. Raises FitError.
+
+    Where somebody's balance is negative, log1p takes Yeo-Johnson's place for that feature (docs/adr/0014): it counts a
+    balance below zero as zero.
+    """
+    one, two, three = (fit_feature(name, x, _bearable(kind, x)) for name, x in _columns(snapshot))
+    return one, two, three
+
+
+def _columns(snapshot: Snapshot) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    return ((name, snapshot.column(name)) for name in FEATURES)
+
+
+def _bearable(kind: Transform, x: NDArray[np.float64]) -> Transform:
+    """Keep Yeo-Johnson from negative figures: it bends them by the power 2 - λ, and a few are enough to pull λ up."""
+    return "log1p" if kind == "yeo-johnson" and float(x.min()) < 0.0 else kind
 
 
 def fit_feature(name: str, x: NDArray[np.float64], kind: Transform) -> Feature:
@@ -119,8 +130,9 @@ def fit_feature(name: str, x: NDArray[np.float64], kind: Transform) -> Feature:
     `name` is one of FEATURES. Raises FitError where x hardly differs after the transform.
     """
     lam = rounded(float(yeojohnson_normmax(x))) if kind == "yeo-johnson" else None
-    t = transform(x, kind, lam)
-    mean, scale = float(np.mean(t)), float(np.std(t))
+    with np.errstate(over="ignore", invalid="ignore"):
+        t = transform(x, kind, lam)
+        mean, scale = float(np.mean(t)), float(np.std(t))
     if not np.isfinite(scale) or scale <= _NO_SPREAD * max(1e-300, float(np.abs(t).max())):
         raise FitError(
             f"{name} hardly differs between customers after {kind}.", hint="Try --transform log1p or identity."
@@ -135,65 +147,111 @@ def coordinates(snapshot: Snapshot, features: tuple[Feature, ...]) -> NDArray[np
     return np.stack([standardise(snapshot.column(feature.name), feature) for feature in features], axis=1)
 
 
-def cluster(z: NDArray[np.float64], recipe: Recipe) -> Clusters:
-    """Run K-Means on z, [customers, 3]. Raises FitError where there are fewer different customers than clusters."""
-    different = len(np.unique(z, axis=0))
-    if different < recipe.k:
-        raise FitError(f"k={recipe.k}, but only {different} customers differ.", hint=f"Give --k {different} or less.")
+def start_of(lineage: Lineage, features: Features, k: int) -> NDArray[np.float64] | None:
+    """Give the active model's centroids in the new z space, [k, 3]; None without an active model of as many segments."""
+    if lineage.active is None or len(lineage.active.segments) != k:
+        return None
+    return carried(lineage.active, features)
+
+
+def cluster(
+    z: NDArray[np.float64], k: int, seed: int, starts: int, *, warm: NDArray[np.float64] | None = None
+) -> Clusters:
+    """Run K-Means on z, [customers, 3], from `starts` random starts, and from `warm`, [k, 3], where that is given.
+
+    `warm` wins unless a random start has an inertia lower by 2 % or more: two optima as good as each other would
+    otherwise take turns from retrain to retrain, and the customers between them with them. Run to the end (tolerance
+    0), so that starting at a result gives that result. Raises FitError where fewer customers differ than clusters.
+    """
+    # A few rows tell it as a rule; only where they are alike all are compared.
+    if len(np.unique(z[: 64 * k], axis=0)) < k and (different := len(np.unique(z, axis=0))) < k:
+        raise FitError(f"k={k}, but only {different} customers differ.", hint=f"Give --k {different} or less.")
     # One thread: several add up their parts in the order in which they happen to finish.
     with threadpool_limits(limits=1):
-        fitted = KMeans(n_clusters=recipe.k, n_init=STARTS, random_state=recipe.seed).fit(z)
-    labels = fitted.labels_.astype(np.int64)
+        best = KMeans(n_clusters=k, n_init=starts, random_state=seed, tol=0.0).fit(z)
+        was_warm = False
+        if warm is not None:
+            kept = KMeans(n_clusters=k, init=warm, n_init=1, tol=0.0).fit(z)
+            was_warm = kept.inertia_ <= best.inertia_ * (1.0 + _WORTH_MOVING) and len(np.unique(kept.labels_)) == k
+            best = kept if was_warm else best
+    return _found(best, warm=bool(was_warm))
+
+
+def refine(z: NDArray[np.float64], centroids: Centroids) -> Clusters:
+    """Run K-Means once, from centroids found on a sample, on all customers, z [customers, 3]."""
+    with threadpool_limits(limits=1):
+        return _found(KMeans(n_clusters=len(centroids), init=np.array(centroids), n_init=1).fit(z), warm=False)
+
+
+def _found(fitted: KMeans, *, warm: bool) -> Clusters:
     return Clusters(
         centroids=tuple([(rounded(r), rounded(f), rounded(m)) for r, f, m in fitted.cluster_centers_.tolist()]),
-        labels=labels,
+        labels=fitted.labels_.astype(np.int64),
         inertia=rounded(float(fitted.inertia_)),
-        silhouette=silhouette(z, labels, recipe.seed),
+        warm=warm,
     )
 
 
-def silhouette(z: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float | None:
-    """Give the mean silhouette, -1 to 1: of all up to 20,000 customers, of a sample of so many from there on."""
-    sample = np.arange(len(z))
-    if len(z) > SILHOUETTE_SAMPLE:
-        sample = np.sort(np.random.default_rng(seed).choice(len(z), SILHOUETTE_SAMPLE, replace=False))
-    # It isn't defined for one cluster, nor for as many as customers.
-    if not 1 < len(np.unique(labels[sample])) < len(sample):
-        return None
-    with threadpool_limits(limits=1), sklearn.config_context(working_memory=_SILHOUETTE_MIB):
-        return rounded(float(silhouette_score(z[sample], labels[sample])))
+def nearest(z: NDArray[np.float64], centroids: Centroids) -> NDArray[np.int64]:
+    """Give the index of each customer's nearest centroid, [customers], the first of equally near ones; z: [customers, 3].
+
+    >>> nearest(np.array([[0.1, 0.0, 0.0], [5.0, 4.0, 5.0]]), ((0.0, 0.0, 0.0), (5.0, 5.0, 5.0))).tolist()
+    [0, 1]
+    """
+    at = np.array(centroids, dtype=np.float64)
+    labels = np.empty(len(z), dtype=np.int64)
+    for begin in range(0, len(z), _BLOCK):
+        apart = z[begin : begin + _BLOCK, None, :] - at[None, :, :]
+        labels[begin : begin + _BLOCK] = (apart * apart).sum(axis=2).argmin(axis=1)
+    return labels
 
 
-def _check(snapshot: Snapshot, recipe: Recipe) -> None:
-    customers = len(snapshot.customers)
-    if customers < recipe.floor:
-        raise FitError(
-            f"{customers} customers have an order that stands, expected at least {recipe.floor}.",
-            hint="Wait for more orders, or lower --min-customers.",
+def assemble(snapshot: Snapshot, features: Features, found: Clusters, lineage: Lineage, facts: Facts) -> Trained:
+    """Make the model of what was found: lasting ids and names, segments by id, the facts of the training.
+
+    `found.labels`: [customers], of all of the snapshot. Raises FitError where it can't be scored by.
+    """
+    k = len(found.centroids)
+    segments = christen(found.centroids, features, lineage)
+    # By id, so that the order says nothing of how K-Means happened to number its clusters.
+    order = sorted(range(k), key=lambda index: segments[index].id)
+    place = np.empty(k, dtype=np.int64)
+    place[order] = np.arange(k)
+    labels = place[found.labels]
+    ordered = [segments[index] for index in order]
+    try:
+        model = SegmentModel(
+            parent=lineage.active.version if lineage.active else None,
+            features=features,
+            segments=tuple(ordered),
+            margin=facts.margin,
+            training=_describe(snapshot, found, labels, ordered, facts),
         )
-    if recipe.k > customers:
-        raise FitError(f"k={recipe.k}, but there are {customers} customers.", hint=f"Give --k {customers} or less.")
-    for name in FEATURES:
-        x = snapshot.column(name)
-        if x.min() == x.max():
-            raise FitError(
-                f"{name} is {x[0]:g} for all {customers} customers: it can't tell them apart.",
-                hint="Train on orders that differ in it: over a longer time, or all of the shop's.",
-            )
+    except ValidationError as error:
+        told = "; ".join(finding["msg"].removeprefix("Value error, ") for finding in error.errors())
+        raise FitError(
+            f"k={k} with {features[0].transform} makes no usable model: {told}.", hint="Try a smaller --k."
+        ) from None
+    for warning in model.warnings():
+        log.warning("%s", warning)
+    return Trained(model, labels)
 
 
-def _describe(snapshot: Snapshot, recipe: Recipe, found: Clusters, names: list[str]) -> Training:
-    """Put down the facts of the training; `found.labels` are indices of `names`."""
-    customers = len(snapshot.customers)
-    counts = np.bincount(found.labels, minlength=recipe.k).tolist()
+def _describe(
+    snapshot: Snapshot, found: Clusters, labels: NDArray[np.int64], segments: list[Segment], facts: Facts
+) -> Training:
+    """Put down the facts of the training; `labels` are indices of `segments`."""
+    customers, k = len(labels), len(segments)
+    counts = np.bincount(labels, minlength=k).tolist()
     return Training(
         as_of=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=snapshot.as_of_ms),
         customers=customers,
-        k=recipe.k,
+        k=k,
         silhouette=found.silhouette,
         inertia=found.inertia,
-        shares={name: rounded(count / customers) for name, count in zip(names, counts, strict=True)},
+        shares={s.name: rounded(count / customers) for s, count in zip(segments, counts, strict=True)},
         feature_means={name: rounded(float(np.mean(snapshot.column(name)))) for name in FEATURES},
-        seed=recipe.seed,
-        notes={"left_out": f"{snapshot.left_out} customers without an order that stands"},
+        seed=facts.seed,
+        forced=facts.forced,
+        notes={"left_out": f"{snapshot.left_out} customers without an order that stands"} | facts.notes,
     )

@@ -145,6 +145,16 @@ def _unpower(t: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
         return np.nan_to_num(np.expm1(np.log1p(np.maximum(lam * t, -1.0)) / lam))
 
 
+def carried(model: SegmentModel, features: Sequence[Feature]) -> NDArray[np.float64]:
+    """Give a model's centroids in the z space of other features, [segments, 3].
+
+    By way of the features' own units: the same customers have another z in each model.
+    """
+    old = np.array([segment.centroid for segment in model.segments], dtype=np.float64)
+    pairs = zip(old.T, model.features, features, strict=True)
+    return np.stack([standardise(untransformed(z, was), now) for z, was, now in pairs], axis=1)
+
+
 def christen(
     centroids: Sequence[tuple[float, float, float]], features: Sequence[Feature], lineage: Lineage
 ) -> list[Segment]:
@@ -159,11 +169,7 @@ def christen(
     if lineage.active is not None:
         free = lineage.highest_id + 1
         before = lineage.active.segments
-        old = np.array([segment.centroid for segment in before], dtype=np.float64)
-        # By way of the features' own units: the same customers have another z in each model.
-        pairs = zip(old.T, lineage.active.features, features, strict=True)
-        moved = np.stack([standardise(untransformed(z, was), now) for z, was, now in pairs], axis=1)
-        known = {cluster: before[index] for cluster, index in match(new, moved).items()}
+        known = {cluster: before[index] for cluster, index in match(new, carried(lineage.active, features)).items()}
     fresh = [cluster for cluster in range(len(new)) if cluster not in known]
     named = assign(new, fresh, {segment.name for segment in known.values()}) if fresh else {}
     called = {cluster: (segment.id, segment.name, segment.action) for cluster, segment in known.items()}

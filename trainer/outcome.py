@@ -240,6 +240,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     decision: Decision
     timings: tuple[Timing, ...] = ()
     warnings: tuple[str, ...] = ()
+    currency: str | None = None  # of all money here; None where unknown
 
     def to_json(self) -> bytes:
         """Give the form that `from_json` reads."""

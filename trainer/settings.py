@@ -23,7 +23,6 @@ PREFIX = "SEGSTREAM_"
 # Settings that the same file may hold for the worker: known, so that a misspelt key doesn't pass for one of them.
 WORKERS_OWN: Final = frozenset(
     {
-        "currency",
         "erasure_salt",
         "dwell_hours",
         "future_tolerance_s",
@@ -91,6 +90,7 @@ class Settings(BaseSettings):
     time: Literal["wall", "event"] = Field(
         "wall", description="score as of now, or as of the shard's own stream time (replay, demo, tests)"
     )
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="the one currency of this deployment (ISO 4217)")
     window_days: int = Field(
         365, ge=1, le=3650, description="days that an order counts for frequency and monetary value"
     )

@@ -74,7 +74,7 @@ def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> Snapshot:
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1), protocol=2
         ) as redis:
             at = _instant([read_clock(redis, keys) for keys in shards], as_of_ms, now_ms, settings)
-            return _columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+            return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
     except (RedisError, OSError) as error:
         # Of the URL only what is no secret.
         parts = urlsplit(url)
@@ -110,7 +110,7 @@ def _instant(clocks: list[int | None], as_of_ms: int | None, now_ms: int, settin
     return as_of_ms
 
 
-def _columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snapshot:
+def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snapshot:
     """Bring each state to the instant and keep of it the three figures."""
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))

@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from segmentation.entries import DAY_MS
 from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import FEATURES, SegmentModel
-from trainer import fit
+from trainer import measure
 from trainer.errors import FitError
-from trainer.fit import Recipe, coordinates, fit_feature, rounded, silhouette, train
+from trainer.fit import Recipe, coordinates, fit_feature, nearest, train
+from trainer.measure import rounded, silhouette
 from trainer.names import Lineage
 from trainer.snapshot import Snapshot
 
@@ -94,7 +95,7 @@ def test_the_worker_puts_every_customer_where_k_means_did(shop: Snapshot, recipe
     assert np.array_equal(scorer.decide(decided, at, last, rest), decided)
     z = coordinates(shop, model.features)
     with threadpool_limits(limits=1):
-        fresh = KMeans(n_clusters=recipe.k, n_init=10, random_state=recipe.seed).fit(z)
+        fresh = KMeans(n_clusters=recipe.k, n_init=10, random_state=recipe.seed, tol=0.0).fit(z)
     centroid_of = {segment.centroid: index for index, segment in enumerate(model.segments)}
     rows = fresh.cluster_centers_.tolist()
     place = np.array([centroid_of[rounded(r), rounded(f), rounded(m)] for r, f, m in rows])
@@ -134,7 +135,7 @@ def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
     ("customers", "recipe", "told"),
     [
         (199, Recipe(), "199 customers.*at least 200"),
-        (7, Recipe(k=8, floor=2), "k=8, but there are 7"),
+        (7, Recipe(k=8, floor=2), "k=8, but only 7 customers differ"),
     ],
 )
 def test_too_few_customers_make_no_model(customers: int, recipe: Recipe, told: str) -> None:
@@ -171,10 +172,10 @@ def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypa
     rng = np.random.default_rng(7)
     labels = rng.integers(0, 3, 4_000)
     z = rng.normal(size=(4_000, 3)) * 0.3 + labels[:, None]
-    assert fit.SILHOUETTE_SAMPLE == 20_000
+    assert measure.SILHOUETTE_SAMPLE == 20_000
     whole = silhouette(z, labels, 1)
     assert whole == silhouette(z, labels, 2)
-    monkeypatch.setattr(fit, "SILHOUETTE_SAMPLE", 2_000)
+    monkeypatch.setattr(measure, "SILHOUETTE_SAMPLE", 2_000)
     sampled = silhouette(z, labels, 1)
     assert sampled is not None
     assert whole is not None
