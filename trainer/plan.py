@@ -1,0 +1,90 @@
+"""How a run fits and chooses: the default, and the textbook's and the tutorial's ways, which it replaces."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
+
+from segmentation.model import Transform
+from trainer.errors import PlanError
+
+RecipeName = Literal["default", "textbook", "tutorial"]
+Way = Literal["gates", "silhouette", "elbow"]
+
+LEAST_K: Final = 2
+MOST_K: Final = 16
+MIN_CUSTOMERS: Final = 200
+
+_ONE_OR_RANGE: Final = re.compile(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides which model comes of a snapshot. Shares are parts of 1.
+
+    `way`: "gates" takes the best silhouette of those that pass, and prefers what is active (`keep_within`);
+    "silhouette" the best of all; "elbow" the k at the elbow of the inertia. `trim`: fit without customers of |z| >= 3.
+    """
+
+    name: RecipeName = "default"
+    way: Way = "gates"
+    ks: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    transforms: tuple[Transform, ...] = ("yeo-johnson",)
+    trim: bool = False
+    seed: int = 42
+    starts: int = 10  # of K-Means; the best by inertia is kept
+    rounds: int = 10  # resamples that the stability is measured on
+    floor: int = MIN_CUSTOMERS  # with fewer customers nothing is trained
+    smallest_share: float = 0.02
+    largest_share: float = 0.6
+    least_stability: float = 0.8
+    most_moved: float = 0.2
+    keep_within: float = 0.05
+    margin: float = 0.25
+
+
+def of_recipe(name: RecipeName) -> Plan:
+    """Give the plan of a name.
+
+    "textbook": raw figures, standard scaling, n_init 20, the best silhouette of k = 2…8 and nothing else.
+    "tutorial": the same fits without customers of |z| >= 3, and the k at the elbow.
+
+    >>> of_recipe("tutorial").trim, of_recipe("textbook").starts
+    (True, 20)
+    """
+    if name == "default":
+        return Plan()
+    textbook = Plan(name="textbook", way="silhouette", transforms=("identity",), starts=20, rounds=0)
+    return textbook if name == "textbook" else replace(textbook, name="tutorial", way="elbow", trim=True)
+
+
+def parse_ks(text: str) -> tuple[int, ...]:
+    """Read which k to fit: one, a range, or several of both. Raises PlanError.
+
+    >>> parse_ks("5"), parse_ks("2-4, 8")
+    ((5,), (2, 3, 4, 8))
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        if not (match := _ONE_OR_RANGE.fullmatch(part)):
+            raise PlanError(f"k is {text!r}, expected a number or a range.", hint="Give 5, 2-8 or 3,5,8.")
+        first = int(match[1])
+        last = int(match[2] or first)
+        if not LEAST_K <= first <= last <= MOST_K:
+            raise PlanError(f"k is {text!r}, expected {LEAST_K} to {MOST_K}, the smaller first.", hint="Give 5 or 2-8.")
+        found |= set(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def parse_transforms(text: str) -> tuple[Transform, ...]:
+    """Read which transforms to fit, comma-separated, each once and in that order. Raises PlanError.
+
+    >>> parse_transforms("yeo-johnson, log1p")
+    ('yeo-johnson', 'log1p')
+    """
+    known: dict[str, Transform] = {name: name for name in get_args(Transform)}
+    names = [part.strip() for part in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise PlanError(f"transform is {unknown[0]!r}, expected {', '.join(known)}.", hint="Several: comma-separated.")
+    return tuple(dict.fromkeys(known[name] for name in names))
