@@ -139,25 +139,3 @@ async def test_a_server_that_refuses_is_asked_ever_more_seldom(
         await eventually(unwell, SOON_S, "a status that says so")
         await asyncio.to_thread(servers.heal)
         await shop.judge(rebuild=False)
-
-
-async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: Servers, tmp_path: Path, seed: int) -> None:
-    """In wall time, where moves go by the worker's clock: it jumps ahead under one owner, the next one's is right."""
-    hour_ms = 3_600_000
-    settings = settings_on(servers, partitions=1, time="wall")
-    async with world(servers, tmp_path, seed, settings, garbage=False) as made:
-        made.fleet.start(0)
-        await made.feed(100)
-        assert await made.feeder.activate()
-        await made.settled()
-        for number, jump_ms in enumerate((-hour_ms, 50 * hour_ms, -50 * hour_ms, 0)):
-            made.fleet.set_clock(0, jump_ms)
-            await made.feed(60)
-            await made.settled()
-            if number % 2:
-                made.fleet.kill(0)
-                made.fleet.start(0)
-        await made.feed(60)
-        await made.settled()
-        # The checker's marks: the clock behind the moves never goes back.
-        assert await made.wrong_alone() == []
