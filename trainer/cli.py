@@ -18,6 +18,7 @@ from rich.table import Table
 
 from segmentation.events import RejectedEvent, iso, millis
 from segmentation.model import Transform
+from trainer import life_cli
 from trainer.errors import PublishError, TrainerError
 from trainer.fit import MIN_CUSTOMERS, Recipe, Trained, train
 from trainer.publish import Activation, publish, read_lineage
@@ -174,13 +175,16 @@ def _write(trained: Trained, folder: Path) -> None:
     log.info("wrote %s", path)
 
 
+life_cli.register(app)
+
+
 def main() -> None:
     """Run the command line: exit code 0, 1 (failed: one line on stderr says what to do), 2 (usage)."""
     try:
         app()
     except TrainerError as error:
         typer.echo(f"segtrainer: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from segmentation.model import Feature, Segment, SegmentModel, Training
 from stream.model_names import published
 from stream.models import ModelFeed
 from stream.settings import Settings
-from trainer.publish import _lineage
+from trainer.published import published as published_for_training
 
 Records = list[tuple[bytes | None, bytes | None]]
 
@@ -21,6 +21,7 @@ class Record:
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def _model(margin: float) -> SegmentModel:
@@ -61,7 +62,9 @@ def _told(records: Records) -> tuple[str, str, str]:
         feed.take(key, value, offset)
     feed.caught_up.set()  # before, it tells none
     found = published(records).active
-    lineage = _lineage([Record(offset, key, value) for offset, (key, value) in enumerate(records, start=1)])
+    lineage = published_for_training(
+        [Record(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
+    ).lineage()
     return (
         feed.latest().version,
         found.version if found else "",
