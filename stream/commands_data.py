@@ -124,7 +124,7 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
         console.print(f"  muted by back-fill {report.backfill}: no move is told until it is finished", markup=False)
     if report.next is not None:
         told = sentence(report.next, parse_at(report.next.at), report.segment or "", settings.currency)
-        console.print(f"  {told}", markup=False)
+        console.print(f"  {told}", markup=False, soft_wrap=True)
     table = Table("time", "event", Column("amount", justify="right"), "counts")
     for entry in report.entries[:_ENTRIES_SHOWN]:
         table.add_row(entry.at, entry.kind, entry.amount, "yes" if entry.counts else "")
