@@ -174,9 +174,10 @@ class CampaignStep:
     name = "campaigns"
     rescore_first = False
 
-    def __init__(self, table: RuleTable, group: str) -> None:
-        """`group` names the deployment, and so makes the ids of its actions its own."""
+    def __init__(self, table: RuleTable, group: str, *, adopted: bool = False) -> None:
+        """`group` names the deployment, and so makes the ids of its actions its own. `adopted`: a new model's moves set nothing off."""
         self._table = table
+        self._adopted = adopted
         self._source = f"/segstream/{group}"
         # Below the namespace of the deployment's moves, so that no action shares an id with a move.
         self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
@@ -217,9 +218,10 @@ class CampaignStep:
                 turn.counts["repeat"] += 1
                 return state
             state = state.join(_after(change))
-            rule = None if change.to is None else self._table.match(change.from_, change.to, change.cause)
+            adopted = self._adopted and change.cause is Cause.MODEL
+            rule = None if adopted or change.to is None else self._table.match(change.from_, change.to, change.cause)
             if rule is None:
-                turn.counts["erased" if change.to is None else "no_rule"] += 1
+                turn.counts["adopted" if adopted else "erased" if change.to is None else "no_rule"] += 1
                 return state
             turn.counts["action"] += 1
             state = state.join(CampaignState(change.sequence, move.at))

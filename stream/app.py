@@ -73,7 +73,7 @@ def scoring_step(settings: Settings) -> ScoringStep:
 def campaign_step(settings: Settings) -> CampaignStep:
     """Moves -> actions, under the rules of these settings. Raises RulesError, OSError."""
     text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
-    return CampaignStep(parse_rules(text), settings.group)
+    return CampaignStep(parse_rules(text), settings.group, adopted=settings.model_moves == "adopt")
 
 
 def step_of(settings: Settings, step: str) -> Step:

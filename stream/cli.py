@@ -24,6 +24,7 @@ from stream import (
     erase_cli,
     forecast_cli,
     local_cli,
+    models_cli,
     topics_cli,
 )
 from stream.errors import SegstreamError
@@ -58,6 +59,9 @@ app = typer.Typer(
 )
 app.add_typer(local_cli.app, name="local", help="A real Kafka and Valkey on this machine, kept in the background.")
 app.add_typer(topics_cli.app, name="topics", help="The Kafka topics, with every setting that matters.")
+app.add_typer(
+    models_cli.app, name="models", help="Which model scores, what another would do, how far customers have drifted."
+)
 app.add_typer(dead_letters_cli.app, name="dead-letters", help="Records that couldn't be used, sent back after a fix.")
 for commands in (
     demo_cli.app,

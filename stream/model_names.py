@@ -27,6 +27,8 @@ class PublishedModels:
     """What lies on the models topic. `names`: segment id -> name, later models over earlier ones."""
 
     active: SegmentModel | None = None
+    candidate: SegmentModel | None = None
+    models: dict[str, SegmentModel] = field(default_factory=dict)  # by version, in the order of the topic
     names: dict[int, str] = field(default_factory=dict)
 
     def require_active(self) -> SegmentModel:
@@ -53,18 +55,23 @@ async def read_active(settings: Settings) -> SegmentModel:
 
 def published(records: Iterable[tuple[bytes | None, bytes | None]]) -> PublishedModels:
     """Take records (key, value) in their order. A broken model is passed over, as the worker does: the last good one stays."""
-    found, models = PublishedModels(), dict[str, SegmentModel]()
+    found = PublishedModels()
     for key, value in records:
-        if value is None or key == CANDIDATE_KEY:
+        if value is None:
+            if key == CANDIDATE_KEY:
+                found.candidate = None
             continue
         try:
             if key == ACTIVE_KEY:
-                found.active = models.get(read_pointer(value), found.active)
+                found.active = found.models.get(read_pointer(value), found.active)
+                continue
+            if key == CANDIDATE_KEY:
+                found.candidate = found.models.get(read_pointer(value), found.candidate)
                 continue
             model = read_version(key, value)
         except ModelError as why:
             log.warning("a record %r of the models topic is passed over: %s", key, why)
             continue
-        models[model.version] = model
+        found.models[model.version] = model
         found.names |= {segment.id: segment.name for segment in model.segments}
     return found

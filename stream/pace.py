@@ -1,8 +1,9 @@
-"""How large a shard's next turn may be, and when it may begin."""
+"""How large a shard's next turn may be, and when it may begin; and how fast a new model may move its customers."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Final
 
@@ -20,6 +21,10 @@ class Pace:
         self.limit = settings.turn_max_orders
         self._began = 0.0
         self._small = False
+        limit = settings.model_moves_per_minute
+        # In event time a rescore ends before the next record, however long it takes.
+        self._moves_per_s = None if limit is None or settings.time == "event" else limit / 60 / settings.partitions
+        self._rescore_at = 0.0
 
     async def keep_distance(self) -> None:
         """After a small turn, wait until the least time between two has passed: each costs the same, however small."""
@@ -43,3 +48,18 @@ class Pace:
         else:
             self.limit = min(self._settings.turn_max_orders, self.limit * 2)
         self._small = taken * FULL_SHARE < self._settings.turn_max_orders
+
+    def rescores_now(self, *, limited: bool) -> bool:
+        """Whether a slice of a rescore may be looked at now. `limited`: it is a new model's."""
+        return not limited or time.monotonic() >= self._rescore_at
+
+    def rescore_size(self, *, limited: bool) -> int:
+        """How many customers that slice may have: with a limit, no more than may move in a second."""
+        if self._moves_per_s is None or not limited:
+            return self._settings.rescore_slice
+        return min(self._settings.rescore_slice, max(1, math.ceil(self._moves_per_s)))
+
+    def rescored(self, moves: int) -> None:
+        """A slice has made so many moves."""
+        if self._moves_per_s is not None:
+            self._rescore_at = time.monotonic() + moves / self._moves_per_s

@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         SecretStr(""), description="secret that hides who was erased; for good, once a customer is erased"
     )
 
+    model_moves: Literal["act", "adopt"] = Field(
+        "act", description="whether campaigns act on moves that a new model makes, or only take note of them"
+    )
+    model_moves_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="most moves a minute that a new model may make in wall time, over all shards; default: no limit",
+    )
     backfill_expiry_hours: float = Field(
         24.0, gt=0, description="hours without a record of a back-fill after which it counts as finished"
     )

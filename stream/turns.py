@@ -89,7 +89,7 @@ class Turns:
         if frame is None:
             return
         rescoring = owned.head.cursor is not None
-        if not rescoring:
+        if not rescoring or not self._pace.rescores_now(limited=self._is_limited(frame)):
             await self._wait_for_records(owned)
         async with self._slots:
             await self._turn_in_slot(owned, frame, rescoring=rescoring)
@@ -98,7 +98,7 @@ class Turns:
         if (newer := self._newer(owned)) is not None:
             await self._start(owned, newer, owned.head.offset)
             return
-        if rescoring and (self.place.step.rescore_first or not self._rescored):
+        if rescoring and (self.place.step.rescore_first or self._may_rescore(frame)):
             self._rescored = True
             await self._rescore(owned, frame)
             return
@@ -317,8 +317,16 @@ class Turns:
         del self._pending[: len(records)]
         self._metrics.turns.labels(self.place.step.name, "start").inc()
 
+    def _may_rescore(self, frame: Frame) -> bool:
+        """In wall time slices take turns with records, and a new model's may have to wait."""
+        return not self._rescored and self._pace.rescores_now(limited=self._is_limited(frame))
+
+    @staticmethod
+    def _is_limited(frame: Frame) -> bool:
+        return frame.scope is Scope.EVERYONE
+
     async def _rescore(self, owned: Owned, frame: Frame) -> None:
-        head, size = owned.head, self.place.settings.rescore_slice
+        head, size = owned.head, self._pace.rescore_size(limited=self._is_limited(frame))
         assert owned.raw is not None
         assert head.cursor is not None
         cursor: str | None = head.cursor
@@ -336,6 +344,7 @@ class Turns:
             changes = {"quiet": "", "scope": Scope.EVERYONE}
             turn.backfills = head.backfills.without_closed()
         await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
+        self._pace.rescored(len(turn.outputs))
         self._metrics.turns.labels(self.place.step.name, "rescore").inc()
 
     async def _be_patient(self, owned: Owned, version: str) -> bool:

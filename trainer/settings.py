@@ -35,6 +35,8 @@ WORKERS_OWN: Final = frozenset(
         "changes_topic",
         "state_topic",
         "actions_topic",
+        "model_moves",
+        "model_moves_per_minute",
         "backfill_expiry_hours",
         "turn_max_orders",
         "turn_max_bytes",

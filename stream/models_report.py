@@ -1,0 +1,266 @@
+"""`segstream models`: which model scores, how far a new one has come, what a candidate would do, how far customers have drifted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from segmentation.decisions import CompiledModel
+from segmentation.events import iso
+from segmentation.money import format_units
+from segmentation.rfm import StateFormatError
+from segmentation.shadow import Fit, stability_index, verdicts
+from stream.access import redis_client
+from stream.errors import SegstreamError
+from stream.export import shard_clock
+from stream.heads import decode_store_head
+from stream.layout import ShardKeys, read_states
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from segmentation.model import SegmentModel
+    from stream.model_names import PublishedModels
+    from stream.settings import Settings
+
+_PAGE: Final = 2_000
+EXAMPLES: Final = 3  # of customers, of each flow
+
+
+class ModelUnknown(SegstreamError):
+    """No such model lies on the topic."""
+
+
+class StatesUnreadable(SegstreamError):
+    """Something in Redis isn't a customer's state."""
+
+
+class ShardModel(msgspec.Struct, frozen=True):
+    """The model that a shard scores by. `rescored`: the part of its customers that a new one has looked at; None: all."""
+
+    partition: int
+    version: str
+    activation: int
+    rescored: float | None
+
+
+class ModelRow(msgspec.Struct, frozen=True):
+    """A model on the topic. `shards`: so many score by it."""
+
+    version: str
+    state: str  # active, candidate, or nothing
+    parent: str | None
+    as_of: str | None
+    customers: int | None
+    segments: list[str]
+    silhouette: float | None
+    shards: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """Customers who would go from one segment to another; `money`: their monetary value."""
+
+    from_segment: str | None
+    to_segment: str | None
+    customers: int
+    money: str
+    examples: list[str]
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What a segment holds now, and after the model's start."""
+
+    segment: str | None
+    customers: int
+    money: str
+    customers_after: int
+    money_after: str
+
+
+class ShadowReport(msgspec.Struct, frozen=True):
+    """What a start of this model would do now. `moving`: the part of all customers that would move."""
+
+    version: str
+    active: str | None
+    as_of: str | None
+    customers: int
+    moving: float
+    flows: list[Flow]
+    segments: list[Held]
+
+
+class DriftReport(msgspec.Struct, frozen=True):
+    """How the customers lie in the active model, against those it was trained on.
+
+    `stability_index`: of the segments' shares (PSI). `distance`: mean squared distance to the nearest centroid in z space.
+    `means`: feature -> (at training, now).
+    """
+
+    version: str
+    as_of: str | None
+    customers: int
+    stability_index: float
+    shares: dict[str, tuple[float, float]]
+    distance: tuple[float | None, float]
+    means: dict[str, tuple[float | None, float]]
+
+
+def shard_models(settings: Settings) -> list[ShardModel]:
+    """The model of each shard that has begun. Raises RedisUnreachable."""
+    found = []
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            raw = cast("bytes | None", redis.get(keys.head))
+            if raw is None:
+                continue
+            head = decode_store_head(raw)
+            found.append(ShardModel(partition, head.version, head.activation, _rescored(redis, keys, head.cursor)))
+    return found
+
+
+def _rescored(redis: Redis, keys: ShardKeys, cursor: str | None) -> float | None:
+    if cursor is None:
+        return None
+    everyone = redis.zcard(keys.customers)
+    done = redis.zlexcount(keys.customers, "-", f"[{cursor}") if cursor else 0
+    return done / everyone if everyone else 1.0
+
+
+def model_rows(published: PublishedModels, shards: list[ShardModel]) -> list[ModelRow]:
+    """Every model on the topic, the oldest first."""
+    scoring: dict[str, int] = {}
+    for shard in shards:
+        scoring[shard.version] = scoring.get(shard.version, 0) + 1
+    return [_row(model, published, scoring.get(model.version, 0)) for model in published.models.values()]
+
+
+def _row(model: SegmentModel, published: PublishedModels, shards: int) -> ModelRow:
+    active = published.active is not None and published.active.version == model.version
+    candidate = published.candidate is not None and published.candidate.version == model.version
+    facts = model.training
+    return ModelRow(
+        version=model.version,
+        state="active" if active else "candidate" if candidate else "",
+        parent=model.parent,
+        as_of=None if facts is None else facts.as_of.isoformat(),
+        customers=None if facts is None else facts.customers,
+        segments=[segment.name for segment in model.segments],
+        silhouette=None if facts is None else facts.silhouette,
+        shards=shards,
+    )
+
+
+def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
+    """The model of that version (the beginning of it is enough), by default the candidate. Raises ModelUnknown."""
+    if version is None:
+        if published.candidate is None:
+            raise ModelUnknown(
+                "there is no candidate.",
+                hint="`segtrainer run --candidate` makes one; or name a version: `segstream models`.",
+            )
+        return published.candidate
+    found = [model for name, model in published.models.items() if name.startswith(version)]
+    if len(found) != 1:
+        raise ModelUnknown(
+            f"{len(found) or 'no'} models have a version that begins with {version!r}.",
+            hint=f"There are {', '.join(published.models) or 'none'}.",
+        )
+    return found[0]
+
+
+def shadow(
+    settings: Settings, published: PublishedModels, model: SegmentModel, progress: Callable[[int], None] | None = None
+) -> ShadowReport:
+    """Look at every customer as a start of this model would, without telling anyone. Raises StatesUnreadable, RedisUnreachable."""
+    compiled = CompiledModel.of(model, settings.group, published.names)
+    names = published.names | {segment.id: segment.name for segment in model.segments}
+    flows: dict[tuple[int, int], list[Any]] = {}
+    held: dict[int, list[int]] = {}
+    seen, moving, latest = 0, 0, 0
+    for at, page in _pages(settings):
+        found = verdicts(page, at, compiled, dwell_ms=int(settings.dwell_hours * 3_600_000), rules=settings.rules)
+        for one in found:
+            before, after = held.setdefault(one.announced, [0] * 4), held.setdefault(one.segment, [0] * 4)
+            before[0] += 1
+            before[1] += one.monetary
+            after[2] += 1
+            after[3] += one.monetary
+            if one.announced != one.segment:
+                moving += 1
+                flow = flows.setdefault((one.announced, one.segment), [0, 0, []])
+                flow[0] += 1
+                flow[1] += one.monetary
+                if len(flow[2]) < EXAMPLES:
+                    flow[2].append(one.key.decode())
+        seen, latest = seen + len(page), max(latest, at)
+        if progress:
+            progress(seen)
+
+    def name(segment: int) -> str | None:
+        return None if segment == 0 else names.get(segment, f"segment-{segment}")
+
+    return ShadowReport(
+        version=model.version,
+        active=None if published.active is None else published.active.version,
+        as_of=iso(latest) if seen else None,
+        customers=seen,
+        moving=moving / seen if seen else 0.0,
+        flows=[
+            Flow(name(source), name(target), customers, format_units(money), examples)
+            for (source, target), (customers, money, examples) in sorted(flows.items(), key=lambda row: -row[1][0])
+        ],
+        segments=[
+            Held(name(segment), was, format_units(money), will, format_units(after))
+            for segment, (was, money, will, after) in sorted(held.items())
+        ],
+    )
+
+
+def drift(settings: Settings, published: PublishedModels, progress: Callable[[int], None] | None = None) -> DriftReport:
+    """Compare the customers of now with those of the active model's training. Raises NoActiveModel, StatesUnreadable, RedisUnreachable."""
+    model = published.require_active()
+    compiled, fit = CompiledModel.of(model, settings.group, published.names), Fit()
+    seen, latest = 0, 0
+    for at, page in _pages(settings):
+        fit.add([value for _, value in page], at, compiled, settings.rules)
+        seen, latest = seen + len(page), max(latest, at)
+        if progress:
+            progress(seen)
+    facts, customers = model.training, max(fit.customers, 1)
+    shares = {segment.name: fit.nearest.get(segment.id, 0) / customers for segment in model.segments}
+    trained = {} if facts is None else facts.shares
+    inertia = None if facts is None or facts.inertia is None else facts.inertia / facts.customers
+    return DriftReport(
+        version=model.version,
+        as_of=iso(latest) if seen else None,
+        customers=fit.customers,
+        stability_index=stability_index(trained, shares),
+        shares={name: (trained.get(name, 0.0), share) for name, share in shares.items()},
+        distance=(inertia, fit.squared_distance / customers),
+        means={
+            feature.name: (None if facts is None else facts.feature_means.get(feature.name), total / customers)
+            for feature, total in zip(model.features, fit.sums, strict=True)
+        },
+    )
+
+
+def _pages(settings: Settings) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
+    """(the instant to look at them in ms, some customers with their states), shard by shard."""
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            clock = shard_clock(redis, keys)
+            if clock is None:
+                continue
+            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
+            states = read_states(redis, keys)
+            try:
+                while page := list(islice(states, _PAGE)):
+                    yield at, page
+            except StateFormatError as error:
+                raise StatesUnreadable(f"a state in {keys.states} can't be read: {error}") from error
