@@ -6,7 +6,7 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test slow check bench recovery recovery-mutants model lock clean
+.PHONY: help setup demo test slow browser check bench recovery recovery-mutants model lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: setup ## The whole check: format, lint, types, import rules, tests
 	@echo "types"; $(BIN)/mypy
 	@echo "import rules"; $(BIN)/lint-imports
 	@echo "tests"; $(MAKE) --no-print-directory test
+
+browser: setup ## The trainer's report in a real browser: Chromium or Chrome from the PATH, or BROWSER_FOR_TESTS=…
+	@$(BIN)/python -m pytest -m browser tests/unit/test_report_browser.py $(ARGS)
 
 bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)

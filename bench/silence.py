@@ -7,6 +7,7 @@ own functions, order by order; all others are these, shifted in time: recency is
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -139,8 +140,20 @@ def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int
 def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> None:
     """Put a cohort into its shards: states, customers, due index, as commits would. The heads stay: nothing of them has changed.
 
-    Owners may be at work meanwhile. Raises BenchError where an order would lie ahead of now.
+    Owners may be at work meanwhile.
     """
+    # The next customers are made while Valkey works on the last ones.
+    with ThreadPoolExecutor(1) as sender:
+        sent: Future[Any] | None = None
+        for pipe in _commands(settings, redis, cohort, made):
+            if sent:
+                sent.result()
+            sent = sender.submit(pipe.execute)
+        if sent:
+            sent.result()
+
+
+def _commands(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> Iterator[Any]:
     for begin, end in pairwise([*range(0, cohort.due_ms.size, _BLOCK), cohort.due_ms.size]):
         numbers = np.arange(cohort.first + begin, cohort.first + end)
         rows: list[list[Any]] = [[] for _ in range(settings.partitions)]
@@ -154,7 +167,7 @@ def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) 
             pipe.execute_command("HSET", keys.states, *(part for key, state, _ in own for part in (key, state)))
             pipe.execute_command("ZADD", keys.customers, *(part for key, _, _ in own for part in (0, key)))
             pipe.execute_command("ZADD", keys.due, *(part for key, _, due in own for part in (due, key)))
-        pipe.execute()
+        yield pipe
 
 
 def _customers(

@@ -16,6 +16,7 @@ from bench.orders import bodies
 from bench.outputs import Checked, Figures, check_worker, recompute
 from bench.report import page, problems
 from bench.takeover import Snapshot, Took, differences, lags_of, told_wrongly
+from bench.time_report import time_section
 from segmentation.rfm import CustomerState, heads, pack
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ ORDERS = 3_000
 SMALL = ("--orders", "3000", "--customers", "600", "--faust-orders", "300", "--profile-orders", "3000")
 BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1", "--calm-seconds", "1", "--rolling-rate", "300")
 TAKEOVER = ("--takeover-orders", "2400", "--takeover-times", "1")
+DUE = ("--due-customers", "3000", "--due-rate", "100", "--due-seconds", "2", "--warm-up-seconds", "1")
+REST = ("--rest-customers", "1000", "100", "--rest-seconds", "2", "--flood-customers", "3000")
 FIGURES = {
     "orders",
     "seconds",
@@ -45,9 +48,18 @@ FIGURES = {
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """What the whole benchmark printed and wrote, on a stack of its own."""
-    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    return _run(tmp_path_factory.mktemp("bench") / "bench.json", *SMALL, *BRIEF, *TAKEOVER)
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The same of the rows about time, which run by name alone."""
+    return _run(tmp_path_factory.mktemp("bench") / "time.json", "--only", "due", "rest", "flood", *DUE, *REST)
+
+
+def _run(out: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *SMALL, *BRIEF, *TAKEOVER, "--out", str(out)],
+        [sys.executable, "-m", "bench", *arguments, "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -138,6 +150,39 @@ def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) 
     assert result["machine"]["kafka"] in text
     for row in result["rows"]:
         assert row["label"] in text
+
+
+@pytest.mark.slow
+def test_moves_by_silence_are_timed_and_each_is_right(timed: tuple[str, dict[str, Any]]) -> None:
+    due = timed[1]["due"]
+    assert problems(timed[1]) == []
+    assert due["busy"]["due"]["count"] == due["quiet"]["due"]["count"] == 200
+    assert (due["busy"]["orders"]["count"] > 900, due["quiet"]["orders"]["count"]) == (True, 0)
+    for spread in (due["busy"]["due"], due["quiet"]["due"], due["busy"]["orders"]):
+        assert 0 < spread["p50_ms"] <= spread["p99_ms"] <= spread["max_ms"]
+
+
+@pytest.mark.slow
+def test_rest_costs_the_same_for_any_number_of_customers(timed: tuple[str, dict[str, Any]]) -> None:
+    rest = timed[1]["rest"]
+    few, many = rest["rows"]
+    assert (few["customers"], many["customers"], rest["skipped"]) == (100, 1_000, [])
+    assert many["redis_commands_per_s"] == pytest.approx(few["redis_commands_per_s"], rel=0.5)
+    # Nothing is told, and no head is written: what the logs grow by is a heartbeat of the group's offsets at most.
+    assert max(row["kafka_bytes_per_s"] for row in rest["rows"]) < 2_000
+
+
+@pytest.mark.slow
+def test_a_flood_is_told_whole_while_orders_come(timed: tuple[str, dict[str, Any]]) -> None:
+    printed, result = timed
+    flood = result["flood"]
+    assert flood["drained_s"] > 1
+    assert min(flood["calm"]["count"], flood["during"]["count"]) > 100
+    assert flood["rss_peak_mb"] >= flood["rss_before_mb"] > 20
+    section = time_section(result, apart=True)
+    assert f"{flood['during']['p99_ms']:,.1f}" in section
+    assert "3,000 customers due within one second" in printed
+    assert all(f"| {row['customers']:,} |" in section for row in result["rest"]["rows"])
 
 
 def test_stages_are_those_of_files_and_functions_that_exist() -> None:

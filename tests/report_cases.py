@@ -1,0 +1,267 @@
+"""Outcomes of training runs, made up: any number of segments, with and without an active model, refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.outcome import (
+    Comparison,
+    Decision,
+    FeatureQuality,
+    Fit,
+    Gate,
+    Outcome,
+    Projection,
+    Quality,
+    RecipeUsed,
+    Sample,
+    SegmentBefore,
+    SegmentFacts,
+    Spread,
+    Timing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from trainer.outcome import Verdict
+
+NAMES = (
+    "Champions",
+    "Loyal",
+    "Big Spenders",
+    "Potential Loyalists",
+    "New",
+    "Need Attention",
+    "At Risk",
+    "Hibernating",
+    "Lost",
+)
+RECIPE = RecipeUsed(
+    name="default",
+    choice="gates",
+    k=(2, 3, 4, 5, 6, 7, 8, 9),
+    transforms=("yeo-johnson", "log1p"),
+    trim=False,
+    starts=10,
+    rounds=20,
+    seed=42,
+    floor=200,
+    smallest_share=0.02,
+    largest_share=0.6,
+    least_stability=0.8,
+    most_moved=0.2,
+    margin=0.25,
+)
+
+
+def outcome(
+    k: int = 5,
+    customers: int = 3000,
+    *,
+    names: Sequence[str] = NAMES,
+    verdict: Verdict = "active",
+    compared: bool = True,
+    forced: bool = False,
+) -> Outcome:
+    """Make a run up whose numbers agree with each other: counts, sums and shares are of the sample's own customers."""
+    z, of, centroids = _crowd(k, customers)
+    raw = np.stack(
+        [np.exp(4.0 + 1.2 * z[:, 0]), np.ceil(np.exp(1.0 + z[:, 1])), np.exp(6 + 1.3 * z[:, 2]) - 20], axis=1
+    )
+    money = float(raw[:, 2].sum())
+    silhouettes = np.clip(0.35 + 0.25 * np.random.default_rng(k).standard_normal(customers), -0.4, 0.9)
+    segments = tuple(
+        SegmentFacts(
+            id=index + 1,
+            name=names[index],
+            action=f"Action {index + 1}",
+            lasting=index > 0,
+            customers=int((of == index).sum()),
+            share=float((of == index).mean()),
+            money=float(raw[of == index, 2].sum()),
+            money_share=float(raw[of == index, 2].sum()) / money,
+            centroid=_three(centroids[index]),
+            centroid_raw=_three(raw[of == index].mean(axis=0)),
+            recency_days=spread(raw[of == index, 0]),
+            frequency=spread(raw[of == index, 1]),
+            monetary=spread(raw[of == index, 2]),
+            silhouette=float(silhouettes[of == index].mean()),
+        )
+        for index in range(k)
+    )
+    fits = _fits(k)
+    comparison = _comparison(segments, raw[:, 2], of) if compared else None
+    return Outcome(
+        recipe=RECIPE,
+        source="orders.csv",
+        as_of="2011-12-10T00:00:00Z",
+        trained_at="2026-01-05T10:30:00Z",
+        quality=_quality(raw),
+        fits=fits,
+        chosen=next(index for index, fit in enumerate(fits) if fit.chosen),
+        version="5ccbe45f5ba98e4c",
+        parent=comparison.version if comparison else None,
+        segments=segments,
+        sample=_sample(raw, z, of, silhouettes),
+        projection=Projection(
+            explained=(0.66, 0.25),
+            loadings=((-0.45, 0.63, 0.63), (0.89, 0.3, 0.33)),
+            centroids=tuple((float(x), float(y)) for x, y in _project(centroids)),
+        ),
+        comparison=comparison,
+        decision=Decision(
+            verdict=verdict,
+            why=(f"k = {k} has the best silhouette of those that pass the gates.",),
+            gates=(
+                Gate(
+                    name="smallest share", value=min(s.share for s in segments), limit=0.02, bound="least", passed=True
+                ),
+                Gate(name="largest share", value=max(s.share for s in segments), limit=0.6, bound="most", passed=True),
+                Gate(name="stability", value=0.91, limit=0.8, bound="least", passed=True),
+                *(
+                    [Gate(name="moved", value=comparison.moved, limit=0.2, bound="most", passed=not forced)]
+                    if comparison
+                    else []
+                ),
+            ),
+            forced=forced,
+            activation=17 if verdict == "active" else None,
+        ),
+        timings=(Timing(step="snapshot", seconds=0.82), Timing(step="fits", seconds=14.5)),
+    )
+
+
+def refused() -> Outcome:
+    """Make a run up that made no model, because every fit fails a gate or couldn't be made."""
+    whole = outcome()
+    gate = Gate(name="smallest share", value=0.0004, limit=0.02, bound="least", passed=False)
+    fits = [
+        Fit(transform="identity", k=2, inertia=900.0, silhouette=0.66, smallest_share=0.0004, gates=(gate,)),
+        Fit(transform="identity", k=3, failure="only 2 customers differ."),
+    ]
+    return Outcome(
+        recipe=RECIPE,
+        source="Redis",
+        as_of=whole.as_of,
+        trained_at=whole.trained_at,
+        quality=whole.quality,
+        fits=tuple(fits),
+        decision=Decision(verdict="refused", why=("No fit passes the gates.",)),
+    )
+
+
+def spread(values: NDArray[np.float64]) -> Spread:
+    least, lower, median, upper, greatest = (float(q) for q in np.percentile(values, (0, 25, 50, 75, 100)))
+    return Spread(least=least, lower=lower, median=median, upper=upper, greatest=greatest, mean=float(values.mean()))
+
+
+def _crowd(k: int, customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+    rng = np.random.default_rng(7)
+    best = np.linspace(1.4, -1.2, k)
+    centroids = np.stack([-best + rng.normal(0, 0.3, k), best, best + rng.normal(0, 0.2, k)], axis=1)
+    of = rng.choice(k, customers, p=np.linspace(1, 2, k) / np.linspace(1, 2, k).sum())
+    of[:k] = np.arange(k)
+    return centroids[of] + rng.normal(0, 0.35, (customers, 3)), of.astype(np.int64), centroids
+
+
+def _fits(chosen: int) -> tuple[Fit, ...]:
+    def fit(transform: str, k: int) -> Fit:
+        smallest, stability = 0.2 / k, 0.97 - 0.03 * k
+        gates = (
+            Gate(name="smallest share", value=smallest, limit=0.02, bound="least", passed=True),
+            Gate(name="stability", value=stability, limit=0.8, bound="least", passed=stability >= 0.8),
+        )
+        log = 0.04 * (transform == "log1p")
+        return Fit(
+            transform=transform,
+            k=k,
+            inertia=9000.0 / k * (1 + log),
+            silhouette=0.45 - 0.02 * k - log,
+            davies_bouldin=0.9 + 0.01 * k,
+            calinski_harabasz=4000.0 - 100 * k,
+            stability=stability,
+            smallest_share=smallest,
+            largest_share=1.4 / k,
+            gates=gates,
+            chosen=transform == "yeo-johnson" and k == chosen,
+        )
+
+    return tuple(fit(transform, k) for transform in RECIPE.transforms for k in dict.fromkeys((*RECIPE.k, chosen)))
+
+
+def _comparison(segments: Sequence[SegmentFacts], money: NDArray[np.float64], of: NDArray[np.int64]) -> Comparison:
+    """Make an active model up in which every 20th customer was in the next segment, and the last one is gone."""
+    k = len(segments)
+    was = np.where(np.arange(len(of)) % 20 == 0, (of + 1) % k, of)
+    ids = [s.id for s in segments[:-1]] + [99]
+    names = [s.name for s in segments[:-1]] + ["Old Guard"]
+    return Comparison(
+        version="0123456789abcdef",
+        activation=12,
+        before=tuple(
+            SegmentBefore(id=ids[a], name=names[a], customers=int((was == a).sum()), money=float(money[was == a].sum()))
+            for a in range(k)
+        ),
+        moves=tuple(tuple(int(((was == a) & (of == b)).sum()) for b in range(k)) for a in range(k)),
+        money=tuple(tuple(float(money[(was == a) & (of == b)].sum()) for b in range(k)) for a in range(k)),
+        moved=float(np.mean([ids[a] != segments[b].id for a, b in zip(was, of, strict=True)])),
+        moved_without_margin=0.31,
+    )
+
+
+def _quality(raw: NDArray[np.float64]) -> Quality:
+    def feature(name: str, values: NDArray[np.float64]) -> FeatureQuality:
+        return FeatureQuality(
+            name=name,
+            least=float(values.min()),
+            median=float(np.median(values)),
+            mean=float(values.mean()),
+            greatest=float(values.max()),
+            deviation=float(values.std()),
+            beyond_3=int((np.abs(values - values.mean()) >= 3 * values.std()).sum()),
+        )
+
+    names = ("recency_days", "frequency", "monetary")
+    return Quality(
+        customers=len(raw),
+        left_out=12,
+        without_orders=0,
+        without_money=0,
+        negative_money=int((raw[:, 2] < 0).sum()),
+        trimmed=0,
+        features=tuple(feature(name, raw[:, place]) for place, name in enumerate(names)),
+    )
+
+
+def _sample(
+    raw: NDArray[np.float64], z: NDArray[np.float64], of: NDArray[np.int64], silhouettes: NDArray[np.float64]
+) -> Sample:
+    x, y = _project(z).T
+    columns = [tuple(column.tolist()) for column in (*raw.T, *z.T)]
+    return Sample(
+        recency_days=columns[0],
+        frequency=columns[1],
+        monetary=columns[2],
+        z_recency_days=columns[3],
+        z_frequency=columns[4],
+        z_monetary=columns[5],
+        segment=tuple(of.tolist()),
+        silhouette=tuple(silhouettes.tolist()),
+        x=tuple(x.tolist()),
+        y=tuple(y.tolist()),
+    )
+
+
+def _project(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    plane: NDArray[np.float64] = z @ np.array([[-0.45, 0.63, 0.63], [0.89, 0.3, 0.33]]).T
+    return plane
+
+
+def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    r, f, m = values.tolist()
+    return r, f, m

@@ -1,0 +1,132 @@
+"""HTML and SVG as text in which nothing goes unescaped by accident, and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_VOID: Final = frozenset({"br", "meta", "wbr"})
+# Between a number and its unit, so that a line doesn't break there.
+NARROW: Final = "\N{NO-BREAK SPACE}"
+MINUS: Final = "\N{MINUS SIGN}"
+_LARGE: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+class Markup(str):
+    """Text that is HTML already. Any other str given to `tag` or `joined` is escaped."""
+
+    __slots__ = ()
+
+
+def tag(name: str, /, *children: str, **attributes: object) -> Markup:
+    """Build an element. Of attributes a trailing _ is dropped, other _ become -, and those that are None are left out.
+
+    >>> tag("p", "a < b", tag("b", "!"), class_="x")
+    '<p class="x">a &lt; b<b>!</b></p>'
+    """
+    told = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_told(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{told}>")
+    return Markup(f"<{name}{told}>{joined(children)}</{name}>")
+
+
+def joined(children: Iterable[str]) -> Markup:
+    """Put texts and elements one after the other; what isn't Markup is escaped."""
+    return Markup("".join(child if isinstance(child, Markup) else escape(child) for child in children))
+
+
+def coordinate(value: float) -> str:
+    """Write a length of a picture, to a tenth.
+
+    >>> coordinate(12.04), coordinate(-0.01), coordinate(3.25)
+    ('12', '0', '3.2')
+    """
+    text = f"{value:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text
+
+
+def count(value: int) -> str:
+    """Write a number of things.
+
+    >>> count(1234567)
+    '1,234,567'
+    """
+    return f"{value:,}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    r"""Write a part of 1; what isn't nothing isn't written as nothing.
+
+    >>> percent(0.1234).replace(NARROW, " "), percent(0.0001).replace(NARROW, " "), percent(0.0), percent(1.0)[:3]
+    ('12.3 %', '< 0.1 %', '0\xa0%', '100')
+    """
+    least = 10.0 ** -(digits + 2)
+    if 0.0 < share < least:
+        return f"<{NARROW}{100 * least:.{digits}f}{NARROW}%"
+    if share in {0.0, 1.0}:
+        return f"{share:.0%}".replace("%", f"{NARROW}%")
+    return f"{100 * share:.{digits}f}{NARROW}%".replace("-", MINUS)
+
+
+def short(value: float) -> str:
+    """Write a number beside an axis.
+
+    >>> [short(x) for x in (0.0, 0.25, 7.0, 1500.0, 280206.02, 2e6)]
+    ['0', '0.25', '7', '1.5k', '280k', '2M']
+    >>> short(-40.0) == MINUS + "40"
+    True
+    """
+    for size, letter in _LARGE:
+        if abs(value) >= size:
+            return _three(value / size) + letter
+    return _three(value)
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """Write a measure with so many digits after the point.
+
+    >>> decimal(0.55812, 3), decimal(12345.678)
+    ('0.558', '12,345.68')
+    """
+    text = f"{value:,.{digits}f}"
+    # A value that rounds to nothing has no sign.
+    return text.removeprefix("-") if not float(text.replace(",", "")) else text.replace("-", MINUS)
+
+
+def amount(value: float) -> str:
+    """Write money: whole from a hundred up.
+
+    >>> amount(280206.02), amount(12.5), amount(0.0)
+    ('280,206', '12.50', '0')
+    """
+    return decimal(value, 0 if abs(value) >= 100 or value == 0.0 else 2)
+
+
+def anchor(text: str) -> str:
+    """Make a text usable as an id.
+
+    >>> anchor("At Risk & Co")
+    'at-risk-co'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _three(value: float) -> str:
+    if value == 0.0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
+
+
+def _told(value: object) -> str:
+    return coordinate(value) if isinstance(value, float) else str(value)
