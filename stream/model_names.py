@@ -27,9 +27,9 @@ class PublishedModels:
     """What lies on the models topic. `names`: segment id -> name, later models over earlier ones."""
 
     active: SegmentModel | None = None
+    names: dict[int, str] = field(default_factory=dict)
     candidate: SegmentModel | None = None
     models: dict[str, SegmentModel] = field(default_factory=dict)  # by version, in the order of the topic
-    names: dict[int, str] = field(default_factory=dict)
 
     def require_active(self) -> SegmentModel:
         """Give the active model. Raises NoActiveModel."""

@@ -40,6 +40,7 @@ NAMES = (
     "dwell_hours",
     "currency",
     "window_days",
+    "model_moves_per_minute",
 )
 
 
@@ -61,7 +62,7 @@ def processes(settings: Settings, folder: Path, *commands: str) -> Iterator[list
 
 
 def launch(settings: Settings, folder: Path, command: str) -> subprocess.Popen[bytes]:
-    values = {name: str(getattr(settings, name)) for name in NAMES}
+    values = {name: str(value) for name in NAMES if (value := getattr(settings, name)) is not None}
     values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
     environment = os.environ | {f"SEGSTREAM_{k.upper()}": v for k, v in values.items()}
     environment["SEGSTREAM_REDIS_URL"] = settings.redis_url.get_secret_value()
@@ -115,13 +116,16 @@ def activate(settings: Settings) -> int:
     return number
 
 
-async def moves(settings: Settings) -> list[list[dict[str, Any]]]:
-    """The moves of each partition in their order, without what differs from run to run: ids name the group, scored_at the wall clock."""
+async def moves(settings: Settings, *, keep: tuple[str, ...] = ()) -> list[list[dict[str, Any]]]:
+    """The moves of each partition in their order, without what differs from run to run: ids name the group, scored_at the wall clock.
+
+    `keep`: which of these to give all the same.
+    """
     out: list[list[dict[str, Any]]] = [[] for _ in range(settings.partitions)]
     for record in sorted(await read_topic(settings, settings.changes_topic), key=lambda r: (r.partition, r.offset)):
         move = msgspec.json.decode(record.value)
         assert record.key == move["customer_id"].encode()
-        out[record.partition].append({k: v for k, v in move.items() if k not in {"id", "scored_at"}})
+        out[record.partition].append({k: v for k, v in move.items() if k in keep or k not in {"id", "scored_at"}})
     return out
 
 

@@ -146,6 +146,16 @@ def test_a_move_without_a_rule_is_remembered() -> None:
     assert turn.counts == {"no_rule": 1}
 
 
+def test_a_new_model_s_moves_can_be_adopted() -> None:
+    step = CampaignStep(a_step()._table, "g", adopted=True)
+    turn = run(step, row(cause=Cause.MODEL))
+    assert not turn.outputs
+    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.counts == {"adopted": 1}
+    assert run(step, row()).outputs
+    assert run(a_step(), row(cause=Cause.MODEL)).outputs
+
+
 def test_the_clock_never_goes_back() -> None:
     assert run(a_step(), row(), frame=Frame(AT + 5, 0)).clock == AT + 5
     assert run(a_step(), row(occurred_at="2026-03-03T15:20:00+01:00")).clock == AT
