@@ -33,21 +33,21 @@ class OrderBook:
     """Every order of a file, by customer: snapshots of it as of any instant."""
 
     def __init__(self, entries: dict[bytes, list[Entry]], rules: Rules, left_out_rows: int) -> None:
-        self._entries = {name: sorted(own) for name, own in sorted(entries.items())}
+        self.entries = {name: sorted(own) for name, own in sorted(entries.items())}
         self._rules = rules
         self.left_out_rows = left_out_rows
 
     @property
     def latest_ms(self) -> int:
         """The instant of the last event; SnapshotError where there is none."""
-        latest = max((own[-1].time for own in self._entries.values()), default=None)
+        latest = max((own[-1].time for own in self.entries.values()), default=None)
         if latest is None:
             raise SnapshotError("the file has no order that can be used.", hint="docs/files.md says what it needs.")
         return latest
 
     def as_of(self, at_ms: int) -> Snapshot:
         """Give the customers as if all that happened up to the instant, and nothing later, had been told in order."""
-        known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self._entries.items())
+        known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
         states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
         return columns(states, at_ms, self._rules)
 

@@ -65,7 +65,7 @@ class TrainingSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments over environment over the table of the TOML file that `SEGSTREAM_CONFIG` names."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=_table())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=toml_table(TABLE))
 
     def plan(self) -> Plan:
         """Give the recipe's plan with what is set otherwise. Raises PlanError."""
@@ -108,18 +108,18 @@ def _called(where: tuple[int | str, ...]) -> str:
     return PREFIX + "_".join(str(part) for part in where).upper()
 
 
-def _table() -> dict[str, Any]:
-    """Read the table of the file, {} where there is none. Raises SettingsError where the file or it can't be read."""
+def toml_table(name: str) -> dict[str, Any]:
+    """Read a table of the file, {} where there is none. Raises SettingsError where the file or it can't be read."""
     path = os.environ.get(f"{DEPLOYMENT_PREFIX}CONFIG")
     if not path:
         return {}
     try:
-        table = tomllib.loads(Path(path).read_text("utf-8")).get(TABLE, {})
+        table = tomllib.loads(Path(path).read_text("utf-8")).get(name, {})
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor TOML
         told = error.strerror if isinstance(error, OSError) else error
         raise SettingsError(
             f"{DEPLOYMENT_PREFIX}CONFIG={path!r} can't be read: {told}.", hint="Give a TOML file."
         ) from None
     if not isinstance(table, dict):
-        raise SettingsError(f"{TABLE} in {path} is {table!r}, expected a table.", hint=f"Write [{TABLE}].")
+        raise SettingsError(f"{name} in {path} is {table!r}, expected a table.", hint=f"Write [{name}].")
     return table

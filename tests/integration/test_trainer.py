@@ -23,7 +23,7 @@ from stream import topics
 from stream.heads import StoreHead, encode_head
 from stream.layout import ShardKeys, read_clock
 from trainer import cli
-from trainer.errors import PublishError, SnapshotError, TrainerError
+from trainer.errors import GatesFailed, PublishError, SnapshotError, TrainerError
 from trainer.publish import publish, read_lineage
 from trainer.settings import Settings
 from trainer.snapshot import take
@@ -156,11 +156,18 @@ def _send(shop: Shop, key: bytes, value: bytes) -> None:
     asyncio.run(_go())
 
 
+# Two hundred made customers are no reason for segments: the gates are another test's.
+FIVE = ("--k", "5", "--force")
+
+
 def _run(*arguments: str) -> dict[str, Any]:
-    result = CliRunner().invoke(cli.app, ["run", "--json", *arguments])
+    """Run and give what machines are told, the decision's figures beside the rest."""
+    status = [] if "--candidate" in arguments else ["--activate"]
+    result = CliRunner().invoke(cli.app, ["run", "--json", *FIVE, *status, *arguments])
     assert result.exit_code == 0, result.output
     told: dict[str, Any] = json.loads(result.stdout)
-    return told
+    beside: dict[str, Any] = told["decision"] | told["quality"]
+    return told | beside
 
 
 def _activations(shop: Shop) -> list[list[ModelActivated]]:
@@ -183,7 +190,7 @@ def test_a_model_is_published_activated_and_started_on_every_shard(shop: Shop, t
     assert msgspec.json.decode(active.value)["version"] == model.version
     assert dict(active.headers)["by"] == b"segtrainer"
     assert told["activation"] == active.offset == version.offset + 1
-    assert told["outcome"] == "active"
+    assert told["verdict"] == "active"
     for [event] in _activations(shop):
         assert (event.activation, event.version) == (active.offset, model.version)
     assert (tmp_path / f"model-{model.version}.json").read_bytes() == version.value
@@ -209,7 +216,7 @@ def test_a_retrain_keeps_ids_and_names_and_counts_on(shop: Shop) -> None:
 def test_a_candidate_is_published_but_starts_nowhere(shop: Shop) -> None:
     active = _run()
     candidate = _run("--candidate", "--k", "4")
-    assert (candidate["outcome"], candidate["activation"]) == ("candidate", None)
+    assert (candidate["verdict"], candidate["activation"]) == ("candidate", None)
     lineage = read_lineage(shop.settings)
     assert lineage.activation == active["activation"]
     assert lineage.versions == {active["version"], candidate["version"]}
@@ -228,9 +235,10 @@ def test_a_candidate_that_is_active_already_stays_before_its_activation(shop: Sh
 
 def test_a_dry_run_publishes_nothing(shop: Shop, tmp_path: Path) -> None:
     told = _run("--dry-run", "--out", str(tmp_path / "new"))
-    assert (told["outcome"], told["activation"]) == ("dry-run", None)
+    assert (told["verdict"], told["activation"]) == ("dry-run", None)
     assert _records(shop, shop.settings.models_topic) == []
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [f"model-{told['version']}.json"]
+    written = {path.name for path in (tmp_path / "new").iterdir()}
+    assert written == {f"model-{told['version']}.json", "report.html", "report.md", "report.json"}
     assert _run("--dry-run")["version"] == told["version"]
 
 
@@ -243,7 +251,7 @@ def test_in_wall_time_nothing_is_sent_among_the_orders(shop: Shop, monkeypatch: 
 
 
 def test_the_table_is_for_people(shop: Shop) -> None:
-    result = CliRunner().invoke(cli.app, ["run", "--dry-run"])
+    result = CliRunner().invoke(cli.app, ["run", "--dry-run", *FIVE])
     assert result.exit_code == 0
     assert "Potential Loyalists" in result.stdout
     assert "Win-back with 20 % off" in result.stdout
@@ -370,6 +378,64 @@ def test_each_failure_is_one_line_that_says_what_to_do(
 @pytest.mark.parametrize("arguments", [["--k", "1"], ["--transform", "sqrt"], ["--as-of", "yesterday"], ["--what"]])
 def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli.app, ["run", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [["--candidate", "--activate"], ["--alone"], ["--k", "5-3"]])
+def test_what_excludes_each_other_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(cli.app, ["run", *arguments]).exit_code == 2
+
+
+def test_gates_that_none_passes_publish_nothing_and_end_with_1(shop: Shop, tmp_path: Path) -> None:
+    arguments = ["run", "--json", "--k", "5,6", "--transform", "identity", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli.app, arguments, env={"SEGSTREAM_TRAINER_SMALLEST_SHARE": "0.3"})
+    assert result.exit_code == 1
+    assert isinstance(result.exception, GatesFailed)
+    told = json.loads(result.stdout)
+    assert (told["decision"]["verdict"], told["version"], told["segments"]) == ("refused", None, [])
+    assert [gate["passed"] for gate in told["fits"][0]["gates"] if gate["name"] == "smallest share"] == [False]
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.md", "report.json"}
+    assert _records(shop, shop.settings.models_topic) == []
+
+
+def test_a_model_that_moves_too_many_stays_a_candidate_unless_it_is_to_be_active(shop: Shop) -> None:
+    first = _run()
+    arguments = ["run", "--json", "--k", "2", "--force"]
+    # Two segments for five: most of those in the three that end must move.
+    second = json.loads(CliRunner().invoke(cli.app, arguments).stdout)
+    assert second["decision"]["verdict"] == "candidate"
+    assert "would move, above the limit of 20.0%" in second["decision"]["why"][-1]
+    assert second["comparison"]["version"] == first["version"]
+    assert read_lineage(shop.settings).activation == first["activation"]
+    third = json.loads(CliRunner().invoke(cli.app, [*arguments, "--activate"]).stdout)
+    assert third["decision"]["verdict"] == "active"
+    assert third["decision"]["why"][-1].startswith("Activated as asked, though ")
+
+
+def test_a_replica_is_read_instead_where_one_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = shop.settings.redis_url.get_secret_value()
+    monkeypatch.setenv("SEGSTREAM_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert CliRunner().invoke(cli.app, ["run", "--dry-run", *FIVE]).exit_code == 1
+    monkeypatch.setenv("SEGSTREAM_TRAINER_REDIS_URL", replica)
+    assert _run("--dry-run")["customers"] == CUSTOMERS - 1
+
+
+def test_orders_of_a_file_need_neither_redis_nor_alone_kafka(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: None
+) -> None:
+    del quiet
+    path = tmp_path / "orders.csv"
+    with path.open("w") as out:
+        out.write("order_id,customer_id,ordered_at,amount\n")
+        for customer, own in _orders(2).items():
+            for e in own:
+                if e.kind == Kind.PLACED:
+                    out.write(
+                        f"{e.event},{customer.decode()},{iso(e.time)},{e.amount // 10_000}.{e.amount % 10_000:04}\n"
+                    )
+    monkeypatch.setenv("SEGSTREAM_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    told = _run("--from", str(path), "--dry-run", "--alone", "--as-of", iso(NOW))
+    assert (told["source"], told["customers"], told["as_of"]) == ("orders.csv", CUSTOMERS, iso(NOW))
 
 
 def test_too_few_customers_end_with_1_and_publish_nothing(shop: Shop) -> None:

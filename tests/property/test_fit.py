@@ -18,7 +18,7 @@ from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import FEATURES, SegmentModel
 from trainer import measure
 from trainer.errors import FitError
-from trainer.fit import Recipe, coordinates, fit_feature, nearest, train
+from trainer.fit import Recipe, coordinates, fit_feature, train
 from trainer.measure import rounded, silhouette
 from trainer.names import Lineage
 from trainer.snapshot import Snapshot

@@ -1,0 +1,178 @@
+"""A training run from beginning to end: the customers read, a model learned, published and reported."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from trainer.errors import PublishError
+from trainer.learn import Stopwatch, learn
+from trainer.names import Lineage
+from trainer.order_snapshot import take_from_file
+from trainer.publish import publish, read_lineage
+from trainer.published import Signature
+from trainer.report import write_report
+from trainer.snapshot import take
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
+    from segmentation.model import SegmentModel
+    from trainer.learn import Lesson
+    from trainer.outcome import Outcome, Verdict
+    from trainer.plan import Plan
+    from trainer.search import Progress
+    from trainer.settings import Settings
+    from trainer.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one run is to do, beside how it trains.
+
+    `file`: orders to read instead of Redis; `replica_url`: a Redis to read instead of the deployment's. `status`:
+    "auto" activates where the model moves few enough customers, else leaves a candidate. `alone`: the models topic
+    isn't read, so ids and names begin anew; only with `dry_run`. `by`, `reason`: who publishes, and why.
+    """
+
+    as_of_ms: int | None = None
+    file: Path | None = None
+    replica_url: SecretStr | None = None
+    status: Literal["auto", "candidate", "activate"] = "auto"
+    force: bool = False
+    dry_run: bool = False
+    alone: bool = False
+    out: Path | None = None
+    by: str = "segtrainer"
+    reason: str = ""
+
+
+def run(
+    settings: Settings,
+    plan: Plan,
+    job: Job,
+    *,
+    now_ms: int,
+    clock_s: Callable[[], float],
+    progress: Progress,
+) -> Outcome:
+    """Train once. Raises TrainerError: then nothing was published, but see PublishError.
+
+    1. What is active, from the models topic.
+    2. The snapshot, from Redis or a file.
+    3. The model, as `learn` has it. Refused by the gates, the outcome says so, and nothing is published.
+    4. The model's file, so that a folder that can't be written stops the run before anything is published.
+    5. The publication, unless another model became active since 1.
+    6. The report: report.html, report.md, and report.json, which holds the outcome.
+    """
+    if job.alone and not job.dry_run:
+        raise PublishError("a model that knows of no other can't be published.", hint="Add --dry-run.")
+    watch = Stopwatch(clock_s)
+    lineage = Lineage()
+    if not job.alone:
+        with watch.step("models topic"):
+            lineage = read_lineage(settings)
+    progress("reading the customers", 0, 1)
+    with watch.step("snapshot"):
+        snapshot = _snapshot(settings, job, now_ms)
+    lesson = learn(
+        snapshot,
+        plan,
+        lineage,
+        source=job.file.name if job.file else "Redis",
+        now_ms=now_ms,
+        watch=watch,
+        progress=progress,
+        force=job.force,
+    )
+    model = lesson.trained.model if lesson.trained else None
+    if job.out is not None and model is not None:
+        _write(job.out, f"model-{model.version}.json", model.to_json())
+    verdict, why = _verdict(lesson, job)
+    activation = None
+    if model is not None and verdict in ("active", "candidate"):
+        with watch.step("publication"):
+            activation = _publish(settings, model, lineage, job, activate=verdict == "active", now_ms=now_ms)
+    outcome = _decided(lesson.outcome, verdict, why, activation)
+    outcome = msgspec.structs.replace(outcome, timings=tuple(watch.timings), currency=settings.currency)
+    if job.out is not None:
+        _report(outcome, job.out)
+    return outcome
+
+
+def _snapshot(settings: Settings, job: Job, now_ms: int) -> Snapshot:
+    if job.file is not None:
+        return take_from_file(job.file, job.as_of_ms, settings.rules, settings.currency)
+    source = settings if job.replica_url is None else settings.model_copy(update={"redis_url": job.replica_url})
+    return take(source, job.as_of_ms, now_ms=now_ms)
+
+
+def _verdict(lesson: Lesson, job: Job) -> tuple[Verdict, str | None]:
+    """Say what becomes of the model, and why in a sentence, where the choice of the fit doesn't say it already."""
+    if lesson.trained is None:
+        return "refused", None
+    status: Verdict = "active" if job.status == "activate" or lesson.may_activate else "candidate"
+    why = None
+    if job.status == "candidate":
+        status, why = "candidate", "It was asked to be a candidate."
+    elif not lesson.may_activate:
+        [moved] = [g for g in lesson.outcome.decision.gates if g.name == "moved"]
+        over = f"{moved.value or 0.0:.1%} of the customers would move, above the limit of {moved.limit:.1%}"
+        asked = job.status == "activate"
+        why = f"Activated as asked, though {over}." if asked else f"It stays a candidate: {over}."
+    if not job.dry_run:
+        return status, why
+    return "dry-run", f"Dry run: nothing was published; it would be {status}. {why or ''}".rstrip()
+
+
+def _decided(outcome: Outcome, verdict: Verdict, why: str | None, activation: int | None) -> Outcome:
+    decision = msgspec.structs.replace(
+        outcome.decision,
+        verdict=verdict,
+        why=outcome.decision.why + ((why,) if why else ()),
+        activation=activation,
+    )
+    return msgspec.structs.replace(outcome, decision=decision)
+
+
+def _publish(
+    settings: Settings, model: SegmentModel, lineage: Lineage, job: Job, *, activate: bool, now_ms: int
+) -> int | None:
+    published = publish(
+        settings,
+        model,
+        activate=activate,
+        event_time=settings.time == "event",
+        now_ms=now_ms,
+        signed=Signature.now(job.by, now_ms, job.reason),
+        expected=lineage,
+    )
+    return published.number
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise PublishError(f"{path} can't be written: {error.strerror}.", hint="Give another --out.") from None
+    log.info("wrote %s", path)
+
+
+def _report(outcome: Outcome, folder: Path) -> None:
+    try:
+        write_report(outcome, folder)
+    except OSError as error:
+        raise PublishError(
+            f"the report can't be written to {folder}: {error.strerror}; the run itself ended: {outcome.decision.verdict}.",
+            hint="Give another --out.",
+        ) from None
