@@ -48,3 +48,13 @@ class PublishConflict(PublishError):
     """Somebody else changed the active model first: nothing was published. Look, and decide again."""
 
     exit_code = 3
+
+
+class TrainingBusy(TrainerError):
+    """Another training of this deployment is under way; this one hasn't begun."""
+
+    exit_code = 4
+
+
+class LockUnreachable(TrainerError):
+    """Redis doesn't answer, so nobody can tell whether another training is under way."""

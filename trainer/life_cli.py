@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
 
 def list_models(*, as_json: Json = False) -> None:
     """Show every model on the models topic: active or candidate, since when, by whom, why."""
-    found = read_models(_settings())
+    found = read_models(settings_and_log())
     rows = rows_of(found)
     if as_json:
         now = found.active
@@ -128,7 +128,7 @@ def promote_model(
 ) -> None:
     """Activate a model: every worker starts it, and moves its customers by it."""
     expected = "" if expect_active == "none" else expect_active
-    settings = _settings()
+    settings = settings_and_log()
     _tell(lambda: promote(settings, version, _signed(by, reason), expected=expected), "promoted", as_json=as_json)
 
 
@@ -143,7 +143,7 @@ def roll_model_back(
     as_json: Json = False,
 ) -> None:
     """Activate a model again that was active before: a change of the model like any other."""
-    settings = _settings()
+    settings = settings_and_log()
     _tell(lambda: roll_back(settings, version, _signed(by, reason)), "rolled back", as_json=as_json)
 
 
@@ -164,7 +164,8 @@ def _plain(past: Past) -> dict[str, Any]:
     return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
 
 
-def _settings() -> Settings:
+def settings_and_log() -> Settings:
+    """Read the settings, and set up what a command tells on stderr. Raises SettingsError."""
     settings = load_settings()
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.

@@ -64,6 +64,11 @@ def read_lineage(settings: Settings) -> Lineage:
     return read_models(settings).lineage()
 
 
+async def has_active_model(settings: Settings) -> bool:
+    """Say whether a model is active. Raises PublishError."""
+    return (await _read(settings)).active is not None
+
+
 def publish(
     settings: Settings,
     model: SegmentModel,

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -22,6 +22,7 @@ from trainer.errors import GatesFailed, PlanError
 from trainer.life_cli import By, Reason
 from trainer.plan import RecipeName, parse_ks, parse_transforms
 from trainer.run import Job, run
+from trainer.run_lock import training_lock
 from trainer.settings import load_settings
 from trainer.training_settings import load_training_settings
 
@@ -140,7 +141,7 @@ def run_command(
         by=by or "segtrainer",
         reason=reason,
     )
-    with _progress() as hear:
+    with nullcontext() if dry_run else training_lock(settings), _progress() as hear:
         outcome = run(
             settings,
             training.plan(),

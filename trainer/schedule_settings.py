@@ -1,0 +1,77 @@
+"""When this deployment trains: SEGSTREAM_SCHEDULE_… variables, or the table [schedule] of the file with all other settings."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any, Final
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from trainer.errors import SettingsError
+from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
+from trainer.training_settings import toml_table
+
+PREFIX: Final = f"{DEPLOYMENT_PREFIX}SCHEDULE_"
+TABLE: Final = "schedule"
+
+
+class ScheduleSettings(BaseSettings):
+    """When to run, and what to do about a run that fails. The unit stands in the name."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    cron: str = Field("0 3 * * *", description="when: minute, hour, day of month, month, day of week")
+    zone: str = Field("UTC", description="the time zone that `cron` is read in, like Europe/Berlin")
+    jitter_s: int = Field(
+        0, ge=0, le=86_400, description="begin up to so much later, by group and day, so that deployments spread out"
+    )
+    retries: int = Field(3, ge=0, le=100, description="attempts after one that failed")
+    retry_s: int = Field(600, ge=1, le=86_400, description="seconds between a failure and the next attempt")
+    timeout_s: float = Field(21_600.0, gt=0, description="a run that takes longer is ended, and has failed")
+    when_none: bool = Field(False, description="train also while no model is active yet, every `retry_s`")
+    on_failure: str | None = Field(None, description="command to run after each attempt that failed, without a shell")
+    http_host: str = Field("127.0.0.1", description="address of /health and /metrics")
+    http_port: int = Field(0, ge=0, le=65_535, description="port of /health and /metrics; 0: none")
+
+    @field_validator("on_failure")
+    @classmethod
+    def _is_a_command(cls, value: str | None) -> str | None:
+        if value is not None and not shlex.split(value):
+            raise ValueError("expected a command, like 'notify training'")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over environment over the table of the TOML file that `SEGSTREAM_CONFIG` names."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=toml_table(TABLE))
+
+
+def load_schedule_settings(**overrides: Any) -> ScheduleSettings:
+    """Read the settings once; of the arguments those that aren't None. Raises SettingsError, naming each unusable value."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    known = {PREFIX + name.upper() for name in ScheduleSettings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        raise SettingsError(
+            f"unknown setting {', '.join(unknown)}.", hint="docs/training-schedule.md lists those there are."
+        )
+    try:
+        return ScheduleSettings(**given)
+    except ValidationError as error:
+        told = "; ".join(
+            f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
+            for e in error.errors()
+        )
+        raise SettingsError(
+            f"unusable settings of the schedule: {told}.",
+            hint="docs/training-schedule.md lists defaults and units.",
+        ) from None
