@@ -69,7 +69,9 @@ def markdown(outcome: Outcome) -> str:
     parts.append(plain(words.headline(outcome)))
     if outcome.segments:
         parts.append("## The segments")
-        parts.append("\n".join(f"- **{plain(s.name)}**: {plain(words.portrait(s))}" for s in outcome.segments))
+        parts.append(
+            "\n".join(f"- **{plain(s.name)}**: {plain(words.portrait(s, outcome.currency))}" for s in outcome.segments)
+        )
         parts.append(_table(tables.segments(outcome)))
     parts += ["## What changes against the active model", *map(plain, words.changes(outcome))]
     parts += ["## Whether it was published, and why", *map(plain, words.verdict(outcome))]

@@ -87,13 +87,14 @@ def _curve(outcome: Outcome, which: _Curve) -> Picture:
     ks = sorted({f.k for f, _ in known})
     values = [value for _, value in known]
     limit = next((g.limit for f, _ in known for g in f.gates if g.name == which.field), None)
-    x = Scale(float(ks[0]), float(ks[-1]), 50.0, _RIGHT - 8)
+    # Room at both ends, for the ring round the choice.
+    x = Scale(ks[0] - 0.4, ks[-1] + 0.4, 46.0, _RIGHT)
     y = Scale(*_reach(which.field, values, limit), _BOTTOM, 38.0)
     parts: list[str] = [Frame(x, y, "number of segments, k", which.axis).axes([float(k) for k in ks])]
     if limit is not None:
         parts += [
             line(x.start, y.at(limit), x.stop, y.at(limit), "limit"),
-            text(x.start + 3, y.at(limit) - 4, f"gate: at least {decimal(limit)}", "num"),
+            text(x.stop, y.at(limit) - 4, f"gate: at least {decimal(limit)}", "num", anchor="end"),
         ]
     transforms = list(dict.fromkeys(f.transform for f, _ in known))
     for index, transform in enumerate(transforms):
@@ -268,8 +269,10 @@ def _covered(box: Box, taken: Sequence[Box]) -> bool:
 
 
 def _middle(values: NDArray[np.float64], centroids: Sequence[float]) -> tuple[float, float]:
+    """Give the range to draw: of all centroids and customers, but for those who lie far outside the others."""
     low, high = (float(q) for q in np.percentile(values, (0.3, 99.7)))
-    return min(low, *centroids), max(high, *centroids)
+    room = 0.35 * (high - low)
+    return min(max(low - room, float(values.min())), *centroids), max(min(high + room, float(values.max())), *centroids)
 
 
 def _axis(projection: Projection, component: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from html import escape
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +65,8 @@ def count(value: int) -> str:
 def percent(share: float, digits: int = 1) -> str:
     r"""Write a part of 1; what isn't nothing isn't written as nothing.
 
+    >>> percent(-0.0001).replace(NARROW, " ")
+    '0.0 %'
     >>> percent(0.1234).replace(NARROW, " "), percent(0.0001).replace(NARROW, " "), percent(0.0), percent(1.0)[:3]
     ('12.3 %', '< 0.1 %', '0\xa0%', '100')
     """
@@ -74,7 +75,7 @@ def percent(share: float, digits: int = 1) -> str:
         return f"<{NARROW}{100 * least:.{digits}f}{NARROW}%"
     if share in {0.0, 1.0}:
         return f"{share:.0%}".replace("%", f"{NARROW}%")
-    return f"{100 * share:.{digits}f}{NARROW}%".replace("-", MINUS)
+    return f"{decimal(100 * share, digits)}{NARROW}%"
 
 
 def short(value: float) -> str:
@@ -111,13 +112,13 @@ def amount(value: float) -> str:
     return decimal(value, 0 if abs(value) >= 100 or value == 0.0 else 2)
 
 
-def anchor(text: str) -> str:
-    """Make a text usable as an id.
+def money(value: float, currency: str | None) -> str:
+    """Write money with its currency, where that is known.
 
-    >>> anchor("At Risk & Co")
-    'at-risk-co'
+    >>> money(1234.5, "GBP").replace(NARROW, " "), money(1234.5, None)
+    ('1,234 GBP', '1,234')
     """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return amount(value) if currency is None else f"{amount(value)}{NARROW}{currency}"
 
 
 def _three(value: float) -> str:

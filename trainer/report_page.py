@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _MANY: Final = 8  # columns from which on a table is set small on paper
 _CROWD: Final = 12  # and from which on its words break anywhere there
+_MARGIN: Final = (
+    "As the workers would have it: they leave customers where they are who lie within the margin of a border. So the "
+    "sums differ a little from those of the segments above, which count everyone by the nearest centre."
+)
 # So many letters of a word stay together, and no fewer than four go over.
 _LONG: Final = re.compile(r"[^\s-]{12}(?=[^\s-]{4})")
 _TONES: Final = {"active": "good", "candidate": "plain", "dry-run": "plain", "refused": "bad"}
@@ -59,7 +63,7 @@ def _summary(outcome: Outcome, title: str) -> Markup:
         tag(
             "li",
             tag("strong", segment.name),
-            tag("span", words.portrait(segment)),
+            tag("span", words.portrait(segment, outcome.currency)),
             tag("span", f"Action: {segment.action}", class_="action"),
             class_=colour(index),
         )
@@ -119,7 +123,7 @@ def _movement(outcome: Outcome) -> list[Markup]:
         return []
     return [
         tag("h2", "Movement against the active model"),
-        tag("p", "As the workers would have it, who move nobody that lies within the margin of a border."),
+        tag("p", _MARGIN),
         _matrix(outcome, outcome.comparison),
         _table(tables.money(outcome, outcome.comparison), "stack"),
     ]

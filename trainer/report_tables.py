@@ -56,11 +56,11 @@ def segments(outcome: Outcome) -> Table:
             "Segment",
             "Customers",
             "Share",
-            "Money",
+            _in("Money", outcome),
             "Share of money",
             "Days since last order",
             "Orders",
-            "Spent",
+            _in("Spent", outcome),
             "Action",
         ),
         tuple(rows),
@@ -146,7 +146,7 @@ def money(outcome: Outcome, compared: Comparison) -> Table:
     ]
     return Table(
         "Customers and money by segment, before and after",
-        ("Segment", "Customers before", "after", "change", "Money before", "after", "change"),
+        ("Segment", "Customers before", "after", "change", _in("Money before", outcome), "after", "change"),
         tuple(rows),
     )
 
@@ -199,6 +199,10 @@ def timings(outcome: Outcome) -> Table:
     total = sum(t.seconds for t in outcome.timings)
     rows = [(t.step, seconds(t.seconds), percent(t.seconds / total if total else 0.0, 0)) for t in outcome.timings]
     return Table("Time by step", ("Step", "Time", "Part"), (*rows, ("All", seconds(total), percent(1.0))))
+
+
+def _in(head: str, outcome: Outcome) -> str:
+    return head if outcome.currency is None else f"{head}, {outcome.currency}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from trainer.report_markup import NARROW, amount, count, decimal, percent
+from trainer.report_markup import NARROW, count, decimal, money, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,8 @@ _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
         "Published: candidate",
         "The model was published as a candidate. It decides nothing until it is promoted.",
     ),
-    "dry-run": ("Dry run", "Nothing was published: this was a dry run."),
+    # The run's own reasons say what it would have become.
+    "dry-run": ("Dry run: nothing published", ""),
     "refused": ("Refused", "Nothing was published: what was active before stays active."),
 }
 
@@ -54,21 +55,21 @@ def headline(outcome: Outcome) -> str:
     customers = count(outcome.quality.customers)
     if not outcome.segments:
         return f"{customers} customers were looked at, and no model was made of them."
-    money = amount(sum(segment.money for segment in outcome.segments))
-    return f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {money} in all, net."
+    spent = money(sum(segment.money for segment in outcome.segments), outcome.currency)
+    return f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {spent} in all, net."
 
 
 def verdict(outcome: Outcome) -> list[str]:
     """Say whether it was published, and why: the decisive sentence first."""
-    told = [_VERDICTS[outcome.decision.verdict][1]]
+    told = [sentence] if (sentence := _VERDICTS[outcome.decision.verdict][1]) else []
     if outcome.decision.forced:
         told.append("A gate failed, and someone published it all the same (--force).")
     return [*told, *outcome.decision.why]
 
 
-def portrait(segment: SegmentFacts) -> str:
+def portrait(segment: SegmentFacts, currency: str | None = None) -> str:
     """Say how many a segment has, how much money, and what its median customer is like."""
-    told = f"{_customers(segment.customers)} ({percent(segment.share)}) with {amount(segment.money)}"
+    told = f"{_customers(segment.customers)} ({percent(segment.share)}) with {money(segment.money, currency)}"
     if segment.money_share is not None:
         told += f" ({percent(segment.money_share)} of the money)"
     told += "."
@@ -77,7 +78,7 @@ def portrait(segment: SegmentFacts) -> str:
         told += (
             f" The median customer last ordered {_days(segment.recency_days.median)} ago, has "
             f"{decimal(orders, 0 if orders.is_integer() else 1)} {'order' if orders == 1 else 'orders'} and spent "
-            f"{amount(segment.monetary.median)}."
+            f"{money(segment.monetary.median, currency)}."
         )
     return told
 
@@ -101,7 +102,9 @@ def changes(outcome: Outcome) -> list[str]:
     told += _come_and_gone(outcome, compared)
     largest = moves(outcome)[:_MOVES]
     if largest:
-        steps = "; ".join(f"{m.source} → {m.target} {count(m.customers)} (money: {amount(m.money)})" for m in largest)
+        steps = "; ".join(
+            f"{m.source} → {m.target} {count(m.customers)} (with {money(m.money, outcome.currency)})" for m in largest
+        )
         told.append(f"{'The largest moves' if len(moves(outcome)) > len(largest) else 'The moves'}: {steps}.")
     return told
 

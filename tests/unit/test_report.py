@@ -113,6 +113,15 @@ def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
     )
 
 
+def test_the_currency_stands_by_the_money_where_it_is_known() -> None:
+    outcome = cases.outcome()
+    assert "GBP" not in markdown(outcome)
+    outcome = msgspec.structs.replace(outcome, currency="GBP")
+    assert words.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP in all, net.")
+    assert all("\N{NO-BREAK SPACE}GBP" in words.portrait(s, outcome.currency) for s in outcome.segments)
+    assert "| Money, GBP |" in markdown(outcome)
+
+
 def test_a_segment_without_anybody_has_a_portrait() -> None:
     segment = msgspec.structs.replace(
         cases.outcome().segments[0],
@@ -175,7 +184,7 @@ def test_without_an_active_model_nothing_is_compared() -> None:
     [
         (cases.outcome(), "Published: active", "every worker scores by it"),
         (cases.outcome(verdict="candidate"), "Published: candidate", "until it is promoted"),
-        (cases.outcome(verdict="dry-run"), "Dry run", "Nothing was published"),
+        (cases.outcome(verdict="dry-run"), "Dry run: nothing published", "has the best silhouette"),
         (cases.refused(), "Refused", "what was active before stays active"),
     ],
 )
@@ -220,6 +229,8 @@ def test_the_markdown_and_the_json_hold_the_same_figures() -> None:
     matrix = next(table for table in tables if table[0][0] == "From \\ to")
     numbers = [[int(cell.replace(",", "")) if cell[0].isdigit() else 0 for cell in row[1:-1]] for row in matrix[1:-1]]
     assert numbers == content["comparison"]["moves"]
+    assert [row[-1] for row in matrix[1:-1]] == [f"{sum(row):,}" for row in numbers]
+    assert matrix[-1][1:] == [*(f"{sum(column):,}" for column in zip(*numbers, strict=True)), "3,000"]
     fits = next(table for table in tables if table[0][0] == "Fit")
     assert [row[2] for row in fits[1:]] == [f"{fit['silhouette']:.3f}" for fit in content["fits"]]
     assert [row[8].startswith("chosen") for row in fits[1:]] == [fit["chosen"] for fit in content["fits"]]

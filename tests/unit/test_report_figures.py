@@ -56,8 +56,11 @@ def test_every_curve_marks_the_chosen_k(k: int) -> None:
     for picture in curves(cases.outcome(k)):
         ring = re.search(r'<circle cx="([\d.]+)"[^>]*class="ring', picture.svg)
         tick = re.search(rf'<text x="([\d.]+)" y="215" class="num" text-anchor="middle">{k}<', picture.svg)
+        line = re.search(r'<path d="M([\d.]+) [\d.]+L([\d.]+) [\d.]+" class="choice"', picture.svg)
         assert ring
         assert tick
+        assert line
+        assert line[1] == line[2] == ring[1]
         assert float(ring[1]) == pytest.approx(float(tick[1]), abs=0.2)
         assert f"chosen: k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{k}" in picture.svg
         assert picture.svg.count("(chosen)") == 1

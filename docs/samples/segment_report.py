@@ -1,0 +1,66 @@
+# ruff: noqa: INP001 — started by its path, from the root of the repository
+"""Make docs/samples/segment-report.html and .md: a training run over Online Retail, a month after the one before it.
+
+Needs the orders (docs/files.md; in pounds) as its argument:
+
+.venv/bin/python docs/samples/segment_report.py ORDERS
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from segmentation.rfm import Rules
+from trainer.learn import Lesson, Stopwatch, learn
+from trainer.names import Lineage
+from trainer.order_snapshot import take_from_file
+from trainer.outcome import Outcome
+from trainer.plan import Plan
+from trainer.report import html, markdown
+
+HERE: Final = Path(__file__).parent
+BEFORE: Final = datetime(2011, 10, 10, tzinfo=UTC)
+AFTER: Final = datetime(2011, 11, 10, tzinfo=UTC)
+# As `segtrainer run --k 4-8 --dry-run` would.
+PLAN: Final = Plan(ks=(4, 5, 6, 7, 8))
+
+
+def train(orders: Path, at: datetime, lineage: Lineage) -> Lesson:
+    """Learn from the orders up to an instant."""
+    at_ms = int(at.timestamp() * 1000)
+    watch = Stopwatch(time.perf_counter)
+    with watch.step("snapshot"):
+        snapshot = take_from_file(orders, at_ms, Rules(), "GBP")
+    return learn(snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None)
+
+
+def run(orders: Path) -> Outcome:
+    """Train twice, the second time against the first model."""
+    first = train(orders, BEFORE, Lineage()).trained
+    assert first is not None
+    highest = max(segment.id for segment in first.model.segments)
+    lineage = Lineage(active=first.model, activation=0, versions=frozenset({first.model.version}), highest_id=highest)
+    lesson = train(orders, AFTER, lineage)
+    would = "active" if lesson.may_activate else "a candidate"
+    why = (*lesson.outcome.decision.why, f"Dry run: nothing was published; it would be {would}.")
+    decision = msgspec.structs.replace(lesson.outcome.decision, why=why)
+    return msgspec.structs.replace(lesson.outcome, decision=decision, currency="GBP")
+
+
+def main() -> None:
+    """Write both files."""
+    outcome = run(Path(sys.argv[1]))
+    (HERE / "segment-report.html").write_text(html(outcome), encoding="utf-8")
+    (HERE / "segment-report.md").write_text(markdown(outcome), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
