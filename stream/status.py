@@ -64,6 +64,8 @@ class StatusBoard:
         head = owned.head
         status = self.shards[place.partition]
         status.state, status.at = state, time.time()
+        if state == "running":
+            status.reason, status.detail = "", ""
         status.offset, status.clock = head.offset, head.clock
         status.activation, status.version, status.rescoring = head.activation, head.version, head.cursor is not None
 
