@@ -12,11 +12,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from segmentation.events import iso
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
 from trainer.errors import PublishError
-from trainer.names import Lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trainer.names import Lineage
     from trainer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,8 @@ class Published:
 
     def lineage(self) -> Lineage:
         """Give what a training needs to know of it."""
+        from trainer.names import Lineage  # SciPy behind it is slow to import, and the other commands need none
+
         ids = [segment.id for version in self.versions.values() for segment in version.model.segments]
         now = self.active
         return Lineage(

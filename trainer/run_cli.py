@@ -21,7 +21,6 @@ from segmentation.events import RejectedEvent, millis
 from trainer.errors import GatesFailed, PlanError
 from trainer.life_cli import By, Reason
 from trainer.plan import RecipeName, parse_ks, parse_transforms
-from trainer.run import Job, run
 from trainer.run_lock import training_lock
 from trainer.settings import load_settings
 from trainer.training_settings import load_training_settings
@@ -120,6 +119,8 @@ def run_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train on the customers, name the segments, publish the model and activate it if it moves few enough of them."""
+    from trainer.run import Job, run
+
     if candidate and activate:
         raise typer.BadParameter("--candidate and --activate exclude each other")
     if alone and not dry_run:
