@@ -108,7 +108,7 @@ def train(snapshot: Snapshot, recipe: Recipe, lineage: Lineage | None = None) ->
 def fit_features(snapshot: Snapshot, kind: Transform) -> Features:
     """Fit all three features to a snapshot. Raises FitError.
 
-    Where somebody's balance is negative, log1p takes Yeo-Johnson's place for that feature (docs/adr/0014): it counts a
+    Where somebody's balance is negative, log1p takes Yeo-Johnson's place for that feature (docs/adr/0016): it counts a
     balance below zero as zero.
     """
     one, two, three = (fit_feature(name, x, _bearable(kind, x)) for name, x in _columns(snapshot))

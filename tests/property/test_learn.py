@@ -173,7 +173,7 @@ def test_one_giant_does_not_get_a_segment_of_its_own() -> None:
 
 
 def test_a_few_net_refunds_do_not_bend_everybody_elses_money() -> None:
-    """Yeo-Johnson bends negatives by the power 2 - λ: five balances below zero pulled λ to 0.7, and z to 20 (docs/adr/0014)."""
+    """Yeo-Johnson bends negatives by the power 2 - λ: five balances below zero pulled λ to 0.7, and z to 20 (docs/adr/0016)."""
     shop, _ = known_segments(9)
     shop.monetary[:5] = (-840.0, -1591.0, -1165.0, -451.0, -208.0)
     taught = lesson(shop, Plan(ks=(4,), rounds=4))
