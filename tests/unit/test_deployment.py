@@ -75,7 +75,8 @@ def test_all_services_are_of_one_deployment() -> None:
     plain = {}
     for name, service in our_services().items():
         settings = environment_of(service)
-        plain[name] = {k: v for k, v in settings.items() if k.startswith(PREFIX) and not k.startswith(f"{PREFIX}HTTP")}
+        own = (f"{PREFIX}HTTP", f"{PREFIX}SCHEDULE")
+        plain[name] = {k: v for k, v in settings.items() if k.startswith(PREFIX) and not k.startswith(own)}
     assert len(plain) == 5
     assert all(settings == plain["worker"] for settings in plain.values())
 
@@ -83,9 +84,6 @@ def test_all_services_are_of_one_deployment() -> None:
 @pytest.mark.parametrize("name", sorted(our_services()))
 def test_a_service_runs_a_command_that_exists(name: str) -> None:
     words = our_services()[name]["command"]
-    if words[0] == "sh":
-        assert "segtrainer run" in words[-1]
-        words = ["segtrainer", "run"]
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, function = scripts[words[0]].split(":")
     program = f"import sys; from {module} import {function}; sys.exit({function}())"
@@ -95,9 +93,9 @@ def test_a_service_runs_a_command_that_exists(name: str) -> None:
 
 
 def test_what_serves_health_is_asked_on_the_port_it_serves() -> None:
-    for name in ("worker", "dispatcher"):
+    for name, variable in (("worker", "HTTP"), ("dispatcher", "HTTP"), ("trainer", "SCHEDULE_HTTP")):
         service = our_services()[name]
-        port = environment_of(service)[f"{PREFIX}HTTP_PORT"]
+        port = environment_of(service)[f"{PREFIX}{variable}_PORT"]
         assert f":{port}/health" in service["healthcheck"]["test"][-1]
 
 
