@@ -243,6 +243,44 @@ async def test_the_turn_outlives_a_run_and_no_more(night: Night) -> None:
     assert await night.redis.exists(key) == 0
 
 
+async def test_who_gets_the_turn_looks_again(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick, slow = night.scheduler(), night.scheduler()
+    await quick.look()
+    night.now = THREE
+    real = slow.memory.take_turn
+
+    async def late() -> bool:
+        await quick.look()
+        return await real()
+
+    monkeypatch.setattr(slow.memory, "take_turn", late)
+    await slow.look()
+    assert len(night.runs) == 1
+
+
+async def test_a_run_is_remembered_as_it_begins_and_ends_only_by_whose_turn_it_is(night: Night) -> None:
+    reader = RunMemory(night.redis, night.group)
+    anothers = LastRun(instant_ms=THREE + 1, outcome="succeeded")
+
+    async def overtaken(run: Due) -> Ended:
+        del run
+        seen = await reader.read(night.now)
+        assert (seen.outcome, seen.attempt, seen.instant_ms) == ("running", 1, THREE)
+        # Its turn expires, and another scheduler runs.
+        await night.redis.delete(f"{{{night.group}:training}}:turn")
+        assert await reader.take_turn()
+        await reader.write(anothers)
+        return BAD
+
+    scheduler = night.scheduler(train=overtaken)
+    await scheduler.look()
+    night.now = THREE
+    await scheduler.look()
+    assert await reader.read(night.now) == anothers
+    assert await reader.owns_turn()
+    assert len(night.alarms) == 1  # it is told all the same
+
+
 async def test_redis_may_go_and_come_back(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = night.scheduler()
     await scheduler.look()
