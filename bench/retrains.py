@@ -42,7 +42,8 @@ class Month:
     moved: float | None
     moved_without_margin: float | None
     names: tuple[str, ...]
-    swapped: tuple[str, ...]
+    swapped: tuple[str, ...]  # by where the centroids lie
+    usurped: tuple[str, ...]  # by where the customers were
 
 
 def retrains(
@@ -63,6 +64,7 @@ def retrains(
             moved_without_margin=comparison.moved_without_margin if comparison else None,
             names=tuple(segment.name for segment in outcome.segments),
             swapped=swapped(lesson, lineage),
+            usurped=usurped(lesson),
         )
         if trained is not None and becomes_active:
             highest = max(lineage.highest_id, *(segment.id for segment in trained.model.segments))
@@ -99,6 +101,17 @@ def swapped(lesson: Lesson, lineage: Lineage) -> tuple[str, ...]:
         if min(apart, key=apart.__getitem__) != segment.id:
             found.append(segment.name)
     return tuple(found)
+
+
+def usurped(lesson: Lesson) -> tuple[str, ...]:
+    """Name the lasting segments that have more customers from another segment than from their own."""
+    comparison = lesson.outcome.comparison
+    if comparison is None:
+        return ()
+    came = np.array(comparison.moves)
+    ids = [segment.id for segment in comparison.before]
+    columns = enumerate(lesson.outcome.segments)
+    return tuple(s.name for j, s in columns if s.lasting and ids[int(came[:, j].argmax())] != s.id)
 
 
 def table(months: Sequence[Month]) -> str:

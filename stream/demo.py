@@ -221,7 +221,9 @@ class _Stage:
 
     async def _trained(self) -> None:
         """Train and publish a model as a process of its own. Raises DemoError."""
-        trainer = self._children.start("trainer", "-c", _TRAINER, "run", "--out", str(self._plan.folder))
+        trainer = self._children.start(
+            "trainer", "-c", _TRAINER, "run", "--k", "5", "--force", "--out", str(self._plan.folder)
+        )
         while trainer.exit_code is None:  # noqa: ASYNC110 - a process sets no event
             await asyncio.sleep(_POLL_S)
         if trainer.exit_code:

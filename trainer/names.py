@@ -122,6 +122,18 @@ def match(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
     return {int(row): int(column) for row, column in zip(*linear_sum_assignment(cost), strict=True)}
 
 
+def lasting(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
+    """Give the pairs of `match` in which the new cluster lies nearest to the very old one that it is paired with.
+
+    Pairs that are least together may be far apart each: a name must not go to where another one's customers were.
+
+    >>> lasting(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([[0.1, 0.0, 0.0], [9.0, 0.0, 0.0]]))
+    {0: 0}
+    """
+    apart = ((new[:, None, :] - old[None, :, :]) ** 2).sum(axis=2)
+    return {cluster: index for cluster, index in match(new, old).items() if apart[cluster].argmin() == index}
+
+
 def untransformed(z: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
     """Give the x with z(x) = z, in the feature's own unit: the inverse of segmentation.forecast.standardise.
 
@@ -160,7 +172,7 @@ def christen(
 ) -> list[Segment]:
     """Make a segment of each centroid ([k] in the z space of `features`), in the same order: id, name, action.
 
-    Those that match a segment of the active model take all three from it. The others take a template's name and an id
+    Those that match a segment of the active model, and lie nearest to it, take all three from it. The others take a template's name and an id
     that no published model has used; without an active model, ids are 1 to k in the order of the templates.
     """
     new = np.array(centroids, dtype=np.float64)
@@ -169,7 +181,7 @@ def christen(
     if lineage.active is not None:
         free = lineage.highest_id + 1
         before = lineage.active.segments
-        known = {cluster: before[index] for cluster, index in match(new, carried(lineage.active, features)).items()}
+        known = {cluster: before[index] for cluster, index in lasting(new, carried(lineage.active, features)).items()}
     fresh = [cluster for cluster in range(len(new)) if cluster not in known]
     named = assign(new, fresh, {segment.name for segment in known.values()}) if fresh else {}
     called = {cluster: (segment.id, segment.name, segment.action) for cluster, segment in known.items()}

@@ -39,6 +39,8 @@ def test_a_month_moves_few_by_the_model_alone(months: list[Month]) -> None:
 @pytest.mark.timeout(600)
 def test_no_name_takes_the_place_of_another(months: list[Month]) -> None:
     assert [month.swapped for month in months] == [()] * 12
+    # The same asked of the customers, since by centroids it is the trainer's own rule.
+    assert [month.usurped for month in months] == [()] * 12
     for month in months:
         assert month.names[0] == "Champions"
         assert month.names[-1] == "Lost"

@@ -9,7 +9,7 @@ import pytest
 
 from segmentation.forecast import standardise
 from segmentation.model import FEATURES, Feature, Segment, SegmentModel, Training
-from trainer.names import FIVE, MANY, Lineage, assign, christen, match, templates, untransformed
+from trainer.names import FIVE, MANY, Lineage, assign, christen, lasting, match, templates, untransformed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +107,18 @@ def test_matching_takes_the_best_of_all_pairs_together() -> None:
     new = np.array([(0.0, 0.0, 0.0), (1.0, 0.0, 0.0)])
     old = np.array([(0.9, 0.0, 0.0), (-2.0, 0.0, 0.0)])
     assert match(new, old) == {0: 1, 1: 0}
+
+
+def test_a_cluster_that_lies_nearer_to_another_takes_no_name_from_afar() -> None:
+    old = np.array([(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (9.0, 9.0, 9.0)])
+    new = np.array([(0.1, 0.0, 0.0), (1.1, 0.0, 0.0), (1.4, 0.0, 0.0)])
+    assert match(new, old) == {0: 0, 1: 1, 2: 2}
+    assert lasting(new, old) == {0: 0, 1: 1}
+    before = christen([tuple(row) for row in old.tolist()], features(), Lineage())
+    lineage = Lineage(published(before, features()), 1, highest_id=3)
+    after = christen([tuple(row) for row in new.tolist()], features(), lineage)
+    assert [(s.id, s.name) for s in after[:2]] == [(s.id, s.name) for s in before[:2]]
+    assert after[2].id == 4
 
 
 @pytest.mark.parametrize(
