@@ -19,6 +19,7 @@ from bench.children import ROOT
 from bench.machine import machine
 from bench.report import page, problems, show
 from bench.rows import LABELS, Bench, Options
+from bench.time_report import time_problems
 from bench.time_rows import TIME_ROWS, TimeOptions
 from stream.errors import SegstreamError
 from stream.local import LocalStack
@@ -160,7 +161,9 @@ def main() -> int:
     show(result, Console(width=None if sys.stdout.isatty() else 160))
     wrong = problems(result)
     if told.write_docs and not wrong:
-        DOCS.write_text(page(result, _about_time(result)), encoding="utf-8")
+        about_time = _about_time(result)
+        wrong = time_problems(about_time or {})
+        DOCS.write_text(page(result, None if wrong else about_time), encoding="utf-8")
     return 1 if wrong else 0
 
 

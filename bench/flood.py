@@ -78,6 +78,8 @@ async def measure_flood(
         stop.set()
         await sending
         await arrived(seen, time.time() + 30)
+    if not drained:
+        raise BenchError(f"none of {customers:,} customers due was told within {most_s:.0f} s.")
     meanwhile = turns_behind.since(turns_before)
     return Flood(
         customers=customers,

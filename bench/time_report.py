@@ -49,7 +49,7 @@ def time_section(result: dict[str, Any] | None, *, apart: bool) -> str:
         parts += ["### At rest", _rest_table(rest), _REST.format(**rest)]
         parts += [f"Left out: {text}." for text in rest["skipped"]]
     if flood := result.get("flood"):
-        parts += ["### A flood", _flood_table(flood), _FLOOD.format(**flood)]
+        parts += ["### A flood", _flood_table(flood), _FLOOD.format(**flood, turns=_turns(flood))]
     return "\n\n".join(parts) + "\n\n"
 
 
@@ -76,6 +76,20 @@ def _span(span: dict[str, Any]) -> str:
     return (
         f"{span['due']['count']:,} moves, {_spread(span['due'])}; orders {_spread(span['orders'])}; worker {span['worker_cores']:.0%} of a core, "
         f"broker {span['broker_cores']:.0%}, Valkey {span['valkey_cores']:.0%}, all others {span['others_cores']:.0%}"
+    )
+
+
+def _turns(flood: dict[str, Any]) -> str:
+    """How long they took.
+
+    >>> _turns({"turn_mean_ms": 98.1, "turn_p99_bound_ms": 200.0}), _turns({"turn_mean_ms": None})
+    ('98.1 ms on average, 99 of 100 at most 200 ms', 'none')
+    """
+    if flood["turn_mean_ms"] is None:
+        return "none"
+    bound = flood["turn_p99_bound_ms"]
+    return (
+        f"{flood['turn_mean_ms']} ms on average, 99 of 100 {'at most' if bound else 'beyond'} {bound or 10_000:,.0f} ms"
     )
 
 
@@ -144,5 +158,5 @@ _REST = """Nobody orders and nobody is due, {seconds:.0f} s a row. What is left 
 polling Kafka, heartbeats. No move was told."""
 
 _FLOOD = """{customers:,} customers due within one second, as after a long outage or a leap of the clock, while {orders_per_s} orders/s come, each of a new customer. The last move was told after {drained_s:,.0f} s
-({moves_per_s:,.0f} moves/s), each once, at its own instant. A turn took {turn_mean_ms} ms on average meanwhile (99 of 100 at most {turn_p99_bound_ms:,.0f} ms): due customers are taken in slices,
+({moves_per_s:,.0f} moves/s), each once, at its own instant. Of the worker's turns meanwhile: {turns}. Due customers are taken in slices,
 with the next orders in the same turn. The worker had {rss_before_mb:,.0f} MB before, and {rss_peak_mb:,.0f} MB at most."""
