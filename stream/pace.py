@@ -9,6 +9,7 @@ from typing import Final
 
 from stream.settings import Settings
 
+DUE_BESIDE_ORDERS: Final = 128  # due customers of a turn in wall time, where the next order waits behind it
 FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
 
 
@@ -18,7 +19,9 @@ class Pace:
     def __init__(self, settings: Settings) -> None:
         """Start with the largest batch."""
         self._settings = settings
-        self.limit = settings.turn_max_orders
+        self.limit = settings.turn_max_orders  # records of the next turn
+        # In event time who is due comes before the next order anyway, and larger slices cost less.
+        self.due_slice = min(settings.due_slice, DUE_BESIDE_ORDERS) if settings.time == "wall" else settings.due_slice
         self._began = 0.0
         self._small = False
         limit = settings.model_moves_per_minute
@@ -40,10 +43,13 @@ class Pace:
         """The step raised on so many records: half of them next time, until the one to blame stands alone."""
         self.limit = max(1, taken // 2)
 
-    def done(self, taken: int, seconds: float) -> None:
-        """A turn of so many records took so long."""
+    def done(self, taken: int, due: int, seconds: float) -> None:
+        """A turn of so many records and so many due customers took so long.
+
+        Where the due were more, it isn't the batch of the records that was too large: made smaller, they would pile up.
+        """
         most_s = self._settings.turn_max_ms / 1000
-        if seconds > most_s and taken > 1:
+        if seconds > most_s and taken > max(due, 1):
             self.limit = max(1, int(taken * most_s / seconds))
         else:
             self.limit = min(self._settings.turn_max_orders, self.limit * 2)

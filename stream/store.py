@@ -61,10 +61,11 @@ return 1
 
 DUE: Final = """
 local found = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
-if #found == 0 then return {} end
+local after = redis.call('ZRANGE', KEYS[1], ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+if #found == 0 then return {found, found, after} end
 local names = {}
 for i = 1, #found, 2 do names[#names + 1] = found[i] end
-return {found, redis.call('HMGET', KEYS[2], unpack(names))}
+return {found, redis.call('HMGET', KEYS[2], unpack(names)), after}
 """
 
 SLICE: Final = """
@@ -96,6 +97,7 @@ class Loaded:
     values: list[bytes | None]
     fired: list[Due]
     erased: frozenset[bytes] = frozenset()  # whose values are what an erasure has left
+    next_due: int | None = None  # the first instant (ms) in the due index that is not before the horizon
 
     def present(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of the keys asked for that have a state of their own."""
@@ -200,14 +202,14 @@ class ShardStore:
         self._compare(answers[0], head)
         values = cast("list[bytes | None]", answers[1]) if keys else []
         erased = await self._fill_in_erased(keys, values) if self._any_erased else frozenset()
-        fired: list[Due] = []
-        if horizon is not None and answers[-1]:
-            names, states = answers[-1]
-            fired = [
-                Due(int(float(score)), name, value)
-                for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
-            ]
-        return Loaded(values, fired, erased)
+        if horizon is None:
+            return Loaded(values, [], erased)
+        names, states, after = answers[-1]
+        fired = [
+            Due(int(float(score)), name, value)
+            for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
+        ]
+        return Loaded(values, fired, erased, int(float(after[1])) if after else None)
 
     async def _fill_in_erased(self, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
         """What is left of the erased among those without a state. Not under the head of `load`, but no commit passes where that has changed."""

@@ -66,12 +66,13 @@ class Turns:
         self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
         self._rescored = False
         self._patience: float | None = None  # until when a model is waited for
+        self._next_due: int | None = None  # when to look at the due index again (wall time, ms); None: nobody is in it
         self._labels = (place.step.name, str(place.partition))
 
     def begin(self, owned: Owned) -> None:
         """The shard was taken over afresh."""
         self.offset = owned.head.offset
-        self._pending, self._patience = [], None
+        self._pending, self._patience, self._next_due = [], None, None
 
     async def turn(self, owned: Owned) -> None:
         """One turn (PROTOCOL, "Turn").
@@ -121,7 +122,7 @@ class Turns:
         offset = self._pending[0].offset if self._pending else position
         await self._publish(owned, turn, records[:taken], offset, known)
         seconds = time.monotonic() - began
-        self._pace.done(taken, seconds)
+        self._pace.done(taken, len(turn.due) + len(turn.idle), seconds)
         self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
         self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
 
@@ -152,7 +153,15 @@ class Turns:
             await self._pause(0.1)
         elif not self._pending:
             await self._pace.keep_distance()
-            self._pending = await owned.reader.read(settings.turn_max_orders, settings.due_poll_ms)
+            self._pending = await owned.reader.read(settings.turn_max_orders, self._until_due_ms())
+
+    def _until_due_ms(self) -> int:
+        """How long to wait for records: no longer than until somebody is due. In event time nobody is without a record."""
+        poll_ms = self.place.settings.due_poll_ms
+        if self._next_due is None or self.place.step.rescore_first:
+            return poll_ms
+        # Who is due at T is told when the clock has passed T.
+        return min(poll_ms, max(self._next_due + 1 - self._now_ms(), 0))
 
     async def _take(self, owned: Owned) -> tuple[list[Any], int]:
         """(the next records within the bounds, the reader's position behind all that was fetched)."""
@@ -177,7 +186,7 @@ class Turns:
         A step that raises gets half the batch the next time; alone, a record is tried `step_retries` times and then
         goes to the dead letters.
         """
-        place, slice_ = self.place, self.place.settings.due_slice
+        place, slice_ = self.place, self._pace.due_slice
         assert owned.raw is not None
         fired: list[Due] = []
         try:
@@ -186,6 +195,7 @@ class Turns:
                 return plan, None, set()
             loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
             fired = loaded.fired
+            self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
             turn = stepping(place.step.decide, plan, loaded.values, fired, len(fired) > slice_, frame)
         except StepFailed as fault:
             return await self._failed(owned, records, frame, fault, fired)
@@ -271,6 +281,9 @@ class Turns:
             clock=turn.clock,
             merge_clock=turn.clock,
             **changes,
+        )
+        self._next_due = min(
+            (at for at in (self._next_due, *turn.earlier.values(), *turn.due.values()) if at is not None), default=None
         )
         self._count(owned, turn, len(records))
 

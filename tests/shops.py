@@ -42,6 +42,13 @@ def known_segments(seed: int, each: int = 150) -> tuple[Snapshot, NDArray[np.int
     return snapshot(recency, np.maximum(np.rint(frequency), 1.0), np.round(monetary, 2)), truth[order]
 
 
+def crowd(seed: int, customers: int = 600) -> Snapshot:
+    """Give customers without any segments in them, so that borders run where many live."""
+    rng = np.random.default_rng(seed)
+    recency, frequency, monetary = rng.lognormal((3.5, 1.5, 5.0), (1.0, 0.7, 1.0), (customers, 3)).T
+    return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
+
+
 def lesson(shop: Snapshot, plan: Plan, lineage: Lineage | None = None, *, force: bool = False) -> Lesson:
     return learn(
         shop,

@@ -13,10 +13,11 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from segmentation.model import FEATURES
-from tests.shops import KNOWN, following, known_segments, lesson
+from tests.shops import KNOWN, crowd, following, known_segments, lesson
 from trainer.compare import compare
 from trainer.errors import FitError
-from trainer.fit import coordinates, nearest
+from trainer.fit import cluster, coordinates, fit_features, nearest
+from trainer.measure import stability
 from trainer.names import Lineage
 from trainer.outcome import Outcome
 from trainer.plan import Plan, of_recipe
@@ -93,6 +94,42 @@ def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
     assert wide is not None
     gone = [b for b in wide.before if b.id not in ids[1]]
     assert wide.moved == pytest.approx(sum(b.customers for b in gone) / 600)
+
+
+def test_the_margin_keeps_who_is_hardly_nearer_to_another() -> None:
+    first = lesson(crowd(1), replace(QUICK, ks=(4,)), force=True)
+    shop, lineage = crowd(2), following(first, Lineage(), 1)
+    second = lesson(shop, replace(QUICK, ks=(4,)), lineage, force=True)
+    assert second.trained is not None
+    with_margin = second.outcome.comparison
+    without = compare(shop, second.trained.model.model_copy(update={"margin": 0.0}), lineage)
+    assert with_margin is not None
+    assert without is not None
+    assert 0.0 < with_margin.moved < with_margin.moved_without_margin == without.moved == without.moved_without_margin
+
+
+def test_an_optimum_as_good_as_another_is_kept() -> None:
+    z = np.random.default_rng(3).normal(size=(400, 3))
+    found = [cluster(z, 6, seed, 1) for seed in range(8)]
+    for one in found:
+        again = cluster(z, 6, 99, 1, warm=np.array(one.centroids))
+        random = cluster(z, 6, 99, 1)
+        kept = one.inertia <= random.inertia * 1.02
+        assert again.warm == kept
+        assert again.inertia == pytest.approx(one.inertia if kept else random.inertia)
+    assert len({round(one.inertia, 6) for one in found}) > 1
+
+
+def test_stability_tells_segments_from_cuts_through_a_crowd() -> None:
+    z = np.random.default_rng(4).normal(size=(500, 3))
+    cut = stability(z, cluster(z, 7, 1, 5).labels, 7, seed=1, rounds=6)
+    shop, _ = known_segments(14)
+    known = coordinates(shop, fit_features(shop, "yeo-johnson"))
+    found = stability(known, cluster(known, 4, 1, 5).labels, 4, seed=1, rounds=6)
+    assert cut is not None
+    assert found is not None
+    assert cut < 0.8 < 0.95 < found
+    assert stability(z, np.zeros(500, dtype=np.int64), 3, seed=1, rounds=0) is None
 
 
 def test_the_same_customers_again_move_nobody() -> None:

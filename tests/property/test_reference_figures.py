@@ -114,6 +114,8 @@ def test_a_file_as_of_an_instant_is_what_absorbing_its_orders_one_by_one_gives(b
     where = {name: i for i, name in enumerate(whole.customers)}
     rows = [where[name] for name in one_by_one.customers]
     assert len(rows) > 50
+    known = sum(own[0].time <= at for own in book.entries.values())
+    assert len(whole.customers) + whole.left_out == known
     assert set(names) & set(whole.customers) == set(one_by_one.customers)
     for feature in FEATURES:
         assert np.array_equal(whole.column(feature)[rows], one_by_one.column(feature))

@@ -364,6 +364,7 @@ class MemoryStore(ShardStore):
             values,
             [Due(at, key, kept.states.get(key)) for at, key in fired],
             frozenset(key for key, value in left.items() if value is not None),
+            min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
         )
 
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
