@@ -124,7 +124,7 @@ def parse_rules(text: str) -> RuleTable:
 
     >>> parse_rules("rules:\n- {name: vip, to: [Champions], cause: [ordr], action: Offer, channel: email}")
     Traceback (most recent call last):
-    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), cause[0]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first
+    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), cause[0]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first, backfill
     """
     lines: dict[_Path, int] = {}
     try:

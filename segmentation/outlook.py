@@ -19,6 +19,7 @@ from segmentation.rfm import (
     announcement,
     entry,
     heads,
+    is_lost,
     muted_by,
     with_announcement,
 )
@@ -47,7 +48,7 @@ def moves_ahead(
 
     What was told already lies before `as_of`, the shard's clock. Who is muted by a back-fill isn't looked at. Raises StateFormatError.
     """
-    waiting = [(key, value, as_of) for key, value in rows if not muted_by(value)]
+    waiting = [(key, value, as_of) for key, value in rows if not (muted_by(value) or is_lost(value))]
     while waiting:
         customers = [Customer(key, advance_bytes(value, start, rules)) for key, value, start in waiting]
         search(customers, [start for _, _, start in waiting], model, max(dwell_ms, 1), rules)

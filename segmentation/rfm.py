@@ -70,6 +70,7 @@ __all__ = [
     "heads",
     "is_buried",
     "is_capped",
+    "is_lost",
     "muted_by",
     "pack",
     "read",
@@ -105,6 +106,8 @@ _ANNOUNCED: Final = struct.Struct("<HIq")  # offsets 2 to 15: the scorer's
 _NEXT_CHANGE: Final = struct.Struct("<q")
 _NEXT_CHANGE_AT: Final = 56
 _FLAGS: Final = SLOTS << 1 | 1  # bit 0: capped; bits 1 to 6: the back-fill that mutes
+_FIRST: Final = slice(40, 48)
+_NO_ORDER: Final = struct.pack("<q", NEVER)
 _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
@@ -353,6 +356,11 @@ def muted_by(value: bytes) -> int:
 def with_mute(value: bytes, slot: int) -> bytes:
     """Write into a state which back-fill mutes it; 0: none."""
     return value[:1] + bytes((value[1] & 1 | slot << 1,)) + value[2:]
+
+
+def is_lost(value: bytes) -> bool:
+    """Tell whether a segment is known, but no order ever: all of them had left the log when the state was made anew."""
+    return value[_FIRST] == _NO_ORDER and value[2:4] != b"\0\0"
 
 
 def is_buried(value: bytes) -> bool:

@@ -27,6 +27,7 @@ from segmentation.rfm import (
     announcement,
     is_buried,
     is_capped,
+    is_lost,
     muted_by,
     with_announcement,
     with_mute,
@@ -126,14 +127,14 @@ class ScoringStep:
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
         """Each customer at the clock, under a new model or when a back-fill is over; the quiet ones only get their due time.
 
-        Who is still muted is left alone; who was muted by what is over is so no longer.
+        Who is still muted is left alone, and who has lost every order; who was muted by what is over is so no longer.
         """
         clock, muted = self._clock(frame), frame.backfills.open_slots
         turn = Turn(0, clock)
         customers, starts, asked = list[Customer](), list[int](), list[Asked]()
         for (key, value), told in zip(rows, quiet, strict=True):
             slot = muted_by(value)
-            if slot in muted or not (slot or frame.scope is not Scope.RELEASED):
+            if slot in muted or not (slot or frame.scope is not Scope.RELEASED) or is_lost(value):
                 continue
             customer = Customer(key, with_mute(value, 0) if slot else value, changed=bool(slot))
             # What the due index says of the muted is from before, and no instant of theirs may be told any more.
@@ -245,13 +246,13 @@ class ScoringStep:
     @staticmethod
     def _is_muted(c: Customer) -> bool:
         """Whether a customer whose time has come isn't to be told of: what the due index says of it is dropped."""
-        if c.value is None or not muted_by(c.value):
+        if c.value is None or not (muted_by(c.value) or is_lost(c.value)):
             return False
         c.searched = True
         return True
 
     def _merge(self, c: Customer, batch: Batch, open_slots: frozenset[int], turn: Turn) -> Asked | None:
-        """Merge the customer's next record. None: it added nothing, or the customer is muted."""
+        """Merge the customer's next record. None: it added nothing, or the customer isn't to be scored."""
         place = c.own[c.done]
         c.done += 1
         arrival, clock = batch.arrivals[place], batch.clocks[place]
@@ -271,7 +272,8 @@ class ScoringStep:
             slot = slot if slot in open_slots and arrival.entry[0] & 7 != Kind.ERASED else 0
             value = with_mute(value, slot)
         c.prior, c.value, c.changed = c.value, value, True
-        if slot:
+        # Nor by a refund of what is no longer known.
+        if slot or (is_lost(value) and arrival.entry[0] & 7 != Kind.ERASED):
             c.due, c.wake, c.searched = NEVER_DUE, NEVER_DUE, True
             return None
         return Asked(c, clock, (place, BY_RECORD, clock, c.key), arrival)

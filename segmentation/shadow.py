@@ -11,7 +11,7 @@ import numpy as np
 
 from segmentation.decisions import CompiledModel, rest_of
 from segmentation.forecast import UNKNOWN
-from segmentation.rfm import NONE, Rules, advance_bytes, heads
+from segmentation.rfm import NONE, Rules, advance_bytes, heads, is_lost, muted_by
 
 _LEAST_SHARE: Final = 1e-4  # of an empty segment: the index would be infinite
 
@@ -31,7 +31,7 @@ def verdicts(
     """Say where each customer (key, state) would be after a start of this model at an instant (ms): the worker's own rule.
 
     Margin and dwell count where the announced segment is one of the model's. Who has no order that stands and no segment gets
-    none. Raises StateFormatError.
+    none; who isn't scored (muted, or every order lost) stays. Raises StateFormatError.
     """
     if not rows:
         return []
@@ -41,6 +41,7 @@ def verdicts(
     target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], rest_of(head, scorer))
     known = source != UNKNOWN
     may = np.where(known, head["moved_at"] <= at - max(dwell_ms, 1), (head["last"] != NONE) | (head["segment"] != 0))
+    may &= np.array([not (muted_by(value) or is_lost(value)) for _, value in rows])
     after = np.where(may, scorer.ids[target], head["segment"])
     return [
         Verdict(key, announced, segment, monetary)

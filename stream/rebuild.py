@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOST: Final = (
     "Gone for good: whatever stood before these offsets. A customer with an order left is scored by what is left; one with"
-    " none keeps the segment that was told last, until its next order or the next model. Every chain of moves goes on."
+    " none keeps the segment that was told last, until its next order. Every chain of moves goes on."
 )
 
 

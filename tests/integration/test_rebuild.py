@@ -92,13 +92,17 @@ async def test_from_what_is_left(settings_for: Callable[..., Settings], tmp_path
     assert sum(int(line.split("; ")[-1].split()[0]) for line in lines[:-1]) == len(EARLY + BOTH)
 
     with processes(settings, tmp_path, "worker"):
+        # A turn of every shard, which would tell of whoever is due; and a model's start, which looks at everyone.
+        await send(settings, BOTH, range(5, 6))
+        await settled(settings, activation=await asyncio.to_thread(activate, settings))
+        await send(settings, BOTH, range(6, 7))
         await settled(settings)
         after = states(settings)
         assert {k: announcement(v) for k, v in after.items() if k.startswith(b"early")} == {
             k: announcement(v) for k, v in before.items() if k.startswith(b"early")
         }, "no order is left of them: their segment stays"
-        assert {unpack(v).frequency for k, v in after.items() if k.startswith(b"both")} == {2}
-        await send(settings, EARLY + BOTH, range(5, 20))
+        assert {unpack(v).frequency for k, v in after.items() if k.startswith(b"both")} == {4}
+        await send(settings, EARLY + BOTH, range(7, 22))
         await settled(settings)
         final = await moves(settings)
     # What was told stays as it was, and every chain goes on where it stood.
