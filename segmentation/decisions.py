@@ -87,11 +87,9 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     moves = []
     for row, apart in zip(rows.tolist(), distances, strict=True):
         customer, instant, place, arrival, cause = asked[row]
-        if cause is not None:
-            pass
-        elif unknown[row]:
+        if cause is None and unknown[row]:
             cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
-        else:
+        elif cause is None:
             cause = Cause.MODEL if arrival is None else CAUSE_OF_KIND[Kind(arrival.entry[0] & 7)]
         before = None if customer.prior is None else advance_bytes(customer.prior, instant, rules)
         move = announce(customer, int(scorer.ids[target[row]]), instant, cause, place)

@@ -19,8 +19,7 @@ from segmentation.rfm import (
     announcement,
     entry,
     heads,
-    is_lost,
-    muted_by,
+    is_silent,
     with_announcement,
 )
 
@@ -48,7 +47,7 @@ def moves_ahead(
 
     What was told already lies before `as_of`, the shard's clock. Who is muted by a back-fill isn't looked at. Raises StateFormatError.
     """
-    waiting = [(key, value, as_of) for key, value in rows if not (muted_by(value) or is_lost(value))]
+    waiting = [(key, value, as_of) for key, value in rows if not is_silent(value)]
     while waiting:
         customers = [Customer(key, advance_bytes(value, start, rules)) for key, value, start in waiting]
         search(customers, [start for _, _, start in waiting], model, max(dwell_ms, 1), rules)

@@ -71,6 +71,7 @@ __all__ = [
     "is_buried",
     "is_capped",
     "is_lost",
+    "is_silent",
     "muted_by",
     "pack",
     "read",
@@ -361,6 +362,11 @@ def with_mute(value: bytes, slot: int) -> bytes:
 def is_lost(value: bytes) -> bool:
     """Tell whether a segment is known, but no order ever: all of them had left the log when the state was made anew."""
     return value[_FIRST] == _NO_ORDER and value[2:4] != b"\0\0"
+
+
+def is_silent(value: bytes) -> bool:
+    """Tell whether nothing may be told of the customer by time or by a model: muted, or every order lost."""
+    return muted_by(value) != 0 or is_lost(value)
 
 
 def is_buried(value: bytes) -> bool:

@@ -28,6 +28,7 @@ from segmentation.rfm import (
     is_buried,
     is_capped,
     is_lost,
+    is_silent,
     muted_by,
     with_announcement,
     with_mute,
@@ -209,7 +210,7 @@ class ScoringStep:
         told: list[Move] = []
         open_slots = (turn.backfills or backfills).open_slots
         if model is not None:
-            fired = [c for c in customers if c.fired_at is not None and not self._is_muted(c)]
+            fired = [c for c in customers if c.fired_at is not None and not self._is_silent(c)]
             search(fired, [c.fired_at or 0 for c in fired], model, self._dwell_ms, self._rules)
         active = customers
         while active:
@@ -244,9 +245,9 @@ class ScoringStep:
         return moves
 
     @staticmethod
-    def _is_muted(c: Customer) -> bool:
+    def _is_silent(c: Customer) -> bool:
         """Whether a customer whose time has come isn't to be told of: what the due index says of it is dropped."""
-        if c.value is None or not (muted_by(c.value) or is_lost(c.value)):
+        if c.value is None or not is_silent(c.value):
             return False
         c.searched = True
         return True
@@ -266,14 +267,13 @@ class ScoringStep:
         if outcome is Outcome.CONFLICT:
             message = f"event id {arrival.event_id!r} was seen before with other content: the later date counts."
             turn.dead.append(DeadLetter(place, Reason.CONFLICTING_ID.value, "id", message))
-        slot = batch.mutes.get(place) or muted_by(value)
-        if slot:
-            # An erasure is told at once, whatever else is going on.
-            slot = slot if slot in open_slots and arrival.entry[0] & 7 != Kind.ERASED else 0
-            value = with_mute(value, slot)
+        # An erasure is told at once, whatever else is going on.
+        erased = arrival.entry[0] & 7 == Kind.ERASED
+        if slot := batch.mutes.get(place) or muted_by(value):
+            value = with_mute(value, slot if slot in open_slots and not erased else 0)
         c.prior, c.value, c.changed = c.value, value, True
-        # Nor by a refund of what is no longer known.
-        if slot or (is_lost(value) and arrival.entry[0] & 7 != Kind.ERASED):
+        # Nor is it said what a refund does to orders that are no longer known.
+        if not erased and is_silent(value):
             c.due, c.wake, c.searched = NEVER_DUE, NEVER_DUE, True
             return None
         return Asked(c, clock, (place, BY_RECORD, clock, c.key), arrival)

@@ -10,8 +10,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from segmentation.decisions import CompiledModel, rest_of
+from segmentation.entries import DAY_MS
 from segmentation.forecast import UNKNOWN
-from segmentation.rfm import NONE, Rules, advance_bytes, heads, is_lost, muted_by
+from segmentation.money import UNITS
+from segmentation.rfm import NONE, Rules, advance_bytes, heads, is_silent
 
 _LEAST_SHARE: Final = 1e-4  # of an empty segment: the index would be infinite
 
@@ -41,7 +43,7 @@ def verdicts(
     target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], rest_of(head, scorer))
     known = source != UNKNOWN
     may = np.where(known, head["moved_at"] <= at - max(dwell_ms, 1), (head["last"] != NONE) | (head["segment"] != 0))
-    may &= np.array([not (muted_by(value) or is_lost(value)) for _, value in rows])
+    may &= np.array([not is_silent(value) for _, value in rows])
     after = np.where(may, scorer.ids[target], head["segment"])
     return [
         Verdict(key, announced, segment, monetary)
@@ -77,8 +79,8 @@ class Fit:
         for place, count in zip(*np.unique(nearest, return_counts=True), strict=True):
             segment = int(scorer.ids[place])
             self.nearest[segment] = self.nearest.get(segment, 0) + int(count)
-        days = np.maximum(at - head["last"], 0) / 86_400_000.0
-        parts = (days.sum(), head["frequency"].sum(), head["monetary"].sum() / 10_000.0)
+        days = np.maximum(at - head["last"], 0) / float(DAY_MS)
+        parts = (days.sum(), head["frequency"].sum(), head["monetary"].sum() / float(UNITS))
         self.sums = (
             self.sums[0] + float(parts[0]),
             self.sums[1] + float(parts[1]),

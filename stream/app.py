@@ -59,12 +59,12 @@ def scoring_step(settings: Settings) -> ScoringStep:
         max_jump_ms=settings.max_clock_jump_days * 86_400_000,
         max_event_bytes=settings.max_event_bytes,
         earliest_ms=(settings.earliest_date - date(1970, 1, 1)).days * 86_400_000,
-        backfill_expiry_ms=int(settings.backfill_expiry_hours * 3_600_000),
+        backfill_expiry_ms=settings.backfill_expiry_ms,
     )
     return ScoringStep(
         reader,
         settings.rules,
-        dwell_ms=int(settings.dwell_hours * 3_600_000),
+        dwell_ms=settings.dwell_ms,
         partitioner=PARTITIONERS[settings.partitioner],
         partitions=settings.partitions,
     )

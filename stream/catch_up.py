@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from segmentation.step import Activation, Frame, Plan, Scope
+from segmentation.step import Activation, Frame, Plan
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.heads import Fingerprint, KafkaHead, StoreHead
 from stream.ownership import Owned, stepping
@@ -61,8 +61,7 @@ def _released(plan: Plan, head: StoreHead, kafka: KafkaHead | None) -> dict[str,
     """What the records say of back-fills. Where one ended, its customers are looked at, up to Kafka's cursor in silence."""
     changes: dict[str, Any] = {} if plan.backfills is None else {"backfills": plan.backfills}
     if plan.closed:
-        scope = Scope.RELEASED if head.cursor is None else head.scope
-        changes |= {"cursor": "", "quiet": kafka.cursor if kafka else "", "scope": scope}
+        changes |= {"cursor": "", "quiet": kafka.cursor if kafka else "", "scope": head.scope_with_released()}
     return changes
 
 

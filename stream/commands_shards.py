@@ -134,7 +134,7 @@ def status(
         for row in rows:
             typer.echo(msgspec.json.encode(row).decode())
     else:
-        _print(rows, expiry_ms=int(settings.backfill_expiry_hours * 3_600_000))
+        _print(rows, expiry_ms=settings.backfill_expiry_ms)
     if any(row.state == "quarantined" for row in rows) or (wait and not settled(rows)):
         raise typer.Exit(1)
 

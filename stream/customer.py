@@ -14,7 +14,7 @@ from segmentation.events import iso
 from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.money import UNITS, format_units
 from segmentation.outlook import keeping_purchase
-from segmentation.rfm import StateFormatError, advance_bytes, muted_by, unpack
+from segmentation.rfm import StateFormatError, advance_bytes, is_silent, muted_by, unpack
 from segmentation.single import HORIZON_MS
 from segmentation.step import NEVER_DUE
 from stream.access import redis_client
@@ -160,7 +160,7 @@ def report(
         sequence=state.sequence,
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
         backfill=backfill,
-        next=None if backfill else forecast(settings, published, value, as_of_ms),
+        next=forecast(settings, published, value, as_of_ms),
         entries=[
             KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), e in counts)
             for e in reversed(state.entries)
@@ -170,13 +170,13 @@ def report(
 
 def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> Forecast | None:
     """Tell a customer's next move by time alone, by the worker's own search. None: no model, no segment in it, or no move."""
-    if published.active is None:
+    if published.active is None or is_silent(value):
         return None
     model = CompiledModel.of(published.active, settings.group, published.names)
     one = Customer(b"", advance_bytes(value, as_of_ms, settings.rules))
     if unpack(one.value or value).segment not in model.scorer.index_of:
         return None
-    search([one], [as_of_ms], model, max(int(settings.dwell_hours * 3_600_000), 1), settings.rules)
+    search([one], [as_of_ms], model, max(settings.dwell_ms, 1), settings.rules)
     if one.due >= NEVER_DUE:
         return None
     kept = keeping_purchase(one.value or value, one.due, model, settings.rules)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,11 +12,7 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.money import format_units
 from segmentation.outlook import moves_ahead
-from segmentation.rfm import StateFormatError
-from stream.access import redis_client
-from stream.errors import SegstreamError
-from stream.export import shard_clock
-from stream.layout import ShardKeys, read_states
+from stream.all_customers import look_at_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,12 +20,6 @@ if TYPE_CHECKING:
     from segmentation.outlook import Ahead
     from stream.model_names import PublishedModels
     from stream.settings import Settings
-
-_PAGE: Final = 2_000
-
-
-class ForecastError(SegstreamError):
-    """Nothing can be foretold from these states."""
 
 
 class Move(msgspec.Struct, frozen=True, gc=False):
@@ -69,27 +57,17 @@ def each_move(
     """Give (the shard's clock in ms, a move) for all moves to come; (clock, …) shard by shard, within them unordered.
 
     In event time a shard's clock is the instant to begin with, in wall time now. `progress` is told how many customers
-    were looked at. Raises ForecastError, ExportError, NoActiveModel, RedisUnreachable.
+    were looked at. Raises StatesUnreadable, ExportError, NoActiveModel, RedisUnreachable.
     """
     model = CompiledModel.of(published.require_active(), settings.group, published.names)
-    dwell_ms, span_ms, seen = int(settings.dwell_hours * 3_600_000), round(days * DAY_MS), 0
-    with redis_client(settings) as redis:
-        for partition in range(settings.partitions):
-            keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            clock = shard_clock(redis, keys)
-            if clock is None:
-                continue
-            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
-            states = read_states(redis, keys)
-            while page := list(islice(states, _PAGE)):
-                try:
-                    for move in moves_ahead(page, at, at + span_ms, model, dwell_ms=dwell_ms, rules=settings.rules):
-                        yield at, move
-                except StateFormatError as error:
-                    raise ForecastError(f"a state in {keys.states} can't be read: {error}") from error
-                seen += len(page)
-                if progress:
-                    progress(seen)
+    span_ms = round(days * DAY_MS)
+
+    def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Ahead]:
+        return list(moves_ahead(page, at, at + span_ms, model, dwell_ms=settings.dwell_ms, rules=settings.rules))
+
+    for at, moves in look_at_all(settings, look, progress):
+        for move in moves:
+            yield at, move
 
 
 def told(move: Ahead, published: PublishedModels) -> Move:

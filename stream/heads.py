@@ -74,6 +74,10 @@ class StoreHead(msgspec.Struct, frozen=True):
     backfills: Backfills = NONE_OPEN
     format: int = FORMAT
 
+    def scope_with_released(self) -> Scope:
+        """Of the rescore that begins where a back-fill ends: over one that is under way, it is about that one's customers too."""
+        return Scope.RELEASED if self.cursor is None else self.scope
+
 
 _encoder = msgspec.json.Encoder()
 _kafka_head = msgspec.json.Decoder(KafkaHead)

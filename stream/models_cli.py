@@ -69,8 +69,12 @@ def drift(*, as_json: AsJson = False) -> None:
         _show_drift(report)
 
 
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
+
+
 def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
-    console = Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
+    console = _console()
     table = Table("version", "", "trained as of", "customers", "segments", "silhouette", "shards", box=None)
     for row in rows:
         table.add_row(
@@ -91,7 +95,7 @@ def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
 
 
 def _show_shadow(report: ShadowReport, currency: str) -> None:
-    console = Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
+    console = _console()
     console.print(
         f"A start of {report.version} now would move {report.moving:.1%} of {report.customers:,} customers"
         + (f" (as of {report.as_of})." if report.as_of else "."),
@@ -116,7 +120,7 @@ def _show_shadow(report: ShadowReport, currency: str) -> None:
 
 
 def _show_drift(report: DriftReport) -> None:
-    console = Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
+    console = _console()
     console.print(
         f"model {report.version}, {report.customers:,} customers: stability index of the segments' shares "
         f"{report.stability_index:.3f} (below 0.1 as at training, above 0.25 much has changed)",

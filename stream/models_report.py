@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -12,13 +11,12 @@ import msgspec
 from segmentation.decisions import CompiledModel
 from segmentation.events import iso
 from segmentation.money import format_units
-from segmentation.rfm import StateFormatError
-from segmentation.shadow import Fit, stability_index, verdicts
+from segmentation.shadow import Fit, Verdict, stability_index, verdicts
 from stream.access import redis_client
+from stream.all_customers import look_at_all
 from stream.errors import SegstreamError
-from stream.export import shard_clock
 from stream.heads import decode_store_head
-from stream.layout import ShardKeys, read_states
+from stream.layout import ShardKeys
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -27,16 +25,11 @@ if TYPE_CHECKING:
     from stream.model_names import PublishedModels
     from stream.settings import Settings
 
-_PAGE: Final = 2_000
 EXAMPLES: Final = 3  # of customers, of each flow
 
 
 class ModelUnknown(SegstreamError):
     """No such model lies on the topic."""
-
-
-class StatesUnreadable(SegstreamError):
-    """Something in Redis isn't a customer's state."""
 
 
 class ShardModel(msgspec.Struct, frozen=True):
@@ -178,12 +171,15 @@ def shadow(
 ) -> ShadowReport:
     """Look at every customer as a start of this model would, without telling anyone. Raises StatesUnreadable, RedisUnreachable."""
     compiled = CompiledModel.of(model, settings.group, published.names)
-    names = published.names | {segment.id: segment.name for segment in model.segments}
+    named = replace(published, names=published.names | {segment.id: segment.name for segment in model.segments})
     flows: dict[tuple[int, int], list[Any]] = {}
     held: dict[int, list[int]] = {}
     seen, moving, latest = 0, 0, 0
-    for at, page in _pages(settings):
-        found = verdicts(page, at, compiled, dwell_ms=int(settings.dwell_hours * 3_600_000), rules=settings.rules)
+
+    def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Verdict]:
+        return verdicts(page, at, compiled, dwell_ms=settings.dwell_ms, rules=settings.rules)
+
+    for at, found in look_at_all(settings, look, progress):
         for one in found:
             before, after = held.setdefault(one.announced, [0] * 4), held.setdefault(one.segment, [0] * 4)
             before[0] += 1
@@ -197,13 +193,7 @@ def shadow(
                 flow[1] += one.monetary
                 if len(flow[2]) < EXAMPLES:
                     flow[2].append(one.key.decode())
-        seen, latest = seen + len(page), max(latest, at)
-        if progress:
-            progress(seen)
-
-    def name(segment: int) -> str | None:
-        return None if segment == 0 else names.get(segment, f"segment-{segment}")
-
+        seen, latest = seen + len(found), max(latest, at)
     return ShadowReport(
         version=model.version,
         active=None if published.active is None else published.active.version,
@@ -211,11 +201,11 @@ def shadow(
         customers=seen,
         moving=moving / seen if seen else 0.0,
         flows=[
-            Flow(name(source), name(target), customers, format_units(money), examples)
+            Flow(named.name(source), named.name(target), customers, format_units(money), examples)
             for (source, target), (customers, money, examples) in sorted(flows.items(), key=lambda row: -row[1][0])
         ],
         segments=[
-            Held(name(segment), was, format_units(money), will, format_units(after))
+            Held(named.name(segment), was, format_units(money), will, format_units(after))
             for segment, (was, money, will, after) in sorted(held.items())
         ],
     )
@@ -225,19 +215,18 @@ def drift(settings: Settings, published: PublishedModels, progress: Callable[[in
     """Compare the customers of now with those of the active model's training. Raises NoActiveModel, StatesUnreadable, RedisUnreachable."""
     model = published.require_active()
     compiled, fit = CompiledModel.of(model, settings.group, published.names), Fit()
-    seen, latest = 0, 0
-    for at, page in _pages(settings):
+
+    def look(at: int, page: list[tuple[bytes, bytes]]) -> None:
         fit.add([value for _, value in page], at, compiled, settings.rules)
-        seen, latest = seen + len(page), max(latest, at)
-        if progress:
-            progress(seen)
+
+    latest = max((at for at, _ in look_at_all(settings, look, progress)), default=None)
     facts, customers = model.training, max(fit.customers, 1)
     shares = {segment.name: fit.nearest.get(segment.id, 0) / customers for segment in model.segments}
     trained = {} if facts is None else facts.shares
     inertia = None if facts is None or facts.inertia is None else facts.inertia / facts.customers
     return DriftReport(
         version=model.version,
-        as_of=iso(latest) if seen else None,
+        as_of=None if latest is None else iso(latest),
         customers=fit.customers,
         stability_index=stability_index(trained, shares),
         shares={name: (trained.get(name, 0.0), share) for name, share in shares.items()},
@@ -247,20 +236,3 @@ def drift(settings: Settings, published: PublishedModels, progress: Callable[[in
             for feature, total in zip(model.features, fit.sums, strict=True)
         },
     )
-
-
-def _pages(settings: Settings) -> Iterator[tuple[int, list[tuple[bytes, bytes]]]]:
-    """(the instant to look at them in ms, some customers with their states), shard by shard."""
-    with redis_client(settings) as redis:
-        for partition in range(settings.partitions):
-            keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            clock = shard_clock(redis, keys)
-            if clock is None:
-                continue
-            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
-            states = read_states(redis, keys)
-            try:
-                while page := list(islice(states, _PAGE)):
-                    yield at, page
-            except StateFormatError as error:
-                raise StatesUnreadable(f"a state in {keys.states} can't be read: {error}") from error

@@ -157,6 +157,16 @@ class Settings(BaseSettings):
         return Rules(self.window_days * DAY_MS, self.grace_days * DAY_MS, self.cap_entries)
 
     @property
+    def dwell_ms(self) -> int:
+        """How long a customer stays in a segment at least."""
+        return int(self.dwell_hours * 3_600_000)
+
+    @property
+    def backfill_expiry_ms(self) -> int:
+        """For how long a back-fill may be silent."""
+        return int(self.backfill_expiry_hours * 3_600_000)
+
+    @property
     def orders_dead_letters_topic(self) -> str:
         """Where unusable order events go."""
         return f"{self.orders_topic}-dead-letters"

@@ -282,9 +282,9 @@ class Turns:
             merge_clock=turn.clock,
             **changes,
         )
-        self._next_due = min(
-            (at for at in (self._next_due, *turn.earlier.values(), *turn.due.values()) if at is not None), default=None
-        )
+        if not place.step.rescore_first:  # in event time nobody asks
+            soonest = (self._next_due, *turn.earlier.values(), *turn.due.values())
+            self._next_due = min((at for at in soonest if at is not None), default=None)
         self._count(owned, turn, len(records))
 
     # ---- models
@@ -322,11 +322,9 @@ class Turns:
         head = owned.head
         why = "finished" if records else "expired: nothing has come of it for too long"
         log.info("%s: back-fill %s %s", self.place, ", ".join(names), why)
-        # Over a rescore that is under way: it begins again, for everyone whom either of them is about.
-        scope = Scope.RELEASED if head.cursor is None else head.scope
         turn = Turn(len(records), head.clock, backfills=head.backfills.close(names))
         offset = records[-1].offset + 1 if records else head.offset
-        await self._publish(owned, turn, records, offset, set(), cursor="", quiet="", scope=scope)
+        await self._publish(owned, turn, records, offset, set(), cursor="", quiet="", scope=head.scope_with_released())
         del self._pending[: len(records)]
         self._metrics.turns.labels(self.place.step.name, "start").inc()
 

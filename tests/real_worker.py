@@ -16,32 +16,16 @@ import msgspec
 from redis import Redis
 
 from bench.model import bench_model
+from segmentation.model import SegmentModel
 from stream.access import read_topic
 from stream.commands_shards import end_offsets
 from stream.heads import decode_store_head
 from stream.layout import ShardKeys, read_states
 from stream.settings import Settings
+from tests.command_line import ROOT, environment
 from tests.toy_engine import eventually
 from trainer.publish import publish
 from trainer.settings import load_settings as trainer_settings
-
-ROOT = Path(__file__).parents[1]
-NAMES = (
-    "kafka_bootstrap_servers",
-    "group",
-    "partitions",
-    "time",
-    "turn_max_orders",
-    "due_slice",
-    "rescore_slice",
-    "session_timeout_ms",
-    "commit_timeout_s",
-    "backfill_expiry_hours",
-    "dwell_hours",
-    "currency",
-    "window_days",
-    "model_moves_per_minute",
-)
 
 
 @contextmanager
@@ -62,15 +46,14 @@ def processes(settings: Settings, folder: Path, *commands: str) -> Iterator[list
 
 
 def launch(settings: Settings, folder: Path, command: str) -> subprocess.Popen[bytes]:
-    values = {name: str(value) for name in NAMES if (value := getattr(settings, name)) is not None}
-    values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
-    environment = os.environ | {f"SEGSTREAM_{k.upper()}": v for k, v in values.items()}
-    environment["SEGSTREAM_REDIS_URL"] = settings.redis_url.get_secret_value()
-    environment["SEGSTREAM_ERASURE_SALT"] = settings.erasure_salt.get_secret_value()
     folder.mkdir(exist_ok=True)
     with (folder / f"{command}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "stream.cli", command], env=environment, cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-m", "stream.cli", command],
+            env=os.environ | environment(settings),
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
         )
 
 
@@ -104,16 +87,20 @@ async def settled(settings: Settings, *, topic: str | None = None, activation: i
     await eventually(readable, 30, f"{outputs} readable")
 
 
-def activate(settings: Settings) -> int:
-    """Publish the model, and start it on every partition. Returns the activation."""
+def activate(settings: Settings, model: SegmentModel | None = None) -> int:
+    """Publish a model (default: the benchmark's), and start it on every partition. Returns the activation."""
+    number = put(settings, model or bench_model(), active=True)
+    assert number is not None
+    return number
+
+
+def put(settings: Settings, model: SegmentModel, *, active: bool) -> int | None:
+    """Publish a model, as the active one or as the candidate. Returns the activation, None of a candidate."""
     names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
     chosen = {name: getattr(settings, name) for name in names}
     mine = trainer_settings(**chosen, redis_url=settings.redis_url.get_secret_value())
-    number = publish(
-        mine, bench_model(), activate=True, event_time=settings.time == "event", now_ms=time.time_ns() // 1_000_000
-    ).number
-    assert number is not None
-    return number
+    event_time = settings.time == "event"
+    return publish(mine, model, activate=active, event_time=event_time, now_ms=time.time_ns() // 1_000_000).number
 
 
 async def moves(settings: Settings, *, keep: tuple[str, ...] = ()) -> list[list[dict[str, Any]]]:

@@ -23,7 +23,7 @@ from trainer.life_cli import By, Reason
 from trainer.plan import RecipeName, parse_ks, parse_transforms
 from trainer.run_lock import training_lock
 from trainer.settings import load_settings
-from trainer.training_settings import load_training_settings
+from trainer.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ def run_command(
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.
     logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)
-    training = load_training_settings(recipe=recipe, k=k, transform=transform, seed=seed, min_customers=min_customers)
+    training = TrainingSettings.load(recipe=recipe, k=k, transform=transform, seed=seed, min_customers=min_customers)
     job = Job(
         as_of_ms=as_of,
         file=file,

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from trainer.errors import SettingsError
 from trainer.life_cli import settings_and_log
 from trainer.publish import has_active_model
-from trainer.schedule_settings import ScheduleSettings, load_schedule_settings
+from trainer.schedule_settings import ScheduleSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,7 +67,7 @@ def schedule_command(
 ) -> None:
     """Train by a cron expression until stopped; of several schedulers of a deployment one trains."""
     settings = settings_and_log()
-    chosen = load_schedule_settings(
+    chosen = ScheduleSettings.load(
         cron=cron,
         zone=zone,
         jitter_s=jitter_s,

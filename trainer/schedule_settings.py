@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from typing import Any, Final
+from typing import Final
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
 
-from trainer.errors import SettingsError
 from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
-from trainer.training_settings import toml_table
+from trainer.table_settings import TableSettings
 
 PREFIX: Final = f"{DEPLOYMENT_PREFIX}SCHEDULE_"
-TABLE: Final = "schedule"
 
 
-class ScheduleSettings(BaseSettings):
+class ScheduleSettings(TableSettings):
     """When to run, and what to do about a run that fails. The unit stands in the name."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    TABLE = "schedule"
+    ABOUT = "schedule"
+    PAGE = "docs/training-schedule.md"
 
     cron: str = Field("0 3 * * *", description="when: minute, hour, day of month, month, day of week")
     zone: str = Field("UTC", description="the time zone that `cron` is read in, like Europe/Berlin")
@@ -41,37 +41,3 @@ class ScheduleSettings(BaseSettings):
         if value is not None and not shlex.split(value):
             raise ValueError("expected a command, like 'notify training'")
         return value
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments over environment over the table of the TOML file that `SEGSTREAM_CONFIG` names."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=toml_table(TABLE))
-
-
-def load_schedule_settings(**overrides: Any) -> ScheduleSettings:
-    """Read the settings once; of the arguments those that aren't None. Raises SettingsError, naming each unusable value."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    known = {PREFIX + name.upper() for name in ScheduleSettings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
-        raise SettingsError(
-            f"unknown setting {', '.join(unknown)}.", hint="docs/training-schedule.md lists those there are."
-        )
-    try:
-        return ScheduleSettings(**given)
-    except ValidationError as error:
-        told = "; ".join(
-            f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
-            for e in error.errors()
-        )
-        raise SettingsError(
-            f"unusable settings of the schedule: {told}.",
-            hint="docs/training-schedule.md lists defaults and units.",
-        ) from None

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 
 from bench.model import bench_model
 from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from segmentation.shadow import stability_index
 from stream import topics
@@ -26,27 +27,19 @@ from stream.replay import replay
 from stream.settings import Settings
 from stream.simulate import simulate
 from tests.command_line import run
-from tests.real_worker import activate, moves, processes, settled, states
-from trainer.publish import publish
-from trainer.settings import load_settings as trainer_settings
+from tests.real_worker import activate, moves, processes, put, settled, states
 
 DAY = 86_400_000
 START = 1_600_000_000_000
 
 
-def put(settings: Settings, *, active: bool) -> str:
-    """Another model on the topic, as the candidate or as the active one. Returns its version."""
-    names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
-    mine = trainer_settings(
-        **{name: getattr(settings, name) for name in names}, redis_url=settings.redis_url.get_secret_value()
-    )
+def another() -> SegmentModel:
+    """A model that would move some."""
     segments = tuple(
         s.model_copy(update={"centroid": (0.6 * s.centroid[0], 1.3 * s.centroid[1], s.centroid[2])})
         for s in bench_model().segments
     )
-    model = bench_model().model_copy(update={"segments": segments})
-    publish(mine, model, activate=active, event_time=True, now_ms=time.time_ns() // 1_000_000)
-    return model.version
+    return bench_model().model_copy(update={"segments": segments})
 
 
 async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
@@ -59,7 +52,8 @@ async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Setti
         await settled(settings)
         with pytest.raises(ModelUnknown, match="no candidate"):
             chosen(await read_published(settings), None)
-        version = await asyncio.to_thread(put, settings, active=False)
+        version = another().version
+        await asyncio.to_thread(put, settings, another(), active=False)
         published = await read_published(settings)
         report = await asyncio.to_thread(shadow, settings, published, chosen(published, None))
         shown = await asyncio.to_thread(run, settings, "models", "shadow", version[:6])
@@ -67,7 +61,7 @@ async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Setti
         fits = await asyncio.to_thread(drift, settings, published)
         drifted = await asyncio.to_thread(run, settings, "models", "drift")
         before = sum(map(len, await moves(settings)))
-        await asyncio.to_thread(put, settings, active=True)
+        await asyncio.to_thread(put, settings, another(), active=True)
         await settled(settings)
         happened = [move for partition in await moves(settings) for move in partition]
     made = Counter((m["from"], m["to"]) for m in happened if m["cause"] == "model")

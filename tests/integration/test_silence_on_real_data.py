@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import signal
 import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,13 +25,10 @@ from stream.order_rows import Row, parse_at
 from stream.replay import replay
 from stream.settings import Settings
 from stream.time_order import in_time_order
-from tests.command_line import ROOT, environment
-from tests.real_worker import check_chains, moves, settled, store_heads
+from tests.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.silence_oracle import DAY_MS, Event, Told, figures_of, plainly_wrong, read_log, read_move, told_by
 from tests.toy_engine import eventually
 from trainer.fit import Recipe, train
-from trainer.publish import publish
-from trainer.settings import load_settings as trainer_settings
 from trainer.snapshot import Snapshot
 
 SettingsFor = Callable[..., Settings]
@@ -116,43 +109,6 @@ def deploy(settings_for: SettingsFor) -> Deploy:
     return make
 
 
-def launch(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
-    folder.mkdir(exist_ok=True)
-    with (folder / "worker.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "stream.cli", "worker"],
-            env=os.environ | environment(settings),
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-        )
-
-
-@contextmanager
-def workers(settings: Settings, folder: Path, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    running = [launch(settings, folder) for _ in range(count)]
-    try:
-        yield running
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def activate(settings: Settings, model: SegmentModel) -> int:
-    names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
-    chosen = {name: getattr(settings, name) for name in names}
-    mine = trainer_settings(**chosen, redis_url=settings.redis_url.get_secret_value())
-    number = publish(mine, model, activate=True, event_time=True, now_ms=time.time_ns() // 1_000_000).number
-    assert number is not None
-    return number
-
-
 async def kill_and_restart(
     settings: Settings, running: list[subprocess.Popen[bytes]], folder: Path, offsets: int
 ) -> None:
@@ -160,7 +116,7 @@ async def kill_and_restart(
     await eventually(lambda: sum(h.offset for h in store_heads(settings, settings.orders_topic) if h) >= offsets, 90)
     running[0].kill()
     assert running[0].wait(20) == -signal.SIGKILL
-    running[0] = launch(settings, folder)
+    running[0] = launch(settings, folder, "worker")
     mine = f":{running[0].pid}"
 
     async def owns() -> bool:
@@ -176,7 +132,7 @@ async def told(
     """History, the model, the rest, and silence until the end: the moves of each partition as they were published."""
     await topics.create(settings)
     history, rest = shop.halves()
-    with workers(settings, folder, count) as running:
+    with processes(settings, folder, *["worker"] * count) as running:
         await replay(settings, history)
         await settled(settings)
         activation = await asyncio.to_thread(activate, settings, model)

@@ -10,14 +10,14 @@ import jsonschema  # type: ignore[import-untyped]  # comes with check-jsonschema
 import pytest
 import yaml
 from click.exceptions import UsageError
-from prometheus_client.metrics import MetricWrapperBase
 from typer.testing import CliRunner
 
+from tests.metric_rows import metric_rows
 from trainer import cli
 from trainer.errors import PublishConflict, SettingsError, TrainerError, TrainingBusy
 from trainer.schedule import Schedule
 from trainer.schedule_metrics import ScheduleMetrics
-from trainer.schedule_settings import PREFIX, ScheduleSettings, load_schedule_settings
+from trainer.schedule_settings import PREFIX, ScheduleSettings
 from trainer.scheduler import BUSY
 from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
 from trainer.settings import load_settings
@@ -36,17 +36,7 @@ def test_the_table_of_settings_is_the_list() -> None:
 
 def test_the_table_of_metrics_is_the_list() -> None:
     told = re.findall(r"(?m)^\| `(segstream_training_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", PAGE.read_text())
-    there = [m for m in vars(ScheduleMetrics()).values() if isinstance(m, MetricWrapperBase)]
-    assert there
-    assert told == [
-        (
-            f"{m._name}_total" if m._type == "counter" else m._name,
-            m._type,
-            ", ".join(f"`{label}`" for label in m._labelnames),
-            m._documentation,
-        )
-        for m in there
-    ]
+    assert told == metric_rows(ScheduleMetrics())
 
 
 def test_the_table_of_exit_codes_is_true() -> None:
@@ -61,7 +51,7 @@ def test_the_environment_counts_over_the_table_of_the_file(monkeypatch: pytest.M
     file.write_text('group = "shop"\n[schedule]\ncron = "0 4 * * *"\nzone = "Europe/Berlin"\nretries = 1\n')
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(file))
     monkeypatch.setenv("SEGSTREAM_SCHEDULE_ZONE", "UTC")
-    found = load_schedule_settings(retries=None, retry_s=5)
+    found = ScheduleSettings.load(retries=None, retry_s=5)
     assert (found.cron, found.zone, found.retries, found.retry_s) == ("0 4 * * *", "UTC", 1, 5)
     assert load_settings().group == "shop"
 
@@ -82,13 +72,13 @@ def test_what_the_file_has_wrong_is_named(
     file.write_text(f"[schedule]\n{line}\n")
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(file))
     with pytest.raises(SettingsError, match=told):
-        load_schedule_settings()
+        ScheduleSettings.load()
 
 
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGSTREAM_SCHEDULE_CROM", "0 4 * * *")
     with pytest.raises(SettingsError, match="unknown setting SEGSTREAM_SCHEDULE_CROM"):
-        load_schedule_settings()
+        ScheduleSettings.load()
 
 
 # Of the CronJob's schema (batch/v1) what the example uses, and nothing else: a misspelt key isn't there.

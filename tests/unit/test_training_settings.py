@@ -9,13 +9,13 @@ import stream.settings
 import trainer.settings
 from trainer.errors import SettingsError
 from trainer.plan import Plan, of_recipe
-from trainer.training_settings import PREFIX, TrainingSettings, load_training_settings
+from trainer.training_settings import PREFIX, TrainingSettings
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def test_without_settings_it_is_the_default_plan() -> None:
-    assert load_training_settings().plan() == Plan()
+    assert TrainingSettings.load().plan() == Plan()
 
 
 def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -23,16 +23,16 @@ def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch,
     config.write_text('group = "shop"\n[trainer]\nk = 5\nseed = 1\nmost_moved = 0.1\n')
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
     monkeypatch.setenv("SEGSTREAM_TRAINER_SEED", "2")
-    plan = load_training_settings(transform="log1p", seed=None).plan()
+    plan = TrainingSettings.load(transform="log1p", seed=None).plan()
     assert (plan.ks, plan.seed, plan.most_moved, plan.transforms) == ((5,), 2, 0.1, ("log1p",))
     # The same file and variables serve the worker and the rest of the trainer.
     assert stream.settings.load_settings().group == trainer.settings.load_settings().group == "shop"
 
 
 def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
-    plan = load_training_settings(recipe="textbook", transform="log1p").plan()
+    plan = TrainingSettings.load(recipe="textbook", transform="log1p").plan()
     assert (plan.way, plan.transforms, plan.starts, plan.ks) == ("silhouette", ("log1p",), 20, tuple(range(2, 9)))
-    assert load_training_settings(recipe="tutorial").plan() == of_recipe("tutorial")
+    assert TrainingSettings.load(recipe="tutorial").plan() == of_recipe("tutorial")
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_what_the_file_has_wrong_is_named(
     config.write_text(text)
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
     with pytest.raises(SettingsError, match=re.escape(told)):
-        load_training_settings()
+        TrainingSettings.load()
 
 
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGSTREAM_TRAINER_SEEDS", "1")
     with pytest.raises(SettingsError, match="unknown setting SEGSTREAM_TRAINER_SEEDS"):
-        load_training_settings()
+        TrainingSettings.load()
 
 
 def test_the_replica_does_not_show() -> None:
-    assert "hidden" not in repr(load_training_settings(redis_url="redis://:hidden@replica:6379/0"))
+    assert "hidden" not in repr(TrainingSettings.load(redis_url="redis://:hidden@replica:6379/0"))
 
 
 def test_the_page_lists_every_setting_with_its_default() -> None:
