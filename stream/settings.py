@@ -81,6 +81,9 @@ class Settings(BaseSettings):
     changes_topic: str = Field("segment-changes", description="moves out")
     state_topic: str = Field("segment-state", description="the latest move of each customer (compacted)")
     models_topic: str = Field("segment-models", description="segment models (compacted, one partition)")
+    reports_topic: str = Field(
+        "segment-reports", description="reports of the runs that made the models (compacted, one partition)"
+    )
     actions_topic: str = Field("campaign-actions", description="campaign actions out")
 
     erasure_salt: SecretStr = Field(

@@ -125,6 +125,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.actions_topic, _FOREVER),
         # One partition: the offset of an activation is its place in the one order of all of them.
         spec(settings.models_topic, _COMPACTED, partitions=1),
+        # Not beside the models, which each worker reads whole at its start.
+        spec(settings.reports_topic, _COMPACTED, partitions=1),
         # One partition: small, and read whole.
         spec(settings.redrives_topic, _COMPACTED, partitions=1),
         spec(settings.tombstones_topic, _COMPACTED),

@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     )
     orders_topic: str = Field("orders", description="order events in")
     models_topic: str = Field("segment-models", description="segment models (compacted, one partition)")
+    reports_topic: str = Field(
+        "segment-reports", description="reports of the runs that made the models (compacted, one partition)"
+    )
 
     # Around it.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged (stderr)")

@@ -66,7 +66,7 @@ def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
 @pytest.fixture
 def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The trainer's settings; the environment points there too."""
-    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "partitions")
+    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "reports_topic", "partitions")
     for name in names:
         monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(worker, name)))
     monkeypatch.setenv("SEGSTREAM_REDIS_URL", worker.redis_url.get_secret_value())
@@ -332,7 +332,7 @@ async def test_a_worker_takes_up_a_promotion_and_a_rollback(
 ) -> None:
     worker = settings_for(partitions=PARTITIONS)
     await topics.create(worker)
-    for name in ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "partitions"):
+    for name in ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions"):
         monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(worker, name)))
     mine = Settings(redis_url=worker.redis_url)
     [one, _] = await asyncio.to_thread(add, mine, A, B, activate=True)

@@ -45,7 +45,7 @@ def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
 
 @pytest.fixture
 async def mine(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    names = ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "partitions")
+    names = ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions")
     for name in names:
         monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("SEGSTREAM_REDIS_URL", settings.redis_url.get_secret_value())

@@ -100,7 +100,7 @@ def _fill(worker: WorkerSettings, entries: dict[bytes, list[Entry]]) -> list[int
 
 
 def _environment(worker: WorkerSettings) -> dict[str, str]:
-    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "partitions")
+    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "reports_topic", "partitions")
     return {f"SEGSTREAM_{name.upper()}": str(getattr(worker, name)) for name in names} | {
         "SEGSTREAM_REDIS_URL": worker.redis_url.get_secret_value()
     }

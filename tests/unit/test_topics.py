@@ -34,8 +34,9 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
 
 def test_partitions_agree_wherever_a_shard_keeps_its_number() -> None:
     specs = _by_name(Settings(partitions=6))
-    assert {spec.name for spec in specs.values() if spec.partitions != 6} == {"segment-models", "segstream-redrives"}
-    assert specs["segment-models"].partitions == 1
+    single = {"segment-models", "segment-reports", "segstream-redrives"}
+    assert {spec.name for spec in specs.values() if spec.partitions != 6} == single
+    assert {specs[name].partitions for name in single} == {1}
 
 
 def test_a_dead_letter_may_be_larger_than_its_record() -> None:
@@ -77,7 +78,7 @@ async def test_check_names_what_differs(settings: Settings) -> None:
     problems = await topics.check(other)
     assert Problem(settings.orders_topic, "partitions", "5", "4") in problems
     assert Problem(settings.orders_topic, "max.message.bytes", "500000", "1048576") in problems
-    # Once for each topic that has them: all but models and redrives have the partitions, four the limit.
+    # Once for each topic that has them: all but models, reports and redrives have the partitions, four the limit.
     assert [p.setting for p in problems].count("partitions") == 10
     assert [p.setting for p in problems].count("max.message.bytes") == 4
     assert len(problems) == 14
@@ -104,8 +105,8 @@ def test_the_commands_end_with_1_while_something_is_wrong(
     before = runner.invoke(topics_cli.app, ["check", "--json"])
     assert before.exit_code == 1
     told = [msgspec.json.decode(line, type=Problem) for line in before.stdout.splitlines()]
-    assert [p.setting for p in told] == ["missing"] * 12
+    assert [p.setting for p in told] == ["missing"] * 13
     created = runner.invoke(topics_cli.app, ["create"])
-    assert (created.exit_code, created.stdout.count("created ")) == (0, 12)
+    assert (created.exit_code, created.stdout.count("created ")) == (0, 13)
     after = runner.invoke(topics_cli.app, ["check"])
-    assert (after.exit_code, after.stdout) == (0, "12 topics are as they must be\n")
+    assert (after.exit_code, after.stdout) == (0, "13 topics are as they must be\n")
