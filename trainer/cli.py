@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from trainer import life_cli, run_cli, schedule_cli
+from trainer import life_cli, report_cli, run_cli, schedule_cli
 from trainer.errors import TrainerError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learn the segments from the customers' states.")
@@ -19,6 +19,7 @@ def _commands() -> None:
 
 run_cli.register(app)
 life_cli.register(app)
+report_cli.register(app)
 schedule_cli.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from trainer.errors import PublishError
+from trainer.kept_reports import NoReport, keep
 from trainer.learn import Stopwatch, learn
 from trainer.names import Lineage
 from trainer.order_snapshot import take_from_file
@@ -71,7 +72,8 @@ def run(
     3. The model, as `learn` has it. Refused by the gates, the outcome says so, and nothing is published.
     4. The model's file, so that a folder that can't be written stops the run before anything is published.
     5. The publication, unless another model became active since 1.
-    6. The report: report.html, report.md, and report.json, which holds the outcome.
+    6. The report of a model that was published, kept in Kafka. If that fails, the run has succeeded all the same.
+    7. The report as files: report.html, report.md, and report.json, which holds the outcome.
     """
     if job.alone and not job.dry_run:
         raise PublishError("a model that knows of no other can't be published.", hint="Add --dry-run.")
@@ -103,6 +105,8 @@ def run(
             activation = _publish(settings, model, lineage, job, activate=verdict == "active", now_ms=now_ms)
     outcome = _decided(lesson.outcome, verdict, why, activation)
     outcome = msgspec.structs.replace(outcome, timings=tuple(watch.timings), currency=settings.currency)
+    if verdict in ("active", "candidate"):
+        _keep(settings, outcome, job.out)
     if job.out is not None:
         _report(outcome, job.out)
     return outcome
@@ -166,6 +170,14 @@ def _write(folder: Path, name: str, content: bytes) -> None:
     except OSError as error:
         raise PublishError(f"{path} can't be written: {error.strerror}.", hint="Give another --out.") from None
     log.info("wrote %s", path)
+
+
+def _keep(settings: Settings, outcome: Outcome, folder: Path | None) -> None:
+    try:
+        keep(settings, outcome)
+    except NoReport as error:
+        where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
+        log.warning("model %s is published, but its report isn't kept: %s %s", outcome.version, error, where)
 
 
 def _report(outcome: Outcome, folder: Path) -> None:
