@@ -52,7 +52,7 @@ def choose(fits: Sequence[Fit], plan: Plan, active: Active | None, *, force: boo
     """Choose by the plan's way. `force`: where no fit passes the gates, the best silhouette of all."""
     fitted = [i for i, fit in enumerate(fits) if fit.failure is None]
     if not fitted:
-        return Choice(None, ("No k could be fitted.", *(_named(fit) + f": {fit.failure}" for fit in fits)))
+        return Choice(None, ("No k could be fitted.", *_failures(fits)))
     if plan.way == "elbow":
         return _at_elbow(fits, fitted)
     passing = [i for i in fitted if all(g.passed for g in fits[i].gates)]
@@ -131,6 +131,14 @@ def _named(fit: Fit) -> str:
 
 def _silhouette(fit: Fit) -> float:
     return -1.0 if fit.silhouette is None else fit.silhouette
+
+
+def _failures(fits: Sequence[Fit]) -> tuple[str, ...]:
+    """Say each failure once, with the first fit that has it: what is wrong with a feature is so for every k."""
+    first: dict[str | None, Fit] = {}
+    for fit in fits:
+        first.setdefault(fit.failure, fit)
+    return tuple(f"{_named(fit)}: {failure}" for failure, fit in first.items())
 
 
 def _failed(fit: Fit) -> str:

@@ -42,7 +42,7 @@ class OrderBook:
         """The instant of the last event; SnapshotError where there is none."""
         latest = max((own[-1].time for own in self.entries.values()), default=None)
         if latest is None:
-            raise SnapshotError("the file has no order that can be used.", hint="docs/files.md says what it needs.")
+            raise SnapshotError("there is no order that can be used.", hint="docs/files.md says what is needed.")
         return latest
 
     def as_of(self, at_ms: int) -> Snapshot:
@@ -69,8 +69,12 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
             entries.setdefault(row.customer_id.encode(), []).append(entry)
     except SegstreamError as error:
         raise SnapshotError(str(error)) from None
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
+    if not entries:
+        raise SnapshotError(
+            f"{path} has no order that can be used; rows left out: {told}.", hint="docs/files.md says what is needed."
+        )
     if counts:
-        told = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
         log.info("%s: rows left out: %s", path.name, told)
     return OrderBook(_once(entries), rules, sum(counts.values()))
 

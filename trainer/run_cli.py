@@ -156,8 +156,10 @@ def run_command(
     else:
         show(outcome)
     if outcome.decision.verdict == "refused":
+        # With the first reason: who hears of a failed run in the night sees this line alone.
         raise GatesFailed(
-            outcome.decision.why[0], hint="Ask for another --k or --transform, move the gates, or --force it."
+            " ".join(outcome.decision.why[:2]),
+            hint="Ask for another --k or --transform, move the gates, or --force it.",
         )
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
 from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
@@ -25,6 +25,7 @@ from segmentation.rfm import NONE, StateFormatError, advance_bytes, heads
 from segmentation.single import HORIZON_MS
 from stream.layout import ShardKeys, read_clock, read_states
 from trainer.errors import SnapshotError
+from trainer.replica import read_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.rfm import Rules
+    from trainer.replica import Link
     from trainer.settings import Settings
 
 log = logging.getLogger(__name__)
 
 # States turned to columns at a time: bounds the memory that their entries take.
 _BLOCK: Final = 10_000
+# In wall time a deployment without any event for so long is worth a look; a small shop's quiet night isn't.
+_QUIET_MS: Final = DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,52 +66,102 @@ class Snapshot:
 def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> Snapshot:
     """Read all shards as of an instant; None: now in wall time, the highest shard clock in event time.
 
-    Customers whose every order was cancelled or erased have no recency: they are left out and counted. Those whose
-    orders have all left the window stay, with frequency 0. Workers may go on meanwhile: who buys during the read
-    shows that order already, with recency 0. Raises SnapshotError.
+    From a replica that has lost its primary, now is the moment when it did: what was bought since isn't in it. That is
+    logged as a warning. Customers whose every order was cancelled or erased have no recency: they are left out and
+    counted. Those whose orders have all left the window stay, with frequency 0. Workers may go on meanwhile: who buys
+    during the read shows that order already, with recency 0. Raises SnapshotError.
     """
     url = settings.redis_url.get_secret_value()
     timeout_s = settings.redis_timeout_s
-    shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     try:
         with Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1), protocol=2
         ) as redis:
-            at = _instant([read_clock(redis, keys) for keys in shards], as_of_ms, now_ms, settings)
-            return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+            return _take(redis, settings, as_of_ms, now_ms)
     except (RedisError, OSError) as error:
-        # Of the URL only what is no secret.
-        parts = urlsplit(url)
-        raise SnapshotError(
-            f"Redis at {parts.hostname}:{parts.port or 6379}: {error}.",
-            hint="Check SEGSTREAM_REDIS_URL, and that it runs.",
-        ) from error
+        raise SnapshotError(f"Redis at {_place(settings)}: {error}.", hint=_hint(error)) from error
     except ValueError as error:
         if isinstance(error, (msgspec.DecodeError, StateFormatError)):
             raise SnapshotError(
-                f"group {settings.group}, topic {settings.orders_topic}: {error}.",
+                f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
                 hint="Was it written by another version? `segstream rebuild` makes the states anew.",
             ) from error
-        raise SnapshotError(f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.") from None
-
-
-def _instant(clocks: list[int | None], as_of_ms: int | None, now_ms: int, settings: Settings) -> int:
-    known = [clock for clock in clocks if clock is not None]
-    if not known:
         raise SnapshotError(
-            f"Redis has no shard of group {settings.group}, topic {settings.orders_topic}: there is nobody to train on.",
-            hint="Run `segstream worker` on some orders first, with the same SEGSTREAM_ settings.",
+            f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.",
+            hint="Where SEGSTREAM_TRAINER_REDIS_URL is set, it is that one.",
+        ) from None
+
+
+def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> Snapshot:
+    shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+    # Before the states: what a replica hears of while they are read is no harm, what it doesn't hear of is.
+    link = read_link(redis)
+    known = [clock for keys in shards if (clock := read_clock(redis, keys)) is not None]
+    if not known:
+        raise _nobody(settings, link)
+    beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
+    if redis.exists(beyond.head):
+        raise SnapshotError(
+            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {_place(settings)} has more shards of topic "
+            f"{settings.orders_topic}: their customers would be missing.",
+            hint="Give the number that the workers have.",
         )
-    # A state has forgotten what left the window before its clock, so the past can't be told from it.
-    earliest = max(known)
-    if as_of_ms is None:
-        return earliest if settings.time == "event" else max(now_ms, earliest)
-    if as_of_ms < earliest:
+    at = _instant(max(known), as_of_ms, now_ms, link, settings)
+    return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+
+
+def _nobody(settings: Settings, link: Link | None) -> SnapshotError:
+    told = f"Redis at {_place(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
+    if link is not None and not link.up:
+        return SnapshotError(
+            f"{told}: it is a replica, and {link.told}.", hint="Wait for its copy, or read from the primary."
+        )
+    return SnapshotError(
+        f"{told}: there is nobody to train on.",
+        hint="Run `segstream worker` on some orders first, with the same SEGSTREAM_ settings.",
+    )
+
+
+def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None, settings: Settings) -> int:
+    """Choose the instant. `earliest`: the highest clock, for a state has forgotten what left the window before it."""
+    if as_of_ms is not None and as_of_ms < earliest:
         raise SnapshotError(
             f"as of {iso(as_of_ms)} can't be told: the states stand at {iso(earliest)}.",
             hint="Give that or a later time, or replay the orders `--until` the earlier one.",
         )
-    return as_of_ms
+    heard = now_ms
+    if link is not None and not link.up:
+        heard = earliest if link.lost_s is None else now_ms - link.lost_s * 1000
+    chosen = as_of_ms
+    if chosen is None:
+        chosen = earliest if settings.time == "event" else max(heard, earliest)
+    if link is not None and not link.up:
+        log.warning(
+            "Redis at %s is a replica, and %s: what was bought since isn't in the customers, read as of %s",
+            *(_place(settings), link.told, iso(chosen)),
+        )
+    elif settings.time == "wall" and chosen - earliest > _QUIET_MS:
+        log.warning(
+            "nothing has happened since %s by Redis at %s, %.1f days before %s: do the workers run, and is it theirs?",
+            *(iso(earliest), _place(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
+        )
+    return chosen
+
+
+def _place(settings: Settings) -> str:
+    """Of the URL only what is no secret."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    return f"{parts.hostname}:{parts.port or 6379}"
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, BusyLoadingError):
+        return "It is reading its data in: wait until it has, or read from another."
+    if isinstance(error, MasterDownError):
+        return "It is a replica without its primary: mend that, or read from another."
+    if str(error).startswith("WRONGTYPE"):
+        return "Its keys aren't those of segstream: check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
+    return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that it runs."
 
 
 def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snapshot:
@@ -116,7 +170,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snaps
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
     left_out = 0
     for block in _blocks(rows):
-        head = heads([advance_bytes(value, at, rules) for _, value in block])
+        head = heads([_advanced(customer, value, at, rules) for customer, value in block])
         stands = head["last"] != NONE
         left_out += int(np.count_nonzero(~stands))
         customers += [customer for (customer, _), keep in zip(block, stands, strict=True) if keep]
@@ -136,6 +190,13 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snaps
         as_of_ms=at,
         left_out=left_out,
     )
+
+
+def _advanced(customer: bytes, value: bytes, at: int, rules: Rules) -> bytes:
+    try:
+        return advance_bytes(value, at, rules)
+    except StateFormatError as error:
+        raise StateFormatError(f"customer {customer!r}: {error}") from None
 
 
 def _blocks(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
