@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,6 +30,7 @@ MARGIN_FLOOR: Final = 2.0**-20
 TWIN_DISTANCE2: Final = 1e-6
 
 _VERSION_DIGITS: Final = 16
+_LATER_FACTS: Final = ("histograms", "distance")
 
 Transform = Literal["identity", "log1p", "yeo-johnson"]
 
@@ -82,10 +83,26 @@ class Segment(_Plain):
     centroid: tuple[Coordinate, Coordinate, Coordinate]
 
 
+class Histogram(_Plain):
+    """How one feature lay at the training, untransformed: shares[i] of the customers had edges[i - 1] < x <= edges[i]."""
+
+    edges: Annotated[tuple[float, ...], Field(max_length=63)]
+    shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...]
+
+    @model_validator(mode="after")
+    def _edges_rise(self) -> Self:
+        if len(self.shares) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.edges)} edges and {len(self.shares)} shares: give one share more than edges")
+        if any(one >= other for one, other in pairwise(self.edges)):
+            raise ValueError(f"edges {self.edges} don't rise: give each value once, the least first")
+        return self
+
+
 class Training(_Plain):
     """How the model came about: facts for people, which nothing is decided by. Part of the content all the same.
 
-    `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values;
+    `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values and
+    `histograms` to how these lay; `distance` is the mean distance to the nearest centroid in z space, of all customers.
     `forced` says that the gates of the training failed and someone published anyway.
     """
 
@@ -96,6 +113,8 @@ class Training(_Plain):
     inertia: float | None
     shares: dict[str, float]
     feature_means: dict[str, float]
+    histograms: dict[str, Histogram] = {}
+    distance: float | None = None
     seed: int
     forced: bool = False
     notes: dict[str, str] = {}
@@ -142,7 +161,12 @@ class SegmentModel(_Plain):
             yield one, other, sum((a - b) * (a - b) for a, b in zip(one.centroid, other.centroid, strict=True))
 
     def _content(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        content = self.model_dump(mode="json")
+        # Models of before these facts were kept have the versions that they always had.
+        for name in _LATER_FACTS:
+            if content["training"][name] in (None, {}):
+                del content["training"][name]
+        return content
 
     @property
     def version(self) -> str:

@@ -12,7 +12,7 @@ import time
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import faust
 import uvloop
@@ -29,6 +29,7 @@ from segmentation.partitioners import PARTITIONERS
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
 from stream.access import kafka_consumer, partitions_of, redis_client
+from stream.drift_watch import DriftWatch
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
 from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
@@ -43,6 +44,8 @@ from stream.status import REFRESH_S, StatusBoard
 from stream.store import ShardStore, connect
 
 log = logging.getLogger(__name__)
+
+FIRST_LOOK_S: Final = 30.0  # at the drift, when the shards have been taken over
 
 
 def now_ms() -> int:
@@ -121,7 +124,7 @@ class ShardService(Service):
         streams = streams_of(settings, step.name)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         self._board = StatusBoard(self._redis, settings.group, streams.input, owner)
-        self._feed = ModelFeed(settings, self._compile) if step.name == "scoring" else None
+        self._feed = ModelFeed(settings, self._compile, self._metrics.refused.inc) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 
         slots = asyncio.Semaphore(settings.turns_at_once)
@@ -153,6 +156,19 @@ class ShardService(Service):
                 log.exception("the worker failed")
             self._app.failure = error
             await self._app.crash(error)
+
+    @Service.task
+    async def _watch_drift(self) -> None:
+        interval_s = self._settings.drift_interval_s
+        if self._feed is None or not interval_s:
+            return
+        watch = DriftWatch(
+            self._settings, self._redis, self._feed, self._metrics, lambda: self._intake.partitions, now_ms
+        )
+        await self.sleep(min(interval_s, FIRST_LOOK_S))
+        while not self.should_stop:
+            await watch.look()
+            await self.sleep(interval_s)
 
     @Service.timer(REFRESH_S)
     async def _refresh(self) -> None:

@@ -122,6 +122,11 @@ class Intake:
         """How many shards run here."""
         return len(self._running)
 
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions of these shards."""
+        return sorted(self._running)
+
     async def run(self) -> None:
         """Join, follow the assignments, drain when stopped. Raises WorkerFailed."""
         self._failure = asyncio.get_running_loop().create_future()

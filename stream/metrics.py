@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from segmentation.drift import Drift
 
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -69,6 +75,50 @@ class Metrics:
         self.rescoring = Gauge(
             "segstream_rescoring", "1 while the shard rescores its customers", shard, registry=self.registry
         )
+        self.refused = Counter(
+            "segstream_models_refused",
+            "Models on the models topic, and activations, that can't be scored by",
+            registry=self.registry,
+        )
+        self.drift_customers = Gauge(
+            "segstream_drift_sampled_customers",
+            "Customers of this worker's shards in the last sample",
+            registry=self.registry,
+        )
+        self.drift = Gauge(
+            "segstream_drift_stability_index",
+            "Population stability index of the sample against the active model's training",
+            ["of"],
+            registry=self.registry,
+        )
+        self.distance = Gauge(
+            "segstream_drift_distance_ratio",
+            "Mean distance to the nearest centroid in the sample, by that at the training",
+            registry=self.registry,
+        )
+        self.shares = Gauge(
+            "segstream_drift_segment_share",
+            "Part of the sample that lies nearest to the segment",
+            ["segment"],
+            registry=self.registry,
+        )
+        self.show_drift(None)
+
+    def show_drift(self, drift: Drift | None) -> None:
+        """Show a sample; None: there is none."""
+        self.drift.clear()
+        self.shares.clear()
+        self.drift_customers.set(drift.customers if drift else 0)
+        self.distance.set(math.nan)
+        if drift is None or not drift.customers:
+            return
+        for name, index in drift.indices.items():
+            self.drift.labels(name).set(index)
+        for segment, (_, share) in drift.shares.items():
+            self.shares.labels(segment).set(share)
+        then, now = drift.distance
+        if then:
+            self.distance.set(now / then)
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""

@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 class ModelFeed:
     """Follows the models topic from its beginning. A broken model is refused with its reason; the last good one stays."""
 
-    def __init__(self, settings: Settings, compile_model: Callable[[SegmentModel, dict[int, str]], Any]) -> None:
-        """`compile_model(model, names of all known segments)` -> the step's own form."""
+    def __init__(
+        self,
+        settings: Settings,
+        compile_model: Callable[[SegmentModel, dict[int, str]], Any],
+        count_refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`compile_model(model, names of all known segments)` -> the step's own form. `count_refused`: for the metric."""
         self._settings = settings
         self._compile = compile_model
+        self._count_refused = count_refused
         self._models: dict[str, SegmentModel] = {}
         self._compiled: dict[str, Any] = {}
         self._names: dict[int, str] = {}
@@ -39,6 +45,10 @@ class ModelFeed:
         Else a new worker would start each activation of the past in turn.
         """
         return self._latest if self.caught_up.is_set() else Activation()
+
+    def active(self) -> SegmentModel | None:
+        """The model of that activation."""
+        return self._models.get(self.latest().version)
 
     def refuses(self, version: str) -> bool:
         """Whether a model of that version was there and can't be used."""
@@ -96,17 +106,20 @@ class ModelFeed:
                 version = read_pointer(value)
             except ModelError as error:
                 log.error("the activation at offset %d is unreadable: %s", offset, error)  # noqa: TRY400  # the line says it all
+                self._count_refused()
                 return
             if version in self._models:
                 self._latest = Activation(offset, version)
             else:
                 log.error("activation %d names model %r, which isn't at hand: the last good one stays", offset, version)
+                self._count_refused()
             return
         try:
             model = read_version(key, value)
         except ModelError as why:
             self.refused[(key or b"").decode(errors="replace")] = str(why)
             log.error("model %r is refused: %s", key, why)  # noqa: TRY400  # the line says it all
+            self._count_refused()
             return
         self._models[model.version] = model
         self._names |= {segment.id: segment.name for segment in model.segments}

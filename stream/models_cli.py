@@ -10,32 +10,44 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stream.drift_report import DriftReport, drift_sample
+from stream.drift_report import drift as drift_of
 from stream.export import customers_stored
-from stream.model_names import read_published
-from stream.models_report import DriftReport, ModelRow, ShadowReport, ShardModel, chosen, model_rows, shard_models
-from stream.models_report import drift as drift_of
+from stream.model_names import PublishedModels, read_published
+from stream.models_report import ModelRow, ShadowReport, ShardModel, chosen, model_rows, shard_models
 from stream.models_report import shadow as shadow_of
 from stream.options import AsJson
 from stream.progress import progress_bar
-from stream.settings import load_settings
+from stream.settings import Settings, load_settings
 
 app = typer.Typer(help="Which model scores, what another would do, how far customers have drifted.")
 _WIDTH = 140
+LITTLE, MUCH = 0.1, 0.25  # of a population stability index, by the usual reading
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, *, as_json: AsJson = False) -> None:
-    """List the models, how many shards score by each, and how far a new one has come."""
+    """List the models, how many shards score by each, how far a new one has come, and how far customers have drifted."""
     if context.invoked_subcommand is not None:
         return
     settings = load_settings()
     shards = shard_models(settings)
-    rows = model_rows(asyncio.run(read_published(settings)), shards)
+    published = asyncio.run(read_published(settings))
+    rows = model_rows(published, shards)
+    sampled = asyncio.run(_sampled(settings, published))
     if as_json:
-        for row in (*rows, *shards):
+        for row in (*rows, *shards, *([sampled] if sampled else [])):
             typer.echo(msgspec.json.encode(row).decode())
     else:
         _show_models(rows, shards)
+        if sampled:
+            _console().print(_drift_line(sampled), soft_wrap=True)
+
+
+async def _sampled(settings: Settings, published: PublishedModels) -> DriftReport | None:
+    if published.active is None or not (stored := customers_stored(settings)):
+        return None
+    return await drift_sample(settings, published, stored)
 
 
 @app.command()
@@ -119,12 +131,26 @@ def _show_shadow(report: ShadowReport, currency: str) -> None:
     console.print(table)
 
 
+def _drift_line(report: DriftReport) -> str:
+    """Say it in a line, the worst last.
+
+    >>> _drift_line(DriftReport("5ccb", None, 9_000, 4_000, {"segments": 0.01, "frequency": 0.3}, {}, (1.0, 1.1), {}))
+    'Drift since the training, by 4,000 of 9,000 customers: segments 0.010, frequency 0.300: much has changed.'
+    """
+    told = sorted(report.stability_indices.items(), key=lambda item: item[1])
+    if not told:
+        return "Drift since the training: none of the customers looked at has an order that stands."
+    worst = told[-1][1]
+    verdict = "as at training" if worst < LITTLE else "some has changed" if worst <= MUCH else "much has changed"
+    figures = ", ".join(f"{name} {index:.3f}" for name, index in told)
+    return f"Drift since the training, by {report.customers:,} of {report.of:,} customers: {figures}: {verdict}."
+
+
 def _show_drift(report: DriftReport) -> None:
     console = _console()
+    console.print(f"Model {report.version}. {_drift_line(report)}", soft_wrap=True)
     console.print(
-        f"model {report.version}, {report.customers:,} customers: stability index of the segments' shares "
-        f"{report.stability_index:.3f} (below 0.1 as at training, above 0.25 much has changed)",
-        soft_wrap=True,
+        f"(Stability indices: below {LITTLE} as at training, above {MUCH} much has changed.)\n", soft_wrap=True
     )
     table = Table("", "at training", "now", box=None)
     for name, (was, is_) in report.shares.items():
@@ -132,5 +158,5 @@ def _show_drift(report: DriftReport) -> None:
     for name, (mean, now) in report.means.items():
         table.add_row(f"mean {name}", "" if mean is None else f"{mean:.2f}", f"{now:.2f}")
     was_distance, distance = report.distance
-    table.add_row("mean squared distance", "" if was_distance is None else f"{was_distance:.3f}", f"{distance:.3f}")
+    table.add_row("mean distance", "" if was_distance is None else f"{was_distance:.3f}", f"{distance:.3f}")
     console.print(table)

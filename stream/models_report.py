@@ -1,4 +1,4 @@
-"""`segstream models`: which model scores, how far a new one has come, what a candidate would do, how far customers have drifted."""
+"""`segstream models`: which model scores, how far a new one has come, what a candidate would do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from segmentation.decisions import CompiledModel
 from segmentation.events import iso
 from segmentation.money import format_units
-from segmentation.shadow import Fit, Verdict, stability_index, verdicts
+from segmentation.shadow import Verdict, verdicts
 from stream.access import redis_client
 from stream.all_customers import look_at_all
 from stream.errors import SegstreamError
@@ -84,22 +84,6 @@ class ShadowReport(msgspec.Struct, frozen=True):
     moving: float
     flows: list[Flow]
     segments: list[Held]
-
-
-class DriftReport(msgspec.Struct, frozen=True):
-    """How the customers lie in the active model, against those it was trained on.
-
-    `stability_index`: of the segments' shares (PSI). `distance`: mean squared distance to the nearest centroid in z space.
-    `means`: feature -> (at training, now).
-    """
-
-    version: str
-    as_of: str | None
-    customers: int
-    stability_index: float
-    shares: dict[str, tuple[float, float]]
-    distance: tuple[float | None, float]
-    means: dict[str, tuple[float | None, float]]
 
 
 def shard_models(settings: Settings) -> list[ShardModel]:
@@ -208,31 +192,4 @@ def shadow(
             Held(named.name(segment), was, format_units(money), will, format_units(after))
             for segment, (was, money, will, after) in sorted(held.items())
         ],
-    )
-
-
-def drift(settings: Settings, published: PublishedModels, progress: Callable[[int], None] | None = None) -> DriftReport:
-    """Compare the customers of now with those of the active model's training. Raises NoActiveModel, StatesUnreadable, RedisUnreachable."""
-    model = published.require_active()
-    compiled, fit = CompiledModel.of(model, settings.group, published.names), Fit()
-
-    def look(at: int, page: list[tuple[bytes, bytes]]) -> None:
-        fit.add([value for _, value in page], at, compiled, settings.rules)
-
-    latest = max((at for at, _ in look_at_all(settings, look, progress)), default=None)
-    facts, customers = model.training, max(fit.customers, 1)
-    shares = {segment.name: fit.nearest.get(segment.id, 0) / customers for segment in model.segments}
-    trained = {} if facts is None else facts.shares
-    inertia = None if facts is None or facts.inertia is None else facts.inertia / facts.customers
-    return DriftReport(
-        version=model.version,
-        as_of=None if latest is None else iso(latest),
-        customers=fit.customers,
-        stability_index=stability_index(trained, shares),
-        shares={name: (trained.get(name, 0.0), share) for name, share in shares.items()},
-        distance=(inertia, fit.squared_distance / customers),
-        means={
-            feature.name: (None if facts is None else facts.feature_means.get(feature.name), total / customers)
-            for feature, total in zip(model.features, fit.sums, strict=True)
-        },
     )

@@ -124,6 +124,9 @@ class Settings(BaseSettings):
     backoff_max_s: float = Field(30.0, gt=0, description="longest wait between takeovers of a failing shard, seconds")
 
     # Around it.
+    drift_interval_s: float = Field(
+        300.0, ge=0, description="seconds between samples of the customers for the drift metrics; 0: none"
+    )
     http_host: str = Field("127.0.0.1", description="address of /health and /metrics")
     http_port: int = Field(0, ge=0, le=65_535, description="port of /health and /metrics; 0: none")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged (stderr)")

@@ -18,8 +18,9 @@ from scipy.stats import yeojohnson_normmax
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types; comes with scikit-learn
 
+from segmentation.drift import binned
 from segmentation.forecast import standardise, transform
-from segmentation.model import FEATURES, Feature, SegmentModel, Training
+from segmentation.model import FEATURES, Feature, Histogram, SegmentModel, Training
 from trainer.errors import FitError
 from trainer.measure import rounded, silhouette
 from trainer.names import Lineage, carried, christen
@@ -225,7 +226,7 @@ def assemble(snapshot: Snapshot, features: Features, found: Clusters, lineage: L
             features=features,
             segments=tuple(ordered),
             margin=facts.margin,
-            training=_describe(snapshot, found, labels, ordered, facts),
+            training=_describe(snapshot, found, coordinates(snapshot, features), labels, ordered, facts),
         )
     except ValidationError as error:
         told = "; ".join(finding["msg"].removeprefix("Value error, ") for finding in error.errors())
@@ -238,11 +239,17 @@ def assemble(snapshot: Snapshot, features: Features, found: Clusters, lineage: L
 
 
 def _describe(
-    snapshot: Snapshot, found: Clusters, labels: NDArray[np.int64], segments: list[Segment], facts: Facts
+    snapshot: Snapshot,
+    found: Clusters,
+    z: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    segments: list[Segment],
+    facts: Facts,
 ) -> Training:
     """Put down the facts of the training; `labels` are indices of `segments`."""
     customers, k = len(labels), len(segments)
     counts = np.bincount(labels, minlength=k).tolist()
+    apart = z - np.array([segment.centroid for segment in segments])[labels]
     return Training(
         as_of=datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=snapshot.as_of_ms),
         customers=customers,
@@ -251,7 +258,23 @@ def _describe(
         inertia=found.inertia,
         shares={s.name: rounded(count / customers) for s, count in zip(segments, counts, strict=True)},
         feature_means={name: rounded(float(np.mean(snapshot.column(name)))) for name in FEATURES},
+        histograms={name: histogram(x) for name, x in _columns(snapshot)},
+        distance=rounded(float(np.mean(np.sqrt((apart * apart).sum(axis=1))))),
         seed=facts.seed,
         forced=facts.forced,
         notes={"left_out": f"{snapshot.left_out} customers without an order that stands"} | facts.notes,
     )
+
+
+def histogram(x: NDArray[np.float64]) -> Histogram:
+    """Cut a column, [customers], at its deciles; fewer bins where many have the same figure, and none is empty.
+
+    >>> print(histogram(np.array([1.0] * 6 + [2.0, 2.0, 3.0, 9.0])))
+    edges=(1.0, 2.0, 3.0) shares=(0.6, 0.2, 0.1, 0.1)
+    """
+    deciles = np.quantile(x, np.arange(1, 10) / 10, method="inverted_cdf").tolist()
+    edges = sorted(set(deciles))  # figures that customers have: nothing to round
+    shares = binned(x, edges) / len(x)
+    if not shares[-1]:
+        edges, shares = edges[:-1], shares[:-1]
+    return Histogram(edges=tuple(edges), shares=tuple(rounded(share) for share in shares.tolist()))

@@ -64,9 +64,10 @@ def read_lineage(settings: Settings) -> Lineage:
     return read_models(settings).lineage()
 
 
-async def has_active_model(settings: Settings) -> bool:
-    """Say whether a model is active. Raises PublishError."""
-    return (await _read(settings)).active is not None
+async def active_model(settings: Settings) -> SegmentModel | None:
+    """Give the active model; None: none is. Raises PublishError."""
+    found = await _read(settings)
+    return found.versions[found.active.version].model if found.active else None
 
 
 def publish(

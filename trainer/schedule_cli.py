@@ -17,11 +17,11 @@ from redis.asyncio import Redis
 
 from trainer.errors import SettingsError
 from trainer.life_cli import settings_and_log
-from trainer.publish import has_active_model
+from trainer.publish import active_model
 from trainer.schedule_settings import ScheduleSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from trainer.schedule import Due, LastRun
     from trainer.scheduler import Ended, Scheduler
@@ -58,6 +58,13 @@ def schedule_command(
     when_none: Annotated[
         bool | None, typer.Option("--when-none", help="Train also while no model is active yet.", show_default=False)
     ] = None,
+    when_drifted: Annotated[
+        float | None,
+        typer.Option(
+            metavar="INDEX",
+            help="Train also where a stability index of the customers is above this; 0.25 is usual. Once between two scheduled runs.",
+        ),
+    ] = None,
     on_failure: Annotated[
         str | None, typer.Option(metavar="COMMAND", help="Run this after each attempt that failed.")
     ] = None,
@@ -74,6 +81,7 @@ def schedule_command(
         retries=retries,
         retry_s=retry_s,
         when_none=when_none,
+        when_drifted=when_drifted,
         on_failure=on_failure,
         http_port=http_port,
     )
@@ -137,16 +145,34 @@ def _build(
         policy=Policy(settings.group, chosen.jitter_s, chosen.retries, chosen.retry_s),
         memory=RunMemory(redis, settings.group),
         train=train,
-        clock=lambda: time.time_ns() // 1_000_000,
+        clock=_now_ms,
         wait=wait,
         alarm=alarm,
-        asks=[partial(no_model_yet, settings)] if chosen.when_none else [],
+        asks=_asks(settings, chosen, redis),
     )
+
+
+def _asks(
+    settings: Settings, chosen: ScheduleSettings, redis: Redis
+) -> list[Callable[[LastRun], Awaitable[str | None]]]:
+    """Give what may ask for a training before the schedule does."""
+    from trainer.drift import WhenDrifted
+
+    asks: list[Callable[[LastRun], Awaitable[str | None]]] = []
+    if chosen.when_none:
+        asks.append(partial(no_model_yet, settings))
+    if chosen.when_drifted is not None:
+        asks.append(WhenDrifted(settings, redis, chosen.when_drifted, chosen.drift_interval_s, _now_ms))
+    return asks
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def no_model_yet(settings: Settings, last: LastRun) -> str | None:
     """Say to train now because no model is active. The topic is only asked before the first success. Raises PublishError."""
-    if last.last_success_ms is not None or await has_active_model(settings):
+    if last.last_success_ms is not None or await active_model(settings) is not None:
         return None
     return "no model is active yet"
 

@@ -31,6 +31,10 @@ class ScheduleSettings(TableSettings):
     retry_s: int = Field(600, ge=1, le=86_400, description="seconds between a failure and the next attempt")
     timeout_s: float = Field(21_600.0, gt=0, description="a run that takes longer is ended, and has failed")
     when_none: bool = Field(False, description="train also while no model is active yet, every `retry_s`")
+    when_drifted: float | None = Field(
+        None, gt=0, description="train also where a stability index of the customers is above this, like 0.25"
+    )
+    drift_interval_s: float = Field(3_600.0, gt=0, description="seconds between looks at how far they have drifted")
     on_failure: str | None = Field(None, description="command to run after each attempt that failed, without a shell")
     http_host: str = Field("127.0.0.1", description="address of /health and /metrics")
     http_port: int = Field(0, ge=0, le=65_535, description="port of /health and /metrics; 0: none")

@@ -51,6 +51,7 @@ WORKERS_OWN: Final = frozenset(
         "commit_timeout_s",
         "session_timeout_ms",
         "backoff_max_s",
+        "drift_interval_s",
         "http_host",
         "http_port",
         "rules_file",

@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from segmentation.partitioners import murmur2
 from stream import topics
 from stream.access import read_topic
+from stream.local_server import free_port
 from stream.settings import PREFIX, Settings
 from tests.integration.test_dirty_input import oddly_named  # tests are no package: the path comes first
 
@@ -231,13 +231,6 @@ async def shop(settings_for: Callable[..., Settings], tmp_path: Path) -> Shop:
     made = Shop(settings_for(session_timeout_ms=3_000), tmp_path)
     await made.open()
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.slow

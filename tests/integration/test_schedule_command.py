@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from stream import topics
+from stream.local_server import free_port
 from trainer import cli
 from trainer.publish import read_models
 from trainer.run_lock import lock_key
@@ -78,13 +78,6 @@ def scheduler(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]
         finally:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 def asked(port: int, path: str) -> str:

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from segmentation.model import Feature, ModelError, Segment, SegmentModel, Training, read_pointer, read_version
+from segmentation.model import (
+    Feature,
+    Histogram,
+    ModelError,
+    Segment,
+    SegmentModel,
+    Training,
+    read_pointer,
+    read_version,
+)
 
 AS_OF = datetime(2011, 12, 10, 8, 30, tzinfo=UTC)
 
@@ -61,6 +70,32 @@ def test_round_trip() -> None:
 def test_version_is_the_one_recorded() -> None:
     """Published models outlive releases: another canonical form would refuse every one of them."""
     assert a_model().version == "5ccbe45f5ba98e4c"
+
+
+def test_later_facts_come_back_and_are_part_of_the_version() -> None:
+    histogram = Histogram(edges=(1.0, 3.0), shares=(0.5, 0.25, 0.25))
+    facts = a_model().training.model_copy(update={"histograms": {"frequency": histogram}, "distance": 0.0})
+    model = a_model(training=facts)
+    assert SegmentModel.from_json(model.to_json()) == model
+    assert (
+        len({model.version, a_model(training=facts.model_copy(update={"distance": 1.0})).version, a_model().version})
+        == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("edges", "shares", "told"),
+    [
+        ((1.0, 3.0), (0.5, 0.5), "2 edges and 2 shares: give one share more than edges"),
+        ((3.0, 3.0), (0.5, 0.25, 0.25), r"edges \(3.0, 3.0\) don't rise"),
+        ((1.0,), (0.5, 1.5), "less than or equal to 1"),
+    ],
+)
+def test_a_histogram_that_is_none_is_refused(edges: tuple[float, ...], shares: tuple[float, ...], told: str) -> None:
+    content = published()
+    content["training"]["histograms"] = {"frequency": {"edges": edges, "shares": shares}}
+    with pytest.raises(ModelError, match=told):
+        read(content)
 
 
 def test_the_published_form_carries_the_version_and_sorted_keys() -> None:

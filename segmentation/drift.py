@@ -1,0 +1,149 @@
+"""How the customers of now lie in a model, against those that it was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmentation.entries import DAY_MS
+from segmentation.forecast import Scorer
+from segmentation.model import FEATURES, SegmentModel
+from segmentation.money import UNITS
+from segmentation.rfm import NONE, Rules, advance_bytes, heads
+from segmentation.single import HORIZON_MS
+
+K = TypeVar("K")
+
+SEGMENTS: Final = "segments"  # what an index is of, beside the features
+_LEAST_SHARE: Final = 1e-4  # of a bin that is empty: the index would be infinite
+
+
+class Figures(NamedTuple):
+    """The features of customers with an order that stands, a column each, [customers], untransformed, as the worker scores them."""
+
+    last: NDArray[np.int64]  # ms since 1970
+    recency_days: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+    monetary: NDArray[np.float64]  # currency units
+    stands: NDArray[np.bool_]  # of all who were given: who is among them
+
+
+def figures(values: Sequence[bytes], at: int, rules: Rules) -> Figures:
+    """Read states as of an instant (ms). Raises StateFormatError."""
+    head = heads([advance_bytes(value, at, rules) for value in values])
+    stands = head["last"] != NONE
+    head = head[stands]
+    # To the bit as segmentation/forecast.py has it.
+    elapsed = np.minimum(np.maximum(at - np.maximum(head["last"], -HORIZON_MS), 0), HORIZON_MS)
+    days, frequency, monetary = (
+        elapsed / float(DAY_MS),
+        head["frequency"].astype(np.float64),
+        head["monetary"] / float(UNITS),
+    )
+    return Figures(head["last"], days, frequency, monetary, stands)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Customers counted as they lie in a model; added to page by page."""
+
+    model: SegmentModel
+    rules: Rules
+    customers: int = 0
+    distance: float = 0.0  # to the nearest centroid in z space, summed
+    nearest: list[int] = field(init=False)  # customers of each of the model's segments
+    sums: dict[str, float] = field(init=False)  # of each feature
+    bins: dict[str, NDArray[np.int64]] = field(init=False)  # of each feature's histogram at the training
+    _scorer: Scorer = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin at nobody."""
+        self._scorer = Scorer(self.model)
+        self.nearest = [0] * len(self.model.segments)
+        self.sums = dict.fromkeys(FEATURES, 0.0)
+        found = self.model.training.histograms
+        self.bins = {name: np.zeros(len(found[name].shares), dtype=np.int64) for name in FEATURES if name in found}
+
+    def add(self, values: Sequence[bytes], at: int) -> None:
+        """Take some more customers' states, as of an instant (ms). Raises StateFormatError."""
+        if not values:
+            return
+        now = figures(values, at, self.rules)
+        if not now.last.size:
+            return
+        instants = np.full(now.last.size, at, dtype=np.int64)
+        distances = self._scorer.distances(instants, now.last, self._scorer.rest(now.frequency, now.monetary))
+        counts = np.bincount(distances.argmin(axis=1), minlength=len(self.nearest))
+        self.nearest = [count + more for count, more in zip(self.nearest, counts.tolist(), strict=True)]
+        self.customers += int(now.last.size)
+        self.distance += float(distances.min(axis=1).sum())
+        for name in FEATURES:
+            column: NDArray[np.float64] = getattr(now, name)
+            self.sums[name] += float(column.sum())
+            if name in self.bins:
+                self.bins[name] += binned(column, self.model.training.histograms[name].edges)
+
+
+class Drift(NamedTuple):
+    """How far customers have drifted from the training.
+
+    `indices`: population stability index of the segments' shares and of each feature (those that the model has facts
+    of). `shares`: segment -> (at training, now). `distance`: mean distance to the nearest centroid in z space,
+    at training and now. `means`: feature -> (at training, now).
+    """
+
+    customers: int
+    indices: dict[str, float]
+    shares: dict[str, tuple[float, float]]
+    distance: tuple[float | None, float]
+    means: dict[str, tuple[float | None, float]]
+
+    def worst(self) -> tuple[str, float]:
+        """What has drifted the furthest, and its index."""
+        return max(self.indices.items(), key=lambda item: item[1], default=(SEGMENTS, 0.0))
+
+
+def drift_of(tally: Tally) -> Drift:
+    """Compare with the training's facts."""
+    facts, customers = tally.model.training, max(tally.customers, 1)
+    now = {s.name: count / customers for s, count in zip(tally.model.segments, tally.nearest, strict=True)}
+    indices = {SEGMENTS: stability_index(facts.shares, now)} if facts.shares else {}
+    for name, counts in tally.bins.items():
+        expected = dict(enumerate(facts.histograms[name].shares))
+        indices[name] = stability_index(expected, dict(enumerate((counts / customers).tolist())))
+    return Drift(
+        customers=tally.customers,
+        indices=indices if tally.customers else {},
+        shares={name: (facts.shares.get(name, 0.0), share) for name, share in now.items()},
+        distance=(facts.distance, tally.distance / customers),
+        means={name: (facts.feature_means.get(name), total / customers) for name, total in tally.sums.items()},
+    )
+
+
+def binned(x: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np.int64]:
+    """Count x, [n], in the bins of a histogram, [edges + 1]: the upper edge belongs to its bin.
+
+    >>> binned(np.array([1.0, 1.0, 2.0, 9.0]), (1.0, 3.0)).tolist()
+    [2, 1, 1]
+    """
+    return np.bincount(np.searchsorted(np.array(edges), x, side="left"), minlength=len(edges) + 1)
+
+
+def stability_index(expected: Mapping[K, float], found: Mapping[K, float]) -> float:
+    """The population stability index of two sets of shares: the sum of (found - expected) ln(found / expected).
+
+    By the usual reading below 0.1 nothing has changed, above 0.25 much has.
+
+    >>> stability_index({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}), round(stability_index({"a": 0.5, "b": 0.5}, {"a": 0.8, "b": 0.2}), 3)
+    (0.0, 0.416)
+    """
+    total = 0.0
+    for name in expected.keys() | found.keys():
+        was, is_ = max(expected.get(name, 0.0), _LEAST_SHARE), max(found.get(name, 0.0), _LEAST_SHARE)
+        total += (is_ - was) * math.log(is_ / was)
+    return total
