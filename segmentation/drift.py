@@ -10,42 +10,15 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.entries import DAY_MS
+from segmentation.figures import figures
 from segmentation.forecast import Scorer
 from segmentation.model import FEATURES, SegmentModel
-from segmentation.money import UNITS
-from segmentation.rfm import NONE, Rules, advance_bytes, heads
-from segmentation.single import HORIZON_MS
+from segmentation.rfm import Rules, advance_bytes, heads
 
 K = TypeVar("K")
 
 SEGMENTS: Final = "segments"  # what an index is of, beside the features
 _LEAST_SHARE: Final = 1e-4  # of a bin that is empty: the index would be infinite
-
-
-class Figures(NamedTuple):
-    """The features of customers with an order that stands, a column each, [customers], untransformed, as the worker scores them."""
-
-    last: NDArray[np.int64]  # ms since 1970
-    recency_days: NDArray[np.float64]
-    frequency: NDArray[np.float64]
-    monetary: NDArray[np.float64]  # currency units
-    stands: NDArray[np.bool_]  # of all who were given: who is among them
-
-
-def figures(values: Sequence[bytes], at: int, rules: Rules) -> Figures:
-    """Read states as of an instant (ms). Raises StateFormatError."""
-    head = heads([advance_bytes(value, at, rules) for value in values])
-    stands = head["last"] != NONE
-    head = head[stands]
-    # To the bit as segmentation/forecast.py has it.
-    elapsed = np.minimum(np.maximum(at - np.maximum(head["last"], -HORIZON_MS), 0), HORIZON_MS)
-    days, frequency, monetary = (
-        elapsed / float(DAY_MS),
-        head["frequency"].astype(np.float64),
-        head["monetary"] / float(UNITS),
-    )
-    return Figures(head["last"], days, frequency, monetary, stands)
 
 
 @dataclass(slots=True)
@@ -73,14 +46,16 @@ class Tally:
         """Take some more customers' states, as of an instant (ms). Raises StateFormatError."""
         if not values:
             return
-        now = figures(values, at, self.rules)
-        if not now.last.size:
+        head = heads([advance_bytes(value, at, self.rules) for value in values])
+        now = figures(head, at)
+        size = now.frequency.size
+        if not size:
             return
-        instants = np.full(now.last.size, at, dtype=np.int64)
-        distances = self._scorer.distances(instants, now.last, self._scorer.rest(now.frequency, now.monetary))
+        last, rest = head["last"][now.stands], self._scorer.rest(now.frequency, now.monetary)
+        distances = self._scorer.distances(np.full(size, at, dtype=np.int64), last, rest)
         counts = np.bincount(distances.argmin(axis=1), minlength=len(self.nearest))
         self.nearest = [count + more for count, more in zip(self.nearest, counts.tolist(), strict=True)]
-        self.customers += int(now.last.size)
+        self.customers += size
         self.distance += float(distances.min(axis=1).sum())
         for name in FEATURES:
             column: NDArray[np.float64] = getattr(now, name)

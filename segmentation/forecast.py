@@ -108,6 +108,13 @@ class _Rows:
         return _Rows(self.a[keep], self.last[keep], self.rest[keep])
 
 
+def recency_days(at: NDArray[np.int64] | int, last: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the days since each last order, [n], at most HORIZON_MS. One dated ahead counts as of now: 0."""
+    elapsed = np.minimum(np.maximum(at - np.maximum(last, -HORIZON_MS), 0), HORIZON_MS)
+    days: NDArray[np.float64] = elapsed / float(DAY_MS)
+    return days
+
+
 class Scorer:
     """A SegmentModel compiled: decides for columns of customers and tells their next move by time.
 
@@ -146,9 +153,8 @@ class Scorer:
         return squares
 
     def z_recency(self, at: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Give the recency coordinate at each instant, [n]. An order dated ahead counts as of now: recency 0."""
-        elapsed = np.minimum(np.maximum(at - np.maximum(last, -HORIZON_MS), 0), HORIZON_MS)
-        return standardise(elapsed / float(DAY_MS), self.model.features[0])
+        """Give the recency coordinate at each instant, [n]."""
+        return standardise(recency_days(at, last), self.model.features[0])
 
     def gain(
         self, a: NDArray[np.int64], z_recency: NDArray[np.float64], rest: NDArray[np.float64]

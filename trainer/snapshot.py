@@ -20,9 +20,8 @@ from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
-from segmentation.money import UNITS
-from segmentation.rfm import NONE, StateFormatError, advance_bytes, heads
-from segmentation.single import HORIZON_MS
+from segmentation.figures import figures
+from segmentation.rfm import StateFormatError, advance_bytes, heads
 from stream.layout import ShardKeys, read_clock, read_states
 from trainer.errors import SnapshotError
 from trainer.replica import read_link
@@ -171,15 +170,12 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snaps
     left_out = 0
     for block in _blocks(rows):
         head = heads([_advanced(customer, value, at, rules) for customer, value in block])
-        stands = head["last"] != NONE
-        left_out += int(np.count_nonzero(~stands))
-        customers += [customer for (customer, _), keep in zip(block, stands, strict=True) if keep]
-        head = head[stands]
-        # Recency and money to the bit as the worker scores them (segmentation/forecast.py).
-        elapsed = np.minimum(np.maximum(at - np.maximum(head["last"], -HORIZON_MS), 0), HORIZON_MS)
-        recency.append(elapsed / float(DAY_MS))
-        frequency.append(head["frequency"].astype(np.float64))
-        monetary.append(head["monetary"] / float(UNITS))
+        found = figures(head, at)
+        left_out += int(np.count_nonzero(~found.stands))
+        customers += [customer for (customer, _), keep in zip(block, found.stands, strict=True) if keep]
+        recency.append(found.recency_days)
+        frequency.append(found.frequency)
+        monetary.append(found.monetary)
     log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
     order = sorted(range(len(customers)), key=customers.__getitem__)
     return Snapshot(

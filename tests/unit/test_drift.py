@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segmentation.drift import SEGMENTS, Tally, drift_of, figures
+from segmentation.drift import SEGMENTS, Tally, drift_of
 from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
@@ -86,13 +86,6 @@ def test_of_nobody_there_is_no_drift() -> None:
     tally.add([absorb_bytes(placed, entry(Kind.CANCELLED, "b", T0 + 1, order="a"), T0 + 1, RULES)[0]], AS_OF)
     assert drift_of(tally).customers == 0
     assert drift_of(tally).indices == {}
-
-
-def test_the_figures_are_those_that_the_trainer_reads() -> None:
-    snapshot = columns(CROWD.items(), AS_OF, RULES)
-    found = figures([CROWD[name] for name in snapshot.customers], AS_OF, RULES)
-    for name in FEATURES:
-        assert np.array_equal(getattr(found, name), snapshot.column(name))
 
 
 @pytest.mark.parametrize("many", [1, 2, 7, 1_000])
