@@ -76,13 +76,16 @@ class Lineage:
 
 
 def templates(k: int, taken: Collection[str] = ()) -> list[Template]:
-    """Give the templates to choose from for k clusters, without the names that are taken; at least k, if fewer are taken.
+    """Give the templates to choose from for k clusters, without the names that are taken; at least k, whatever is taken.
 
-    >>> [template.name for template in templates(5, taken={"Lost"})][:5]
-    ['Champions', 'Loyal', 'Potential Loyalists', 'At Risk', 'Segment 1']
+    >>> [template.name for template in templates(5)][:6]
+    ['Champions', 'Loyal', 'Potential Loyalists', 'At Risk', 'Lost', 'Segment 1']
+    >>> [template.name for template in templates(5, taken={"Champions", "Lost"})][:3]
+    ['Loyal', 'Big Spenders', 'Potential Loyalists']
     """
     numbered = (Template(f"Segment {n}", "None yet: choose one", 0.5, 0.5, 0.5) for n in range(1, k + len(taken) + 1))
-    return [template for template in (*(FIVE if k == len(FIVE) else MANY), *numbered) if template.name not in taken]
+    named = FIVE if k == len(FIVE) and not taken else MANY
+    return [template for template in (*named, *numbered) if template.name not in taken]
 
 
 def assign(
@@ -172,18 +175,21 @@ def christen(
 ) -> list[Segment]:
     """Make a segment of each centroid ([k] in the z space of `features`), in the same order: id, name, action.
 
-    Those that match a segment of the active model, and lie nearest to it, take all three from it. The others take a template's name and an id
-    that no published model has used; without an active model, ids are 1 to k in the order of the templates.
+    Those that match a segment of the active model, and lie nearest to it, take all three from it. The others take an id
+    that no published model has used, and a template's name that no segment of the active model has, not even one that
+    ends now: nobody moves from "At Risk" to "At Risk". Without an active model, ids are 1 to k in the order of the
+    templates.
     """
     new = np.array(centroids, dtype=np.float64)
     known: dict[int, Segment] = {}
-    free = 1
+    free, taken = 1, set[str]()
     if lineage.active is not None:
         free = lineage.highest_id + 1
         before = lineage.active.segments
+        taken = {segment.name for segment in before}
         known = {cluster: before[index] for cluster, index in lasting(new, carried(lineage.active, features)).items()}
     fresh = [cluster for cluster in range(len(new)) if cluster not in known]
-    named = assign(new, fresh, {segment.name for segment in known.values()}) if fresh else {}
+    named = assign(new, fresh, taken) if fresh else {}
     called = {cluster: (segment.id, segment.name, segment.action) for cluster, segment in known.items()}
     called |= {cluster: (free + i, t.name, t.action) for i, (cluster, t) in enumerate(named.items())}
     return [

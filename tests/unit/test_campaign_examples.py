@@ -140,7 +140,7 @@ def test_only_the_last_move_says_whether_a_customer_is_buried() -> None:
 
 
 def test_a_move_without_a_rule_is_remembered() -> None:
-    turn = run(a_step(), row(to="Hibernating"))
+    turn = run(a_step(), row(to="Segment 1"))
     assert not turn.outputs
     assert turn.states == {b"ann": CampaignState(1).pack()}
     assert turn.counts == {"no_rule": 1}

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from segmentation.campaigns import default_rules, parse_rules
+from segmentation.events import Cause
 from segmentation.forecast import standardise
 from segmentation.model import FEATURES, Feature, Segment, SegmentModel, Training
 from trainer.names import FIVE, MANY, Lineage, assign, christen, lasting, match, templates, untransformed
@@ -84,6 +86,14 @@ def test_equal_clusters_are_named_apart() -> None:
     assert len({t.name for t in assign(np.ones((4, 3))).values()}) == 4
 
 
+def test_every_name_has_a_campaign_with_the_action_of_its_template() -> None:
+    rules = parse_rules(default_rules())
+    for template in MANY:
+        rule = rules.match("anything", template.name, Cause.SILENCE)
+        assert rule is not None
+        assert rule.action == template.action
+
+
 def test_templates_are_sound() -> None:
     assert set(FIVE) <= set(MANY)
     assert len({t.name for t in MANY}) == len({(t.recency, t.frequency, t.monetary, t.name) for t in MANY}) == len(MANY)
@@ -118,6 +128,9 @@ def test_a_cluster_that_lies_nearer_to_another_takes_no_name_from_afar() -> None
     lineage = Lineage(published(before, features()), 1, highest_id=3)
     after = christen([tuple(row) for row in new.tolist()], features(), lineage)
     assert [(s.id, s.name) for s in after[:2]] == [(s.id, s.name) for s in before[:2]]
+    # The third is new, and has not the name of the one that has ended.
+    assert after[2].id == 4
+    assert after[2].name not in {s.name for s in before}
     assert after[2].id == 4
 
 
