@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from stream.drift_report import DriftReport, drift_sample
 from stream.drift_report import drift as drift_of
@@ -85,9 +86,26 @@ def _console() -> Console:
     return Console(width=None if Console().is_terminal else _WIDTH, highlight=False)
 
 
+def _table(*heads: str) -> Table:
+    """Make a table; the columns of heads that begin with > are figures."""
+    return Table(*(Column(h.lstrip(">"), justify="right" if h.startswith(">") else "left") for h in heads), box=None)
+
+
+def _money(exact: str) -> str:
+    """Write it for people.
+
+    >>> _money("586085.272")
+    '586,085.27'
+    """
+    return f"{Decimal(exact):,.2f}"
+
+
 def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
     console = _console()
-    table = Table("version", "", "trained as of", "customers", "segments", "silhouette", "shards", box=None)
+    if not rows:
+        console.print("No model is on the topic yet: `segtrainer run` trains one.")
+        return
+    table = _table("version", "", "trained as of", ">customers", "segments", ">silhouette", ">shards")
     for row in rows:
         table.add_row(
             row.version,
@@ -113,20 +131,24 @@ def _show_shadow(report: ShadowReport, currency: str) -> None:
         + (f" (as of {report.as_of})." if report.as_of else "."),
         soft_wrap=True,
     )
-    table = Table("from", "to", "customers", f"money, {currency}", "for example", box=None)
+    table = _table("from", "to", ">customers", f">money, {currency}", "for example")
     for flow in report.flows:
         table.add_row(
             flow.from_segment or "(new)",
             flow.to_segment or "",
             f"{flow.customers:,}",
-            flow.money,
+            _money(flow.money),
             ", ".join(flow.examples),
         )
     console.print(table)
-    table = Table("segment", "customers", "then", f"money, {currency}", "then", box=None)
+    table = _table("segment", ">customers", ">then", f">money, {currency}", ">then")
     for held in report.segments:
         table.add_row(
-            held.segment or "(none)", f"{held.customers:,}", f"{held.customers_after:,}", held.money, held.money_after
+            held.segment or "(none)",
+            f"{held.customers:,}",
+            f"{held.customers_after:,}",
+            _money(held.money),
+            _money(held.money_after),
         )
     console.print(table)
 
@@ -152,11 +174,11 @@ def _show_drift(report: DriftReport) -> None:
     console.print(
         f"(Stability indices: below {LITTLE} as at training, above {MUCH} much has changed.)\n", soft_wrap=True
     )
-    table = Table("", "at training", "now", box=None)
+    table = _table("", ">at training", ">now")
     for name, (was, is_) in report.shares.items():
         table.add_row(f"share of {name}", f"{was:.1%}", f"{is_:.1%}")
     for name, (mean, now) in report.means.items():
-        table.add_row(f"mean {name}", "" if mean is None else f"{mean:.2f}", f"{now:.2f}")
+        table.add_row(f"mean {name}", "" if mean is None else f"{mean:,.2f}", f"{now:,.2f}")
     was_distance, distance = report.distance
     table.add_row("mean distance", "" if was_distance is None else f"{was_distance:.3f}", f"{distance:.3f}")
     console.print(table)
