@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, ModelActivated, decode, iso
 from segmentation.model import SegmentModel
-from segmentation.rfm import EMPTY, Entry, Kind, Rules, absorb_bytes, entry, read, unpack
+from segmentation.rfm import Entry, Kind, Rules, entry, read, unpack
 from stream import topics
-from stream.heads import StoreHead, encode_head
 from stream.layout import ShardKeys, read_clock
+from tests.redis_shop import environment, fill, head
 from trainer import cli
 from trainer.errors import GatesFailed, PublishError, SnapshotError, TrainerError
 from trainer.publish import publish, read_lineage
@@ -47,11 +47,7 @@ class Shop:
     settings: Settings
     worker: WorkerSettings
     entries: dict[bytes, list[Entry]]
-    clocks: list[int]
-
-    @property
-    def clock(self) -> int:
-        return max(self.clocks)
+    clock: int  # the highest of the shards'
 
 
 def _orders(seed: int) -> dict[bytes, list[Entry]]:
@@ -72,40 +68,6 @@ def _orders(seed: int) -> dict[bytes, list[Entry]]:
     return found
 
 
-def _head(clock: int) -> bytes:
-    return encode_head(
-        StoreHead("token", 1, 1, 0, 0, clock, clock, 0, "", None, None, "cluster", (PARTITIONS, PARTITIONS))
-    )
-
-
-def _fill(worker: WorkerSettings, entries: dict[bytes, list[Entry]]) -> list[int]:
-    """Write the shards as the engine would have: each at the clock of its own last order."""
-    clocks = []
-    with Redis.from_url(worker.redis_url.get_secret_value()) as redis:
-        for partition in range(PARTITIONS):
-            keys = ShardKeys(worker.group, worker.orders_topic, partition)
-            states = {}
-            clock = 0
-            for customer, events in list(entries.items())[partition::PARTITIONS]:
-                value = EMPTY
-                for e in events:
-                    value, _ = absorb_bytes(value, e, e.time, worker.rules)
-                    clock = max(clock, e.time)
-                states[customer] = value
-            redis.hset(keys.states, mapping=cast("dict[Any, Any]", states))
-            redis.zadd(keys.customers, dict.fromkeys(cast("dict[Any, Any]", states), 0))
-            redis.set(keys.head, _head(clock))
-            clocks.append(clock)
-    return clocks
-
-
-def _environment(worker: WorkerSettings) -> dict[str, str]:
-    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "reports_topic", "partitions")
-    return {f"SEGSTREAM_{name.upper()}": str(getattr(worker, name)) for name in names} | {
-        "SEGSTREAM_REDIS_URL": worker.redis_url.get_secret_value()
-    }
-
-
 @pytest.fixture
 def quiet() -> Iterator[None]:
     """Take away again what the command line did to the log."""
@@ -124,10 +86,10 @@ def shop(settings_for: Callable[..., WorkerSettings], monkeypatch: pytest.Monkey
     worker = settings_for(time="event", partitions=PARTITIONS)
     asyncio.run(topics.create(worker))
     entries = _orders(1)
-    clocks = _fill(worker, entries)
-    for name, value in _environment(worker).items():
+    clock = fill(worker, entries)
+    for name, value in environment(worker).items():
         monkeypatch.setenv(name, value)
-    return Shop(Settings(), worker, entries, clocks)
+    return Shop(Settings(), worker, entries, clock)
 
 
 def _records(shop: Shop, topic: str, partition: int = 0) -> list[Any]:
@@ -286,9 +248,9 @@ def test_a_clock_is_absent_before_the_first_record(shop: Shop) -> None:
     keys = ShardKeys("nobody", "orders", 0)
     with Redis.from_url(shop.settings.redis_url.get_secret_value()) as redis:
         assert read_clock(redis, keys) is None
-        redis.set(keys.head, _head(-1))
+        redis.set(keys.head, head(-1, PARTITIONS))
         assert read_clock(redis, keys) is None
-        redis.set(keys.head, _head(0))
+        redis.set(keys.head, head(0, PARTITIONS))
         assert read_clock(redis, keys) == 0
         redis.delete(keys.head)
     with pytest.raises(SnapshotError, match=r"nobody to train on.*segstream worker"):
