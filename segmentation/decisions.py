@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
-from segmentation.pieces import pieces, window_leaves_at
+from segmentation.pieces import MOST_PIECES, pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
 from segmentation.rfm import rows as entries
 from segmentation.step import NEVER_DUE
 
 CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
+_FEW: Final = 24  # up to so many one look is cheaper than two
 Place = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
 
@@ -184,6 +186,57 @@ def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rul
     return crossed
 
 
+def staying(
+    values: Sequence[bytes], head: NDArray[np.void], at: int, model: CompiledModel, dwell_ms: int, rules: Rules
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Tell whom the model leaves where they are at an instant, [customers], and when to look at each of those again, [those].
+
+    Says of many what `score` and then `search` from `at` + 1 say of each, without an object for anyone: after a model's
+    start most customers stay. `head`: their headers, which must hold at the instant; segments must be the model's.
+    """
+    scorer = model.scorer
+    source = scorer.index_from_ids(head["segment"])
+    target = scorer.decide(source, np.full(source.size, at, dtype=np.int64), head["last"], rest_of(head, scorer))
+    stays = (target == source) | (head["moved_at"] > at - dwell_ms)
+    if not stays.all():
+        values, head, source = list(compress(values, stays.tolist())), head[stays], source[stays]
+    ahead = _ahead(values, head, source, np.full(source.size, at + 1, dtype=np.int64), scorer, dwell_ms, rules)
+    return stays, np.minimum(ahead.at, ahead.until)
+
+
+class _Ahead(NamedTuple):
+    """The next move by time of some customers, [customers], by index in the model; instants in ms."""
+
+    start: NDArray[np.int64]  # from when on they may move
+    at: NDArray[np.int64]
+    to: NDArray[np.int64]
+    until: NDArray[np.int64]  # from where on nothing was looked at
+
+
+def _ahead(
+    values: Sequence[bytes],
+    head: NDArray[np.void],
+    source: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    scorer: Scorer,
+    dwell_ms: int,
+    rules: Rules,
+) -> _Ahead:
+    eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
+    start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
+    own = np.maximum(source, 0)
+    # Most move before anything leaves the window: with many, only the others are worth a look at what comes after.
+    limit = 1 if source.size > _FEW else MOST_PIECES
+    stretches = pieces(values, start, rules, limit)
+    at, to = scorer.next_move(own, head["last"], start, stretches)
+    until = stretches.until
+    if limit < MOST_PIECES and (rest := np.flatnonzero((at == NEVER_DUE) & (until < NEVER_DUE))).size:
+        stretches = pieces([values[row] for row in rest.tolist()], start[rest], rules, MOST_PIECES)
+        at[rest], to[rest] = scorer.next_move(own[rest], head["last"][rest], start[rest], stretches)
+        until[rest] = stretches.until
+    return _Ahead(start, at, to, until)
+
+
 def search(
     customers: Sequence[Customer], starts: Sequence[int], model: CompiledModel, dwell_ms: int, rules: Rules
 ) -> None:
@@ -197,15 +250,12 @@ def search(
     values = [c.value or EMPTY for c in customers]
     head = heads(values)
     source = scorer.index_from_ids(head["segment"])
-    eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
-    start = np.maximum(np.array(starts, dtype=np.int64), np.where(source == UNKNOWN, 0, eligible))
-    stretches = pieces(values, start, rules)
-    at, to = scorer.next_move(np.maximum(source, 0), head["last"], start, stretches)
-    wake = np.minimum(at, stretches.until)
+    start, at, to, until = _ahead(values, head, source, np.array(starts, dtype=np.int64), scorer, dwell_ms, rules)
+    wake = np.minimum(at, until)
     for row, customer in enumerate(customers):
         customer.searched = True
         if source[row] == UNKNOWN:
-            _wait_for_an_order(customer, int(start[row]), int(stretches.until[row]), scorer, rules)
+            _wait_for_an_order(customer, int(start[row]), int(until[row]), scorer, rules)
         else:
             customer.due, customer.to, customer.wake = int(at[row]), int(to[row]), int(wake[row])
         if (move := customer.move) is not None:

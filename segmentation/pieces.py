@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from segmentation.rfm import CustomerState, Rules
 
+MOST_PIECES: Final = 64  # of a customer; what would come after them is looked at when they are over
 _EXACT_MONEY: Final = 2**62  # sums below this haven't saturated, so they can be taken apart again
 
 
@@ -48,7 +49,7 @@ class _Changes:
     monetary: NDArray[np.int64]
 
 
-def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = 64) -> Pieces:
+def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = MOST_PIECES) -> Pieces:
     """Cut what lies ahead of each customer, as of an instant of its own, into pieces: in each one `rfm.read` says the same at every millisecond.
 
     At most `limit` pieces a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if

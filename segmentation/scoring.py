@@ -9,22 +9,36 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import compress
 from typing import Final
 
 from segmentation.arrivals import Batch, Reader
 from segmentation.backfills import NONE_OPEN, Backfills
-from segmentation.decisions import Asked, CompiledModel, Customer, Place, announce, move_by_time, score, search
+from segmentation.decisions import (
+    Asked,
+    CompiledModel,
+    Customer,
+    Place,
+    announce,
+    move_by_time,
+    score,
+    search,
+    staying,
+)
 from segmentation.events import Cause, Reason
+from segmentation.forecast import UNKNOWN
 from segmentation.moves import NOTE, Move
 from segmentation.partitioners import Partitioner
 from segmentation.rfm import (
     EMPTY,
+    NEVER,
     Kind,
     Outcome,
     Rules,
     absorb_bytes,
     advance_bytes,
     announcement,
+    heads,
     is_buried,
     is_capped,
     is_lost,
@@ -130,8 +144,10 @@ class ScoringStep:
 
         Who is still muted is left alone, and who has lost every order; who was muted by what is over is so no longer.
         """
-        clock, muted = self._clock(frame), frame.backfills.open_slots
+        clock = self._clock(frame)
         turn = Turn(0, clock)
+        rows, quiet = self._without_staying(rows, quiet, frame, turn)
+        muted = frame.backfills.open_slots
         customers, starts, asked = list[Customer](), list[int](), list[Asked]()
         for (key, value), told in zip(rows, quiet, strict=True):
             slot = muted_by(value)
@@ -156,6 +172,25 @@ class ScoringStep:
             search(customers, starts, frame.model, self._dwell_ms, self._rules)
         self._finish(turn, customers, moves, frame)
         return turn
+
+    def _without_staying(
+        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame, turn: Turn
+    ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
+        """Leave out whom a new model leaves where they are, quiet or not, with nothing else to be said: the turn gets their due times."""
+        if frame.model is None or frame.scope is not Scope.EVERYONE or not rows:
+            return rows, quiet
+        values = [value for _, value in rows]
+        head = heads(values)
+        plain = (head["flags"] >> 1 == 0) & (head["first"] != NEVER) & (turn.clock < head["next_change"])
+        plain &= frame.model.scorer.index_from_ids(head["segment"]) != UNKNOWN
+        if not plain.all():
+            values, head = list(compress(values, plain.tolist())), head[plain]
+        stays, wake = staying(values, head, turn.clock, frame.model, self._dwell_ms, self._rules)
+        plain[plain] = stays
+        found = zip(compress(rows, plain.tolist()), wake.tolist(), strict=True)
+        turn.earlier = {key: at for (key, _), at in found if at < NEVER_DUE}
+        others = (~plain).tolist()
+        return list(compress(rows, others)), list(compress(quiet, others))
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The announced segment and sequence of a published move."""

@@ -10,6 +10,7 @@ from typing import Final
 from stream.settings import Settings
 
 DUE_BESIDE_ORDERS: Final = 128  # due customers of a turn in wall time, where the next order waits behind it
+RESCORED_BESIDE_ORDERS: Final = 2_000  # the same of a rescore's slice
 FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
 
 
@@ -24,6 +25,7 @@ class Pace:
         self.due_slice = min(settings.due_slice, DUE_BESIDE_ORDERS) if settings.time == "wall" else settings.due_slice
         self._began = 0.0
         self._small = False
+        self._orders_come = False
         limit = settings.model_moves_per_minute
         # In event time a rescore ends before the next record, however long it takes.
         self._moves_per_s = None if limit is None or settings.time == "event" else limit / 60 / settings.partitions
@@ -36,8 +38,9 @@ class Pace:
             await asyncio.sleep(gap_s)
 
     def begin(self) -> None:
-        """A turn begins."""
+        """A turn with whatever records there are begins."""
         self._began = time.monotonic()
+        self._orders_come = False
 
     def failed(self, taken: int) -> None:
         """The step raised on so many records: half of them next time, until the one to blame stands alone."""
@@ -53,6 +56,7 @@ class Pace:
             self.limit = max(1, int(taken * most_s / seconds))
         else:
             self.limit = min(self._settings.turn_max_orders, self.limit * 2)
+        self._orders_come = taken > 0
         self._small = taken * FULL_SHARE < self._settings.turn_max_orders
 
     def rescores_now(self, *, limited: bool) -> bool:
@@ -60,10 +64,13 @@ class Pace:
         return not limited or time.monotonic() >= self._rescore_at
 
     def rescore_size(self, *, limited: bool) -> int:
-        """How many customers that slice may have: with a limit, no more than may move in a second."""
+        """How many customers that slice may have: with a limit, no more than may move in a second; few while orders come."""
+        size = self._settings.rescore_slice
+        if self._orders_come and self._settings.time == "wall":
+            size = min(size, RESCORED_BESIDE_ORDERS)
         if self._moves_per_s is None or not limited:
-            return self._settings.rescore_slice
-        return min(self._settings.rescore_slice, max(1, math.ceil(self._moves_per_s)))
+            return size
+        return min(size, max(1, math.ceil(self._moves_per_s)))
 
     def rescored(self, moves: int) -> None:
         """A slice has made so many moves."""

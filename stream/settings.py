@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         4, ge=1, description="turns a worker has under way at once; the other shards gather records meanwhile"
     )
     due_slice: int = Field(512, ge=1, le=4_999, description="most due customers a turn takes")
-    rescore_slice: int = Field(2_000, ge=1, le=5_000, description="customers rescored a turn after a new model")
+    rescore_slice: int = Field(5_000, ge=1, le=5_000, description="customers rescored a turn after a new model")
     due_poll_ms: int = Field(250, ge=1, description="milliseconds between looks at the due index while idle")
     step_retries: int = Field(
         3, ge=1, description="tries of a record that makes the step raise, before its dead letter"

@@ -341,11 +341,12 @@ class Turns:
         assert owned.raw is not None
         assert head.cursor is not None
         cursor: str | None = head.cursor
+        told_until = None if head.quiet is None else head.quiet.encode()
         # Few may be left of many who were looked at: what changes nothing isn't worth a transaction.
         until = time.monotonic() + self.place.settings.turn_max_ms / 1000
         while cursor is not None:
             rows, found, last = await self.place.store.load_slice(owned.raw, cursor, size)
-            quiet = [head.quiet is None or key <= head.quiet.encode() for key, _ in rows]
+            quiet = [told_until is None or key <= told_until for key, _ in rows]
             turn = stepping(self.place.step.rescore, rows, quiet, frame)
             cursor = None if found < size else last.decode()
             if not self._nothing(turn) or time.monotonic() > until:

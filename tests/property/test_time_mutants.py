@@ -172,7 +172,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a dwell that ends a millisecond early",
-        (Edit(decisions.search, "NONE + dwell_ms + 1) + dwell_ms", "NONE + dwell_ms + 1) + dwell_ms - 1"),),
+        (Edit(decisions._ahead, "NONE + dwell_ms + 1) + dwell_ms", "NONE + dwell_ms + 1) + dwell_ms - 1"),),
         fold_checks.cut_anywhere,
         seeds(3),
     ),

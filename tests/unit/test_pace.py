@@ -1,0 +1,41 @@
+"""How many customers a rescore looks at in one turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream.pace import RESCORED_BESIDE_ORDERS, Pace
+from stream.settings import Settings
+
+
+def _pace(**fields: Any) -> Pace:
+    return Pace(Settings(**fields))
+
+
+def test_slices_of_a_rescore_are_small_only_while_orders_come() -> None:
+    pace = _pace(rescore_slice=5_000)
+    assert pace.rescore_size(limited=True) == 5_000
+    pace.begin()
+    pace.done(taken=3, due=0, seconds=0.01)
+    assert pace.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS
+    pace.begin()  # found none
+    assert pace.rescore_size(limited=True) == 5_000
+    pace.begin()
+    pace.done(taken=0, due=9, seconds=0.01)
+    assert pace.rescore_size(limited=True) == 5_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"rescore_slice": 100}, 100),
+        ({"time": "event"}, 5_000),
+        ({"model_moves_per_minute": 60 * 8 * 30}, 30),
+    ],
+)
+def test_other_limits_of_a_slice_hold_while_orders_come(fields: dict[str, Any], size: int) -> None:
+    pace = _pace(**fields)
+    pace.done(taken=3, due=0, seconds=0.01)
+    assert pace.rescore_size(limited=True) == size
