@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -116,17 +117,22 @@ def connect(url: str, timeout_s: float) -> Redis:
         protocol=2,
     )
     pool = client.connection_pool
-    pool.connection_class = _telling_in_one_tongue(pool.connection_class)
+    pool.connection_class = _made_ready(pool.connection_class)
     return client
 
 
-def _telling_in_one_tongue(base: type[Any]) -> type[Any]:
-    """A connection that tells of a transport closed under it as redis-py tells of every other lost connection.
+def _made_ready(base: type[Any]) -> type[Any]:
+    """A connection that packs commands in C, and tells of a transport closed under it as redis-py tells of every other lost connection.
 
-    uvloop raises RuntimeError there, which redis-py hands on: a status that can't be shown would end the worker.
+    redis-py packs in C only where it isn't asynchronous; a commit has thousands of arguments, and packing was most of its CPU time.
+    uvloop raises RuntimeError for that transport, which redis-py hands on: a status that can't be shown would end the worker.
     """
 
     class Connection(base):  # type: ignore[misc]  # which class it is depends on the URL
+        def pack_command(self, *args: Any) -> list[bytes]:
+            # As redis-py does: "SCRIPT LOAD" is two arguments.
+            return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
             try:
                 await super().send_packed_command(*args, **kwargs)

@@ -26,3 +26,19 @@ async def test_a_transport_closed_under_a_command_is_a_lost_connection(
     with pytest.raises(RedisError, match="the connection was closed"):
         await connection.send_packed_command(b"PING")
     await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("HSET", "key", b"field", b"\x00\r\n\xff", 7, -(2**63), 2.5, "\u00e9", ""),
+        ("SCRIPT LOAD", b"return 1"),
+        (b"EVALSHA", "0" * 40, 1, b"key", *(b"%d" % n for n in range(10_000))),
+    ],
+)
+async def test_commands_are_packed_as_redis_py_packs_them(command: tuple[object, ...]) -> None:
+    client = connect("redis://127.0.0.1:1/0", 1)
+    connection = cast("Any", client.connection_pool).make_connection()
+    by_redis_py = cast("Any", type(connection).__mro__[1]).pack_command(connection, *command)
+    assert b"".join(connection.pack_command(*command)) == b"".join(by_redis_py)
+    await client.aclose()
