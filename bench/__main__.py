@@ -30,7 +30,7 @@ ROWS: Final = (
     "profile",
     "rolling",
     "takeover",
-)  # those about time only by name: they take minutes more
+)  # those about time and models only by name: they take minutes more
 OUT: Final = Path("out/bench.json")
 TIME_OUT: Final = Path("out/bench-time.json")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rest-seconds", type=float, default=time.rest_s, help="seconds at each number of customers")
     parser.add_argument("--flood-customers", type=int, default=time.flood_customers, help="customers due in one second")
+    parser.add_argument("--swap-customers", type=int, default=time.swap_customers, help="customers of a model's swap")
+    parser.add_argument("--swap-rate", type=int, default=time.swap_rate, help="orders/s during one")
+    parser.add_argument("--swap-calm-seconds", type=float, default=time.swap_calm_s, help="seconds measured before it")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -144,6 +147,9 @@ def main() -> int:
             tuple(told.rest_customers),
             told.rest_seconds,
             told.flood_customers,
+            told.swap_customers,
+            told.swap_rate,
+            told.swap_calm_seconds,
         ),
     )
     out = told.out or (OUT if {*ROWS} & {*rows} else TIME_OUT)

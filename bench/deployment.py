@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from bench.model import bench_model
+from segmentation.model import SegmentModel
 from stream import topics
 from stream.local import Endpoints
 from stream.settings import PREFIX, Settings
@@ -51,8 +52,11 @@ def make_topics(settings: Settings) -> None:
     asyncio.run(topics.create(settings))
 
 
-def activate_model(settings: Settings) -> None:
-    """Publish the benchmark's model, and start it in front of the orders: event time needs that, wall time skips it."""
+def activate_model(settings: Settings, model: SegmentModel | None = None) -> int:
+    """Publish a model and start it; gives the number of the activation.
+
+    None: the benchmark's, started in front of the orders, too: event time needs that, wall time skips it.
+    """
     trainer = load_trainer_settings(
         kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
         redis_url=settings.redis_url,
@@ -61,4 +65,9 @@ def activate_model(settings: Settings) -> None:
         orders_topic=settings.orders_topic,
         models_topic=settings.models_topic,
     )
-    publish(trainer, bench_model(), activate=True, event_time=True, now_ms=time.time_ns() // 1_000_000)
+    # Workers in wall time take the start from the models topic: only what both modes read needs one among the orders.
+    activated = publish(
+        trainer, model or bench_model(), activate=True, event_time=model is None, now_ms=time.time_ns() // 1_000_000
+    )
+    assert activated.number is not None
+    return activated.number

@@ -234,7 +234,9 @@ class Bench:
         with start_worker(settings, row, self.folder) as child:
             until(heads.ready, child, _READY_S)
             meter = Meter(child, self.stack)
-            asked = TimeRow(row, options.time, options.warm_up_s, settings, self.stack, self.redis, meter, self.tell)
+            asked = TimeRow(
+                row, options.time, options.warm_up_s, settings, self.stack, self.redis, meter, heads, self.tell
+            )
             found = asked.measure()
             end_worker(child)
         return found

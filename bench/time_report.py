@@ -1,9 +1,10 @@
-"""The rows about time, for people: lines on the terminal, and a section of the page."""
+"""The rows about time and models, for people: lines on the terminal, and a section of the page."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from bench.swap_report import swap_lines, swap_section
 from bench.time_rows import TIME_ROWS
 
 
@@ -29,7 +30,7 @@ def time_lines(result: dict[str, Any]) -> list[str]:
             f"an order's move {_spread(flood['during'])} meanwhile, {_spread(flood['calm'])} before; "
             f"worker {flood['rss_before_mb']:.0f} MB before, {flood['rss_peak_mb']:.0f} MB at most"
         )
-    return lines
+    return lines + swap_lines(result.get("swap"))
 
 
 def time_section(result: dict[str, Any] | None, *, apart: bool) -> str:
@@ -50,6 +51,8 @@ def time_section(result: dict[str, Any] | None, *, apart: bool) -> str:
         parts += [f"Left out: {text}." for text in rest["skipped"]]
     if flood := result.get("flood"):
         parts += ["### A flood", _flood_table(flood), _FLOOD.format(**flood, turns=_turns(flood))]
+    if swap := result.get("swap"):
+        parts += swap_section(swap)
     return "\n\n".join(parts) + "\n\n"
 
 

@@ -1,4 +1,4 @@
-"""The rows about time: `due`, `rest` and `flood`, each with one worker that owns all shards and scores under the model."""
+"""The rows about time and models: `due`, `rest`, `flood` and `swap`, each with one worker that owns all shards and scores under the model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from bench.due import DueMoves, measure_due
 from bench.flood import Flood, measure_flood
 from bench.meter import Meter
 from bench.rest import Servers, measure_rest
-from bench.silence import patterns
+from bench.silence import name_of, patterns
+from bench.swap import Run, measure_swap
+from bench.swap_watch import Watch
+from bench.worker_run import Heads
 from stream.local import LocalStack
 from stream.settings import Settings
 
-TIME_ROWS: Final = ("due", "rest", "flood")
+TIME_ROWS: Final = ("due", "rest", "flood", "swap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class TimeOptions:
     rest_customers: tuple[int, ...] = (1_000, 100_000, 1_000_000, 10_000_000)
     rest_s: float = 20.0
     flood_customers: int = 1_000_000
+    swap_customers: int = 200_000
+    swap_rate: int = 5_000  # orders a second, at one of the two swaps
+    swap_calm_s: float = 10.0  # before that one, for comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +49,15 @@ class TimeRow:
     stack: LocalStack
     redis: Redis
     meter: Meter
+    heads: Heads
     tell: Callable[[str], None]
 
     def measure(self) -> dict[str, Any]:
         """Measure it while the worker runs; what Redis must have in the end is looked at, too. Raises BenchError."""
         if self.row == "rest":
             return self._rest()
+        if self.row == "swap":
+            return self._swap()
         made, options = patterns(self.settings.rules), self.options
         found: DueMoves | Flood
         if self.row == "due":
@@ -90,3 +99,17 @@ class TimeRow:
             tell=self.tell,
         )
         return asdict(found)
+
+    def _swap(self) -> dict[str, Any]:
+        options = self.options
+        cohort = frozenset(name_of(number).decode() for number in range(options.swap_customers))
+        run = Run(self.settings, self.redis, self.meter, self.heads, Watch(cohort), self.tell)
+        found = measure_swap(
+            run,
+            patterns(self.settings.rules),
+            customers=options.swap_customers,
+            rate=options.swap_rate,
+            calm_s=options.swap_calm_s,
+            warm_up_s=self.warm_up_s,
+        )
+        return asdict(asyncio.run(found))

@@ -32,6 +32,7 @@ BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1", "--calm-seconds", "
 TAKEOVER = ("--takeover-orders", "2400", "--takeover-times", "1")
 DUE = ("--due-customers", "3000", "--due-rate", "100", "--due-seconds", "2", "--warm-up-seconds", "1")
 REST = ("--rest-customers", "1000", "100", "--rest-seconds", "2", "--flood-customers", "3000")
+SWAP = ("--swap-customers", "2000", "--swap-rate", "300", "--swap-calm-seconds", "1")
 FIGURES = {
     "orders",
     "seconds",
@@ -54,7 +55,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """The same of the rows about time, which run by name alone."""
-    return _run(tmp_path_factory.mktemp("bench") / "time.json", "--only", "due", "rest", "flood", *DUE, *REST)
+    return _run(
+        tmp_path_factory.mktemp("bench") / "time.json", "--only", "due", "rest", "flood", "swap", *DUE, *REST, *SWAP
+    )
 
 
 def _run(out: Path, *arguments: str) -> tuple[str, dict[str, Any]]:
@@ -183,6 +186,23 @@ def test_a_flood_is_told_whole_while_orders_come(timed: tuple[str, dict[str, Any
     assert f"{flood['during']['p99_ms']:,.1f}" in section
     assert "3,000 customers due within one second" in printed
     assert all(f"| {row['customers']:,} |" in section for row in result["rest"]["rows"])
+
+
+@pytest.mark.slow
+def test_a_new_model_reaches_everyone_at_rest_and_while_orders_come(timed: tuple[str, dict[str, Any]]) -> None:
+    printed, result = timed
+    swap = result["swap"]
+    for kind in ("rest", "load"):
+        found = swap[kind]
+        assert found["moves"] > 20
+        assert found["moves"] + found["stayed"] + found["by_time"] == 2_000
+        assert found["ratio"] == pytest.approx(found["customers_per_s"] / found["plain_per_s"], rel=0.1)
+        assert 0 <= found["started_s"] <= found["seconds"]
+    assert (swap["rest"]["orders_per_s"], swap["rest"]["customers"]) == (0, 2_000)
+    assert swap["load"]["orders_per_s"] > 200
+    assert swap["load"]["calm"]["count"] > 20
+    assert f"{swap['load']['ratio']:.2f} of the plain loop's" in printed
+    assert f"| {swap['rest']['ratio']:.2f} |" in time_section(result, apart=True)
 
 
 def test_stages_are_those_of_files_and_functions_that_exist() -> None:
