@@ -205,6 +205,27 @@ def test_a_new_model_reaches_everyone_at_rest_and_while_orders_come(timed: tuple
     assert f"| {swap['rest']['ratio']:.2f} |" in time_section(result, apart=True)
 
 
+@pytest.mark.slow
+def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
+    out = tmp_path / "training.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.training", "--customers", "500", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(out.read_text(encoding="utf-8"))
+    for kind in ("first", "again"):
+        run = result[kind]
+        assert run["verdict"] == "active"
+        assert sum(run["steps"].values()) < run["seconds"]
+        assert run["peak_rss_mb"] > 50
+        assert f"{run['seconds']:.1f}" in done.stdout
+
+
 def test_stages_are_those_of_files_and_functions_that_exist() -> None:
     for _, part, functions in sampler.STAGES:
         if part.startswith(("segmentation/", "stream/")):
