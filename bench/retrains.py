@@ -1,6 +1,7 @@
 """Twelve monthly retrains over a file of orders: how many customers each model moves by itself, and whether names keep their meaning.
 
-    python -m bench.retrains orders.csv.gz --currency GBP [--k 5] [--activate]
+    python -m bench.retrains orders.csv.gz --currency GBP [--k 5] [--activate] [--fitted all] [--first 2011-01-01]
+    python -m bench.retrains cdnow --first 1997-07-01
 
 Each month is trained as `segtrainer run` would: on the customers as of its first day, against the model that is active
 then. A model that the gates refuse, or that moves more customers than the limit, doesn't become active; with --activate
@@ -16,18 +17,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
+from stream.order_files import cdnow_path
 from trainer.learn import Lesson, Stopwatch, learn
 from trainer.names import Lineage, carried
 from trainer.order_snapshot import OrderBook, read_book
-from trainer.plan import Plan, parse_ks
+from trainer.plan import Fitted, Plan, parse_ks
 
-MONTHS = tuple(datetime(2011, month, 1, tzinfo=UTC) for month in range(1, 13))
+FIRST = datetime(2011, 1, 1, tzinfo=UTC)
 RULES = Rules(365 * DAY_MS, 7 * DAY_MS)
 
 
@@ -46,11 +48,19 @@ class Month:
     usurped: tuple[str, ...]  # by where the customers were
 
 
-def retrains(
-    book: OrderBook, plan: Plan, *, activate: bool = False, days: Sequence[datetime] = MONTHS
-) -> Iterator[Month]:
+def months_from(first: datetime) -> list[datetime]:
+    """Give the first days of twelve months.
+
+    >>> [day.date().isoformat() for day in months_from(datetime(1997, 7, 1, tzinfo=UTC))[5:7]]
+    ['1997-12-01', '1998-01-01']
+    """
+    begin = first.year * 12 + first.month - 1
+    return [first.replace(year=month // 12, month=month % 12 + 1) for month in range(begin, begin + 12)]
+
+
+def retrains(book: OrderBook, plan: Plan, *, activate: bool = False, first: datetime = FIRST) -> Iterator[Month]:
     lineage = Lineage()
-    for number, day in enumerate(days, start=1):
+    for number, day in enumerate(months_from(first), start=1):
         lesson = _lesson(book, plan, lineage, day, force=activate)
         becomes_active = lesson.trained is not None and (activate or lesson.may_activate)
         outcome, trained = lesson.outcome, lesson.trained
@@ -151,14 +161,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.retrains", description="Twelve monthly retrains over a file of orders."
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", help="docs/files.md; or cdnow")
     parser.add_argument("--currency", default="USD")
     parser.add_argument("--k")
     parser.add_argument("--activate", action="store_true")
+    parser.add_argument("--fitted", choices=get_args(Fitted))
+    parser.add_argument(
+        "--first", default=FIRST, type=lambda text: datetime.fromisoformat(text).replace(day=1, tzinfo=UTC)
+    )
     given: Any = parser.parse_args(arguments)
     plan = Plan() if given.k is None else replace(Plan(), ks=parse_ks(given.k))
-    book = read_book(given.file, RULES, given.currency)
-    print(table(list(retrains(book, plan, activate=given.activate))))
+    plan = plan if given.fitted is None else replace(plan, fitted=given.fitted)
+    book = read_book(cdnow_path() if given.file == "cdnow" else Path(given.file), RULES, given.currency)
+    print(table(list(retrains(book, plan, activate=given.activate, first=given.first))))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ RECIPE = RecipeUsed(
     choice="gates",
     k=(2, 3, 4, 5, 6, 7, 8, 9),
     transforms=("yeo-johnson", "log1p"),
-    trim=False,
+    fitted="in window",
     starts=10,
     rounds=20,
     seed=42,
@@ -233,7 +233,7 @@ def _quality(raw: NDArray[np.float64]) -> Quality:
         without_orders=0,
         without_money=0,
         negative_money=int((raw[:, 2] < 0).sum()),
-        trimmed=0,
+        not_fitted=0,
         features=tuple(feature(name, raw[:, place]) for place, name in enumerate(names)),
     )
 

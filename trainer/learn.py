@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ from trainer.describe import describe
 from trainer.errors import FitError
 from trainer.fit import Facts, assemble
 from trainer.outcome import Decision, Outcome, RecipeUsed, Timing
-from trainer.quality import check, examine
+from trainer.quality import check, examine, only
 from trainer.search import Found, fit_rows, search, whole
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from trainer.plan import Plan
     from trainer.search import Progress
     from trainer.snapshot import Snapshot
+
+
+_HAVING: Final = {"in window": "an order in the window", "ordinary": "no figure of |z| >= 3"}
 
 
 @dataclass(slots=True)
@@ -81,7 +84,10 @@ def learn(
     """
     with watch.step("quality"):
         check(snapshot, plan.floor)
-        quality = examine(snapshot, int((~fit_rows(snapshot, plan)).sum()))
+        keep = fit_rows(snapshot, plan)
+        if not keep.all():
+            check(only(snapshot, keep), plan.floor, _HAVING[plan.fitted])
+        quality = examine(snapshot, int((~keep).sum()))
     with watch.step("fits"):
         found = search(snapshot, plan, lineage, progress)
     choice = choose([one.fit for one in found], plan, _active(lineage), force=force)
@@ -157,7 +163,7 @@ def _used(plan: Plan) -> RecipeUsed:
         choice="asked" if len(plan.ks) * len(plan.transforms) == 1 else plan.way,
         k=plan.ks,
         transforms=plan.transforms,
-        trim=plan.trim,
+        fitted=plan.fitted,
         starts=plan.starts,
         rounds=plan.rounds,
         seed=plan.seed,

@@ -21,15 +21,15 @@ class RecipeUsed(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that decided the model.
 
     `choice` says how k and transform were chosen: by the gates, the silhouette alone, the elbow; "asked" where only
-    one combination was allowed. `trim`: customers with |z| >= 3 in a feature were left out of the fit (never of the
-    model: they are scored all the same). `starts`: of K-Means. `rounds`: resamples behind each stability.
+    one combination was allowed. `fitted`: on whom: "in window", "all", "ordinary" (|z| < 3 in each feature). Others
+    are left out of the fit, never of the model: they are scored all the same. `starts`: of K-Means. `rounds`: resamples behind each stability.
     """
 
     name: str  # "default", "textbook", "tutorial"
     choice: Choice
     k: tuple[int, ...]
     transforms: tuple[str, ...]
-    trim: bool
+    fitted: str
     starts: int
     rounds: int
     seed: int
@@ -57,7 +57,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """The input, counted. `left_out`: customers without an order that stands, who are not among `customers`.
 
     `without_orders`: every order has left the window; `without_money`: monetary is zero; `negative_money`: below it.
-    `trimmed`: left out of the fit by the tutorial's |z| < 3.
+    `not_fitted`: left out of the fit, as the recipe's `fitted` has it.
     """
 
     customers: int
@@ -65,7 +65,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     without_orders: int
     without_money: int
     negative_money: int
-    trimmed: int
+    not_fitted: int
     features: tuple[FeatureQuality, ...]
 
 

@@ -11,6 +11,7 @@ from trainer.errors import PlanError
 
 RecipeName = Literal["default", "textbook", "tutorial"]
 Way = Literal["gates", "silhouette", "elbow"]
+Fitted = Literal["in window", "all", "ordinary"]
 
 LEAST_K: Final = 2
 MOST_K: Final = 16
@@ -24,14 +25,16 @@ class Plan:
     """All that decides which model comes of a snapshot. Shares are parts of 1.
 
     `way`: "gates" takes the best silhouette of those that pass, and prefers what is active (`keep_within`);
-    "silhouette" the best of all; "elbow" the k at the elbow of the inertia. `trim`: fit without customers of |z| >= 3.
+    "silhouette" the best of all; "elbow" the k at the elbow of the inertia. `fitted`: on whom the centroids are fitted
+    and the gates judged; "in window": those with an order in the window, "ordinary": those of |z| < 3 in every feature.
+    The model scores the others all the same (docs/adr/0018).
     """
 
     name: RecipeName = "default"
     way: Way = "gates"
-    ks: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+    ks: tuple[int, ...] = (4, 5, 6, 7, 8)
     transforms: tuple[Transform, ...] = ("yeo-johnson",)
-    trim: bool = False
+    fitted: Fitted = "in window"
     seed: int = 42
     starts: int = 10  # of K-Means; the best by inertia is kept
     rounds: int = 10  # resamples that the stability is measured on
@@ -50,13 +53,21 @@ def of_recipe(name: RecipeName) -> Plan:
     "textbook": raw figures, standard scaling, n_init 20, the best silhouette of k = 2…8 and nothing else.
     "tutorial": the same fits without customers of |z| >= 3, and the k at the elbow.
 
-    >>> of_recipe("tutorial").trim, of_recipe("textbook").starts
-    (True, 20)
+    >>> of_recipe("tutorial").fitted, of_recipe("textbook").starts
+    ('ordinary', 20)
     """
     if name == "default":
         return Plan()
-    textbook = Plan(name="textbook", way="silhouette", transforms=("identity",), starts=20, rounds=0)
-    return textbook if name == "textbook" else replace(textbook, name="tutorial", way="elbow", trim=True)
+    textbook = Plan(
+        name="textbook",
+        way="silhouette",
+        ks=(2, 3, 4, 5, 6, 7, 8),
+        transforms=("identity",),
+        fitted="all",
+        starts=20,
+        rounds=0,
+    )
+    return textbook if name == "textbook" else replace(textbook, name="tutorial", way="elbow", fitted="ordinary")
 
 
 def parse_ks(text: str) -> tuple[int, ...]:

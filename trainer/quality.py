@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 OUTLIER_Z: Final = 3.0
 
 
-def check(snapshot: Snapshot, floor: int) -> None:
-    """Raise FitError where customers are too few, a figure is no number, or a feature is the same for all."""
+def check(snapshot: Snapshot, floor: int, having: str = "an order that stands") -> None:
+    """Raise FitError where customers are too few, a figure is no number, or a feature is the same for all.
+
+    `having`: what those of the snapshot have.
+    """
     customers = len(snapshot.customers)
     if customers < floor:
         raise FitError(
-            f"{customers} customers have an order that stands, expected at least {floor}.",
+            f"{customers} customers have {having}, expected at least {floor}.",
             hint="Wait for more orders, or lower --min-customers.",
         )
     for name in FEATURES:
@@ -52,6 +55,8 @@ def ordinary(snapshot: Snapshot) -> NDArray[np.bool_]:
 
 def only(snapshot: Snapshot, keep: NDArray[np.bool_]) -> Snapshot:
     """Give the snapshot of some of its customers, `keep`: [customers]."""
+    if keep.all():
+        return snapshot
     return replace(
         snapshot,
         customers=tuple([name for name, kept in zip(snapshot.customers, keep.tolist(), strict=True) if kept]),
@@ -61,7 +66,7 @@ def only(snapshot: Snapshot, keep: NDArray[np.bool_]) -> Snapshot:
     )
 
 
-def examine(snapshot: Snapshot, trimmed: int = 0) -> Quality:
+def examine(snapshot: Snapshot, not_fitted: int = 0) -> Quality:
     """Count what an analyst would ask about first; the snapshot must have passed `check`."""
     money = snapshot.monetary
     return Quality(
@@ -70,7 +75,7 @@ def examine(snapshot: Snapshot, trimmed: int = 0) -> Quality:
         without_orders=int(np.count_nonzero(snapshot.frequency == 0)),
         without_money=int(np.count_nonzero(money == 0)),
         negative_money=int(np.count_nonzero(money < 0)),
-        trimmed=trimmed,
+        not_fitted=not_fitted,
         features=tuple(_feature(name, snapshot.column(name)) for name in FEATURES),
     )
 

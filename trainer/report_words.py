@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from trainer.outcome import Comparison, Fit, Gate, Outcome, SegmentFacts, Verdict
 
 _MOVES: Final = 5  # largest movements told in words
+_LEFT_OUT: Final = {"in window": ", without an order in the window", "ordinary": " for |z| of 3 or more"}
 _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
     "active": ("Published: active", "The model was published, and every worker scores by it."),
     "candidate": (
@@ -132,7 +133,7 @@ def input_notes(outcome: Outcome) -> list[str]:
         ("With every order outside the window", quality.without_orders),
         ("With nothing spent, net", quality.without_money),
         ("With more money returned than spent", quality.negative_money),
-        ("Left out of the fit for |z| of 3 or more, but scored all the same", quality.trimmed),
+        (f"Left out of the fit{_LEFT_OUT.get(outcome.recipe.fitted, '')}, but scored all the same", quality.not_fitted),
     ):
         if number:
             told.append(f"{what}: {_customers(number)}.")

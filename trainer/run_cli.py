@@ -72,7 +72,7 @@ def run_command(
     k: Annotated[
         str | None,
         typer.Option(
-            "--k", help="How many segments: 5, 2-8 or 3,5,8.", show_default="2-8", callback=_checked(parse_ks)
+            "--k", help="How many segments: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked(parse_ks)
         ),
     ] = None,
     transform: Annotated[

@@ -52,13 +52,15 @@ class _Ground:
 
 
 def fit_rows(snapshot: Snapshot, plan: Plan) -> NDArray[np.bool_]:
-    """Tell which customers take part in the fit, [customers]: all, or by the tutorial those of |z| < 3."""
-    return ordinary(snapshot) if plan.trim else np.ones(len(snapshot.customers), dtype=np.bool_)
+    """Tell which customers take part in the fit, [customers]."""
+    if plan.fitted == "ordinary":
+        return ordinary(snapshot)
+    return snapshot.frequency > 0 if plan.fitted == "in window" else np.ones(len(snapshot.customers), dtype=np.bool_)
 
 
 def search(snapshot: Snapshot, plan: Plan, lineage: Lineage, progress: Progress) -> list[Found]:
     """Fit every k with every transform, in the order of the plan. What can't be fitted says why."""
-    base = only(snapshot, fit_rows(snapshot, plan)) if plan.trim else snapshot
+    base = only(snapshot, fit_rows(snapshot, plan))
     found: list[Found] = []
     total = len(plan.transforms) * len(plan.ks)
     for kind in plan.transforms:

@@ -27,7 +27,7 @@ class TrainingSettings(TableSettings):
     PAGE = "docs/models.md"
 
     recipe: RecipeName = Field("default", description="how to fit and choose: default, textbook or tutorial")
-    k: str | None = Field(None, description="how many segments: 5, 2-8 or 3,5,8; the recipes' own is 2-8")
+    k: str | None = Field(None, description="how many segments: 5, 2-8 or 3,5,8; the default recipe's own is 4-8")
     transform: str | None = Field(
         None,
         description="yeo-johnson, log1p, identity, or several with commas; the default recipe's own is yeo-johnson",

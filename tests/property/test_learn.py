@@ -31,7 +31,7 @@ QUICK = Plan(ks=(3, 4, 5), rounds=4, starts=5)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_known_segments_are_found_again_with_their_number(seed: int) -> None:
     shop, truth = known_segments(seed)
-    taught = lesson(shop, replace(Plan(), rounds=5))
+    taught = lesson(shop, replace(Plan(), ks=(2, 3, 4, 5, 6, 7, 8), rounds=5))
     assert taught.trained is not None
     assert taught.trained.model.training.k == len(KNOWN)
     assert adjusted_rand_score(truth, taught.trained.labels) >= 0.95
@@ -188,9 +188,42 @@ def test_all_negative_money_is_said_too() -> None:
 def test_equal_customers_are_said_to_be() -> None:
     shop = changed("monetary", 0.0)
     for name in FEATURES:
-        shop.column(name)[:] = np.arange(300) % 2
+        shop.column(name)[:] = 1 + np.arange(300) % 2
     with pytest.raises(FitError, match="only 2 customers differ"):
         lesson(shop, QUICK)
+
+
+def test_whoever_has_no_order_in_the_window_is_scored_but_not_fitted() -> None:
+    """Of an old shop they are most: the segments are those of the others, and they go to the nearest."""
+    shop, truth = known_segments(4)
+    fresh = lesson(shop, QUICK)
+    silent, n = 3, len(shop.customers)
+    old = replace(
+        shop,
+        customers=tuple(f"{i:06}".encode() for i in range((1 + silent) * n)),
+        recency_days=np.concatenate([shop.recency_days, *[400.0 + np.arange(n)] * silent]),
+        frequency=np.concatenate([shop.frequency, np.zeros(silent * n)]),
+        monetary=np.concatenate([shop.monetary, np.zeros(silent * n)]),
+    )
+    taught = lesson(old, QUICK)
+    assert fresh.trained is not None
+    assert taught.trained is not None
+    assert [s.centroid for s in taught.trained.model.segments] == [s.centroid for s in fresh.trained.model.segments]
+    assert taught.trained.labels[:n].tolist() == fresh.trained.labels.tolist()
+    assert (taught.outcome.quality.customers, taught.outcome.quality.not_fitted) == ((1 + silent) * n, silent * n)
+    assert sum(segment.customers for segment in taught.outcome.segments) == (1 + silent) * n
+    # All of them lie in one, which has most customers then; the gates look at those who were fitted.
+    assert max(taught.trained.model.training.shares.values()) > QUICK.largest_share
+    assert taught.outcome.decision.verdict == "dry-run"
+    everyone = lesson(old, replace(QUICK, fitted="all"))
+    assert everyone.trained is not None
+    assert (
+        adjusted_rand_score(truth, everyone.trained.labels[:n]) < 0.9 < adjusted_rand_score(truth, fresh.trained.labels)
+    )
+
+    few = replace(old, frequency=np.where(np.arange((1 + silent) * n) < 150, old.frequency, 0.0))
+    with pytest.raises(FitError, match="150 customers have an order in the window, expected at least 200"):
+        lesson(few, QUICK)
 
 
 def test_one_giant_does_not_get_a_segment_of_its_own() -> None:
@@ -226,7 +259,7 @@ def test_the_tutorial_leaves_outliers_out_of_the_fit_and_scores_them_all_the_sam
     shop.monetary[:3] = 90_000.0
     taught = lesson(shop, of_recipe("tutorial"))
     assert taught.trained is not None
-    assert taught.outcome.quality.trimmed >= 3
+    assert taught.outcome.quality.not_fitted >= 3
     assert len(taught.trained.labels) == 600
     model = taught.trained.model
     nearest_all = nearest(coordinates(shop, model.features), tuple(s.centroid for s in model.segments))
