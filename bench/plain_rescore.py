@@ -1,4 +1,4 @@
-"""What an engineer writes for a night: read every customer, ask which centroid is nearest, write the answer.
+"""What an engineer writes for a night: read every customer, ask which centroid is nearest, write the customer back with it.
 
 `python -m bench.plain_rescore BY` does it once with `nearer_at_risk(BY)`, in one process, over the states that the worker keeps,
 and prints as JSON how many customers there were and how many seconds it took. It is what the worker's rescore is measured against, and does
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from segmentation.rfm import heads
 from stream.layout import PAGE, ShardKeys, read_states
 from stream.settings import Settings, load_settings
 
-OUT: Final = "bench:plain:segments"  # a hash: customer -> segment id
+OUT: Final = "bench:plain:states"  # a hash: customer -> state; beside the worker's own, which must stay as they are
 _DAY_MS: Final = 86_400_000
 
 
@@ -54,7 +54,10 @@ def rescore(settings: Settings, redis: Any, model: SegmentModel) -> int:
         rows = read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition))
         while page := list(islice(rows, PAGE)):
             segments = nearest([value for _, value in page], time.time_ns() // 1_000_000, model)
-            redis.hset(OUT, mapping=dict(zip([key for key, _ in page], segments.tolist(), strict=True)))
+            # Where a state has its segment (segmentation/rfm.py, HEAD).
+            marks = segments.astype("<u2").view("V2").tolist()
+            states = {key: value[:2] + mark + value[4:] for (key, value), mark in zip(page, marks, strict=True)}
+            redis.hset(OUT, mapping=cast("dict[Any, Any]", states))
             customers += len(page)
     return customers
 

@@ -100,7 +100,7 @@ _SWAP = """{customers:,} customers with an announced segment; a model that moves
 shard has looked at its last customer: each scored, its next move by time searched, moves told, all of it in Kafka and Redis, exactly once. At rest the last shard began after {rest[started_s]} s: an idle one
 looks up every `SEGSTREAM_DUE_POLL_MS`.
 
-The **plain loop** is what one would write for a night: a single process pages through the same keys, asks NumPy for the nearest centroid, and writes the segment to a hash. It has no margin, tells
+The **plain loop** is what one would write for a night: a single process pages through the same keys, asks NumPy for the nearest centroid, and writes each state back with its segment, to a hash of its own. It has no margin, tells
 no move, doesn't say when to look again, and begins anew after a crash. It ran just before, in the same circumstances."""
 
 _LOAD = """{orders_per_s:,.0f} orders/s, one in ten of a new customer, which are timed; "before" are the {calm_s:.0f} s before. Slices of the rescore and orders take turns. At most {most_behind:,} orders were sent and not yet stored,

@@ -134,6 +134,15 @@ class Turn:
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills | None = None  # after the records taken; None: as before
 
+    def add(self, other: Turn) -> None:
+        """Take in what was decided of other customers, at the same clock or a later one, with no record taken."""
+        self.clock = other.clock
+        for name in ("states", "earlier", "due"):
+            getattr(self, name).update(getattr(other, name))
+        self.idle += other.idle
+        self.outputs += other.outputs
+        self.counts.update(other.counts)
+
 
 class Step(Protocol):
     """A pure object. It may raise on a record it can't survive: the engine isolates that record."""

@@ -11,6 +11,7 @@ from stream.settings import Settings
 
 DUE_BESIDE_ORDERS: Final = 128  # due customers of a turn in wall time, where the next order waits behind it
 RESCORED_BESIDE_ORDERS: Final = 2_000  # the same of a rescore's slice
+RESCORED_SLICES: Final = 4  # of a turn, while nothing waits behind it
 FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
 
 
@@ -71,6 +72,12 @@ class Pace:
         if self._moves_per_s is None or not limited:
             return size
         return min(size, max(1, math.ceil(self._moves_per_s)))
+
+    def rescore_slices(self, *, limited: bool) -> int:
+        """How many slices in which somebody changes a turn may have: one, where an order or the limit waits behind it."""
+        if (self._moves_per_s is not None and limited) or (self._orders_come and self._settings.time == "wall"):
+            return 1
+        return RESCORED_SLICES
 
     def rescored(self, moves: int) -> None:
         """A slice has made so many moves."""

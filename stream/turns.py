@@ -337,25 +337,28 @@ class Turns:
         return frame.scope is Scope.EVERYONE
 
     async def _rescore(self, owned: Owned, frame: Frame) -> None:
-        head, size = owned.head, self._pace.rescore_size(limited=self._is_limited(frame))
+        head, limited = owned.head, self._is_limited(frame)
         assert owned.raw is not None
         assert head.cursor is not None
         cursor: str | None = head.cursor
+        size, most = self._pace.rescore_size(limited=limited), self._pace.rescore_slices(limited=limited)
         told_until = None if head.quiet is None else head.quiet.encode()
-        # Few may be left of many who were looked at: what changes nothing isn't worth a transaction.
         until = time.monotonic() + self.place.settings.turn_max_ms / 1000
+        turn = Turn(0, head.clock)
         while cursor is not None:
             rows, found, last = await self.place.store.load_slice(owned.raw, cursor, size)
             quiet = [told_until is None or key <= told_until for key, _ in rows]
-            turn = stepping(self.place.step.rescore, rows, quiet, frame)
+            turn.add(stepping(self.place.step.rescore, rows, quiet, frame))
             cursor = None if found < size else last.decode()
-            if not self._nothing(turn) or time.monotonic() > until:
+            # A transaction costs the same for however many. What changes nothing isn't worth any.
+            most -= not self._nothing(turn)
+            if most <= 0 or len(turn.outputs) >= self.place.settings.turn_max_orders or time.monotonic() > until:
                 break
         changes: dict[str, Any] = {}
         if cursor is None:
             changes = {"quiet": "", "scope": Scope.EVERYONE}
             turn.backfills = head.backfills.without_closed()
-        await self._publish(owned, turn, (), head.offset, {key for key, _ in rows}, cursor=cursor, **changes)
+        await self._publish(owned, turn, (), head.offset, set(turn.states), cursor=cursor, **changes)
         self._pace.rescored(len(turn.outputs))
         self._metrics.turns.labels(self.place.step.name, "rescore").inc()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream.pace import RESCORED_BESIDE_ORDERS, Pace
+from stream.pace import RESCORED_BESIDE_ORDERS, RESCORED_SLICES, Pace
 from stream.settings import Settings
 
 
@@ -39,3 +39,15 @@ def test_other_limits_of_a_slice_hold_while_orders_come(fields: dict[str, Any], 
     pace = _pace(**fields)
     pace.done(taken=3, due=0, seconds=0.01)
     assert pace.rescore_size(limited=True) == size
+
+
+def test_slices_of_a_rescore_share_a_turn_while_nothing_waits() -> None:
+    pace = _pace(model_moves_per_minute=None)
+    assert pace.rescore_slices(limited=True) == RESCORED_SLICES
+    pace.done(taken=10, due=0, seconds=0.01)
+    assert pace.rescore_slices(limited=True) == 1
+    pace.begin()
+    assert pace.rescore_slices(limited=True) == RESCORED_SLICES
+    limited = _pace(model_moves_per_minute=600)
+    assert limited.rescore_slices(limited=True) == 1
+    assert limited.rescore_slices(limited=False) == RESCORED_SLICES
