@@ -30,7 +30,8 @@ from trainer.order_snapshot import OrderBook, read_book
 from trainer.plan import Fitted, Plan, parse_ks
 
 FIRST = datetime(2011, 1, 1, tzinfo=UTC)
-RULES = Rules(365 * DAY_MS, 7 * DAY_MS)
+WINDOW_DAYS = 365
+RULES = Rules(WINDOW_DAYS * DAY_MS, 7 * DAY_MS)
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--currency", default="USD")
     parser.add_argument("--k")
     parser.add_argument("--activate", action="store_true")
+    parser.add_argument("--window-days", type=int, default=WINDOW_DAYS)
     parser.add_argument("--fitted", choices=get_args(Fitted))
     parser.add_argument(
         "--first", default=FIRST, type=lambda text: datetime.fromisoformat(text).replace(day=1, tzinfo=UTC)
@@ -172,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given: Any = parser.parse_args(arguments)
     plan = Plan() if given.k is None else replace(Plan(), ks=parse_ks(given.k))
     plan = plan if given.fitted is None else replace(plan, fitted=given.fitted)
-    book = read_book(cdnow_path() if given.file == "cdnow" else Path(given.file), RULES, given.currency)
+    rules = RULES._replace(window=given.window_days * DAY_MS)
+    book = read_book(cdnow_path() if given.file == "cdnow" else Path(given.file), rules, given.currency)
     print(table(list(retrains(book, plan, activate=given.activate, first=given.first))))
 
 

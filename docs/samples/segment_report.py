@@ -29,8 +29,8 @@ from trainer.report import html, markdown
 HERE: Final = Path(__file__).parent
 BEFORE: Final = datetime(2011, 10, 10, tzinfo=UTC)
 AFTER: Final = datetime(2011, 11, 10, tzinfo=UTC)
-# As `segtrainer run --k 4-8 --dry-run` would.
-PLAN: Final = Plan(ks=(4, 5, 6, 7, 8))
+# As `segtrainer run --dry-run` would.
+PLAN: Final = Plan()
 
 
 def train(orders: Path, at: datetime, lineage: Lineage) -> Lesson:
