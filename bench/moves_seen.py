@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -147,16 +148,18 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(settings: Settings, seen: Seen) -> AsyncIterator[AIOKafkaProducer]:
-    """Take every move that becomes visible within this block (read_committed). Gives a producer for `Seen.send`."""
-    producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=0, acks="all")
+async def beside(
+    settings: Settings, topics: list[str], follow: Callable[[Any], Coroutine[Any, Any, None]], **producing: Any
+) -> AsyncIterator[AIOKafkaProducer]:
+    """Let `follow` read what becomes visible on these topics within this block (read_committed). Gives a producer."""
+    producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=0, acks="all", **producing)
     await producer.start()
     try:
         async with kafka_consumer(settings) as consumer:
-            partitions = await partitions_of(consumer, [settings.changes_topic])
+            partitions = await partitions_of(consumer, topics)
             consumer.assign(partitions)
             await consumer.seek_to_end(*partitions)
-            follower = asyncio.create_task(_follow(consumer, seen))
+            follower = asyncio.create_task(follow(consumer))
             # A collection in this process would count as latency of the worker.
             gc.collect()
             gc.disable()
@@ -172,7 +175,12 @@ async def watching(settings: Settings, seen: Seen) -> AsyncIterator[AIOKafkaProd
         await producer.stop()
 
 
-async def _follow(consumer: Any, seen: Seen) -> None:
+def watching(settings: Settings, seen: Seen) -> AbstractAsyncContextManager[AIOKafkaProducer]:
+    """Take every move that becomes visible within this block. Gives a producer for `Seen.send`."""
+    return beside(settings, [settings.changes_topic], partial(_follow, seen))
+
+
+async def _follow(seen: Seen, consumer: Any) -> None:
     decoder = msgspec.json.Decoder(Told)
     while True:
         answer = await consumer.getmany(timeout_ms=1_000, max_records=_A_CALL)

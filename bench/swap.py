@@ -18,7 +18,7 @@ from bench.deployment import activate_model, environment
 from bench.due import at_rest
 from bench.errors import BenchError
 from bench.meter import Meter
-from bench.model import nearer_at_risk
+from bench.model import bench_model, nearer_at_risk
 from bench.moves_seen import Spread
 from bench.silence import Pattern, seed
 from bench.swap_checks import judge
@@ -66,14 +66,25 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow:
+    """`segstream models shadow` while orders come: a process of its own that reads every state."""
+
+    seconds: float  # its start included
+    customers: int
+    during: Spread  # orders meanwhile
+    most_behind: int
+
+
+@dataclass(frozen=True, slots=True)
 class Swaps:
-    """One swap at rest, and one while orders come."""
+    """One swap at rest, one while orders come, and a look ahead at what a third model would do."""
 
     customers: int  # put into Redis
     rate_per_s: int
     calm_s: float
     rest: Swap
     load: Swap
+    shadow: Shadow
     latest_send_ms: float
     causes: dict[str, int]
     checks: dict[str, list[str]]
@@ -180,6 +191,27 @@ class Run:
         )
         return found, (int(begun * 1e3), int(done * 1e3))
 
+    async def shadow(self, version: str) -> Shadow:
+        """Ask what a start of that model would do, and watch the orders meanwhile. Raises BenchError."""
+        begun, most_behind = time.time(), 0
+        asked = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "stream.cli", "models", "shadow", version, "--json"),
+            cwd=ROOT,
+            env=environment(self.settings),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        answering = asyncio.create_task(asked.communicate())
+        while not answering.done():
+            most_behind = max(most_behind, self.behind())
+            await asyncio.wait({answering}, timeout=_POLL_S)
+        done = time.time()
+        if asked.returncode:
+            raise BenchError(f"segstream models shadow ended with {asked.returncode}, expected 0.")
+        await asyncio.sleep(_BEHIND_S)  # until the orders of its end have arrived
+        customers = json.loads(answering.result()[0])["customers"]
+        return Shadow(round(done - begun, 2), customers, self.watch.spread(begun, done), most_behind)
+
     async def arrived(self) -> None:
         """Wait until all that was told is seen, and all that was sent is told; a while at most, then that is a problem."""
 
@@ -225,6 +257,7 @@ async def measure_swap(
         run.tell(f"{rate:,} orders/s for {warm_up_s + calm_s:.0f} s, then the third model")
         sending = asyncio.create_task(run.watch.send(producer, run.settings, rate, stop))
         await asyncio.sleep(warm_up_s)
+        shadow = await run.shadow(bench_model().version)
         plain = await run.plain()
         await asyncio.sleep(calm_s)
         load, span_ms = await run.swap(THIRD, plain, calm_s)
@@ -240,6 +273,7 @@ async def measure_swap(
         calm_s=calm_s,
         rest=rest,
         load=load,
+        shadow=shadow,
         latest_send_ms=round(run.watch.latest_send_ms, 1),
         causes=dict(run.watch.causes),
         checks={"problems": run.watch.problems},

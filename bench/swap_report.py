@@ -22,9 +22,14 @@ def swap_lines(swaps: dict[str, Any] | None) -> list[str]:
     waited = " and ".join(
         f"{_waited(load[span])} {when}" for span, when in (("calm", "before"), ("during", "meanwhile"))
     )
+    shadow = swaps["shadow"]
     return [
         *lines,
         f"an order's move {waited}; {load['most_behind']:,} orders behind at most, {load['behind']:,} at its end",
+        (
+            f"segstream models shadow over {shadow['customers']:,} customers: {shadow['seconds']} s; an order's move meanwhile "
+            f"{_waited(shadow['during'])}; {shadow['most_behind']:,} orders behind at most"
+        ),
     ]
 
 
@@ -88,6 +93,7 @@ def swap_section(swaps: dict[str, Any]) -> list[str]:
         _SWAP.format(**swaps),
         _table(["an order's move", "orders", "p50, ms", "p99, ms", "longest, ms"], waits),
         _LOAD.format(**load, calm_s=swaps["calm_s"]),
+        _SHADOW.format(**swaps["shadow"], rate_per_s=swaps["rate_per_s"], waited=_waited(swaps["shadow"]["during"])),
     ]
 
 
@@ -105,3 +111,6 @@ no move, doesn't say when to look again, and begins anew after a crash. It ran j
 
 _LOAD = """{orders_per_s:,.0f} orders/s, one in ten of a new customer, which are timed; "before" are the {calm_s:.0f} s before. Slices of the rescore and orders take turns. At most {most_behind:,} orders were sent and not yet stored,
 {behind:,} at the end. Of both swaps: every customer who ordered nothing moved once or not at all, as `segmentation.shadow` says of the states before, and their states are, to the byte, those before with that move noted."""
+
+_SHADOW = """`segstream models shadow` before it, at {rate_per_s:,} orders/s: a process of its own reads every state and says which moves a model's start would make. {customers:,} customers took {seconds} s, its start included;
+an order's move meanwhile {waited}, {most_behind:,} orders behind at most."""

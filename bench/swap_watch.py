@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,11 +17,10 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.errors import BenchError
-from bench.moves_seen import Spread, Told
+from bench.moves_seen import Spread, Told, beside
 from segmentation.events import Amount, OrderPlaced, encode, iso
 from segmentation.model import ACTIVE_KEY
 from segmentation.partitioners import murmur2
-from stream.access import kafka_consumer, partitions_of
 from stream.ledger import BATCH_BYTES
 from stream.settings import Settings
 
@@ -147,7 +145,7 @@ class Watch:
         """From just before `send` to visible, of the new customers' orders sent in this span of seconds since 1970."""
         return Spread.of(np.array([ms for sent, ms in self._took if begin <= sent < end], dtype=np.float64))
 
-    async def follow(self, consumer: Any, changes: str) -> None:
+    async def follow(self, changes: str, consumer: Any) -> None:
         """Take all that comes, of moves (topic `changes`) and of models."""
         decoder = msgspec.json.Decoder(Told)
         while True:
@@ -161,27 +159,7 @@ class Watch:
                         self.take(decoder.decode(record.value), now)
 
 
-@asynccontextmanager
-async def following(settings: Settings, watch: Watch) -> AsyncIterator[AIOKafkaProducer]:
-    """Follow moves and activations within this block (read_committed). Gives a producer for `Watch.send`."""
-    producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=0, acks="all", max_batch_size=BATCH_BYTES)
-    await producer.start()
-    try:
-        async with kafka_consumer(settings) as consumer:
-            partitions = await partitions_of(consumer, [settings.changes_topic, settings.models_topic])
-            consumer.assign(partitions)
-            await consumer.seek_to_end(*partitions)
-            follower = asyncio.create_task(watch.follow(consumer, settings.changes_topic))
-            # A collection in this process would count as latency of the worker.
-            gc.collect()
-            gc.disable()
-            try:
-                yield producer
-            finally:
-                gc.enable()
-                follower.cancel()
-                (ended,) = await asyncio.gather(follower, return_exceptions=True)
-            if isinstance(ended, Exception):
-                raise ended
-    finally:
-        await producer.stop()
+def following(settings: Settings, watch: Watch) -> AbstractAsyncContextManager[AIOKafkaProducer]:
+    """Follow moves and activations within this block. Gives a producer for `Watch.send`."""
+    topics = [settings.changes_topic, settings.models_topic]
+    return beside(settings, topics, partial(watch.follow, settings.changes_topic), max_batch_size=BATCH_BYTES)

@@ -103,8 +103,11 @@ class Training(_Plain):
 
     `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values and
     `histograms` to how these lay; `distance` is the mean distance to the nearest centroid in z space, of all customers.
-    `forced` says that the gates of the training failed and someone published anyway.
+    `forced` says that the gates of the training failed and someone published anyway. Facts that a later trainer adds are
+    kept as they are: they belong to the version, and its models can be scored by.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     as_of: UtcDatetime
     customers: int

@@ -83,8 +83,7 @@ __all__ = [
 ]
 
 VERSION: Final = 1
-HEADER: Final = struct.Struct("<BBHIqIIqqqqqq")
-ENTRY: Final = struct.Struct("<qQqQ")
+HEADER, ENTRY = struct.Struct("<BBHIqIIqqqqqq"), struct.Struct("<qQqQ")
 HEAD: Final = np.dtype(
     [
         ("version", "u1"),
@@ -104,11 +103,9 @@ HEAD: Final = np.dtype(
 )
 ROW: Final = np.dtype([("key", "<i8"), ("order", "<u8"), ("amount", "<i8"), ("event", "<u8")])
 _ANNOUNCED: Final = struct.Struct("<HIq")  # offsets 2 to 15: the scorer's
-_NEXT_CHANGE: Final = struct.Struct("<q")
-_NEXT_CHANGE_AT: Final = 56
+_NEXT_CHANGE, _NEXT_CHANGE_AT = struct.Struct("<q"), 56
 _FLAGS: Final = SLOTS << 1 | 1  # bit 0: capped; bits 1 to 6: the back-fill that mutes
-_FIRST: Final = slice(40, 48)
-_NO_ORDER: Final = struct.pack("<q", NEVER)
+_FIRST, _NO_ORDER = slice(40, 48), struct.pack("<q", NEVER)
 _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
@@ -371,8 +368,7 @@ def is_silent(value: bytes) -> bool:
 
 def is_buried(value: bytes) -> bool:
     """Tell whether an erasure is all that a state holds, with no segment announced: nothing in it is about a person any more."""
-    size = HEADER.size + ENTRY.size
-    return len(value) == size and value[HEADER.size] & 7 == ERASED and value[2] == value[3] == 0
+    return len(value) == HEADER.size + ENTRY.size and value[HEADER.size] & 7 == ERASED and value[2] == value[3] == 0
 
 
 def is_capped(value: bytes) -> bool:

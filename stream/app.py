@@ -38,6 +38,7 @@ from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.models import ModelFeed
 from stream.ownership import Place
+from stream.pace import TurnSlots
 from stream.settings import Settings
 from stream.shard import Shard
 from stream.status import REFRESH_S, StatusBoard
@@ -127,7 +128,7 @@ class ShardService(Service):
         self._feed = ModelFeed(settings, self._compile, self._metrics.refused.inc) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 
-        slots = asyncio.Semaphore(settings.turns_at_once)
+        slots = TurnSlots(settings.turns_at_once)
 
         def make_shard(partition: int) -> Shard:
             keys = ShardKeys(settings.group, streams.input, partition)

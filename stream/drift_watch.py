@@ -1,4 +1,4 @@
-"""How the customers of this worker's shards lie in the model that scores them: looked at now and then, shown as metrics."""
+"""How the customers of this worker's shards lie in the newest active model: looked at now and then, shown as metrics."""
 
 from __future__ import annotations
 
@@ -53,13 +53,12 @@ class DriftWatch:
             self._metrics.show_drift(None)
             return
         now_ms = None if settings.time == "event" else self._now_ms()
+        drift: Drift | None = None
         try:
-            drift: Drift | None = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
-        except (RedisError, OSError) as error:
-            log.info("no sample of the customers: %s", error)
-            return
-        except (StateFormatError, msgspec.DecodeError) as error:
-            # The shard itself says what is to be done, when it comes across it.
+            drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
+        except (RedisError, OSError, StateFormatError, msgspec.DecodeError) as error:
+            # What is to be done the shard itself says, when it comes across it.
             log.warning("no sample of the customers: %s", error)
-            drift = None
+        except Exception:  # the shards must go on, whatever is wrong with a figure for people
+            log.exception("no sample of the customers")
         self._metrics.show_drift(drift)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
 
 import msgspec
 
 from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.step import Scope
+
+T = TypeVar("T")
 
 FORMAT: Final = 1
 HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
@@ -92,14 +94,21 @@ def encode_head(head: KafkaHead | StoreHead | TakeoverRecord) -> bytes:
 
 def decode_kafka_head(value: bytes) -> KafkaHead:
     """Raises msgspec.DecodeError where it isn't one."""
-    return _kafka_head.decode(value)
+    return _decoded(_kafka_head, value)
 
 
 def decode_store_head(value: bytes) -> StoreHead:
     """Raises msgspec.DecodeError where it isn't one."""
-    return _store_head.decode(value)
+    return _decoded(_store_head, value)
 
 
 def decode_takeover(value: bytes) -> TakeoverRecord:
     """Raises msgspec.DecodeError where it isn't one."""
-    return _takeover.decode(value)
+    return _decoded(_takeover, value)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:
+    try:
+        return decoder.decode(value)
+    except UnicodeDecodeError as error:  # of a text within it; msgspec hands that on
+        raise msgspec.DecodeError(str(error)) from None

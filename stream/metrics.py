@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
+# Of fewer customers a stability index is mostly chance: of 50 it is 0.2 where nothing has changed.
+LEAST_SAMPLE = 200
+
+
 class Metrics:
     """The metrics of one worker process, on a registry of their own."""
 
@@ -66,6 +70,10 @@ class Metrics:
             ["step"],
             registry=self.registry,
         )
+        self._of_models(shard)
+        self.show_drift(None)
+
+    def _of_models(self, shard: list[str]) -> None:
         self.activation = Gauge(
             "segstream_model_activation",
             "The activation that the shard scores under; 0: none",
@@ -102,7 +110,6 @@ class Metrics:
             ["segment"],
             registry=self.registry,
         )
-        self.show_drift(None)
 
     def show_drift(self, drift: Drift | None) -> None:
         """Show a sample; None: there is none."""
@@ -112,8 +119,9 @@ class Metrics:
         self.distance.set(math.nan)
         if drift is None or not drift.customers:
             return
-        for name, index in drift.indices.items():
-            self.drift.labels(name).set(index)
+        if drift.customers >= LEAST_SAMPLE:
+            for name, index in drift.indices.items():
+                self.drift.labels(name).set(index)
         for segment, (_, share) in drift.shares.items():
             self.shares.labels(segment).set(share)
         then, now = drift.distance

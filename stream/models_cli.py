@@ -35,14 +35,18 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     shards = shard_models(settings)
     published = asyncio.run(read_published(settings))
     rows = model_rows(published, shards)
-    sampled = asyncio.run(_sampled(settings, published))
     if as_json:
-        for row in (*rows, *shards, *([sampled] if sampled else [])):
+        for row in (*rows, *shards):
             typer.echo(msgspec.json.encode(row).decode())
     else:
         _show_models(rows, shards)
-        if sampled:
-            _console().print(_drift_line(sampled), soft_wrap=True)
+    # Last: where a state can't be read, that is told behind all that could be.
+    if (sampled := asyncio.run(_sampled(settings, published))) is None:
+        return
+    if as_json:
+        typer.echo(msgspec.json.encode(sampled).decode())
+    else:
+        _console().print(_drift_line(sampled), soft_wrap=True)
 
 
 async def _sampled(settings: Settings, published: PublishedModels) -> DriftReport | None:

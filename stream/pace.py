@@ -12,21 +12,28 @@ from stream.settings import Settings
 DUE_BESIDE_ORDERS: Final = 128  # due customers of a turn in wall time, where the next order waits behind it
 RESCORED_BESIDE_ORDERS: Final = 2_000  # the same of a rescore's slice
 RESCORED_SLICES: Final = 4  # of a turn, while nothing waits behind it
+ORDERS_LATELY_S: Final = 1.0  # as long after an order others are expected
 FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
+
+
+class TurnSlots(asyncio.Semaphore):
+    """The turns that a worker has under way at once; and when an order last came to any of its shards."""
+
+    ordered_at: float = -math.inf
 
 
 class Pace:
     """Batches shrink where turns take too long or fail, and grow again; small turns keep their distance."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Start with the largest batch."""
+    def __init__(self, settings: Settings, slots: TurnSlots) -> None:
+        """Start with the largest batch. `slots`: the worker's."""
         self._settings = settings
+        self._slots = slots
         self.limit = settings.turn_max_orders  # records of the next turn
         # In event time who is due comes before the next order anyway, and larger slices cost less.
         self.due_slice = min(settings.due_slice, DUE_BESIDE_ORDERS) if settings.time == "wall" else settings.due_slice
         self._began = 0.0
         self._small = False
-        self._orders_come = False
         limit = settings.model_moves_per_minute
         # In event time a rescore ends before the next record, however long it takes.
         self._moves_per_s = None if limit is None or settings.time == "event" else limit / 60 / settings.partitions
@@ -41,7 +48,6 @@ class Pace:
     def begin(self) -> None:
         """A turn with whatever records there are begins."""
         self._began = time.monotonic()
-        self._orders_come = False
 
     def failed(self, taken: int) -> None:
         """The step raised on so many records: half of them next time, until the one to blame stands alone."""
@@ -57,7 +63,8 @@ class Pace:
             self.limit = max(1, int(taken * most_s / seconds))
         else:
             self.limit = min(self._settings.turn_max_orders, self.limit * 2)
-        self._orders_come = taken > 0
+        if taken:
+            self._slots.ordered_at = time.monotonic()
         self._small = taken * FULL_SHARE < self._settings.turn_max_orders
 
     def rescores_now(self, *, limited: bool) -> bool:
@@ -67,17 +74,20 @@ class Pace:
     def rescore_size(self, *, limited: bool) -> int:
         """How many customers that slice may have: with a limit, no more than may move in a second; few while orders come."""
         size = self._settings.rescore_slice
-        if self._orders_come and self._settings.time == "wall":
+        if self._orders_come():
             size = min(size, RESCORED_BESIDE_ORDERS)
         if self._moves_per_s is None or not limited:
             return size
         return min(size, max(1, math.ceil(self._moves_per_s)))
 
     def rescore_slices(self, *, limited: bool) -> int:
-        """How many slices in which somebody changes a turn may have: one, where an order or the limit waits behind it."""
-        if (self._moves_per_s is not None and limited) or (self._orders_come and self._settings.time == "wall"):
-            return 1
-        return RESCORED_SLICES
+        """How many slices with anything to be written a turn may have: one, where an order or the limit waits behind it."""
+        return 1 if self._orders_come() or (self._moves_per_s is not None and limited) else RESCORED_SLICES
+
+    def _orders_come(self) -> bool:
+        """Whether an order may be waiting, of this shard or of another one here. In event time a rescore comes first."""
+        lately = time.monotonic() - self._slots.ordered_at < ORDERS_LATELY_S
+        return lately and self._settings.time == "wall"
 
     def rescored(self, moves: int) -> None:
         """A slice has made so many moves."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from stream.errors import ShardLost, ShardQuarantined, StepFailed, WorkerFailed
 from stream.metrics import Metrics
 from stream.ownership import Owned, Place
+from stream.pace import TurnSlots
 from stream.status import StatusBoard
 from stream.takeover import take_over
 from stream.turns import Models, Turns
@@ -30,7 +31,7 @@ class Shard:
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,
-        slots: asyncio.Semaphore,
+        slots: TurnSlots,
         now_ms: Callable[[], int],
     ) -> None:
         """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""

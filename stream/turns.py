@@ -19,7 +19,7 @@ from stream.heads import Fingerprint, KafkaHead
 from stream.ledger import Publication
 from stream.metrics import Metrics
 from stream.ownership import Owned, Place, stepping
-from stream.pace import Pace
+from stream.pace import Pace, TurnSlots
 from stream.status import StatusBoard
 from stream.store import Writes
 
@@ -48,7 +48,7 @@ class Turns:
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,
-        slots: asyncio.Semaphore,
+        slots: TurnSlots,
         now_ms: Callable[[], int],
         stopping: asyncio.Event,
     ) -> None:
@@ -62,7 +62,7 @@ class Turns:
         self._now_ms = now_ms
         self._stopping = stopping
         self._pending: list[Any] = []  # fetched, not yet taken
-        self._pace = Pace(place.settings)
+        self._pace = Pace(place.settings, slots)
         self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
         self._rescored = False
         self._patience: float | None = None  # until when a model is waited for
@@ -348,10 +348,11 @@ class Turns:
         while cursor is not None:
             rows, found, last = await self.place.store.load_slice(owned.raw, cursor, size)
             quiet = [told_until is None or key <= told_until for key, _ in rows]
-            turn.add(stepping(self.place.step.rescore, rows, quiet, frame))
+            looked_at = stepping(self.place.step.rescore, rows, quiet, frame)
+            turn.add(looked_at)
             cursor = None if found < size else last.decode()
             # A transaction costs the same for however many. What changes nothing isn't worth any.
-            most -= not self._nothing(turn)
+            most -= not self._nothing(looked_at)
             if most <= 0 or len(turn.outputs) >= self.place.settings.turn_max_orders or time.monotonic() > until:
                 break
         changes: dict[str, Any] = {}

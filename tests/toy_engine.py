@@ -20,6 +20,7 @@ from stream.intake import GroupMembership, Intake
 from stream.layout import ShardKeys
 from stream.metrics import Metrics
 from stream.ownership import Place
+from stream.pace import TurnSlots
 from stream.settings import Settings, load_settings
 from stream.shard import Shard
 from stream.status import StatusBoard
@@ -56,7 +57,7 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
 
-    slots = asyncio.Semaphore(settings.turns_at_once)
+    slots = TurnSlots(settings.turns_at_once)
 
     def make(partition: int) -> Shard:
         store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), b"salt")

@@ -14,7 +14,6 @@ from segmentation.rfm import StateFormatError
 from stream.layout import ShardKeys
 from stream.sampling import sampled_drift
 from trainer.errors import SnapshotError
-from trainer.plan import MIN_CUSTOMERS
 from trainer.publish import active_model
 
 if TYPE_CHECKING:
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
     from trainer.schedule import LastRun
     from trainer.settings import Settings
 
-_WORD: Final = "drift"  # what such a run's reason begins with
+LEAST_SAMPLE: Final = 200  # below, an index is mostly chance
 
 
 @dataclass(slots=True)
 class WhenDrifted:
     """Asks for a training where a stability index is above `limit`: looks every `every_s`, and says the same in between.
 
-    Once between two runs of the schedule: where that training changes nothing, neither would the next. `clock`: ms
-    since 1970.
+    Once between two runs of the schedule: where that training changes nothing, neither would the next. Of fewer than
+    LEAST_SAMPLE customers it says nothing. `clock`: ms since 1970.
     """
 
     settings: Settings
@@ -46,7 +45,7 @@ class WhenDrifted:
 
     async def __call__(self, last: LastRun) -> str | None:
         """Say why to train, or None. Raises PublishError, SnapshotError, RedisError."""
-        if last.why.startswith(_WORD):
+        if last.asked:
             self.said = None
             return None
         now_ms = self.clock()
@@ -67,7 +66,6 @@ class WhenDrifted:
         except (StateFormatError, msgspec.DecodeError) as error:
             raise SnapshotError(f"group {settings.group}, topic {settings.orders_topic}: {error}.") from error
         name, index = drift.worst()
-        # Of too few an index tells nothing, and nothing would be trained.
-        if drift.customers < MIN_CUSTOMERS or index <= self.limit:
+        if drift.customers < LEAST_SAMPLE or index <= self.limit:
             return None
-        return f"{_WORD}: the stability index of {name} is {index:.3f}, above {self.limit:g}"
+        return f"drift: the stability index of {name} is {index:.3f}, above {self.limit:g}"

@@ -173,11 +173,14 @@ def _write(folder: Path, name: str, content: bytes) -> None:
 
 
 def _keep(settings: Settings, outcome: Outcome, folder: Path | None) -> None:
+    """Keep the report. Whatever is wrong with it, the model is published, and the run has not failed."""
+    where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
     try:
         keep(settings, outcome)
     except NoReport as error:
-        where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
         log.warning("model %s is published, but its report isn't kept: %s %s", outcome.version, error, where)
+    except Exception:
+        log.exception("model %s is published, but its report can't be made. %s", outcome.version, where)
 
 
 def _report(outcome: Outcome, folder: Path) -> None:

@@ -100,7 +100,8 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the runs so far. It outlives the scheduler.
 
     `instant_ms`: of the schedule, the last one that is dealt with (before the first run: when the schedule was first
-    started, so that what was missed is only missed since). `attempt`: runs begun for it.
+    started, so that what was missed is only missed since). `attempt`: runs begun for it. `asked`: somebody has asked for
+    a run since, and it was begun.
     """
 
     instant_ms: int
@@ -111,6 +112,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     why: str = ""
     error: str = ""
+    asked: bool = False
     last_success_ms: int | None = None
     duration_s: float | None = None
 
@@ -154,6 +156,7 @@ def begun(last: LastRun, run: Due, now_ms: int) -> LastRun:
         instant_ms=max(last.instant_ms, run.instant_ms),
         outcome="running",
         attempt=1 if run.reason in {"scheduled", "missed"} else last.attempt + 1,
+        asked=run.reason == "asked" or (last.asked and run.reason not in {"scheduled", "missed"}),
         started_ms=now_ms,
         finished_ms=None,
         exit_code=None,

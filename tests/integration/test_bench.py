@@ -202,6 +202,8 @@ def test_a_new_model_reaches_everyone_at_rest_and_while_orders_come(timed: tuple
     assert swap["load"]["orders_per_s"] > 200
     assert swap["load"]["calm"]["count"] > 20
     assert f"{swap['load']['ratio']:.2f} of the plain loop's" in printed
+    assert swap["shadow"]["customers"] >= 2_000
+    assert swap["shadow"]["during"]["count"] > 20
     assert f"| {swap['rest']['ratio']:.2f} |" in time_section(result, apart=True)
 
 

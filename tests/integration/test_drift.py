@@ -22,9 +22,12 @@ from segmentation.model import FEATURES, SegmentModel
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
 from stream import topics
+from stream.drift_watch import DriftWatch
 from stream.heads import StoreHead, encode_head
 from stream.layout import ShardKeys
 from stream.local_server import free_port
+from stream.metrics import Metrics
+from stream.models import ModelFeed
 from stream.order_rows import instant
 from stream.sampling import sample
 from tests.command_line import run
@@ -178,7 +181,7 @@ async def test_a_schedule_asks_for_a_training_once_customers_have_drifted(
         assert why is not None
         assert re.fullmatch(r"drift: the stability index of monetary is \d\.\d{3}, above 0\.25", why)
         assert await ask(last) == why, "until it is done"
-        assert await ask(LastRun(instant_ms=now[0], why=why, outcome="succeeded")) is None, "once is enough"
+        assert await ask(LastRun(instant_ms=now[0], why=why, asked=True, outcome="succeeded")) is None, "once is enough"
         now[0] += 24 * 3_600_000
         assert await ask(LastRun(instant_ms=now[0], why="scheduled: …", outcome="succeeded")), "and tomorrow again"
 
@@ -206,3 +209,43 @@ async def test_a_sample_is_fair_and_no_larger_than_asked(settings_for: Callable[
             assert len(some.values) == 50
             seen.update(some.values)
     assert seen == set(everyone.values)
+
+
+async def test_a_look_that_goes_wrong_is_told_and_shows_nothing(
+    settings_for: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(partitions=1)
+    fill(settings, 1, latest=time.time_ns() // 1_000_000)
+    model = await asyncio.to_thread(trained, settings, time.time_ns() // 1_000_000)
+    feed, metrics = ModelFeed(settings, lambda *_: None), Metrics()
+    feed.take(model.version.encode(), model.to_json(), 1)
+    feed.take(b"active", f'{{"version":"{model.version}"}}'.encode(), 2)
+    feed.caught_up.set()
+
+    def shown() -> bool:
+        return b"segstream_drift_stability_index{" in metrics.render()
+
+    async with Redis.from_url(settings.redis_url.get_secret_value(), protocol=2) as redis:
+        keys = ShardKeys(settings.group, settings.orders_topic, 0)
+        watch = DriftWatch(settings, redis, feed, metrics, lambda: [0], lambda: time.time_ns() // 1_000_000)
+        await watch.look()
+        assert shown()
+        good = await redis.get(keys.head)
+        assert good is not None
+        for head in (b"no head", b'{"token":"\xff"}'):
+            await redis.set(keys.head, head)
+            await watch.look()
+            assert not shown()
+            assert "no sample of the customers" in caplog.records.pop().getMessage()
+            await redis.set(keys.head, good)
+            await watch.look()
+            assert shown()
+        # Of a hundred an index would be chance; how many they are is shown.
+        others = (await redis.hkeys(keys.states))[100:]
+        await redis.hdel(keys.states, *others)
+        await watch.look()
+        assert not shown()
+        assert b"segstream_drift_sampled_customers 100.0" in metrics.render()
+    async with Redis.from_url("redis://127.0.0.1:1", protocol=2) as nobody:
+        await DriftWatch(settings, nobody, feed, metrics, lambda: [0], lambda: 0).look()
+    assert b"segstream_drift_sampled_customers 0.0" in metrics.render()

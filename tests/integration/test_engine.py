@@ -12,7 +12,7 @@ from redis import Redis
 
 from segmentation.step import Due, Frame, Plan, StateUnreadable, Turn
 from stream import commands_shards, topics
-from stream.heads import Fingerprint, StoreHead, decode_store_head, encode_head
+from stream.heads import Fingerprint, StoreHead, decode_kafka_head, decode_store_head, decode_takeover, encode_head
 from stream.layout import ShardKeys
 from stream.settings import Settings
 from tests.toy_engine import STATE, ToyStep, engine, eventually, produce, read_all, verify
@@ -386,3 +386,10 @@ def test_the_head_has_one_encoding() -> None:
         cluster="c", partitions=(1, 1), read=Fingerprint(1, 2, 3),
     )  # fmt: skip
     assert encode_head(decode_store_head(encode_head(head))) == encode_head(head)
+
+
+@pytest.mark.parametrize("decode", [decode_kafka_head, decode_store_head, decode_takeover])
+@pytest.mark.parametrize("value", [b"", b"no head", b"{}", b'{"token":"\xff"}', b"\xff\xfe"])
+def test_what_is_no_head_is_told_in_one_way(decode: Callable[[bytes], object], value: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
@@ -42,8 +42,8 @@ class OneByOne(ScoringStep):
         return rows, quiet
 
 
-def a_step(of: type[ScoringStep], dwell_ms: int) -> ScoringStep:
-    return of(Reader("USD", "wall", 300_000, 90 * DAY, 1_000_000), RULES, dwell_ms=dwell_ms)
+def a_step(of: type[ScoringStep], dwell_ms: int, time: Literal["wall", "event"]) -> ScoringStep:
+    return of(Reader("USD", time, 300_000, 90 * DAY, 1_000_000), RULES, dwell_ms=dwell_ms)
 
 
 def a_state(rng: np.random.Generator, now: int, segments: Sequence[int]) -> bytes:
@@ -72,11 +72,15 @@ def test_columns_say_what_each_customer_says(seed: int) -> None:
     rows = [(b"c%04d" % n, a_state(rng, now, known)) for n in range(size)]
     quiet = (rng.random(size) < rng.choice([0.0, 0.3, 1.0])).tolist()
     scope = Scope.EVERYONE if rng.random() < 0.8 else Scope.RELEASED
-    frame = Frame(now, now, Activation(7, model.writer._version), model, scope=scope)
+    time: Literal["wall", "event"] = "wall" if rng.random() < 0.5 else "event"
+    # In event time the shard's clock counts, wherever the wall's stands.
+    frame = Frame(
+        now, now if time == "wall" else now + 1_000 * DAY, Activation(7, model.writer._version), model, scope=scope
+    )
     dwell = int(rng.choice([0, 0, DAY, 7 * DAY]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decisions, "_FEW", 10**9)
-        expected = a_step(OneByOne, dwell).rescore(rows, quiet, frame)
-    turn = a_step(ScoringStep, dwell).rescore(rows, quiet, frame)
+        expected = a_step(OneByOne, dwell, time).rescore(rows, quiet, frame)
+    turn = a_step(ScoringStep, dwell, time).rescore(rows, quiet, frame)
     assert turn == expected
     event(f"moved: {bool(turn.outputs)}, stayed: {len(turn.earlier) > len(turn.outputs)}")

@@ -17,6 +17,7 @@ from stream.heads import HEAD_KEY, decode_kafka_head, decode_store_head
 from stream.ledger import Streams
 from stream.metrics import Metrics
 from stream.ownership import Place
+from stream.pace import TurnSlots
 from stream.settings import Settings
 from stream.shard import Shard
 from stream.status import StatusBoard
@@ -87,7 +88,7 @@ class Shop:
         """A worker that takes the shard over."""
         place = Place(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
         board = cast("StatusBoard", self.board)
-        shard = Shard(place, None, Metrics(), board, asyncio.Semaphore(1), lambda: 0)
+        shard = Shard(place, None, Metrics(), board, TurnSlots(1), lambda: 0)
         self.worker = asyncio.create_task(self._until_it_dies(shard))
 
     @staticmethod

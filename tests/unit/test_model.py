@@ -1,5 +1,6 @@
 """The model as plain data: round trip, version, and each reason to refuse one."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -81,6 +82,20 @@ def test_later_facts_come_back_and_are_part_of_the_version() -> None:
         len({model.version, a_model(training=facts.model_copy(update={"distance": 1.0})).version, a_model().version})
         == 3
     )
+
+
+def test_facts_that_a_later_trainer_adds_are_kept_and_count() -> None:
+    """Workers are upgraded one by one, and the trainer some day."""
+    content = json.loads(a_model().to_json())
+    del content["version"]
+    content["training"]["window_days"] = 365
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+    version = hashlib.sha256(canonical).hexdigest()[:16]
+    found = SegmentModel.from_json(json.dumps(content | {"version": version}).encode())
+    assert found.version == version != a_model().version
+    assert json.loads(found.to_json())["training"]["window_days"] == 365
+    with pytest.raises(ModelError, match="mode: Extra inputs are not permitted"):
+        read(published(mode="new"))
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,26 @@ from typing import Any
 
 import pytest
 
-from stream.pace import RESCORED_BESIDE_ORDERS, RESCORED_SLICES, Pace
+from stream.pace import ORDERS_LATELY_S, RESCORED_BESIDE_ORDERS, RESCORED_SLICES, Pace, TurnSlots
 from stream.settings import Settings
 
 
 def _pace(**fields: Any) -> Pace:
-    return Pace(Settings(**fields))
+    return Pace(Settings(**fields), TurnSlots(4))
 
 
-def test_slices_of_a_rescore_are_small_only_while_orders_come() -> None:
-    pace = _pace(rescore_slice=5_000)
-    assert pace.rescore_size(limited=True) == 5_000
-    pace.begin()
-    pace.done(taken=3, due=0, seconds=0.01)
-    assert pace.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS
-    pace.begin()  # found none
-    assert pace.rescore_size(limited=True) == 5_000
-    pace.begin()
-    pace.done(taken=0, due=9, seconds=0.01)
-    assert pace.rescore_size(limited=True) == 5_000
+def test_slices_of_a_rescore_are_small_only_while_orders_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whichever shard of the worker."""
+    slots, now = TurnSlots(4), [100.0]
+    monkeypatch.setattr("stream.pace.time.monotonic", lambda: now[0])
+    one, other = Pace(Settings(rescore_slice=5_000), slots), Pace(Settings(rescore_slice=5_000), slots)
+    assert other.rescore_size(limited=True) == 5_000
+    one.done(taken=3, due=0, seconds=0.01)
+    assert one.rescore_size(limited=True) == other.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS
+    now[0] += ORDERS_LATELY_S
+    assert other.rescore_size(limited=True) == 5_000
+    one.done(taken=0, due=9, seconds=0.01)
+    assert one.rescore_size(limited=True) == 5_000
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,6 @@ def test_slices_of_a_rescore_share_a_turn_while_nothing_waits() -> None:
     assert pace.rescore_slices(limited=True) == RESCORED_SLICES
     pace.done(taken=10, due=0, seconds=0.01)
     assert pace.rescore_slices(limited=True) == 1
-    pace.begin()
-    assert pace.rescore_slices(limited=True) == RESCORED_SLICES
     limited = _pace(model_moves_per_minute=600)
     assert limited.rescore_slices(limited=True) == 1
     assert limited.rescore_slices(limited=False) == RESCORED_SLICES

@@ -159,3 +159,20 @@ def test_durations_and_successes_are_kept() -> None:
     bad = ended(begun(good, Due("scheduled", THREE + DAY, ""), THREE + DAY), "failed", THREE + DAY, exit_code=1)
     assert (bad.last_success_ms, bad.exit_code) == (THREE + 1500, 1)
     assert timedelta(milliseconds=bad.instant_ms - good.instant_ms) == timedelta(days=1)
+
+
+def test_that_a_run_was_asked_for_is_known_until_the_schedule_s_next() -> None:
+    policy, asked = Policy(retries=1, retry_s=600), Due("asked", T0, "drift")
+    failed = ended(begun(LastRun(instant_ms=T0), asked, T0), "failed", T0, exit_code=1)
+    retry = due(NIGHTLY, policy, failed, T0 + 10 * MINUTE)
+    assert retry is not None
+    again = begun(failed, retry, T0 + 10 * MINUTE)
+    assert (retry.reason, again.asked) == ("retry", True)
+    assert ended(again, "succeeded", T0 + 11 * MINUTE, exit_code=0).asked
+    stopped = ended(begun(LastRun(instant_ms=T0), asked, T0), "stopped", T0, exit_code=None)
+    resumed = due(NIGHTLY, policy, stopped, T0 + MINUTE)
+    assert resumed is not None
+    assert begun(stopped, resumed, T0 + MINUTE).asked
+    nightly = due(NIGHTLY, policy, stopped, THREE)
+    assert nightly is not None
+    assert not begun(stopped, nightly, THREE).asked
