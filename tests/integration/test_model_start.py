@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from bench.model import bench_model
@@ -81,6 +82,7 @@ def killed_at_the_end(settings: Settings, folder: Path) -> Iterator[None]:
         process.wait()
 
 
+@pytest.mark.slow
 async def test_a_start_goes_on_after_a_crash_where_it_stood(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:

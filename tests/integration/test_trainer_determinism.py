@@ -83,6 +83,7 @@ def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
     assert name == f"model-{SegmentModel.from_json(content).version}.json"
 
 
+@pytest.mark.slow
 def test_the_same_bytes_where_the_search_takes_a_sample() -> None:
     running = [started(["-c", _LARGE], threads, {}) for threads in ("1", "2")]
     [content] = {said(process) for process in running}
