@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from segmentation.entries import DAY_MS
 from segmentation.model import SegmentModel
