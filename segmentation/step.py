@@ -137,8 +137,9 @@ class Turn:
     def add(self, other: Turn) -> None:
         """Take in what was decided of other customers, at the same clock or a later one, with no record taken."""
         self.clock = other.clock
-        for name in ("states", "earlier", "due"):
-            getattr(self, name).update(getattr(other, name))
+        self.states |= other.states
+        self.earlier |= other.earlier
+        self.due |= other.due
         self.idle += other.idle
         self.outputs += other.outputs
         self.counts.update(other.counts)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from trainer.errors import TrainerError
+from trainer.kafka_topic import REQUEST_MS, read_whole, started
 from trainer.publish import read_models
-from trainer.published import REQUEST_MS
 from trainer.report import html, markdown
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from trainer.settings import Settings
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a writing
-_STOP_S: Final = 5.0
-_POLL_MS: Final = 200
 # Far above any report: what claims to be more isn't one, and isn't unpacked.
 _LARGEST_BYTES: Final = 32 * 1024 * 1024
 _TOLD: Final = 10  # versions that an error names, at most
@@ -179,18 +177,13 @@ async def _write(settings: Settings, version: str, value: bytes) -> None:
 async def _read(settings: Settings) -> dict[str, bytes]:
     """Read the topic to its end: the latest record of each version, in the order of the records."""
     found: dict[str, bytes] = {}
-    partition = TopicPartition(settings.reports_topic, 0)
-    async with _translated(settings), _consumer(settings) as consumer:
-        _expect_topic(settings, await consumer.topics())
-        consumer.assign([partition])
-        await consumer.seek_to_beginning(partition)
-        end = (await consumer.end_offsets([partition]))[partition]
-        while await consumer.position(partition) < end:
-            for record in (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, []):
-                name = (record.key or b"").decode(errors="replace")
-                found.pop(name, None)
-                if record.value is not None:
-                    found[name] = record.value
+    async with _translated(settings):
+        records = await read_whole(settings, settings.reports_topic, lambda there: _expect_topic(settings, there))
+    for record in records:
+        name = (record.key or b"").decode(errors="replace")
+        found.pop(name, None)
+        if record.value is not None:
+            found[name] = record.value
     return found
 
 
@@ -200,25 +193,8 @@ def _expect_topic(settings: Settings, existing: set[str]) -> None:
         raise NoReport(f"no topic {settings.reports_topic}.", hint="Run `segstream topics create`.")
 
 
-@asynccontextmanager
-async def _producer(settings: Settings) -> AsyncIterator[Any]:
-    producer = AIOKafkaProducer(**settings.kafka_client(), acks="all", request_timeout_ms=REQUEST_MS)
-    try:
-        await producer.start()
-        yield producer
-    finally:
-        with suppress(Exception):
-            await asyncio.wait_for(producer.stop(), _STOP_S)
-
-
-@asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[Any]:
-    consumer = AIOKafkaConsumer(**settings.kafka_client(), enable_auto_commit=False, request_timeout_ms=REQUEST_MS)
-    try:
-        await consumer.start()
-        yield consumer
-    finally:
-        await consumer.stop()
+def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
+    return started(AIOKafkaProducer(**settings.kafka_client(), acks="all", request_timeout_ms=REQUEST_MS))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ is active isn't what the caller expected, nothing is written. So of two at once 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +19,8 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
 from trainer.errors import PublishConflict, PublishError
-from trainer.published import REMEMBERED, REQUEST_MS, Pointer, Published, Signature, read_published, way_back
+from trainer.kafka_topic import REQUEST_MS, started
+from trainer.published import REMEMBERED, Pointer, Published, Signature, read_published, way_back
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from trainer.settings import Settings
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a transaction
-_STOP_S: Final = 5.0  # a producer that was fenced may hang in stop()
 _BARRIER: Final = b"barrier"
 # The latter is told to one of two that start in the same moment.
 _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
@@ -259,22 +259,17 @@ async def _order_partitions(settings: Settings, producer: Any) -> list[int]:
     return found
 
 
-@asynccontextmanager
-async def _producer(settings: Settings) -> AsyncIterator[Any]:
+def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
     """Give the one transactional producer of the deployment's trainers. To start it fences any other."""
-    producer = AIOKafkaProducer(
-        **settings.kafka_client(),
-        transactional_id=f"{settings.group}-trainer",
-        linger_ms=0,
-        retry_backoff_ms=10,
-        request_timeout_ms=REQUEST_MS,
+    return started(
+        AIOKafkaProducer(
+            **settings.kafka_client(),
+            transactional_id=f"{settings.group}-trainer",
+            linger_ms=0,
+            retry_backoff_ms=10,
+            request_timeout_ms=REQUEST_MS,
+        )
     )
-    try:
-        await producer.start()
-        yield producer
-    finally:
-        with suppress(Exception):
-            await asyncio.wait_for(producer.stop(), _STOP_S)
 
 
 @asynccontextmanager

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from segmentation.events import iso
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
 from trainer.errors import PublishError
+from trainer.kafka_topic import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REQUEST_MS: Final = 10_000
 # Activations that a pointer remembers: compaction removes their own records, all but the last.
 REMEMBERED: Final = 200
-_POLL_MS: Final = 200
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -140,25 +138,9 @@ async def read_published(settings: Settings, *, past: int | None = None) -> Publ
 
     What can't be read there is skipped, as the worker does. Raises PublishError where a topic is missing, KafkaError.
     """
-    consumer = AIOKafkaConsumer(
-        **settings.kafka_client(),
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        request_timeout_ms=REQUEST_MS,
+    return published(
+        await read_whole(settings, settings.models_topic, lambda there: _expect_topics(settings, there), past=past)
     )
-    partition = TopicPartition(settings.models_topic, 0)
-    try:
-        await consumer.start()
-        _expect_topics(settings, await consumer.topics())
-        consumer.assign([partition])
-        await consumer.seek_to_beginning(partition)
-        end = (await consumer.end_offsets([partition]))[partition] if past is None else past + 1
-        records: list[Any] = []
-        while await consumer.position(partition) < end:
-            records += (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, [])
-    finally:
-        await consumer.stop()
-    return published([record for record in records if record.offset < end])
 
 
 def published(records: Sequence[Any]) -> Published:

@@ -1,0 +1,58 @@
+"""What the trainer does to a small topic of one partition: read it whole, and write to it by a client that always ends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from trainer.settings import Settings
+
+REQUEST_MS: Final = 10_000
+_STOP_S: Final = 5.0  # a producer that was fenced may hang in stop()
+_POLL_MS: Final = 200
+
+
+async def read_whole(
+    settings: Settings, topic: str, expect: Callable[[set[str]], None], *, past: int | None = None
+) -> list[Any]:
+    """Read what was committed, to the end, or past an offset: whatever a transaction under way decides before it.
+
+    `expect(topics that exist)` may raise before the topic is named to a broker, which might make one by its own
+    settings. Raises KafkaError.
+    """
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_client(),
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        request_timeout_ms=REQUEST_MS,
+    )
+    partition = TopicPartition(topic, 0)
+    try:
+        await consumer.start()
+        expect(await consumer.topics())
+        consumer.assign([partition])
+        await consumer.seek_to_beginning(partition)
+        end = (await consumer.end_offsets([partition]))[partition] if past is None else past + 1
+        records: list[Any] = []
+        while await consumer.position(partition) < end:
+            records += (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, [])
+    finally:
+        await consumer.stop()
+    return [record for record in records if record.offset < end]
+
+
+@asynccontextmanager
+async def started(producer: Any) -> AsyncIterator[Any]:
+    """Start a producer for the block, and stop it whatever comes."""
+    try:
+        await producer.start()
+        yield producer
+    finally:
+        with suppress(Exception):
+            await asyncio.wait_for(producer.stop(), _STOP_S)
