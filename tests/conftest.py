@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from pathlib import Path
@@ -77,3 +78,14 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real orders at {folder}: set SEGSTREAM_TEST_DATA")
     return folder
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Take away again what `segtrainer`, run in this process, does to the log."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)

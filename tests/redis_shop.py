@@ -71,14 +71,6 @@ def _state(events: list[Entry], worker: Settings) -> bytes:
     return value
 
 
-def environment(worker: Settings) -> dict[str, str]:
-    """What points a command at the deployment."""
-    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "partitions")
-    return {f"SEGSTREAM_{name.upper()}": str(getattr(worker, name)) for name in names} | {
-        "SEGSTREAM_REDIS_URL": worker.redis_url.get_secret_value()
-    }
-
-
 def segtrainer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str, **variables: str
 ) -> Ended:

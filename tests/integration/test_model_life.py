@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from stream import topics
 from stream.access import read_topic
 from stream.model_names import published as published_for_commands
 from stream.models import ModelFeed
+from tests.command_line import environment
 from tests.real_worker import processes, settled, store_heads
 from trainer import cli, publish
 from trainer.errors import PublishConflict, PublishError, TrainerError
@@ -26,12 +26,13 @@ from trainer.published import Signature, published, way_back
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from segmentation.model import SegmentModel
     from stream.settings import Settings as WorkerSettings
 
+pytestmark = pytest.mark.usefixtures("quiet")
 PARTITIONS = 2
 NOW = 1_300_000_000_000
 ROUNDS = int(os.environ.get("EXAMPLES", "12"))
@@ -45,17 +46,6 @@ def model(margin: float) -> SegmentModel:
 A, B, C = model(0.11), model(0.12), model(0.13)
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Take away again what the command line did to the log."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
-
-
 @pytest.fixture
 def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
     made = settings_for(time="event", partitions=PARTITIONS)
@@ -66,10 +56,8 @@ def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
 @pytest.fixture
 def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The trainer's settings; the environment points there too."""
-    names = ("kafka_bootstrap_servers", "group", "time", "orders_topic", "models_topic", "reports_topic", "partitions")
-    for name in names:
-        monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(worker, name)))
-    monkeypatch.setenv("SEGSTREAM_REDIS_URL", worker.redis_url.get_secret_value())
+    for name, value in environment(worker).items():
+        monkeypatch.setenv(name, value)
     return Settings()
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from bench.model import bench_model
 from stream import topics
 from stream.access import read_topic
+from tests.command_line import environment
 from trainer import cli
 from trainer.errors import GatesFailed, TrainerError
 from trainer.outcome import Outcome
@@ -25,34 +26,21 @@ from trainer.publish import publish, read_models
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from stream.settings import Settings as WorkerSettings
 
+pytestmark = pytest.mark.usefixtures("quiet")
 NOW = 1_300_000_000_000
 CUSTOMERS = [f"ada.{number:02}@example.org" for number in range(90)]
 FILES = {"report.html", "report.md", "report.json"}
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Take away again what the command line did to the log."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
-
-
 @pytest.fixture
 def worker(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
     """A deployment with its topics; the environment points there."""
-    names = ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions")
-    for name in names:
-        monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(settings, name)))
-    monkeypatch.setenv("SEGSTREAM_REDIS_URL", settings.redis_url.get_secret_value())
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
     assert asyncio.run(topics.check(settings)) == []
     return settings
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +20,8 @@ from segmentation.model import SegmentModel
 from segmentation.rfm import Entry, Kind, Rules, entry, read, unpack
 from stream import topics
 from stream.layout import ShardKeys, read_clock
-from tests.redis_shop import environment, fill, head
+from tests.command_line import environment
+from tests.redis_shop import fill, head
 from trainer import cli
 from trainer.errors import GatesFailed, PublishError, SnapshotError, TrainerError
 from trainer.publish import publish, read_lineage
@@ -29,7 +29,7 @@ from trainer.settings import Settings
 from trainer.snapshot import take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from stream.settings import Settings as WorkerSettings
@@ -66,17 +66,6 @@ def _orders(seed: int) -> dict[bytes, list[Entry]]:
     ]
     found[b"c001"] = [entry(Kind.PLACED, "z", T0 + 5000, order="z", amount=990_000)]
     return found
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Take away again what the command line did to the log."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

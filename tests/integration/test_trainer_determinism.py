@@ -14,7 +14,8 @@ import pytest
 
 from segmentation.entries import DAY_MS
 from segmentation.model import SegmentModel
-from tests.redis_shop import Entries, environment, fill, order
+from tests.command_line import environment
+from tests.redis_shop import Entries, fill, order
 
 if TYPE_CHECKING:
     from stream.settings import Settings

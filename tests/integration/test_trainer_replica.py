@@ -22,7 +22,8 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from stream.local_server import free_port
 from stream.local_valkey import ValkeyServer
-from tests.redis_shop import Entries, environment, fill, order, segtrainer
+from tests.command_line import environment
+from tests.redis_shop import Entries, fill, order, segtrainer
 from trainer.errors import SnapshotError
 from trainer.settings import Settings as TrainerSettings
 from trainer.snapshot import take

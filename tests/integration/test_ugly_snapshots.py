@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from segmentation.events import iso
 from segmentation.rfm import Kind, entry
 from stream import topics
 from stream.layout import ShardKeys
-from tests.redis_shop import UNITS, Entries, end_of_models, environment, fill, order, segtrainer
+from tests.command_line import environment
+from tests.redis_shop import UNITS, Entries, end_of_models, fill, order, segtrainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,18 +29,9 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 T0 = 1_300_000_000_000
+pytestmark = pytest.mark.usefixtures("quiet")
 PARTITIONS = 3
 HEADER = "order_id,customer_id,ordered_at,amount\n"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Take away again what the command line did to the log."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 @pytest.fixture
