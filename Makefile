@@ -36,7 +36,7 @@ check: setup ## The whole check: format, lint, types, import rules, tests
 	@echo "tests"; $(MAKE) --no-print-directory test
 
 browser: setup ## The trainer's report in a real browser: Chromium or Chrome from the PATH, or BROWSER_FOR_TESTS=…
-	@$(BIN)/python -m pytest -m browser tests/unit/test_report_browser.py $(ARGS)
+	@$(BIN)/python -m pytest -m browser tests/unit/trainer/report/test_browser.py $(ARGS)
 
 bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
@@ -49,7 +49,7 @@ recovery-mutants: setup ## The protocol without each of its ingredients in turn:
 	@$(BIN)/python -m pytest -q -s -m "not recovery" tests/recovery/test_mutants.py tests/recovery/test_mutants_in_memory.py $(ARGS)
 
 model: setup ## Every state of the protocol in larger worlds, a quarter of an hour (ARGS="--variant 20 --trace": one, and why)
-	@$(BIN)/python -m tests.model $(or $(ARGS),--full)
+	@$(BIN)/python -m tests.protocol_model $(or $(ARGS),--full)
 
 # The first for development and the demo, the second for the image: the same versions, without the extras.
 lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)

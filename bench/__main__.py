@@ -15,14 +15,14 @@ from typing import Any, Final
 from redis import Redis
 from rich.console import Console
 
-from bench.children import ROOT
-from bench.machine import machine
-from bench.report import page, problems, show
+from bench.harness.children import ROOT
+from bench.harness.machine import machine
+from bench.reports.report import page, problems, show
+from bench.reports.time_report import time_problems
 from bench.rows import LABELS, Bench, Options
-from bench.time_report import time_problems
 from bench.time_rows import TIME_ROWS, TimeOptions
 from stream.errors import SegstreamError
-from stream.local import LocalStack
+from stream.local.stack import LocalStack
 
 ROWS: Final = (
     *LABELS,

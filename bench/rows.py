@@ -12,21 +12,21 @@ from typing import Any, Final, Literal
 
 from redis import Redis
 
-from bench import sampler
-from bench.children import Child, Tally
-from bench.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
-from bench.errors import BenchError
-from bench.latency import measure_latency
-from bench.meter import Measured, Meter, Progress, measure
-from bench.orders import bodies, preload
-from bench.outputs import Checked, Figures, check_agent, check_worker, recompute
-from bench.rolling import measure_rolling
-from bench.takeover import measure_takeovers
+from bench.harness import sampler
+from bench.harness.children import Child, Tally
+from bench.harness.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
+from bench.harness.errors import BenchError
+from bench.harness.meter import Measured, Meter, Progress, measure
+from bench.harness.orders import bodies, preload
+from bench.harness.outputs import Checked, Figures, check_agent, check_worker, recompute
+from bench.harness.worker_run import Heads, end_worker, start_worker, until
+from bench.scenarios.latency import measure_latency
+from bench.scenarios.rolling import measure_rolling
+from bench.scenarios.takeover import measure_takeovers
 from bench.time_rows import TIME_ROWS, TimeOptions, TimeRow
-from bench.worker_run import Heads, end_worker, start_worker, until
-from stream.commands_shards import end_offsets
-from stream.local import LocalStack
-from stream.local_server import free_port
+from stream.commands.shards import end_offsets
+from stream.local.server import free_port
+from stream.local.stack import LocalStack
 from stream.settings import Settings
 
 _DAY_MS: Final = 86_400_000
@@ -137,7 +137,7 @@ class Bench:
     def _drain(self) -> tuple[Measured, Checked | None]:
         given = self._input("orders", self.options.orders)
         records = given.orders + PARTITIONS  # each partition begins with the start of the model
-        return self._tallied("drain", "bench.drain", self._deployment("drain", given.topic), records), None
+        return self._tallied("drain", "bench.scenarios.drain", self._deployment("drain", given.topic), records), None
 
     def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Measured, Checked | None]:
         given = self._input("orders", self.options.orders)
@@ -154,7 +154,7 @@ class Bench:
         given = self._input("orders-faust", self.options.faust_orders, with_model=False)
         settings = self._deployment("faust", given.topic)
         make_topics(settings)
-        measured = self._tallied("faust", "bench.faust_agent", settings, given.orders)
+        measured = self._tallied("faust", "bench.scenarios.faust_agent", settings, given.orders)
         return measured, asyncio.run(check_agent(settings, self.redis, given.expected))
 
     def _tallied(self, name: str, module: str, settings: Settings, records: int) -> Measured:

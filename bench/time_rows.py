@@ -9,15 +9,15 @@ from typing import Any, Final
 
 from redis import Redis
 
-from bench.due import DueMoves, measure_due
-from bench.flood import Flood, measure_flood
-from bench.meter import Meter
-from bench.rest import Servers, measure_rest
-from bench.silence import name_of, patterns
-from bench.swap import Run, measure_swap
-from bench.swap_watch import Watch
-from bench.worker_run import Heads
-from stream.local import LocalStack
+from bench.harness.meter import Meter
+from bench.harness.worker_run import Heads
+from bench.scenarios.due import DueMoves, measure_due
+from bench.scenarios.flood import Flood, measure_flood
+from bench.scenarios.rest import Servers, measure_rest
+from bench.scenarios.silence import name_of, patterns
+from bench.scenarios.swap import Run, measure_swap
+from bench.scenarios.swap_watch import Watch
+from stream.local.stack import LocalStack
 from stream.settings import Settings
 
 TIME_ROWS: Final = ("due", "rest", "flood", "swap")

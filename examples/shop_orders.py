@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from segmentation.events import Amount, OrderCancelled, OrderPlaced
-from stream.adapters import Adapters, Record
-from stream.adapters_cloudevents import order_event, read_cloud_event
+from stream.adapters.cloudevents import order_event, read_cloud_event
+from stream.adapters.mapping import Adapters, Record
 
 
 class ShopOrder(msgspec.Struct):

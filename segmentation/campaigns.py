@@ -154,7 +154,7 @@ def _read(record: Record) -> _Move:
 
 
 def _rejected(text: str) -> RejectedEvent:
-    """Turn msgspec's message into reason, field and text. tests/unit/test_campaign_examples.py holds its wording."""
+    """Turn msgspec's message into reason, field and text. tests/unit/segmentation/test_campaign_examples.py holds its wording."""
     found = _AT_PATH.fullmatch(text)
     what, path = found.groups() if found else (text, "")
     if missing := _MISSING.fullmatch(what):

@@ -10,15 +10,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.arrivals import Arrival
+from segmentation.decoder import Arrival
 from segmentation.events import Cause
-from segmentation.forecast import UNKNOWN, Scorer
+from segmentation.intervals import MOST_PIECES, pieces, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
-from segmentation.pieces import MOST_PIECES, pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
 from segmentation.rfm import rows as entries
+from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 
 CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}

@@ -10,10 +10,10 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.figures import figures
-from segmentation.forecast import Scorer
+from segmentation.features import figures
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.rfm import Rules, advance_bytes, heads
+from segmentation.scorer import Scorer
 
 K = TypeVar("K")
 

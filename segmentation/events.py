@@ -65,7 +65,9 @@ class Reason(StrEnum):
     TOO_MANY_BACKFILLS = "too_many_backfills"
     UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
-    ADAPTER_FAILED = "adapter_failed"  # a record of a shop's own topic whose mapping raised (stream/adapters.py)
+    ADAPTER_FAILED = (
+        "adapter_failed"  # a record of a shop's own topic whose mapping raised (stream/adapters/mapping.py)
+    )
 
 
 class RejectedEvent(ValueError):
@@ -249,7 +251,7 @@ def decode(value: bytes | None) -> InputEvent:
 
 
 def _translated(message: str) -> RejectedEvent:
-    """Turn msgspec's message into reason, field and text. tests/unit/test_events.py holds its wording."""
+    """Turn msgspec's message into reason, field and text. tests/unit/segmentation/test_events.py holds its wording."""
     found = _AT_PATH.fullmatch(message)
     what, path = found.groups() if found else (message, "")
     if missing := _MISSING.fullmatch(what):

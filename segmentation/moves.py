@@ -12,7 +12,7 @@ from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_head
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
 from segmentation.rfm import HEADER, NONE
-from segmentation.single import HORIZON_MS
+from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.step import NEVER_DUE, Output
 
 _LAST, _FREQUENCY, _MONETARY = 8, 6, 7  # places in the header (STATE 5)

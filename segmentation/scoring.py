@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Final
 
-from segmentation.arrivals import Batch, Reader
 from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import (
     Asked,
@@ -25,8 +24,8 @@ from segmentation.decisions import (
     search,
     staying,
 )
+from segmentation.decoder import Batch, Reader
 from segmentation.events import Cause, Reason
-from segmentation.forecast import UNKNOWN
 from segmentation.moves import NOTE, Move
 from segmentation.partitioners import Partitioner
 from segmentation.rfm import (
@@ -47,6 +46,7 @@ from segmentation.rfm import (
     with_announcement,
     with_mute,
 )
+from segmentation.scorer import UNKNOWN
 from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Scope, Turn
 
 BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record

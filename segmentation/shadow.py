@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from segmentation.decisions import CompiledModel, rest_of
-from segmentation.forecast import UNKNOWN
 from segmentation.rfm import NONE, Rules, advance_bytes, heads, is_silent
+from segmentation.scorer import UNKNOWN
 
 
 class Verdict(NamedTuple):

@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.table import Table
 
 from segmentation.step import Step
-from stream import (
-    adapters_cli,
-    commands_data,
-    commands_files,
-    commands_shards,
-    dead_letters_cli,
-    demo_cli,
-    erase_cli,
-    forecast_cli,
-    local_cli,
-    models_cli,
-    topics_cli,
+from stream.commands import (
+    adapters,
+    customers,
+    dead_letters,
+    demo,
+    erase,
+    forecast,
+    local,
+    models,
+    replay,
+    shards,
+    topics,
 )
 from stream.errors import SegstreamError
 from stream.logs import logging_config
@@ -57,20 +57,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(local_cli.app, name="local", help="A real Kafka and Valkey on this machine, kept in the background.")
-app.add_typer(topics_cli.app, name="topics", help="The Kafka topics, with every setting that matters.")
+app.add_typer(local.app, name="local", help="A real Kafka and Valkey on this machine, kept in the background.")
+app.add_typer(topics.app, name="topics", help="The Kafka topics, with every setting that matters.")
 app.add_typer(
-    models_cli.app, name="models", help="Which model scores, what another would do, how far customers have drifted."
+    models.app, name="models", help="Which model scores, what another would do, how far customers have drifted."
 )
-app.add_typer(dead_letters_cli.app, name="dead-letters", help="Records that couldn't be used, sent back after a fix.")
+app.add_typer(dead_letters.app, name="dead-letters", help="Records that couldn't be used, sent back after a fix.")
 for commands in (
-    demo_cli.app,
-    commands_files.app,
-    commands_data.app,
-    commands_shards.app,
-    erase_cli.app,
-    forecast_cli.app,
-    adapters_cli.app,
+    demo.app,
+    replay.app,
+    customers.app,
+    shards.app,
+    erase.app,
+    forecast.app,
+    adapters.app,
 ):
     app.registered_commands += commands.registered_commands
 
@@ -82,7 +82,7 @@ def worker(
     ] = None,
 ) -> None:
     """Score orders: consume events, keep states in Redis, publish moves. Ends on SIGTERM, drained."""
-    from stream.app import scoring_step
+    from stream.worker.app import scoring_step
 
     settings = load_settings(**({} if http_port is None else {"http_port": http_port}))
     _run(settings, scoring_step(settings))
@@ -96,7 +96,7 @@ def dispatch(
     ] = None,
 ) -> None:
     """Turn moves into campaign actions by the rule table, each exactly once. Ends on SIGTERM, drained."""
-    from stream.app import campaign_step
+    from stream.worker.app import campaign_step
 
     chosen: dict[str, Any] = {} if http_port is None else {"http_port": http_port}
     if rules is not None:
@@ -106,7 +106,7 @@ def dispatch(
 
 
 def _run(settings: Settings, step: Step) -> NoReturn:
-    from stream.app import run_worker
+    from stream.worker.app import run_worker
 
     raise typer.Exit(run_worker(settings, step))
 

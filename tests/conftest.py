@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stream import topics
-from stream.local import LocalStack
+from stream.kafka import topics
+from stream.local.stack import LocalStack
 from stream.settings import PREFIX, Settings
 
 if TYPE_CHECKING:

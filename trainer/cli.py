@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from trainer import life_cli, report_cli, run_cli, schedule_cli
+from trainer.commands import models, report, run, schedule
 from trainer.errors import TrainerError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learn the segments from the customers' states.")
@@ -17,10 +17,10 @@ def _commands() -> None:
     """Learn the segments from the customers' states, and publish them to the workers."""
 
 
-run_cli.register(app)
-life_cli.register(app)
-report_cli.register(app)
-schedule_cli.register(app)
+run.register(app)
+models.register(app)
+report.register(app)
+schedule.register(app)
 
 
 def main() -> None:

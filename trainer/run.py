@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from trainer.errors import PublishError
-from trainer.kept_reports import NoReport, keep
-from trainer.learn import Stopwatch, learn
-from trainer.names import Lineage
-from trainer.order_snapshot import take_from_file
-from trainer.publish import publish, read_lineage
-from trainer.published import Signature
-from trainer.report import write_report
-from trainer.snapshot import take
+from trainer.registry.contents import Signature
+from trainer.registry.publish import publish, read_lineage
+from trainer.registry.reports import NoReport, keep
+from trainer.report.render import write_report
+from trainer.snapshot.orders import take_from_file
+from trainer.snapshot.redis import take
+from trainer.training.learn import Stopwatch, learn
+from trainer.training.naming import Lineage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from segmentation.model import SegmentModel
-    from trainer.learn import Lesson
     from trainer.outcome import Outcome, Verdict
-    from trainer.plan import Plan
-    from trainer.search import Progress
     from trainer.settings import Settings
-    from trainer.snapshot import Snapshot
+    from trainer.snapshot.redis import Snapshot
+    from trainer.training.learn import Lesson
+    from trainer.training.plan import Plan
+    from trainer.training.search import Progress
 
 log = logging.getLogger(__name__)
 

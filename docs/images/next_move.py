@@ -17,10 +17,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from segmentation.entries import DAY_MS
-from segmentation.forecast import Scorer
+from segmentation.intervals import Pieces, pieces
 from segmentation.model import Feature, Segment, SegmentModel, Training
-from segmentation.pieces import Pieces, pieces
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry, heads
+from segmentation.scorer import Scorer
 
 PICTURE: Final = Path(__file__).with_name("next-move.svg")
 LAST_ORDER: Final = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)

@@ -19,12 +19,12 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from segmentation.rfm import Rules
-from trainer.learn import Lesson, Stopwatch, learn
-from trainer.names import Lineage
-from trainer.order_snapshot import take_from_file
 from trainer.outcome import Outcome
-from trainer.plan import Plan
-from trainer.report import html, markdown
+from trainer.report.render import html, markdown
+from trainer.snapshot.orders import take_from_file
+from trainer.training.learn import Lesson, Stopwatch, learn
+from trainer.training.naming import Lineage
+from trainer.training.plan import Plan
 
 HERE: Final = Path(__file__).parent
 BEFORE: Final = datetime(2011, 10, 10, tzinfo=UTC)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from segmentation.arrivals import Reader
+from segmentation.decoder import Reader
 from segmentation.events import InputEvent, Reason, RejectedEvent, decode
-from stream.order_rows import instant
+from stream.orders.rows import instant
 from tests.contract.ugly_inputs import ORDER, UGLY, Ugly, order
 
 NOW_MS: Final = 1_772_600_000_000

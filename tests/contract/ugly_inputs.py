@@ -6,7 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from segmentation.events import CONTROL_KEY, ClockAdvanced, Reason, encode
-from stream.order_rows import instant
+from stream.orders.rows import instant
 
 CUSTOMER = "c1"
 ORDER: dict[str, Any] = {

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentation.arrivals import Reader
 from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
 from segmentation.decisions import CompiledModel
+from segmentation.decoder import Reader
 from segmentation.events import (
     CONTROL_KEY,
     Amount,
@@ -29,7 +29,7 @@ from segmentation.events import (
 )
 from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, heads, muted_by, pack, unpack, with_mute
 from segmentation.scoring import ScoringStep
-from tests.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, ms_of, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, ms_of, told
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 EXPIRY = 10 * DAY

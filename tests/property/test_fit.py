@@ -14,14 +14,14 @@ from sklearn.preprocessing import PowerTransformer, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from segmentation.entries import DAY_MS
-from segmentation.forecast import UNKNOWN, Scorer
 from segmentation.model import FEATURES, SegmentModel
-from trainer import measure
+from segmentation.scorer import UNKNOWN, Scorer
 from trainer.errors import FitError
-from trainer.fit import Recipe, coordinates, fit_feature, train
-from trainer.measure import rounded, silhouette
-from trainer.names import Lineage
-from trainer.snapshot import Snapshot
+from trainer.snapshot.redis import Snapshot
+from trainer.training import measure
+from trainer.training.fit import Recipe, coordinates, fit_feature, train
+from trainer.training.measure import rounded, silhouette
+from trainer.training.naming import Lineage
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,6 +1,6 @@
 """Decision and search: against the scorer itself, against plain distances in extended precision, bits against bits.
 
-What the mutants have to be caught by stands in `tests/time_checks.py`.
+What the mutants have to be caught by stands in `tests/support/oracles/time_checks.py`.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from segmentation import forecast
+from segmentation import scorer as scorer_module
 from segmentation.entries import DAY_MS
-from segmentation.forecast import UNKNOWN, Scorer, standardise, transform
+from segmentation.intervals import Pieces
 from segmentation.model import MARGIN_FLOOR
-from segmentation.pieces import Pieces
-from segmentation.single import HORIZON_MS
+from segmentation.scalar_scorer import HORIZON_MS
+from segmentation.scorer import UNKNOWN, Scorer, standardise, transform
 from segmentation.step import NEVER_DUE
-from tests import time_checks
-from tests.crowds import LAMBDAS, NO_ORDER, any_crowd, any_scorer, feature, plain_scorer, scorer
-from tests.time_checks import GAPS, ORIGIN, ZERO, distances2
+from tests.support.data.random_customers import LAMBDAS, NO_ORDER, any_crowd, any_scorer, feature, plain_scorer, scorer
+from tests.support.oracles import time_checks
+from tests.support.oracles.time_checks import GAPS, ORIGIN, ZERO, distances2
 
 # Each example is a seed of many rows: this many run in seconds, EXAMPLES asks for more.
 EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
@@ -163,7 +163,7 @@ def digest() -> str:
 
 @pytest.mark.parametrize("off", ["X86_V4 AVX512_ICL AVX512_SPR", "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"])
 def test_same_bits_on_another_cpu(off: str) -> None:
-    roots = [str(Path(forecast.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    roots = [str(Path(scorer_module.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     # NumPy warns of features that this CPU hasn't got anyway.
     run = subprocess.run(
         [sys.executable, "-W", "ignore", __file__],
@@ -202,7 +202,7 @@ def test_blocks_of_the_search_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
     crowd = any_crowd(rng, s, 200)
     whole = s.next_move(*crowd)
     for block in (1, 7, 64):
-        monkeypatch.setattr(forecast, "_BLOCK", block)
+        monkeypatch.setattr(scorer_module, "_BLOCK", block)
         at, to = s.next_move(*crowd)
         assert at.tolist() == whole[0].tolist()
         assert to.tolist() == whole[1].tolist()

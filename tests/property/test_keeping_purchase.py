@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentation.arrivals import Reader
 from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.decoder import Reader
 from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.forecast import _AMOUNTS, keeping_purchase
 from segmentation.money import format_units
-from segmentation.outlook import _AMOUNTS, keeping_purchase
 from segmentation.rfm import Rules, announcement
 from segmentation.scoring import ScoringStep
-from tests.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 STEP = ScoringStep(Reader("USD", "event", 300_000, 40_000 * DAY, 1_000_000), RULES)

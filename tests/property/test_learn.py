@@ -13,16 +13,16 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from segmentation.model import FEATURES
-from tests.shops import KNOWN, crowd, following, known_segments, lesson
-from trainer.compare import compare
+from tests.support.data.datasets import KNOWN, crowd, following, known_segments, lesson
 from trainer.errors import FitError
-from trainer.fit import cluster, coordinates, fit_features, nearest
-from trainer.measure import stability
-from trainer.names import Lineage
 from trainer.outcome import Outcome
-from trainer.plan import Plan, of_recipe
-from trainer.quality import only
-from trainer.snapshot import Snapshot
+from trainer.snapshot.redis import Snapshot
+from trainer.training.compare import compare
+from trainer.training.fit import cluster, coordinates, fit_features, nearest
+from trainer.training.measure import stability
+from trainer.training.naming import Lineage
+from trainer.training.plan import Plan, of_recipe
+from trainer.training.quality import only
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = Plan(ks=(3, 4, 5), rounds=4, starts=5)
@@ -273,8 +273,8 @@ _VERSION = """
 import sys
 sys.path.insert(0, ".")
 from dataclasses import replace
-from tests.shops import known_segments, lesson
-from trainer.plan import Plan
+from tests.support.data.datasets import known_segments, lesson
+from trainer.training.plan import Plan
 shop, _ = known_segments(11, each=800)
 taught = lesson(shop, Plan(ks=(3, 4), rounds=3))
 print(taught.outcome.version, *(f"{fit.silhouette!r} {fit.stability!r}" for fit in taught.outcome.fits))

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from segmentation.arrivals import Reader
 from segmentation.decisions import CompiledModel
+from segmentation.decoder import Reader
 from segmentation.events import (
     CONTROL_KEY,
     Amount,
@@ -29,8 +29,8 @@ from segmentation.events import (
 from segmentation.money import format_units
 from segmentation.rfm import Kind, Outcome, Rules, advance_bytes, announcement, unpack
 from segmentation.scoring import ScoringStep
-from tests.batch_oracle import Event, batch_bytes, figures, related, takes
-from tests.memory_shard import DAY, T0, MemoryShard, Past, Rec, a_model, at, check_chains, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Past, Rec, a_model, at, check_chains, told
+from tests.support.oracles.batch import Event, batch_bytes, figures, related, takes
 
 WINDOW = 60 * DAY
 GRACES = (7 * DAY, 7 * DAY, 0, 70 * DAY)  # also none, and one beyond the window

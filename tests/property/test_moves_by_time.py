@@ -7,7 +7,7 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fold_checks import cut_anywhere, ten_years
+from tests.support.oracles.step_checks import cut_anywhere, ten_years
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "20"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))

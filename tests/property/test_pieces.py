@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from segmentation import pieces as module
-from segmentation.pieces import Pieces, pieces, window_leaves_at
+from segmentation import intervals as module
+from segmentation.intervals import Pieces, pieces, window_leaves_at
 from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, heads, read, unpack
 from segmentation.step import NEVER_DUE
 

@@ -13,20 +13,20 @@ import pytest
 from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES
 from segmentation.rfm import CustomerState, Rules, absorb, pack
-from stream.order_rows import parse_at
-from tests.shops import lesson, retail_gross
+from stream.orders.rows import parse_at
+from tests.support.data.datasets import lesson, retail_gross
 from trainer.errors import SnapshotError
-from trainer.order_snapshot import read_book, take_from_file
-from trainer.plan import Plan, of_recipe
-from trainer.snapshot import columns
+from trainer.snapshot.orders import read_book, take_from_file
+from trainer.snapshot.redis import columns
+from trainer.training.plan import Plan, of_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.order_snapshot import OrderBook
     from trainer.outcome import Outcome
-    from trainer.plan import RecipeName
-    from trainer.snapshot import Snapshot
+    from trainer.snapshot.orders import OrderBook
+    from trainer.snapshot.redis import Snapshot
+    from trainer.training.plan import RecipeName
 
 RAW_TRIMMED = (0.558, 0.519, 0.507, 0.468, 0.430, 0.417, 0.419)  # k = 2 … 8
 LOG1P = (0.433, 0.337, 0.336, 0.319, 0.315, 0.310, 0.302)

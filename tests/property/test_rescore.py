@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from segmentation import decisions
-from segmentation.arrivals import Reader
 from segmentation.decisions import CompiledModel
+from segmentation.decoder import Reader
 from segmentation.rfm import (
     CustomerState,
     Kind,
@@ -25,7 +25,7 @@ from segmentation.rfm import (
 )
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, Frame, Scope, Turn
-from tests.memory_shard import DAY, T0, a_model
+from tests.support.engine.memory_shard import DAY, T0, a_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -38,8 +38,8 @@ from segmentation.rfm import (
     unpack,
     with_announcement,
 )
-from tests.batch_oracle import Event, Figures, batch_bytes, takes
-from tests.batch_oracle import figures as oracle
+from tests.support.oracles.batch import Event, Figures, batch_bytes, takes
+from tests.support.oracles.batch import figures as oracle
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
 WINDOW = 100

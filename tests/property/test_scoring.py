@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentation.arrivals import Reader
 from segmentation.decisions import CompiledModel
+from segmentation.decoder import Reader
 from segmentation.events import (
     CONTROL_KEY,
     Amount,
@@ -24,7 +24,7 @@ from segmentation.model import Feature, Segment
 from segmentation.rfm import NONE, Rules, advance_bytes, heads
 from segmentation.scoring import ScoringStep
 from segmentation.step import Frame
-from tests.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, told
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 many = settings(

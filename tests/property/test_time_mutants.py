@@ -17,10 +17,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from segmentation import decisions, forecast, kernels, pieces
-from segmentation.forecast import Scorer
-from segmentation.single import SingleScorer
-from tests import fold_checks, time_checks
+from segmentation import decisions, intervals, kernels, scorer
+from segmentation.scalar_scorer import SingleScorer
+from segmentation.scorer import Scorer
+from tests.support.oracles import step_checks, time_checks
 
 DOC: Final = Path(__file__).parents[2] / "docs" / "time.md"
 
@@ -150,7 +150,7 @@ MUTANTS: Final = (
     Mutant(
         "a search that gives up a year after the last order",
         (
-            Edit(forecast._stretches, "last + HORIZON_MS", "last + 365 * DAY_MS"),
+            Edit(scorer._stretches, "last + HORIZON_MS", "last + 365 * DAY_MS"),
             Edit(SingleScorer.next_move, "last + HORIZON_MS", "last + 365 * DAY_MS"),
         ),
         time_checks.the_first_millisecond,
@@ -159,21 +159,21 @@ MUTANTS: Final = (
     Mutant(
         "a move told at `until` itself, which belongs to what comes then",
         (
-            Edit(forecast._stretches, "pieces.until[owner] - 1", "pieces.until[owner]"),
+            Edit(scorer._stretches, "pieces.until[owner] - 1", "pieces.until[owner]"),
             Edit(SingleScorer.next_move, "until - 1", "until"),
         ),
         time_checks.until_is_exclusive,
     ),
     Mutant(
         "an order that leaves the window a millisecond late",
-        (Edit(pieces._plain, "time[taken] + rules.window", "time[taken] + rules.window + 1"),),
-        fold_checks.cut_anywhere,
+        (Edit(intervals._plain, "time[taken] + rules.window", "time[taken] + rules.window + 1"),),
+        step_checks.cut_anywhere,
         seeds(3),
     ),
     Mutant(
         "a dwell that ends a millisecond early",
         (Edit(decisions._ahead, "NONE + dwell_ms + 1) + dwell_ms", "NONE + dwell_ms + 1) + dwell_ms - 1"),),
-        fold_checks.cut_anywhere,
+        step_checks.cut_anywhere,
         seeds(3),
     ),
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.recovery.servers import Servers
+from tests.recovery.rig.servers import Servers
 
 PLACES = 3
 

@@ -10,8 +10,8 @@ import pytest
 
 from segmentation.events import OrderPlaced, encode
 from segmentation.rfm import EMPTY, Rules
-from stream.order_rows import placed, to_event
-from tests.recovery.checker import Row, Run, Shard, differences, violations
+from stream.orders.rows import placed, to_event
+from tests.recovery.rig.checker import Row, Run, Shard, differences, violations
 
 RULES = Rules(365 * 86_400_000, 7 * 86_400_000, 100)
 CLOCK = 1_000_000_000_000

@@ -12,15 +12,15 @@ import pytest
 
 from segmentation.decisions import CompiledModel
 from segmentation.events import Amount, OrderPlaced, encode
-from segmentation.outlook import Ahead, moves_ahead
+from segmentation.forecast import Ahead, moves_ahead
 from segmentation.partitioners import murmur2
-from stream.access import read_topic
-from stream.layout import ShardKeys, read_states
-from stream.order_rows import instant
+from stream.kafka.clients import read_topic
+from stream.orders.rows import instant
 from stream.settings import Settings
-from tests.recovery.feed import DAY_MS, Sent, variant
-from tests.recovery.servers import Servers
-from tests.recovery.world import eventually, settings_on, world
+from stream.storage.keys import ShardKeys, read_states
+from tests.recovery.rig.feed import DAY_MS, Sent, variant
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.world import eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.recovery.servers import Servers
-from tests.recovery.world import World, eventually, settings_on, world
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.world import World, eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 

@@ -12,16 +12,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from segmentation.step import Due, Output
-from stream import topics
-from stream.app import streams_of
+from stream.engine.ledger import Ledger, Publication, Streams
+from stream.engine.log_reader import LogReader
+from stream.engine.store import ShardStore, Writes, connect
 from stream.errors import ShardLost, ShardQuarantined
-from stream.heads import Fingerprint, KafkaHead, TakeoverRecord
-from stream.layout import ShardKeys
-from stream.ledger import Ledger, Publication, Streams
-from stream.log_reader import LogReader
+from stream.kafka import topics
 from stream.settings import Settings
-from stream.store import ShardStore, Writes, connect
-from tests.recovery.memory_ledger import MemoryBroker, MemoryStore
+from stream.storage.heads import Fingerprint, KafkaHead, TakeoverRecord
+from stream.storage.keys import ShardKeys
+from stream.worker.app import streams_of
+from tests.recovery.rig.memory_ledger import MemoryBroker, MemoryStore
 
 SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory"]
 BRIEF: Final = {"partitions": 1, "commit_timeout_s": 3.0, "transaction_timeout_ms": 5_000}

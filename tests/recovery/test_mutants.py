@@ -18,15 +18,15 @@ from typing import Any, Final
 import pytest
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from stream import topics
+from stream.kafka import topics
 from stream.settings import Settings
-from tests.recovery import checker
-from tests.recovery.feed import DAY_MS, Sent
-from tests.recovery.mutants import TAKEN_OUT
-from tests.recovery.proxy import GROUP_TALK
-from tests.recovery.servers import Servers
+from tests.recovery.rig import checker
+from tests.recovery.rig.feed import DAY_MS, Sent
+from tests.recovery.rig.mutants import TAKEN_OUT
+from tests.recovery.rig.proxy import GROUP_TALK
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.world import World, eventually, settings_on, twin_of, world
 from tests.recovery.test_points import Log, as_it_is, die, put_back
-from tests.recovery.world import World, eventually, settings_on, twin_of, world
 
 pytestmark = [pytest.mark.mutants, pytest.mark.timeout(300)]
 

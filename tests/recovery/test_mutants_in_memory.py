@@ -12,20 +12,20 @@ from typing import Any, Final, cast
 
 import pytest
 
-from stream.app import streams_of
-from stream.heads import HEAD_KEY, decode_kafka_head, decode_store_head
-from stream.ledger import Streams
+from stream.engine.flow_control import TurnSlots
+from stream.engine.ledger import Streams
+from stream.engine.ownership import Place
+from stream.engine.shard import Shard
+from stream.engine.status_board import StatusBoard
 from stream.metrics import Metrics
-from stream.ownership import Place
-from stream.pace import TurnSlots
 from stream.settings import Settings
-from stream.shard import Shard
-from stream.status import StatusBoard
-from tests.recovery.memory_ledger import Crash, MemoryBroker, MemoryStore
-from tests.recovery.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
+from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head
+from stream.worker.app import streams_of
+from tests.recovery.rig.memory_ledger import Crash, MemoryBroker, MemoryStore
+from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
+from tests.recovery.rig.world import eventually
 from tests.recovery.test_mutants import SCENARIOS as REAL
-from tests.recovery.world import eventually
-from tests.toy_step import LEVEL, STATE, ToyStep
+from tests.support.engine.toy_step import LEVEL, STATE, ToyStep
 
 SOON_S: Final = 8.0
 QUICK: Final[dict[str, Any]] = {

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 
 from stream.settings import Settings
-from tests.recovery import checker
-from tests.recovery.servers import Servers
-from tests.recovery.worker import POINTS, TAKEOVER_POINTS, TURN_POINTS
-from tests.recovery.world import World, eventually, settings_on, twin_of, world
+from tests.recovery.rig import checker
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.worker import POINTS, TAKEOVER_POINTS, TURN_POINTS
+from tests.recovery.rig.world import World, eventually, settings_on, twin_of, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 

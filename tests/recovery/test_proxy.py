@@ -11,7 +11,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.recovery.proxy import HOST, Proxy, Wiring
+from tests.recovery.rig.proxy import HOST, Proxy, Wiring
 
 PATIENCE_S = 0.3
 

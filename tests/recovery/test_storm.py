@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery.faults import FAULTS
-from tests.recovery.servers import Servers
-from tests.recovery.storm import storm
-from tests.recovery.world import settings_on, world
+from tests.recovery.rig.faults import FAULTS
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.storm import storm
+from tests.recovery.rig.world import settings_on, world
 
 MINUTES = float(os.environ["MINUTES"]) if os.environ.get("MINUTES") else None
 COUNT = int(os.environ.get("FAULTS", "24"))

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from stream.local_server import free_port
-from tests.recovery.proxy import END_TXN, GROUP_TALK, HOST
-from tests.recovery.servers import Servers
-from tests.recovery.world import World, eventually, settings_on, world
+from stream.local.server import free_port
+from tests.recovery.rig.proxy import END_TXN, GROUP_TALK, HOST
+from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.world import World, eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 

@@ -1,0 +1,1 @@
+"""What every scenario needs: processes, orders, meters, checks. Imported by everything else in bench."""

@@ -1,0 +1,92 @@
+"""The measured programs: real processes of their own, which end with the benchmark, however that ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, Self
+
+import psutil
+
+from bench.harness.errors import BenchError
+from stream.local import watchdog
+from stream.local.server import tail
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_GRACE_S: Final = 15.0  # to finish a turn and leave the group
+
+
+class Child:
+    """`python ARGUMENTS…`, its output in a log, under a guardian. A context: leaving it ends the process."""
+
+    def __init__(self, name: str, arguments: list[str], *, folder: Path, environment: dict[str, str]) -> None:
+        """Start it in `folder`, where its log is too. Raises BenchError where it can't be started."""
+        self.name = name
+        self.log = folder / f"{name}.log"
+        watched = [sys.executable, "-I", "-S", watchdog.__file__, "kept", str(_GRACE_S)]
+        path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+        with self.log.open("ab") as log:
+            self._guardian = subprocess.Popen(
+                [*watched, sys.executable, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                env=environment | {"PYTHONPATH": path},
+                start_new_session=True,
+            )
+        assert self._guardian.stdout is not None
+        line = self._guardian.stdout.readline()
+        try:
+            self.process = psutil.Process(int(line))
+        except (ValueError, psutil.NoSuchProcess):
+            self.end()
+            raise self.failed() from None
+
+    def check(self) -> None:
+        """Raise BenchError where it has ended."""
+        if self._guardian.poll() is not None:
+            raise self.failed()
+
+    def failed(self) -> BenchError:
+        """Say that it ended, and why as far as its log knows."""
+        return BenchError(f"{self.name} ended with {self._guardian.poll()}; its log ends: {tail(self.log)}")
+
+    def end(self) -> int:
+        """Ask it to end (SIGTERM), wait, and give its exit code."""
+        with contextlib.suppress(BrokenPipeError):
+            if self._guardian.stdin is not None:
+                self._guardian.stdin.close()
+        code = self._guardian.wait(_GRACE_S + 5)
+        if self._guardian.stdout is not None:
+            self._guardian.stdout.close()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class Tally:
+    """A number that one process writes and another reads, at the price of one system call: eight bytes of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def write(self, count: int) -> None:
+        """Tell how many."""
+        os.pwrite(self._file, count.to_bytes(8, "little"), 0)
+
+    def read(self) -> int | None:
+        """How many; None before the first word."""
+        told = os.pread(self._file, 8, 0)
+        return int.from_bytes(told, "little") if told else None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)

@@ -1,0 +1,73 @@
+"""The deployments that are measured: settings, topics and model of each, on one stack."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from bench.harness.model import bench_model
+from segmentation.model import SegmentModel
+from stream.kafka import topics
+from stream.local.stack import Endpoints
+from stream.settings import PREFIX, Settings
+from trainer.registry.publish import publish
+from trainer.settings import load_settings as load_trainer_settings
+
+PARTITIONS = 8
+
+
+def deployment(
+    endpoints: Endpoints, name: str, orders_topic: str, time_mode: Literal["wall", "event"] = "wall"
+) -> Settings:
+    """A deployment of its own: group, output topics, Redis keys. Orders and models are shared by topic name."""
+    return Settings(
+        kafka_bootstrap_servers=endpoints.kafka,
+        redis_url=SecretStr(endpoints.redis),
+        partitions=PARTITIONS,
+        group=f"bench-{name}",
+        time=time_mode,
+        orders_topic=orders_topic,
+        changes_topic=f"changes-{name}",
+        state_topic=f"state-{name}",
+        actions_topic=f"actions-{name}",
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give a program these very settings, and none from whoever runs the benchmark."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return kept | {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
+
+
+def _text(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+def make_topics(settings: Settings) -> None:
+    """Make the deployment's topics where they are missing."""
+    asyncio.run(topics.create(settings))
+
+
+def activate_model(settings: Settings, model: SegmentModel | None = None) -> int:
+    """Publish a model and start it; gives the number of the activation.
+
+    None: the benchmark's, started in front of the orders, too: event time needs that, wall time skips it.
+    """
+    trainer = load_trainer_settings(
+        kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
+        redis_url=settings.redis_url,
+        group=settings.group,
+        partitions=settings.partitions,
+        orders_topic=settings.orders_topic,
+        models_topic=settings.models_topic,
+    )
+    # Workers in wall time take the start from the models topic: only what both modes read needs one among the orders.
+    activated = publish(
+        trainer, model or bench_model(), activate=True, event_time=model is None, now_ms=time.time_ns() // 1_000_000
+    )
+    assert activated.number is not None
+    return activated.number

@@ -1,0 +1,41 @@
+"""What a benchmark ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from redis import Redis
+
+from stream.local.jars import KAFKA_VERSION
+
+_PACKAGES: Final = ("faust-streaming", "aiokafka", "redis", "hiredis", "numpy", "msgspec", "uvloop", "scikit-learn")
+
+
+def machine(redis: Redis) -> dict[str, Any]:
+    """Cores, processor, memory (GB), system, and the versions of what was measured."""
+    told: Any = redis.info("server")
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "kafka": KAFKA_VERSION,
+        "valkey": told.get("valkey_version") or told["redis_version"],
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu() -> str:
+    """The processor's name, as well as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,166 @@
+"""What came out, checked: chains of moves, figures against a recomputation from the orders, segments at rest."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from redis import Redis
+
+from bench.harness.model import bench_model
+from segmentation.rfm import HEAD, heads
+from segmentation.scorer import Scorer
+from stream.kafka.clients import at_end, kafka_consumer, partitions_of
+from stream.settings import Settings
+from stream.storage.keys import ShardKeys, read_clock, read_states
+
+SAMPLE: Final = 1_000  # customers whose segment is asked for again
+_SHOWN: Final = 5
+_UNITS: Final = 10_000  # ten-thousandths, as states keep money
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a customer's orders come to: number, sum in ten-thousandths, time of the latest (ms)."""
+
+    frequency: int = 0
+    monetary: int = 0
+    last: int = 0
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was compared, and what didn't agree (the first few; none: all is well)."""
+
+    moves: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
+    customers: int = 0
+    segments_asked: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def complain(self, problem: str) -> None:
+        """Note one problem; the rest of many are like the first."""
+        if len(self.problems) < _SHOWN:
+            self.problems.append(problem)
+
+
+class _Told(msgspec.Struct, gc=False):
+    """What the check needs of a `segment.changed`."""
+
+    customer_id: str
+    sequence: int
+    cause: str
+    source: str | None = msgspec.field(name="from")
+    target: str | None = msgspec.field(name="to")
+
+
+def recompute(orders: Iterable[tuple[bytes, bytes]]) -> dict[bytes, Figures]:
+    """Every customer's figures from the orders' JSON, by the standard library alone. All lie within one window.
+
+    >>> body = b'{"occurred_at": "1970-01-01T00:00:00.007Z", "amount": {"value": "1.25", "currency": "USD"}}'
+    >>> recompute([(b"c1", body), (b"c1", body)])
+    {b'c1': Figures(frequency=2, monetary=25000, last=7)}
+    """
+    found: dict[bytes, Figures] = {}
+    for customer, body in orders:
+        order = json.loads(body)
+        figures = found.setdefault(customer, Figures())
+        figures.frequency += 1
+        figures.monetary += int(Decimal(order["amount"]["value"]) * _UNITS)
+        figures.last = max(figures.last, round(datetime.fromisoformat(order["occurred_at"]).timestamp() * 1000))
+    return found
+
+
+async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, Figures]) -> Checked:
+    """Compare what a worker has told and stored with the orders' own figures. The worker rests, or has ended."""
+    checked = Checked(customers=len(expected))
+    last = await _chains(settings, checked)
+    names = {segment.id: segment.name for segment in bench_model().segments}
+    seen = 0
+    candidates: list[tuple[bytes, Any, int]] = []
+    for partition in range(settings.partitions):
+        keys = ShardKeys(settings.group, settings.orders_topic, partition)
+        clock = read_clock(redis, keys)
+        for customer, value in read_states(redis, keys):
+            seen += 1
+            head = heads([value])[0]
+            _compare(customer, head, expected.get(customer), checked)
+            told = last.get(customer)
+            if told != (names.get(int(head["segment"])), int(head["sequence"])):
+                checked.complain(f"{customer!r}: the last move told is {told}, the state says {head}")
+            elif clock is not None and customer in expected:
+                candidates.append((customer, head, clock))
+    if seen != len(expected):
+        checked.complain(f"{seen} customers in Redis, {len(expected)} in the orders")
+    asked = random.Random(1).sample(candidates, min(SAMPLE, len(candidates)))
+    _ask_again(asked, expected, checked)
+    return checked
+
+
+async def _chains(settings: Settings, checked: Checked) -> dict[bytes, tuple[str | None, int]]:
+    """Read all moves: each customer's last segment and sequence. Sequences count 1, 2, 3…; `from` is the `to` before."""
+    decoder, causes = msgspec.json.Decoder(_Told), Counter[str]()
+    last: dict[bytes, tuple[str | None, int]] = {}
+    async with kafka_consumer(settings) as consumer:
+        partitions = await partitions_of(consumer, [settings.changes_topic])
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        while not await at_end(consumer, ends):
+            for records in (await consumer.getmany(timeout_ms=200, max_records=10_000)).values():
+                for record in records:
+                    move = decoder.decode(record.value)
+                    causes[move.cause] += 1
+                    before = last.get(record.key, (None, 0))
+                    if (move.source, move.sequence) != (before[0], before[1] + 1):
+                        checked.complain(f"{record.key!r}: {move} follows {before}")
+                    last[record.key] = (move.target, move.sequence)
+    checked.moves, checked.causes = causes.total(), dict(causes.most_common())
+    return last
+
+
+def _compare(customer: bytes, head: Any, figures: Figures | None, checked: Checked) -> None:
+    found = Figures(int(head["frequency"]), int(head["monetary"]), int(head["last"]))
+    if found != figures:
+        checked.complain(f"{customer!r}: Redis has {found}, the orders come to {figures}")
+
+
+def _ask_again(asked: list[tuple[bytes, Any, int]], expected: dict[bytes, Figures], checked: Checked) -> None:
+    """At the shard's clock the model must leave each of them where the last move has put them."""
+    scorer = Scorer(bench_model())
+    head = np.array([row[1] for row in asked], dtype=HEAD)
+    figures = [expected[customer] for customer, _, _ in asked]
+    told = scorer.index_from_ids(head["segment"])
+    rest = scorer.rest(
+        np.array([f.frequency for f in figures], dtype=np.float64),
+        np.array([f.monetary / _UNITS for f in figures], dtype=np.float64),
+    )
+    at = np.array([clock for _, _, clock in asked], dtype=np.int64)
+    right = scorer.decide(told, at, np.array([f.last for f in figures], dtype=np.int64), rest)
+    for row in np.flatnonzero(right != told).tolist():
+        checked.complain(
+            f"{asked[row][0]!r}: told {bench_model().segments[told[row]].name}, the model says {bench_model().segments[right[row]].name}"
+        )
+    checked.segments_asked = len(asked)
+
+
+async def check_agent(settings: Settings, redis: Redis, expected: dict[bytes, Figures]) -> Checked:
+    """Compare the Faust agent's hashes with the orders' own figures; count its changes."""
+    checked = Checked(customers=len(expected))
+    for customer, figures in expected.items():
+        row: Any = redis.hgetall(f"{settings.group}:{customer.decode()}")
+        found = int(row.get(b"frequency", 0)), round(float(row.get(b"monetary", 0)) * _UNITS)
+        if found != (figures.frequency, figures.monetary):
+            checked.complain(f"{customer!r}: Redis has {found}, the orders come to {figures}")
+    async with kafka_consumer(settings) as consumer:
+        ends = await consumer.end_offsets(await partitions_of(consumer, [settings.changes_topic]))
+    checked.moves = sum(ends.values())
+    return checked

@@ -1,0 +1,75 @@
+"""Our worker, as it is run in production: one process, `segstream worker`, watched through the heads of its shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+from redis import Redis
+
+from bench.harness.children import Child
+from bench.harness.deployment import environment
+from bench.harness.errors import BenchError
+from bench.harness.meter import POLL_S, Progress
+from stream.settings import Settings
+from stream.storage.heads import StoreHead, decode_store_head
+from stream.storage.keys import ShardKeys
+
+_WORKER: Final = ("stream.cli", "worker")
+
+
+def start_worker(settings: Settings, name: str, folder: Path, samples: Path | None = None) -> Child:
+    """Start one. `samples`: run it under the sampler, which writes there."""
+    module = ["-m", *_WORKER] if samples is None else ["-m", "bench.harness.sampler", str(samples), *_WORKER]
+    return Child(name, module, folder=folder, environment=environment(settings))
+
+
+class Heads:
+    """How far the shards are, by their heads in Redis: what is counted here is stored, and told before that."""
+
+    def __init__(self, settings: Settings, redis: Redis, begins: dict[int, int], ends: dict[int, int]) -> None:
+        """`begins`, `ends`: offsets of the first order and behind the last, by partition."""
+        self._redis = redis
+        self._bounds = [(begins[p], ends[p]) for p in sorted(ends)]
+        self._keys = [ShardKeys(settings.group, settings.orders_topic, p).head for p in sorted(ends)]
+
+    def read(self) -> list[StoreHead]:
+        """The heads that are there."""
+        raws = cast("list[bytes | None]", cast("Any", self._redis).mget(self._keys))
+        return [decode_store_head(raw) for raw in raws if raw is not None]
+
+    def progress(self) -> Progress:
+        """Orders done so far; begun with the first shard taken over; finished when all are done and none is to be rescored."""
+        found = self.read()
+        if len(found) < len(self._keys):
+            # While the others are being taken over, the first may work already: time counts, orders not yet.
+            return Progress(0, begun=bool(found), finished=False)
+        places = list(zip(found, self._bounds, strict=True))
+        return Progress(
+            orders=sum(max(head.offset - begin, 0) for head, (begin, _) in places),
+            begun=True,
+            finished=all(head.offset >= end and head.cursor is None for head, (_, end) in places),
+        )
+
+    def ready(self) -> bool:
+        """Whether every shard is owned and scores under a model."""
+        found = self.read()
+        return len(found) == len(self._keys) and all(head.version and head.cursor is None for head in found)
+
+
+def end_worker(child: Child) -> None:
+    """Let it drain, and expect it to end well. Raises BenchError."""
+    if code := child.end():
+        raise BenchError(f"{child.name} ended with {code}, expected 0.", hint=f"Look at {child.log}.")
+
+
+def until(condition: Callable[[], bool], child: Child, within_s: float) -> None:
+    """Wait for a program. Raises BenchError where it ends before, or it takes longer."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        child.check()
+        if time.monotonic() > deadline:
+            raise BenchError(f"{child.name} isn't ready after {within_s:.0f} s.", hint=f"Look at {child.log}.")
+        time.sleep(POLL_S)

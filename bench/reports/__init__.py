@@ -1,0 +1,1 @@
+"""Results as Markdown tables. Imported by the command line."""

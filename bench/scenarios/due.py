@@ -1,0 +1,147 @@
+"""A move by silence: how long from the instant due until it can be seen, with a million customers at rest beside those due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from redis import Redis
+
+from bench.harness.errors import BenchError
+from bench.harness.meter import Meter, Reading
+from bench.scenarios.moves_seen import Seen, Spread, watching
+from bench.scenarios.silence import Cohort, Pattern, not_moved, seed
+from stream.settings import Settings
+
+ORDERS_RATE: Final = 500  # orders/s beside those due, in one of the two spans
+SEEDED_A_S: Final = 20_000  # customers put into Redis, on a busy machine
+LEAD_S: Final = 3.0
+_DAY_MS: Final = 86_400_000
+_HOUR_MS: Final = 3_600_000
+_REST_DAYS: Final = 5  # whoever rests is due within as many: no pattern waits for less
+_PAUSE_S: Final = 1.0
+_ARRIVE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One stretch of time, and who used how much of a core in it."""
+
+    orders_per_s: int
+    due: Spread
+    orders: Spread
+    worker_cores: float
+    broker_cores: float
+    valkey_cores: float
+    others_cores: float  # everything else, the sender and the reader included
+
+
+@dataclass(frozen=True, slots=True)
+class DueMoves:
+    """Customers due at an even rate, with orders beside and without."""
+
+    customers: int
+    rate_per_s: int
+    seconds: float  # of each span
+    busy: Span
+    quiet: Span
+    latest_send_ms: float
+    checks: dict[str, list[str]]
+
+
+def at_rest(first: int, count: int, now_ms: int) -> Cohort:
+    """Customers of whom none is due for an hour, evenly over some days."""
+    return Cohort(first, np.linspace(now_ms + _HOUR_MS, now_ms + _REST_DAYS * _DAY_MS, count).astype(np.int64))
+
+
+def evenly(first: int, begin_ms: int, seconds: float, rate: int) -> Cohort:
+    """Customers due at an even rate from an instant on.
+
+    >>> evenly(7, 1_000, 0.01, 400).due_ms.tolist()
+    [1000, 1002, 1005, 1007]
+    """
+    return Cohort(first, begin_ms + np.arange(round(seconds * rate)) * 1_000 // rate)
+
+
+async def measure_due(
+    settings: Settings,
+    redis: Redis,
+    meter: Meter,
+    made: list[Pattern],
+    *,
+    customers: int,
+    rate: int,
+    seconds: float,
+    warm_up_s: float,
+    tell: Callable[[str], None],
+) -> DueMoves:
+    """Let `rate` customers a second come due, for `seconds` with orders beside them and as long without; then check each.
+
+    The worker runs, and owns all shards. Raises BenchError where customers can't be put into Redis in time.
+    """
+    total_s = warm_up_s + 2 * seconds + 2 * _PAUSE_S
+    moving = round(total_s * rate)
+    tell(f"putting {customers - moving:,} customers at rest into Redis")
+    seed(settings, redis, at_rest(moving, max(customers - moving, 0), _now_ms()), made)
+    begin = time.time() + LEAD_S + moving / SEEDED_A_S
+    cohort = evenly(0, int(begin * 1e3), total_s, rate)
+    seed(settings, redis, cohort, made)
+    if time.time() > begin:
+        raise BenchError(f"{moving:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
+    seen, stop = Seen(cohort, made), asyncio.Event()
+    tell(f"{rate:,} due a second, from {LEAD_S:.0f} s on, for {total_s:.0f} s")
+    async with watching(settings, seen) as producer:
+        sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
+        begin += warm_up_s
+        busy = await _span(meter, begin, seconds)
+        stop.set()
+        await sending
+        begin += seconds + _PAUSE_S
+        quiet = await _span(meter, begin, seconds)
+        await arrived(seen, begin + seconds + _PAUSE_S + _ARRIVE_S)
+    return DueMoves(
+        customers=max(customers, moving),
+        rate_per_s=rate,
+        seconds=seconds,
+        busy=_told(seen, *busy, ORDERS_RATE),
+        quiet=_told(seen, *quiet, 0),
+        latest_send_ms=round(seen.latest_send_ms, 1),
+        checks={"problems": seen.problems + seen.missing() + not_moved(settings, redis, cohort, made)},
+    )
+
+
+async def arrived(seen: Seen, until: float) -> None:
+    """Wait until nothing is missing any more, or this instant (seconds since 1970), and then for Redis, which follows Kafka."""
+    while not seen.all_seen():
+        if time.time() > until:
+            break
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(_PAUSE_S)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _span(meter: Meter, begin: float, seconds: float) -> tuple[float, float, Reading, Reading]:
+    await asyncio.sleep(begin - time.time())
+    first = meter.read()
+    await asyncio.sleep(begin + seconds - time.time())
+    return begin, begin + seconds, first, meter.read()
+
+
+def _told(seen: Seen, begin: float, end: float, first: Reading, last: Reading, rate: int) -> Span:
+    seconds = last.at_s - first.at_s
+    return Span(
+        orders_per_s=rate,
+        due=seen.due(begin, end),
+        orders=seen.orders(begin, end),
+        worker_cores=round((last.own_s - first.own_s) / seconds, 3),
+        broker_cores=round((last.broker_s - first.broker_s) / seconds, 3),
+        valkey_cores=round((last.valkey_s - first.valkey_s) / seconds, 3),
+        others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 3),
+    )

@@ -1,0 +1,101 @@
+"""A flood: a million customers due within one second, as after a long outage, while orders come: neither waits for the other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from redis import Redis
+
+from bench.harness.errors import BenchError
+from bench.harness.meter import Meter
+from bench.harness.worker_metrics import Turns, read
+from bench.scenarios.due import LEAD_S, ORDERS_RATE, SEEDED_A_S, arrived, evenly
+from bench.scenarios.moves_seen import Seen, Spread, watching
+from bench.scenarios.silence import Pattern, not_moved, seed
+from stream.settings import Settings
+
+_CALM_S: Final = 10.0  # before the flood, for comparison
+_BEHIND_S: Final = 3.0  # orders still sent behind it
+_LEAST_A_S: Final = 500  # moves, else it is given up
+_POLL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    """All due within one second; orders before it and while it drains."""
+
+    customers: int
+    orders_per_s: int
+    drained_s: float  # from the first due instant until the last move could be seen
+    moves_per_s: float
+    calm: Spread  # of the orders before
+    during: Spread  # of the orders sent while it drained
+    turn_mean_ms: float | None  # by the worker's own metric
+    turn_p99_bound_ms: float | None  # 99 of 100 took no longer: a bound of the metric's histogram
+    rss_before_mb: float
+    rss_peak_mb: float
+    latest_send_ms: float
+    checks: dict[str, list[str]]
+
+
+async def measure_flood(
+    settings: Settings,
+    redis: Redis,
+    meter: Meter,
+    made: list[Pattern],
+    *,
+    customers: int,
+    warm_up_s: float,
+    tell: Callable[[str], None],
+) -> Flood:
+    """Put the customers into Redis, send orders until they are due, and go on until all were told.
+
+    The worker runs, and owns all shards; `settings.http_port` is its own. Raises BenchError where there isn't time enough.
+    """
+    begin = time.time() + LEAD_S + warm_up_s + customers / SEEDED_A_S
+    cohort = evenly(0, int(begin * 1e3), 1.0, customers)
+    seen, stop = Seen(cohort, made), asyncio.Event()
+    tell(f"putting {customers:,} customers, due within one second, into Redis")
+    seed(settings, redis, cohort, made)
+    if time.time() > begin - warm_up_s:
+        raise BenchError(f"{customers:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
+    tell(f"{ORDERS_RATE} orders/s; the flood begins in {begin - time.time():.0f} s")
+    async with watching(settings, seen) as producer:
+        sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
+        await asyncio.sleep(begin - time.time())
+        before, turns_before = meter.rss_mb(), await _turns(settings)
+        peak, most_s = before, 30 + customers / _LEAST_A_S
+        while seen.due_left and time.time() < begin + most_s:
+            peak = max(peak, meter.rss_mb())
+            await asyncio.sleep(_POLL_S)
+        turns_behind = await _turns(settings)
+        drained = seen.due_last_at
+        await asyncio.sleep(_BEHIND_S)
+        stop.set()
+        await sending
+        await arrived(seen, time.time() + 30)
+    if not drained:
+        raise BenchError(f"none of {customers:,} customers due was told within {most_s:.0f} s.")
+    meanwhile = turns_behind.since(turns_before)
+    return Flood(
+        customers=customers,
+        orders_per_s=ORDERS_RATE,
+        drained_s=round(drained - begin, 1),
+        moves_per_s=round((customers - seen.due_left) / (drained - begin), 1),
+        calm=seen.orders(begin - _CALM_S, begin),
+        during=seen.orders(begin, drained),
+        turn_mean_ms=meanwhile.mean_ms,
+        turn_p99_bound_ms=meanwhile.bound_ms(0.99),
+        rss_before_mb=round(before, 1),
+        rss_peak_mb=round(peak, 1),
+        latest_send_ms=round(seen.latest_send_ms, 1),
+        checks={"problems": seen.problems + seen.missing() + not_moved(settings, redis, cohort, made)},
+    )
+
+
+async def _turns(settings: Settings) -> Turns:
+    return Turns.of(await asyncio.to_thread(read, settings.http_port))

@@ -1,0 +1,78 @@
+"""What an engineer writes for a night: read every customer, ask which centroid is nearest, write the customer back with it.
+
+`python -m bench.scenarios.plain_rescore BY` does it once with `nearer_at_risk(BY)`, in one process, over the states that the worker keeps,
+and prints as JSON how many customers there were and how many seconds it took. It is what the worker's rescore is measured against, and does
+less: no margin, no move told, no time at which to look again, nothing that would survive a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from redis import Redis
+
+from bench.harness.model import nearer_at_risk
+from segmentation.model import Feature, SegmentModel
+from segmentation.money import UNITS
+from segmentation.rfm import heads
+from stream.settings import Settings, load_settings
+from stream.storage.keys import PAGE, ShardKeys, read_states
+
+OUT: Final = "bench:plain:states"  # a hash: customer -> state; beside the worker's own, which must stay as they are
+_DAY_MS: Final = 86_400_000
+
+
+def nearest(values: Sequence[bytes], at_ms: int, model: SegmentModel) -> NDArray[np.int64]:
+    """Give the segment id of the nearest centroid of each state, by NumPy alone. No order in it stands: anything."""
+    head = heads(values)
+    recency = np.maximum(at_ms - head["last"], 0) / _DAY_MS
+    figures = (recency, head["frequency"].astype(np.float64), head["monetary"] / UNITS)
+    z = np.stack([_z(x, feature) for x, feature in zip(figures, model.features, strict=True)], axis=1)
+    centroids = np.array([segment.centroid for segment in model.segments])
+    ids = np.array([segment.id for segment in model.segments])
+    found: NDArray[np.int64] = ids[((z[:, None, :] - centroids) ** 2).sum(axis=2).argmin(axis=1)]
+    return found
+
+
+def _z(x: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
+    """Yeo-Johnson of x >= 0 with the model's λ, which isn't 0, and its scale."""
+    lam = feature.lam or 1.0
+    return (((1.0 + x) ** lam - 1.0) / lam - feature.mean) / feature.scale
+
+
+def rescore(settings: Settings, redis: Any, model: SegmentModel) -> int:
+    """Go through all shards, page by page; gives the number of customers."""
+    customers = 0
+    for partition in range(settings.partitions):
+        rows = read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition))
+        while page := list(islice(rows, PAGE)):
+            segments = nearest([value for _, value in page], time.time_ns() // 1_000_000, model)
+            # Where a state has its segment (segmentation/rfm.py, HEAD).
+            marks = segments.astype("<u2").view("V2").tolist()
+            states = {key: value[:2] + mark + value[4:] for (key, value), mark in zip(page, marks, strict=True)}
+            redis.hset(OUT, mapping=cast("dict[Any, Any]", states))
+            customers += len(page)
+    return customers
+
+
+def main() -> None:
+    """Do it once; what it wrote is taken away again, outside the clock."""
+    settings, model = load_settings(), nearer_at_risk(float(sys.argv[1]))
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        redis.delete(OUT)
+        began = time.perf_counter()
+        customers = rescore(settings, redis, model)
+        seconds = time.perf_counter() - began
+        redis.delete(OUT)
+    print(json.dumps({"customers": customers, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

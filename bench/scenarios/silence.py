@@ -1,0 +1,205 @@
+"""Customers who wait for time to move them, put into Redis as the engine would hold them, each due at an instant of choice.
+
+A million orders through Kafka would take minutes, and leave the instants to chance. Instead, a few customers are made by the engine's
+own functions, order by order; all others are these, shifted in time: recency is a difference, so the same wait lies before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from redis import Redis
+
+from bench.harness.errors import BenchError
+from bench.harness.model import bench_model
+from segmentation.decisions import Asked, CompiledModel, Customer, score, search
+from segmentation.entries import NONE, Kind, Rules, entry
+from segmentation.money import UNITS
+from segmentation.partitioners import murmur2
+from segmentation.rfm import ENTRY, HEADER, absorb_bytes, announcement
+from segmentation.step import NEVER_DUE
+from stream.settings import Settings
+from stream.storage.keys import ShardKeys
+
+REFERENCE_MS: Final = 1_700_000_000_000  # the patterns' last order
+# Orders and their amount, of each pattern: out of three segments into three, after 6 to 31 days.
+ORDERS: Final = ((1, 40), (3, 80), (5, 120), (4, 390))
+_BETWEEN_MS: Final = 60_000  # two orders of a pattern: time alone moves nobody so soon
+_BLOCK: Final = 16_384
+_WORD: Final = np.dtype("<i8")
+_HEAD_WORDS: Final = HEADER.size // _WORD.itemsize
+_ROW_WORDS: Final = ENTRY.size // _WORD.itemsize
+# Places in a state's header, in words of eight bytes (STATE): what moves with time.
+_MOVED_AT, _LAST, _FIRST, _NEWEST, _NEXT_CHANGE, _CUT = 1, 4, 5, 6, 7, 8
+_NAME: Final = b"c%010d"
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One customer in all detail; the others of its kind are shifted copies."""
+
+    value: bytes  # the state, with the last order at REFERENCE_MS
+    wait_ms: int  # from there to the first move by silence
+    source: str
+    target: str
+    target_id: int
+    sequence: int  # of that move
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Customers `first`, `first` + 1, …, each due at an instant (ms)."""
+
+    first: int
+    due_ms: NDArray[np.int64]
+
+    @property
+    def names(self) -> list[bytes]:
+        """Their keys."""
+        return [name_of(number) for number in range(self.first, self.first + self.due_ms.size)]
+
+
+def name_of(number: int) -> bytes:
+    """A customer's key.
+
+    >>> name_of(42), number_of("c0000000042")
+    (b'c0000000042', 42)
+    """
+    return _NAME % number
+
+
+def number_of(name: str) -> int:
+    """Which customer that is. Raises ValueError where it is none of these."""
+    return int(name.removeprefix("c"))
+
+
+def patterns(rules: Rules) -> list[Pattern]:
+    """Make one of each kind with the engine's own functions. Raises BenchError where silence doesn't move it as the scorer says."""
+    model = CompiledModel.of(bench_model(), "bench", {})
+    return [_pattern(model, rules, orders, amount) for orders, amount in ORDERS]
+
+
+def _pattern(model: CompiledModel, rules: Rules, orders: int, amount: int) -> Pattern:
+    customer = Customer(b"pattern", None)
+    for number in range(orders):
+        at = REFERENCE_MS - (orders - 1 - number) * _BETWEEN_MS
+        placed = entry(Kind.PLACED, f"event-{number}", at, order=f"order-{number}", amount=amount * UNITS)
+        customer.value, _ = absorb_bytes(customer.value, placed, at, rules)
+        score([Asked(customer, at, (number, 1, at, customer.key), None)], model, 1, rules)
+        search([customer], [at + 1], model, 1, rules)
+        if customer.due <= at + _BETWEEN_MS:
+            raise BenchError(f"{orders} orders of {amount}: time moves the customer between two of them.")
+    assert customer.value is not None
+    if customer.due == NEVER_DUE or not _first_by_the_scorer(model, customer):
+        raise BenchError(
+            f"{orders} orders of {amount}: the search says {customer.due}, the scorer something else.",
+            hint="Choose other orders, or mend the search.",
+        )
+    segment, sequence, _ = announcement(customer.value)
+    target = int(model.scorer.ids[customer.to])
+    names = {s.id: s.name for s in bench_model().segments}
+    wait = customer.due - REFERENCE_MS
+    return Pattern(customer.value, wait, names[segment], names[target], target, sequence + 1)
+
+
+def _first_by_the_scorer(model: CompiledModel, customer: Customer) -> bool:
+    """Whether the scorer moves it at `due`, to `to`, and leaves it where it is a millisecond before."""
+    scorer = model.scorer
+    head = np.frombuffer(customer.value or b"", _WORD, _HEAD_WORDS)
+    source = scorer.index_of[announcement(customer.value or b"")[0]]
+    frequency, monetary = int(head[2]) >> 32, int(head[3]) / UNITS
+    rest = scorer.rest(np.array([frequency], dtype=np.float64), np.array([monetary]))
+    last = head[_LAST : _LAST + 1]
+    told = [
+        int(scorer.decide(np.array([source]), np.array([at]), last, rest)[0]) for at in (customer.due - 1, customer.due)
+    ]
+    return told == [source, customer.to] and source != customer.to
+
+
+def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[bytes]:
+    """States of this pattern, each due at its own instant, its orders' and events' hashes made its own by its number."""
+    words = np.tile(np.frombuffer(pattern.value, _WORD), (due_ms.size, 1))
+    by = due_ms - (REFERENCE_MS + pattern.wait_ms)
+    moving = [_MOVED_AT, _LAST, _FIRST, _NEWEST, _NEXT_CHANGE]
+    if words[0, _CUT] != NONE:
+        moving.append(_CUT)
+    words[:, moving] += by[:, None]
+    words[:, _HEAD_WORDS::_ROW_WORDS] += by[:, None] << 3
+    for hashed in (1, 3):
+        words[:, _HEAD_WORDS + hashed :: _ROW_WORDS] ^= numbers[:, None]
+    states: list[bytes] = words.view(f"V{len(pattern.value)}").ravel().tolist()
+    return states
+
+
+def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> None:
+    """Put a cohort into its shards: states, customers, due index, as commits would. The heads stay: nothing of them has changed.
+
+    Owners may be at work meanwhile.
+    """
+    # The next customers are made while Valkey works on the last ones.
+    with ThreadPoolExecutor(1) as sender:
+        sent: Future[Any] | None = None
+        for pipe in _commands(settings, redis, cohort, made):
+            if sent:
+                sent.result()
+            sent = sender.submit(pipe.execute)
+        if sent:
+            sent.result()
+
+
+def _commands(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> Iterator[Any]:
+    for begin, end in pairwise([*range(0, cohort.due_ms.size, _BLOCK), cohort.due_ms.size]):
+        numbers = np.arange(cohort.first + begin, cohort.first + end)
+        rows: list[list[Any]] = [[] for _ in range(settings.partitions)]
+        for key, state, due in _customers(numbers, cohort.due_ms[begin:end], made):
+            rows[murmur2(key, settings.partitions)].append((key, state, due))
+        pipe: Any = redis.pipeline(transaction=False)
+        for partition, own in enumerate(rows):
+            if not own:
+                continue
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            pipe.execute_command("HSET", keys.states, *(part for key, state, _ in own for part in (key, state)))
+            pipe.execute_command("ZADD", keys.customers, *(part for key, _, _ in own for part in (0, key)))
+            pipe.execute_command("ZADD", keys.due, *(part for key, _, due in own for part in (due, key)))
+        yield pipe
+
+
+def _customers(
+    numbers: NDArray[np.int64], due_ms: NDArray[np.int64], made: list[Pattern]
+) -> Iterator[tuple[bytes, bytes, int]]:
+    for place, pattern in enumerate(made):
+        own = np.flatnonzero(numbers % len(made) == place)
+        states = shifted(pattern, due_ms[own], numbers[own])
+        names = map(name_of, numbers[own].tolist())
+        yield from zip(names, states, due_ms[own].tolist(), strict=True)
+
+
+def not_moved(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> list[str]:
+    """Whom Redis doesn't have where the one move has put it: segment, number and instant in the state, the due index behind it."""
+    wrong = 0
+    for begin in range(0, cohort.due_ms.size, _BLOCK):
+        due_ms = cohort.due_ms[begin : begin + _BLOCK].tolist()
+        rows: list[list[Any]] = [[] for _ in range(settings.partitions)]
+        for number, due in enumerate(due_ms, cohort.first + begin):
+            rows[murmur2(name_of(number), settings.partitions)].append((number, due))
+        for partition, own in enumerate(rows):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            names: list[Any] = [name_of(number) for number, _ in own]
+            if not names:
+                continue
+            pipe: Any = redis.pipeline(transaction=False)
+            pipe.hmget(keys.states, names)
+            pipe.execute_command("ZMSCORE", keys.due, *names)
+            states, scores = pipe.execute()
+            for (number, due), state, score_ms in zip(own, states, scores, strict=True):
+                pattern = made[number % len(made)]
+                expected = pattern.target_id, pattern.sequence, due
+                later = score_ms is None or float(score_ms) > due
+                wrong += state is None or announcement(state) != expected or not later
+    return [f"Redis has {wrong:,} customers elsewhere than their move by silence has put them"] if wrong else []

@@ -1,0 +1,232 @@
+"""`python -m bench.studies.flapping --data DIR`: what margin and dwell do to moves, flaps and delay, as Markdown.
+
+Orders are replayed in event time through the scoring step, the very object that a worker runs, with states and due times
+in memory. One model is fitted at the start by the trainer's recipe, and then scores under each margin and dwell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from bench.studies.memory_replay import MemoryReplay, snapshot_of
+from segmentation.entries import DAY_MS
+from segmentation.events import Cause, SegmentChanged
+from segmentation.money import UNITS
+from segmentation.rfm import Rules
+from stream.orders.files import read_orders
+from stream.orders.rows import Row, parse_at, placed, refunded
+from stream.orders.sorting import in_time_order
+from trainer.training.fit import Recipe, train
+
+MARGINS: Final = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)
+DWELLS_DAYS: Final = (0, 7)
+FLAP_MS: Final = 7 * DAY_MS
+LASTING_MS: Final = 30 * DAY_MS
+YEAR_DAYS: Final = 365
+BY_TIME: Final = (Cause.SILENCE, Cause.WINDOW)
+
+
+class Hop(NamedTuple):
+    """A move. Segments by name."""
+
+    at: int  # ms
+    source: str | None
+    target: str
+    by_time: bool
+
+
+Hops = dict[str, list[Hop]]  # by customer, in their order; the first is that of the model's start
+
+
+class Shop(NamedTuple):
+    """Rows by time; the model is fitted at `start_ms`, and moves count from there to `end_ms`."""
+
+    title: str
+    rows: list[Row]
+    currency: str
+    start_ms: int
+    end_ms: int
+
+
+class Measured(NamedTuple):
+    """What a margin and a dwell come to. Shares are parts of 1."""
+
+    moves_per_year: float  # of one customer
+    flaps: float  # share of the moves that go back where the customer came from at most 7 days before
+    delay_days: float  # median, of the lasting moves by time without margin and dwell
+    missed: float  # share of these that are never told while they last
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All that was measured on one shop."""
+
+    shop: Shop
+    customers: int  # who had a segment at the start
+    lasting: int  # moves that the delay is measured on
+    cells: dict[tuple[float, int], Measured]  # by margin and dwell in days
+
+
+def retail(folder: Path) -> Shop:
+    """Online Retail, from half a year on."""
+    with in_time_order(read_orders(folder / "online_retail" / "orders.csv.gz", currency="GBP")) as ordered:
+        return Shop("Online Retail", list(ordered), "GBP", parse_at("2011-06-01"), parse_at("2011-12-10"))
+
+
+def synthetic(customers: int, seed: int = 1) -> Shop:
+    """A shop of three years, of which the third counts: long enough for orders to leave the window.
+
+    Each customer joins within the first two years, buys at a rate of their own (gamma, shape 1.5, six a year in the mean)
+    during a lifetime of their own (exponential, two years in the mean), and spends round a mean of their own. 6 % of the
+    orders are refunded, whole, within two weeks.
+    """
+    rng = np.random.default_rng(seed)
+    begin = parse_at("2020-01-01")
+    end = begin + 3 * YEAR_DAYS * DAY_MS
+    rows: list[Row] = []
+    for number in range(customers):
+        name, at = f"C{number:05}", begin + rng.uniform(0, 2 * YEAR_DAYS) * DAY_MS
+        gap_ms = YEAR_DAYS * DAY_MS / max(rng.gamma(1.5, 4.0), 0.05)
+        gone, spend = at + rng.exponential(2 * YEAR_DAYS) * DAY_MS, rng.lognormal(3.5, 0.7)
+        while at < min(gone, end):
+            order = placed(f"o{len(rows)}", name, int(at), _cents(rng.lognormal(0.0, 0.5) * spend), "USD")
+            rows.append(order)
+            if rng.random() < 0.06 and (back := int(at + rng.uniform(0.5, 14) * DAY_MS)) < end:
+                rows.append(refunded(order.order_id or "", name, back, order.amount_units, "USD", names_order=True))
+            at += rng.exponential(gap_ms)
+    rows.sort(key=lambda row: row.at_ms)
+    return Shop("Synthetic shop", rows, "USD", begin + 2 * YEAR_DAYS * DAY_MS, end)
+
+
+def _cents(amount: float) -> int:
+    """An amount in ten-thousandths, in whole cents."""
+    return max(round(amount * 100), 1) * UNITS // 100
+
+
+def measure_all(shop: Shop, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS) -> Table:
+    """Replay the shop under every margin and dwell, and without either."""
+    history = MemoryReplay(shop.currency, Rules())
+    history.send([row for row in shop.rows if row.at_ms < shop.start_ms], until_ms=shop.start_ms)
+    model = train(snapshot_of(history), Recipe()).model
+    rest = [row for row in shop.rows if row.at_ms >= shop.start_ms]
+
+    def hops(margin: float, dwell_days: int) -> Hops:
+        one = history.copy(dwell_ms=dwell_days * DAY_MS)
+        one.start(model.model_copy(update={"margin": margin}))
+        known = {move.customer_id for move in one.told()}
+        one.send(rest, until_ms=shop.end_ms)
+        return by_customer(one.told(), known)
+
+    plain = hops(0.0, 0)
+    wanted = list(lasting(plain, shop.end_ms))
+    years = (shop.end_ms - shop.start_ms) / (YEAR_DAYS * DAY_MS) * len(plain)
+    cells = {(margin, dwell): measure(hops(margin, dwell), wanted, years) for dwell in dwells for margin in margins}
+    return Table(shop, len(plain), len(wanted), cells)
+
+
+def by_customer(moves: Iterable[SegmentChanged], known: set[str]) -> Hops:
+    """The moves of those who had a segment from the model's start on."""
+    found: Hops = {}
+    for move in moves:
+        if move.customer_id in known and move.to is not None:
+            hop = Hop(parse_at(move.occurred_at), move.from_, move.to, move.cause in BY_TIME)
+            found.setdefault(move.customer_id, []).append(hop)
+    return found
+
+
+def lasting(hops: Hops, end_ms: int) -> Iterator[tuple[str, str, int, int]]:
+    """The moves by time that hold for 30 days or more: customer, segment, from (ms), until (ms)."""
+    for customer, own in hops.items():
+        ends = [*(hop.at for hop in own[1:]), end_ms]
+        for hop, until in zip(own, ends, strict=True):
+            if hop.by_time and until - hop.at >= LASTING_MS:
+                yield customer, hop.target, hop.at, until
+
+
+def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: float) -> Measured:
+    """One margin and dwell against the lasting moves without; `years`: of all customers together.
+
+    >>> there = Hop(0, None, "A", by_time=False), Hop(DAY_MS, "A", "B", by_time=True), Hop(3 * DAY_MS, "B", "A", by_time=False)
+    >>> measure({"c": list(there)}, [("c", "B", 0, 40 * DAY_MS)], years=1.0)
+    Measured(moves_per_year=2.0, flaps=0.5, delay_days=1.0, missed=0.0)
+    """
+    moves = [pair for own in hops.values() for pair in pairwise(own)]
+    flaps = sum(
+        then.source is not None and was.source == then.target and then.at - was.at <= FLAP_MS for was, then in moves
+    )
+    delays = [_delay(hops.get(customer, ()), target, since, until) for customer, target, since, until in wanted]
+    told = [delay for delay in delays if delay is not None]
+    return Measured(
+        moves_per_year=len(moves) / years,
+        flaps=flaps / max(len(moves), 1),
+        delay_days=float(np.median(told)) / DAY_MS if told else 0.0,
+        missed=1 - len(told) / len(delays) if delays else 0.0,
+    )
+
+
+def _delay(own: Sequence[Hop], target: str, since: int, until: int) -> int | None:
+    """How much later than `since` (ms) the customer is told to be in the segment; None: not before `until`."""
+    ends = [*(hop.at for hop in own[1:]), until]
+    for hop, end in zip(own, ends, strict=True):
+        if hop.target == target and end > since and hop.at < until:
+            return max(hop.at - since, 0)
+    return None
+
+
+def markdown(table: Table) -> str:
+    """The table of one shop, a row a margin."""
+    shop = table.shop
+    span = f"{_day(shop.start_ms)} to {_day(shop.end_ms)}"
+    head = ["margin"]
+    dwells = sorted({dwell for _, dwell in table.cells})
+    for dwell in dwells:
+        head += [
+            f"{'with' if dwell else 'no'} dwell{f' {dwell} d' if dwell else ''}: moves",
+            "flaps",
+            "delay",
+            "missed",
+        ]
+    lines = [f"**{shop.title}**: {table.customers:,} customers, {span}, {table.lasting:,} lasting moves by time", ""]
+    lines += [f"| {' | '.join(head)} |", f"|{'---:|' * len(head)}"]
+    for margin in sorted({margin for margin, _ in table.cells}):
+        cells = [f"{margin:g}"]
+        for dwell in dwells:
+            m = table.cells[margin, dwell]
+            cells += [f"{m.moves_per_year:.2f}", f"{m.flaps:.1%}", f"{m.delay_days:.1f} d", f"{m.missed:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _day(ms: int) -> str:
+    return date.fromordinal(date(1970, 1, 1).toordinal() + ms // DAY_MS).isoformat()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure both shops, or the synthetic one alone, and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.flapping", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, help="folder with online_retail/orders.csv.gz; without: the synthetic shop alone"
+    )
+    parser.add_argument("--customers", type=int, default=3_000, help="of the synthetic shop")
+    parser.add_argument("--margins", type=float, nargs="+", default=MARGINS, help="on squared distance")
+    parser.add_argument("--dwells", type=int, nargs="+", default=DWELLS_DAYS, help="days")
+    told = parser.parse_args(arguments)
+    if told.data is not None and not (told.data / "online_retail" / "orders.csv.gz").is_file():
+        parser.error(f"--data {told.data}: there is no online_retail/orders.csv.gz")
+    shops = [] if told.data is None else [retail(told.data)]
+    for shop in [*shops, synthetic(told.customers)]:
+        print(markdown(measure_all(shop, told.margins, told.dwells)), end="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""How long a training of many customers takes: `python -m bench.studies.training --customers 1000000`.
+
+Customers are put into a Valkey of its own as the engine would hold them; then `segtrainer run` trains on them twice, as a process
+like any other: the first model, and one against that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from redis import Redis
+from rich.console import Console
+
+from bench.harness.children import ROOT
+from bench.harness.deployment import deployment, environment, make_topics
+from bench.harness.errors import BenchError
+from bench.harness.machine import machine
+from bench.scenarios.silence import REFERENCE_MS, Pattern, name_of, shifted
+from segmentation.entries import DAY_MS, Kind, Rules, entry
+from segmentation.money import UNITS
+from segmentation.partitioners import murmur2
+from segmentation.rfm import CustomerState, pack, settle
+from stream.errors import SegstreamError
+from stream.local.stack import LocalStack
+from stream.settings import Settings
+from stream.storage.heads import StoreHead, encode_head
+from stream.storage.keys import ShardKeys
+
+OUT: Final = Path("out/bench-training.json")
+TEMPLATES: Final = 4_000  # customers in all detail; the others are these at other times
+_SEED: Final = 42
+_MOST_ORDERS: Final = 200
+_SPAN_DAYS: Final = 300  # that a customer's orders lie apart at most
+_MEAN_RECENCY_DAYS: Final = 75.0
+_A_CALL: Final = 5_000  # customers put into Redis at a time
+_TIMEOUT_S: Final = 1_800
+_MB: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One `segtrainer run`."""
+
+    seconds: float  # of the process, its start included
+    cpu_s: float
+    peak_rss_mb: float
+    verdict: str
+    k: int
+    steps: dict[str, float]  # seconds of each step, as the outcome tells them
+
+
+def template(rng: np.random.Generator, rules: Rules) -> Pattern:
+    """Make one customer, the last order at REFERENCE_MS: skewed frequency, lognormal amounts; few have refunds."""
+    count = min(int(rng.negative_binomial(0.7, 0.15)) + 1, _MOST_ORDERS)
+    size = rng.lognormal(3.6, 0.6)  # of this customer's baskets
+    apart = np.sort(rng.integers(0, _SPAN_DAYS * DAY_MS, count - 1)) if count > 1 else np.empty(0, np.int64)
+    entries = []
+    for number, before in enumerate([0, *apart.tolist()]):
+        amount = round(size * rng.lognormal(0.0, 0.5) * UNITS)
+        at, order = REFERENCE_MS - before, f"order-{number}"
+        entries.append(entry(Kind.PLACED, f"event-{number}", at, order=order, amount=amount))
+        if rng.random() < 0.03:  # one order in 33 comes back, in part
+            entries.append(entry(Kind.REFUNDED, f"refund-{number}", at + 1, order=order, amount=amount // 2))
+    blank = CustomerState(segment=1, sequence=1, moved_at=REFERENCE_MS)
+    return Pattern(pack(settle(blank, entries, REFERENCE_MS + 1, rules)), 0, "", "", 0, 0)
+
+
+def customers(count: int, now_ms: int, rules: Rules) -> Iterator[tuple[bytes, bytes]]:
+    """Give customers and their states: copies of the templates, their last orders at times of their own before now."""
+    rng = np.random.default_rng(_SEED)
+    templates = min(TEMPLATES, count)
+    for place in range(templates):
+        numbers: NDArray[np.int64] = np.arange(place, count, templates)
+        recency = np.minimum(rng.exponential(_MEAN_RECENCY_DAYS, numbers.size), 5 * 365) * DAY_MS
+        states = shifted(template(rng, rules), now_ms - 2 - recency.astype(np.int64), numbers)
+        yield from zip(map(name_of, numbers.tolist()), states, strict=True)
+
+
+def fill(settings: Settings, redis: Any, count: int, now_ms: int) -> None:
+    """Put the customers into their shards, and a head into each. Nobody is in the due index: a training doesn't look there."""
+    rows: list[list[tuple[bytes, bytes]]] = [[] for _ in range(settings.partitions)]
+    keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+
+    def put(partition: int) -> None:
+        own, shard = rows[partition], keys[partition]
+        pipe = redis.pipeline(transaction=False)
+        pipe.execute_command("HSET", shard.states, *(part for row in own for part in row))
+        pipe.execute_command("ZADD", shard.customers, *(part for key, _ in own for part in (0, key)))
+        pipe.execute()
+        own.clear()
+
+    for key, state in customers(count, now_ms, settings.rules):
+        partition = murmur2(key, settings.partitions)
+        rows[partition].append((key, state))
+        if len(rows[partition]) == _A_CALL:
+            put(partition)
+    for partition, shard in enumerate(keys):
+        if rows[partition]:
+            put(partition)
+        redis.set(shard.head, _head(now_ms))
+
+
+def _head(now_ms: int) -> bytes:
+    return encode_head(
+        StoreHead(
+            token="bench", turn=1, offset=0, position=0, count=0, clock=now_ms, merge_clock=now_ms, activation=0, version="",
+            cursor=None, quiet=None, cluster="bench", partitions=(8, 8),
+        )
+    )  # fmt: skip
+
+
+def train(settings: Settings, folder: Path) -> Run:
+    """Run `segtrainer run` with the default recipe. Raises BenchError where it fails."""
+    began = time.perf_counter()
+    with (folder / "train.json").open("w+b") as out, (folder / "train.log").open("w+b") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.cli", "run", "--json", "--out", str(folder / "report")],
+            stdout=out,
+            stderr=errors,
+            cwd=ROOT,
+            env=environment(settings),
+        )
+        # Not by `process.wait`: only wait4 tells what this one child has used.
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        out.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise BenchError(f"segtrainer run ended with {process.returncode}: {errors.read().decode()[-1000:]}")
+        outcome = json.loads(out.read())
+    return Run(
+        seconds=round(seconds, 1),
+        cpu_s=round(used.ru_utime + used.ru_stime, 1),
+        peak_rss_mb=round(used.ru_maxrss * 1024 / _MB, 0),
+        verdict=outcome["decision"]["verdict"],
+        k=outcome["fits"][outcome["chosen"]]["k"],
+        steps={timing["step"]: timing["seconds"] for timing in outcome["timings"]},
+    )
+
+
+def measure(count: int, console: Console) -> dict[str, Any]:
+    """Fill, then train twice. Raises SegstreamError."""
+
+    def tell(line: str) -> None:
+        console.print(line, style="dim", markup=False)
+
+    with tempfile.TemporaryDirectory(prefix="segstream-training-") as scratch:
+        folder = Path(scratch)
+        with LocalStack(folder / "stack", report=tell) as stack, Redis.from_url(stack.endpoints.redis) as redis:
+            settings = deployment(stack.endpoints, "training", "orders-training")
+            make_topics(settings)
+            tell(f"putting {count:,} customers into Valkey")
+            fill(settings, redis, count, time.time_ns() // 1_000_000)
+            runs = []
+            for what in ("the first model", "another one, against it"):
+                tell(f"training: {what}")
+                runs.append(asdict(train(settings, folder)))
+            return {
+                "customers": count,
+                "machine": machine(redis),
+                "valkey_mb": round(redis.info("memory")["used_memory"] / _MB, 0),
+                "first": runs[0],
+                "again": runs[1],
+            }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures as Markdown: a row for each step, the steps of both runs beside each other."""
+    first, again = result["first"], result["again"]
+    lines = ["| | first model | against the active one |", "|---|---:|---:|"]
+    for step in dict.fromkeys([*first["steps"], *again["steps"]]):
+        cells = [f"{run['steps'][step]:.1f}" if step in run["steps"] else "-" for run in (first, again)]
+        lines.append(f"| {step}, s | {cells[0]} | {cells[1]} |")
+    for name, figure, form in (
+        ("whole process, s", "seconds", ".1f"),
+        ("CPU, s", "cpu_s", ".1f"),
+        ("peak memory, MB", "peak_rss_mb", ",.0f"),
+    ):
+        lines.append(f"| {name} | {first[figure]:{form}} | {again[figure]:{form}} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measure, show, write. Ends with 1 where it can't be measured."""
+    parser = argparse.ArgumentParser(prog="python -m bench.studies.training", description=__doc__)
+    parser.add_argument("--customers", type=int, default=1_000_000, help="customers to train on")
+    parser.add_argument("--out", type=Path, default=OUT, help=f"results as JSON ({OUT})")
+    told = parser.parse_args()
+    console = Console(stderr=True)
+    try:
+        result = measure(told.customers, console)
+    except SegstreamError as error:
+        console.print(f"error: {error}", style="red", markup=False)
+        return 1
+    told.out.parent.mkdir(parents=True, exist_ok=True)
+    told.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""The three features of many customers, untransformed: what is trained on is what is scored, to the bit."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmentation.money import UNITS
+from segmentation.rfm import NONE
+from segmentation.scorer import recency_days
+
+
+class Figures(NamedTuple):
+    """Columns of the customers with an order that stands, [n]; `stands`, [customers]: of all given, who they are."""
+
+    recency_days: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+    monetary: NDArray[np.float64]  # currency units
+    stands: NDArray[np.bool_]
+
+
+def figures(head: NDArray[np.void], at: int) -> Figures:
+    """Read headers of states, [customers], that hold at an instant (ms)."""
+    stands = head["last"] != NONE
+    head = head[stands]
+    return Figures(
+        recency_days(at, head["last"]), head["frequency"].astype(np.float64), head["monetary"] / float(UNITS), stands
+    )

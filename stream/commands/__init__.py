@@ -1,0 +1,1 @@
+"""The commands of `segstream`, one file a group. Imported by stream.cli alone."""

@@ -1,0 +1,119 @@
+"""`segstream local up|down|status|env`: a real Kafka and Valkey, kept running in the background."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from stream.local import background
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stream.local.server import Report
+
+app = typer.Typer(no_args_is_help=True, help="A real Kafka and Valkey on this machine, kept running in the background.")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the servers keep their data. [default: the cache folder's `local`]"),
+]
+_QUIET_S = 2.0
+
+
+class PlainLines:
+    """A Report for logs and pipes: a line that only counts on ("downloading …: 12 of 45") is written every 2 s at most.
+
+    >>> written, ticks = [], iter([0.0, 0.1, 0.2, 5.0])
+    >>> lines = PlainLines(written.append, clock=lambda: next(ticks))
+    >>> for line in ["loading: 1 of 3", "loading: 2 of 3", "loading: 3 of 3", "starting"]:
+    ...     lines(line)
+    >>> written
+    ['loading: 1 of 3', 'loading: 3 of 3', 'starting']
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._last = ""
+        self._last_s = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Write the line, or leave it out."""
+        now_s = self._clock()
+        stem, _, count = line.rpartition(": ")
+        done, _, total = count.partition(" of ")
+        goes_on = bool(stem) and stem == self._last and done != total.partition(" ")[0]
+        if goes_on and now_s - self._last_s < _QUIET_S:
+            return
+        self._last, self._last_s = stem, now_s
+        self._write(line)
+
+
+@contextmanager
+def progress() -> Iterator[Report]:
+    """Show progress on stderr: one line that changes on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("") as spinner:
+            yield spinner.update
+    else:
+        yield PlainLines(lambda line: typer.echo(line, err=True))
+
+
+@app.command()
+def up(data_dir: DataDir = None) -> None:
+    """Start Kafka and Valkey, or find them running. The first time downloads Kafka (45 MB)."""
+    folder = _folder(data_dir)
+    with progress() as report:
+        endpoints = background.up(folder, report)
+    typer.echo(f"Kafka {endpoints.kafka}, Valkey {endpoints.redis}, data in {folder}")
+    chosen = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+    typer.echo(f'Point the commands at them: eval "$(segstream local env{chosen})"')
+
+
+@app.command()
+def down(data_dir: DataDir = None) -> None:
+    """Stop Kafka and Valkey. Their data stays."""
+    folder = _folder(data_dir)
+    typer.echo("stopped" if background.down(folder) else f"nothing runs under {folder}")
+
+
+@app.command()
+def status(
+    data_dir: DataDir = None, *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Tell what runs. Ends with 1 unless both do."""
+    seen = background.status(_folder(data_dir))
+    if as_json:
+        typer.echo(msgspec.json.encode(seen).decode())
+    elif not seen.servers:
+        typer.echo(f"nothing was ever started under {seen.data_dir}")
+    else:
+        for server in seen.servers:
+            state = (
+                "stopped"
+                if server.memory_bytes is None
+                else f"process {server.pid}, {server.memory_bytes / 1e6:.0f} MB"
+            )
+            typer.echo(f"{server.name} {server.address} {state}")
+    if not seen.running:
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(data_dir: DataDir = None) -> None:
+    """Print the lines that point every command at these servers, for a shell to read."""
+    for name, value in background.endpoints(_folder(data_dir)).environment().items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _folder(data_dir: Path | None) -> Path:
+    return (data_dir or background.default_data_dir()).expanduser().resolve()

@@ -1,0 +1,1 @@
+"""What is known of customers: look-up, export, forecast, erasure. Imported by commands and demo."""

@@ -1,0 +1,122 @@
+"""Erasing a customer: the event that does it, the wait until it is done, and what the logs still hold."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from segmentation.events import CustomerErased, encode, iso
+from segmentation.partitioners import PARTITIONERS, murmur2
+from stream.errors import SegstreamError
+from stream.kafka import topics
+from stream.kafka.clients import kafka_producer, redis_client
+from stream.orders.rows import instant
+from stream.replay.publisher import check
+from stream.storage.heads import decode_store_head
+from stream.storage.keys import ShardKeys, read_clock
+
+if TYPE_CHECKING:
+    from stream.settings import Settings
+
+_POLL_S: Final = 0.05
+_LONGEST_ID: Final = 256
+
+
+class ErasureRefused(SegstreamError):
+    """This customer can't be erased so."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What a log still holds of the customer. `until`: None where nothing of its own accord removes it."""
+
+    topic: str
+    holds: str
+    policy: str  # Kafka's cleanup.policy
+    until: str | None
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """What was sent, whether the worker has taken it, and what stays where."""
+
+    customer_id: str
+    erased_until: str
+    partition: int
+    offset: int
+    done: bool
+    kept: list[Kept]
+
+
+async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, wait_s: float) -> Erasure:
+    """Send customer.erased for everything dated up to `at_ms` (ms), and wait until the worker has taken it.
+
+    `at_ms` None: now; in event time the clock of the customer's shard. Raises ErasureRefused, KafkaUnreachable,
+    TopicMissing, RedisUnreachable.
+    """
+    key = customer_id.encode()
+    if not 1 <= len(customer_id) <= _LONGEST_ID:
+        raise ErasureRefused(f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}.")
+    # "none" asks for no particular partitioner, so the usual one will do.
+    partition = (PARTITIONERS[settings.partitioner] or murmur2)(key, settings.partitions)
+    now_ms = time.time_ns() // 1_000_000
+    with redis_client(settings) as redis:
+        keys = ShardKeys(settings.group, settings.orders_topic, partition)
+        clock = await asyncio.to_thread(read_clock, redis, keys)
+        if at_ms is None:
+            at_ms = clock if settings.time == "event" and clock is not None else now_ms
+        offset = await _send(settings, customer_id, at_ms, partition)
+        done = await _taken(redis, keys, offset, wait_s)
+    return Erasure(customer_id, iso(at_ms), partition, offset, done, await _kept(settings, now_ms))
+
+
+async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int) -> int:
+    event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=customer_id, occurred_at=instant(at_ms))
+    await check(settings)
+    async with kafka_producer(settings) as producer:
+        sent = await producer.send_and_wait(
+            settings.orders_topic, encode(event), key=customer_id.encode(), partition=partition
+        )
+    return int(sent.offset)
+
+
+async def _taken(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> bool:
+    deadline = time.monotonic() + wait_s
+    while True:
+        head = await asyncio.to_thread(redis.get, keys.head)
+        if head is not None and decode_store_head(head).offset > offset:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(_POLL_S)
+
+
+async def _kept(settings: Settings, now_ms: int) -> list[Kept]:
+    """What each log of the deployment may hold of a customer, by its own retention."""
+    orders = "the customer's events, as they were sent"
+    moves = "the customer's moves, with their figures"
+    holds = {
+        settings.orders_topic: orders,
+        settings.unkeyed_topic: orders,
+        settings.orders_dead_letters_topic: "those of the customer's events that could not be used",
+        settings.changes_topic: moves,
+        settings.state_topic: "the latest move: a tombstone has been written over it",
+        settings.changes_dead_letters_topic: moves + ", where they could not be used",
+        settings.actions_topic: "the campaign actions for the customer",
+    }
+    return [
+        _kept_in(topic, holds[topic], policy, retention_ms, now_ms)
+        for topic, (policy, retention_ms) in (await topics.retention(settings, list(holds))).items()
+    ]
+
+
+def _kept_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> Kept:
+    """What one log says of itself.
+
+    >>> _kept_in("orders", "events", "delete", 86_400_000, 0).until
+    '1970-01-02T00:00:00.000Z'
+    """
+    ends = policy == "delete" and retention_ms >= 0
+    return Kept(topic, holds, policy, iso(now_ms + retention_ms) if ends else None)

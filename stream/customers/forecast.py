@@ -1,0 +1,103 @@
+"""`segstream forecast`: how many customers time alone will move, from where, where to, and on which day."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from segmentation.decisions import CompiledModel
+from segmentation.entries import DAY_MS
+from segmentation.events import iso
+from segmentation.forecast import moves_ahead
+from segmentation.money import format_units
+from stream.storage.scan import look_at_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from segmentation.forecast import Ahead
+    from stream.models.topic import PublishedModels
+    from stream.settings import Settings
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """One move to come, if nothing is bought, refunded or cancelled, and no model starts."""
+
+    customer_id: str
+    at: str
+    from_segment: str | None
+    to_segment: str | None
+    monetary: str
+
+
+class Flow(msgspec.Struct, frozen=True, gc=False):
+    """Of one day (UTC): how many go from one segment to another, and the money of theirs that counts then."""
+
+    day: str
+    from_segment: str | None
+    to_segment: str | None
+    customers: int
+    monetary: str
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """All flows up to an instant, by day, then by segment."""
+
+    customers: int
+    as_of: str | None  # the clock that has come furthest; None: no shard has begun
+    until: str | None
+    flows: list[Flow]
+
+
+def each_move(
+    settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, Ahead]]:
+    """Give (the shard's clock in ms, a move) for all moves to come; (clock, …) shard by shard, within them unordered.
+
+    In event time a shard's clock is the instant to begin with, in wall time now. `progress` is told how many customers
+    were looked at. Raises StatesUnreadable, ExportError, NoActiveModel, RedisUnreachable.
+    """
+    model = CompiledModel.of(published.require_active(), settings.group, published.names)
+    span_ms = round(days * DAY_MS)
+
+    def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Ahead]:
+        return list(moves_ahead(page, at, at + span_ms, model, dwell_ms=settings.dwell_ms, rules=settings.rules))
+
+    for at, moves in look_at_all(settings, look, progress):
+        for move in moves:
+            yield at, move
+
+
+def told(move: Ahead, published: PublishedModels) -> Move:
+    """A move with the names of its segments."""
+    source, target = published.name(move.source), published.name(move.target)
+    return Move(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
+
+
+def outlook(
+    settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
+) -> Outlook:
+    """Count the moves to come by day and segments. Raises as `each_move`."""
+    counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+    latest: int | None = None
+    seen = 0
+
+    def look(count: int) -> None:
+        nonlocal seen
+        seen = count
+        if progress:
+            progress(count)
+
+    for clock, move in each_move(settings, published, days, look):
+        latest = max(clock, latest or clock)
+        of_day = counts[move.at // DAY_MS, move.source, move.target]
+        of_day[0] += 1
+        of_day[1] += move.monetary
+    flows = [
+        Flow(iso(day * DAY_MS)[:10], published.name(source), published.name(target), customers, format_units(money))
+        for (day, source, target), (customers, money) in sorted(counts.items())
+    ]
+    until = None if latest is None else iso(latest + round(days * DAY_MS))
+    return Outlook(seen, None if latest is None else iso(latest), until, flows)

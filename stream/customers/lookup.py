@@ -1,0 +1,225 @@
+"""One customer: what is known, where that puts them, and where they go if nothing more happens; and a score from figures alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import numpy as np
+
+from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
+from segmentation.events import iso
+from segmentation.forecast import keeping_purchase
+from segmentation.money import UNITS, format_units
+from segmentation.rfm import StateFormatError, advance_bytes, is_silent, muted_by, unpack
+from segmentation.scalar_scorer import HORIZON_MS
+from segmentation.scorer import UNKNOWN, Scorer
+from segmentation.step import NEVER_DUE
+from stream.customers.export import shard_clock
+from stream.customers.figures import Figures, figures_at
+from stream.errors import SegstreamError
+from stream.kafka.clients import redis_client
+from stream.orders.rows import instant
+from stream.storage.heads import decode_store_head
+from stream.storage.keys import ShardKeys, tombstone
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from segmentation.model import SegmentModel
+    from stream.models.topic import PublishedModels
+    from stream.settings import Settings
+
+_KINDS: Final = {
+    Kind.PLACED: "placed",
+    Kind.REFUNDED: "refunded",
+    Kind.CANCELLED: "cancelled",
+    Kind.ANCHOR: "last order before the window",
+    Kind.ERASED: "erased",
+}
+
+
+LEAST: Final = "0.01"
+
+
+class CustomerUnknown(SegstreamError):
+    """No shard has a customer of that id."""
+
+
+class CustomerUnreadable(SegstreamError):
+    """What Redis has of the customer isn't a state."""
+
+
+class KnownEntry(msgspec.Struct, frozen=True):
+    """One event that the state keeps. Ids are kept as hashes only, so they can't be told.
+
+    `counts`: it is part of frequency or monetary value. Cancellations never are, nor what they cancel or what has left the window.
+    """
+
+    at: str
+    kind: str
+    amount: str
+    counts: bool
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """Where the customer goes, and when, unless something happens before.
+
+    `kept_by`: the least purchase just before that instant that keeps the segment; None: none does.
+    """
+
+    segment: str
+    at: str
+    kept_by: str | None = None
+
+
+class CustomerReport(msgspec.Struct, frozen=True):
+    """All that is known of a customer, as of an instant: in event time the shard's clock, in wall time now."""
+
+    customer_id: str
+    partition: int
+    as_of: str
+    recency_days: float | None
+    frequency: int
+    monetary: str
+    incomplete: bool
+    erased_at: str | None  # where the erasure is all that is known of the customer
+    first_order_at: str | None
+    segment: str | None
+    sequence: int
+    last_move_at: str | None
+    backfill: str | None  # the back-fill that mutes the customer
+    next: Forecast | None
+    entries: list[KnownEntry]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Where figures alone put a customer. `distances`: in z space, by segment."""
+
+    segment: str
+    action: str
+    distances: dict[str, float]
+    model_version: str
+
+
+def customer(settings: Settings, published: PublishedModels, customer_id: str) -> CustomerReport:
+    """Look a customer up. Raises CustomerUnknown, CustomerUnreadable, ExportError (no clock), RedisUnreachable."""
+    salt = settings.erasure_salt.get_secret_value().encode()
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            value: Any = redis.hget(keys.states, customer_id)
+            if value is None:
+                value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
+            if value is None:
+                continue
+            at_ms = _as_of(redis, settings, keys)
+            try:
+                return report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
+            except StateFormatError as error:
+                raise CustomerUnreadable(
+                    f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
+                    hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` makes all states anew.",
+                ) from error
+    raise CustomerUnknown(
+        f"no customer {customer_id!r} in the {settings.partitions} shards of {settings.group}.",
+        hint="Check the id, and with `segstream status` that the worker has come so far.",
+    )
+
+
+def report(
+    settings: Settings,
+    published: PublishedModels,
+    customer_id: str,
+    partition: int,
+    value: bytes,
+    as_of_ms: int,
+    backfill: str | None = None,
+) -> CustomerReport:
+    """Tell all that a state says as of an instant (ms). `backfill`: that mutes the customer. Raises StateFormatError."""
+    # The clock is read before the state, which a worker may have brought further in between.
+    state = unpack(advance_bytes(value, as_of_ms, settings.rules))
+    known = figures_at(value, as_of_ms, settings.rules)
+    erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
+    counting = read_counted(state.entries, as_of_ms, state.cut, settings.rules)
+    counts = {*counting.orders.values(), *counting.refunds}
+    figures = known or Figures(None, 0, 0, state.segment, state.sequence, False)
+    return CustomerReport(
+        customer_id=customer_id,
+        partition=partition,
+        as_of=iso(as_of_ms),
+        recency_days=figures.recency_days,
+        frequency=figures.frequency,
+        monetary=format_units(figures.monetary_units),
+        incomplete=figures.incomplete,
+        erased_at=None if erased is None else iso(erased),
+        first_order_at=None if state.first == NEVER else iso(state.first),
+        segment=published.name(state.segment),
+        sequence=state.sequence,
+        last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
+        backfill=backfill,
+        next=forecast(settings, published, value, as_of_ms),
+        entries=[
+            KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), e in counts)
+            for e in reversed(state.entries)
+        ],
+    )
+
+
+def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> Forecast | None:
+    """Tell a customer's next move by time alone, by the worker's own search. None: no model, no segment in it, or no move."""
+    if published.active is None or is_silent(value):
+        return None
+    model = CompiledModel.of(published.active, settings.group, published.names)
+    one = Customer(b"", advance_bytes(value, as_of_ms, settings.rules))
+    if unpack(one.value or value).segment not in model.scorer.index_of:
+        return None
+    search([one], [as_of_ms], model, max(settings.dwell_ms, 1), settings.rules)
+    if one.due >= NEVER_DUE:
+        return None
+    kept = keeping_purchase(one.value or value, one.due, model, settings.rules)
+    to = published.active.segments[one.to].name
+    return Forecast(to, iso(one.due), None if kept is None else format_units(kept))
+
+
+def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
+    """The name of the back-fill that mutes a customer; None: none does."""
+    slot = muted_by(value)
+    raw = cast("bytes | None", redis.get(keys.head)) if slot else None
+    rows = decode_store_head(raw).backfills.rows if raw else ()
+    return next((row.id for row in rows if row.slot == slot and not row.closed), None)
+
+
+def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
+    now_ms = time.time_ns() // 1_000_000
+    clock = shard_clock(redis, keys) if settings.time == "event" else None
+    return now_ms if clock is None else clock
+
+
+def sentence(next_move: Forecast, at_ms: int, segment: str, currency: str) -> str:
+    """Tell a forecast to a person, who is in that segment.
+
+    >>> sentence(Forecast("At Risk", "2026-03-03T14:20:00.000Z", "49.90"), 1_772_547_600_000, "Loyal", "EUR")
+    'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought: a purchase of 49.90 EUR keeps Loyal'
+    """
+    at = instant(at_ms)
+    text = f"goes to {next_move.segment} on {at.day} {at:%B %Y, %H:%M} UTC, unless something is bought"
+    if next_move.kept_by is None:
+        return text
+    least = "any purchase" if next_move.kept_by == LEAST else f"a purchase of {next_move.kept_by} {currency}"
+    return f"{text}: {least} keeps {segment}"
+
+
+def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> Score:
+    """Tell where figures put a customer who has no segment yet: the nearest, so no margin. Monetary in ten-thousandths."""
+    scorer = Scorer(model)
+    at = np.array([HORIZON_MS], dtype=np.int64)
+    # Recency is decided on in whole milliseconds, as for every customer.
+    last = at - round(min(max(recency_days, 0.0), HORIZON_MS / DAY_MS) * DAY_MS)
+    rest = scorer.rest(np.array([float(frequency)]), np.array([monetary_units / float(UNITS)]))
+    nearest = model.segments[int(scorer.decide(np.array([UNKNOWN]), at, last, rest)[0])]
+    distances = scorer.distances(at, last, rest)[0].tolist()
+    named = {segment.name: round(distance, 6) for segment, distance in zip(model.segments, distances, strict=True)}
+    return Score(nearest.name, nearest.action, named, model.version)

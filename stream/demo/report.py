@@ -1,0 +1,290 @@
+"""What a demo ends with: counted from what was published and stored, never from what the demo itself remembers."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from segmentation.events import Cause, SegmentChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+    from segmentation.model import SegmentModel
+    from stream.customers.lookup import CustomerReport
+
+NEW: Final = "(new)"
+ERASED: Final = "(erased)"
+NOBODY: Final = "(none yet)"
+_QUIET: Final = {Cause.SILENCE, Cause.WINDOW}
+_decoder = msgspec.json.Decoder(SegmentChanged)
+
+
+class SegmentLine(msgspec.Struct, frozen=True):
+    """A segment at the end: how many customers, and their money in the window, net, as decimal text."""
+
+    segment: str
+    customers: int
+    monetary: str
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Whether what was published is whole: per customer 1, 2, 3… and each `from` the `to` before; ids told once."""
+
+    moves: int
+    customers: int
+    broken: int  # moves that don't follow from the one before
+    duplicates: int  # moves whose id was told before
+    strangers: int  # customers whose exported segment or number of moves isn't that of their last move
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not (self.broken or self.duplicates or self.strangers)
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How fast: seconds from the first order sent until the last one was merged or scored, its moves published."""
+
+    orders: int
+    seconds: float
+
+    @property
+    def orders_per_s(self) -> float:
+        """Orders a second."""
+        return self.orders / max(self.seconds, 1e-9)
+
+
+class Step(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """A field of the matrix of moves."""
+
+    from_: str
+    to: str
+    moves: int
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a demo ends with; `--json` prints it."""
+
+    source: str
+    currency: str
+    orders: int
+    left_out: dict[str, int]
+    train_at: str
+    until: str
+    history: Pace
+    live: Pace
+    orders_per_s: float
+    seconds: float  # the whole demo
+    customers: int
+    segments: list[SegmentLine]
+    matrix: list[Step]
+    causes: dict[str, int]
+    actions: int
+    action_examples: list[str]
+    stories: list[str]
+    dead_letters: int
+    check: Check
+    files: dict[str, str]
+
+
+class _Last(msgspec.Struct, gc=False):
+    """A customer's last move so far."""
+
+    sequence: int = 0
+    to: str | None = None
+    fell: bool = False  # by silence, to a lesser segment, and hasn't come back since
+
+
+class Return(NamedTuple):
+    """A customer who had fallen silent has bought again: their money in the window then, and the number of that move."""
+
+    money: Decimal
+    sequence: int
+
+
+class Moves:
+    """All moves, gone through once: counted, each chain checked, and who is worth a sentence."""
+
+    def __init__(self, ranking: list[str]) -> None:
+        """`ranking`: the segments' names, the best first."""
+        self.total = 0
+        self.broken = 0
+        self.duplicates = 0
+        self.matrix: Counter[tuple[str, str]] = Counter()
+        self.causes: Counter[str] = Counter()
+        self._rank = {name: rank for rank, name in enumerate(ranking)}
+        self._last: dict[str, _Last] = {}
+        self._ids: set[bytes] = set()
+        self._returned: dict[str, Return] = {}
+
+    def add(self, move: SegmentChanged) -> None:
+        """Take the next move; a customer's come in their order."""
+        self.total += 1
+        self.matrix[move.from_ or NEW, move.to or ERASED] += 1
+        self.causes[move.cause.value] += 1
+        last = self._last.setdefault(move.customer_id, _Last())
+        identity = bytes.fromhex(move.id.replace("-", ""))
+        if identity in self._ids:
+            self.duplicates += 1
+            return
+        self._ids.add(identity)
+        steps = self._rank.get(move.to or "", 0) - self._rank.get(move.from_ or "", 0)
+        follows = move.sequence == last.sequence + 1 and move.from_ == last.to
+        self.broken += not follows
+        if follows and last.fell and move.cause is Cause.ORDER and steps < 0 and move.rfm is not None:
+            self._returned[move.customer_id] = Return(Decimal(move.rfm.monetary), move.sequence)
+        last.fell = move.from_ is not None and (
+            (move.cause in _QUIET and self._is_low(move.to, steps)) or (last.fell and steps >= 0)
+        )
+        last.sequence, last.to = move.sequence, move.to
+
+    def _is_low(self, target: str | None, steps: int) -> bool:
+        """Tell whether a move down by so many ranks ends in the lower half."""
+        return steps > 0 and self._rank.get(target or "", 0) >= len(self._rank) // 2
+
+    @property
+    def customers(self) -> int:
+        """How many have moved."""
+        return len(self._last)
+
+    def known(self, customer_id: str) -> tuple[int, str | None]:
+        """Give the number and the target of a customer's last move."""
+        last = self._last.get(customer_id, _Last())
+        return last.sequence, last.to
+
+    def lapsed(self, customer_id: str) -> bool:
+        """Tell whether a customer fell silent, to a lesser segment, and is there still."""
+        return customer_id in self._last and self._last[customer_id].fell
+
+    def won_back(self) -> tuple[str, int] | None:
+        """Give the customer who came back by an order after falling silent, with the most money, and the move that was it."""
+        if not self._returned:
+            return None
+        customer_id, back = max(self._returned.items(), key=lambda item: (item[1].money, item[0]))
+        return customer_id, back.sequence
+
+
+class Cast(msgspec.Struct):
+    """The customers who are told of, each the one with the most money of their kind; None where there is none."""
+
+    champion: str | None = None
+    lapsed: str | None = None
+    won_back: str | None = None
+    returned_by: int = 0  # the number of the move by which the one who was won back came
+
+    @property
+    def ids(self) -> set[str]:
+        """Those there are."""
+        return {i for i in (self.champion, self.lapsed, self.won_back) if i is not None}
+
+
+class Customers:
+    """The exported customers, gone through once: by segment, held against their moves, and the cast."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.strangers = 0
+        self.by_segment: Counter[str] = Counter()
+        self.money: dict[str, Decimal] = {}
+        self.cast = Cast()
+
+    def read(self, file: Path, moves: Moves, ranking: list[str]) -> None:
+        """Go through an exported file."""
+        best: dict[str, tuple[Decimal, str]] = {}
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                customer_id, segment, money = row["customer_id"], row["segment"] or NOBODY, Decimal(row["monetary"])
+                self.total += 1
+                self.by_segment[segment] += 1
+                self.money[segment] = self.money.get(segment, Decimal(0)) + money
+                self.strangers += (int(row["sequence"]), row["segment"] or None) != moves.known(customer_id)
+                kind = "champion" if segment == ranking[0] else "lapsed" if moves.lapsed(customer_id) else ""
+                if kind and (kind not in best or money > best[kind][0]):
+                    best[kind] = money, customer_id
+        won_back, returned_by = moves.won_back() or (None, 0)
+        self.cast = Cast(
+            champion=best["champion"][1] if "champion" in best else None,
+            lapsed=best["lapsed"][1] if "lapsed" in best else None,
+            won_back=won_back,
+            returned_by=returned_by,
+        )
+
+    def lines(self, ranking: Iterable[str]) -> list[SegmentLine]:
+        """Give each segment's line, the best first, and then those that no model of now has."""
+        names = dict.fromkeys([*ranking, *sorted(self.by_segment)])
+        return [SegmentLine(n, self.by_segment[n], f"{self.money.get(n, Decimal(0)):.2f}") for n in names]
+
+
+def read_moves(file: Path) -> Iterator[SegmentChanged]:
+    """Read a file of moves, one JSON object a line. Raises msgspec.DecodeError."""
+    with file.open("rb") as lines:
+        for line in lines:
+            yield _decoder.decode(line)
+
+
+def chains(file: Path, customer_ids: Collection[str]) -> dict[str, list[SegmentChanged]]:
+    """Read the moves of some customers, each customer's in their order."""
+    found: dict[str, list[SegmentChanged]] = {i: [] for i in customer_ids}
+    for move in read_moves(file):
+        if move.customer_id in found:
+            found[move.customer_id].append(move)
+    return found
+
+
+def ranked(model: SegmentModel) -> list[str]:
+    """Give the segments' names, the best first: those who bought lately, often and for much, by the centres' coordinates."""
+    by_worth = sorted(model.segments, key=lambda s: s.centroid[0] - s.centroid[1] - s.centroid[2])
+    return [segment.name for segment in by_worth]
+
+
+class Storyteller:
+    """Tells customers in a sentence each, from their moves alone."""
+
+    def __init__(self, currency: str, window_days: int) -> None:
+        self._currency = currency
+        self._window = f"within {window_days} days"
+
+    def tell(self, champion: CustomerReport | None, cast: Cast, moves: dict[str, list[SegmentChanged]]) -> list[str]:
+        """Tell each of the cast that there is. `champion`: that customer as of the end."""
+        told = []
+        if champion is not None:
+            told.append(self._champion(champion, moves[champion.customer_id]))
+        if cast.lapsed and (chain := moves[cast.lapsed]):
+            told.append(self._lapsed(chain[-1]))
+        if cast.won_back:
+            numbered = {move.sequence: move for move in moves[cast.won_back]}
+            told.append(self._won_back(numbered[cast.returned_by - 1], numbered[cast.returned_by]))
+        return told
+
+    def _champion(self, now: CustomerReport, chain: list[SegmentChanged]) -> str:
+        spent = self._figures(now.frequency, now.monetary)
+        line = f"{now.customer_id} is in {now.segment} since {_day(chain[-1].occurred_at)}{spent}"
+        if now.recency_days is not None:
+            line += f", the last one {now.recency_days:.0f} days ago"
+        return line + (f"; goes to {now.next.segment} on {_day(now.next.at)} if none follows." if now.next else ".")
+
+    def _lapsed(self, last: SegmentChanged) -> str:
+        silence = f"{last.rfm.recency_days:.0f} days without an order" if last.rfm else "a silence"
+        line = f"{last.customer_id} has lapsed: {silence} took them from {last.from_} to {last.to}"
+        return f"{line} on {_day(last.occurred_at)}{self._then(last)}."
+
+    def _won_back(self, fall: SegmentChanged, back: SegmentChanged) -> str:
+        line = f"{back.customer_id} was won back: fell from {fall.from_} to {fall.to} on {_day(fall.occurred_at)}, "
+        return line + f"and came to {back.to} by the order of {_day(back.occurred_at)}{self._then(back)}."
+
+    def _then(self, move: SegmentChanged) -> str:
+        return "" if move.rfm is None else self._figures(move.rfm.frequency, move.rfm.monetary)
+
+    def _figures(self, frequency: int, monetary: str) -> str:
+        orders = f"{frequency} order{'' if frequency == 1 else 's'}"
+        return f", with {orders} worth {Decimal(monetary):,.2f} {self._currency} {self._window}"
+
+
+def _day(at: str) -> str:
+    return at[:10]

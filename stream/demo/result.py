@@ -1,0 +1,111 @@
+"""A demo's files, and its result read from them: customers, moves, actions and dead letters as they were stored and published."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from segmentation.events import CampaignAction, iso
+from stream.customers.export import export
+from stream.customers.lookup import customer as look_up
+from stream.demo.report import Check, Customers, Moves, Result, Step, Storyteller, chains, ranked, read_moves
+from stream.models.topic import read_published
+from stream.outputs.tail import Tailed, tail
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stream.demo.report import Pace
+    from stream.demo.source import Orders
+    from stream.settings import Settings
+
+LOGS: Final = "logs"
+_EXAMPLES: Final = 5
+_action = msgspec.json.Decoder(CampaignAction)
+
+
+def read_result(settings: Settings, orders: Orders, paces: tuple[Pace, Pace], folder: Path, began_s: float) -> Result:
+    """Write the files into `folder` and count what they hold. `began_s`: monotonic, when the demo began.
+
+    Raises SegstreamError.
+    """
+    published = asyncio.run(read_published(settings))
+    ranking = ranked(published.require_active())
+    export(settings, published, folder / "customers.csv")
+    counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in Tailed}
+    moves = Moves(ranking)
+    for move in read_moves(folder / "moves.jsonl"):
+        moves.add(move)
+    customers = Customers()
+    customers.read(folder / "customers.csv", moves, ranking)
+    history, live = paces
+    cast = customers.cast
+    champion = None if cast.champion is None else look_up(settings, published, cast.champion)
+    told = Storyteller(settings.currency, settings.window_days).tell(
+        champion, cast, chains(folder / "moves.jsonl", cast.ids)
+    )
+    return Result(
+        source=orders.name,
+        currency=settings.currency,
+        orders=history.orders + live.orders,
+        left_out=dict(orders.left_out),
+        train_at=iso(orders.train_at_ms),
+        until=iso(orders.last_ms if orders.until_ms is None else orders.until_ms),
+        history=history,
+        live=live,
+        orders_per_s=round((history.orders + live.orders) / max(history.seconds + live.seconds, 1e-9), 1),
+        seconds=round(time.monotonic() - began_s, 1),
+        customers=customers.total,
+        segments=customers.lines(ranking),
+        matrix=[Step(source, target, number) for (source, target), number in moves.matrix.most_common()],
+        causes=dict(moves.causes.most_common()),
+        actions=counts[Tailed.ACTIONS],
+        action_examples=_examples(folder / "actions.jsonl"),
+        stories=told,
+        dead_letters=counts[Tailed.DEAD_LETTERS],
+        check=Check(moves.total, moves.customers, moves.broken, moves.duplicates, customers.strangers),
+        files=_files(folder),
+    )
+
+
+_FILES: Final = {Tailed.CHANGES: "moves", Tailed.ACTIONS: "actions", Tailed.DEAD_LETTERS: "dead-letters"}
+
+
+async def _write(settings: Settings, what: Tailed, file: Path) -> int:
+    """Write all that is committed, a JSON object a line, as `segstream tail` does; return how many."""
+    with file.open("w", encoding="utf-8") as lines:
+        return await tail(
+            settings,
+            what,
+            lambda line: lines.write(f"{line}\n"),
+            from_beginning=True,
+            until_idle_s=0.0,
+            as_json=True,
+        )
+
+
+def _examples(file: Path) -> list[str]:
+    """Choose the latest action of each campaign, and write them for people."""
+    latest: dict[tuple[str, str], CampaignAction] = {}
+    with file.open("rb") as lines:
+        for line in lines:
+            action = _action.decode(line)
+            latest[action.campaign, action.segment] = action
+    chosen = sorted(latest.values(), key=lambda a: a.occurred_at)[-_EXAMPLES:]
+    return [
+        f"{a.occurred_at[:10]}  {a.customer_id}  {a.segment}: {a.action}, by {a.channel} ({a.reason})" for a in chosen
+    ]
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        "customers": str(folder / "customers.csv"),
+        "moves": str(folder / "moves.jsonl"),
+        "actions": str(folder / "actions.jsonl"),
+        "dead_letters": str(folder / "dead-letters.jsonl"),
+        "model": str(folder / "model.json"),
+        "logs": str(folder / LOGS),
+    }

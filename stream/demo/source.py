@@ -1,0 +1,169 @@
+"""The orders of a demo, by time: CDNOW's, a simulated shop's, or one's own; and when the model is trained on them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from segmentation.events import iso
+from stream.errors import SegstreamError
+from stream.orders.files import CDNOW_CURRENCY, cdnow_path, read_orders
+from stream.orders.rows import parse_at
+from stream.orders.simulate import simulate
+from stream.orders.sorting import in_time_order
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from stream.orders.rows import Row
+
+CDNOW: Final = "cdnow"
+SIMULATE: Final = "simulate"
+_CDNOW_TRAIN_AT: Final = parse_at("1997-10-01")
+_CDNOW_UNTIL: Final = parse_at("1998-07-01")
+_SIMULATED_SINCE: Final = parse_at("2022-01-03")
+_SIMULATED_SEED: Final = 1
+# So 50,000 orders take some 600 days, and orders leave the window of a year as well.
+_ORDERS_PER_NEWCOMER: Final = 15
+_SIMULATED_HISTORY: Final = 0.4  # of the orders
+_FILE_HISTORY: Final = 0.6  # of the time from the first to the last row
+
+
+class DemoError(SegstreamError):
+    """The demo can't go on; nothing of it is left running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for. `source`: cdnow, simulate or a file; instants in ms, None: the source's own."""
+
+    source: str = CDNOW
+    orders: int = 50_000  # of a simulated shop
+    train_at_ms: int | None = None
+    until_ms: int | None = None
+    currency: str = "USD"  # of a file's rows that name none
+
+
+class Rows:
+    """Rows by time, taken in two goes: `before` an instant, then the rest."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows = iter(rows)
+        self._ahead: Row | None = None
+
+    def before(self, at_ms: int | None) -> Iterator[Row]:
+        """Give the rows dated before `at_ms`, all that are left where it is None. The first one later is kept for the next go.
+
+        >>> from stream.orders.rows import placed
+        >>> rows = Rows(placed(str(at), "c", at, 1, "USD") for at in (1, 2, 3))
+        >>> [row.at_ms for row in rows.before(2)], [row.at_ms for row in rows.before(None)]
+        ([1], [2, 3])
+        """
+        while (row := self._ahead or next(self._rows, None)) is not None:
+            if at_ms is not None and row.at_ms >= at_ms:
+                self._ahead = row
+                return
+            self._ahead = None
+            yield row
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """A source that has been read: `total` rows from `first_ms` to `last_ms`. `left_out` counts rows by reason."""
+
+    name: str
+    rows: Rows
+    total: int
+    first_ms: int
+    last_ms: int
+    train_at_ms: int
+    until_ms: int | None
+    currency: str
+    left_out: Counter[str]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is noticed of rows on their way to the sort."""
+
+    first_ms: int | None = None
+    last_ms: int = 0
+    currencies: Counter[str] = field(default_factory=Counter)
+
+    def through(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.first_ms = row.at_ms if self.first_ms is None else min(self.first_ms, row.at_ms)
+            self.last_ms = max(self.last_ms, row.at_ms)
+            self.currencies[row.currency] += 1
+            yield row
+
+
+@contextmanager
+def opened(wish: Wish, reading: Callable[[int], None] | None = None) -> Iterator[Orders]:
+    """Read the source and settle the dates. `reading` is told now and then how many rows have been read.
+
+    Raises DemoError, OrderFileError.
+    """
+    left_out: Counter[str] = Counter()
+    seen = _Seen()
+    with in_time_order(seen.through(_rows(wish, left_out)), left_out=left_out, reading=reading) as ordered:
+        if seen.first_ms is None:
+            raise DemoError(f"{wish.source} has no usable order.", hint=f"Rows left out, by reason: {dict(left_out)}.")
+        train_at_ms, until_ms = _dates(wish, seen.first_ms, seen.last_ms)
+        # Everything else would end in the dead letters: one deployment has one currency, so it is the file's most frequent.
+        currency = seen.currencies.most_common(1)[0][0]
+        rows = Rows(ordered)
+        yield Orders(
+            _name(wish),
+            rows,
+            ordered.total,
+            seen.first_ms,
+            seen.last_ms,
+            train_at_ms,
+            until_ms,
+            currency,
+            left_out,
+        )
+
+
+def _name(wish: Wish) -> str:
+    return {CDNOW: "CDNOW", SIMULATE: "a simulated shop"}.get(wish.source, Path(wish.source).name)
+
+
+def _rows(wish: Wish, left_out: Counter[str]) -> Iterator[Row]:
+    if wish.source == CDNOW:
+        return read_orders(cdnow_path(), currency=CDNOW_CURRENCY, counts=left_out)
+    if wish.source == SIMULATE:
+        return islice(_simulated(wish), wish.orders)
+    return read_orders(Path(wish.source).expanduser(), currency=wish.currency, counts=left_out)
+
+
+def _simulated(wish: Wish) -> Iterator[Row]:
+    newcomers = max(wish.orders // _ORDERS_PER_NEWCOMER, 1)
+    return simulate(_SIMULATED_SEED, newcomers, _SIMULATED_SINCE, currency=wish.currency)
+
+
+def _dates(wish: Wish, first_ms: int, last_ms: int) -> tuple[int, int | None]:
+    """Settle when to train and when to end. Raises DemoError where there is nothing before or after the training."""
+    train_at_ms, until_ms = wish.train_at_ms, wish.until_ms
+    if wish.source == CDNOW:
+        train_at_ms = _CDNOW_TRAIN_AT if train_at_ms is None else train_at_ms
+        until_ms = _CDNOW_UNTIL if until_ms is None else until_ms
+    elif train_at_ms is None and wish.source == SIMULATE:
+        at = max(int(wish.orders * _SIMULATED_HISTORY), 1)
+        # The shop is seeded: opened again, it has the same customers.
+        train_at_ms = next(islice(_simulated(wish), at, None)).at_ms
+    elif train_at_ms is None:
+        train_at_ms = first_ms + int((last_ms - first_ms) * _FILE_HISTORY)
+    assert train_at_ms is not None, "each source has its own"
+    end_ms = last_ms + 1 if until_ms is None else until_ms
+    if not first_ms < train_at_ms < end_ms:
+        raise DemoError(
+            f"the model would be trained at {iso(train_at_ms)}, the orders go from {iso(first_ms)} to {iso(end_ms)}.",
+            hint="Choose --train-at and --until so that there are orders before the training and some time after it.",
+        )
+    return train_at_ms, until_ms

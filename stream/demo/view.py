@@ -1,0 +1,243 @@
+"""What a demo shows: a live picture on a terminal, plain lines elsewhere, and the tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from stream.commands.local import PlainLines
+from stream.demo.report import ERASED, NEW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stream.demo.report import Result
+
+_EVERY_S: Final = 3.0
+_WIDTH: Final = 140  # where the output isn't a terminal
+_BAR: Final = 40
+
+
+@dataclass(slots=True)
+class Picture:
+    """What goes on. `sent` of `total` orders; `at`: the day that the replay has come to; `lag`, `undispatched`: records."""
+
+    total: int = 0
+    sent: int = 0
+    at: str = ""
+    orders_per_s: float = 0.0
+    lag: int = 0
+    undispatched: int = 0
+    moves: int = 0
+    actions: int = 0
+    segments: Counter[str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """Write it in one line.
+
+        >>> Picture(total=2000, sent=1000, at="1997-01-02", orders_per_s=500.0, lag=3).line()
+        '1,000 of 2,000 orders, 1997-01-02, 500 orders/s, lag 3, 0 moves, 0 actions'
+        """
+        pace = f", {self.orders_per_s:,.0f} orders/s" if self.orders_per_s else ""
+        day = f", {self.at}" if self.at else ""
+        sent = f"{self.sent:,} of {self.total:,} orders{day}{pace}"
+        return f"{sent}, lag {self.lag:,}, {self.moves:,} moves, {self.actions:,} actions"
+
+
+class View(Protocol):
+    """Where a demo tells how it goes."""
+
+    def shown(self) -> AbstractContextManager[object]:
+        """Show while the demo runs."""
+
+    def phase(self, title: str) -> None:
+        """Tell that something new begins."""
+
+    def note(self, line: str) -> None:
+        """Tell a step of what has begun; the next one replaces it where that can be."""
+
+    def tick(self, picture: Picture) -> None:
+        """Show how it stands now."""
+
+
+class PlainView:
+    """Plain lines on stderr: one a phase, and one every three seconds.
+
+    >>> ticks, written = iter([0.0, 1.0, 4.0]), []
+    >>> view = PlainView(written.append, clock=lambda: next(ticks))
+    >>> view.phase("waiting"); view.tick(Picture()); view.tick(Picture())
+    >>> written
+    ['waiting', '  0 of 0 orders, lag 0, 0 moves, 0 actions']
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._last_s = 0.0
+        self._notes = PlainLines(lambda line: write(f"  {line}"))
+
+    def shown(self) -> AbstractContextManager[object]:
+        """Nothing to put up or to take down."""
+        return nullcontext()
+
+    def phase(self, title: str) -> None:
+        """Write it."""
+        self._last_s = self._clock()
+        self._write(title)
+
+    def note(self, line: str) -> None:
+        """Write it; one that only counts on, now and then."""
+        self._notes(line)
+
+    def tick(self, picture: Picture) -> None:
+        """Write it, or leave it out."""
+        now_s = self._clock()
+        if now_s - self._last_s >= _EVERY_S:
+            self._last_s = now_s
+            self._write(f"  {picture.line()}")
+
+
+class LiveView:
+    """A picture that changes in its place; what is done stays above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._console = console
+        self._title = ""
+        self._began_s = 0.0
+
+    def shown(self) -> AbstractContextManager[object]:
+        """Put the picture up, and take it down at the end."""
+        return self._live
+
+    def phase(self, title: str) -> None:
+        """Leave the last phase above, with its time."""
+        now_s = time.monotonic()
+        if self._title:
+            self._console.print(f"[green]✓[/] {self._title} [dim]{now_s - self._began_s:.1f} s[/]", highlight=False)
+        self._title, self._began_s = title, now_s
+        self.note("")
+
+    def note(self, line: str) -> None:
+        """Show it below the phase's title."""
+        self._live.update(Group(self._heading(), Text(f"  {line}", style="dim")))
+
+    def tick(self, picture: Picture) -> None:
+        """Show the figures, and a bar for each segment."""
+        table = Table.grid(padding=(0, 2))
+        most = max(picture.segments.values(), default=0)
+        for segment, customers in sorted(picture.segments.items(), key=lambda item: -item[1]):
+            if customers:
+                bar = "█" * max(round(_BAR * customers / most), 1)
+                table.add_row(f"  {segment}", f"{customers:,}", Text(bar, style="cyan"))
+        self._live.update(Group(self._heading(), Text(f"  {picture.line()}"), table))
+
+    def _heading(self) -> Text:
+        return Text(f"… {self._title}", style="bold")
+
+
+def choose_view() -> View:
+    """Choose by what stderr is: stdout belongs to the result."""
+    console = Console(stderr=True)
+    return LiveView(console) if console.is_terminal else PlainView(lambda line: typer.echo(line, err=True))
+
+
+def show_result(result: Result, console: Console) -> None:
+    """Print what a demo ends with."""
+    _show_pace(result, console)
+    console.print(_segments(result))
+    console.print(_matrix(result))
+    causes = ", ".join(f"{moves:,} by {cause}" for cause, moves in result.causes.items())
+    console.print(f"{result.check.moves:,} moves: {causes or 'none'}.")
+    console.print(f"\n{result.actions:,} campaign actions, such as:")
+    for line in result.action_examples:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    if result.stories:
+        console.print("\nOut of many:")
+    for story in result.stories:
+        console.print(f"  {story}", markup=False, soft_wrap=True)
+    console.print(f"\n{verdict(result)}", markup=False, soft_wrap=True)
+    console.print("Files:")
+    for what, path in result.files.items():
+        console.print(f"  {what:<12} {path}", markup=False, soft_wrap=True)
+
+
+def result_console() -> Console:
+    """Give stdout, wide enough for the tables where it isn't a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+
+
+def verdict(result: Result) -> str:
+    """Say what re-reading the moves has shown, in a line."""
+    check = result.check
+    if check.passed:
+        return (
+            f"Checked by reading segment-changes again, committed records only: {check.moves:,} moves of {check.customers:,} "
+            "customers, every chain unbroken, none told twice, and each customer's stored segment is that of the last move."
+        )
+    return (
+        f"CHECK FAILED: of {check.moves:,} moves {check.broken:,} don't follow from the one before, {check.duplicates:,} "
+        f"were told twice; {check.strangers:,} customers are stored otherwise than their last move says."
+    )
+
+
+def _show_pace(result: Result, console: Console) -> None:
+    left_out = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(result.left_out.items()))
+    history, live = result.history, result.live
+    console.print(
+        f"\n{result.orders:,} orders of {result.source}{f' (left out: {left_out})' if left_out else ''}: "
+        f"[bold]{result.orders_per_s:,.0f} orders/s[/], from the first one sent until all was scored and told.",
+        soft_wrap=True,
+    )
+    console.print(
+        f"  {history.orders:,} before {result.train_at[:10]}, merged in {history.seconds:.1f} s "
+        f"({history.orders_per_s:,.0f}/s); {live.orders:,} from then to {result.until[:10]}, scored one by one in "
+        f"{live.seconds:.1f} s ({live.orders_per_s:,.0f}/s).",
+        soft_wrap=True,
+    )
+    if result.dead_letters:
+        console.print(f"  {result.dead_letters:,} records couldn't be used: see {result.files['dead_letters']}.")
+
+
+def _segments(result: Result) -> Table:
+    table = Table(title=f"\n{result.customers:,} customers as of {result.until[:10]}", title_justify="left")
+    table.add_column("segment")
+    for heading in ("customers", "share", f"{result.currency} in the window", "share"):
+        table.add_column(heading, justify="right")
+    money = sum(float(line.monetary) for line in result.segments)
+    for line in result.segments:
+        customers, spent = line.customers, float(line.monetary)
+        table.add_row(
+            line.segment, f"{customers:,}", _share(customers, result.customers), f"{spent:,.2f}", _share(spent, money)
+        )
+    return table
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+def _matrix(result: Result) -> Table:
+    """Lay the moves out: from a row to a column."""
+    moves = {(step.from_, step.to): step.moves for step in result.matrix}
+    names = [line.segment for line in result.segments]
+    known = {name for step in result.matrix for name in (step.from_, step.to)}
+    rows = [n for n in (NEW, *names) if n in known]
+    columns = [n for n in (*names, ERASED) if n in known]
+    table = Table(title="\nmoves from (row) to (column)", title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row, *(f"{moves[row, c]:,}" if (row, c) in moves else "·" for c in columns))
+    return table

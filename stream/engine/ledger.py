@@ -1,0 +1,225 @@
+"""Kafka: a shard's transactional producer. The only arbiter (PROTOCOL)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiokafka.producer.sender
+from aiokafka import AIOKafkaProducer, TopicPartition
+
+from segmentation.step import Output
+from stream.errors import ShardLost
+from stream.kafka.reconnect import calm
+from stream.settings import Settings
+from stream.storage.heads import (
+    HEAD_KEY,
+    MARK_HEADER,
+    NOTE_HEADER,
+    TAKEOVER_KEY,
+    Fingerprint,
+    KafkaHead,
+    TakeoverRecord,
+    encode_head,
+)
+
+log = logging.getLogger(__name__)
+
+BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
+RETRY_MS: Final = 2  # aiokafka sleeps this long after every transaction: 107 ms a turn by default
+
+# For a transaction that begins before the markers of the one before it are written, aiokafka has a wait of its own, 20 ms.
+aiokafka.producer.sender.BACKOFF_OVERRIDE = RETRY_MS / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The topics of one step's shards, all with the same number of partitions."""
+
+    step: str
+    input: str
+    output: str
+    latest: str | None  # compacted: the last output of each key
+    dead_letters: str
+    heads: str
+    tombstones: str | None = None  # compacted: what is left of erased keys, by hash
+
+    def pinned(self) -> list[str]:
+        """Those that a shard can't do without, each with the same number of partitions."""
+        return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
+
+
+@dataclass(slots=True)
+class DeadRecord:
+    """A record for the dead-letter topic, complete."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(slots=True)
+class Publication:
+    """All that one turn tells Kafka."""
+
+    head: KafkaHead
+    outputs: Sequence[Output] = ()
+    dead: Sequence[DeadRecord] = ()
+    tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # by hash
+
+
+@dataclass(slots=True)
+class Published:
+    """Where the outputs ended: the position behind the last one, and its fingerprint. None: there were none."""
+
+    position: int
+    last: Fingerprint
+
+
+class Ledger:
+    """A shard's way of writing: one transactional id, one producer, thrown away after any error."""
+
+    def __init__(self, producer: AIOKafkaProducer, settings: Settings, streams: Streams, partition: int) -> None:
+        """Use `open`."""
+        self._producer = producer
+        self._settings = settings
+        self._streams = streams
+        self._partition = partition
+
+    @classmethod
+    async def open(cls, settings: Settings, streams: Streams, partition: int) -> Ledger:
+        """Start a producer: fences the predecessor, and finishes or aborts its open transaction (takeover 1)."""
+        producer = AIOKafkaProducer(
+            **settings.kafka_client(),
+            transactional_id=f"{settings.group}-{streams.input}-{partition}",
+            transaction_timeout_ms=settings.transaction_timeout_ms,
+            acks="all",
+            linger_ms=0,
+            retry_backoff_ms=RETRY_MS,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=settings.max_event_bytes + 131_072,  # a dead letter is larger than its record
+        )
+        calm(producer)
+        ledger = cls(producer, settings, streams, partition)
+        try:
+            async with ledger._in_time("the start of the producer"):
+                await producer.start()
+        except BaseException:
+            await ledger.close()
+            raise
+        return ledger
+
+    async def close(self) -> None:
+        """Throw the producer away. Never raises, never hangs: `stop()` can do both after an error."""
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._producer.stop(), 5)
+
+    async def take_over(self, record: TakeoverRecord) -> int:
+        """Commit the barrier of takeover 3; returns its offset in the heads topic."""
+        return await self._heads_only(TAKEOVER_KEY, encode_head(record))
+
+    async def cover(self, head: KafkaHead) -> None:
+        """Commit a head alone (takeover 4b)."""
+        await self._heads_only(HEAD_KEY, encode_head(head))
+
+    async def _heads_only(self, key: bytes, value: bytes) -> int:
+        async with self._in_time("a head"):
+            await self._producer.begin_transaction()
+            offset = await self._send_head(key, value)
+            await self._producer.commit_transaction()
+            return offset
+
+    async def _send_head(self, key: bytes, value: bytes) -> int:
+        sent = await self._producer.send(self._streams.heads, value, key=key, partition=self._partition)
+        return int((await sent).offset)
+
+    async def publish(self, turn: Publication) -> Published | None:
+        """One transaction: outputs and dead letters; then, all acknowledged, the head; then commit.
+
+        The outputs are acknowledged before the head is sent, or a torn transaction could show a head without its outputs.
+        """
+        producer, p = self._producer, self._partition
+        async with self._in_time("a turn's transaction"):
+            await producer.begin_transaction()
+            # The head's partition joins the transaction together with the outputs': a request less in every turn.
+            producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(self._streams.heads, p))  # noqa: SLF001  # no public way
+            outputs = await self._send_outputs(turn)
+            others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
+            others += await self._send_tombstones(turn.tombstones)
+            await asyncio.gather(*(future for future, _ in outputs), *others)
+            await self._send_head(HEAD_KEY, encode_head(turn.head))
+            await producer.commit_transaction()
+        if not outputs:
+            return None
+        last_batch, rows_in_it = outputs[-1]
+        offset = (await last_batch).offset + rows_in_it - 1
+        final = turn.outputs[-1]
+        return Published(offset + 1, Fingerprint.of(offset, 0, final.key, final.value))
+
+    async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Any], int]]:
+        mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
+        behind = b":%d:%d:%d:%b" % mark
+        first = turn.head.count - len(turn.outputs) + 1
+        rows = [
+            (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note)])
+            for number, o in enumerate(turn.outputs, first)
+        ]
+        return await self._send_rows(self._streams.output, rows)
+
+    async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Any]]:
+        """The last output of each key, for the compacted topic; with its note, should the outputs ever be gone."""
+        if self._streams.latest is None:
+            return []
+        rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note)]) for o in {o.key: o for o in outputs}.values()]
+        return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
+
+    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Any]]:
+        if self._streams.tombstones is None or not tombstones:
+            return []
+        rows: list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]] = [(k, v, []) for k, v in tombstones.items()]
+        return [future for future, _ in await self._send_rows(self._streams.tombstones, rows)]
+
+    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Any]]:
+        """In batches, for a flood of them; one that is larger than a batch makes one of its own."""
+        rows = [(d.key, d.value, d.headers) for d in dead]
+        return [future for future, _ in await self._send_rows(self._streams.dead_letters, rows)]
+
+    async def _send_rows(
+        self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
+    ) -> list[tuple[asyncio.Future[Any], int]]:
+        """Send rows in whole batches (2 µs a record instead of 35); each future, with the number of its rows."""
+        sent: list[tuple[asyncio.Future[Any], int]] = []
+        at = 0
+        while at < len(rows):
+            batch = self._producer.create_batch()
+            first = at
+            while at < len(rows):
+                key, value, headers = rows[at]
+                if batch.append(key=key, value=value, headers=headers, timestamp=None) is None:
+                    break
+                at += 1
+            future = await self._producer.send_batch(batch, topic, partition=self._partition)
+            future.add_done_callback(_look_at)
+            sent.append((future, at - first))
+        return sent
+
+    @asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncIterator[None]:
+        """A time-out is a producer error: EndTxn is retried for ever otherwise."""
+        limit_s = self._settings.commit_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                yield
+        except TimeoutError:
+            raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Mark an error as seen: where one send of a turn fails, nobody awaits the others."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,134 @@
+"""The shard engine: a shard is taken over and worked, turn after turn, over any step; and what happens when one fails.
+
+One rule for all errors: throw the producer away and take the shard over afresh. Never repair in place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from stream.engine.flow_control import TurnSlots
+from stream.engine.ownership import Owned, Place
+from stream.engine.status_board import StatusBoard
+from stream.engine.takeover import take_over
+from stream.engine.turns import Models, Turns
+from stream.errors import ShardLost, ShardQuarantined, StepFailed, WorkerFailed
+from stream.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Shard:
+    """One partition of one step in this worker: it owns it, works it, or says why not."""
+
+    def __init__(
+        self,
+        place: Place,
+        models: Models | None,
+        metrics: Metrics,
+        board: StatusBoard,
+        slots: TurnSlots,
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
+        self.place = place
+        self._metrics = metrics
+        self._board = board
+        self._now_ms = now_ms
+        self._stopping = asyncio.Event()
+        self._turns = Turns(place, models, metrics, board, slots, now_ms, self._stopping)
+
+    @property
+    def offset(self) -> int | None:
+        """N of the last turn told; None: not taken over yet."""
+        return self._turns.offset
+
+    def stop(self) -> None:
+        """Finish the turn, then let go."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Own the shard until stopped. Raises WorkerFailed alone: everything else is answered here."""
+        cause, attempt = "assigned", 0
+        while not self._stopping.is_set():
+            owned: Owned | None = None
+            try:
+                await self._board.put(self.place, "taking over")
+                began = time.monotonic()
+                owned = await take_over(self.place, self._now_ms(), self._stopping)
+                self._metrics.takeovers.labels(self.place.step.name, cause).inc()
+                self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
+                log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
+                await self._board.put(self.place, "running", owned)
+                self._turns.begin(owned)
+                while not self._stopping.is_set():
+                    await self._turns.turn(owned)
+                    attempt = 0
+            except ShardQuarantined as stop:
+                cause = "retried"
+                await self._quarantine(stop)
+            except StepFailed as fault:
+                cause = "retried"
+                log.exception("%s: the step failed without a record to blame", self.place)
+                await self._close(owned)
+                owned = None
+                await self._quarantine(ShardQuarantined("step_failed", str(fault)))
+            except WorkerFailed:
+                raise
+            except Exception as error:  # PROTOCOL: one rule for all errors
+                cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
+                attempt += 1
+                log.warning(
+                    "%s: %s: %s; taking over afresh", self.place, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
+                )
+                await self._close(owned)
+                owned = None
+                await self._board.put(self.place, "failing", reason=cause, detail=str(error))
+                await self._back_off(attempt)
+            finally:
+                await self._close(owned)
+        await self._board.release(self.place)
+
+    @staticmethod
+    async def _close(owned: Owned | None) -> None:
+        if owned:
+            await owned.close()
+
+    # ---- when it doesn't work
+
+    async def _quarantine(self, stop: ShardQuarantined) -> None:
+        """No turns until somebody says `segstream retry`, or the shard goes elsewhere."""
+        log.error("%s: quarantined (%s): %s", self.place, stop.reason, stop)
+        gauge = self._metrics.quarantined.labels(self.place.step.name)
+        gauge.inc()
+        try:
+            shown = False
+            while not self._stopping.is_set():
+                if not shown:  # a missing entry asks for a retry only where the entry had been there
+                    shown = await self._board.put(self.place, "quarantined", reason=stop.reason, detail=str(stop))
+                elif await self._board.retry_asked(self.place):
+                    await self._back_off(1)
+                    return
+                await self._pause(1.0)
+        finally:
+            gauge.dec()
+
+    async def _back_off(self, attempt: int) -> None:
+        """Wait, longer each time, until the group has confirmed that the shard is still this worker's.
+
+        An old owner that wakes up must not fence its healthy successor.
+        """
+        longest = min(self.place.settings.backoff_max_s, 0.1 * 2 ** min(attempt, 16))
+        await self._pause(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
+        while not self._stopping.is_set() and not await self.place.membership.confirm(self.place.partition):
+            await self._pause(0.5)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return

@@ -1,0 +1,291 @@
+"""Redis: a shard's head, states and due index. One atomic load, one atomic commit; no decision is taken here.
+
+Redis is a view of two logs. Every commit compares the head with the one that this owner wrote last, and is refused where
+another owner, a restore or a flush has come between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
+
+from segmentation.step import Due
+from stream.errors import ShardLost, ShardQuarantined
+from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
+
+# Lua's unpack takes fewer than 8,000 values; arguments are checked before the first write, because a script that
+# fails in the middle leaves half of it (HAZARDS).
+COMMIT: Final = """
+local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local counts = {}
+local want = 10
+for i = 1, 8 do
+  counts[i] = tonumber(ARGV[2 + i])
+  if counts[i] == nil then return redis.error_reply('ERR segstream: a count is missing') end
+  want = want + counts[i]
+end
+if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
+local now = redis.call('GET', head)
+if (now or '') ~= ARGV[1] then return 0 end
+local at = 11
+local function each(n, f)
+  local stop = at + n
+  while at < stop do
+    local last = math.min(at + 5999, stop - 1)
+    f(at, last)
+    at = last + 1
+  end
+end
+each(counts[1], function(i, j) redis.call('HSET', states, unpack(ARGV, i, j)) end)
+each(counts[2], function(i, j) redis.call('ZADD', customers, unpack(ARGV, i, j)) end)
+each(counts[3], function(i, j) redis.call('ZADD', due, 'LT', unpack(ARGV, i, j)) end)
+each(counts[4], function(i, j) redis.call('ZADD', due, unpack(ARGV, i, j)) end)
+each(counts[5], function(i, j) redis.call('ZREM', due, unpack(ARGV, i, j)) end)
+each(counts[6], function(i, j)
+  redis.call('HDEL', states, unpack(ARGV, i, j))
+  redis.call('ZREM', customers, unpack(ARGV, i, j))
+  redis.call('ZREM', due, unpack(ARGV, i, j))
+end)
+each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)) end)
+each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
+redis.call('SET', head, ARGV[2])
+return 1
+"""
+
+DUE: Final = """
+local found = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
+local after = redis.call('ZRANGE', KEYS[1], ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+if #found == 0 then return {found, found, after} end
+local names = {}
+for i = 1, #found, 2 do names[#names + 1] = found[i] end
+return {found, redis.call('HMGET', KEYS[2], unpack(names)), after}
+"""
+
+MAX_SLICE: Final = 5_000  # due customers of a load, which go through Lua's unpack
+
+
+@dataclass(slots=True)
+class Writes:
+    """What a commit writes beside the head."""
+
+    states: Mapping[bytes, bytes] = field(default_factory=dict)
+    created: Sequence[bytes] = ()  # those of `states` that are new, or were erased before
+    earlier: Mapping[bytes, int] = field(default_factory=dict)  # due times, only where absent or earlier
+    due: Mapping[bytes, int] = field(default_factory=dict)
+    idle: Sequence[bytes] = ()
+    gone: Sequence[bytes] = ()  # no trace of these keys stays
+    tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # what is left of them, by hash
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An atomic look at the shard."""
+
+    values: list[bytes | None]
+    fired: list[Due]
+    erased: frozenset[bytes] = frozenset()  # whose values are what an erasure has left
+    next_due: int | None = None  # the first instant (ms) in the due index that is not before the horizon
+
+    def present(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of the keys asked for that have a state of their own."""
+        return {
+            key for key, value in zip(keys, self.values, strict=True) if value is not None and key not in self.erased
+        }
+
+
+def connect(url: str, timeout_s: float) -> Redis:
+    """A client of the engine's: no silent retries, since an unknown outcome must be looked at, not repeated."""
+    client = Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+    )
+    pool = client.connection_pool
+    pool.connection_class = _made_ready(pool.connection_class)
+    return client
+
+
+def _made_ready(base: type[Any]) -> type[Any]:
+    """A connection that packs commands in C, and tells of a transport closed under it as redis-py tells of every other lost connection.
+
+    redis-py packs in C only where it isn't asynchronous; a commit has thousands of arguments, and packing was most of its CPU time.
+    uvloop raises RuntimeError for that transport, which redis-py hands on: a status that can't be shown would end the worker.
+    """
+
+    class Connection(base):  # type: ignore[misc]  # which class it is depends on the URL
+        def pack_command(self, *args: Any) -> list[bytes]:
+            # As redis-py does: "SCRIPT LOAD" is two arguments.
+            return [hiredis.pack_command((*args[0].split(), *args[1:]))]
+
+        async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                await super().send_packed_command(*args, **kwargs)
+            except RuntimeError as error:
+                raise RedisConnectionError(f"the connection was closed: {error}.") from error
+
+    return Connection
+
+
+class ShardStore:
+    """One shard's part of Redis. Every call may raise redis.RedisError, which the engine answers with a takeover."""
+
+    def __init__(self, redis: Redis, keys: ShardKeys, salt: bytes) -> None:
+        """`redis` is shared by the shards of a worker; `salt` hides who was erased."""
+        self._redis = redis
+        self._keys = keys
+        self._salt = salt
+        self._sha: dict[str, str] = {}
+        self._any_erased = False
+
+    async def read_head(self) -> bytes | None:
+        """The head as it is, with the scripts made ready behind it (a restarted server has forgotten them).
+
+        Raises ShardQuarantined where customers were erased under another salt: their late events would bring them back.
+        """
+        self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, DUE)}
+        mark = cast("bytes | None", await cast("Any", self._redis).hget(self._keys.tombstones, SALT_FIELD))
+        self._any_erased = mark is not None
+        if mark not in {None, self._salt_mark}:
+            raise ShardQuarantined(
+                "salt_changed",
+                f"the erased customers of {self._keys.tag} lie under another salt than SEGSTREAM_ERASURE_SALT.",
+                hint="Put the salt back: under another one, late events would bring erased customers back.",
+            )
+        return cast("bytes | None", await self._redis.get(self._keys.head))
+
+    async def has_states(self) -> bool:
+        """Whether any customer lies here, erased ones included."""
+        return bool(await self._redis.exists(self._keys.states, self._keys.tombstones))
+
+    @property
+    def _salt_mark(self) -> bytes:
+        return tombstone(b"", self._salt)
+
+    def bury(self, writes: Writes, is_buried: Callable[[bytes], bool]) -> Writes:
+        """The same writes, with the states of erased customers under hashes, and no trace of their keys elsewhere."""
+        gone = [key for key, value in writes.states.items() if is_buried(value)]
+        if not gone:
+            return writes
+        names = frozenset(gone)
+        return Writes(
+            states={key: value for key, value in writes.states.items() if key not in names},
+            created=[key for key in writes.created if key not in names],
+            earlier={key: at for key, at in writes.earlier.items() if key not in names},
+            due={key: at for key, at in writes.due.items() if key not in names},
+            idle=[key for key in writes.idle if key not in names],
+            gone=gone,
+            tombstones={tombstone(key, self._salt): writes.states[key] for key in gone},
+        )
+
+    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
+        """States by key, and up to `limit` due customers before `horizon`: one atomic call, under the expected head.
+
+        Raises ShardLost where the head is another.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(self._keys.head)
+        if keys:
+            pipe.hmget(self._keys.states, cast("list[str]", keys))
+        if horizon is not None:
+            pipe.evalsha(self._sha[DUE], 2, self._keys.due, self._keys.states, str(horizon), str(min(limit, MAX_SLICE)))
+        answers = await self._execute(pipe)
+        self._compare(answers[0], head)
+        values = cast("list[bytes | None]", answers[1]) if keys else []
+        erased = await self._fill_in_erased(keys, values) if self._any_erased else frozenset()
+        if horizon is None:
+            return Loaded(values, [], erased)
+        names, states, after = answers[-1]
+        fired = [
+            Due(int(float(score)), name, value)
+            for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
+        ]
+        return Loaded(values, fired, erased, int(float(after[1])) if after else None)
+
+    async def _fill_in_erased(self, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
+        """What is left of the erased among those without a state. Not under the head of `load`, but no commit passes where that has changed."""
+        places = [place for place, value in enumerate(values) if value is None]
+        if not places:
+            return frozenset()
+        names = [tombstone(keys[place], self._salt) for place in places]
+        found = cast("list[bytes | None]", await cast("Any", self._redis).hmget(self._keys.tombstones, names))
+        for place, value in zip(places, found, strict=True):
+            values[place] = value
+        return frozenset(keys[place] for place in places if values[place] is not None)
+
+    async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
+        """(customers behind `after` in the order of their bytes, with states; how many there were; the last one).
+
+        `after` "": from the first. A customer without a state is counted, not returned.
+        """
+        # Two questions, each beside the head: nobody else writes. In one script they cost Valkey more than twice as much.
+        bound = b"(" + after.encode() if after else b"-"
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(self._keys.head)
+        pipe.zrange(self._keys.customers, cast("str", bound), "+", bylex=True, offset=0, num=limit)
+        found, names = await self._execute(pipe)
+        self._compare(found, head)
+        if not names:
+            return [], 0, b""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.get(self._keys.head)
+        pipe.hmget(self._keys.states, names)
+        found, values = await self._execute(pipe)
+        self._compare(found, head)
+        return [(n, v) for n, v in zip(names, values, strict=True) if v is not None], len(names), names[-1]
+
+    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
+        """Compare the head, write everything, set the head: atomic. Raises ShardLost where the head is another."""
+        states = [part for row in writes.states.items() for part in row]
+        created = [part for key in writes.created for part in (b"0", key)]
+        earlier = [part for key, at in writes.earlier.items() for part in (at, key)]
+        due = [part for key, at in writes.due.items() for part in (at, key)]
+        back = [tombstone(key, self._salt) for key in writes.created] if self._any_erased else []
+        tombstones = [part for row in writes.tombstones.items() for part in row]
+        if tombstones:
+            self._any_erased = True
+            tombstones += [SALT_FIELD, self._salt_mark]
+        lists: list[Sequence[Any]] = [states, created, earlier, due, writes.idle, writes.gone, back, tombstones]
+        arguments: list[Any] = [expected or b"", head, *(len(part) for part in lists)]
+        for part in lists:
+            arguments += part
+        done = await cast("Any", self._redis.evalsha(self._sha[COMMIT], 5, *self._keys.all(), *arguments))
+        if done != 1:
+            raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
+
+    async def committed(self, head: bytes) -> bool:
+        """Whether Redis holds this very head: asked after a commit whose outcome is unknown."""
+        return await self._redis.get(self._keys.head) == head
+
+    async def seed(self, states: Mapping[bytes, bytes]) -> None:
+        """Put states into a shard without a head, which nobody can own (`segstream rebuild`)."""
+        keys = list(states)
+        for begin in range(0, len(keys), MAX_SLICE):
+            rows = {key: states[key] for key in keys[begin : begin + MAX_SLICE]}
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hset(self._keys.states, mapping=cast("Any", rows))
+            pipe.zadd(self._keys.customers, cast("Any", dict.fromkeys(rows, 0)))
+            await pipe.execute()
+
+    async def clear(self) -> None:
+        """Delete the shard (`segstream rebuild`)."""
+        await self._redis.delete(*self._keys.all())
+
+    async def _execute(self, pipe: Any) -> list[Any]:
+        try:
+            return cast("list[Any]", await pipe.execute())
+        except NoScriptError:
+            raise ShardLost("redis_restarted", "Redis has forgotten the scripts: it was restarted.") from None
+
+    def _compare(self, found: bytes | None, head: bytes) -> None:
+        if found != head:
+            raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")

@@ -1,0 +1,163 @@
+"""The local stack that outlives its command: `segstream local up|down|status`. What runs is written in stack.json."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from stream.local.jars import cache_folder
+from stream.local.server import STOP_GRACE_S, Report, Server, end, extra, is_alive, is_free
+from stream.local.stack import Endpoints, LocalStack, LocalStackError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Two readings of one process's start differ by rounding at most; another process of the same id began seconds later.
+_SAME_START_S = 1.0
+
+
+class ServerRecord(msgspec.Struct, frozen=True):
+    """One server of the background stack: its process (id and start, seconds since 1970) and its port."""
+
+    name: str
+    pid: int
+    started_s: float
+    port: int
+
+
+class StackRecord(msgspec.Struct, frozen=True):
+    """The content of stack.json."""
+
+    kafka: ServerRecord
+    valkey: ServerRecord
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """Where the servers listen."""
+        return Endpoints(f"127.0.0.1:{self.kafka.port}", f"redis://127.0.0.1:{self.valkey.port}/0")
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """A server as it is now; `memory_bytes` is its resident memory, None where it doesn't run."""
+
+    name: str
+    address: str
+    pid: int
+    running: bool
+    memory_bytes: int | None
+
+
+class StackStatus(msgspec.Struct, frozen=True):
+    """The background stack as it is now. `servers` is empty where there was never one under `data_dir`."""
+
+    data_dir: str
+    running: bool
+    servers: list[ServerStatus]
+
+
+def default_data_dir() -> Path:
+    """Where the background stack keeps its data unless told otherwise."""
+    return cache_folder() / "local"
+
+
+def up(data_dir: Path, report: Report) -> Endpoints:
+    """Start the stack under `data_dir` and leave it running, or find the one that runs. Its ports stay the same if they can.
+
+    Raises LocalStackError, and then leaves nothing running.
+    """
+    record = _read(data_dir)
+    if record is not None and all(_process(server) for server in (record.kafka, record.valkey)):
+        return record.endpoints
+    if record is not None:
+        # One of the two may be left over.
+        down(data_dir)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    stack = LocalStack(
+        data_dir,
+        report=report,
+        kafka_port=_again(record.kafka if record else None),
+        redis_port=_again(record.valkey if record else None),
+        kept=False,
+    )
+    stack.start()
+    try:
+        _write(data_dir, StackRecord(_record(stack.kafka), _record(stack.valkey)))
+    except BaseException:
+        stack.stop()
+        raise
+    return stack.endpoints
+
+
+def down(data_dir: Path) -> bool:
+    """Stop the stack under `data_dir`; its data stays. Returns whether anything ran."""
+    record = _read(data_dir)
+    running = [p for server in (record.valkey, record.kafka) if (p := _process(server))] if record else []
+    for process in running:
+        end(process, STOP_GRACE_S)
+    return bool(running)
+
+
+def status(data_dir: Path) -> StackStatus:
+    """Look at the stack under `data_dir`."""
+    record = _read(data_dir)
+    servers = [_status(server) for server in (record.kafka, record.valkey)] if record else []
+    return StackStatus(str(data_dir), bool(servers) and all(s.running for s in servers), servers)
+
+
+def endpoints(data_dir: Path) -> Endpoints:
+    """Where the running stack under `data_dir` listens. Raises LocalStackError where none runs."""
+    record = _read(data_dir)
+    if record is None or not status(data_dir).running:
+        raise LocalStackError(f"no Kafka and Valkey run under {data_dir}.", hint="Start them: segstream local up.")
+    return record.endpoints
+
+
+def _again(record: ServerRecord | None) -> int | None:
+    # Shells that were given the old addresses go on working.
+    return record.port if record is not None and is_free(record.port) else None
+
+
+def _record(server: Server) -> ServerRecord:
+    return ServerRecord(server.name, server.pid, server.started_s, server.port)
+
+
+def _status(record: ServerRecord) -> ServerStatus:
+    process = _process(record)
+    memory = None
+    if process is not None:
+        with contextlib.suppress(extra("psutil").NoSuchProcess):
+            memory = process.memory_info().rss
+    return ServerStatus(record.name, f"127.0.0.1:{record.port}", record.pid, memory is not None, memory)
+
+
+def _process(record: ServerRecord) -> Any | None:
+    """Return the recorded server's psutil.Process; None where it is gone, also where its id belongs to another by now."""
+    psutil = extra("psutil")
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.started_s) < _SAME_START_S
+    except psutil.NoSuchProcess:
+        return None
+    return process if same and is_alive(process) else None
+
+
+def _read(data_dir: Path) -> StackRecord | None:
+    path = data_dir / "stack.json"
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StackRecord)
+    except msgspec.DecodeError as error:
+        raise LocalStackError(
+            f"{path} can't be read ({error}).", hint="Delete it, and stop leftover servers by hand (ps)."
+        ) from error
+
+
+def _write(data_dir: Path, record: StackRecord) -> None:
+    # In one rename: a reader sees the old record or the new one.
+    unfinished = data_dir / f"stack.json.{os.getpid()}"
+    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+    unfinished.replace(data_dir / "stack.json")

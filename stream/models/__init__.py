@@ -1,0 +1,1 @@
+"""The models topic, and what a model would do. Imported by worker, customers, commands and demo."""

@@ -1,0 +1,283 @@
+"""Orders from files, as a stream: any size, one row at a time, exact. What can't be used is left out and counted by reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.metadata
+import io
+import re
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from stream.errors import SegstreamError
+from stream.orders.invoices import orders_of_lines
+from stream.orders.rows import LeftOutReason, Row, RowLeftOut, cancelled, placed, read_amount, read_at, refunded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "Row", "cdnow_path", "check_readable", "read_orders"]
+
+FileFormat = Literal["orders", "lines"]
+CDNOW_CURRENCY: Final = "USD"
+_BATCH_ROWS: Final = 20_000
+_CDNOW_FIELDS: Final = 4
+# Its header, or a line of it where the header is missing: columns set apart by blanks, as in no other layout.
+_CDNOW_LINE: Final = re.compile(r"\s*(customer_id\s+date\b.*|\d+\s+\d{8}\s+\d+\s+\d*\.?\d+\s*)", re.DOTALL)
+_CURRENCY: Final = re.compile(r"[A-Z]{3}")
+_LONGEST_LINE: Final = 1_048_576  # characters: a file without line ends is none of orders, and would fill the memory
+_KINDS: Final = {"", "order", "refund", "cancellation"}
+
+
+class OrderFileError(SegstreamError):
+    """The file can't be read, or isn't one of orders."""
+
+
+class Column(NamedTuple):
+    """A column that a format reads, by any of its names (lower case). One that isn't needed is empty where it is missing."""
+
+    names: tuple[str, ...]
+    needed: bool = True
+
+
+_ORDERS: Final = (
+    Column(("order_id",)),
+    Column(("customer_id",)),
+    Column(("ordered_at",)),
+    Column(("amount",)),
+    Column(("currency",), needed=False),
+    Column(("kind",), needed=False),
+)
+_LINES: Final = (
+    Column(("invoiceno", "invoice")),
+    Column(("quantity",)),
+    Column(("invoicedate",)),
+    Column(("unitprice", "price")),
+    Column(("customerid", "customer id")),
+)
+_FORMATS: Final[dict[FileFormat, tuple[Column, ...]]] = {"orders": _ORDERS, "lines": _LINES}
+_MISSING: Final = -1  # picks the empty text that stands behind every row
+
+
+class _Table(NamedTuple):
+    """A file's header, and its rows: `rows(places)` gives the texts at those places of each row."""
+
+    header: list[str]
+    rows: Callable[[Sequence[int]], Iterator[tuple[str, ...]]]
+
+
+def read_orders(
+    path: Path,
+    *,
+    format: FileFormat | None = None,  # noqa: A002 - the option's name, for whoever calls it from the command
+    currency: str,
+    counts: Counter[str] | None = None,
+) -> Iterator[Row]:
+    """Read the rows of a file in its own order. `currency`: of rows that name none. Raises OrderFileError.
+
+    What a row is, the header says where `format` is None; a .txt may then also be laid out as CDNOW's. .parquet is read as
+    Parquet, .gz unpacked, all else is text. `counts` (LeftOutReason -> rows of the file) grows with each that is left out.
+    """
+    counts = Counter() if counts is None else counts
+    with _told(path):
+        yield from _rows(path, format, currency, counts)
+
+
+def check_readable(path: Path) -> None:
+    """Refuse at once a file that isn't there or may not be read. Raises OrderFileError."""
+    with _told(path), path.open("rb"):
+        pass
+
+
+def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[str]) -> Iterator[Row]:
+    name = path.name.lower().removesuffix(".gz")
+    if chosen is None and name.endswith(".txt") and _looks_like_cdnow(path):
+        yield from _cdnow(path, currency, counts)
+        return
+    with _parquet(path) if name.endswith(".parquet") else _csv(path) as table:
+        chosen = chosen or _recognised(table.header)
+        rows = table.rows(_places(path, table.header, chosen))
+        yield from (orders_of_lines if chosen == "lines" else _orders)(rows, currency, counts)
+
+
+def cdnow_path() -> Path:
+    """Find CDNOW_master.txt in the package `lifetimes`, which is not imported. Raises OrderFileError."""
+    try:
+        files = importlib.metadata.files("lifetimes") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "CDNOW_master.txt":
+            return Path(str(file.locate()))
+    raise OrderFileError("CDNOW's orders aren't installed.", hint="pip install 'segstream[demo]' brings them.")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Translate what can go wrong while a file is read."""
+    try:
+        yield
+    except (OSError, EOFError, csv.Error) as error:
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise OrderFileError(f"{path}: {told}.", hint="Give a file of orders that can be read to its end.") from error
+
+
+def _recognised(header: Sequence[str]) -> FileFormat:
+    """Tell a format by the columns that are there; the one that lacks fewer, where neither is whole."""
+    return "lines" if len(_lacking(header, _LINES)) < len(_lacking(header, _ORDERS)) else "orders"
+
+
+def _lacking(header: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    return [c.names[0] for c in columns if c.needed and not any(name in header for name in c.names)]
+
+
+def _places(path: Path, header: Sequence[str], chosen: FileFormat) -> list[int]:
+    """Find the columns of a format. Raises OrderFileError where one is missing."""
+    columns = _FORMATS[chosen]
+    if lacking := _lacking(header, columns):
+        raise OrderFileError(
+            f"{path}: no column {', '.join(lacking)}; the file has {', '.join(header) or 'no header'}.",
+            hint=f"A file of {chosen} needs {', '.join(c.names[0] for c in columns if c.needed)} (any case).",
+        )
+    found = ((name for name in c.names if name in header) for c in columns)
+    return [header.index(name) if (name := next(names, None)) else _MISSING for names in found]
+
+
+def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]) -> Iterator[Row]:
+    for fields in rows:
+        try:
+            row = _order(fields, currency)
+        except RowLeftOut as why:
+            counts[why.reason.value] += 1
+            continue
+        yield row
+
+
+def _order(fields: tuple[str, ...], currency: str) -> Row:
+    """Read one order, refund or cancellation. Raises RowLeftOut.
+
+    A refund names its order, whatever the sign of its amount. A negative amount under any other kind is a refund that names
+    none, for so shops write it: its `order_id` is the refund's own number.
+    """
+    order_id, customer_id, ordered_at, amount, code, kind = (field.strip() for field in fields)
+    kind = kind.lower()
+    if kind not in _KINDS:
+        raise RowLeftOut(LeftOutReason.KIND)
+    if not customer_id:
+        raise RowLeftOut(LeftOutReason.NO_CUSTOMER)
+    at_ms = read_at(ordered_at)
+    units = 0 if kind == "cancellation" and not amount else read_amount(amount)
+    code = code.upper() or currency
+    if not _CURRENCY.fullmatch(code):
+        raise RowLeftOut(LeftOutReason.CURRENCY)
+    if kind == "refund" or units < 0:
+        return refunded(order_id, customer_id, at_ms, abs(units), code, names_order=kind == "refund")
+    if kind == "cancellation":
+        return cancelled(order_id, customer_id, at_ms, code)
+    return placed(order_id, customer_id, at_ms, units, code)
+
+
+def _looks_like_cdnow(path: Path) -> bool:
+    """Tell by the first line that isn't blank."""
+    with _text(path) as lines:
+        first = next((line for line in _bounded(path, lines) if line.strip()), "")
+    return _CDNOW_LINE.fullmatch(first) is not None
+
+
+def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[Row]:
+    """Read customer, day (YYYYMMDD), number of CDs, dollars. There are no order ids: the row's number is one that lasts."""
+    if currency != CDNOW_CURRENCY:
+        raise OrderFileError(
+            f"{path.name} is in {CDNOW_CURRENCY}, this deployment in {currency}.",
+            hint=f"Set SEGSTREAM_CURRENCY={CDNOW_CURRENCY}.",
+        )
+    with _text(path) as lines:
+        number = 0
+        for line in _bounded(path, lines):
+            fields = line.split()
+            if not fields or fields[0] == "customer_id":
+                continue
+            number += 1
+            # A torn line: what is missing reads as empty, and is refused as such.
+            customer_id, date, _, dollars = (*fields, *[""] * _CDNOW_FIELDS)[:_CDNOW_FIELDS]
+            try:
+                row = placed(str(number), customer_id, read_at(date), read_amount(dollars), CDNOW_CURRENCY)
+            except RowLeftOut as why:
+                counts[why.reason.value] += 1
+                continue
+            yield row
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[io.TextIOWrapper]:
+    """Open a text file, gzipped or not. What isn't UTF-8 is marked: descriptions in Latin-1 do no harm, ids are refused."""
+    with ExitStack() as stack:
+        raw: Any = stack.enter_context(path.open("rb"))
+        if path.suffix.lower() == ".gz":
+            raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
+
+
+def _bounded(path: Path, lines: io.TextIOWrapper) -> Iterator[str]:
+    """Give the lines that remain. Raises OrderFileError at one that is too long."""
+    while line := lines.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE and not line.endswith(("\n", "\r")):
+            raise OrderFileError(
+                f"{path}: a line has more than {_LONGEST_LINE:,} characters.", hint="Give a file with a row a line."
+            )
+        yield line
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[_Table]:
+    with _text(path) as lines:
+        first = lines.readline(_LONGEST_LINE)
+        delimiter = max(",;\t", key=first.count)
+        header = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
+
+        def rows(places: Sequence[int]) -> Iterator[tuple[str, ...]]:
+            pick = itemgetter(*places)
+            width = len(header)
+            for row in csv.reader(_bounded(path, lines), delimiter=delimiter):
+                if row:
+                    # A short row lacks its last columns. Behind them stands the empty text that `_MISSING` picks.
+                    row.extend([""] * (width - len(row) + 1))
+                    row[-1] = ""
+                    yield pick(row)
+
+        yield _Table(header, rows)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[_Table]:
+    # Imported here: it takes half a second, which only those who read Parquet should wait for.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+
+            def rows(places: Sequence[int]) -> Iterator[tuple[str, ...]]:
+                chosen = [names[place] for place in places if place != _MISSING]
+                for batch in file.iter_batches(_BATCH_ROWS, columns=chosen):
+                    empty = [""] * batch.num_rows
+                    columns = [empty if p == _MISSING else _texts(batch.column(names[p])) for p in places]
+                    yield from zip(*columns, strict=True)
+
+            yield _Table([name.strip().lower() for name in names], rows)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise OrderFileError(f"{path}: {error}.", hint="Give a Parquet file, or name it for what it is.") from error
+
+
+def _texts(column: Any) -> list[str]:
+    """Write a column as text: the shortest that is exact, also for floats. Missing values are empty."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
+    return [text or "" for text in column.cast(pa.string()).to_pylist()]

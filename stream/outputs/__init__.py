@@ -1,0 +1,1 @@
+"""What the output topics hold, as lines for people and scripts. Imported by commands."""

@@ -1,0 +1,1 @@
+"""Orders from files, published by time. Imported by demo and commands."""

@@ -1,0 +1,56 @@
+"""Every customer's state as of its shard's own instant, a page at a time: for whoever looks at all of them and writes nothing."""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from segmentation.rfm import StateFormatError
+from stream.customers.export import shard_clock
+from stream.errors import SegstreamError
+from stream.kafka.clients import redis_client
+from stream.storage.keys import ShardKeys, read_states
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stream.settings import Settings
+
+_PAGE: Final = 2_000
+
+T = TypeVar("T")
+
+
+class StatesUnreadable(SegstreamError):
+    """Something in Redis isn't a customer's state."""
+
+
+def look_at_all(
+    settings: Settings,
+    look: Callable[[int, list[tuple[bytes, bytes]]], T],
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, T]]:
+    """Give (an instant in ms, what `look` makes of some customers with their states as of it), shard by shard.
+
+    In event time the instant is the shard's clock, in wall time now; a shard that hasn't begun is left out. `progress` is
+    told how many customers were looked at. Raises StatesUnreadable, RedisUnreachable.
+    """
+    seen = 0
+    with redis_client(settings) as redis:
+        for partition in range(settings.partitions):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            clock = shard_clock(redis, keys)
+            if clock is None:
+                continue
+            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
+            states = read_states(redis, keys)
+            while page := list(islice(states, _PAGE)):
+                try:
+                    found = look(at, page)
+                except StateFormatError as error:
+                    raise StatesUnreadable(f"a state in {keys.states} can't be read: {error}") from error
+                seen += len(page)
+                if progress:
+                    progress(seen)
+                yield at, found

@@ -1,0 +1,38 @@
+"""docs/dead-letters.md keeps up with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from segmentation.events import Reason
+from stream.dead_letters.records import KEPT_OF_HUGE
+from stream.dead_letters.routing import HEALED, LEFT, MOST_REDRIVES
+from stream.settings import Settings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "dead-letters.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table that begins with this heading."""
+    found = re.search(rf"(?ms)^\| {heading} \|.*?\n\n", PAGE)
+    assert found, heading
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:] if line]
+
+
+def test_every_reason_is_told_with_what_to_do_and_whether_it_goes_back() -> None:
+    told = {row[0].strip("`"): row for row in rows("reason")}
+    assert sorted(told) == sorted(Reason)
+    assert all(row[1] and row[2] for row in told.values())
+    assert sorted(name for name, row in told.items() if row[3]) == sorted(HEALED)
+
+
+def test_every_why_of_what_is_left_is_told() -> None:
+    assert [row[0].strip("`") for row in rows("left")] == list(LEFT)
+
+
+def test_numbers() -> None:
+    assert f"{Settings().earliest_date}" in PAGE
+    assert KEPT_OF_HUGE == 64 * 1024
+    assert MOST_REDRIVES == 8
+    assert PAGE.count("eight times") == 2

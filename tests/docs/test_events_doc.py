@@ -1,0 +1,62 @@
+"""docs/events.md and docs/exactly-once.md keep up with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from segmentation.events import CampaignAction, Cause, InputEvent, Reason, SegmentChanged, decode, json_schema
+
+ROOT = Path(__file__).parents[2]
+EVENTS = (ROOT / "docs" / "events.md").read_text()
+
+
+def section(heading: str, page: str = EVENTS) -> str:
+    """Everything under a heading, up to the next one of any depth."""
+    found = re.search(rf"(?ms)^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", page)
+    assert found, heading
+    return found[1]
+
+
+def first_column(text: str) -> list[str]:
+    return [name for row in re.findall(r"(?m)^\| (`[^|]*) \|", text) for name in re.findall(r"`(\w+)`", row)]
+
+
+def test_every_reason_of_a_dead_letter_is_told() -> None:
+    assert sorted(first_column(section("What can't be used"))) == sorted(Reason)
+
+
+@pytest.mark.parametrize(
+    ("heading", "event"),
+    [
+        ("What comes out, on `segment-changes`", SegmentChanged),
+        ("What a campaign does, on `campaign-actions`", CampaignAction),
+    ],
+)
+def test_every_field_is_told_in_its_order_on_the_wire(heading: str, event: type) -> None:
+    fields = json_schema()["$defs"][event.__name__]["properties"]
+    assert first_column(section(heading)) == list(fields)
+
+
+def test_every_cause_is_told() -> None:
+    row = re.search(r"(?m)^\| `cause` \| (.*) \|$", EVENTS)
+    assert row
+    assert sorted(re.findall(r"`(\w+)`", row[1])) == sorted(Cause)
+
+
+def test_the_examples_are_events() -> None:
+    block = re.search(r"(?s)```json\n(.*?)```", EVENTS)
+    assert block
+    lines = [line.encode() for line in re.split(r"\n(?=\{)", block[1].strip())]
+    told = [type(decode(line)) for line in lines]
+    assert told == list(InputEvent.__args__[:4])
+
+
+def test_every_reason_of_a_quarantine_is_told() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "stream").rglob("*.py"))
+    raised = set(re.findall(r'ShardQuarantined\(\s*"(\w+)"', source))
+    raised |= set(re.findall(r'_recognise\([^)]*"(\w+)"', source))
+    page = (ROOT / "docs" / "exactly-once.md").read_text()
+    assert set(first_column(section("Quarantine", page))) == raised

@@ -1,0 +1,16 @@
+"""docs/metrics.md lists exactly the metrics there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from stream.metrics import Metrics
+from tests.support.metric_rows import metric_rows
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_the_table_is_the_list() -> None:
+    told = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE.read_text())
+    assert told == metric_rows(Metrics())

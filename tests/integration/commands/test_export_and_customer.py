@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import re
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+import redis
+from aiokafka import AIOKafkaProducer
+
+from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
+from stream.customers.export import ExportError, customers_stored, export
+from stream.customers.lookup import CustomerUnknown, CustomerUnreadable, score
+from stream.customers.lookup import customer as look_up
+from stream.kafka import topics
+from stream.models.topic import NoActiveModel, PublishedModels, published, read_active, read_published
+from stream.orders.rows import instant, parse_at
+from stream.replay.publisher import DAY_MS
+from stream.storage.heads import StoreHead, encode_head
+from stream.storage.keys import ShardKeys
+from tests.support.command_line import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stream.settings import Settings
+
+    SettingsFor = Callable[..., Settings]
+
+START = parse_at("2011-03-01T10:00:00Z")
+
+
+async def _committed(
+    settings: Settings, sent: Sequence[tuple[str, int, bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
+) -> None:
+    producer = AIOKafkaProducer(**settings.kafka_client(), transactional_id=f"{settings.group}-test")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            for topic, partition, key, value, headers in sent:
+                await producer.send_and_wait(topic, value, key=key, partition=partition, headers=headers)
+    finally:
+        await producer.stop()
+
+
+def _model(names: dict[int, str]) -> SegmentModel:
+    recency, frequency, monetary = (
+        Feature(name=name, transform="log1p", mean=1.0, scale=1.0) for name in ("recency_days", "frequency", "monetary")
+    )
+    segments = tuple(
+        Segment(id=number, name=name, action=f"to {name}", centroid=(2.0 * place, 1.0 - 2 * place, 2.0 - 3 * place))
+        for place, (number, name) in enumerate(names.items())
+    )
+    training = Training(
+        as_of=instant(START), customers=1, k=2, silhouette=None, inertia=None, shares={}, feature_means={}, seed=1
+    )
+    return SegmentModel(parent=None, features=(recency, frequency, monetary), segments=segments, training=training)
+
+
+async def test_models_are_found_on_their_topic(settings: Settings) -> None:
+    with pytest.raises(NoActiveModel, match="segtrainer run"):
+        await read_active(settings)
+    old, new = _model({1: "Champions", 2: "Lost"}), _model({1: "Champions", 2: "Gone", 3: "New"})
+
+    def records(model: SegmentModel) -> list[Any]:
+        return [
+            (settings.models_topic, 0, model.version.encode(), model.to_json(), []),
+            (settings.models_topic, 0, b"active", json.dumps({"version": model.version, "by": "x"}).encode(), []),
+        ]
+
+    broken: Any = (settings.models_topic, 0, b"broken", b"{}", [])
+    await _committed(settings, [*records(old), *records(new), broken, records(old)[1]])
+    assert (await read_active(settings)).version == old.version
+    assert (await read_published(settings)).names == {1: "Champions", 2: "Gone", 3: "New"}
+    figures = ["--recency-days", "0.5", "--frequency", "25", "--monetary", "1200"]
+    result = json.loads((await asyncio.to_thread(run, settings, "score", *figures, "--json")).stdout)
+    assert (result["segment"], result["action"]) == ("Champions", "to Champions")
+    assert (await asyncio.to_thread(run, settings, "score", *figures)).stdout.startswith(
+        "0.5 days, 25 orders, 1200.00: Champions. to Champions\n"
+    )
+    assert score(old, 300, 0, 0).segment == "Lost"
+
+
+@pytest.fixture
+def stored(settings_for: SettingsFor) -> Settings:
+    """Three customers in two shards at the clock of day 10, in event time."""
+    settings: Settings = settings_for(time="event")
+    client = redis.Redis.from_url(settings.redis_url.get_secret_value())
+    head = StoreHead("t", 1, 1, 0, 0, START + 10 * DAY_MS, START, 0, "", None, None, "c", (4, 4))
+    events = {
+        (0, "a"): [
+            (Kind.PLACED, "1", 0, 125_000),
+            (Kind.PLACED, "2", 5 * DAY_MS, 1),
+            (Kind.REFUNDED, "1", DAY_MS, 5_000),
+        ],
+        (0, "gone"): [(Kind.PLACED, "3", 0, 10_000), (Kind.CANCELLED, "3", DAY_MS, 0)],
+        (2, "ü,1"): [(Kind.PLACED, "4", 10 * DAY_MS - 1, 99_990_000)],
+    }
+    with client:
+        for (partition, name), given in events.items():
+            value = EMPTY
+            for kind, order, after_ms, amount in given:
+                e = entry(kind, order, START + after_ms, order=order, amount=amount)
+                value, _ = absorb_bytes(value, e, START + after_ms, settings.rules)
+            if name == "a":
+                value = with_announcement(value, 1, 4, START + 5 * DAY_MS)
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            client.set(keys.head, encode_head(head))
+            client.hset(keys.states, name, value)
+            client.zadd(keys.customers, {name: 0})
+    return settings
+
+
+MODELS = PublishedModels(names={1: "Champions"})
+
+
+def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) -> None:
+    report = export(stored, MODELS, tmp_path / "out.csv")
+    assert (report.customers, report.incomplete, report.as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = {row["customer_id"]: row for row in csv.DictReader(file)}
+    assert list(rows["a"].values()) == ["a", "5.0", "2", "12.0001", "Champions", "4", "false"]
+    assert list(rows["gone"].values()) == ["gone", "", "0", "0.00", "", "0", "false"]
+    assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
+    assert rows["ü,1"]["monetary"] == "9999.00"
+    export(stored, MODELS, tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [list(row.values()) for row in table] == [
+        ["a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False],
+        ["gone", None, 0, Decimal(0), None, 0, False],
+        ["ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False],
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
+
+
+def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stored: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert export(stored, MODELS, out, as_of_ms=START + 4 * DAY_MS).customers == 2
+    with out.open(newline="") as file:
+        assert [row["monetary"] for row in csv.DictReader(file)] == ["12.00", "0.00"]
+    before = out.read_bytes()
+    with pytest.raises(ExportError, match=r"replay FILE --until 2011-03-04T09:59:59\.999Z"):
+        export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS - 1)
+    assert export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS).customers == 2
+    assert export(stored, MODELS, out, as_of_ms=START + 500 * DAY_MS).customers == 3
+    assert out.read_bytes() != before
+    with pytest.raises(ExportError, match=r"neither in \.csv nor in \.parquet"):
+        export(stored, MODELS, tmp_path / "out.txt")
+    with pytest.raises(ExportError, match="can be written"):
+        export(stored, MODELS, tmp_path / "none" / "out.csv")
+
+
+def _put_state(settings: Settings, partition: int, name: str, clock: int) -> None:
+    """One order an hour before the clock, in a shard that has come so far."""
+    keys = ShardKeys(settings.group, settings.orders_topic, partition)
+    e = entry(Kind.PLACED, name, clock - 3_600_000, order=name, amount=10_000)
+    value, _ = absorb_bytes(EMPTY, e, clock, settings.rules)
+    with redis.Redis.from_url(settings.redis_url.get_secret_value()) as client:
+        head = StoreHead("t", 1, 1, 0, 0, clock, clock, 0, "", None, None, "c", (4, 4))
+        client.set(keys.head, encode_head(head))
+        client.hset(keys.states, name, value)
+        client.zadd(keys.customers, {name: 0})
+
+
+def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
+    settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    settings = settings_for(time="event")
+    hour = 3_600_000
+    for partition, names in enumerate([("b", "é"), ("a", "z"), ("\U0001f600", "c10", "c2")]):
+        for name in names:
+            _put_state(settings, partition, name, START + partition * hour)
+    report = export(settings, MODELS, tmp_path / "out.csv")
+    assert (report.as_of, report.behind) == ("2011-03-01T12:00:00.000Z", "2011-03-01T10:00:00.000Z")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["customer_id"]: float(row["recency_days"]) * 24 for row in csv.DictReader(file)}
+    assert list(rows) == ["a", "b", "c10", "c2", "z", "é", "\U0001f600"]
+    assert {name: round(hours, 6) for name, hours in rows.items()} == {
+        **dict.fromkeys(("b", "é"), 3.0),
+        **dict.fromkeys(("a", "z"), 2.0),
+        **dict.fromkeys(("\U0001f600", "c10", "c2"), 1.0),
+    }
+    assert customers_stored(settings) == 7
+    # Shards further apart than the grace have no instant in common but a late one.
+    _put_state(settings, 3, "d", START + 8 * DAY_MS)
+    assert export(settings, MODELS, tmp_path / "out.csv").as_of == "2011-03-09T10:00:00.000Z"
+
+
+def test_a_customer_in_two_shards_is_told_not_exported_twice(settings_for: SettingsFor, tmp_path: Path) -> None:
+    settings = settings_for(time="event")
+    for partition in (0, 1):
+        _put_state(settings, partition, "c", START)
+    with pytest.raises(ExportError, match=r"'c' is in two shards.*SEGSTREAM_PARTITIONER"):
+        export(settings, MODELS, tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
+    wall = stored.model_copy(update={"time": "wall"})
+    export(wall, MODELS, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert abs(float(row["recency_days"]) - (time.time() * 1000 - START) / DAY_MS + 5) < 0.01
+    assert (row["frequency"], row["monetary"]) == ("0", "0.00")
+
+
+def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
+    model = _model({1: "Champions", 2: "Lost"})
+    known = PublishedModels(model, {1: "Champions", 2: "Lost"})
+    found = look_up(stored, known, "a")
+    assert (found.partition, found.segment, found.sequence, found.frequency) == (0, "Champions", 4, 2)
+    assert [(e.kind, e.amount, e.counts) for e in found.entries] == [
+        ("placed", "0.0001", True),
+        ("refunded", "0.50", True),
+        ("placed", "12.50", True),
+    ]
+    assert [(e.kind, e.counts) for e in look_up(stored, known, "gone").entries] == [
+        ("cancelled", False),
+        ("placed", False),
+    ]
+    assert found.next is not None
+    assert found.next.segment == "Lost"
+    assert found.next.at > found.as_of == "2011-03-11T10:00:00.000Z"
+    assert look_up(stored, MODELS, "a").next is None
+    assert look_up(stored, known, "gone").recency_days is None
+    with pytest.raises(CustomerUnknown, match="'nobody'"):
+        look_up(stored, known, "nobody")
+
+
+def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
+    keys = ShardKeys(stored.group, stored.orders_topic, 0)
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        value = client.hget(keys.states, "a")
+        assert isinstance(value, bytes)
+        stone = entry(Kind.ERASED, "", START + 6 * DAY_MS)
+        client.hset(keys.states, "a", absorb_bytes(value, stone, START + 10 * DAY_MS, stored.rules)[0])
+    found = look_up(stored, MODELS, "a")
+    assert (found.erased_at, found.recency_days, found.frequency) == ("2011-03-07T10:00:00.000Z", None, 0)
+    assert look_up(stored, MODELS, "gone").erased_at is None
+
+
+def test_a_state_that_is_none_is_told_with_its_place(stored: Settings) -> None:
+    keys = ShardKeys(stored.group, stored.orders_topic, 0)
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        client.hset(keys.states, "a", b"torn")
+    with pytest.raises(CustomerUnreadable, match=r"the state of 'a' in .*:states can't be read.*SEGSTREAM_GROUP"):
+        look_up(stored, MODELS, "a")
+
+
+async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_path: Path) -> None:
+    await topics.create(stored)
+    model = _model({1: "Champions", 2: "Lost"})
+    await _committed(
+        stored,
+        [
+            (stored.models_topic, 0, model.version.encode(), model.to_json(), []),
+            (stored.models_topic, 0, b"active", json.dumps({"version": model.version}).encode(), []),
+        ],
+    )
+    told = (await asyncio.to_thread(run, stored, "customer", "a")).stdout
+    assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in told
+    assert "goes to Lost on" in told
+    assert re.search("unless something is bought: (any purchase|a purchase of .* USD) keeps Champions", told), told
+    report = json.loads((await asyncio.to_thread(run, stored, "customer", "a", "--json")).stdout)
+    assert report["monetary"] == "12.0001"
+    out = tmp_path / "out.csv"
+    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
+    behind = "2011-03-11T10:00:00.000Z"
+    assert (
+        told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has come to {behind}\n"
+    )
+    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out))).stdout
+    assert told == f"3 customers as of {behind} in {out}\n"
+
+
+def test_a_candidate_s_record_activates_nothing() -> None:
+    model = _model({1: "Champions", 2: "Lost"})
+    assert (
+        published([(b"candidate", json.dumps({"version": model.version}).encode()), (b"active", b"[")]).active is None
+    )

@@ -1,0 +1,155 @@
+"""An erased customer: forgotten in Redis, told once, not brought back by what is old, and again a customer by what is new."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from pydantic import SecretStr
+from redis import Redis
+
+from segmentation.events import Amount, CustomerErased, OrderPlaced, encode
+from segmentation.partitioners import murmur2
+from stream.commands import shards
+from stream.customers.erase import Erasure, ErasureRefused, erase
+from stream.customers.lookup import customer
+from stream.kafka import topics
+from stream.kafka.clients import read_topic
+from stream.models.topic import read_published
+from stream.settings import Settings
+from stream.storage.keys import ShardKeys
+from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
+
+ANN, BOB = "ann-of-the-test", "bob-of-the-test"
+
+
+def order(name: str, number: int) -> OrderPlaced:
+    return OrderPlaced(
+        id=f"{name}-{number}",
+        order_id=f"{name}-{number}",
+        customer_id=name,
+        occurred_at=datetime.now(UTC),
+        amount=Amount(f"{10 + 90 * number}.00", "USD"),
+    )
+
+
+async def send(settings: Settings, *events: OrderPlaced | CustomerErased) -> None:
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for event in events:
+            key = event.customer_id.encode()
+            partition = murmur2(key, settings.partitions)
+            await producer.send_and_wait(settings.orders_topic, encode(event), key=key, partition=partition)
+
+
+async def of_ann(settings: Settings) -> list[dict[str, Any]]:
+    everyone = await moves(settings)
+    check_chains(everyone)
+    return [move for partition in everyone for move in partition if move["customer_id"] == ANN]
+
+
+def everything_stored(settings: Settings) -> dict[str, bytes]:
+    """Each key of the deployment in Redis, dumped as text enough to look for a name in."""
+    found: dict[str, bytes] = {}
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for name in cast("list[bytes]", redis.keys(f"*{settings.group}*")):
+            kind = cast("bytes", redis.type(name))
+            if kind == b"hash":
+                rows = cast("dict[bytes, bytes]", redis.hgetall(name))
+                found[name.decode()] = b"|".join(part for row in sorted(rows.items()) for part in row)
+            elif kind == b"zset":
+                found[name.decode()] = b"|".join(sorted(cast("list[bytes]", redis.zrange(name, 0, -1))))
+    return found
+
+
+def tombstones(settings: Settings, topic: str) -> dict[bytes, bytes]:
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        rows: dict[bytes, bytes] = {}
+        for p in range(settings.partitions):
+            rows |= cast("dict[bytes, bytes]", redis.hgetall(ShardKeys(settings.group, topic, p).tombstones))
+    return {name: value for name, value in rows.items() if name != b"salt"}
+
+
+async def test_an_erased_customer(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = settings_for(erasure_salt=SecretStr("of the test"))
+    await topics.create(settings)
+    life = [order(ANN, 1), order(ANN, 2), order(BOB, 1)]
+    with processes(settings, tmp_path, "worker", "dispatch"):
+        activation = await asyncio.to_thread(activate, settings)
+        await send(settings, *life)
+        await settled(settings, activation=activation)
+        before = await of_ann(settings)
+        assert before[-1]["to"]
+        told = await erase(settings, ANN, None, wait_s=60)
+        assert told.done
+        await settled(settings, topic=settings.changes_topic)
+        check_told(settings, told)
+        after = await of_ann(settings)
+        assert after[:-1] == before
+        last = after[-1]
+        assert (last["to"], last["cause"], last["rfm"], last["next"]) == (None, "erasure", None, None)
+        assert not [name for name, text in everything_stored(settings).items() if ANN.encode() in text]
+        assert len(tombstones(settings, settings.orders_topic)) == 1
+        assert len(tombstones(settings, settings.changes_topic)) == 1
+        check_the_one_who_stays(settings)
+        report = customer(settings, await read_published(settings), ANN)
+        assert report.erased_at == told.erased_until
+        assert (report.frequency, report.entries[0].kind) == (0, "erased")
+
+        # What is old, and what is told again, brings nobody back; nor does a second erasure of somebody unknown.
+        await send(settings, *life)
+        assert (await erase(settings, "never-seen", None, wait_s=60)).done
+        await settled(settings)
+        assert await of_ann(settings) == after
+        assert len(tombstones(settings, settings.orders_topic)) == 2
+
+        await send(settings, order(ANN, 3))
+        await settled(settings)
+        await settled(settings, topic=settings.changes_topic)
+        again = (await of_ann(settings))[len(after) :]
+        assert [(m["from"], m["cause"], m["rfm"]["frequency"]) for m in again] == [(None, "first", 1)]
+        assert len(tombstones(settings, settings.orders_topic)) == 1
+        told = await erase(settings, ANN, None, wait_s=60)
+    kept, stored = tombstones(settings, settings.orders_topic), states(settings)
+    latest = [r for r in await read_topic(settings, settings.state_topic) if r.key == ANN.encode()]
+    assert latest[-1].value is None
+
+    await shards._rebuild(settings, "scoring", None)
+    with processes(settings, tmp_path, "worker"):
+        await settled(settings)
+        final = await of_ann(settings)
+    assert [(m["cause"], m["to"]) for m in final[-2:]] == [("first", final[-2]["to"]), ("erasure", None)]
+    assert tombstones(settings, settings.orders_topic) == kept
+    assert states(settings) == stored
+
+
+def check_told(settings: Settings, told: Erasure) -> None:
+    kept = {k.topic: k for k in told.kept}
+    assert kept[settings.orders_topic].until is None
+    assert kept[settings.orders_topic].policy == "delete"
+    letters = kept[settings.orders_dead_letters_topic].until
+    assert letters is not None
+    assert letters > datetime.now(UTC).isoformat()
+    assert kept[settings.state_topic].policy == "compact"
+
+
+def check_the_one_who_stays(settings: Settings) -> None:
+    assert list(states(settings)) == [BOB.encode()]
+
+
+async def test_the_erasure_waits_for_a_worker_to_come(settings: Settings) -> None:
+    began = time.monotonic()
+    told = await erase(settings, ANN, None, wait_s=0.2)
+    assert not told.done
+    assert time.monotonic() - began < 20
+    assert len(await read_topic(settings, settings.orders_topic)) == 1
+
+
+async def test_an_empty_id_is_refused(settings: Settings) -> None:
+    with pytest.raises(ErasureRefused, match="0 characters, expected 1 to 256"):
+        await erase(settings, "", None, wait_s=0)

@@ -1,0 +1,239 @@
+"""Online Retail through the real path (file, Kafka, worker, export) against its golden figures: in order, shuffled, and twice."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from segmentation.rfm import NONE, advance_bytes, unpack
+from stream.customers.export import export
+from stream.kafka import topics
+from stream.kafka.clients import read_topic
+from stream.models.topic import PublishedModels
+from stream.orders.files import read_orders
+from stream.orders.rows import Row, parse_at
+from stream.orders.sorting import in_time_order
+from stream.replay.publisher import replay
+from stream.settings import Settings
+from stream.worker.app import scoring_step
+from tests.support.engine.real_worker import settled, states
+from tests.support.engine.toy_engine import engine
+
+SettingsFor = Callable[..., Settings]
+
+SEED = 1
+LARGEST = 3_650  # days
+# In ten years nothing leaves, and all can be looked back on.
+NOTHING_LEAVES = {"window_days": LARGEST, "grace_days": LARGEST}
+REPEATS_WITHIN = 500  # records
+END = parse_at("2011-12-10")  # the last of the golden dates
+
+
+class Figures(NamedTuple):
+    """A customer's line of an export. `recency`: calendar days."""
+
+    recency: int | None
+    frequency: int
+    monetary: Decimal
+
+
+class Golden(NamedTuple):
+    """The data's own figures, as its README defines them."""
+
+    rows: list[Row]
+    customers: list[dict[str, str]]
+    dates: list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def golden(test_data: Path) -> Golden:
+    folder = test_data / "online_retail"
+    with in_time_order(read_orders(folder / "orders.csv.gz", currency="GBP")) as ordered:
+        rows = list(ordered)
+    with gzip.open(folder / "rfm_customers.csv.gz", "rt") as file:
+        customers = list(csv.DictReader(file))
+    with (folder / "rfm_asof_monthly.csv").open() as file:
+        dates = list(csv.DictReader(file))
+    assert (len(rows), len(customers), len(dates)) == (18_536 + 3_654, 4_338, 13)
+    return Golden(rows, customers, dates)
+
+
+def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, Figures]:
+    """Every customer's figures, by the code behind `segstream export`."""
+    out = folder / "customers.csv"
+    report = export(settings, PublishedModels(names={}), out, as_of_ms=parse_at(as_of))
+    assert (report.incomplete, report.behind) == (0, None)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [row["customer_id"] for row in rows]
+    assert names == sorted(set(names))
+    return {
+        row["customer_id"]: Figures(
+            # Full days since midnight after the order: as the data counts, calendar days.
+            math.ceil(float(row["recency_days"])) if row["recency_days"] else None,
+            int(row["frequency"]),
+            Decimal(row["monetary"]),
+        )
+        for row in rows
+    }
+
+
+def states_now(settings: Settings) -> dict[bytes, bytes]:
+    """Every state as of the end. One that nobody has looked at since it changed by time alone still has its former bytes."""
+    return {name: advance_bytes(value, END, settings.rules) for name, value in states(settings).items()}
+
+
+async def in_order(settings: Settings, golden: Golden, rows: Sequence[Row], folder: Path) -> list[dict[str, Figures]]:
+    """Send a file's rows, with a halt at each date; the exports of the dates, each made when it was the present."""
+    found = []
+    async with engine(settings, scoring_step(settings)):
+        since = 0
+        for date in golden.dates:
+            until = parse_at(date["as_of"])
+            await replay(settings, [row for row in rows if since <= row.at_ms < until], until_ms=until)
+            await settled(settings)
+            found.append(await asyncio.to_thread(exported, settings, folder, date["as_of"]))
+            since = until
+    return found
+
+
+async def taken_up(settings: Settings) -> None:
+    """Let a worker score all that has been sent."""
+    async with engine(settings, scoring_step(settings)):
+        await settled(settings)
+
+
+def looked_back(settings: Settings, golden: Golden, folder: Path) -> list[dict[str, Figures]]:
+    """Give the exports of the dates, all made at the end."""
+    return [exported(settings, folder, date["as_of"]) for date in golden.dates]
+
+
+def shuffled(records: Sequence[Any], rng: random.Random) -> Iterator[Any]:
+    """Any order within a partition, its clock's advances among them."""
+    return iter(rng.sample(records, len(records)))
+
+
+def twice(records: Sequence[Any], rng: random.Random) -> Iterator[Any]:
+    """Each record a second time, up to 500 places later."""
+    places = [(float(n), n) for n in range(len(records))]
+    places += [(n + rng.random() * REPEATS_WITHIN, n) for n in range(len(records))]
+    return (records[n] for _, n in sorted(places))
+
+
+async def records_of(settings: Settings) -> list[list[Any]]:
+    """The orders as they lie on each partition."""
+    found: list[list[Any]] = [[] for _ in range(settings.partitions)]
+    for record in sorted(await read_topic(settings, settings.orders_topic), key=lambda record: record.offset):
+        found[record.partition].append(record)
+    return found
+
+
+async def sent_again(settings: Settings, partitions: list[list[Any]], arranged: Callable[..., Iterator[Any]]) -> None:
+    """Send another deployment's orders to this one's, to the same partitions, arranged anew."""
+    await topics.create(settings)
+    rng = random.Random(SEED)
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for partition, records in enumerate(partitions):
+            for record in arranged(records, rng):
+                future = await producer.send(settings.orders_topic, record.value, key=record.key, partition=partition)
+            await future
+
+
+async def arranged_anew(settings_for: SettingsFor, first: Settings, **rules: int) -> list[Settings]:
+    """Make deployments of the shuffled and of the doubled orders of the first."""
+    others = [settings_for(time="event", currency="GBP", max_clock_jump_days=LARGEST, **rules) for _ in range(2)]
+    partitions = await records_of(first)
+    for other, arranged in zip(others, (shuffled, twice), strict=True):
+        await sent_again(other, partitions, arranged)
+    await asyncio.gather(*map(taken_up, others))
+    for run in (first, *others):
+        assert await read_topic(run, run.orders_dead_letters_topic) == []
+    return [first, *others]
+
+
+def check_bytes(runs: Sequence[Settings], customers: int) -> None:
+    want = states_now(runs[0])
+    assert len(want) == customers
+    for run in runs[1:]:
+        assert [name for name, value in states_now(run).items() if value != want[name]] == []
+
+
+def total(figures: dict[str, Figures]) -> Decimal:
+    return sum((f.monetary for f in figures.values()), Decimal(0))
+
+
+async def test_gross_every_customer_and_every_date_to_the_penny(
+    settings_for: SettingsFor, golden: Golden, tmp_path: Path
+) -> None:
+    rows = [row for row in golden.rows if row.kind == "placed" and row.amount_units > 0]
+    assert len(rows) == 18_532
+    first = settings_for(time="event", currency="GBP", **NOTHING_LEAVES)
+    await topics.create(first)
+    found = [await in_order(first, golden, rows, tmp_path)]
+    runs = await arranged_anew(settings_for, first, **NOTHING_LEAVES)
+    found += [await asyncio.to_thread(looked_back, run, golden, tmp_path) for run in runs[1:]]
+    for run in found:
+        assert run[-1] == {
+            c["customer_id"]: Figures(int(c["recency_days"]), int(c["frequency"]), Decimal(c["monetary"]))
+            for c in golden.customers
+        }
+        for date, figures in zip(golden.dates, run, strict=True):
+            n = len(figures)
+            orders = sum(f.frequency for f in figures.values())
+            assert (n, orders, total(figures)) == (int(date["customers"]), int(date["orders"]), Decimal(date["gross"]))
+            days = sum(f.recency for f in figures.values() if f.recency is not None)
+            for value, of in ((days, "recency"), (orders, "frequency"), (total(figures), "monetary")):
+                assert float(value) / n == pytest.approx(float(date[f"mean_{of}"]), abs=1e-6)
+    check_bytes(runs, 4_338)
+
+
+async def test_net_of_cancellations_every_customer_and_every_date_to_the_penny(
+    settings_for: SettingsFor, golden: Golden, tmp_path: Path
+) -> None:
+    first = settings_for(time="event", currency="GBP", **NOTHING_LEAVES)
+    await topics.create(first)
+    await replay(first, golden.rows, until_ms=END)
+    await taken_up(first)
+    runs = await arranged_anew(settings_for, first, **NOTHING_LEAVES)
+    free = [row for row in golden.rows if row.kind == "placed" and row.amount_units == 0]
+    for run in runs:
+        figures = await asyncio.to_thread(exported, run, tmp_path, "2011-12-10")
+        for customer in golden.customers:
+            name = customer["customer_id"]
+            assert figures[name].monetary == Decimal(customer["net"])
+            # The golden figures leave orders of amount zero out; here they are orders.
+            assert figures[name].frequency == int(customer["frequency"]) + sum(row.customer_id == name for row in free)
+        others = [figures[name] for name in figures.keys() - {c["customer_id"] for c in golden.customers}]
+        # Those with cancellations only, and one whose only order is free.
+        assert Counter((f.frequency, f.recency is None) for f in others) == {(0, True): 33, (1, False): 1}
+        assert len([f for f in figures.values() if f.monetary < 0]) == 41
+    for date, figures in zip(golden.dates, looked_back(runs[1], golden, tmp_path), strict=True):
+        assert total(figures) == Decimal(date["net_incl_cancellations"])
+        orders = int(date["orders"]) + sum(row.at_ms < parse_at(date["as_of"]) for row in free)
+        assert sum(f.frequency for f in figures.values()) == orders
+    check_bytes(runs, 4_372)
+
+
+async def test_the_bytes_are_those_of_the_set_though_orders_leave_the_window(
+    settings_for: SettingsFor, golden: Golden
+) -> None:
+    """The cancellations of this file name no order, so nothing but ordinary orders and refunds comes later than the grace."""
+    rules = {"window_days": 90, "grace_days": 7}
+    first = settings_for(time="event", currency="GBP", **rules)
+    await topics.create(first)
+    await replay(first, golden.rows, until_ms=END)
+    await taken_up(first)
+    runs = await arranged_anew(settings_for, first, **rules)
+    assert sum(unpack(value).cut > NONE for value in states(first).values()) > 1_000
+    check_bytes(runs, 4_372)

@@ -1,0 +1,115 @@
+"""`segstream rebuild` where the logs no longer reach back to their beginning: what can be had back, and what it says of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from redis import Redis
+
+from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.partitioners import murmur2
+from segmentation.rfm import announcement, unpack
+from stream.commands.shards import end_offsets
+from stream.engine.rebuild import LOST, LogShortened, Rebuilder
+from stream.kafka import topics
+from stream.settings import Settings
+from stream.storage.keys import ShardKeys
+from stream.worker.app import step_of, streams_of
+from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
+
+EARLY = [f"early-{i}" for i in range(30)]  # all their orders leave the log
+BOTH = [f"both-{i}" for i in range(30)]
+
+
+def order(name: str, number: int) -> OrderPlaced:
+    text = f"{name}-{number}"
+    return OrderPlaced(
+        id=text, order_id=text, customer_id=name, occurred_at=datetime.now(UTC), amount=Amount("90.00", "USD")
+    )
+
+
+async def send(settings: Settings, names: Iterable[str], numbers: range) -> None:
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for name in names:
+            partition = murmur2(name.encode(), settings.partitions)
+            for number in numbers:
+                await producer.send(
+                    settings.orders_topic, encode(order(name, number)), key=name.encode(), partition=partition
+                )
+
+
+async def cut(settings: Settings, topic: str) -> None:
+    """Retention takes away all that the topic holds now."""
+    ends = await end_offsets(settings, topic)
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    await admin.start()
+    await admin.delete_records({TopicPartition(topic, p): RecordsToDelete(before_offset=e) for p, e in ends.items()})
+    await admin.close()
+
+
+def lose(settings: Settings) -> None:
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for p in range(settings.partitions):
+            redis.delete(*ShardKeys(settings.group, settings.orders_topic, p).all())
+
+
+async def rebuilt(settings: Settings, **how: Any) -> list[str]:
+    rebuilder = Rebuilder(settings, streams_of(settings, "scoring"), step_of(settings, "scoring"))
+    return [line async for line in rebuilder.rebuild(**how)]
+
+
+@pytest.mark.parametrize("outputs_too", [False, True], ids=["orders", "orders-and-moves"])
+async def test_from_what_is_left(settings_for: Callable[..., Settings], tmp_path: Path, outputs_too: bool) -> None:
+    settings = settings_for()
+    await topics.create(settings)
+    with processes(settings, tmp_path, "worker"):
+        activation = await asyncio.to_thread(activate, settings)
+        await send(settings, EARLY + BOTH, range(3))
+        await settled(settings, activation=activation)
+        told_early = await moves(settings)
+        await cut(settings, settings.orders_topic)
+        if outputs_too:
+            await cut(settings, settings.changes_topic)
+        await send(settings, BOTH, range(3, 5))
+        await settled(settings)
+    before = states(settings)
+    told = await moves(settings)
+    lose(settings)
+
+    with pytest.raises(LogShortened, match=r"orders.*-0 starts at offset \d+.*gone") as refused:
+        await rebuilt(settings)
+    assert "--from-what-is-left" in str(refused.value.hint)
+    lines = await rebuilt(settings, from_what_is_left=True)
+    assert len(lines) == settings.partitions + 1
+    assert lines[-1] == LOST
+    assert sum(int(line.split("; ")[-1].split()[0]) for line in lines[:-1]) == len(EARLY + BOTH)
+
+    with processes(settings, tmp_path, "worker"):
+        # A turn of every shard, which would tell of whoever is due; and a model's start, which looks at everyone.
+        await send(settings, BOTH, range(5, 6))
+        await settled(settings, activation=await asyncio.to_thread(activate, settings))
+        await send(settings, BOTH, range(6, 7))
+        await settled(settings)
+        after = states(settings)
+        assert {k: announcement(v) for k, v in after.items() if k.startswith(b"early")} == {
+            k: announcement(v) for k, v in before.items() if k.startswith(b"early")
+        }, "no order is left of them: their segment stays"
+        assert {unpack(v).frequency for k, v in after.items() if k.startswith(b"both")} == {4}
+        await send(settings, EARLY + BOTH, range(7, 22))
+        await settled(settings)
+        final = await moves(settings)
+    # What was told stays as it was, and every chain goes on where it stood.
+    assert [rows[: len(was)] for rows, was in zip(final, told, strict=True)] == told
+    everything = [early + rows for early, rows in zip(told_early, final, strict=True)] if outputs_too else final
+    check_chains(everything)
+    assert {m["customer_id"] for rows in everything for m in rows} == {*EARLY, *BOTH}
+    by_name = {m["customer_id"]: m for rows in final for m in rows}
+    assert by_name[EARLY[0]]["sequence"] > 1
+    assert unpack(states(settings)[EARLY[0].encode()]).frequency == 15

@@ -1,0 +1,387 @@
+"""`segtrainer list`, `promote`, `rollback` on a real Kafka: what they write, and what two of them at once do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from typer.testing import CliRunner
+
+from bench.harness.model import bench_model
+from segmentation.events import decode
+from stream.kafka import topics
+from stream.kafka.clients import read_topic
+from stream.models.feed import ModelFeed
+from stream.models.topic import published as published_for_commands
+from tests.support.command_line import environment
+from tests.support.engine.real_worker import processes, settled, store_heads
+from trainer import cli
+from trainer.errors import PublishConflict, PublishError, TrainerError
+from trainer.registry import publish
+from trainer.registry.contents import Signature, published, way_back
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from segmentation.model import SegmentModel
+    from stream.settings import Settings as WorkerSettings
+
+pytestmark = pytest.mark.usefixtures("quiet")
+PARTITIONS = 2
+NOW = 1_300_000_000_000
+ROUNDS = int(os.environ.get("EXAMPLES", "12"))
+ME = Signature("ada", "2011-12-10T00:00:00Z", "spring sale")
+
+
+def model(margin: float) -> SegmentModel:
+    return bench_model().model_copy(update={"margin": margin})
+
+
+A, B, C = model(0.11), model(0.12), model(0.13)
+
+
+@pytest.fixture
+def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
+    made = settings_for(time="event", partitions=PARTITIONS)
+    asyncio.run(topics.create(made))
+    return made
+
+
+@pytest.fixture
+def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The trainer's settings; the environment points there too."""
+    for name, value in environment(worker).items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def add(settings: Settings, *models: SegmentModel, activate: bool = False) -> list[publish.Activation]:
+    return [publish.publish(settings, m, activate=activate, event_time=True, now_ms=NOW) for m in models]
+
+
+def run(*arguments: str) -> Any:
+    result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def records(settings: WorkerSettings, topic: str) -> list[Any]:
+    return asyncio.run(read_topic(settings, topic))
+
+
+def controls(settings: WorkerSettings) -> list[list[tuple[int, str]]]:
+    """(activation, version) of each partition of the orders."""
+    found: list[list[tuple[int, str]]] = [[] for _ in range(PARTITIONS)]
+    for record in sorted(records(settings, settings.orders_topic), key=lambda r: (r.partition, r.offset)):
+        event: Any = decode(record.value)
+        found[record.partition].append((event.activation, event.version))
+    return found
+
+
+def test_a_promotion_is_one_record_and_a_control_on_every_partition(mine: Settings, worker: WorkerSettings) -> None:
+    add(mine, A, B)
+    told = run("promote", A.version, "--reason", "spring sale", "--by", "ada")
+    active = records(worker, worker.models_topic)[-1]
+    assert (active.key, active.offset) == (b"active", told["activation"])
+    headers = dict(active.headers)
+    assert (headers["by"], headers["reason"]) == (b"ada", b"spring sale")
+    assert headers["at"].endswith(b"Z")
+    assert controls(worker) == [[(told["activation"], A.version)]] * PARTITIONS
+
+
+def test_in_wall_time_nothing_is_sent_among_the_orders(
+    mine: Settings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(mine, A, B)
+    monkeypatch.setenv("SEGSTREAM_TIME", "wall")
+    run("promote", A.version)
+    run("promote", B.version)
+    run("rollback")
+    assert controls(worker) == [[], []]
+
+
+def test_a_promotion_takes_the_mark_off_the_candidate(mine: Settings) -> None:
+    add(mine, A, B)
+    assert run("list")["candidate"] == B.version
+    run("promote", A.version)
+    assert run("list")["candidate"] == B.version
+    run("promote", B.version)
+    assert run("list")["candidate"] is None
+
+
+def test_a_model_is_written_once_whatever_becomes_of_it(mine: Settings, worker: WorkerSettings) -> None:
+    add(mine, A)
+    add(mine, A, activate=True)
+    add(mine, B, activate=True)
+    run("promote", A.version)
+    keys = [record.key for record in records(worker, worker.models_topic)]
+    assert [key for key in keys if key not in {b"active", b"candidate"}] == [A.version.encode(), B.version.encode()]
+
+
+def test_rollbacks_go_further_and_further_back(mine: Settings, worker: WorkerSettings) -> None:
+    numbers = [done.number or 0 for done in add(mine, A, B, C, activate=True)]
+    for expected in (B, A):
+        told = run("rollback", "--reason", "it mailed everybody")
+        assert told["version"] == expected.version
+        numbers.append(told["activation"])
+    assert numbers == sorted(set(numbers))
+    assert [version for _, version in controls(worker)[0]] == [m.version for m in (A, B, C, B, A)]
+    with pytest.raises(PublishError, match="nothing to go back to"):
+        publish.roll_back(mine, None, ME)
+    # And a promotion starts a way of its own.
+    run("promote", C.version)
+    assert run("rollback")["version"] == A.version
+
+
+def test_a_rollback_names_what_lies_on_the_way_back(mine: Settings) -> None:
+    add(mine, A, B, C, activate=True)
+    add(mine, model(0.9))
+    assert run("rollback", A.version)["version"] == A.version
+    with pytest.raises(PublishError, match="nothing to go back to"):
+        publish.roll_back(mine, None, ME)
+    run("promote", B.version)
+    with pytest.raises(
+        PublishError, match=rf"isn't on the way back.*that is {A.version}.*promote {model(0.9).version}"
+    ):
+        publish.roll_back(mine, model(0.9).version, ME)
+    with pytest.raises(PublishError, match="isn't on the way back"):
+        publish.roll_back(mine, B.version, ME)
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_an_unknown_version_names_what_there_is(mine: Settings, command: str) -> None:
+    add(mine, A, B, activate=True)
+    result = CliRunner().invoke(cli.app, [command, "0123456789abcdef"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, TrainerError)
+    assert f"no model '0123456789abcdef' on the models topic; there are: {A.version}, {B.version}" in str(
+        result.exception
+    )
+    assert run("list")["active"] == B.version
+
+
+def test_what_is_active_is_not_activated_again(mine: Settings) -> None:
+    add(mine, A, activate=True)
+    with pytest.raises(PublishError, match="is active already"):
+        publish.promote(mine, A.version, ME)
+
+
+def test_on_an_empty_topic(mine: Settings) -> None:
+    assert run("list") == {"active": None, "candidate": None, "versions": [], "activations": []}
+    with pytest.raises(PublishError, match="there are: none"):
+        publish.promote(mine, A.version, ME)
+    with pytest.raises(PublishError, match="nothing to go back to: active is none"):
+        publish.roll_back(mine, None, ME)
+    # The barriers of what was refused are nobody's business.
+    assert add(mine, A, activate=True)[0].version == A.version
+
+
+def test_the_caller_may_say_what_is_active(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(mine, A, B)
+    assert run("promote", A.version, "--expect-active", "none")["version"] == A.version
+    monkeypatch.setattr("sys.argv", ["segtrainer", "promote", B.version, "--expect-active", "none"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert run("promote", B.version, "--expect-active", A.version)["version"] == B.version
+
+
+def test_the_list_says_who_when_and_why(mine: Settings) -> None:
+    add(mine, A, activate=True)
+    add(mine, B)
+    run("promote", B.version, "--by", "ada", "--reason", "clearer names")
+    run("rollback", "--by", "bob", "--reason", "too many moves")
+    add(mine, C)
+    told = run("list")
+    a, b, c = told["versions"]
+    assert [(row["version"], row["mark"]) for row in (a, b, c)] == [
+        (A.version, "active"),
+        (B.version, ""),
+        (C.version, "candidate"),
+    ]
+    assert (a["by"], a["reason"], a["rollback"]) == ("bob", "too many moves", True)
+    assert (b["by"], b["reason"], b["rollback"]) == ("ada", "clearer names", False)
+    assert (c["by"], c["activation"]) == ("segtrainer", None)
+    assert [(past["version"], past["by"]) for past in told["activations"]] == [
+        (A.version, "segtrainer"),
+        (B.version, "ada"),
+        (A.version, "bob"),
+    ]
+    assert (a["k"], a["customers"]) == (A.training.k, A.training.customers)
+    table = CliRunner().invoke(cli.app, ["list"])
+    assert table.exit_code == 0
+    for text in (A.version, "too many moves", "candidate"):
+        assert text in table.stdout
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "x" * 501])
+def test_a_reason_is_one_line(mine: Settings, text: str) -> None:
+    del mine
+    assert CliRunner().invoke(cli.app, ["promote", A.version, "--reason", text]).exit_code == 2
+
+
+def test_a_training_on_another_parent_is_told_and_not_published(mine: Settings) -> None:
+    add(mine, A, activate=True)
+    lineage = publish.read_lineage(mine)
+    add(mine, B, activate=True)
+    with pytest.raises(PublishConflict, match=f"another model became active meanwhile: {B.version}"):
+        publish.publish(mine, C, activate=True, event_time=True, now_ms=NOW, expected=lineage)
+    assert C.version not in publish.read_models(mine).versions
+    # As a candidate it takes nothing from anybody.
+    publish.publish(mine, C, activate=False, event_time=True, now_ms=NOW, expected=lineage)
+
+
+def test_new_segments_never_share_an_id_with_another_model_s(mine: Settings) -> None:
+    def with_new(margin: float) -> SegmentModel:
+        first, *rest = A.segments
+        return model(margin).model_copy(update={"segments": (first.model_copy(update={"id": 60}), *rest)})
+
+    add(mine, A, activate=True)
+    lineage = publish.read_lineage(mine)
+    add(mine, with_new(0.5))
+    with pytest.raises(PublishConflict, match="its new segments have the ids of those"):
+        publish.publish(mine, with_new(0.6), activate=False, event_time=True, now_ms=NOW, expected=lineage)
+    # The same model again is the same model.
+    publish.publish(mine, with_new(0.5), activate=False, event_time=True, now_ms=NOW, expected=lineage)
+
+
+def test_who_began_later_goes_first(mine: Settings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(mine, A, B, C)
+    add(mine, A, activate=True)
+    real, others = publish._written, [C.version]
+
+    async def overtaken(*arguments: Any) -> int:
+        """Between the check of the one and its first record, the other does all of its own."""
+        if others:
+            await asyncio.to_thread(publish.promote, mine, others.pop(), ME)
+        return await real(*arguments)
+
+    monkeypatch.setattr(publish, "_written", overtaken)
+    with pytest.raises(PublishConflict, match="began after this one, and goes first"):
+        publish.promote(mine, B.version, ME)
+    assert [version for _, version in controls(worker)[0]] == [A.version, C.version]
+    assert run("list")["active"] == C.version
+
+
+def test_who_reads_before_another_s_end_hears_it(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(mine, A, B, C)
+    add(mine, A, activate=True)
+    real = publish._commit
+
+    async def late(settings: Settings, *arguments: Any) -> publish.Activation:
+        with monkeypatch.context() as inner:
+            inner.setattr(publish, "_commit", real)
+            await asyncio.to_thread(publish.promote, settings, C.version, ME)
+        return await real(settings, *arguments)
+
+    monkeypatch.setattr(publish, "_commit", late)
+    with pytest.raises(PublishConflict, match=f"another model became active meanwhile: {C.version}"):
+        publish.promote(mine, B.version, ME)
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_hears_it(mine: Settings, worker: WorkerSettings) -> None:
+    add(mine, A, B, C)
+    add(mine, A, activate=True)
+    active, won = A.version, []
+    for _ in range(ROUNDS):
+        answers: list[tuple[str, str | None]] = []
+        start = threading.Barrier(2)
+
+        def promoted(version: str) -> None:
+            start.wait()  # noqa: B023  # joined within the round
+            try:
+                publish.promote(mine, version, ME, expected=active)  # noqa: B023  # as above
+                answers.append(("won", version))  # noqa: B023  # as above
+            except PublishConflict:
+                answers.append(("heard", version))  # noqa: B023  # as above
+
+        rivals = [threading.Thread(target=promoted, args=(m.version,)) for m in (A, B, C) if m.version != active]
+        for rival in rivals:
+            rival.start()
+        for rival in rivals:
+            rival.join(60)
+        assert sorted(outcome for outcome, _ in answers) == ["heard", "won"]
+        now = publish.read_models(mine).active
+        assert now is not None
+        assert ("won", now.version) in answers
+        active = now.version
+        won.append((now.activation, now.version))
+    assert [starts[1:] for starts in controls(worker)] == [won] * PARTITIONS
+
+
+async def test_a_worker_takes_up_a_promotion_and_a_rollback(
+    settings_for: Callable[..., WorkerSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = settings_for(partitions=PARTITIONS)
+    await topics.create(worker)
+    for name in ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions"):
+        monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(worker, name)))
+    mine = Settings(redis_url=worker.redis_url)
+    [one, _] = await asyncio.to_thread(add, mine, A, B, activate=True)
+    assert one.number is not None
+    feed = (
+        b'{"type":"order.placed","id":"e-1","order_id":"o-1","customer_id":"c-1",'
+        b'"time":"2026-11-01T00:00:00Z","amount":"10.00","currency":"USD"}'
+    )
+    async with AIOKafkaProducer(**worker.kafka_client()) as producer:
+        await producer.send_and_wait(worker.orders_topic, feed, key=b"c-1")
+    with processes(worker, tmp_path, "worker"):
+        for change, wanted in ((publish.roll_back, A.version), (publish.promote, B.version)):
+            done = await asyncio.to_thread(change, mine, wanted, ME)
+            assert done.number is not None
+            await settled(worker, activation=done.number)
+            heads = store_heads(worker, worker.orders_topic)
+            assert {(head.activation, head.version) for head in heads} == {(done.number, wanted)}
+
+
+def _compacted(found: list[Any]) -> list[Any]:
+    """What is left of a topic: the last record of each key, tombstones gone."""
+    last = {record.key: record for record in found}
+    return [record for record in found if last[record.key] is record and record.value is not None]
+
+
+def test_compaction_takes_nothing_that_counts(mine: Settings, worker: WorkerSettings) -> None:
+    add(mine, A, B, C, activate=True)
+    publish.roll_back(mine, None, ME)
+    add(mine, model(0.7), C)
+    publish.promote(mine, C.version, ME)
+    everything = records(worker, worker.models_topic)
+    left = _compacted(everything)
+    assert len(left) == 5  # four models and one activation; the candidate was promoted
+    before, after = published(everything), published(left)
+    assert after.history == before.history
+    assert [past.version for past in way_back(after.history)] == [A.version, B.version, C.version]
+    assert after.versions.keys() == before.versions.keys()
+    assert after.candidate is before.candidate is None
+    # And for those who score by it.
+    feed = ModelFeed(worker, lambda model, names: (model, names))
+    for record in left:
+        feed.take(record.key, record.value, record.offset)
+    feed.caught_up.set()
+    assert (feed.latest().number, feed.latest().version) == (before.history[-1].activation, C.version)
+    for_commands = published_for_commands((record.key, record.value) for record in left)
+    assert for_commands.active == C
+
+
+def test_a_pointer_written_by_hand_counts_too(mine: Settings, worker: WorkerSettings) -> None:
+    add(mine, A, B, activate=True)
+
+    async def by_hand(value: bytes) -> None:
+        async with AIOKafkaProducer(**worker.kafka_client()) as producer:
+            await producer.send_and_wait(worker.models_topic, value, key=b"active", partition=0)
+
+    for value in (
+        b'{"version":"%s"}' % A.version.encode(),
+        b'{"version":"%s","before":"nothing"}' % B.version.encode(),
+    ):
+        asyncio.run(by_hand(value))
+    assert [past.version for past in publish.read_models(mine).history] == [A.version, B.version, A.version, B.version]
+    assert run("list")["active"] == B.version
+    assert run("rollback")["version"] == A.version

@@ -1,0 +1,176 @@
+"""`segtrainer schedule` as a process: it trains, serves, tells of failures, and ends when it is asked to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from redis import Redis
+from typer.testing import CliRunner
+
+from stream.kafka import topics
+from stream.local.server import free_port
+from trainer import cli
+from trainer.lock import lock_key
+from trainer.registry.publish import read_models
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from stream.settings import Settings as WorkerSettings
+
+ROOT = Path(__file__).parents[3]
+YEARLY = ("--cron", "0 0 1 1 *")  # never while a test runs
+
+
+def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it didn't come about"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture
+async def mine(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    names = ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions")
+    for name in names:
+        monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("SEGSTREAM_REDIS_URL", settings.redis_url.get_secret_value())
+    assert await topics.check(settings) == []
+    return Settings()
+
+
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """A file of 90 customers in three kinds that can't be mistaken for each other."""
+    rng, rows = np.random.default_rng(1), ["order_id,customer_id,ordered_at,amount"]
+    for customer in range(90):
+        kind = customer % 3
+        for n in range((1, 5, 20)[kind]):
+            day = np.datetime64("2026-01-01") + (0, 60, 115)[kind] + n // 4 + rng.integers(3)
+            rows.append(f"{customer}-{n},c{customer},{day},{(10, 60, 400)[kind] + rng.integers(5)}.50")
+    path = tmp_path / "orders.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+@contextmanager
+def scheduler(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "schedule.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainer.cli", "schedule", *YEARLY, *arguments], cwd=ROOT, stdout=log, stderr=log
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def asked(port: int, path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+    except urllib.error.URLError:
+        return ""
+
+
+def remembered(mine: Settings) -> dict[str, Any]:
+    with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
+        raw = redis.get(f"{{{mine.group}:training}}:last")
+    return msgspec.json.decode(raw) if isinstance(raw, bytes) else {}
+
+
+def test_the_first_model_is_trained_at_once_and_the_rest_is_told(mine: Settings, orders: Path, tmp_path: Path) -> None:
+    port = free_port()
+    run = ("--from", str(orders), "--min-customers", "20", "--k", "3", "--activate", "--force")
+    with scheduler(tmp_path, "--when-none", "--http-port", str(port), "--", *run) as process:
+        eventually(lambda: "segstream_training_runs_total{" in asked(port, "/metrics"))
+        text = asked(port, "/metrics")
+        told = msgspec.json.decode(eventually(lambda: asked(port, "/health")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert 'segstream_training_runs_total{outcome="succeeded"} 1.0' in text, (tmp_path / "schedule.log").read_text()
+    assert (told["healthy"], told["last_outcome"]) == (True, "succeeded")
+    assert told["next_run"].endswith("-01-01T00:00:00+00:00")
+    active = read_models(mine).active
+    assert active is not None
+    assert (active.signature.by, active.signature.reason) == ("schedule", "no model is active yet")
+    assert remembered(mine)["outcome"] == "succeeded"
+    # The next one knows, and leaves it at that.
+    with scheduler(tmp_path, "--when-none", "--http-port", str(port), "--", *run):
+        eventually(lambda: '"healthy": true' in asked(port, "/health"))
+        assert msgspec.json.decode(asked(port, "/health"))["last_outcome"] == "succeeded"
+    assert len(read_models(mine).history) == 1
+
+
+def test_a_run_that_fails_is_told_and_touches_nothing(mine: Settings, orders: Path, tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    program = tmp_path / "notify"
+    program.write_text(f'#!/bin/sh\necho "$1 $SEGTRAINER_EXIT_CODE $SEGTRAINER_ATTEMPT $SEGTRAINER_ERROR" >> {heard}\n')
+    program.chmod(0o755)
+    run = ("--from", str(orders), "--min-customers", "5000")
+    with scheduler(tmp_path, "--when-none", "--on-failure", f"{program} training", "--", *run):
+        [line] = eventually(lambda: heard.exists() and heard.read_text().splitlines())
+        eventually(lambda: remembered(mine).get("outcome") == "failed")
+    assert line.startswith("training 1 1 segtrainer: ")
+    assert "5000" in line.replace(",", "")
+    assert read_models(mine).versions == {}
+
+
+@pytest.mark.slow
+def test_asked_to_end_it_ends_its_run_too(mine: Settings, tmp_path: Path) -> None:
+    fifo = tmp_path / "orders.csv"
+    os.mkfifo(fifo)  # a run that reads it waits for ever
+    with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
+        with scheduler(tmp_path, "--when-none", "--", "--from", str(fifo)) as process:
+            eventually(lambda: redis.exists(lock_key(mine)))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        assert remembered(mine)["outcome"] == "stopped"
+        assert not redis.exists(f"{{{mine.group}:training}}:turn")
+
+
+def test_a_run_by_hand_meanwhile_is_refused(mine: Settings, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
+        redis.set(lock_key(mine), "shop-1 42 x", ex=60)
+    monkeypatch.setattr("sys.argv", ["segtrainer", "run", "--from", str(orders), "--min-customers", "20"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 4
+    assert read_models(mine).versions == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--cron", "61 * * * *"], "Bad minute"),
+        (["--zone", "Berlin"], "no time zone 'Berlin'"),
+        (["--on-failure", " "], "SEGSTREAM_SCHEDULE_ON_FAILURE=' ': Value error, expected a command"),
+        (["--http-port", "70000"], "SEGSTREAM_SCHEDULE_HTTP_PORT"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_at_once(mine: Settings, arguments: list[str], told: str) -> None:
+    del mine
+    result = CliRunner().invoke(cli.app, ["schedule", *arguments])
+    assert result.exit_code == 1
+    assert told in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [["--", "--kk", "5"], ["--", "--seed", "many"], ["--retries", "-1"]])
+def test_what_run_would_refuse_at_night_is_refused_now(mine: Settings, arguments: list[str]) -> None:
+    del mine
+    assert CliRunner().invoke(cli.app, ["schedule", *arguments]).exit_code == 2

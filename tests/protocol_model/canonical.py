@@ -1,0 +1,166 @@
+"""One state for all that can't be told apart: what makes the search end."""
+
+from __future__ import annotations
+
+from tests.protocol_model.rules import Rules
+from tests.protocol_model.state import (
+    Customer,
+    KafkaHead,
+    Move,
+    Redis,
+    RedisHead,
+    Slot,
+    State,
+    Told,
+    Transaction,
+    Worker,
+    Write,
+)
+
+GONE = 0  # the token of a head that is nowhere any more
+
+
+def reduced(rules: Rules, state: State) -> State:
+    """Without what can't matter: a history that never comes back, a late commit that will be refused, a worker that can only go down."""
+    if not state.rollbacks and state.history:
+        state = state._replace(history=())
+    tokens = _tokens(state)
+    if state.late and state.late[0].token not in tokens:
+        state = state._replace(late=None)
+    first, second = state.slots
+    slots = (_slot(rules, first, tokens), _slot(rules, second, tokens))
+    return state if slots == state.slots else state._replace(slots=slots)
+
+
+def canonical(rules: Rules, state: State) -> State:
+    """The one state that stands for all that differ only by names: of workers, of tokens, and where counting began."""
+    state = reduced(rules, state)
+    state = _Renamed(state, _tokens(state)).state()
+    first, second = state.slots
+    return state._replace(slots=(second, first)) if hash(first) > hash(second) else state
+
+
+def _tokens(state: State) -> dict[int, int]:
+    """New names for the tokens that Redis holds, or may hold again."""
+    names: dict[int, int] = {}
+    for copy in state.history:
+        names[copy.head.token] = len(names) + 1
+    names[state.redis.head.token] = len(names) + 1
+    if state.old_primary:
+        names.setdefault(state.old_primary.head.token, len(names) + 1)
+    return names
+
+
+def _slot(rules: Rules, slot: Slot, tokens: dict[int, int]) -> Slot:
+    """An epoch without worker or transaction is nobody's."""
+    if slot.worker and rules.lost_means_down and _is_lost(slot, slot.worker, tokens):
+        slot = slot._replace(worker=None)
+    if slot.worker is None and slot.transaction is None and (slot.epoch or slot.cut_off):
+        return Slot()
+    return slot
+
+
+def _is_lost(slot: Slot, worker: Worker, tokens: dict[int, int]) -> bool:
+    """Whether its next step, whatever else happens before, is to find that it has lost the shard."""
+    if worker.phase == "opening":
+        return not slot.epoch
+    if worker.phase in {"covering", "publishing"}:
+        return slot.transaction is None
+    gone = worker.expected is not None and worker.expected.token not in tokens
+    return gone and (worker.phase != "following" or not slot.epoch)  # while it follows, it may still cover
+
+
+class _Renamed:
+    """Tokens by rank; numbers and positions counted from the first move that somebody may still read."""
+
+    def __init__(self, state: State, tokens: dict[int, int]) -> None:
+        self._state = state
+        self._tokens = tokens
+        told = state.told
+        self._read = min(self._lowest(), len(told.moves))
+        segments, sequences = list(told.segments), list(told.sequences)
+        self._number, self._as_of = 0, told.as_of
+        for move in told.moves[: self._read]:
+            segments[move.customer] = move.after
+            sequences[move.customer] = move.sequence
+            self._number = move.number
+            self._as_of = (move.activation, move.clock, move.offset)
+        self._segments = tuple(segments)
+        self._sequences = tuple(sequences)
+
+    def _lowest(self) -> int:
+        """The lowest position that anybody holds in the output log."""
+        state = self._state
+        lowest = min([state.redis.head.position, *(old.head.position for old in state.history)])
+        if state.old_primary:
+            lowest = min(lowest, state.old_primary.head.position)
+        if state.late:
+            lowest = min(lowest, state.late[0].position)
+        for slot in state.slots:
+            if slot.worker and slot.worker.expected:
+                lowest = min(lowest, slot.worker.expected.position)
+        return lowest
+
+    def state(self) -> State:
+        """All of it."""
+        old, told = self._state, self._state.told
+        moves = tuple(self._move(move) for move in told.moves[self._read :])
+        return State(
+            self._redis(old.redis),
+            tuple(self._redis(copy) for copy in old.history),
+            old.rollbacks,
+            Told(self._segments, (0,) * len(self._sequences), self._as_of, moves),
+            self._kafka(old.kafka),
+            (self._slot(old.slots[0]), self._slot(old.slots[1])),
+            old.clock,
+            old.published,
+            old.late and (self._head(old.late[0]), self._write(old.late[1])),
+            old.old_primary and self._redis(old.old_primary),
+        )
+
+    def _redis(self, redis: Redis) -> Redis:
+        customers = redis.customers
+        if self._read:
+            customers = tuple(self._customer(number, customer) for number, customer in enumerate(customers))
+        return Redis(self._head(redis.head), customers)
+
+    def _head(self, head: RedisHead) -> RedisHead:
+        token, offset, position, number, clock, activation, cursor, quiet = head
+        token, position, number = self._tokens.get(token, GONE), position - self._read, number - self._number
+        return RedisHead(token, offset, position, number, clock, activation, cursor, quiet)
+
+    def _customer(self, number: int, customer: Customer) -> Customer:
+        orders, announced, sequence, due = customer
+        return Customer(orders, announced, sequence - self._sequences[number], due)
+
+    def _write(self, write: Write) -> Write:
+        customers = tuple(c and self._customer(number, c) for number, c in enumerate(write.customers))
+        return Write(self._head(write.head._replace(token=GONE)), customers)
+
+    def _kafka(self, head: KafkaHead) -> KafkaHead:
+        return head._replace(number=head.number - self._number) if self._number else head
+
+    def _move(self, move: Move) -> Move:
+        if not self._read:
+            return move
+        sequence, number = move.sequence - self._sequences[move.customer], move.number - self._number
+        return move._replace(sequence=sequence, number=number)
+
+    def _transaction(self, sent: Transaction) -> Transaction:
+        return Transaction(tuple(self._move(move) for move in sent.moves), self._kafka(sent.head))
+
+    def _slot(self, slot: Slot) -> Slot:
+        sent = slot.transaction and self._transaction(slot.transaction)
+        return Slot(slot.worker and self._worker(slot.worker), sent, slot.epoch, slot.cut_off)
+
+    def _worker(self, worker: Worker) -> Worker:
+        return Worker(
+            worker.phase,
+            worker.opened,
+            max(worker.end - self._read, 0),
+            worker.expected and self._head(worker.expected),
+            worker.target and self._kafka(worker.target),
+            worker.until,
+            worker.write and self._write(worker.write),
+            worker.unsent and self._transaction(worker.unsent),
+        )

@@ -1,0 +1,177 @@
+"""What the model remembers of one shard: its logs in Kafka, its part of Redis, and two workers.
+
+Everything is a tuple of small numbers, so a state is a value: equal states are equal, and hash alike. The names are those
+of stream/storage/heads.py. A `token` stands for the token and the turn number of a real head: no two commits have the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+CUSTOMERS: Final = 2
+
+# When a customer is to be looked at again without a new order.
+NEVER: Final = 0
+LATER: Final = 1  # once the clock has moved
+NOW: Final = 2
+
+
+class Customer(NamedTuple):
+    """A customer's state in Redis, with the entry in the due index."""
+
+    orders: int = 0  # bit i: order i is in
+    announced: int = 0  # segment; 0: none yet
+    sequence: int = 0
+    due: int = NEVER
+
+
+class RedisHead(NamedTuple):
+    """How far Redis has followed."""
+
+    token: int
+    offset: int  # R
+    position: int  # C
+    number: int  # S: of the last move
+    clock: int  # T
+    activation: int  # M
+    cursor: int | None  # rescore: customers done; None: none under way
+    quiet: int | None  # rescore: the first so many were told already; None: all
+
+
+class Redis(NamedTuple):
+    """One server's copy of the shard."""
+
+    head: RedisHead
+    customers: tuple[Customer, ...]
+
+
+class Write(NamedTuple):
+    """One commit to Redis: the head (its token comes when it is written), and the customers touched."""
+
+    head: RedisHead
+    customers: tuple[Customer | None, ...]
+
+
+class KafkaHead(NamedTuple):
+    """How far the shard has come."""
+
+    offset: int  # N
+    number: int  # S: of the last move
+    clock: int  # T
+    activation: int  # M
+    cursor: int | None
+
+
+class Move(NamedTuple):
+    """One record of the output log, with the mark of its turn: number, offset, clock, activation."""
+
+    customer: int
+    before: int
+    after: int
+    sequence: int
+    number: int
+    offset: int
+    clock: int
+    activation: int
+
+
+class Transaction(NamedTuple):
+    """Sent, EndTxn included; the coordinator carries it out at any later time, also when its sender is gone."""
+
+    moves: tuple[Move, ...]
+    head: KafkaHead
+
+
+Phase = Literal[
+    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "telling late"
+]
+
+
+class Worker(NamedTuple):
+    """What a worker knows of the shard while it takes it over or owns it."""
+
+    phase: Phase
+    opened: int = 0  # how many of steps 1, 2, 3 are done
+    end: int = 0  # of the output log, asked after step 1
+    expected: RedisHead | None = None  # what Redis must hold
+    target: KafkaHead | None = None  # step 3
+    until: int = 0  # step 6
+    write: Write | None = None  # turn, step 5: what Redis gets once Kafka has committed
+    unsent: Transaction | None = None  # a mutant's alone: Redis first
+
+
+class Slot(NamedTuple):
+    """One worker's place. No worker: it is down, or about to take over afresh, which is the same."""
+
+    worker: Worker | None = None
+    transaction: Transaction | None = None
+    epoch: bool = False  # its producer is the one that Kafka listens to
+    cut_off: bool = False  # it talks to the old primary of Redis
+
+
+class Told(NamedTuple):
+    """The output log, read_committed: its moves, and what stood before the first one that anybody may still read."""
+
+    segments: tuple[int, ...]
+    sequences: tuple[int, ...]
+    as_of: tuple[int, int, int]  # activation, clock, offset of the move before
+    moves: tuple[Move, ...]
+
+
+class State(NamedTuple):
+    """The world at one moment."""
+
+    redis: Redis
+    history: tuple[Redis, ...]  # what a rollback may bring back, the latest last
+    rollbacks: int  # how many may still come
+    told: Told
+    kafka: KafkaHead
+    slots: tuple[Slot, Slot]
+    clock: int = 0
+    published: int = 1  # the newest activation on the topic
+    late: tuple[RedisHead, Write] | None = None  # a commit in flight after its sender gave up
+    old_primary: Redis | None = None  # of Redis, cut off, still serving some
+
+
+class Step(NamedTuple):
+    """One thing that can happen. `text` takes `facts`, so that only a trace pays for words."""
+
+    actor: int | None  # the slot; None: the environment
+    text: str
+    facts: tuple[object, ...]
+    state: State
+    violation: str | None = None
+    outside: bool = False  # a fault, or the world moving on: what has to end before anything can rest
+
+
+def start(rollbacks: int) -> State:
+    """A shard at its beginning, under the first model; both workers are down."""
+    head = RedisHead(1, 0, 0, 0, 0, 1, None, 0)
+    told = Told((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
+    redis = Redis(head, (Customer(),) * CUSTOMERS)
+    return State(redis, (), rollbacks, told, KafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
+
+
+def with_slot(state: State, at: int, slot: Slot) -> State:
+    """The same, but for one slot."""
+    return state._replace(slots=(slot, state.slots[1]) if at == 0 else (state.slots[0], slot))
+
+
+def with_worker(state: State, at: int, worker: Worker | None) -> State:
+    """The same, but for one worker; whatever it has sent stays in flight."""
+    return with_slot(state, at, state.slots[at]._replace(worker=worker))
+
+
+def seen(state: State, at: int) -> Redis:
+    """The Redis that a worker talks to."""
+    if state.old_primary is not None and state.slots[at].cut_off:
+        return state.old_primary
+    return state.redis
+
+
+def chain(told: Told, customer: int) -> tuple[int, int]:
+    """(segment, sequence) that was told last."""
+    for move in reversed(told.moves):
+        if move.customer == customer:
+            return move.after, move.sequence
+    return told.segments[customer], told.sequences[customer]

@@ -1,0 +1,41 @@
+"""Redis: one atomic commit under the head that the worker expects."""
+
+from __future__ import annotations
+
+from tests.protocol_model.rules import Rules
+from tests.protocol_model.state import Redis, RedisHead, State, Write, seen
+from tests.protocol_model.world import World
+
+
+def commit(
+    rules: Rules, world: World, state: State, at: int, expected: RedisHead, write: Write
+) -> tuple[State, RedisHead] | None:
+    """(the state after it, the head that was written); None: Redis holds another head."""
+    before = seen(state, at)
+    if rules.compare_and_set and before.head != expected:
+        return None
+    after = written(state, before, write)
+    if before is state.old_primary:
+        return state._replace(old_primary=after), after.head
+    return succeeded(world, state, after), after.head
+
+
+def succeeded(world: World, state: State, after: Redis) -> State:
+    """A new version on the primary; the old one is what a rollback brings back."""
+    return state._replace(redis=after, history=(*state.history, state.redis)[-world.lost_commits :])
+
+
+def written(state: State, before: Redis, write: Write) -> Redis:
+    """The touched customers replaced, under a head with a token of its own."""
+    customers = tuple(new or old for new, old in zip(write.customers, before.customers, strict=True))
+    return Redis(write.head._replace(token=_fresh(state)), customers)
+
+
+def _fresh(state: State) -> int:
+    held = [state.redis.head.token, *(old.head.token for old in state.history)]
+    if state.old_primary:
+        held.append(state.old_primary.head.token)
+    if state.late:
+        held.append(state.late[0].token)
+    held += [slot.worker.expected.token for slot in state.slots if slot.worker and slot.worker.expected]
+    return max(held) + 1

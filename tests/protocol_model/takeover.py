@@ -1,0 +1,212 @@
+"""A takeover, by the steps of `take_over` in stream/engine/takeover.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.protocol_model.rules import Rules
+from tests.protocol_model.state import (
+    CUSTOMERS,
+    NOW,
+    Customer,
+    KafkaHead,
+    Move,
+    RedisHead,
+    Slot,
+    State,
+    Step,
+    Transaction,
+    Worker,
+    Write,
+    seen,
+    with_slot,
+    with_worker,
+)
+from tests.protocol_model.store import commit
+from tests.protocol_model.world import World
+
+BATCH = 2  # records absorbed, or taken by a turn, at most
+
+
+def take_over(rules: Rules, world: World, state: State, at: int) -> Iterator[Step]:
+    """What a worker that is taking over can do next."""
+    worker = state.slots[at].worker or Worker("opening")
+    if worker.phase == "opening":
+        yield from _open(rules, world, state, at, worker)
+    elif worker.phase == "following":
+        yield from _follow(rules, world, state, at, worker)
+    elif worker.phase == "catching up":
+        yield from _catch_up(rules, world, state, at, worker)
+
+
+def back_to_2(rules: Rules, worker: Worker) -> Worker:
+    """Where a takeover goes on after 4b."""
+    return Worker("opening", rules.opening.index("redis"), worker.end)
+
+
+def _open(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+    """Steps 1, 2, 3."""
+    opened = worker.opened + 1
+    phase = worker._replace(phase="following" if opened == len(rules.opening) else "opening", opened=opened)
+    what = rules.opening[worker.opened]
+    if what == "producer":
+        # A low end is the lowest: any other leaves less to go wrong.
+        end = 0 if world.low_end else len(state.told.moves)
+        yield Step(at, "1. starts a producer", (), _fence(rules, with_worker(state, at, phase._replace(end=end)), at))
+    elif what == "redis":
+        head = seen(state, at).head
+        yield Step(at, "2. reads the Redis head: {}", (head,), with_worker(state, at, phase._replace(expected=head)))
+    elif rules.one_transactional_id and rules.opening[0] == "producer" and not state.slots[at].epoch:
+        yield Step(at, "3. its barrier is refused: fenced", (), with_worker(state, at, None))
+    else:
+        # The last head before the barrier is what it was when the barrier was committed, however late it is read.
+        after = with_worker(state, at, phase._replace(target=state.kafka))
+        yield Step(at, "3. reads the Kafka head: {}", (state.kafka,), after)
+
+
+def _fence(rules: Rules, state: State, at: int) -> State:
+    """Kafka listens to this producer alone, and has aborted whatever was open. (Or committed it: that was a step before.)"""
+    if not rules.one_transactional_id:
+        return with_slot(state, at, state.slots[at]._replace(transaction=None))
+    first, second = (slot._replace(transaction=None, epoch=place == at) for place, slot in enumerate(state.slots))
+    return state._replace(slots=(first, second))
+
+
+def _follow(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+    """Steps 4 and 5, a page at a time."""
+    expected, target = worker.expected, worker.target
+    assert expected is not None
+    assert target is not None
+    if expected.offset > target.offset and rules.transaction_every_turn:
+        stopped = "stopped: a healthy shard, since Redis is ahead of Kafka's head"
+        yield Step(at, "4. finds R {} above N {}", (expected.offset, target.offset), state, stopped)
+        return
+    moves = state.told.moves
+    if rules.read_until_last and target.number > _last(moves[expected.position :], expected):
+        stopped = "stopped: a healthy shard, since Kafka's head counts moves that aren't there"
+        yield Step(at, "4. waits for move {}", (target.number,), state, stopped)
+        return
+    if _has_all(rules, worker, expected.position, expected.number):
+        yield from _patch(rules, world, state, at, worker, ())
+        return
+    for position in range(expected.position + 1, len(moves) + 1):
+        page = moves[expected.position : position]
+        if world.pages or _has_all(rules, worker, position, page[-1].number):
+            yield from _patch(rules, world, state, at, worker, page)
+
+
+def _has_all(rules: Rules, worker: Worker, position: int, number: int) -> bool:
+    """Whether the log was read far enough: until move S, and to the end."""
+    assert worker.target is not None
+    return (number >= worker.target.number or not rules.read_until_last) and (
+        position >= worker.end or not rules.read_until_end
+    )
+
+
+def _last(moves: tuple[Move, ...], head: RedisHead) -> int:
+    return moves[-1].number if moves else head.number
+
+
+def _patch(rules: Rules, world: World, state: State, at: int, worker: Worker, page: tuple[Move, ...]) -> Iterator[Step]:
+    """Step 5 for one page; 4b where it goes beyond S."""
+    expected, target = worker.expected, worker.target
+    assert expected is not None
+    assert target is not None
+    number = _last(page, expected)
+    if number > target.number and page and rules.cover_torn:
+        yield _cover(rules, state, at, worker, target, page)
+        return
+    head = raised(rules, expected, target)._replace(position=expected.position + len(page), number=number)
+    patched: list[Customer | None] = [None] * CUSTOMERS
+    if rules.patch_announced:
+        there = seen(state, at).customers
+        for move in page:
+            known = patched[move.customer] or there[move.customer]
+            patched[move.customer] = known._replace(announced=move.after, sequence=move.sequence)
+    until = target.offset if rules.absorb_in_silence else 0
+    write = Write(head, tuple(patched))
+    done = commit(rules, world, state, at, expected, write)
+    facts = (len(page), head)
+    if done is None:
+        yield Step(at, "5. finds another Redis head", (), with_worker(state, at, None))
+        return
+    after, fresh = done
+    if not _has_all(rules, worker, head.position, number):
+        now = worker._replace(expected=fresh)
+    elif fresh.offset < until:
+        now = Worker("catching up", expected=fresh, until=until)
+    else:
+        now = Worker("running", expected=fresh)
+    yield Step(at, "4, 5. reads {} moves, and writes {}", facts, with_worker(after, at, now))
+    if late := gives_up(world, state, at, expected, write):
+        yield late
+
+
+def raised(rules: Rules, head: RedisHead, target: KafkaHead) -> RedisHead:
+    """Step 5: T and M only upwards; under a new M, everyone needs a due time, and those whom Kafka's cursor has passed were told."""
+    if rules.raise_clock:
+        head = head._replace(clock=max(head.clock, target.clock))
+    if target.activation > head.activation and rules.raise_activation:
+        return head._replace(activation=target.activation, cursor=0, quiet=target.cursor)
+    if head.cursor is not None:
+        told = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
+        return head._replace(quiet=told)
+    return head
+
+
+def _cover(rules: Rules, state: State, at: int, worker: Worker, target: KafkaHead, page: tuple[Move, ...]) -> Step:
+    """Step 4b: a head that covers what a torn transaction has left."""
+    if rules.one_transactional_id and not state.slots[at].epoch:
+        return Step(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
+    last = page[-1]
+    head = target._replace(
+        offset=max(target.offset, last.offset),
+        number=last.number,
+        clock=max(target.clock, last.clock),
+        activation=max(target.activation, last.activation),
+    )
+    slot: Slot = state.slots[at]._replace(worker=Worker("covering", end=worker.end), transaction=Transaction((), head))
+    return Step(
+        at, "4b. finds moves beyond S, and sends a head that covers them: {}", (head,), with_slot(state, at, slot)
+    )
+
+
+def _catch_up(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+    """Step 6."""
+    expected = worker.expected
+    assert expected is not None
+    there = seen(state, at)
+    if there.head != expected and rules.compare_and_set:
+        yield Step(at, "6. finds another Redis head", (), with_worker(state, at, None))
+        return
+    for offset in range(expected.offset + 1, min(expected.offset + BATCH, worker.until) + 1):
+        customers = absorbed(world, there.customers, expected.offset, offset)
+        if rules.due_now:
+            customers = tuple(c and c._replace(due=NOW) for c in customers)
+        write = Write(expected._replace(offset=offset), customers)
+        done = commit(rules, world, state, at, expected, write)
+        assert done is not None
+        after, fresh = done
+        now = worker._replace(expected=fresh) if offset < worker.until else Worker("running", expected=fresh)
+        facts = (expected.offset, offset)
+        yield Step(at, "6. absorbs orders {}..{} in silence", facts, with_worker(after, at, now))
+        if late := gives_up(world, state, at, expected, write):
+            yield late
+
+
+def absorbed(world: World, customers: tuple[Customer, ...], begin: int, end: int) -> tuple[Customer | None, ...]:
+    """The customers whom the orders begin..end change; an order that is known changes nobody."""
+    changed: list[Customer | None] = [None] * CUSTOMERS
+    for order, whose in world.orders[begin:end]:
+        known = changed[whose] or customers[whose]
+        if not known.orders & 1 << order:
+            changed[whose] = known._replace(orders=known.orders | 1 << order)
+    return tuple(changed)
+
+
+def gives_up(world: World, state: State, at: int, expected: RedisHead, write: Write) -> Step | None:
+    """A commit that is still on its way when its sender looks, doesn't find it, and takes over afresh."""
+    if not world.late_commit or state.late or seen(state, at) is state.old_primary:
+        return None
+    after = with_worker(state, at, None)._replace(late=(expected, write))
+    return Step(at, "sends a commit to Redis, and gives up before it arrives", (), after, outside=True)

@@ -1,0 +1,43 @@
+"""A trace in plain words, with the letters of docs/exactly-once.md."""
+
+from __future__ import annotations
+
+from tests.protocol_model.state import KafkaHead, Move, RedisHead, Step
+from tests.protocol_model.turn import Batch
+
+
+def say(step: Step) -> str:
+    """One line."""
+    who = "" if step.actor is None else f"{'AB'[step.actor]}: "
+    return who + step.text.format(*(_words(fact) for fact in step.facts))
+
+
+def _words(fact: object) -> str:
+    match fact:
+        case RedisHead():
+            told = "all" if fact.quiet is None else f"the first {fact.quiet}"
+            rescore = "" if fact.cursor is None else f", rescored {fact.cursor} ({told} in silence)"
+            return f"R={fact.offset} C={fact.position} S={fact.number} T={fact.clock} M={fact.activation}{rescore}"
+        case KafkaHead():
+            rescore = "" if fact.cursor is None else f", rescored {fact.cursor}"
+            return f"N={fact.offset} S={fact.number} T={fact.clock} M={fact.activation}{rescore}"
+        case Batch():
+            return _batch(fact)
+        case Move():
+            return (
+                f"customer {fact.customer}: {fact.before} -> {fact.after} (sequence {fact.sequence}, S={fact.number})"
+            )
+        case tuple():
+            return "moves [" + ", ".join(_words(part) for part in fact) + "]"
+        case _:
+            return str(fact)
+
+
+def _batch(batch: Batch) -> str:
+    if batch.start is not None:
+        return f"the start of activation {batch.start}"
+    parts = [f"order {offset}" for offset in range(batch.begin, batch.offset)]
+    parts += [f"customer {customer} who is due" for customer in batch.due]
+    if batch.rescored is not None:
+        parts.append(f"customer {batch.rescored} to be rescored")
+    return f"{' and '.join(parts)} at clock {batch.clock} under model {batch.activation}"

@@ -1,0 +1,63 @@
+"""What can happen around the protocol: the orders, what the models make of them, and the faults; kept small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from tests.protocol_model.state import CUSTOMERS, LATER, NEVER
+
+# (order, customer): the last record of some worlds repeats the first order.
+TWO: Final = ((0, 0), (1, 1))
+REPEATED: Final = ((0, 0), (1, 1), (0, 0))
+
+# [customer][model - 1][clock]: the segment of a customer with an order. An order of customer 0 moves it at once, and time
+# moves it back; customer 1 is moved by its order, by time alone, or by the second model alone.
+Segments = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+BOTH_AT_ONCE: Final[Segments] = (((1, 0), (1, 2)), ((1, 1), (2, 1)))
+ONLY_BY_MODEL: Final[Segments] = (((1, 0), (1, 2)), ((0, 0), (2, 1)))
+ONLY_BY_TIME: Final[Segments] = (((1, 0), (1, 2)), ((0, 1), (2, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One environment. Workers crash, hang, wake up and take over in every one of them, at will and without bound."""
+
+    orders: tuple[tuple[int, int], ...] = TWO
+    segments: Segments = ONLY_BY_TIME
+    rollbacks: int = 1  # of Redis
+    lost_commits: int = 1  # at most, by one rollback
+    clock_moves: bool = True  # once, from 0 to 1
+    new_model: bool = True  # activation 2 is published once
+    skew: bool = False  # a worker's clock may lag
+    torn: bool = False  # a delayed EndTxn commits what a later transaction has sent so far
+    low_end: bool = False  # the end of a log may be answered too low
+    late_commit: bool = False  # a commit to Redis may arrive after its sender gave up
+    split: bool = False  # Redis: an old primary goes on serving some
+    pages: bool = False  # the output log is read in pages, each patched by a commit of its own
+
+    def segment(self, customer: int, orders: int, clock: int, activation: int) -> int:
+        """What a model gives."""
+        return self.segments[customer][activation - 1][clock] if orders else 0
+
+    def due(self, customer: int, orders: int, clock: int, activation: int) -> int:
+        """When time alone will move a customer whose segment at `clock` is known."""
+        if clock == 1:
+            return NEVER
+        moves = self.segment(customer, orders, 1, activation) != self.segment(customer, orders, 0, activation)
+        return LATER if moves else NEVER
+
+    def all_orders(self, customer: int) -> int:
+        """The orders of a customer, as bits."""
+        found = 0
+        for order, whose in self.orders:
+            if whose == customer:
+                found |= 1 << order
+        return found
+
+    def readings(self, clock: int) -> range:
+        """What a worker's clock may show."""
+        return range(clock + 1) if self.skew else range(clock, clock + 1)
+
+
+assert all(len(table) == CUSTOMERS for table in (BOTH_AT_ONCE, ONLY_BY_MODEL, ONLY_BY_TIME))

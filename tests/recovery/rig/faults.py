@@ -1,0 +1,282 @@
+"""What can go wrong: every fault of the storm, by the resource that it takes. Each heals what it has broken before it returns."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from tests.recovery.rig.proxy import ADD_PARTITIONS, END_TXN, GROUP_TALK, PRODUCE, Proxy
+from tests.recovery.rig.worker import TAKEOVER_POINTS, TURN_POINTS
+from tests.recovery.rig.world import SHORT, World
+
+HOUR_MS: Final = 3_600_000
+SESSION_S: Final = SHORT["session_timeout_ms"] / 1000
+TRANSACTION_S: Final = SHORT["transaction_timeout_ms"] / 1000
+EVERY_TIMEOUT_S: Final = SHORT["commit_timeout_s"] + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`resource`: two faults that take the same one aren't mixed. `weight`: how often it comes, among all."""
+
+    name: str
+    resource: str
+    weight: int
+    strike: Callable[[World, random.Random], Awaitable[None]]
+
+
+FAULTS: list[Fault] = []
+
+
+def fault(resource: str, weight: int = 4) -> Callable[[Callable[[World, random.Random], Awaitable[None]]], Fault]:
+    """Enter a fault into the list."""
+
+    def entered(strike: Callable[[World, random.Random], Awaitable[None]]) -> Fault:
+        made = Fault(strike.__name__, resource, weight, strike)
+        FAULTS.append(made)
+        return made
+
+    return entered
+
+
+# ---- workers
+
+
+def some_place(world: World, rng: random.Random) -> int:
+    # There may be none for a moment: the other fault of this blow has it.
+    return rng.choice(world.fleet.places or [0])
+
+
+@fault("worker", 8)
+async def kill_a_worker(world: World, rng: random.Random) -> None:
+    place = some_place(world, rng)
+    world.fleet.kill(place)
+    await asyncio.sleep(rng.choice((0.0, rng.uniform(0, SESSION_S + 2))))
+    world.fleet.start(place)
+
+
+@fault("worker", 4)
+async def pause_a_worker(world: World, rng: random.Random) -> None:
+    place = some_place(world, rng)
+    world.fleet.pause(place)
+    await asyncio.sleep(rng.uniform(0.1, SESSION_S))
+    world.fleet.resume(place)
+
+
+@fault("worker", 8)
+async def pause_a_worker_until_it_has_a_successor(world: World, rng: random.Random) -> None:
+    place = some_place(world, rng)
+    world.fleet.pause(place)
+    await asyncio.sleep(SESSION_S + rng.uniform(1, 5))
+    world.fleet.resume(place)
+
+
+@fault("worker", 8)
+async def add_or_remove_a_worker(world: World, rng: random.Random) -> None:
+    free = world.fleet.free_places
+    if free and (len(world.fleet.places) < 2 or rng.random() < 0.6):
+        world.fleet.start(rng.choice(free))
+    else:
+        place = some_place(world, rng)
+        code = await asyncio.to_thread(world.fleet.leave, place)
+        world.tell(f"the worker on place {place} has left with code {code}")
+        if not world.fleet.places:
+            world.fleet.start(place)
+
+
+@fault("worker", 8)
+async def let_a_worker_die_at_a_point(world: World, rng: random.Random) -> None:
+    place = some_place(world, rng)
+    point = rng.choice(TURN_POINTS + TAKEOVER_POINTS)
+    passing = rng.randint(1, 15) if point in TURN_POINTS else rng.randint(1, 3)
+    world.tell(f"place {place}: {point} at passing {passing}")
+    world.fleet.kill(place)
+    world.fleet.start(place, point=point, passing=passing, page=rng.choice((None, 5)))
+    await asyncio.sleep(rng.uniform(2, 5))
+
+
+@fault("worker", 2)
+async def let_a_clock_jump(world: World, rng: random.Random) -> None:
+    place = some_place(world, rng)
+    world.fleet.set_clock(place, rng.choice((-48, -1, 1, 48)) * HOUR_MS)
+    await asyncio.sleep(rng.uniform(0.5, 2))
+
+
+# ---- Valkey
+
+
+@fault("valkey", 6)
+async def kill_valkey(world: World, rng: random.Random) -> None:
+    await asyncio.to_thread(world.servers.valkey.kill)
+    await asyncio.sleep(rng.uniform(0, 1))
+    await asyncio.to_thread(world.servers.valkey.start)
+
+
+@fault("valkey", 8)
+async def put_valkey_back(world: World, rng: random.Random) -> None:
+    await asyncio.to_thread(world.servers.put_back, rng.randrange(4))
+
+
+@fault("valkey", 2)
+async def take_valkey_down_for_long(world: World, rng: random.Random) -> None:
+    await asyncio.to_thread(world.servers.valkey.stop)
+    await asyncio.sleep(rng.uniform(EVERY_TIMEOUT_S, EVERY_TIMEOUT_S + 2))
+    await asyncio.to_thread(world.servers.valkey.start)
+
+
+@fault("valkey", 4)
+async def suspend_valkey(world: World, rng: random.Random) -> None:
+    world.servers.valkey.suspend()
+    await asyncio.sleep(rng.uniform(0.2, 4))
+    world.servers.valkey.resume()
+
+
+@fault("valkey", 5)
+async def fail_over(world: World, rng: random.Random) -> None:
+    servers = world.servers
+    await asyncio.to_thread(servers.fail_over, rng.uniform(0.1, 3))
+    # One worker after the other learns of the new primary; meanwhile the others write to the old one.
+    for wires in rng.sample(servers.wires, len(servers.wires)):
+        wires.redis.point_at(servers.valkey.port)
+        wires.redis.cut()
+        await asyncio.sleep(rng.choice((0.0, rng.uniform(0, 2))))
+    await asyncio.to_thread(servers.demote_other)
+
+
+@fault("valkey", 2)
+async def fill_valkey(world: World, rng: random.Random) -> None:
+    with world.servers.redis() as redis:
+        redis.config_set("maxmemory", 1)
+        await asyncio.sleep(rng.uniform(0.5, 3))
+        redis.config_set("maxmemory", 0)
+
+
+@fault("valkey", 2)
+async def make_valkey_read_only(world: World, rng: random.Random) -> None:
+    with world.servers.redis() as redis:
+        redis.config_set("min-replicas-to-write", 5)
+        await asyncio.sleep(rng.uniform(0.5, 3))
+        redis.config_set("min-replicas-to-write", 0)
+
+
+# ---- Kafka
+
+
+@fault("kafka", 3)
+async def kill_kafka(world: World, rng: random.Random) -> None:
+    await asyncio.to_thread(world.servers.kafka.kill)
+    await asyncio.sleep(rng.uniform(0, 2))
+    await asyncio.to_thread(world.servers.kafka.start)
+
+
+@fault("kafka", 3)
+async def suspend_kafka(world: World, rng: random.Random) -> None:
+    world.servers.kafka.suspend()
+    await asyncio.sleep(rng.uniform(0.5, EVERY_TIMEOUT_S))
+    world.servers.kafka.resume()
+
+
+# ---- the network
+
+
+def some_proxies(world: World, rng: random.Random) -> list[Proxy]:
+    wires = world.servers.wires[some_place(world, rng)]
+    return rng.choice(([wires.kafka], [wires.redis], [wires.kafka, wires.redis]))
+
+
+@fault("wire", 4)
+async def cut(world: World, rng: random.Random) -> None:
+    for proxy in some_proxies(world, rng):
+        proxy.cut()
+
+
+async def for_a_while(proxies: list[Proxy], seconds: float) -> None:
+    """Leave a broken wire as it is, then mend it; sometimes what was on the way comes late, sometimes never."""
+    await asyncio.sleep(seconds)
+    for proxy in proxies:
+        proxy.heal()
+
+
+@fault("wire", 4)
+async def refuse(world: World, rng: random.Random) -> None:
+    proxies = some_proxies(world, rng)
+    for proxy in proxies:
+        proxy.refuse()
+    await for_a_while(proxies, rng.uniform(0.5, EVERY_TIMEOUT_S))
+
+
+@fault("wire", 5)
+async def hold(world: World, rng: random.Random) -> None:
+    proxies = some_proxies(world, rng)
+    for proxy in proxies:
+        proxy.hold()
+    await for_a_while(proxies, rng.uniform(0.5, EVERY_TIMEOUT_S))
+
+
+@fault("wire", 5)
+async def hold_answers_and_cut(world: World, rng: random.Random) -> None:
+    """Half-open: what was asked is done, and nobody learns of it."""
+    proxies = some_proxies(world, rng)
+    for proxy in proxies:
+        proxy.hold_answers()
+    await asyncio.sleep(rng.uniform(0.2, EVERY_TIMEOUT_S))
+    for proxy in proxies:
+        proxy.cut()
+        proxy.heal()
+
+
+@fault("wire", 3)
+async def delay(world: World, rng: random.Random) -> None:
+    proxies = some_proxies(world, rng)
+    for proxy in proxies:
+        proxy.delay(rng.uniform(0.02, 0.5))
+    await for_a_while(proxies, rng.uniform(1, 4))
+
+
+@fault("wire", 2)
+async def slow_down(world: World, rng: random.Random) -> None:
+    proxies = some_proxies(world, rng)
+    for proxy in proxies:
+        proxy.slow(rng.uniform(5_000, 100_000))
+    await for_a_while(proxies, rng.uniform(1, 4))
+
+
+@fault("wire", 4)
+async def let_a_transaction_time_out(world: World, rng: random.Random) -> None:
+    """The end of a transaction never reaches Kafka, which aborts it some time."""
+    proxy = world.servers.wires[some_place(world, rng)].kafka
+    proxy.lose(requests=[END_TXN])
+    await for_a_while([proxy], TRANSACTION_S + rng.uniform(0, 4))
+
+
+@fault("wire", 5)
+async def lose_answers_of_kafka(world: World, rng: random.Random) -> None:
+    """Of a commit above all: it has happened, and its owner doesn't know."""
+    proxy = world.servers.wires[some_place(world, rng)].kafka
+    proxy.lose(answers=[rng.choice((END_TXN, END_TXN, PRODUCE, ADD_PARTITIONS))])
+    await for_a_while([proxy], rng.uniform(0.2, 5))
+
+
+@fault("wire", 4)
+async def lose_the_coordinator(world: World, rng: random.Random) -> None:
+    """A worker that can do everything but tell its group that it lives."""
+    proxy = world.servers.wires[some_place(world, rng)].kafka
+    proxy.lose(requests=GROUP_TALK)
+    await for_a_while([proxy], SESSION_S + rng.uniform(1, 5))
+
+
+# ---- no faults, but changes at a bad moment
+
+
+@fault("shop", 3)
+async def start_another_model(world: World, rng: random.Random) -> None:
+    del rng
+    world.tell(f"model {world.feeder.models}: {'published' if await world.feeder.activate() else 'Kafka refuses'}")
+
+
+@fault("shop", 2)
+async def be_silent_for_weeks(world: World, rng: random.Random) -> None:
+    await world.silence(rng.randint(5, 60))

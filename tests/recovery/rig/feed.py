@@ -1,0 +1,219 @@
+"""Orders without end, into the orders topic at a steady pace, through whatever happens to Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from bench.harness.model import bench_model
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, CustomerErased, InputEvent, encode, iso
+from segmentation.model import SegmentModel
+from segmentation.partitioners import murmur2
+from stream.orders.rows import instant, to_event
+from stream.orders.simulate import simulate
+from stream.replay.publisher import Advance, timeline
+from stream.settings import Settings
+from trainer.errors import PublishError
+from trainer.registry.publish import publish
+from trainer.settings import load_settings as trainer_settings
+
+DAY_MS: Final = 86_400_000
+START_MS: Final = 946_684_800_000  # 2000: a quarter of a century lies ahead
+STEP_MS: Final = 80 * DAY_MS  # a clock is led on in steps below SEGSTREAM_MAX_CLOCK_JUMP_DAYS
+REQUEST_MS: Final = 10_000
+STOP_S: Final = 30.0
+
+
+class Sent(NamedTuple):
+    """One record on its way."""
+
+    key: bytes
+    value: bytes
+    partition: int
+
+
+class Orders:
+    """The shop's records, a function of the seed: orders, refunds, erasures, repetitions, garbage, the clock."""
+
+    def __init__(self, seed: int, customers: int, partitions: int, *, garbage: bool = True) -> None:
+        self._rng = random.Random(seed)
+        self._partitions = partitions
+        self._garbage = garbage
+        self._lines = timeline(simulate(seed, customers, START_MS), step_ms=STEP_MS)
+        self._past: list[Sent] = []
+        self._numbers = itertools.count()
+        self._backfill: str | None = None  # that is under way: every third customer's orders belong to it
+        self.at_ms = START_MS
+
+    def take(self, count: int) -> list[Sent]:
+        """The next records, about `count`."""
+        taken: list[Sent] = []
+        while len(taken) < count:
+            taken += self._next()
+        return taken
+
+    def _next(self) -> list[Sent]:
+        item = next(self._lines)
+        rng = self._rng
+        if isinstance(item, Advance):
+            # Not every day on every shard: the shards' clocks differ, as in life.
+            chosen = [p for p in range(self._partitions) if rng.random() < 0.25]
+            return [self._clock(p, item.to_ms) for p in chosen]
+        self.at_ms = item.at_ms
+        marked = self._backfill is not None and crc32(item.customer_id.encode()) % 3 == 0
+        order = self._of(item.customer_id, to_event(item, self._backfill if marked else None))
+        self._past = [*self._past[-500:], order]
+        more = [order]
+        luck = rng.random()
+        if rng.random() < 0.01:  # a back-fill of some dozens of orders begins, or ends
+            more += self._end_of_backfill()
+        if luck < 0.02:  # an order that comes again, late
+            more.append(rng.choice(self._past))
+        elif luck < 0.03 and self._garbage:
+            number = next(self._numbers)
+            more.append(order._replace(value=b'{"garbage": %d' % number))
+        elif luck < 0.035:
+            erased = CustomerErased(
+                id=f"erase-{next(self._numbers)}", customer_id=item.customer_id, occurred_at=instant(item.at_ms)
+            )
+            more.append(self._of(item.customer_id, erased))
+        return more
+
+    def _end_of_backfill(self) -> list[Sent]:
+        """The end of the one under way, on every shard; or another one begins."""
+        if self._backfill is None:
+            self._backfill = f"archive-{next(self._numbers)}"
+            return []
+        ended = encode(BackfillFinished(id=f"end of {self._backfill}", backfill=self._backfill))
+        self._backfill = None
+        return [Sent(CONTROL_KEY, ended, p) for p in range(self._partitions)]
+
+    def _of(self, customer: str, event: InputEvent) -> Sent:
+        key = customer.encode()
+        return Sent(key, encode(event), murmur2(key, self._partitions))
+
+    @staticmethod
+    def _clock(partition: int, to_ms: int) -> Sent:
+        return Sent(CONTROL_KEY, encode(ClockAdvanced(id=f"clock@{iso(to_ms)}", to=instant(to_ms))), partition)
+
+    def silence(self, days: int) -> list[Sent]:
+        """Nobody buys for so many days: whoever moves by time alone must be told of."""
+        end = self.at_ms + days * DAY_MS
+        stops = [*range(self.at_ms, end, STEP_MS), end]
+        self.at_ms = end
+        ended = [] if self._backfill is None else self._end_of_backfill()
+        return ended + [self._clock(p, to_ms) for to_ms in stops for p in range(self._partitions)]
+
+
+class Feeder:
+    """Sends records, each until it is acknowledged; some in transactions, some of which are aborted."""
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.acknowledged: set[tuple[int, bytes]] = set()  # (partition, value)
+        self.records = 0
+        self.models = 0
+        self._settings = settings
+        self._rng = random.Random(seed)
+        self._producers: dict[bool, AIOKafkaProducer] = {}  # by whether it is transactional
+
+    async def send(self, records: list[Sent]) -> None:
+        """Send them, in order; after a failure all of them again, so some may stand twice in the log."""
+        transactional = self._rng.random() < 0.1
+        aborted = transactional and self._rng.random() < 0.4
+        while True:
+            try:
+                # No time-out: Kafka comes back in the end, and a producer that is cancelled leaves its sockets open.
+                await self._send(records, transactional=transactional, aborted=aborted)
+                if not aborted:
+                    break
+                aborted = False
+            except (KafkaError, OSError, AssertionError, RuntimeError):
+                # AssertionError, RuntimeError: how aiokafka tells of a transaction that another error has ended.
+                await self._drop(transactional)
+                await asyncio.sleep(0.2)
+        self.acknowledged.update((r.partition, r.value) for r in records)
+        self.records += len(records)
+
+    async def _send(self, records: list[Sent], *, transactional: bool, aborted: bool) -> None:
+        producer = await self._producer(transactional=transactional)
+        if transactional:
+            await producer.begin_transaction()
+        topic = self._settings.orders_topic
+        sent = [await producer.send(topic, r.value, key=r.key, partition=r.partition) for r in records]
+        for future in asyncio.as_completed(sent):
+            await future
+        if transactional:
+            await (producer.abort_transaction() if aborted else producer.commit_transaction())
+
+    async def _producer(self, *, transactional: bool) -> AIOKafkaProducer:
+        if transactional not in self._producers:
+            mine: dict[str, Any] = {"transactional_id": f"{self._settings.group}-shop"} if transactional else {}
+            made = AIOKafkaProducer(
+                **self._settings.kafka_client(), acks="all", enable_idempotence=True, linger_ms=0,
+                request_timeout_ms=REQUEST_MS, **mine,
+            )  # fmt: skip
+            try:
+                await made.start()
+            except BaseException:
+                await _stopped(made)
+                raise
+            self._producers[transactional] = made
+        return self._producers[transactional]
+
+    async def _drop(self, transactional: bool) -> None:
+        if made := self._producers.pop(transactional, None):
+            await _stopped(made)
+
+    async def activate(self) -> bool:
+        """Publish another model and start it on every shard; whether Kafka took it."""
+        mine = trainer_settings(
+            kafka_bootstrap_servers=self._settings.kafka_bootstrap_servers,
+            group=self._settings.group,
+            partitions=self._settings.partitions,
+            orders_topic=self._settings.orders_topic,
+            models_topic=self._settings.models_topic,
+            time=self._settings.time,
+            redis_url=self._settings.redis_url.get_secret_value(),
+        )
+        model = variant(self.models)
+        now_ms = time.time_ns() // 1_000_000
+        try:
+            await asyncio.to_thread(publish, mine, model, activate=True, event_time=mine.time == "event", now_ms=now_ms)
+        except PublishError:
+            return False
+        self.models += 1
+        return True
+
+    async def close(self) -> None:
+        for transactional in list(self._producers):
+            await self._drop(transactional)
+
+
+async def _stopped(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(producer.stop(), STOP_S)
+
+
+def variant(number: int) -> SegmentModel:
+    """The benchmark's model, its centroids moved a little: each number another model of the same segments."""
+    model, factor = bench_model(), 1 + 0.04 * (number % 5)
+    segments = tuple(
+        s.model_copy(update={"centroid": (s.centroid[0] * factor, s.centroid[1] * factor, s.centroid[2])})
+        for s in model.segments
+    )
+    return model.model_copy(update={"segments": segments, "margin": model.margin + 0.001 * number})
+
+
+def slices(records: list[Sent], size: int) -> Iterator[list[Sent]]:
+    """Records in pieces that are sent at once."""
+    for begin in range(0, len(records), size):
+        yield records[begin : begin + size]

@@ -1,0 +1,402 @@
+"""A Kafka and a Redis in memory that fail on demand, as no real one can be asked to.
+
+The real `Ledger` and `LogReader` work on this broker: only aiokafka's clients are replaced. It has what the protocol rests
+on (transactions, fencing, aborted records, markers, the last stable offset) and passes the contract that the real one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple, cast
+
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    IllegalOperation,
+    InvalidTxnState,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+)
+
+from segmentation.step import Due
+from stream.engine import ledger, log_reader
+from stream.engine.store import Loaded, ShardStore, Writes
+from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
+from tests.recovery.rig.mutants import Replace
+
+CLUSTER: Final = "memory"
+SLOW_S: Final = 0.02  # how late a slow record is: everything else takes a round of the event loop
+Rows = Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """`outcome` None: open."""
+
+    partitions: set[TopicPartition] = field(default_factory=set)
+    outcome: bool | None = None
+
+
+class Entry(NamedTuple):
+    """One offset of a log: a record, or a transaction's marker."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    transaction: Transaction | None
+    marker: bool = False
+
+
+class Read(NamedTuple):
+    """A record, as aiokafka hands it out."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(slots=True)
+class Faults:
+    """What goes wrong with the next requests."""
+
+    refused: Counter[str] = field(default_factory=Counter)  # topic -> how many batches fail
+    slow: set[str] = field(default_factory=set)  # topics whose records come later than all others
+    torn_after: str | None = None  # a late end of the transaction before commits this one after a record of the topic
+    low_ends: Counter[str] = field(default_factory=Counter)  # topic -> by how much its end is told too low
+    lost: str | None = None  # a late record of this topic: its partition is in no transaction any more
+    verifies: bool = True  # such a record is refused; an old broker takes it, and it is nowhere
+    rows_in_batch: int = 1_000
+
+
+class MemoryBroker:
+    """Logs, transactions and producers by transactional id."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.faults = Faults()
+        self._logs: defaultdict[TopicPartition, list[Entry]] = defaultdict(list)
+        self._epochs: Counter[str] = Counter()
+        self._open: dict[str, Transaction] = {}
+        self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended over their heads
+
+    def install(self, replace: Replace) -> None:
+        """Let ledgers and readers work on this broker."""
+        replace(ledger, "AIOKafkaProducer", partial(MemoryProducer, self))
+        replace(log_reader, "AIOKafkaConsumer", partial(MemoryConsumer, self))
+
+    # ---- producers
+
+    def fence(self, name: str) -> int:
+        """A new epoch; whatever the old one has open is aborted."""
+        self._end(name, committed=False)
+        self._epochs[name] += 1
+        return self._epochs[name]
+
+    def check(self, name: str, epoch: int) -> None:
+        if epoch != self._epochs[name]:
+            raise ProducerFenced
+        if (name, epoch) in self._refused:
+            raise InvalidTxnState
+
+    def join(self, name: str, epoch: int, tp: TopicPartition) -> Transaction:
+        """The partition becomes part of the producer's transaction."""
+        self.check(name, epoch)
+        transaction = self._open.setdefault(name, Transaction())
+        transaction.partitions.add(tp)
+        return transaction
+
+    def append(self, name: str, epoch: int, tp: TopicPartition, rows: Rows) -> int:
+        """Append one batch; returns its first offset."""
+        faults = self.faults
+        if faults.refused[tp.topic]:
+            faults.refused[tp.topic] -= 1
+            raise MessageSizeTooLargeError
+        log = self._logs[tp]
+        if faults.lost == tp.topic:
+            faults.lost = None
+            if faults.verifies:
+                raise InvalidTxnState
+            return len(log)
+        transaction = self.join(name, epoch, tp)
+        log += [Entry(key, value, tuple(headers), transaction) for key, value, headers in rows]
+        first = len(log) - len(rows)
+        if faults.torn_after == tp.topic:
+            faults.torn_after = None
+            self._end(name, committed=True)
+            self._refused.add((name, epoch))
+        return first
+
+    def end(self, name: str, epoch: int, *, committed: bool) -> None:
+        self.check(name, epoch)
+        self._end(name, committed=committed)
+
+    def _end(self, name: str, *, committed: bool) -> None:
+        if transaction := self._open.pop(name, None):
+            transaction.outcome = committed
+            for tp in transaction.partitions:
+                self._logs[tp].append(Entry(None, None, (), transaction, marker=True))
+
+    def send(self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
+        """Records outside any transaction: the shop's."""
+        self._logs[TopicPartition(topic, partition)] += [Entry(key, value, (), None) for key, value in rows]
+
+    # ---- readers
+
+    def stable(self, tp: TopicPartition) -> int:
+        """The last stable offset: nothing from the first open transaction on is told."""
+        log = self._logs[tp]
+        undecided = (at for at, e in enumerate(log) if e.transaction and e.transaction.outcome is None)
+        return next(undecided, len(log))
+
+    def read(self, tp: TopicPartition, offset: int, limit: int) -> tuple[list[Read], int]:
+        """(committed records from `offset`, position behind them)."""
+        found: list[Read] = []
+        end = self.stable(tp)
+        while offset < end and len(found) < limit:
+            entry = self._logs[tp][offset]
+            if not entry.marker and (entry.transaction is None or entry.transaction.outcome):
+                found.append(Read(offset, offset, entry.key, entry.value, entry.headers))
+            offset += 1
+        return found, offset
+
+    def told(self, topic: str, partition: int = 0) -> list[Read]:
+        """All that a reader sees now."""
+        return self.read(TopicPartition(topic, partition), 0, 2**31)[0]
+
+
+class MemoryBatch:
+    """A batch on its way."""
+
+    def __init__(self, room: int) -> None:
+        self.rows: list[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]] = []
+        self._room = room
+
+    def append(
+        self, *, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: None
+    ) -> object | None:
+        """None: it is full."""
+        if len(self.rows) >= self._room:
+            return None
+        self.rows.append((key, value, headers))
+        return self
+
+
+class Sent(NamedTuple):
+    """What a send's future comes to."""
+
+    offset: int
+
+
+class Wire:
+    """The connections of aiokafka's clients, as far as they are used directly: they never fail, and every topic exists."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    async def _get_conn(self, *_: Any) -> object:
+        return self
+
+    def get_random_node(self) -> int:
+        return 0
+
+    async def send(self, _: int, request: Any) -> Described:
+        partitions: list[object] = [{}] * self._broker.partitions
+        return Described([{"topic": t, "error_code": 0, "partitions": partitions} for t in request._topics])
+
+
+class Described(NamedTuple):
+    """The answer to a request for metadata."""
+
+    topics: list[dict[str, Any]]
+
+    def to_object(self) -> dict[str, Any]:
+        return {"cluster_id": CLUSTER, "topics": self.topics}
+
+
+class MemoryProducer:
+    """aiokafka's transactional producer, as far as `Ledger` uses it. A record arrives later than it is sent."""
+
+    def __init__(self, broker: MemoryBroker, *, transactional_id: str, **_: Any) -> None:
+        self._broker = broker
+        self._name = transactional_id
+        self._epoch = 0
+        self._under_way: set[asyncio.Future[Sent]] = set()
+        self._client = Wire(broker)
+        self._txn_manager = self  # where aiokafka keeps the call below
+
+    def maybe_add_partition_to_txn(self, tp: TopicPartition) -> None:
+        if (self._name, self._epoch) not in self._broker._refused:
+            self._broker.join(self._name, self._epoch, tp)
+
+    async def start(self) -> None:
+        self._epoch = self._broker.fence(self._name)
+
+    async def stop(self) -> None:
+        for future in self._under_way:
+            future.cancel()
+
+    async def begin_transaction(self) -> None:
+        if not self._epoch:
+            raise IllegalOperation("not started")
+        self._broker.check(self._name, self._epoch)
+
+    async def commit_transaction(self) -> None:
+        # As aiokafka's: it waits for all sends, and whether one has failed is nothing to it.
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        self._broker.end(self._name, self._epoch, committed=True)
+
+    def create_batch(self) -> MemoryBatch:
+        return MemoryBatch(self._broker.faults.rows_in_batch)
+
+    async def send_batch(self, batch: MemoryBatch, topic: str, *, partition: int) -> asyncio.Future[Sent]:
+        return self._send(TopicPartition(topic, partition), batch.rows)
+
+    async def send(self, topic: str, value: bytes, *, key: bytes, partition: int) -> asyncio.Future[Sent]:
+        return self._send(TopicPartition(topic, partition), [(key, value, ())])
+
+    def _send(self, tp: TopicPartition, rows: Rows) -> asyncio.Future[Sent]:
+        sent: asyncio.Future[Sent] = asyncio.ensure_future(self._arrive(tp, rows))
+        self._under_way.add(sent)
+        sent.add_done_callback(self._under_way.discard)
+        return sent
+
+    async def _arrive(self, tp: TopicPartition, rows: Rows) -> Sent:
+        await asyncio.sleep(SLOW_S if tp.topic in self._broker.faults.slow else 0)
+        return Sent(self._broker.append(self._name, self._epoch, tp, rows))
+
+
+class MemoryConsumer:
+    """aiokafka's consumer of one assigned partition, read_committed, as far as `LogReader` uses it."""
+
+    def __init__(self, broker: MemoryBroker, **_: Any) -> None:
+        self._broker = broker
+        self._client = Wire(broker)
+        self._fetcher = SimpleNamespace()  # where aiokafka keeps how long Kafka may wait for records
+        self._at: dict[TopicPartition, int] = {}
+
+    async def start(self) -> None:
+        """There is nobody to connect to."""
+
+    async def stop(self) -> None:
+        """Nothing to close."""
+
+    def assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self._at = dict.fromkeys(partitions, 0)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self._at[tp] = offset
+
+    async def position(self, tp: TopicPartition) -> int:
+        return self._at[tp]
+
+    async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        low = self._broker.faults.low_ends
+        return {tp: max(self._broker.stable(tp) - low[tp.topic], 0) for tp in partitions}
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return self._broker.stable(tp)
+
+    def last_stable_offset(self, tp: TopicPartition) -> int:
+        return self._broker.stable(tp)
+
+    async def getmany(
+        self, tp: TopicPartition, *, timeout_ms: int, max_records: int
+    ) -> dict[TopicPartition, list[Read]]:
+        deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
+        while True:
+            begin = self._at[tp]
+            found, self._at[tp] = self._broker.read(tp, begin, max_records)
+            if self._at[tp] > begin or asyncio.get_running_loop().time() >= deadline:
+                return {tp: found} if found else {}
+            await asyncio.sleep(0.001)
+
+
+class Crash(BaseException):
+    """A worker that dies: nothing of the engine catches it."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """All that Redis keeps of one shard."""
+
+    head: bytes | None = None
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    due: dict[bytes, int] = field(default_factory=dict)
+    customers: set[bytes] = field(default_factory=set)
+    tombstones: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class MemoryStore(ShardStore):
+    """One shard's part of Redis. `crashes`: the next commit finds its worker dead."""
+
+    def __init__(self, salt: bytes = b"salt") -> None:
+        super().__init__(cast("Any", None), ShardKeys("memory", "orders", 0), salt)
+        self.kept = Kept()
+        self.crashes = False
+
+    def copy(self) -> Kept:
+        """As it is now: to be put back by assigning it to `kept`."""
+        return deepcopy(self.kept)
+
+    async def read_head(self) -> bytes | None:
+        return self.kept.head
+
+    async def has_states(self) -> bool:
+        return bool(self.kept.states or self.kept.tombstones)
+
+    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
+        kept = self.kept
+        self._compare(kept.head, head)
+        left = {key: kept.tombstones.get(tombstone(key, self._salt)) for key in keys if key not in kept.states}
+        values = [kept.states.get(key, left.get(key)) for key in keys]
+        fired = sorted((at, key) for key, at in kept.due.items() if horizon is not None and at < horizon)[:limit]
+        return Loaded(
+            values,
+            [Due(at, key, kept.states.get(key)) for at, key in fired],
+            frozenset(key for key, value in left.items() if value is not None),
+            min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
+        )
+
+    async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
+        self._compare(self.kept.head, head)
+        names = sorted(name for name in self.kept.customers if name > after.encode() or not after)[:limit]
+        rows = [(name, self.kept.states[name]) for name in names if name in self.kept.states]
+        return rows, len(names), names[-1] if names else b""
+
+    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
+        if self.crashes:
+            self.crashes = False
+            raise Crash
+        kept = self.kept
+        self._compare(kept.head or b"", expected or b"")
+        kept.states |= writes.states
+        kept.customers |= set(writes.created)
+        for key, at in writes.earlier.items():
+            kept.due[key] = min(at, kept.due.get(key, at))
+        kept.due |= writes.due
+        for key in (*writes.idle, *writes.gone):
+            kept.due.pop(key, None)
+        for key in writes.gone:
+            kept.states.pop(key, None)
+            kept.customers.discard(key)
+        for key in writes.created:
+            kept.tombstones.pop(tombstone(key, self._salt), None)
+        if writes.tombstones:
+            kept.tombstones |= {**writes.tombstones, SALT_FIELD: self._salt_mark}
+        kept.head = head
+
+    async def committed(self, head: bytes) -> bool:
+        return self.kept.head == head
+
+    async def clear(self) -> None:
+        self.kept = Kept()

@@ -1,0 +1,223 @@
+"""One run under faults: servers, workers, the shop, and how to come to rest and be judged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from stream.kafka import topics
+from stream.settings import Settings
+from tests.recovery.rig import checker
+from tests.recovery.rig.feed import Feeder, Orders, slices
+from tests.recovery.rig.fleet import Fleet
+from tests.recovery.rig.servers import Servers
+
+SETTLE_S: Final = 240.0  # a stuck worker is found by this; on a busy machine everything else takes a fraction
+PROGRESS_S: Final = 0.5
+# Short time-outs, so that each of them is passed; small turns, so that there are many gaps to fall into.
+SHORT: Final[dict[str, Any]] = {
+    "time": "event",
+    "partitions": 4,
+    "turn_max_orders": 40,
+    "due_slice": 25,
+    "rescore_slice": 40,
+    "session_timeout_ms": 3_000,
+    "redis_timeout_s": 1.5,
+    "commit_timeout_s": 6.0,
+    "transaction_timeout_ms": 4_000,
+    "backoff_max_s": 2.0,
+}
+
+
+def settings_on(servers: Servers, **overrides: Any) -> Settings:
+    """Settings past all proxies, with a group and topic names that no other run has."""
+    mark = uuid.uuid4().hex[:8]
+    base = Settings()
+    names = {f: f"{getattr(base, f)}-{mark}" for f in Settings.model_fields if f.endswith("_topic")}
+    where = {"kafka_bootstrap_servers": servers.kafka.address, "redis_url": servers.redis_url}
+    return Settings(**{**SHORT, **names, **where, "group": f"g-{mark}", **overrides})
+
+
+def twin_of(settings: Settings, **overrides: Any) -> Settings:
+    """Settings of another group on the same orders and models."""
+    mark = uuid.uuid4().hex[:8]
+    own = {f: f"{f}-{mark}" for f in ("changes_topic", "state_topic", "actions_topic")}
+    return settings.model_copy(update={**own, "group": f"g-{mark}", **overrides})
+
+
+@dataclass
+class World:
+    """What a fault may lay its hands on."""
+
+    servers: Servers
+    settings: Settings
+    fleet: Fleet
+    feeder: Feeder
+    orders: Orders
+    folder: Path
+    rng: random.Random
+    began: float = field(default_factory=time.monotonic)
+    story: list[str] = field(default_factory=list)
+
+    def tell(self, line: str) -> None:
+        """A line for whoever must understand a failure."""
+        text = f"{time.monotonic() - self.began:7.1f} s  {line}"
+        self.story.append(text)
+        print(text, flush=True)
+
+    async def feed(self, count: int, *, size: int = 30, pace_s: float = 0.0) -> None:
+        for some in slices(self.orders.take(count), size):
+            await self.feeder.send(some)
+            await asyncio.sleep(pace_s)
+
+    async def silence(self, days: int) -> None:
+        await self.feeder.send(self.orders.silence(days))
+
+    async def settled(self, settings: Settings | None = None, within_s: float = SETTLE_S) -> None:
+        """Everything sent is scored and told. The fleet is tended meanwhile, as by a supervisor."""
+        chosen = settings or self.settings
+        deadline = time.monotonic() + within_s
+        ends = await self.ends(chosen)
+        while True:
+            heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, chosen)]
+            if all(h and h["offset"] >= ends[p] and h["cursor"] is None for p, h in enumerate(heads)):
+                return
+            self.fleet.tend()
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not settled within {within_s} s: heads {heads}, ends {ends}; {self.stuck()}")
+            await asyncio.sleep(PROGRESS_S)
+
+    def stuck(self) -> str:
+        """What the workers say of themselves."""
+        key = f"{{{self.settings.group}:{self.settings.orders_topic}}}:status"
+        with self.servers.redis() as redis:
+            told: Any = redis.hgetall(key)
+        words = {p: self.fleet.last_words(p) for p in self.fleet.places}
+        return f"status {[json.loads(v) for v in told.values()]}; last words {words}"
+
+    async def ends(self, settings: Settings) -> dict[int, int]:
+        from stream.commands.shards import end_offsets
+
+        return await end_offsets(settings, settings.orders_topic)
+
+    async def judge(self, calm: checker.Run | None = None, *, rebuild: bool = True) -> checker.Run:
+        """Everything that the checker knows, against an undisturbed run of the same input, and Redis against a rebuild.
+
+        `calm`: that run, where there is one already.
+        """
+        if calm is None:
+            await self.silence(400)
+        await self.settled()
+        run = await checker.read_run(self.settings)
+        wrong = self._wrong_alone(run)
+        if rebuild:
+            wrong += await self.differences_after_rebuild(run)
+        if calm is None:
+            # What was rebuilt goes on as if nothing had been.
+            await self.silence(30)
+            await self.settled()
+            run = await checker.read_run(self.settings)
+            wrong += self._wrong_alone(run)
+        wrong += checker.differences(run, calm or await self.undisturbed(), self.settings.rules)
+        if wrong:
+            raise AssertionError("\n".join([f"{len(wrong)} violations:", *wrong]))
+        return run
+
+    async def wrong_alone(self) -> list[str]:
+        """What can be seen without another run: in wall time no other run is the same."""
+        return self._wrong_alone(await checker.read_run(self.settings))
+
+    def _wrong_alone(self, run: checker.Run) -> list[str]:
+        stopped = [f"quarantined: {line}" for line in self.quarantined()]
+        return checker.violations(run, self.feeder.acknowledged) + stopped
+
+    def quarantined(self) -> list[str]:
+        """No fault of this suite is a reason to stop a shard."""
+        return self.fleet.grep(r"quarantined \(")
+
+    async def undisturbed(self) -> checker.Run:
+        """What becomes of the same input where nothing happens."""
+        # Large turns: the moves don't depend on how the input is cut.
+        calm = twin_of(self.settings, turn_max_orders=4_000, due_slice=512, rescore_slice=2_000)
+        await topics.create(calm)
+        fleet = Fleet(self.servers, calm, self.folder / "calm")
+        fleet.start(0)
+        try:
+            await self.settled(calm)
+            return await checker.read_run(calm)
+        finally:
+            fleet.close()
+
+    async def differences_after_rebuild(self, run: checker.Run) -> list[str]:
+        """`segstream rebuild` under the workers that run: Redis is as it was, and nothing is told again."""
+        await segstream(self.settings, "rebuild", "--yes")
+        await self.settled()
+        again = await checker.read_run(self.settings)
+        wrong = [
+            f"after a rebuild: {line}" for line in checker.other_states(again.shards, run.shards, self.settings.rules)
+        ]
+        if [row.value for row in again.moves] != [row.value for row in run.moves]:
+            wrong.append(f"a rebuild has told moves: {len(run.moves)} before, {len(again.moves)} after")
+        return wrong
+
+
+async def segstream(settings: Settings, *arguments: str) -> None:
+    """Run a command against the servers themselves. Raises where it fails."""
+    import os
+    import sys
+
+    values = {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
+    values |= {name: str(getattr(settings, name)) for name in ("group", "partitions", "time")}
+    values |= {
+        "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
+        "redis_url": settings.redis_url.get_secret_value(),
+    }
+    environment = os.environ | {f"SEGSTREAM_{name.upper()}": value for name, value in values.items()}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "stream.cli", *arguments, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode(errors="replace")
+
+
+@asynccontextmanager
+async def world(
+    servers: Servers, folder: Path, seed: int, settings: Settings, *, customers: int = 400, garbage: bool = True
+) -> AsyncIterator[World]:
+    """A group on the suite's servers, its topics made, nobody at work yet; healed and ended afterwards."""
+    await topics.create(settings)
+    made = World(
+        servers,
+        settings,
+        Fleet(servers, settings, folder / "workers"),
+        Feeder(settings, seed),
+        Orders(seed, customers, settings.partitions, garbage=garbage),
+        folder,
+        random.Random(seed),
+    )
+    try:
+        yield made
+    finally:
+        made.fleet.close()
+        await asyncio.to_thread(servers.heal)
+        await made.feeder.close()
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: float, what: str) -> None:
+    """Poll until it holds. Raises AssertionError after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if await answer if isinstance(answer, Awaitable) else answer:
+            return
+        assert time.monotonic() < deadline, f"{what} didn't come about within {within_s} s"
+        await asyncio.sleep(0.05)

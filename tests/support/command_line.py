@@ -1,0 +1,45 @@
+"""The commands as a user runs them: in this process, or as one of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from stream import cli
+from stream.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that make these settings, where they aren't the defaults."""
+    chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in chosen.items()
+        if value is not None
+    }
+
+
+def run(settings: Settings, *arguments: str, code: int = 0) -> Any:
+    """Run a command to its end. In the main thread, where it is to take signals."""
+    result = CliRunner().invoke(cli.app, arguments, env=environment(settings), catch_exceptions=code != 0)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def start(settings: Settings, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a command as a process, with its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "stream.cli", *arguments],
+        cwd=ROOT,
+        env=os.environ | environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

@@ -1,0 +1,78 @@
+"""Snapshots that tests train on: a shop's crowd, crowds with known segments, and what no shop should look like."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmentation.entries import DAY_MS
+from segmentation.model import FEATURES
+from trainer.snapshot.redis import Snapshot
+from trainer.training.learn import Lesson, Stopwatch, learn
+from trainer.training.naming import Lineage
+from trainer.training.plan import Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+AS_OF = 1_323_475_200_000  # 2011-12-10
+# Recency in days, orders, money: far enough apart that every sound method finds them.
+KNOWN = ((5.0, 30.0, 4000.0), (20.0, 8.0, 600.0), (90.0, 3.0, 1500.0), (300.0, 1.2, 40.0))
+
+
+def snapshot(recency: NDArray[np.float64], frequency: NDArray[np.float64], monetary: NDArray[np.float64]) -> Snapshot:
+    """Name the customers by their number; recency in whole milliseconds, as the worker has it."""
+    days = np.rint(recency * DAY_MS) / float(DAY_MS) if np.isfinite(recency).all() else recency
+    return Snapshot(tuple(b"%06d" % i for i in range(len(recency))), days, frequency, monetary, AS_OF, 0)
+
+
+def known_segments(seed: int, each: int = 150) -> tuple[Snapshot, NDArray[np.int64]]:
+    """Give customers of four known segments, and the segment of each, [customers]."""
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([np.array(center) * rng.lognormal(0.0, 0.18, (each, 3)) for center in KNOWN])
+    truth = np.repeat(np.arange(len(KNOWN)), each)
+    order = rng.permutation(len(rows))
+    recency, frequency, monetary = rows[order].T
+    return snapshot(recency, np.maximum(np.rint(frequency), 1.0), np.round(monetary, 2)), truth[order]
+
+
+def crowd(seed: int, customers: int = 600) -> Snapshot:
+    """Give customers without any segments in them, so that borders run where many live."""
+    rng = np.random.default_rng(seed)
+    recency, frequency, monetary = rng.lognormal((3.5, 1.5, 5.0), (1.0, 0.7, 1.0), (customers, 3)).T
+    return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
+
+
+def lesson(shop: Snapshot, plan: Plan, lineage: Lineage | None = None, *, force: bool = False) -> Lesson:
+    return learn(
+        shop,
+        plan,
+        lineage or Lineage(),
+        source="test",
+        now_ms=AS_OF,
+        watch=Stopwatch(time.perf_counter),
+        progress=lambda _what, _done, _total: None,
+        force=force,
+    )
+
+
+def following(lesson_: Lesson, before: Lineage, number: int) -> Lineage:
+    """What the next training finds when this one's model was activated."""
+    assert lesson_.trained is not None
+    model = lesson_.trained.model
+    highest = max(before.highest_id, *(segment.id for segment in model.segments))
+    return Lineage(model, number, before.versions | {model.version}, highest)
+
+
+def retail_gross(folder: Path) -> Snapshot:
+    """Online Retail's golden customers: gross of cancellations, recency in calendar days."""
+    with gzip.open(folder / "online_retail" / "rfm_customers.csv.gz", "rt", newline="") as lines:
+        rows = sorted(csv.DictReader(lines), key=lambda row: row["customer_id"])
+    recency, frequency, monetary = (np.array([float(row[name]) for row in rows]) for name in FEATURES)
+    return Snapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)

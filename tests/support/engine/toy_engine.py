@@ -1,0 +1,134 @@
+"""The real engine over the toy step, in this process or as a worker process of its own; and what to check afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from aiokafka import AIOKafkaProducer
+
+from segmentation.step import Step
+from stream.engine.flow_control import TurnSlots
+from stream.engine.ownership import Place
+from stream.engine.shard import Shard
+from stream.engine.status_board import StatusBoard
+from stream.engine.store import ShardStore, connect
+from stream.engine.supervisor import GroupMembership, Intake
+from stream.kafka.clients import read_topic
+from stream.metrics import Metrics
+from stream.settings import Settings, load_settings
+from stream.storage.keys import ShardKeys
+from stream.worker.app import now_ms, run_worker, streams_of
+from tests.support.engine.toy_step import LEVEL, STATE, ToyStep
+
+__all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventually", "produce", "read_all", "verify"]
+
+
+class Engine:
+    """A running intake, and its statuses."""
+
+    def __init__(self, board: StatusBoard, metrics: Metrics, intake: Intake, membership: GroupMembership) -> None:
+        self.board = board
+        self.metrics = metrics
+        self.intake = intake
+        self.membership = membership
+
+    def states(self) -> dict[int, str]:
+        return {p: s.state for p, s in self.board.shards.items()}
+
+    def reasons(self) -> dict[int, str]:
+        return {p: s.reason for p, s in self.board.shards.items() if s.state == "quarantined"}
+
+    def taken(self) -> int:
+        return sum(s.offset for s in self.board.shards.values())
+
+
+@asynccontextmanager
+async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[Engine]:
+    redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+    streams = streams_of(settings, "scoring")
+    board = StatusBoard(redis, settings.group, streams.input, "test")
+    metrics = Metrics()
+    membership = GroupMembership(settings, streams.input, settings.group)
+
+    slots = TurnSlots(settings.turns_at_once)
+
+    def make(partition: int) -> Shard:
+        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), b"salt")
+        return Shard(
+            Place(settings, streams, partition, step or ToyStep(), store, membership),
+            None,
+            metrics,
+            board,
+            slots,
+            now_ms,
+        )
+
+    intake = Intake(membership, make)
+    running = asyncio.create_task(intake.run())
+    try:
+        yield Engine(board, metrics, intake, membership)
+    finally:
+        intake.stop()
+        await running
+        await redis.aclose()
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 40.0, what: str = "it") -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        answer = condition()
+        if await answer if isinstance(answer, Awaitable) else answer:
+            return
+        assert time.monotonic() < deadline, f"{what} didn't come about within {within_s} s"
+        await asyncio.sleep(0.02)
+
+
+async def produce(settings: Settings, rows: list[tuple[bytes, bytes]]) -> None:
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for future in [await producer.send(settings.orders_topic, value, key=key) for key, value in rows]:
+            await future
+
+
+async def read_all(settings: Settings, topic: str) -> list[Any]:
+    """Every committed record of a topic, partition by partition."""
+    return sorted(await read_topic(settings, topic), key=lambda r: (r.partition, r.offset))
+
+
+async def counts(settings: Settings) -> dict[bytes, int]:
+    """How many records each key's state in Redis has seen."""
+    redis = connect(settings.redis_url.get_secret_value(), 10)
+    try:
+        seen: dict[bytes, int] = {}
+        for partition in range(settings.partitions):
+            key = ShardKeys(settings.group, settings.orders_topic, partition).states
+            rows = cast("dict[bytes, bytes]", await redis.hgetall(key))
+            seen |= {key: STATE.unpack(value)[0] for key, value in rows.items()}
+        return seen
+    finally:
+        await redis.aclose()
+
+
+async def verify(settings: Settings, sent: list[tuple[bytes, bytes]]) -> int:
+    """Every record counted once; every key's outputs 1, 2, 3..., the last one its true level. Returns the outputs."""
+    good = Counter(key for key, value in sent if value not in {b"bad", b"poison"})
+    assert await counts(settings) == dict(good)
+    outputs = await read_all(settings, settings.changes_topic)
+    last: dict[bytes, int] = {}
+    for record in outputs:
+        key, sequence, level = re.fullmatch(rb"(.+):(\d+):(\d+)", record.value).groups()  # type: ignore[union-attr]  # a mismatch is a failure too
+        assert int(sequence) == last.get(key, 0) + 1, (key, sequence)
+        assert int(level) == int(sequence)
+        last[key] = int(sequence)
+    assert last == {key: count // LEVEL for key, count in good.items() if count >= LEVEL}
+    return len(outputs)
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(load_settings(), ToyStep()))

@@ -1,0 +1,174 @@
+"""All moves of a shard by the definition (docs/time.md), slow and plain: one record at a time, and before it whatever is due by then.
+
+Figures are recomputed from all events ever sent (`batch_oracle`). When a customer moves by time is found by asking the
+scorer: at a hundred instants between any two at which an order leaves the window, then by halving. No search, no pieces,
+no states, no index of the code under test takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from segmentation.entries import Kind, Rules
+from segmentation.events import Cause
+from segmentation.scalar_scorer import HORIZON_MS
+from segmentation.scorer import Scorer
+from tests.support.data.random_customers import Instants
+from tests.support.oracles import batch
+from tests.support.oracles.batch import NONE, Event
+
+CAUSES = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
+UNTOLD = 0  # the segment of who was never told, or was erased
+GRID = 100
+
+
+class Said(NamedTuple):
+    """A record: an event of a customer, or (neither) that event time has come this far."""
+
+    at: int  # ms
+    customer: str = ""
+    event: Event | None = None
+
+
+class Told(NamedTuple):
+    """A move. Segments by lasting id, 0: none."""
+
+    customer: str
+    sequence: int
+    source: int
+    target: int
+    at: int  # ms
+    cause: Cause
+
+
+@dataclass
+class _Life:
+    """What there is to know of a customer."""
+
+    events: list[Event] = field(default_factory=list)  # as they came
+    segment: int = UNTOLD
+    sequence: int = 0
+    moved_at: int = NONE
+    _standing: tuple[int, tuple[set[Event], set[Event]]] = (0, (set(), set()))
+
+    @property
+    def erased(self) -> int:
+        return batch.erasure(self.events)
+
+    @property
+    def live(self) -> list[Event]:
+        return [e for e in self.events if e.kind != Kind.ERASED and e.time > self.erased]
+
+    def standing(self, rules: Rules) -> tuple[set[Event], set[Event]]:
+        """In event time nothing is dated after the clock, so what stands does so until another event comes."""
+        if self._standing[0] != len(self.events):
+            told = batch.standing(set(self.events), max(e.time for e in self.events), rules)
+            self._standing = len(self.events), told
+        return self._standing[1]
+
+
+class Definition:
+    """Moves by the book, of one shard in event time under one model."""
+
+    def __init__(self, scorer: Scorer, dwell_ms: int, rules: Rules) -> None:
+        self._scorer = scorer
+        self._dwell = max(dwell_ms, 1)
+        self._rules = rules
+        self._lives: dict[str, _Life] = {}
+        self._due: dict[str, int] = {}
+        self.told: list[Told] = []
+
+    def run(self, log: Sequence[Said]) -> list[Told]:
+        """TIME 7, (i) to (iii), for every record."""
+        clock = NONE
+        for record in log:
+            clock = max(clock, record.at)
+            while self._due and (first := min((t, c.encode(), c) for c, t in self._due.items()))[0] < clock:
+                self._by_time(first[2], first[0])
+            if record.event is not None:
+                self._by_record(record.customer, record.event, clock)
+        return self.told
+
+    def _by_time(self, customer: str, at: int) -> None:
+        life = self._lives[customer]
+        if life.segment == UNTOLD:
+            cause = Cause.FIRST
+        elif any(e.time == at - self._rules.window for e in life.live):
+            cause = Cause.WINDOW
+        else:
+            cause = self._waited(life, at) or Cause.SILENCE
+        self._tell(customer, life, at, cause)
+        self._look_ahead(customer, at + 1)
+
+    def _waited(self, life: _Life, at: int) -> Cause | None:
+        """What moved the customer while it had to dwell: its latest event, if any came since the last move."""
+        if at != life.moved_at + self._dwell or self._target(life, [at - 1]) is None:
+            return None
+        # One that came since, but is dated no later, shows by what the scorer would say of that instant now.
+        came = any(e.time > life.moved_at for e in life.live) or self._target(life, [life.moved_at]) is not None
+        return CAUSES.get(max(life.live, key=lambda e: e.row).kind) if came else None
+
+    def _by_record(self, customer: str, event: Event, clock: int) -> None:
+        life = self._lives.setdefault(customer, _Life())
+        if event.time <= life.erased or event in life.events:
+            return
+        life.events.append(event)
+        if event.kind == Kind.ERASED:
+            if life.segment != UNTOLD:
+                self._note(customer, life, UNTOLD, clock, Cause.ERASURE)
+            life.moved_at = NONE
+        elif life.segment == UNTOLD or clock >= life.moved_at + self._dwell:
+            self._tell(customer, life, clock, Cause.FIRST if life.segment == UNTOLD else CAUSES[event.kind])
+        self._look_ahead(customer, clock + 1)
+
+    def _tell(self, customer: str, life: _Life, at: int, cause: Cause) -> None:
+        index = self._target(life, [at])
+        if index is not None:
+            self._note(customer, life, int(self._scorer.ids[index[1]]), at, cause)
+
+    def _note(self, customer: str, life: _Life, target: int, at: int, cause: Cause) -> None:
+        life.sequence += 1
+        self.told.append(Told(customer, life.sequence, life.segment, target, at, cause))
+        life.segment, life.moved_at = target, at
+
+    def _look_ahead(self, customer: str, start: int) -> None:
+        due = self._first_move(self._lives[customer], start)
+        self._due.pop(customer, None)
+        if due is not None:
+            self._due[customer] = due
+
+    def _target(self, life: _Life, at: Sequence[int] | Instants) -> tuple[int, int] | None:
+        """Where the scorer sends the customer: (place of the first instant at which it does, index). Figures as of the first."""
+        instants = np.asarray(at, dtype=np.int64)
+        figures = batch._figures(life.standing(self._rules), int(instants[0]), self._rules)
+        if life.segment == UNTOLD and figures.last == NONE:
+            return None
+        rest = self._scorer.rest(np.array([float(figures.frequency)]), np.array([figures.monetary / 10_000.0]))
+        a = np.full(instants.size, self._scorer.index_of.get(life.segment, -1))
+        to = self._scorer.decide(a, instants, np.full(instants.size, figures.last), np.repeat(rest, instants.size, 0))
+        moved = np.flatnonzero(to != a)
+        return (int(moved[0]), int(to[moved[0]])) if moved.size else None
+
+    def _first_move(self, life: _Life, start: int) -> int | None:
+        """The first instant from `start` on at which the scorer, asked then, would move the customer."""
+        if life.segment != UNTOLD:
+            start = max(start, life.moved_at + self._dwell)
+        edges = {e.time + self._rules.window for e in life.live}
+        last = max([e.time for e in life.live], default=start) + HORIZON_MS
+        begins = [start, *sorted(t for t in edges if t > start)]
+        for begin, end in pairwise([*begins, max(last, begins[-1]) + 1]):
+            asked = np.unique(np.linspace(begin, end - 1, GRID).astype(np.int64))
+            if (hit := self._target(life, asked)) is not None:
+                low, high = int(asked[max(hit[0] - 1, 0)]), int(asked[hit[0]])
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    # The figures are those of the stretch, whose first instant goes along.
+                    known = self._target(life, [begin, middle])
+                    low, high = (low, middle) if known is not None else (middle, high)
+                return high
+        return None

@@ -1,0 +1,52 @@
+"""How many customers a rescore looks at in one turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream.engine.flow_control import ORDERS_LATELY_S, RESCORED_BESIDE_ORDERS, RESCORED_SLICES, Pace, TurnSlots
+from stream.settings import Settings
+
+
+def _pace(**fields: Any) -> Pace:
+    return Pace(Settings(**fields), TurnSlots(4))
+
+
+def test_slices_of_a_rescore_are_small_only_while_orders_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whichever shard of the worker."""
+    slots, now = TurnSlots(4), [100.0]
+    monkeypatch.setattr("stream.engine.flow_control.time.monotonic", lambda: now[0])
+    one, other = Pace(Settings(rescore_slice=5_000), slots), Pace(Settings(rescore_slice=5_000), slots)
+    assert other.rescore_size(limited=True) == 5_000
+    one.done(taken=3, due=0, seconds=0.01)
+    assert one.rescore_size(limited=True) == other.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS
+    now[0] += ORDERS_LATELY_S
+    assert other.rescore_size(limited=True) == 5_000
+    one.done(taken=0, due=9, seconds=0.01)
+    assert one.rescore_size(limited=True) == 5_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"rescore_slice": 100}, 100),
+        ({"time": "event"}, 5_000),
+        ({"model_moves_per_minute": 60 * 8 * 30}, 30),
+    ],
+)
+def test_other_limits_of_a_slice_hold_while_orders_come(fields: dict[str, Any], size: int) -> None:
+    pace = _pace(**fields)
+    pace.done(taken=3, due=0, seconds=0.01)
+    assert pace.rescore_size(limited=True) == size
+
+
+def test_slices_of_a_rescore_share_a_turn_while_nothing_waits() -> None:
+    pace = _pace(model_moves_per_minute=None)
+    assert pace.rescore_slices(limited=True) == RESCORED_SLICES
+    pace.done(taken=10, due=0, seconds=0.01)
+    assert pace.rescore_slices(limited=True) == 1
+    limited = _pace(model_moves_per_minute=600)
+    assert limited.rescore_slices(limited=True) == 1
+    assert limited.rescore_slices(limited=False) == RESCORED_SLICES

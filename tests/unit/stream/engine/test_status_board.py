@@ -1,0 +1,29 @@
+"""What a shard says of itself: a reason is told as long as it holds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from redis.exceptions import RedisError
+
+from stream.engine.status_board import StatusBoard
+from stream.engine.takeover import first_head
+
+
+class Nowhere:
+    """A Redis that can't be reached."""
+
+    async def hset(self, *_: Any) -> int:
+        raise RedisError
+
+
+async def test_the_reason_goes_with_the_trouble() -> None:
+    board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me")
+    place: Any = SimpleNamespace(partition=3)
+    owned: Any = SimpleNamespace(head=first_head("cluster", (4, 4), 0))
+    assert not await board.put(place, "waiting for model", owned, reason="model_unknown", detail="v1")
+    told = board.shards[3]
+    assert (told.state, told.reason, told.detail) == ("waiting for model", "model_unknown", "v1")
+    board.note(place, owned)
+    assert (told.state, told.reason, told.detail) == ("running", "", "")

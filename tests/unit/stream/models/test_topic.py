@@ -1,0 +1,106 @@
+"""Three readers of the models topic, one opinion: the worker's feed, the commands, the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+
+from segmentation.model import Feature, Segment, SegmentModel, Training
+from stream.models.feed import ModelFeed
+from stream.models.topic import published
+from stream.settings import Settings
+from trainer.registry.contents import published as published_for_training
+
+Records = list[tuple[bytes | None, bytes | None]]
+
+
+@dataclass
+class Record:
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def _model(margin: float) -> SegmentModel:
+    recency, frequency, monetary = (
+        Feature(name=name, transform="log1p", mean=1.0, scale=1.0) for name in ("recency_days", "frequency", "monetary")
+    )
+    segments = (
+        Segment(id=1, name="Champions", action="", centroid=(0.0, 1.0, 2.0)),
+        Segment(id=2, name="Lost", action="", centroid=(2.0, -1.0, -1.0)),
+    )
+    training = Training(
+        as_of=datetime(2011, 12, 10, tzinfo=UTC),
+        customers=1,
+        k=2,
+        silhouette=None,
+        inertia=None,
+        shares={},
+        feature_means={},
+        seed=1,
+    )
+    return SegmentModel(
+        parent=None, features=(recency, frequency, monetary), segments=segments, margin=margin, training=training
+    )
+
+
+GOOD, OTHER = _model(0.25), _model(0.5)
+KEY, VALUE = GOOD.version.encode(), GOOD.to_json()
+
+
+def _active(version: str) -> tuple[bytes, bytes]:
+    return b"active", b'{"version":"%s"}' % version.encode()
+
+
+def _told(records: Records) -> tuple[str, str, str]:
+    """The active version ("": none) by the worker, the commands and the trainer."""
+    feed = ModelFeed(Settings(), lambda model, names: (model, names))
+    for offset, (key, value) in enumerate(records, start=1):
+        feed.take(key, value, offset)
+    feed.caught_up.set()  # before, it tells none
+    found = published(records).active
+    lineage = published_for_training(
+        [Record(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
+    ).lineage()
+    return (
+        feed.latest().version,
+        found.version if found else "",
+        lineage.active.version if lineage.active else "",
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        (OTHER.version.encode(), VALUE),  # a good model under a key that isn't its own
+        (KEY, b"\xff\xfe"),
+        (b"\xff\xfe", VALUE),
+        (b"\xff\xfe", b"\xff\xfe"),
+        (None, VALUE),
+        (None, None),
+        (KEY, None),
+        (b"active", None),
+        (b"active", b"\xff"),
+        (b"active", b'{"version":"\xff"}'),
+        (b"active", b'{"version":null}'),
+        (b"active", b"[" * 100_000),
+        _active("0123456789abcdef"),
+        _active(OTHER.version),
+        (b"candidate", b"\xff"),
+    ],
+)
+def test_a_broken_record_is_passed_over_by_all(broken: tuple[bytes | None, bytes | None]) -> None:
+    assert _told([broken, (KEY, VALUE), broken, _active(GOOD.version), broken]) == (GOOD.version,) * 3
+
+
+def test_a_model_under_another_key_is_at_nobody_s_hand() -> None:
+    assert _told([(OTHER.version.encode(), VALUE), _active(GOOD.version)]) == ("", "", "")
+    assert _told([(b"\xff", VALUE), _active(GOOD.version)]) == ("", "", "")
+
+
+def test_the_last_activation_counts() -> None:
+    both: Records = [(KEY, VALUE), (OTHER.version.encode(), OTHER.to_json())]
+    assert _told([*both, _active(GOOD.version), _active(OTHER.version)]) == (OTHER.version,) * 3

@@ -1,0 +1,290 @@
+"""The report's words, tables and files: they say what the numbers say, the same in HTML, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from tests.support.data import report_cases as cases
+from trainer.outcome import Outcome
+from trainer.report import sentences as words
+from trainer.report.render import ReportError, html, markdown, read_outcome, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EVIL = (
+    "<script>alert(1)</script>",
+    "A|B & \"C\" 'D'",
+    "</svg><img src=x onerror=y>",
+    "**bold** [x](http://x)",
+    "$0 \\g<0>",
+)
+SIZES = (2, 5, 9, 16)
+NAMES = (*cases.NAMES, *(f"Segment {n}" for n in range(7)))
+VOID = {"meta", "br", "wbr"}
+
+
+class Read(HTMLParser):
+    """What a page holds: its elements, well nested; its tables' cells; its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in {"th", "td"}:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if self.open and self.open[-1] in {"th", "td"}:
+            self.tables[-1][-1][-1] += data
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    tables: list[list[list[str]]] = []
+    for block in text.split("\n\n"):
+        if block.startswith("| "):
+            rows = [line for line in block.splitlines() if not re.fullmatch(r"[| :-]+", line)]
+            cells = [re.split(r"(?<!\\) \| ", row[2:-2]) for row in rows]
+            tables.append([[re.sub(r"\\(.)", r"\1", cell) for cell in row] for row in cells])
+    return tables
+
+
+def moved(outcome: Outcome) -> int:
+    compared = outcome.comparison
+    assert compared is not None
+    return sum(
+        number
+        for before, row in zip(compared.before, compared.moves, strict=True)
+        for after, number in zip(outcome.segments, row, strict=True)
+        if before.id != after.id
+    )
+
+
+def test_the_headline_counts_customers_segments_and_money() -> None:
+    outcome = cases.outcome(5, 3000)
+    money = f"{sum(s.money for s in outcome.segments):,.0f}"
+    assert words.headline(outcome) == f"3,000 customers fall into 5 segments. They have spent {money} in all, net."
+
+
+def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
+    segment = cases.outcome().segments[0]
+    assert segment.recency_days
+    assert segment.frequency
+    assert segment.monetary
+    segment = msgspec.structs.replace(
+        segment,
+        customers=1234,
+        share=0.25,
+        money=99_000.4,
+        money_share=0.5,
+        recency_days=msgspec.structs.replace(segment.recency_days, median=9.2),
+        frequency=msgspec.structs.replace(segment.frequency, median=1.0),
+        monetary=msgspec.structs.replace(segment.monetary, median=20.5),
+    )
+    assert words.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == (
+        "1,234 customers (25.0 %) with 99,000 (50.0 % of the money). The median customer last ordered 9 days ago, has 1 "
+        "order and spent 20.50."
+    )
+
+
+def test_the_currency_stands_by_the_money_where_it_is_known() -> None:
+    outcome = cases.outcome()
+    assert "GBP" not in markdown(outcome)
+    outcome = msgspec.structs.replace(outcome, currency="GBP")
+    assert words.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP in all, net.")
+    assert all("\N{NO-BREAK SPACE}GBP" in words.portrait(s, outcome.currency) for s in outcome.segments)
+    assert "| Money, GBP |" in markdown(outcome)
+
+
+def test_a_segment_without_anybody_has_a_portrait() -> None:
+    segment = msgspec.structs.replace(
+        cases.outcome().segments[0],
+        customers=0,
+        share=0.0,
+        money=0.0,
+        money_share=None,
+        recency_days=None,
+        frequency=None,
+        monetary=None,
+        silhouette=None,
+    )
+    assert words.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == "0 customers (0 %) with 0."
+
+
+@pytest.mark.parametrize("k", SIZES)
+def test_what_changes_is_what_the_matrix_says(k: int) -> None:
+    outcome = cases.outcome(k, names=NAMES)
+    assert outcome.comparison is not None
+    told = words.changes(outcome)
+    assert f" {moved(outcome):,} of 3,000 customers" in told[0]
+    assert f"({100 * moved(outcome) / 3000:.1f}\N{NO-BREAK SPACE}%)" in told[0]
+    assert f"Not in the active model: {NAMES[k - 1]}." in told
+    assert "No longer in the new model: Old Guard." in told
+    largest = words.moves(outcome)[0]
+    assert largest.customers == max(
+        number
+        for before, row in zip(outcome.comparison.before, outcome.comparison.moves, strict=True)
+        for after, number in zip(outcome.segments, row, strict=True)
+        if before.id != after.id
+    )
+    assert f"{largest.source} → {largest.target} {largest.customers:,} " in told[-1]
+
+
+def test_a_move_between_segments_of_one_id_is_none() -> None:
+    outcome = cases.outcome()
+    assert outcome.comparison is not None
+    renamed = tuple(
+        msgspec.structs.replace(before, id=after.id, name="Old name")
+        for before, after in zip(outcome.comparison.before, outcome.segments, strict=True)
+    )
+    still = tuple(
+        tuple(n if a == b else 0 for b, n in enumerate(row)) for a, row in enumerate(outcome.comparison.moves)
+    )
+    compared = msgspec.structs.replace(outcome.comparison, before=renamed, moves=still, moved=0.0)
+    told = words.changes(msgspec.structs.replace(outcome, comparison=compared))
+    assert ", 0 of " in told[0]
+    assert told[1:] == ["All segments keep their names."]
+
+
+def test_without_an_active_model_nothing_is_compared() -> None:
+    outcome = cases.outcome(compared=False)
+    assert words.changes(outcome) == ["No model was active before: this one gives every customer a first segment."]
+    assert "Movement" not in markdown(outcome)
+    assert "Movement" not in Read(html(outcome)).text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "badge", "said"),
+    [
+        (cases.outcome(), "Published: active", "every worker scores by it"),
+        (cases.outcome(verdict="candidate"), "Published: candidate", "until it is promoted"),
+        (cases.outcome(verdict="dry-run"), "Dry run: nothing published", "has the best silhouette"),
+        (cases.refused(), "Refused", "what was active before stays active"),
+    ],
+)
+def test_it_says_whether_it_was_published_and_why(outcome: Outcome, badge: str, said: str) -> None:
+    for report in (Read(html(outcome)).text, markdown(outcome)):
+        assert badge in report
+        assert said in report
+        assert outcome.decision.why[0] in report
+        assert "--force" not in report
+
+
+def test_it_says_that_a_gate_was_overruled_and_which() -> None:
+    outcome = cases.outcome(forced=True)
+    assert "--force" in Read(html(outcome)).text
+    row = next(row for table in markdown_tables(markdown(outcome)) for row in table if row[0] == "moved")
+    assert row[3] == "✗ fails"
+
+
+def test_a_refused_run_says_of_every_fit_what_it_failed() -> None:
+    text = Read(html(cases.refused())).text
+    assert "fails: smallest share <\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%" in text
+    assert "not fitted: only 2 customers differ." in text
+    assert "no model was made of them" in text
+
+
+@pytest.mark.parametrize("outcome", [cases.outcome(k, names=NAMES) for k in SIZES] + [cases.refused()])
+def test_the_page_and_the_markdown_have_the_same_tables(outcome: Outcome) -> None:
+    on_page, in_text = Read(html(outcome)).tables, markdown_tables(markdown(outcome))
+    assert sorted(on_page) == sorted(in_text)
+    assert len(on_page) >= 3
+
+
+def test_the_markdown_and_the_json_hold_the_same_figures() -> None:
+    outcome = cases.outcome()
+    content = json.loads(outcome.to_json())
+    tables = markdown_tables(markdown(outcome))
+    segments = next(table for table in tables if table[0][0] == "Segment")
+    for row, segment in zip(segments[1:], content["segments"], strict=False):
+        share = f"{100 * segment['share']:.1f}\N{NO-BREAK SPACE}%"
+        assert row[0].removesuffix(" (new)") == segment["name"]
+        assert row[1:4] == [f"{segment['customers']:,}", share, f"{segment['money']:,.0f}"]
+    matrix = next(table for table in tables if table[0][0] == "From \\ to")
+    numbers = [[int(cell.replace(",", "")) if cell[0].isdigit() else 0 for cell in row[1:-1]] for row in matrix[1:-1]]
+    assert numbers == content["comparison"]["moves"]
+    assert [row[-1] for row in matrix[1:-1]] == [f"{sum(row):,}" for row in numbers]
+    assert matrix[-1][1:] == [*(f"{sum(column):,}" for column in zip(*numbers, strict=True)), "3,000"]
+    fits = next(table for table in tables if table[0][0] == "Fit")
+    assert [row[2] for row in fits[1:]] == [f"{fit['silhouette']:.3f}" for fit in content["fits"]]
+    assert [row[8].startswith("chosen") for row in fits[1:]] == [fit["chosen"] for fit in content["fits"]]
+
+
+def test_money_before_and_after_adds_up() -> None:
+    outcome = cases.outcome()
+    table = next(t for t in markdown_tables(markdown(outcome)) if t[0][1] == "Customers before")
+    before, after, change = (
+        [int(row[place].replace(",", "").replace("\N{MINUS SIGN}", "-")) for row in table[1:]] for place in (1, 2, 3)
+    )
+    assert sum(before) == sum(after) == 3000
+    assert [b + c for b, c in zip(before, change, strict=True)] == after
+
+
+def test_names_are_escaped() -> None:
+    outcome = msgspec.structs.replace(cases.outcome(names=EVIL), source="<b>file</b>.csv", warnings=("<i>mind</i>",))
+    read = Read(html(outcome))
+    assert {tag for tag, _ in read.elements} & {"script", "img", "i", "b", "a"} == set()
+    assert not any(key.startswith("on") for _, attributes in read.elements for key in attributes)
+    for name in (*EVIL, "<b>file</b>.csv", "<i>mind</i>"):
+        assert name in read.text
+    told = markdown(outcome)
+    assert "<" not in re.sub(r"\\.", "", told).replace("|z|", "")
+    assert "**bold**" not in told
+
+
+@pytest.mark.parametrize("outcome", [cases.outcome(9), cases.refused()])
+def test_the_page_needs_nothing_and_tells_its_figures_to_those_who_do_not_see_them(outcome: Outcome) -> None:
+    page = html(outcome)
+    read = Read(page)
+    assert not re.search(r"url\(|@import|https?://|<script|\bsrc=|\bhref=", page)
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    pictures = [attributes for tag, attributes in read.elements if tag == "svg"]
+    for picture in pictures:
+        assert picture["role"] == "img"
+        assert set((picture["aria-labelledby"] or "").split()) <= set(ids)
+    assert [tag for tag, _ in read.elements].count("desc") == len(pictures) >= 2
+
+
+def test_what_is_written_is_read_back_and_gives_the_same_report(tmp_path: Path) -> None:
+    outcome = cases.outcome()
+    written = write_report(outcome, tmp_path / "new" / "folder")
+    again = read_outcome(written.json)
+    assert again == outcome
+    assert html(again) == written.html.read_text(encoding="utf-8")
+    assert markdown(again) == written.markdown.read_text(encoding="utf-8")
+    assert len(written.html.read_bytes()) < 300_000
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"format": 2}', b"[1]"])
+def test_another_file_is_no_report(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(ReportError, match=r"report\.json is not the report of a training run"):
+        read_outcome(path)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import stream.settings
+import trainer.settings
+from trainer.errors import SettingsError
+from trainer.training.plan import Plan, of_recipe
+from trainer.training.settings import PREFIX, TrainingSettings
+
+ROOT = Path(__file__).parents[4]
+
+
+def test_without_settings_it_is_the_default_plan() -> None:
+    assert TrainingSettings.load().plan() == Plan()
+
+
+def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "segstream.toml"
+    config.write_text('group = "shop"\n[trainer]\nk = 5\nseed = 1\nmost_moved = 0.1\n')
+    monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
+    monkeypatch.setenv("SEGSTREAM_TRAINER_SEED", "2")
+    plan = TrainingSettings.load(transform="log1p", seed=None).plan()
+    assert (plan.ks, plan.seed, plan.most_moved, plan.transforms) == ((5,), 2, 0.1, ("log1p",))
+    # The same file and variables serve the worker and the rest of the trainer.
+    assert stream.settings.load_settings().group == trainer.settings.load_settings().group == "shop"
+
+
+def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
+    plan = TrainingSettings.load(recipe="textbook", transform="log1p").plan()
+    assert (plan.way, plan.transforms, plan.starts, plan.ks) == ("silhouette", ("log1p",), 20, tuple(range(2, 9)))
+    assert TrainingSettings.load(recipe="tutorial").plan() == of_recipe("tutorial")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[trainer]\nsmallest = 1\n", "SEGSTREAM_TRAINER_SMALLEST"),
+        ("[trainer]\nseed = -1\n", "SEGSTREAM_TRAINER_SEED=-1"),
+        ("trainer = 5\n", "expected a table"),
+        ("[trainer\n", "can't be read"),
+    ],
+)
+def test_what_the_file_has_wrong_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, told: str
+) -> None:
+    config = tmp_path / "segstream.toml"
+    config.write_text(text)
+    monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        TrainingSettings.load()
+
+
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_TRAINER_SEEDS", "1")
+    with pytest.raises(SettingsError, match="unknown setting SEGSTREAM_TRAINER_SEEDS"):
+        TrainingSettings.load()
+
+
+def test_the_replica_does_not_show() -> None:
+    assert "hidden" not in repr(TrainingSettings.load(redis_url="redis://:hidden@replica:6379/0"))
+
+
+def test_the_page_lists_every_setting_with_its_default() -> None:
+    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE)
+    told = {name.lower(): default.strip().strip("`") for name, default in rows}
+    fields = TrainingSettings.model_fields
+    assert told.keys() == fields.keys()
+    for name, field in fields.items():
+        if field.default is not None:
+            assert told[name] == str(field.default), name

@@ -1,0 +1,1 @@
+"""The commands of `segtrainer`, one file a group. Imported by trainer.cli alone."""

@@ -1,0 +1,173 @@
+"""`segtrainer list`, `promote`, `rollback`: which models there are, which one scores, and since when by whose word."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from trainer.registry.contents import Past, Published, Signature
+from trainer.registry.publish import Activation, promote, read_models, roll_back
+from trainer.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Wide enough for every column where the output isn't a terminal.
+_WIDTH: Final = 160
+_LONGEST: Final = 500
+
+
+def _user() -> str:
+    """Name the user of this machine; "unknown" where it knows none by that number, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _short(text: str) -> str:
+    if len(text) > _LONGEST or not text.isprintable():
+        raise typer.BadParameter(f"expected one line of at most {_LONGEST} characters, got {len(text)}")
+    return text
+
+
+Reason = Annotated[
+    str,
+    typer.Option("--reason", metavar="TEXT", parser=_short, help="Why; kept with the activation.", show_default=False),
+]
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", parser=_short, help="Who; default: this machine's user.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command("list")(list_models)
+    app.command("promote")(promote_model)
+    app.command("rollback")(roll_model_back)
+
+
+def list_models(*, as_json: Json = False) -> None:
+    """Show every model on the models topic: active or candidate, since when, by whom, why."""
+    found = read_models(settings_and_log())
+    rows = rows_of(found)
+    if as_json:
+        now = found.active
+        history = [_plain(past) for past in found.history]
+        told = {"active": now.version if now else None, "candidate": found.candidate}
+        typer.echo(json.dumps(told | {"versions": rows, "activations": history}))
+        return
+    table = Table(title="Models, the first published first")
+    for heading in ("version", "mark", "activation", "when", "who", "why"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("k", "customers"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        activation = "-" if row["activation"] is None else str(row["activation"])
+        cells = [str(row[name]) for name in ("version", "mark")], [str(row[name]) for name in ("at", "by", "reason")]
+        table.add_row(*cells[0], activation, *cells[1], str(row["k"]), f"{row['customers']:,}")
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table, markup=False)
+
+
+def rows_of(found: Published) -> list[dict[str, Any]]:
+    """Describe each version: its last activation if it had one, else its publication; figures as of its training."""
+    last = {past.version: past for past in found.history}
+    rows = []
+    for name, version in found.versions.items():
+        past = last.get(name)
+        marks = [
+            mark
+            for mark, it in (("active", found.active and found.active.version), ("candidate", found.candidate))
+            if it == name
+        ]
+        signature = past.signature if past else version.signature
+        training = version.model.training
+        rows.append(
+            {
+                "version": name,
+                "parent": version.model.parent,
+                "mark": ", ".join(marks),
+                "activation": past.activation if past else None,
+                "rollback": bool(past and past.rollback),
+                **msgspec.to_builtins(signature),
+                "published_at": version.signature.at,
+                "published_by": version.signature.by,
+                "k": training.k,
+                "customers": training.customers,
+                "as_of": training.as_of.isoformat(),
+                "forced": training.forced,
+            }
+        )
+    return rows
+
+
+def promote_model(
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `segtrainer list` shows it.")],
+    *,
+    reason: Reason = "",
+    by: By = None,
+    expect_active: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION",
+            help="Only if this one is active by then ('none': no model is). Default: whichever is as the command starts.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Activate a model: every worker starts it, and moves its customers by it."""
+    expected = "" if expect_active == "none" else expect_active
+    settings = settings_and_log()
+    _tell(lambda: promote(settings, version, _signed(by, reason), expected=expected), "promoted", as_json=as_json)
+
+
+def roll_model_back(
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="Default: the one before the present one.", show_default=False),
+    ] = None,
+    *,
+    reason: Reason = "",
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Activate a model again that was active before: a change of the model like any other."""
+    settings = settings_and_log()
+    _tell(lambda: roll_back(settings, version, _signed(by, reason)), "rolled back", as_json=as_json)
+
+
+def _signed(by: str | None, reason: str) -> Signature:
+    return Signature.now(by or _user(), time.time_ns() // 1_000_000, reason)
+
+
+def _tell(change: Callable[[], Activation], outcome: str, *, as_json: bool) -> None:
+    done = change()
+    if as_json:
+        typer.echo(json.dumps({"outcome": outcome, "version": done.version, "activation": done.number}))
+    else:
+        typer.echo(f"{outcome}: {done.version} is active as activation {done.number}")
+
+
+def _plain(past: Past) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(past)
+    return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
+
+
+def settings_and_log() -> Settings:
+    """Read the settings, and set up what a command tells on stderr. Raises SettingsError."""
+    settings = load_settings()
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+    # A library's own news are for whoever asks for them.
+    logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)
+    return settings

@@ -1,0 +1,47 @@
+"""`segtrainer report`: the report of the run that made a model, on whichever machine it ran."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.commands.models import settings_and_log
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report")(report_command)
+
+
+def report_command(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="VERSION",
+            help="As `segtrainer list` shows it, or the beginning of it. Default: the active model's.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Write report.html, report.md and report.json here."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The run's outcome, without single customers, as one JSON object on stdout.")
+    ] = False,
+) -> None:
+    """Show the report of the run that made a model, as Markdown; with --out as the page that the run wrote."""
+    from trainer.registry.reports import find, write
+
+    report = find(settings_and_log(), version)
+    if out is not None:
+        write(report, out)
+    if as_json:
+        typer.echo(bytes(report.outcome))
+    elif out is not None:
+        typer.echo(f"{report.version}: {out / 'report.html'}, report.md and report.json")
+    else:
+        typer.echo(report.markdown, nl=False)

@@ -1,0 +1,189 @@
+"""What lies on the models topic: every model, every activation with who, when and why, and the candidate."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from segmentation.events import iso
+from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
+from trainer.errors import PublishError
+from trainer.registry.topic import read_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trainer.settings import Settings
+    from trainer.training.naming import Lineage
+
+log = logging.getLogger(__name__)
+
+# Activations that a pointer remembers: compaction removes their own records, all but the last.
+REMEMBERED: Final = 200
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Who wrote a record, when (ISO 8601), and why. Each is a header of the record; an empty one is left out."""
+
+    by: str = ""
+    at: str = ""
+    reason: str = ""
+
+    @classmethod
+    def now(cls, by: str, now_ms: int, reason: str = "") -> Signature:
+        """Sign as of an instant, ms since 1970.
+
+        >>> Signature.now("ada", 0).headers()
+        [('by', b'ada'), ('at', b'1970-01-01T00:00:00.000Z')]
+        """
+        return cls(by, iso(now_ms), reason)
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Give the headers of a record."""
+        return [(name, text.encode()) for name in self.__struct_fields__ if (text := getattr(self, name))]
+
+    @classmethod
+    def of(cls, headers: Iterable[tuple[str, bytes | None]]) -> Signature:
+        """Read the headers of a record, whoever wrote them.
+
+        >>> Signature.of([("by", b"ada"), ("reason", None), ("trace", b"1")])
+        Signature(by='ada', at='', reason='')
+        """
+        return cls(
+            **{
+                name: (value or b"").decode(errors="replace")
+                for name, value in headers
+                if name in cls.__struct_fields__
+            }
+        )
+
+
+class Past(msgspec.Struct, frozen=True):
+    """An activation: its number (the offset of its record), what it made active, and by whom. `rollback`: went back."""
+
+    activation: int
+    version: str
+    signature: Signature = Signature()
+    rollback: bool = False
+
+
+class Pointer(msgspec.Struct, frozen=True):
+    """The value of the records `active` and `candidate`: which version. Of `active` also what was active before it."""
+
+    version: str
+    rollback: bool = False
+    before: tuple[Past, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model as it was first published."""
+
+    model: SegmentModel
+    signature: Signature
+
+
+@dataclass(slots=True)
+class Published:
+    """The models topic. `versions`: in the order of publication; `history`: activations, the present one last."""
+
+    versions: dict[str, Version] = field(default_factory=dict)
+    history: tuple[Past, ...] = ()
+    candidate: str | None = None
+
+    @property
+    def active(self) -> Past | None:
+        """The activation that is in force; None before the first."""
+        return self.history[-1] if self.history else None
+
+    def lineage(self) -> Lineage:
+        """Give what a training needs to know of it."""
+        from trainer.training.naming import Lineage
+
+        ids = [segment.id for version in self.versions.values() for segment in version.model.segments]
+        now = self.active
+        return Lineage(
+            active=self.versions[now.version].model if now else None,
+            activation=now.activation if now else None,
+            versions=frozenset(self.versions),
+            highest_id=max(ids, default=0),
+        )
+
+
+def way_back(history: Iterable[Past]) -> tuple[Past, ...]:
+    """Give the activations that a rollback goes back through, the present one last.
+
+    A rollback takes away what it goes back over: after A, B, C and a rollback to B the next one leads to A, not to C.
+
+    >>> a, b, c = (Past(number, version) for number, version in enumerate("abc"))
+    >>> [past.version for past in way_back([a, b, c, Past(3, "b", rollback=True)])]
+    ['a', 'b']
+    """
+    way: list[Past] = []
+    for past in history:
+        if past.rollback:
+            while way and way[-1].version != past.version:
+                way.pop()
+            # The same model as before, under the number it has now.
+            del way[-1:]
+        way.append(past)
+    return tuple(way)
+
+
+async def read_published(settings: Settings, *, past: int | None = None) -> Published:
+    """Read the models topic to its end, or past an offset: whatever a transaction under way decides before it.
+
+    What can't be read there is skipped, as the worker does. Raises PublishError where a topic is missing, KafkaError.
+    """
+    return published(
+        await read_whole(settings, settings.models_topic, lambda there: _expect_topics(settings, there), past=past)
+    )
+
+
+def published(records: Sequence[Any]) -> Published:
+    """Take the records in their order. A broken one is passed over, as the worker does: the last good one stays."""
+    found = Published()
+    for record in records:
+        try:
+            _take(found, record)
+        except ModelError as error:
+            log.warning("the record at offset %d of the models topic is skipped: %s", record.offset, error)
+    return found
+
+
+def _take(found: Published, record: Any) -> None:
+    if record.key == CANDIDATE_KEY:
+        found.candidate = None if record.value is None else read_pointer(record.value)
+    elif record.value is None:
+        return
+    elif record.key == ACTIVE_KEY:
+        version = read_pointer(record.value)
+        # Of a model that isn't there the worker goes on with the last good one, too.
+        if version not in found.versions:
+            log.warning("activation %d names model %r, which isn't on the topic", record.offset, version)
+            return
+        pointer = _pointer(record.value, version)
+        # A record written by hand remembers nothing: then what was read before it counts.
+        before = [past for past in pointer.before if past.version in found.versions] or found.history
+        now = Past(record.offset, version, Signature.of(record.headers), pointer.rollback)
+        found.history = (*before, now)[-REMEMBERED:]
+    else:
+        model = read_version(record.key, record.value)
+        found.versions.setdefault(model.version, Version(model, Signature.of(record.headers)))
+
+
+def _pointer(value: bytes, version: str) -> Pointer:
+    """Read a pointer whose version is usable. What else it says may be anybody's: unreadable, it says nothing."""
+    try:
+        return msgspec.json.decode(value, type=Pointer)
+    except msgspec.DecodeError:
+        return Pointer(version)
+
+
+def _expect_topics(settings: Settings, existing: set[str]) -> None:
+    wanted = {settings.models_topic} | ({settings.orders_topic} if settings.time == "event" else set())
+    if missing := sorted(wanted - existing):
+        raise PublishError(f"no topic {' and no topic '.join(missing)}.", hint="Run `segstream topics create`.")

@@ -1,0 +1,211 @@
+"""The reports of training runs, kept in Kafka: the disk of a run is often gone by the time that somebody asks.
+
+One record for each published model, under its version, on a compacted topic of its own. It holds the page and the
+Markdown as the run wrote them, and the outcome without the customers one by one: with them it would be 1.5 MB, above
+what Kafka takes, and without them it is some 40 KB. No customer's id lies in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from trainer.errors import TrainerError
+from trainer.registry.publish import read_models
+from trainer.registry.topic import REQUEST_MS, read_whole, started
+from trainer.report.render import html, markdown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+
+    from trainer.outcome import Outcome
+    from trainer.registry.contents import Published
+    from trainer.settings import Settings
+
+TIMEOUT_S: Final = 30.0  # for all of a reading, or of a writing
+# Far above any report: what claims to be more isn't one, and isn't unpacked.
+_LARGEST_BYTES: Final = 32 * 1024 * 1024
+_TOLD: Final = 10  # versions that an error names, at most
+
+
+class NoReport(TrainerError):
+    """A report isn't kept, can't be read, or can't be kept. The model is what it was."""
+
+
+class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a run. `outcome`: the outcome's JSON, its `sample` null.
+
+    The outcome is handed on as it was written, and never read here: a report outlives the trainer that made it.
+    """
+
+    format: Literal[1] = 1
+    version: str
+    outcome: msgspec.Raw
+    html: str
+    markdown: str
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> Self:
+        """Make it of the outcome of a run that published. Raises ValueError where there is no version."""
+        if outcome.version is None:
+            raise ValueError("the outcome has no version: expected that of a run that made a model")
+        bare = msgspec.structs.replace(outcome, sample=None)
+        return cls(
+            version=outcome.version,
+            outcome=msgspec.Raw(bare.to_json()),
+            html=html(outcome),
+            markdown=markdown(outcome),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Give the value of its record: JSON, compressed by zlib."""
+        return zlib.compress(msgspec.json.encode(self), level=9)
+
+    @classmethod
+    def from_bytes(cls, version: str, value: bytes) -> Self:
+        """Read the value of a version's record. Raises NoReport where it is something else."""
+        try:
+            report = msgspec.json.decode(_unpacked(value), type=cls)
+        except (zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _broken(version, str(error)) from None
+        if report.version != version:
+            raise _broken(version, f"it is that of model {report.version}")
+        return report
+
+
+def keep(settings: Settings, outcome: Outcome) -> None:
+    """Keep the report of a run under the version of its model, in place of an earlier one. Raises NoReport."""
+    report = KeptReport.of(outcome)
+    asyncio.run(_write(settings, report.version, report.to_bytes()))
+
+
+def find(settings: Settings, version: str | None = None) -> KeptReport:
+    """Give the report of a model: its version, or the beginning of it; None: the active one. Raises NoReport, PublishError."""
+    published = read_models(settings)
+    kept = asyncio.run(_read(settings))
+    name = choose(version, published, kept)
+    return KeptReport.from_bytes(name, kept[name])
+
+
+def choose(version: str | None, published: Published, kept: Iterable[str]) -> str:
+    """Tell which model is meant, of those on the models topic and those with a report. Raises NoReport."""
+    kept = list(kept)
+    if version is None:
+        if published.active is None:
+            raise NoReport("no model is active, and no VERSION was named.", hint=_told(kept))
+        name = published.active.version
+    else:
+        there = dict.fromkeys((*published.versions, *kept))
+        found = [name for name in there if name == version] or [name for name in there if name.startswith(version)]
+        if len(found) > 1:
+            raise NoReport(
+                f"{len(found)} models have a version that begins with {version!r}: {_listed(found)}.",
+                hint="Give more of it.",
+            )
+        if not found:
+            raise NoReport(f"no model has a version that begins with {version!r}.", hint=_told(kept))
+        [name] = found
+    if name not in kept:
+        raise NoReport(
+            f"no report of model {name} is kept: the model is older than that, it wasn't `segtrainer run` that "
+            "published it, or the run has warned that its report isn't kept.",
+            hint=_told(kept),
+        )
+    return name
+
+
+def write(report: KeptReport, folder: Path) -> None:
+    """Write report.html, report.md and report.json into a folder, made where it isn't there. Raises NoReport."""
+    files = {
+        "report.json": bytes(report.outcome) + b"\n",
+        "report.md": report.markdown.encode(),
+        "report.html": report.html.encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise NoReport(f"{folder} can't be written: {error.strerror}.", hint="Give another --out.") from None
+
+
+def _told(kept: list[str]) -> str:
+    if not kept:
+        return "No report is kept at all; `segtrainer run` keeps that of each model that it publishes."
+    return f"Reports are kept of {_listed(kept)}."
+
+
+def _listed(versions: list[str]) -> str:
+    """Name the latest of them.
+
+    >>> _listed(["a", "b"]), _listed([str(n) for n in range(12)])
+    ('a, b', '2 older ones, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11')
+    """
+    older = len(versions) - _TOLD
+    return ", ".join(([f"{older} older ones"] if older > 0 else []) + versions[-_TOLD:])
+
+
+def _broken(version: str, what: str) -> NoReport:
+    return NoReport(
+        f"the record of model {version} isn't a report that this segtrainer reads: {what}.",
+        hint="A newer segtrainer may have written it; nothing but the report is lost.",
+    )
+
+
+def _unpacked(value: bytes) -> bytes:
+    """Undo the compression. Raises zlib.error."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(value, _LARGEST_BYTES)
+    if not stream.eof:
+        raise zlib.error("it is cut off, or far too large")
+    return content
+
+
+async def _write(settings: Settings, version: str, value: bytes) -> None:
+    async with _translated(settings), _producer(settings) as producer:
+        _expect_topic(settings, (await producer.client.fetch_all_metadata()).topics())
+        await producer.send_and_wait(settings.reports_topic, value, key=version.encode(), partition=0)
+
+
+async def _read(settings: Settings) -> dict[str, bytes]:
+    """Read the topic to its end: the latest record of each version, in the order of the records."""
+    found: dict[str, bytes] = {}
+    async with _translated(settings):
+        records = await read_whole(settings, settings.reports_topic, lambda there: _expect_topic(settings, there))
+    for record in records:
+        name = (record.key or b"").decode(errors="replace")
+        found.pop(name, None)
+        if record.value is not None:
+            found[name] = record.value
+    return found
+
+
+def _expect_topic(settings: Settings, existing: set[str]) -> None:
+    """Look before the topic is named to a broker, which might make one by its own settings. Raises NoReport."""
+    if settings.reports_topic not in existing:
+        raise NoReport(f"no topic {settings.reports_topic}.", hint="Run `segstream topics create`.")
+
+
+def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
+    return started(AIOKafkaProducer(**settings.kafka_client(), acks="all", request_timeout_ms=REQUEST_MS))
+
+
+@asynccontextmanager
+async def _translated(settings: Settings) -> AsyncIterator[None]:
+    """Bound the block in time, and turn Kafka's errors into NoReport."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield
+    except (KafkaError, OSError) as error:  # TimeoutError is an OSError
+        what = f"no end within {TIMEOUT_S:.0f} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
+        raise NoReport(
+            f"Kafka at {settings.kafka_bootstrap_servers}: {what}.",
+            hint=f"Check that the brokers run, and let this user read and write the topic {settings.reports_topic}.",
+        ) from error

@@ -1,0 +1,231 @@
+"""The report's figures of the customers: shares, box plots, distributions, profiles. Pure: an outcome in, SVG out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from trainer.report.markup import NARROW, Markup, amount, decimal, percent
+from trainer.report.svg import WIDTH, Frame, Scale, colour, dots, figure, fits, letters, line, polyline, rectangle, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from trainer.outcome import Outcome, Sample, SegmentFacts
+    from trainer.report.svg import Kind
+
+_LEFT: Final = 8.0
+_RIGHT: Final = WIDTH - 12.0
+_ROW: Final = 36.0  # units a segment takes: its name, and the mark under it
+_FOOT: Final = 40.0  # units under a plot, for its axis
+_BINS: Final = 32
+_SHOWN: Final = 99.0  # percentile of the raw figures up to which their distribution is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure of the page: the drawing, its title, and a sentence or two under it."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One of the three features as the figures show it. `column` of the sample; its z stands in z_<column>."""
+
+    column: str
+    title: str
+    axis: str
+    kind: Kind
+    told: Callable[[float], str]
+
+
+MEASURES: Final = (
+    Measure("recency_days", "Recency", "days since the last order", "linear", lambda x: f"{decimal(x, 0)} d"),
+    Measure("frequency", "Frequency", "orders", "log", lambda x: decimal(x, 1)),
+    Measure("monetary", "Monetary", "money spent, net", "log", amount),
+)
+
+
+def shares(outcome: Outcome) -> Picture:
+    """Draw how many customers and how much money each segment has."""
+    segments = outcome.segments
+    top = max(max(s.share, s.money_share or 0.0) for s in segments)
+    x = Scale(0.0, top, _LEFT, _RIGHT - 118)
+    parts: list[str] = []
+    for index, segment in enumerate(segments):
+        y = index * 54.0
+        parts.append(text(_LEFT, y + 13, fits(segment.name, _RIGHT - _LEFT), f"row {colour(index)}"))
+        bars = [(segment.share, "of customers", "bar")]
+        if segment.money_share is not None:
+            bars.append((segment.money_share, "of the money", "bar pale"))
+        for place, (share, of, kind) in enumerate(bars):
+            end = x.at(share)
+            parts += [
+                rectangle(_LEFT, y + 18 + 15 * place, end - _LEFT, 13, f"{kind} {colour(index)}"),
+                text(end + 5, y + 29 + 15 * place, f"{percent(share)} {of}", "num"),
+            ]
+    told = "; ".join(
+        f"{s.name}: {percent(s.share)} of customers"
+        + ("" if s.money_share is None else f", {percent(s.money_share)} of the money")
+        for s in segments
+    )
+    return Picture(
+        "Who they are, and what they bring",
+        "Per segment its part of all customers (full) and of all money (pale).",
+        figure("shares", "Shares of customers and money by segment", told, parts, 54.0 * len(segments) + 2),
+    )
+
+
+def box_plots(outcome: Outcome, sample: Sample) -> list[Picture]:
+    """Draw each feature as boxes: all customers, then each segment."""
+    return [_boxes(outcome.segments, sample, measure) for measure in MEASURES]
+
+
+def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -> Picture:
+    values = column(sample, measure.column)
+    of = np.array(sample.segment)
+    groups = [("All customers", values, "")]
+    groups += [(s.name, values[of == index], colour(index)) for index, s in enumerate(segments)]
+    height = _ROW * len(groups) + 4
+    x = Scale(float(values.min()), float(values.max()), _LEFT + 6, _RIGHT - 6, measure.kind)
+    parts: list[str] = [Frame(x, Scale(0.0, 1.0, height, 0.0), measure.axis).axes()]
+    told: list[str] = []
+    for row, (name, inside, kind) in enumerate(groups):
+        y = _ROW * row
+        parts.append(text(_LEFT, y + 13, fits(name, _RIGHT - _LEFT), f"row {kind}".strip()))
+        if len(inside):
+            parts += _box(inside, x, y + 25, kind)
+            told.append(f"{name}: median {measure.told(float(np.median(inside)))}")
+    return Picture(
+        measure.title,
+        "Box: the middle half, with its median. Whiskers: the furthest within 1.5 box lengths; dots beyond."
+        + (" The axis is logarithmic." if measure.kind == "log" else ""),
+        figure(f"box-{measure.column}", f"Box plots of {measure.axis}", "; ".join(told), parts, height + _FOOT),
+    )
+
+
+def _box(inside: NDArray[np.float64], x: Scale, y: float, kind: str) -> list[Markup]:
+    """Draw one box at height y. The rule of the whiskers is Tukey's, in the feature's own unit."""
+    lower, median, upper = (float(q) for q in np.percentile(inside, (25, 50, 75)))
+    reach = 1.5 * (upper - lower)
+    within = inside[(inside >= lower - reach) & (inside <= upper + reach)]
+    beyond = inside[(inside < lower - reach) | (inside > upper + reach)]
+    least, greatest = x.at(float(within.min())), x.at(float(within.max()))
+    return [
+        # At whole units: hundreds of dots on one line are a line.
+        dots(((float(round(x.at(v))), y) for v in np.sort(beyond).tolist()), f"dot small {kind}".strip()),
+        line(least, y, greatest, y, f"whisker {kind}".strip()),
+        rectangle(x.at(lower), y - 6, x.at(upper) - x.at(lower), 12, f"box {kind}".strip()),
+        line(x.at(median), y - 6, x.at(median), y + 6, "median"),
+    ]
+
+
+def distributions(outcome: Outcome, sample: Sample) -> list[Picture]:
+    """Draw each feature's distribution before and after the transform, one above the other."""
+    transform = next((f.transform for f in outcome.fits if f.chosen), "the transform")
+    return [_distribution(sample, measure, transform) for measure in MEASURES]
+
+
+def _distribution(sample: Sample, measure: Measure, transform: str) -> Picture:
+    raw, z = column(sample, measure.column), column(sample, f"z_{measure.column}")
+    top = float(np.percentile(raw, _SHOWN))
+    shown = raw[raw <= top]
+    parts = [text(_LEFT, 13, "before", "row")]
+    parts += _histogram(shown, 150.0, 24.0, measure.axis)
+    after = f"after ({transform}, standardised)"
+    parts += [text(_LEFT, 213, after, "row"), *_histogram(z, 350.0, 224.0, "z: standard deviations from the mean")]
+    before_skew, after_skew = skew(raw), skew(z)
+    cut = f" Not drawn above: {decimal(top, 0)}, the highest 1{NARROW}%." if len(shown) < len(raw) else ""
+    told = f"skewness {decimal(before_skew)} before, {decimal(after_skew)} after"
+    return Picture(
+        measure.title,
+        f"{told[0].upper()}{told[1:]} (0: symmetric).{cut} Dashed: a normal curve.",
+        figure(f"spread-{measure.column}", f"Distribution of {measure.axis}", told, parts, 350 + _FOOT),
+    )
+
+
+def _histogram(values: NDArray[np.float64], bottom: float, top: float, axis: str) -> list[Markup]:
+    low, high = float(values.min()), float(values.max())
+    edges = _edges(values, low, high)
+    counts, _ = np.histogram(values, edges)
+    part = 100.0 * counts / max(1, len(values))
+    x = Scale(float(edges[0]), float(edges[-1]), 42.0, _RIGHT)
+    y = Scale(0.0, float(part.max()) * 1.04, bottom, top)
+    steps = [(x.at(float(edges[0])), bottom)]
+    for share, start, end in zip(part.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        steps += [(x.at(start), y.at(share)), (x.at(end), y.at(share))]
+    steps.append((x.at(float(edges[-1])), bottom))
+    drawn = [Frame(x, y, axis).axes(), polyline(steps, "area c0", closed=True)]
+    drawn += [text(38, y.at(v) + 4, f"{v:g}{NARROW}%", "num", anchor="end") for v in y.ticks(40.0)]
+    if axis.startswith("z"):
+        width = float(edges[1] - edges[0])
+        grid = np.linspace(float(edges[0]), float(edges[-1]), 60)
+        normal = 100.0 * width * np.exp(-grid * grid / 2) / math.sqrt(2 * math.pi)
+        drawn.append(polyline([(x.at(a), y.at(b)) for a, b in zip(grid, normal, strict=True)], "limit"))
+    return drawn
+
+
+def _edges(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Cut the range into equal bins; of whole numbers into bins of whole numbers, so that none is empty by rounding."""
+    if np.array_equal(values, np.round(values)):
+        width = max(1, math.ceil((high - low) / _BINS))
+        bins = math.floor((high - low) / width) + 1
+        return low - 0.5 + width * np.arange(bins + 1, dtype=np.float64)
+    return np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+
+
+def profiles(outcome: Outcome) -> list[Picture]:
+    """Draw the segments' centroids by feature: how far above or below the average customer."""
+    segments = outcome.segments
+    reach = max(abs(z) for s in segments for z in s.centroid) or 1.0
+    return [_profile(segments, place, reach) for place in range(len(MEASURES))]
+
+
+def _profile(segments: Sequence[SegmentFacts], place: int, reach: float) -> Picture:
+    measure = MEASURES[place]
+    height = _ROW * len(segments) + 4
+    x = Scale(-reach, reach, _LEFT + 10, _RIGHT - 10)
+    parts: list[str] = [Frame(x, Scale(0.0, 1.0, height, 0.0), "standard deviations from the average").axes()]
+    parts.append(line(x.at(0.0), 0.0, x.at(0.0), height, "axis"))
+    told: list[str] = []
+    for index, segment in enumerate(segments):
+        y, z, raw = _ROW * index, segment.centroid[place], measure.told(segment.centroid_raw[place])
+        start, end = sorted((x.at(0.0), x.at(z)))
+        room = _RIGHT - _LEFT - letters(raw) - 8
+        parts += [
+            text(_LEFT, y + 13, fits(segment.name, room), f"row {colour(index)}"),
+            text(_RIGHT, y + 13, raw, "num", anchor="end"),
+            rectangle(start, y + 18, end - start, 13, f"bar {colour(index)}"),
+        ]
+        told.append(f"{segment.name} {raw} (z {decimal(z)})")
+    return Picture(
+        measure.title,
+        f"Centre of each segment: {measure.axis}. On the right in its own unit."
+        + (" To the right: silent for longer." if measure.column == "recency_days" else ""),
+        figure(f"profile-{measure.column}", f"Segment centres: {measure.axis}", "; ".join(told), parts, height + _FOOT),
+    )
+
+
+def column(sample: Sample, name: str) -> NDArray[np.float64]:
+    """Give a column of the sample as an array, [customers]."""
+    return np.array(getattr(sample, name), dtype=np.float64)
+
+
+def skew(values: NDArray[np.float64]) -> float:
+    """Give the moment coefficient of skewness: 0 for a symmetric distribution, and for one without spread.
+
+    >>> skew(np.array([-1.0, 0.0, 1.0])), round(skew(np.array([0.0, 0.0, 0.0, 4.0])), 3)
+    (0.0, 1.155)
+    """
+    apart = values - values.mean()
+    spread = float(np.sqrt(np.mean(apart * apart)))
+    # Not by **, whose rounding differs with the sign.
+    return float(np.mean(apart * apart * apart)) / spread**3 if spread > 0.0 else 0.0

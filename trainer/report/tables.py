@@ -1,0 +1,234 @@
+"""The tables of the report, as text in cells: the page and the Markdown show the same ones. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trainer.report.customer_charts import MEASURES
+from trainer.report.markup import MINUS, NARROW, amount, count, decimal, percent
+from trainer.report.sentences import gate_limit, gate_value, gate_verdict, moment, seconds
+
+if TYPE_CHECKING:
+    from trainer.outcome import Comparison, Outcome, Spread
+
+_NONE: Final = "–"  # noqa: RUF001 — an en dash is what a table has where there is no figure
+_TITLES: Final = {measure.column: measure.title for measure in MEASURES}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: what it shows, the heads, the rows. The first column names the row; `words` are columns not of numbers.
+
+    `marked`: the row to stand out, if any.
+    """
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: frozenset[int] = frozenset({0})
+    marked: int | None = None
+
+
+def segments(outcome: Outcome) -> Table:
+    """Tell each segment's customers, money, median customer and action."""
+    total = outcome.quality.customers
+    rows = [
+        (
+            s.name + ("" if s.lasting or outcome.comparison is None else " (new)"),
+            count(s.customers),
+            percent(s.share),
+            amount(s.money),
+            _share(s.money_share),
+            _median(s.recency_days, 1),
+            _median(s.frequency, 1),
+            _NONE if s.monetary is None else amount(s.monetary.median),
+            s.action,
+        )
+        for s in outcome.segments
+    ]
+    money = amount(sum(s.money for s in outcome.segments))
+    whole = _NONE if any(s.money_share is None for s in outcome.segments) else percent(1.0)
+    rows.append(("All", count(total), percent(1.0), money, whole, _NONE, _NONE, _NONE, _NONE))
+    return Table(
+        "Segments: customers, money, and the median customer of each",
+        (
+            "Segment",
+            "Customers",
+            "Share",
+            _in("Money", outcome),
+            "Share of money",
+            "Days since last order",
+            "Orders",
+            _in("Spent", outcome),
+            "Action",
+        ),
+        tuple(rows),
+        frozenset({0, 8}),
+    )
+
+
+def fits(outcome: Outcome) -> Table:
+    """Tell everything measured of each transform and k."""
+    rows = [
+        (
+            f"{f.transform}, k{NARROW}={NARROW}{f.k}",
+            _number(f.inertia, 1),
+            _number(f.silhouette, 3),
+            _number(f.davies_bouldin, 3),
+            _number(f.calinski_harabasz, 0),
+            _number(f.stability, 3),
+            _share(f.smallest_share),
+            _share(f.largest_share),
+            gate_verdict(f),
+        )
+        for f in outcome.fits
+    ]
+    return Table(
+        "Every fit: its measures, and what the gates say",
+        (
+            "Fit",
+            "Inertia",
+            "Silhouette",
+            "Davies-Bouldin",
+            "Calinski-Harabasz",
+            "Stability",
+            "Smallest",
+            "Largest",
+            "Verdict",
+        ),
+        tuple(rows),
+        frozenset({0, 8}),
+        outcome.chosen,
+    )
+
+
+def gates(outcome: Outcome) -> Table:
+    """Tell the gates of the chosen fit and of the model, with values, limits and verdicts."""
+    rows = [
+        (g.name, gate_value(g), gate_limit(g), "✓ passes" if g.passed else "✗ fails") for g in outcome.decision.gates
+    ]
+    return Table(
+        "What was measured, and what is asked for",
+        ("Gate", "Value", "Limit", "Verdict"),
+        tuple(rows),
+        frozenset({0, 3}),
+    )
+
+
+def movement(outcome: Outcome, compared: Comparison) -> Table:
+    """Tell how many customers of each segment of the active model the workers would have in which of the new one."""
+    rows = [
+        (before.name, *(count(n) if n else _NONE for n in row), count(sum(row)))
+        for before, row in zip(compared.before, compared.moves, strict=True)
+    ]
+    columns = [sum(column) for column in zip(*compared.moves, strict=True)]
+    rows.append(("In the new model", *map(count, columns), count(sum(columns))))
+    return Table(
+        "Customers: rows by the active model, columns by the new one",
+        ("From \\ to", *(s.name for s in outcome.segments), "All"),
+        tuple(rows),
+    )
+
+
+def money(outcome: Outcome, compared: Comparison) -> Table:
+    """Tell each segment's customers and money before and after; a segment of only one of the models has no other side."""
+    before = {s.id: s for s in compared.before}
+    rows = []
+    for index, s in enumerate(outcome.segments):
+        after, sum_after = sum(row[index] for row in compared.moves), sum(row[index] for row in compared.money)
+        was = before.pop(s.id, None)
+        had, had_money = (was.customers, was.money) if was else (0, 0.0)
+        rows.append((s.name, count(had), count(after), _change(after - had), *_sums(had_money, sum_after)))
+    rows += [
+        (f"{s.name} (gone)", count(s.customers), "0", _change(-s.customers), *_sums(s.money, 0.0))
+        for s in before.values()
+    ]
+    return Table(
+        "Customers and money by segment, before and after",
+        ("Segment", "Customers before", "after", "change", _in("Money before", outcome), "after", "change"),
+        tuple(rows),
+    )
+
+
+def quality(outcome: Outcome) -> Table:
+    """Tell how the three features lie over all customers, before any transform."""
+    rows = [
+        (
+            _TITLES.get(f.name, f.name),
+            *(decimal(v) for v in (f.least, f.median, f.mean, f.greatest, f.deviation)),
+            count(f.beyond_3),
+        )
+        for f in outcome.quality.features
+    ]
+    return Table(
+        "The input, before any transform",
+        ("Feature", "Least", "Median", "Mean", "Greatest", "Std deviation", "|z| ≥ 3"),
+        tuple(rows),
+    )
+
+
+def facts(outcome: Outcome) -> Table:
+    """Tell under which settings the run was made, and what it is called."""
+    recipe, decision = outcome.recipe, outcome.decision
+    chosen = next((f for f in outcome.fits if f.chosen), None)
+    rows: list[tuple[str, str]] = [
+        ("Version", outcome.version or "none: no model was made"),
+        ("Parent (active at the training)", outcome.parent or "none"),
+        ("Activation", _NONE if decision.activation is None else count(decision.activation)),
+        ("Customers as of", moment(outcome.as_of)),
+        ("Trained at", moment(outcome.trained_at)),
+        ("Source", outcome.source),
+        (
+            "Recipe",
+            f"{recipe.name}; chosen by {recipe.choice}" if recipe.choice != "asked" else f"{recipe.name}; as asked",
+        ),
+        ("k tried", ", ".join(map(str, recipe.k))),
+        ("Transforms tried", ", ".join(recipe.transforms)),
+        ("Chosen", f"{chosen.transform}, k = {chosen.k}" if chosen else "none"),
+        ("K-Means starts", _starts(recipe.starts, warm=chosen is not None and chosen.warm)),
+        ("Resamples for the stability", count(recipe.rounds)),
+        ("Margin on squared distance", f"{recipe.margin:g}"),
+        ("Seed", str(recipe.seed)),
+    ]
+    return Table("Settings and names", ("Fact", "Value"), tuple(rows), frozenset({0, 1}))
+
+
+def timings(outcome: Outcome) -> Table:
+    """Tell how long each step took."""
+    total = sum(t.seconds for t in outcome.timings)
+    rows = [(t.step, seconds(t.seconds), percent(t.seconds / total if total else 0.0, 0)) for t in outcome.timings]
+    return Table("Time by step", ("Step", "Time", "Part"), (*rows, ("All", seconds(total), percent(1.0))))
+
+
+def _in(head: str, outcome: Outcome) -> str:
+    return head if outcome.currency is None else f"{head}, {outcome.currency}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _NONE if value is None else decimal(value, digits)
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else percent(value)
+
+
+def _median(spread: Spread | None, digits: int) -> str:
+    if spread is None:
+        return _NONE
+    return decimal(spread.median, 0 if spread.median.is_integer() else digits)
+
+
+def _change(difference: int) -> str:
+    return f"{difference:+,}".replace("-", MINUS) if difference else "0"
+
+
+def _sums(before: float, after: float) -> tuple[str, str, str]:
+    difference = after - before
+    # By whole units, so that the difference of two sums of money in another order isn't told as a change.
+    told = f"{difference:+,.0f}".replace("-", MINUS) if abs(difference) >= 0.5 else "0"
+    return amount(before), amount(after), told
+
+
+def _starts(starts: int, *, warm: bool) -> str:
+    return f"{starts}, and from the active model's centroids, which won" if warm else str(starts)

@@ -1,0 +1,1 @@
+"""When to train: cron, drift, one scheduler of several. Imported by commands."""

@@ -1,0 +1,89 @@
+"""One `segtrainer run` as a process of its own, and the command that hears of a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from trainer.schedule.scheduler import Ended
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainer.schedule.policy import Due, LastRun
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S: Final = 20.0  # between asking a process to end and ending it
+_ALARM_S: Final = 60.0
+TIMED_OUT: Final = 124  # as coreutils' timeout
+
+
+async def train_once(options: Sequence[str], run: Due, timeout_s: float) -> Ended:
+    """Run `segtrainer run` with these options, its stderr handed on. Cancelled, or out of time, it is ended."""
+    command = [sys.executable, "-m", "trainer.cli", "run", "--by", "schedule", "--reason", run.text, *options]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(timeout_s):
+            last = await _hand_on(process)
+            code = await process.wait()
+    except TimeoutError:
+        return Ended(TIMED_OUT, f"no end within {timeout_s:.0f} s")
+    finally:
+        await _end(process)
+    # A process that a signal ended has a negative code: as a shell tells it.
+    return Ended(code, last) if code >= 0 else Ended(128 - code, last or f"ended by signal {-code}")
+
+
+async def tell(command: Sequence[str], last: LastRun) -> None:
+    """Run the command that is to hear of a failure. What it needs stands in its environment. Never raises."""
+    told = {
+        "SEGTRAINER_EXIT_CODE": str(last.exit_code),
+        "SEGTRAINER_ERROR": last.error,
+        "SEGTRAINER_ATTEMPT": str(last.attempt),
+        "SEGTRAINER_WHY": last.why,
+    }
+    try:
+        process = await asyncio.create_subprocess_exec(*command, env=os.environ | told)
+    except OSError as error:
+        log.error("the command on failure can't be run: %s: %s", command[0], error.strerror)  # noqa: TRY400  # the line says it all
+        return
+    try:
+        async with asyncio.timeout(_ALARM_S):
+            code = await process.wait()
+        if code:
+            log.error("the command on failure failed itself: %s ended with %d", command[0], code)
+    except TimeoutError:
+        log.error("the command on failure didn't end within %.0f s: %s", _ALARM_S, command[0])  # noqa: TRY400  # as above
+    finally:
+        await _end(process)
+
+
+async def _hand_on(process: asyncio.subprocess.Process) -> str:
+    """Copy stderr line by line; give the last one that isn't empty."""
+    assert process.stderr is not None
+    last, rest = "", b""
+    # Not by readline, which fails on a line longer than its buffer.
+    while block := await process.stderr.read(65_536):
+        sys.stderr.buffer.write(block)
+        sys.stderr.buffer.flush()
+        rest = (rest + block)[-4096:]
+    for line in rest.decode(errors="replace").splitlines():
+        last = line.strip() or last
+    return last
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), _PATIENCE_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,190 @@
+"""`segtrainer schedule`, the loop: looks at the clock, takes the turn, runs, remembers.
+
+The run is a process of its own (run_process.py). So it may fail in any way, even for want of memory: the scheduler goes
+on and tells of it, and the active model stays, since a run publishes all at its end or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from trainer.errors import TrainerError
+from trainer.lock import RENEW_S
+from trainer.schedule.metrics import ScheduleMetrics
+from trainer.schedule.policy import Due, LastRun, Outcome, Policy, Schedule, begun, due, ended, rested
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from trainer.schedule.state import RunMemory
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 30.0  # between two looks at the clock, which may be set meanwhile
+BUSY: Final = 4  # exit code of a run that found another one under way
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended. `error`: its last line on stderr."""
+
+    exit_code: int
+    error: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What that means: another training in one's place is no failure."""
+        return {0: "succeeded", BUSY: "skipped"}.get(self.exit_code, "failed")  # type: ignore[return-value]  # mypy widens the literals of a dict
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """One of any number of schedulers of a deployment: of all of them one runs at a time.
+
+    `train(due)`: one run, cancelled when the scheduler stops. `alarm(last)`: hears of each attempt that failed. `asks`:
+    each says why to train before the schedule does, or None; asked when nothing else is due and no failure is fresh.
+    `clock`: ms since 1970. `wait(seconds)`: returns sooner when the scheduler is stopped. `last` and `beaten_ms`: what
+    was known, and when, at the last look that went well.
+    """
+
+    schedule: Schedule
+    policy: Policy
+    memory: RunMemory
+    train: Callable[[Due], Awaitable[Ended]]
+    clock: Callable[[], int]
+    wait: Callable[[float], Awaitable[None]]
+    alarm: Callable[[LastRun], Awaitable[None]]
+    asks: Sequence[Callable[[LastRun], Awaitable[str | None]]] = ()
+    metrics: ScheduleMetrics = field(default_factory=ScheduleMetrics)
+    last: LastRun | None = None
+    beaten_ms: int | None = None
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look and run until stopped. Redis may go and come back; nothing else is waited for."""
+        while not stopping.is_set():
+            await self.look()
+            await self.wait(self._pause_s())
+
+    async def look(self) -> None:
+        """Run what is due now, if no other scheduler does."""
+        try:
+            last = await self._known()
+            if await self._due(last) is not None and await self.memory.take_turn():
+                try:
+                    # Another one may have run it between the look and the turn.
+                    last = await self._known()
+                    if (run := await self._due(last)) is not None:
+                        await self._run(last, run)
+                finally:
+                    await self.memory.end_turn()
+            self._beat()
+        except (RedisError, OSError) as error:
+            log.warning("the schedule can't be kept, Redis doesn't answer: %s", error)
+
+    def next_run_ms(self) -> int:
+        """Tell when the next run is planned: a retry, or an instant of the schedule and its jitter."""
+        now, last = self.clock(), self.last
+        if last is None:
+            return self.policy.start(self.schedule, self.schedule.after(now))
+        instant = self.schedule.latest(now)
+        if instant <= last.instant_ms:
+            instant = self.schedule.after(now)
+        planned = max(now, self.policy.start(self.schedule, instant))
+        if last.outcome == "failed" and last.finished_ms is not None and last.attempt <= self.policy.retries:
+            return min(planned, max(now, last.finished_ms + self.policy.retry_s * 1000))
+        return planned
+
+    async def _known(self) -> LastRun:
+        last = await self.memory.read(self.clock())
+        self._show(last)
+        return last
+
+    async def _due(self, last: LastRun) -> Due | None:
+        now = self.clock()
+        if (run := due(self.schedule, self.policy, last, now)) is not None:
+            return run
+        if rested(self.policy, last, now):
+            for ask in self.asks:
+                try:
+                    why = await ask(last)
+                except TrainerError as error:
+                    log.warning("whether to train before the schedule can't be told: %s", error)
+                    continue
+                if why:
+                    return Due("asked", last.instant_ms, why)
+        return None
+
+    async def _run(self, last: LastRun, run: Due) -> None:
+        """Run, keep the turn meanwhile, and remember what came of it."""
+        running = begun(last, run, self.clock())
+        await self.memory.write(running)
+        self._show(running)
+        log.info("a training begins: %s", run.text)
+        self.metrics.running.set(1)
+        try:
+            end = await self._kept(asyncio.ensure_future(self.train(run)))
+        except asyncio.CancelledError:
+            await self._remember(ended(running, "stopped", self.clock(), exit_code=None))
+            raise
+        finally:
+            self.metrics.running.set(0)
+        done = ended(running, end.outcome, self.clock(), exit_code=end.exit_code, error=end.error)
+        if done.outcome == "failed":
+            # Before it is remembered: that may fail as well.
+            log.error("the training failed with exit code %d: %s", end.exit_code, end.error)
+            await self.alarm(done)
+        await self._remember(done)
+
+    async def _kept(self, training: asyncio.Future[Ended]) -> Ended:
+        """Wait for a run, and keep the turn and the heart going."""
+        warned = False
+        try:
+            while not training.done():
+                await asyncio.wait({training}, timeout=RENEW_S)
+                if not training.done() and not (await self.memory.renew() or warned):
+                    log.warning("the turn to train was lost; the run goes on, and another may begin")
+                    warned = True
+                self._beat()
+            return training.result()
+        finally:
+            if training.cancel():
+                await asyncio.wait({training})
+
+    async def _remember(self, done: LastRun) -> None:
+        self.metrics.runs.labels(done.outcome).inc()
+        self._show(done)
+        if await self.memory.owns_turn():
+            await self.memory.write(done)
+
+    def _show(self, last: LastRun) -> None:
+        self.last = last
+        self.metrics.show(last, self.next_run_ms())
+
+    def _beat(self) -> None:
+        self.beaten_ms = self.clock()
+        self.metrics.heartbeat.set(self.beaten_ms / 1000)
+
+    def _pause_s(self) -> float:
+        """Give how long to wait: to the next run, and no longer than LOOK_S."""
+        return min(LOOK_S, max(0.05, (self.next_run_ms() - self.clock()) / 1000))
+
+    def told(self) -> dict[str, object]:
+        """Tell the state of it, for `/health`."""
+        last = self.last
+        return {
+            "cron": self.schedule.expression,
+            "next_run": _iso(self.next_run_ms()),
+            "last_outcome": last.outcome if last else None,
+            "last_finished": _iso(last.finished_ms) if last and last.finished_ms is not None else None,
+            "last_success": _iso(last.last_success_ms) if last and last.last_success_ms is not None else None,
+        }
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,98 @@
+"""The customers as of one instant, from a file of orders instead of Redis, through the state algebra of the worker.
+
+The one file of the trainer that knows of `stream`'s readers of files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmentation.events import RejectedEvent, iso, to_entry
+from segmentation.rfm import CustomerState, pack, settle
+from stream.errors import SegstreamError
+from stream.orders.files import read_orders
+from stream.orders.rows import to_event
+from trainer.errors import SnapshotError
+from trainer.snapshot.redis import columns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from segmentation.entries import Entry
+    from segmentation.rfm import Rules
+    from trainer.snapshot.redis import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class OrderBook:
+    """Every order of a file, by customer: snapshots of it as of any instant."""
+
+    def __init__(self, entries: dict[bytes, list[Entry]], rules: Rules, left_out_rows: int) -> None:
+        self.entries = {name: sorted(own) for name, own in sorted(entries.items())}
+        self._rules = rules
+        self.left_out_rows = left_out_rows
+
+    @property
+    def latest_ms(self) -> int:
+        """The instant of the last event; SnapshotError where there is none."""
+        latest = max((own[-1].time for own in self.entries.values()), default=None)
+        if latest is None:
+            raise SnapshotError("there is no order that can be used.", hint="docs/files.md says what is needed.")
+        return latest
+
+    def as_of(self, at_ms: int) -> Snapshot:
+        """Give the customers as if all that happened up to the instant, and nothing later, had been told in order."""
+        known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
+        states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
+        return columns(states, at_ms, self._rules)
+
+
+def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
+    """Read a file of orders or invoice lines (docs/files.md); `currency`: of rows that name none. Raises SnapshotError.
+
+    Rows that can't be used are left out and counted, as in `segstream replay`; so are those in another currency.
+    """
+    counts: Counter[str] = Counter()
+    entries: dict[bytes, list[Entry]] = {}
+    try:
+        for row in read_orders(path, currency=currency, counts=counts):
+            try:
+                entry = to_entry(to_event(row), currency)
+            except RejectedEvent as error:
+                counts[str(error.reason)] += 1
+                continue
+            entries.setdefault(row.customer_id.encode(), []).append(entry)
+    except SegstreamError as error:
+        raise SnapshotError(str(error)) from None
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
+    if not entries:
+        raise SnapshotError(
+            f"{path} has no order that can be used; rows left out: {told}.", hint="docs/files.md says what is needed."
+        )
+    if counts:
+        log.info("%s: rows left out: %s", path.name, told)
+    return OrderBook(_once(entries), rules, sum(counts.values()))
+
+
+def _once(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:
+    """Drop what a file has twice, as the worker does."""
+    return {name: list(dict.fromkeys(own)) for name, own in entries.items()}
+
+
+def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> Snapshot:
+    """Read a file as of an instant; None: of its last event. Raises SnapshotError."""
+    book = read_book(path, rules, currency)
+    at = book.latest_ms if as_of_ms is None else as_of_ms
+    snapshot = book.as_of(at)
+    if not len(snapshot.customers):
+        raise SnapshotError(
+            f"{path} has nobody with an order up to {iso(at)}; its last event is of {iso(book.latest_ms)}.",
+            hint="Give a later --as-of.",
+        )
+    assert np.all(snapshot.recency_days >= 0.0)
+    return snapshot

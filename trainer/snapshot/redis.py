@@ -1,0 +1,201 @@
+"""The customers as of one instant, read from the live states by the code that the worker runs.
+
+The one file of the trainer that knows of `stream`, and of it only the read side of the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
+from redis.retry import Retry
+
+from segmentation.entries import DAY_MS
+from segmentation.events import iso
+from segmentation.features import figures
+from segmentation.rfm import StateFormatError, advance_bytes, heads
+from stream.storage.keys import ShardKeys, read_clock, read_states
+from trainer.errors import SnapshotError
+from trainer.snapshot.replica import read_link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from segmentation.rfm import Rules
+    from trainer.settings import Settings
+    from trainer.snapshot.replica import Link
+
+log = logging.getLogger(__name__)
+
+# States turned to columns at a time: bounds the memory that their entries take.
+_BLOCK: Final = 10_000
+# In wall time a deployment without any event for so long is worth a look; a small shop's quiet night isn't.
+_QUIET_MS: Final = DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Customers in the order of their bytes, and a column [customers] of each feature as of one instant.
+
+    So equal states make equal snapshots, however many partitions they lie in.
+    """
+
+    customers: tuple[bytes, ...]
+    recency_days: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+    monetary: NDArray[np.float64]  # currency units
+    as_of_ms: int
+    left_out: int  # customers without an order that stands
+
+    def column(self, feature: str) -> NDArray[np.float64]:
+        """Give the column of a name in segmentation.model.FEATURES."""
+        return {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}[feature]
+
+
+def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> Snapshot:
+    """Read all shards as of an instant; None: now in wall time, the highest shard clock in event time.
+
+    From a replica that has lost its primary, now is the moment when it did: what was bought since isn't in it. That is
+    logged as a warning. Customers whose every order was cancelled or erased have no recency: they are left out and
+    counted. Those whose orders have all left the window stay, with frequency 0. Workers may go on meanwhile: who buys
+    during the read shows that order already, with recency 0. Raises SnapshotError.
+    """
+    url = settings.redis_url.get_secret_value()
+    timeout_s = settings.redis_timeout_s
+    try:
+        with Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1), protocol=2
+        ) as redis:
+            return _take(redis, settings, as_of_ms, now_ms)
+    except (RedisError, OSError) as error:
+        raise SnapshotError(f"Redis at {_place(settings)}: {error}.", hint=_hint(error)) from error
+    except ValueError as error:
+        if isinstance(error, (msgspec.DecodeError, StateFormatError)):
+            raise SnapshotError(
+                f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
+                hint="Was it written by another version? `segstream rebuild` makes the states anew.",
+            ) from error
+        raise SnapshotError(
+            f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.",
+            hint="Where SEGSTREAM_TRAINER_REDIS_URL is set, it is that one.",
+        ) from None
+
+
+def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> Snapshot:
+    shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+    # Before the states: what a replica hears of while they are read is no harm, what it doesn't hear of is.
+    link = read_link(redis)
+    known = [clock for keys in shards if (clock := read_clock(redis, keys)) is not None]
+    if not known:
+        raise _nobody(settings, link)
+    beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
+    if redis.exists(beyond.head):
+        raise SnapshotError(
+            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {_place(settings)} has more shards of topic "
+            f"{settings.orders_topic}: their customers would be missing.",
+            hint="Give the number that the workers have.",
+        )
+    at = _instant(max(known), as_of_ms, now_ms, link, settings)
+    return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+
+
+def _nobody(settings: Settings, link: Link | None) -> SnapshotError:
+    told = f"Redis at {_place(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
+    if link is not None and not link.up:
+        return SnapshotError(
+            f"{told}: it is a replica, and {link.told}.", hint="Wait for its copy, or read from the primary."
+        )
+    return SnapshotError(
+        f"{told}: there is nobody to train on.",
+        hint="Run `segstream worker` on some orders first, with the same SEGSTREAM_ settings.",
+    )
+
+
+def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None, settings: Settings) -> int:
+    """Choose the instant. `earliest`: the highest clock, for a state has forgotten what left the window before it."""
+    if as_of_ms is not None and as_of_ms < earliest:
+        raise SnapshotError(
+            f"as of {iso(as_of_ms)} can't be told: the states stand at {iso(earliest)}.",
+            hint="Give that or a later time, or replay the orders `--until` the earlier one.",
+        )
+    heard = now_ms
+    if link is not None and not link.up:
+        heard = earliest if link.lost_s is None else now_ms - link.lost_s * 1000
+    chosen = as_of_ms
+    if chosen is None:
+        chosen = earliest if settings.time == "event" else max(heard, earliest)
+    if link is not None and not link.up:
+        log.warning(
+            "Redis at %s is a replica, and %s: what was bought since isn't in the customers, read as of %s",
+            *(_place(settings), link.told, iso(chosen)),
+        )
+    elif settings.time == "wall" and chosen - earliest > _QUIET_MS:
+        log.warning(
+            "nothing has happened since %s by Redis at %s, %.1f days before %s: do the workers run, and is it theirs?",
+            *(iso(earliest), _place(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
+        )
+    return chosen
+
+
+def _place(settings: Settings) -> str:
+    """Of the URL only what is no secret."""
+    parts = urlsplit(settings.redis_url.get_secret_value())
+    return f"{parts.hostname}:{parts.port or 6379}"
+
+
+def _hint(error: Exception) -> str:
+    if isinstance(error, BusyLoadingError):
+        return "It is reading its data in: wait until it has, or read from another."
+    if isinstance(error, MasterDownError):
+        return "It is a replica without its primary: mend that, or read from another."
+    if str(error).startswith("WRONGTYPE"):
+        return "Its keys aren't those of segstream: check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
+    return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that it runs."
+
+
+def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snapshot:
+    """Bring each state to the instant and keep of it the three figures."""
+    customers: list[bytes] = []
+    recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
+    left_out = 0
+    for block in _blocks(rows):
+        head = heads([_advanced(customer, value, at, rules) for customer, value in block])
+        found = figures(head, at)
+        left_out += int(np.count_nonzero(~found.stands))
+        customers += [customer for (customer, _), keep in zip(block, found.stands, strict=True) if keep]
+        recency.append(found.recency_days)
+        frequency.append(found.frequency)
+        monetary.append(found.monetary)
+    log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
+    order = sorted(range(len(customers)), key=customers.__getitem__)
+    return Snapshot(
+        customers=tuple([customers[i] for i in order]),
+        recency_days=np.concatenate(recency)[order],
+        frequency=np.concatenate(frequency)[order],
+        monetary=np.concatenate(monetary)[order],
+        as_of_ms=at,
+        left_out=left_out,
+    )
+
+
+def _advanced(customer: bytes, value: bytes, at: int, rules: Rules) -> bytes:
+    try:
+        return advance_bytes(value, at, rules)
+    except StateFormatError as error:
+        raise StateFormatError(f"customer {customer!r}: {error}") from None
+
+
+def _blocks(rows: Iterable[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    rest = iter(rows)
+    while block := list(islice(rest, _BLOCK)):
+        yield block

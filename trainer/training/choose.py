@@ -1,0 +1,150 @@
+"""Which of the fits becomes the model, and why: gates with the best silhouette, the silhouette alone, or the elbow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from trainer.outcome import Fit, Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainer.training.plan import Plan
+
+# What the active model was fitted with: its transform and its k.
+Active = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The index of the chosen fit, None where none passes; and why, in whole sentences. `forced`: it fails a gate."""
+
+    index: int | None
+    why: tuple[str, ...]
+    forced: bool = False
+
+
+def gate(name: str, value: float | None, limit: float, bound: Literal["least", "most"]) -> Gate:
+    """Judge one figure. What couldn't be measured doesn't pass.
+
+    >>> gate("smallest share", 0.02, 0.02, "least").passed, gate("stability", None, 0.8, "least").passed
+    (True, False)
+    """
+    passed = value is not None and (value >= limit if bound == "least" else value <= limit)
+    return Gate(name=name, value=value, limit=limit, bound=bound, passed=passed)
+
+
+def gates_of(fit: Fit, plan: Plan) -> tuple[Gate, ...]:
+    """Judge a fit by the plan; none by a recipe without gates, no stability where the plan measures none."""
+    if plan.way != "gates":
+        return ()
+    shares = (
+        gate("smallest share", fit.smallest_share, plan.smallest_share, "least"),
+        gate("largest share", fit.largest_share, plan.largest_share, "most"),
+    )
+    return (*shares, gate("stability", fit.stability, plan.least_stability, "least")) if plan.rounds else shares
+
+
+def choose(fits: Sequence[Fit], plan: Plan, active: Active | None, *, force: bool) -> Choice:
+    """Choose by the plan's way. `force`: where no fit passes the gates, the best silhouette of all."""
+    fitted = [i for i, fit in enumerate(fits) if fit.failure is None]
+    if not fitted:
+        return Choice(None, ("No k could be fitted.", *_failures(fits)))
+    if plan.way == "elbow":
+        return _at_elbow(fits, fitted)
+    passing = [i for i in fitted if all(g.passed for g in fits[i].gates)]
+    if passing:
+        return _best(fits, passing, plan, active)
+    reasons = tuple(_failed(fits[i]) for i in fitted)
+    if not force:
+        return Choice(None, ("No fit passes the gates, so nothing was published.", *reasons))
+    best = max(fitted, key=lambda i: _silhouette(fits[i]))
+    told = f"No fit passes the gates; {_named(fits[best])} has the best silhouette of all and was forced."
+    return Choice(best, (told, *reasons), forced=True)
+
+
+def _best(fits: Sequence[Fit], passing: list[int], plan: Plan, active: Active | None) -> Choice:
+    """Give the best silhouette; by gates, what is active stays while it comes near enough to that."""
+    best = max(passing, key=lambda i: _silhouette(fits[i]))
+    if len(fits) == 1:
+        gates = ", and it passes the gates" if plan.way == "gates" else ""
+        return Choice(best, (f"{_named(fits[best])} was asked for{gates}.",))
+    among = f"of the {len(passing)} of {len(fits)} fits that pass the gates" if plan.way == "gates" else "of all fits"
+    told = f"{_named(fits[best])} has the best silhouette {among}: {_silhouette(fits[best]):.3f}."
+    same = next((i for i in passing if (fits[i].transform, fits[i].k) == active), best)
+    lead = _silhouette(fits[best]) - _silhouette(fits[same])
+    if plan.way != "gates" or same == best or lead > plan.keep_within:
+        return Choice(best, (told,))
+    kept = (
+        f"{_named(fits[same])} is kept from the active model: the best silhouette, of {_named(fits[best])}, is only "
+        f"{lead:.3f} higher, and {plan.keep_within:g} is what a change must be worth."
+    )
+    return Choice(same, (kept,))
+
+
+def _at_elbow(fits: Sequence[Fit], fitted: list[int]) -> Choice:
+    if len({fits[i].transform for i in fitted}) > 1:
+        return Choice(None, ("An elbow is one of k alone.", "Several transforms were asked for: give one."))
+    ks = [fits[i].k for i in fitted]
+    found = elbow(ks, [fits[i].inertia or 0.0 for i in fitted])
+    if found is None:
+        told = f"The inertia over k = {', '.join(map(str, ks))} has no elbow."
+        return Choice(fitted[0], (told, "Only one k was asked for.")) if len(ks) == 1 else Choice(None, (told,))
+    return Choice(fitted[ks.index(found)], (f"The inertia over k has its elbow at k = {found}.",))
+
+
+def elbow(ks: Sequence[int], inertias: Sequence[float], sensitivity: float = 1.0) -> int | None:
+    """Find the elbow of a falling, convex curve; None where there isn't one.
+
+    Satopää, Albrecht, Irwin and Raghavan, "Finding a 'Kneedle' in a Haystack", ICDCS Workshops 2011 (offline form, as
+    the package kneed has it, without smoothing): both axes scaled to 0 … 1, the curve turned to rise; a local maximum
+    of its height over the diagonal is an elbow once the height falls below that maximum by `sensitivity` mean steps.
+
+    >>> elbow(range(2, 9), [7737, 4441, 3202, 2630, 2224, 1921, 1684])
+    4
+    >>> elbow([2, 3, 4], [3.0, 2.0, 1.0]) is None
+    True
+    """
+    x, y = np.asarray(ks, dtype=np.float64), np.asarray(inertias, dtype=np.float64)
+    if len(x) < 3 or np.ptp(y) <= 0.0:
+        return None
+    x, y = (x - x.min()) / np.ptp(x), (y - y.min()) / np.ptp(y)
+    height = (1.0 - y) - x
+    allowance = sensitivity * float(np.abs(np.diff(x)).mean())
+    for i in range(1, len(x) - 1):
+        if not (height[i] > 1e-12 and height[i - 1] < height[i] >= height[i + 1]):
+            continue
+        after = height[i + 1 :]
+        higher = np.flatnonzero(after > height[i])
+        until = int(higher[0]) if len(higher) else len(after)
+        if (after[:until] < height[i] - allowance).any():
+            return int(ks[i])
+    return None
+
+
+def _named(fit: Fit) -> str:
+    return f"k = {fit.k} with {fit.transform}"
+
+
+def _silhouette(fit: Fit) -> float:
+    return -1.0 if fit.silhouette is None else fit.silhouette
+
+
+def _failures(fits: Sequence[Fit]) -> tuple[str, ...]:
+    """Say each failure once, with the first fit that has it: what is wrong with a feature is so for every k."""
+    first: dict[str | None, Fit] = {}
+    for fit in fits:
+        first.setdefault(fit.failure, fit)
+    return tuple(f"{_named(fit)}: {failure}" for failure, fit in first.items())
+
+
+def _failed(fit: Fit) -> str:
+    told = [
+        f"{g.name} {'not measurable' if g.value is None else f'{g.value:.3g}'} (at {g.bound} {g.limit:g})"
+        for g in fit.gates
+        if not g.passed
+    ]
+    return f"{_named(fit)} fails by {', '.join(told)}."

@@ -1,0 +1,65 @@
+"""What a new model changes by itself: the same customers, at the same instant, under the active model and under it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmentation.entries import DAY_MS
+from segmentation.scorer import UNKNOWN, Scorer
+from trainer.outcome import Comparison, SegmentBefore
+from trainer.training.measure import rounded
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from segmentation.model import SegmentModel
+    from trainer.snapshot.redis import Snapshot
+    from trainer.training.naming import Lineage
+
+
+def compare(snapshot: Snapshot, model: SegmentModel, lineage: Lineage) -> Comparison | None:
+    """Score all customers by both models; None without an active one.
+
+    By the worker's own scorer: a segment that both models have is left only for one nearer by more than the margin.
+    """
+    active = lineage.active
+    if active is None:
+        return None
+    before = placed(snapshot, active)
+    ids_before = np.array([s.id for s in active.segments])[before]
+    ids_after = np.array([s.id for s in model.segments])
+    after = placed(snapshot, model, ids_before)
+    fresh = placed(snapshot, model)
+    shape = len(active.segments), len(model.segments)
+    moves = np.zeros(shape, dtype=np.int64)
+    money = np.zeros(shape)
+    np.add.at(moves, (before, after), 1)
+    np.add.at(money, (before, after), snapshot.monetary)
+    return Comparison(
+        version=active.version,
+        activation=lineage.activation,
+        before=tuple(
+            SegmentBefore(id=s.id, name=s.name, customers=int(moves[i].sum()), money=rounded(float(money[i].sum())))
+            for i, s in enumerate(active.segments)
+        ),
+        moves=tuple(tuple(row) for row in moves.tolist()),
+        money=tuple(tuple(rounded(m) for m in row) for row in money.tolist()),
+        moved=float(np.mean(ids_after[after] != ids_before)),
+        moved_without_margin=float(np.mean(ids_after[fresh] != ids_before)),
+    )
+
+
+def placed(snapshot: Snapshot, model: SegmentModel, announced: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """Give the index of each customer's segment under a model, [customers]; `announced`: ids they come from, [customers]."""
+    scorer = Scorer(model)
+    known = (
+        np.full(len(snapshot.customers), UNKNOWN)
+        if announced is None
+        else scorer.index_from_ids(announced.astype(np.uint16))
+    )
+    # Recency is whole milliseconds turned to days, and rounding gives those back; only the difference counts.
+    last = -np.rint(snapshot.recency_days * DAY_MS).astype(np.int64)
+    at = np.zeros_like(last)
+    return scorer.decide(known, at, last, scorer.rest(snapshot.frequency, snapshot.monetary))

@@ -1,0 +1,115 @@
+"""A trained model as an analyst sees it on its snapshot: what the segments are, and customers one by one to draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from segmentation.model import FEATURES
+from trainer.outcome import SAMPLE, Projection, Sample, SegmentFacts, Spread
+from trainer.training.fit import coordinates
+from trainer.training.measure import rounded, sample_of, silhouettes
+from trainer.training.naming import untransformed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.snapshot.redis import Snapshot
+    from trainer.training.fit import Trained
+    from trainer.training.naming import Lineage
+
+# Of figures that are only drawn; keeps the file of an outcome small.
+_DIGITS = 6
+
+
+def describe(
+    snapshot: Snapshot, trained: Trained, lineage: Lineage
+) -> tuple[tuple[SegmentFacts, ...], Sample, Projection]:
+    """Give the facts of the segments, the sample, and the plane that it is drawn on."""
+    z = coordinates(snapshot, trained.model.features)
+    projection, plane = _project(z, np.array([s.centroid for s in trained.model.segments]))
+    at = sample_of(len(z), SAMPLE, trained.model.training.seed)
+    single = silhouettes(z[at], trained.labels[at])
+    x, y = ((z[at] - z.mean(axis=0)) @ plane.T).T
+    columns = {name: _drawn(snapshot.column(name)[at]) for name in FEATURES}
+    sample = Sample(
+        **columns,
+        z_recency_days=_drawn(z[at, 0]),
+        z_frequency=_drawn(z[at, 1]),
+        z_monetary=_drawn(z[at, 2]),
+        segment=tuple(trained.labels[at].tolist()),
+        silhouette=None if single is None else _drawn(single),
+        x=_drawn(x),
+        y=_drawn(y),
+    )
+    return _segments(snapshot, trained, lineage, (trained.labels[at], single)), sample, projection
+
+
+def _segments(
+    snapshot: Snapshot,
+    trained: Trained,
+    lineage: Lineage,
+    measured: tuple[NDArray[np.int64], NDArray[np.float64] | None],
+) -> tuple[SegmentFacts, ...]:
+    known = {s.id for s in lineage.active.segments} if lineage.active else set()
+    total = float(snapshot.monetary.sum())
+    sampled, single = measured
+    facts = []
+    for index, segment in enumerate(trained.model.segments):
+        inside = trained.labels == index
+        money = float(snapshot.monetary[inside].sum())
+        of_segment = None if single is None else single[sampled == index]
+        pairs = zip(segment.centroid, trained.model.features, strict=True)
+        recency, frequency, monetary = (rounded(float(untransformed(np.array(c), f))) for c, f in pairs)
+        facts.append(
+            SegmentFacts(
+                id=segment.id,
+                name=segment.name,
+                action=segment.action,
+                lasting=segment.id in known,
+                customers=int(np.count_nonzero(inside)),
+                share=float(np.mean(inside)),
+                money=rounded(money),
+                money_share=rounded(money / total) if total > 0 else None,
+                centroid=segment.centroid,
+                centroid_raw=(recency, frequency, monetary),
+                recency_days=_spread(snapshot.recency_days[inside]),
+                frequency=_spread(snapshot.frequency[inside]),
+                monetary=_spread(snapshot.monetary[inside]),
+                silhouette=rounded(float(of_segment.mean())) if of_segment is not None and len(of_segment) else None,
+            )
+        )
+    return tuple(facts)
+
+
+def _spread(x: NDArray[np.float64]) -> Spread | None:
+    if not len(x):
+        return None
+    least, lower, median, upper, greatest = np.quantile(x, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
+    return Spread(
+        least=least, lower=lower, median=median, upper=upper, greatest=greatest, mean=rounded(float(x.mean()))
+    )
+
+
+def _project(z: NDArray[np.float64], centroids: NDArray[np.float64]) -> tuple[Projection, NDArray[np.float64]]:
+    """Find the two largest principal components of z, [customers, 3]: the plane [2, 3], and what is told of it.
+
+    Signs are chosen so that each component's largest loading is positive: the picture doesn't turn over by itself.
+    """
+    mean = z.mean(axis=0)
+    variance, vectors = np.linalg.eigh(np.cov(z, rowvar=False))
+    plane = vectors[:, ::-1][:, :2].T
+    plane = plane * np.sign(plane[np.arange(2), np.abs(plane).argmax(axis=1)])[:, None]
+    explained = variance[::-1][:2] / variance.sum()
+    first, second = (tuple(_drawn(row)) for row in plane)
+    projection = Projection(
+        explained=(rounded(float(explained[0])), rounded(float(explained[1]))),
+        loadings=((first[0], first[1], first[2]), (second[0], second[1], second[2])),
+        centroids=tuple((px, py) for px, py in np.round((centroids - mean) @ plane.T, _DIGITS).tolist()),
+    )
+    return projection, plane
+
+
+def _drawn(x: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.round(x, _DIGITS).tolist())

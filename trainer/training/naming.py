@@ -1,0 +1,198 @@
+"""What the segments are called: lasting ids matched to the active model, names and actions by templates, one to one.
+
+A cluster's number means nothing: the same customers, trained anew, come in another order. So a segment keeps its id, its
+name and its action as long as a cluster lies where it lay, and only clusters that are new are given a template's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from segmentation.model import Segment
+from segmentation.scorer import standardise
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from segmentation.model import Feature, SegmentModel
+
+# More than any template can cost, so that a number is given only when the names have run out.
+_LAST_RESORT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A name, its default action, and where it belongs: each feature from 0 (lowest of the clusters) to 1 (highest).
+
+    Recency counts days of silence: 0 has bought just now.
+    """
+
+    name: str
+    action: str
+    recency: float
+    frequency: float
+    monetary: float
+
+
+_CHAMPIONS: Final = Template("Champions", "VIP offers and early access", 0.0, 1.0, 1.0)
+_LOYAL: Final = Template("Loyal", "Points and premium products", 0.25, 0.75, 0.75)
+_POTENTIAL: Final = Template("Potential Loyalists", "Onboarding", 0.25, 0.25, 0.25)
+_AT_RISK: Final = Template("At Risk", "Win-back with 20 % off", 0.75, 0.5, 0.5)
+_LOST: Final = Template("Lost", "Last-chance e-mail", 1.0, 0.0, 0.0)
+
+# The five of the textbook recipe, the best first.
+FIVE: Final = (_CHAMPIONS, _LOYAL, _POTENTIAL, _AT_RISK, _LOST)
+# For any other number of clusters: the five among others, the best first.
+MANY: Final = (
+    _CHAMPIONS,
+    _LOYAL,
+    Template("Big Spenders", "Premium range and personal advice", 0.25, 0.5, 1.0),
+    _POTENTIAL,
+    Template("New", "Welcome series", 0.0, 0.0, 0.0),
+    Template("Promising", "Second-order voucher", 0.1, 0.25, 0.5),
+    Template("Need Attention", "Limited-time offer", 0.5, 0.5, 0.5),
+    Template("About to Sleep", "Reminder of what they liked", 0.6, 0.25, 0.25),
+    Template("Cannot Lose", "Personal call", 0.9, 1.0, 1.0),
+    _AT_RISK,
+    Template("Hibernating", "Seasonal offer", 0.85, 0.25, 0.25),
+    _LOST,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What was published before. `versions`: all that the topic holds; `highest_id`: of any segment in them, 0 for none."""
+
+    active: SegmentModel | None = None
+    activation: int | None = None
+    versions: frozenset[str] = frozenset()
+    highest_id: int = 0
+
+
+def templates(k: int, taken: Collection[str] = ()) -> list[Template]:
+    """Give the templates to choose from for k clusters, without the names that are taken; at least k, whatever is taken.
+
+    >>> [template.name for template in templates(5)][:6]
+    ['Champions', 'Loyal', 'Potential Loyalists', 'At Risk', 'Lost', 'Segment 1']
+    >>> [template.name for template in templates(5, taken={"Champions", "Lost"})][:3]
+    ['Loyal', 'Big Spenders', 'Potential Loyalists']
+    """
+    numbered = (Template(f"Segment {n}", "None yet: choose one", 0.5, 0.5, 0.5) for n in range(1, k + len(taken) + 1))
+    named = FIVE if k == len(FIVE) and not taken else MANY
+    return [template for template in (*named, *numbered) if template.name not in taken]
+
+
+def assign(
+    centroids: NDArray[np.float64], wanted: Sequence[int] | None = None, taken: Collection[str] = ()
+) -> dict[int, Template]:
+    """Give each cluster a template of its own, so that all fit best together; in the order of the templates.
+
+    `centroids`: [k, 3] in z space, in FEATURES order; each feature counts by its place between the least and the greatest
+    of all k (docs/adr/0011: ranks would let a hair's breadth decide). `wanted`: the clusters to name (default all);
+    `taken`: names not to be given.
+
+    >>> named = assign(np.array([[1.2, -0.9, -0.8], [-1.1, 1.0, 1.3]]))
+    >>> [(cluster, template.name) for cluster, template in named.items()]
+    [(1, 'Champions'), (0, 'Lost')]
+    """
+    k = len(centroids)
+    rows = list(range(k) if wanted is None else wanted)
+    low, spread = centroids.min(axis=0), np.ptp(centroids, axis=0)
+    at = np.divide(centroids - low, spread, out=np.full_like(centroids, 0.5), where=spread > 0.0)
+    choice = templates(k, taken)
+    places = np.array([(t.recency, t.frequency, t.monetary) for t in choice])
+    cost = ((at[rows, None, :] - places[None, :, :]) ** 2).sum(axis=2)
+    cost[:, [t.name.startswith("Segment ") for t in choice]] += _LAST_RESORT
+    given = sorted(zip(*linear_sum_assignment(cost), strict=True), key=lambda pair: int(pair[1]))
+    return {rows[row]: choice[column] for row, column in given}
+
+
+def match(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
+    """Pair the clusters of two models so that the squared distances of all pairs together are least: new -> old.
+
+    Both [clusters, 3] in one z space. Of the larger model some stay without.
+
+    >>> match(np.array([[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]), np.array([[5.0, 5.0, 4.0], [0.0, 1.0, 0.0]]))
+    {0: 1, 1: 0}
+    """
+    cost = ((new[:, None, :] - old[None, :, :]) ** 2).sum(axis=2)
+    return {int(row): int(column) for row, column in zip(*linear_sum_assignment(cost), strict=True)}
+
+
+def lasting(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
+    """Give the pairs of `match` in which the new cluster lies nearest to the very old one that it is paired with.
+
+    Pairs that are least together may be far apart each: a name must not go to where another one's customers were.
+
+    >>> lasting(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([[0.1, 0.0, 0.0], [9.0, 0.0, 0.0]]))
+    {0: 0}
+    """
+    apart = ((new[:, None, :] - old[None, :, :]) ** 2).sum(axis=2)
+    return {cluster: index for cluster, index in match(new, old).items() if apart[cluster].argmin() == index}
+
+
+def untransformed(z: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
+    """Give the x with z(x) = z, in the feature's own unit: the inverse of segmentation.scorer.standardise.
+
+    Nothing is decided by it to the bit, so NumPy's own functions will do. A z that no x has ends at the limit of float64.
+    """
+    t = z * feature.scale + feature.mean
+    if feature.transform == "identity":
+        return t
+    if feature.lam is None:  # log1p
+        return np.expm1(t)
+    above, below = _unpower(np.maximum(t, 0.0), feature.lam), _unpower(np.maximum(-t, 0.0), 2.0 - feature.lam)
+    x: NDArray[np.float64] = np.where(t < 0.0, -below, above)
+    return x
+
+
+def _unpower(t: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
+    """Invert ((1 + x)^λ - 1) / λ for t >= 0."""
+    if lam == 0.0:
+        return np.expm1(t)
+    with np.errstate(over="ignore", divide="ignore"):
+        return np.nan_to_num(np.expm1(np.log1p(np.maximum(lam * t, -1.0)) / lam))
+
+
+def carried(model: SegmentModel, features: Sequence[Feature]) -> NDArray[np.float64]:
+    """Give a model's centroids in the z space of other features, [segments, 3].
+
+    By way of the features' own units: the same customers have another z in each model.
+    """
+    old = np.array([segment.centroid for segment in model.segments], dtype=np.float64)
+    pairs = zip(old.T, model.features, features, strict=True)
+    return np.stack([standardise(untransformed(z, was), now) for z, was, now in pairs], axis=1)
+
+
+def christen(
+    centroids: Sequence[tuple[float, float, float]], features: Sequence[Feature], lineage: Lineage
+) -> list[Segment]:
+    """Make a segment of each centroid ([k] in the z space of `features`), in the same order: id, name, action.
+
+    Those that match a segment of the active model, and lie nearest to it, take all three from it. The others take an id
+    that no published model has used, and a template's name that no segment of the active model has, not even one that
+    ends now: nobody moves from "At Risk" to "At Risk". Without an active model, ids are 1 to k in the order of the
+    templates.
+    """
+    new = np.array(centroids, dtype=np.float64)
+    known: dict[int, Segment] = {}
+    free, taken = 1, set[str]()
+    if lineage.active is not None:
+        free = lineage.highest_id + 1
+        before = lineage.active.segments
+        taken = {segment.name for segment in before}
+        known = {cluster: before[index] for cluster, index in lasting(new, carried(lineage.active, features)).items()}
+    fresh = [cluster for cluster in range(len(new)) if cluster not in known]
+    named = assign(new, fresh, taken) if fresh else {}
+    called = {cluster: (segment.id, segment.name, segment.action) for cluster, segment in known.items()}
+    called |= {cluster: (free + i, t.name, t.action) for i, (cluster, t) in enumerate(named.items())}
+    return [
+        Segment(id=called[i][0], name=called[i][1], action=called[i][2], centroid=centroid)
+        for i, centroid in enumerate(centroids)
+    ]

@@ -1,0 +1,98 @@
+"""Whether these customers can be trained on at all, and what is odd about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from segmentation.model import FEATURES
+from trainer.errors import FitError
+from trainer.outcome import FeatureQuality, Quality
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.snapshot.redis import Snapshot
+
+OUTLIER_Z: Final = 3.0
+
+
+def check(snapshot: Snapshot, floor: int, having: str = "an order that stands") -> None:
+    """Raise FitError where customers are too few, a figure is no number, or a feature is the same for all.
+
+    `having`: what those of the snapshot have.
+    """
+    customers = len(snapshot.customers)
+    if customers < floor:
+        raise FitError(
+            f"{customers} customers have {having}, expected at least {floor}.",
+            hint="Wait for more orders, or lower --min-customers.",
+        )
+    for name in FEATURES:
+        x = snapshot.column(name)
+        if wrong := int(np.count_nonzero(~np.isfinite(x))):
+            first = snapshot.customers[int(np.argmin(np.isfinite(x)))]
+            raise FitError(
+                f"{name} isn't a finite number for {wrong} of {customers} customers, {first!r} first.",
+                hint="Mend the source of the orders; a state of the worker never holds such a figure.",
+            )
+        if x.min() == x.max():
+            raise FitError(
+                f"{name} is {x[0]:g} for all {customers} customers: it can't tell them apart.",
+                hint="Train on orders that differ in it: over a longer time, or all of the shop's.",
+            )
+
+
+def ordinary(snapshot: Snapshot) -> NDArray[np.bool_]:
+    """Tell which customers have |z| < 3 in every untransformed feature, [customers]. None has constant features here."""
+    keep = np.ones(len(snapshot.customers), dtype=np.bool_)
+    for name in FEATURES:
+        keep &= np.abs(_z(snapshot.column(name))) < OUTLIER_Z
+    return keep
+
+
+def only(snapshot: Snapshot, keep: NDArray[np.bool_]) -> Snapshot:
+    """Give the snapshot of some of its customers, `keep`: [customers]."""
+    if keep.all():
+        return snapshot
+    return replace(
+        snapshot,
+        customers=tuple([name for name, kept in zip(snapshot.customers, keep.tolist(), strict=True) if kept]),
+        recency_days=snapshot.recency_days[keep],
+        frequency=snapshot.frequency[keep],
+        monetary=snapshot.monetary[keep],
+    )
+
+
+def examine(snapshot: Snapshot, not_fitted: int = 0) -> Quality:
+    """Count what an analyst would ask about first; the snapshot must have passed `check`."""
+    money = snapshot.monetary
+    return Quality(
+        customers=len(snapshot.customers),
+        left_out=snapshot.left_out,
+        without_orders=int(np.count_nonzero(snapshot.frequency == 0)),
+        without_money=int(np.count_nonzero(money == 0)),
+        negative_money=int(np.count_nonzero(money < 0)),
+        not_fitted=not_fitted,
+        features=tuple(_feature(name, snapshot.column(name)) for name in FEATURES),
+    )
+
+
+def _feature(name: str, x: NDArray[np.float64]) -> FeatureQuality:
+    return FeatureQuality(
+        name=name,
+        least=float(x.min()),
+        median=float(np.median(x)),
+        mean=float(x.mean()),
+        greatest=float(x.max()),
+        deviation=float(x.std()),
+        beyond_3=int(np.count_nonzero(np.abs(_z(x)) >= OUTLIER_Z)),
+    )
+
+
+def _z(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standardise; where rounding leaves no spread, nobody lies apart."""
+    deviation = x.std()
+    return (x - x.mean()) / deviation if deviation > 0 else np.zeros_like(x)
