@@ -18,9 +18,9 @@ from rich.console import Console
 from bench.harness.children import ROOT
 from bench.harness.machine import machine
 from bench.reports.report import page, problems, show
-from bench.reports.time_report import time_problems
+from bench.reports.time_report import TIME_ROWS, time_problems
 from bench.rows import LABELS, Bench, Options
-from bench.time_rows import TIME_ROWS, TimeOptions
+from bench.time_rows import TimeOptions
 from stream.errors import SegstreamError
 from stream.local.stack import LocalStack
 

@@ -20,16 +20,17 @@ from bench.harness.meter import Measured, Meter, Progress, measure
 from bench.harness.orders import bodies, preload
 from bench.harness.outputs import Checked, Figures, check_agent, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
+from bench.reports.time_report import TIME_ROWS
 from bench.scenarios.latency import measure_latency
 from bench.scenarios.rolling import measure_rolling
 from bench.scenarios.takeover import measure_takeovers
-from bench.time_rows import TIME_ROWS, TimeOptions, TimeRow
-from stream.commands.shards import end_offsets
+from bench.time_rows import TimeOptions, TimeRow
+from segmentation.entries import DAY_MS
+from stream.kafka.clients import end_offsets
 from stream.local.server import free_port
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 
-_DAY_MS: Final = 86_400_000
 _DAYS_BACK: Final = 181  # the orders span the half-year before now, so that wall time finds them where it would
 _READY_S: Final = 60.0
 _PATIENCE_S: Final = 120.0
@@ -260,4 +261,4 @@ class Bench:
 
 
 def _start_ms() -> int:
-    return (int(time.time()) // 86_400 - _DAYS_BACK) * _DAY_MS
+    return (int(time.time()) // 86_400 - _DAYS_BACK) * DAY_MS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 from redis import Redis
 
@@ -19,8 +19,6 @@ from bench.scenarios.swap import Run, measure_swap
 from bench.scenarios.swap_watch import Watch
 from stream.local.stack import LocalStack
 from stream.settings import Settings
-
-TIME_ROWS: Final = ("due", "rest", "flood", "swap")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ expected is refused, and so is the reverse.
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha1
@@ -390,3 +390,8 @@ def json_schema() -> dict[str, Any]:
         "anyOf": list(references),
         "$defs": components,
     }
+
+
+def instant(ms: int) -> datetime:
+    """Make ms since 1970 a datetime in UTC."""
+    return _EPOCH + timedelta(milliseconds=ms)

@@ -82,7 +82,7 @@ def worker(
     ] = None,
 ) -> None:
     """Score orders: consume events, keep states in Redis, publish moves. Ends on SIGTERM, drained."""
-    from stream.worker.app import scoring_step
+    from stream.worker.steps import scoring_step
 
     settings = load_settings(**({} if http_port is None else {"http_port": http_port}))
     _run(settings, scoring_step(settings))
@@ -96,7 +96,7 @@ def dispatch(
     ] = None,
 ) -> None:
     """Turn moves into campaign actions by the rule table, each exactly once. Ends on SIGTERM, drained."""
-    from stream.worker.app import campaign_step
+    from stream.worker.steps import campaign_step
 
     chosen: dict[str, Any] = {} if http_port is None else {"http_port": http_port}
     if rules is not None:

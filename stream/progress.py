@@ -13,7 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     Told = Callable[[int, str], None]
+
+_QUIET_S = 2.0
 
 _EVERY_S: Final = 3.0
 
@@ -62,3 +68,32 @@ class PlainProgress:
         if now_s - self._last_s >= _EVERY_S:
             self._last_s = now_s
             self._write(f"{self._label}: {done:,}{self._of}" + (f", {beside}" if beside else ""))
+
+
+class PlainLines:
+    """A Report for logs and pipes: a line that only counts on ("downloading …: 12 of 45") is written every 2 s at most.
+
+    >>> written, ticks = [], iter([0.0, 0.1, 0.2, 5.0])
+    >>> lines = PlainLines(written.append, clock=lambda: next(ticks))
+    >>> for line in ["loading: 1 of 3", "loading: 2 of 3", "loading: 3 of 3", "starting"]:
+    ...     lines(line)
+    >>> written
+    ['loading: 1 of 3', 'loading: 3 of 3', 'starting']
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._last = ""
+        self._last_s = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Write the line, or leave it out."""
+        now_s = self._clock()
+        stem, _, count = line.rpartition(": ")
+        done, _, total = count.partition(" of ")
+        goes_on = bool(stem) and stem == self._last and done != total.partition(" ")[0]
+        if goes_on and now_s - self._last_s < _QUIET_S:
+            return
+        self._last, self._last_s = stem, now_s
+        self._write(line)

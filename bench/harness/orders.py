@@ -9,12 +9,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
+from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.partitioners import murmur2
 from stream.settings import Settings
 
 START_MS = 1_735_689_600_000  # 2025-01-01
-SPAN_MS = 180 * 86_400_000
+SPAN_MS = 180 * DAY_MS
 
 
 def bodies(count: int, customers: int, start_ms: int = START_MS, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:

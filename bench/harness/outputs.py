@@ -20,7 +20,8 @@ from segmentation.rfm import HEAD, heads
 from segmentation.scorer import Scorer
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys, read_clock, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_clock, read_states
 
 SAMPLE: Final = 1_000  # customers whose segment is asked for again
 _SHOWN: Final = 5

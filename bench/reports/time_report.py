@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from bench.reports.swap_report import swap_lines, swap_section
-from bench.time_rows import TIME_ROWS
+
+TIME_ROWS: Final = ("due", "rest", "flood", "swap")
 
 
 def time_problems(result: dict[str, Any]) -> list[str]:

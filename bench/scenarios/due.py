@@ -15,12 +15,12 @@ from bench.harness.errors import BenchError
 from bench.harness.meter import Meter, Reading
 from bench.scenarios.moves_seen import Seen, Spread, watching
 from bench.scenarios.silence import Cohort, Pattern, not_moved, seed
+from segmentation.entries import DAY_MS
 from stream.settings import Settings
 
 ORDERS_RATE: Final = 500  # orders/s beside those due, in one of the two spans
 SEEDED_A_S: Final = 20_000  # customers put into Redis, on a busy machine
 LEAD_S: Final = 3.0
-_DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 _REST_DAYS: Final = 5  # whoever rests is due within as many: no pattern waits for less
 _PAUSE_S: Final = 1.0
@@ -55,7 +55,7 @@ class DueMoves:
 
 def at_rest(first: int, count: int, now_ms: int) -> Cohort:
     """Customers of whom none is due for an hour, evenly over some days."""
-    return Cohort(first, np.linspace(now_ms + _HOUR_MS, now_ms + _REST_DAYS * _DAY_MS, count).astype(np.int64))
+    return Cohort(first, np.linspace(now_ms + _HOUR_MS, now_ms + _REST_DAYS * DAY_MS, count).astype(np.int64))
 
 
 def evenly(first: int, begin_ms: int, seconds: float, rate: int) -> Cohort:

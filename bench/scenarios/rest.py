@@ -17,7 +17,7 @@ from bench.harness.errors import BenchError
 from bench.harness.meter import Meter
 from bench.scenarios.due import at_rest
 from bench.scenarios.silence import Pattern, seed
-from stream.commands.shards import end_offsets
+from stream.kafka.clients import end_offsets
 from stream.settings import Settings
 
 MOST_SEEDING_S: Final = 180.0

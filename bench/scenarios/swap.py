@@ -26,7 +26,8 @@ from bench.scenarios.swap_checks import judge
 from bench.scenarios.swap_watch import Watch, following
 from segmentation.decisions import CompiledModel
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_states
 
 # How much nearer "At Risk" lies under the second model and the third: each moves about one customer in twenty.
 SECOND: Final = 0.1

@@ -28,11 +28,12 @@ from bench.harness.outputs import Checked, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
 from segmentation.events import Cause
 from segmentation.rfm import announcement, with_announcement
-from stream.commands.shards import end_offsets
 from stream.engine.status_board import ShardStatus
+from stream.kafka.clients import end_offsets
 from stream.local.server import HOST, free_port
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys, read_states, status_key
+from stream.storage.keys import ShardKeys, status_key
+from stream.storage.reads import read_states
 
 LAGS: Final = (5 / 6, 1 / 12, 1 / 120, 0.0)  # parts of all orders: 100,000, 10,000, 1,000 and none of the usual 120,000
 _PATIENCE_S: Final = 120.0

@@ -13,14 +13,14 @@ import numpy as np
 from segmentation.decisions import CompiledModel
 from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS
-from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode, iso
+from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode, instant, iso
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.rfm import NONE, Rules, advance_bytes, heads
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, Due, Frame, Output, Turn
-from stream.orders.rows import Row, instant, to_event
-from stream.replay.publisher import timeline
+from stream.orders.rows import Row, to_event
+from stream.replay.timeline import timeline
 from trainer.snapshot.redis import Snapshot
 
 GROUP: Final = "bench"

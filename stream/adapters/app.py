@@ -23,15 +23,16 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 
 from segmentation.decoder import Reader
+from segmentation.entries import DAY_MS
 from stream.adapters.delivery import STEP, Lane, Outlet
 from stream.adapters.mapping import AdapterError, Adapters, Route, rekeyed
+from stream.clock import now_ms
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
 from stream.kafka.clients import kafka_consumer, kafka_producer, partitions_of
 from stream.kafka.header_names import read_any_header_name
 from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.settings import Settings
-from stream.worker.app import now_ms
 
 log = logging.getLogger(__name__)
 _frame_log = logging.getLogger("faust.segstream")  # where stream/logs.py expects the frame's own chatter
@@ -196,7 +197,7 @@ def reader_of(settings: Settings) -> Reader:
         currency=settings.currency,
         time="wall",
         tolerance_ms=settings.future_tolerance_s * 1000,
-        max_jump_ms=settings.max_clock_jump_days * 86_400_000,
+        max_jump_ms=settings.max_clock_jump_days * DAY_MS,
         max_event_bytes=settings.max_event_bytes,
     )
 

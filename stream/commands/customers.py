@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from segmentation.events import Reason
 from segmentation.money import format_units
 from stream.commands.options import AsJson, AsOf, amount_of, days_of
-from stream.customers.export import ExportReport, customers_stored
+from stream.customers.export import ExportReport
 from stream.customers.export import export as export_states
 from stream.customers.lookup import CustomerReport, Score, sentence
 from stream.customers.lookup import customer as look_up
@@ -26,6 +26,7 @@ from stream.outputs.tail import Tailed
 from stream.outputs.tail import tail as follow
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings
+from stream.storage.reads import customers_stored
 
 app = typer.Typer(no_args_is_help=True, help="What has become of the orders.")
 

@@ -13,12 +13,12 @@ from rich.table import Table
 
 from segmentation.money import format_units
 from stream.commands.options import AsJson, days_of
-from stream.customers.export import customers_stored
 from stream.customers.forecast import Outlook, each_move, outlook, told
 from stream.models.topic import read_published
 from stream.orders.rows import parse_signed
 from stream.progress import progress_bar
 from stream.settings import load_settings
+from stream.storage.reads import customers_stored
 
 app = typer.Typer(help="The moves that time alone will make.")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +12,10 @@ import typer
 from rich.console import Console
 
 from stream.local import background
+from stream.progress import PlainLines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from stream.local.server import Report
 
@@ -25,36 +25,6 @@ DataDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where the servers keep their data. [default: the cache folder's `local`]"),
 ]
-_QUIET_S = 2.0
-
-
-class PlainLines:
-    """A Report for logs and pipes: a line that only counts on ("downloading …: 12 of 45") is written every 2 s at most.
-
-    >>> written, ticks = [], iter([0.0, 0.1, 0.2, 5.0])
-    >>> lines = PlainLines(written.append, clock=lambda: next(ticks))
-    >>> for line in ["loading: 1 of 3", "loading: 2 of 3", "loading: 3 of 3", "starting"]:
-    ...     lines(line)
-    >>> written
-    ['loading: 1 of 3', 'loading: 3 of 3', 'starting']
-    """
-
-    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
-        self._write = write
-        self._clock = clock
-        self._last = ""
-        self._last_s = 0.0
-
-    def __call__(self, line: str) -> None:
-        """Write the line, or leave it out."""
-        now_s = self._clock()
-        stem, _, count = line.rpartition(": ")
-        done, _, total = count.partition(" of ")
-        goes_on = bool(stem) and stem == self._last and done != total.partition(" ")[0]
-        if goes_on and now_s - self._last_s < _QUIET_S:
-            return
-        self._last, self._last_s = stem, now_s
-        self._write(line)
 
 
 @contextmanager

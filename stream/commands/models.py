@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from stream.commands.options import AsJson
-from stream.customers.export import customers_stored
 from stream.models.drift import DriftReport, drift_sample
 from stream.models.drift import drift as drift_of
 from stream.models.shadow import ModelRow, ShadowReport, ShardModel, chosen, model_rows, shard_models
@@ -20,6 +19,7 @@ from stream.models.shadow import shadow as shadow_of
 from stream.models.topic import PublishedModels, read_published
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings
+from stream.storage.reads import customers_stored
 
 app = typer.Typer(help="Which model scores, what another would do, how far customers have drifted.")
 _WIDTH = 140

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from stream.commands.options import AsJson, From, Speed, Until, backfill_name_of
 from stream.orders.files import OrderFileError, check_readable, read_orders
 from stream.orders.rows import LeftOutReason, parse_at
 from stream.orders.sorting import in_time_order
 from stream.progress import progress_bar
-from stream.replay.publisher import DAY_MS, Backfill, ReplayReport, check
+from stream.replay.publisher import Backfill, ReplayReport, check
 from stream.replay.publisher import replay as replay_rows
 from stream.settings import Settings, load_settings
 

@@ -5,110 +5,20 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any, Final, cast
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from segmentation.backfills import Backfill
-from segmentation.events import iso
 from stream.engine.rebuild import Rebuilder
-from stream.engine.status_board import ShardStatus
-from stream.kafka.clients import kafka_consumer, partitions_of, redis_client
+from stream.engine.shard_report import ShardReport, StepName, input_topic, open_backfills, report, settled
 from stream.settings import Settings, load_settings
-from stream.storage.heads import StoreHead, decode_store_head
-from stream.storage.keys import ShardKeys, status_key
+from stream.storage.client import redis_client
+from stream.storage.keys import status_key
 
 app = typer.Typer()
-STALE_S: Final = 10.0  # an owner that hasn't shown itself for this long is gone, or can't reach Redis
-
-
-class StepName(StrEnum):
-    """Whose shards."""
-
-    SCORING = "scoring"
-    CAMPAIGNS = "campaigns"
-
-
-@dataclass(frozen=True, slots=True)
-class ShardReport:
-    """One shard, as Redis and Kafka see it."""
-
-    step: str
-    partition: int
-    owner: str
-    state: str
-    reason: str
-    detail: str
-    offset: int
-    end: int
-    lag: int
-    clock: str | None
-    model: str
-    rescoring: bool
-    customers: int
-    due: int
-    backfills: tuple[Backfill, ...]  # those that mute their customers
-
-
-def input_topic(settings: Settings, step: str) -> str:
-    """What a step reads. Raises ValueError where there is no such step."""
-    return settings.orders_topic if StepName(step) is StepName.SCORING else settings.changes_topic
-
-
-async def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The offset behind the last committed record, by partition. Raises KafkaUnreachable, TopicMissing."""
-    async with kafka_consumer(settings) as consumer:
-        ends = await consumer.end_offsets(await partitions_of(consumer, [topic]))
-    return {tp.partition: end for tp, end in ends.items()}
-
-
-def report(settings: Settings, step: str) -> list[ShardReport]:
-    """Every shard of a step, in the order of the partitions."""
-    topic = input_topic(settings, step)
-    ends = asyncio.run(end_offsets(settings, topic))
-    rows = []
-    with redis_client(settings) as redis:
-        shown = cast("dict[bytes, bytes]", redis.hgetall(status_key(settings.group, topic)))
-        for partition in sorted(ends):
-            keys = ShardKeys(settings.group, topic, partition)
-            raw = redis.get(keys.head)
-            head = decode_store_head(raw) if isinstance(raw, bytes) else None
-            told = shown.get(str(partition).encode())
-            status = msgspec.json.decode(told, type=ShardStatus) if told else None
-            rows.append(
-                _row(step, partition, ends[partition], head, status, redis.hlen(keys.states), redis.zcard(keys.due))
-            )
-    return rows
-
-
-def _row(
-    step: str, partition: int, end: int, head: StoreHead | None, status: ShardStatus | None, customers: Any, due: Any
-) -> ShardReport:
-    gone = status is None or time.time() - status.at > STALE_S
-    state = "no owner" if status is None or (gone and status.state != "quarantined") else status.state
-    offset = head.offset if head else 0
-    return ShardReport(
-        step=step,
-        partition=partition,
-        owner=status.owner if status else "",
-        state=state,
-        reason=status.reason if status else "",
-        detail=status.detail if status else "",
-        offset=offset,
-        end=end,
-        lag=max(end - offset, 0),
-        clock=iso(head.clock) if head and head.clock >= 0 else None,
-        model=head.version if head else "",
-        rescoring=head is not None and head.cursor is not None,
-        customers=customers,
-        due=due,
-        backfills=tuple(row for row in head.backfills.rows if not row.closed) if head else (),
-    )
 
 
 Step = Annotated[StepName, typer.Option(help="scoring (orders) or campaigns (moves).")]
@@ -139,11 +49,6 @@ def status(
         raise typer.Exit(1)
 
 
-def settled(rows: list[ShardReport]) -> bool:
-    """Whether everything that was sent has been scored."""
-    return all(row.lag == 0 and not row.rescoring for row in rows)
-
-
 def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     table = Table("shard", "state", "lag", "clock", "model", "customers", "owner", box=None, pad_edge=False)
     for row in rows:
@@ -158,20 +63,6 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
             console.print(f"shard {row.partition}: {row.reason}: {row.detail}", markup=False)
     for line in open_backfills(rows, expiry_ms):
         console.print(line, markup=False)
-
-
-def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:
-    """A line for each back-fill that isn't finished everywhere."""
-    found: dict[str, list[Backfill]] = {}
-    for row in rows:
-        for backfill in row.backfills:
-            found.setdefault(backfill.id, []).append(backfill)
-    return [
-        f"back-fill {name} is open on {len(parts)} of {len(rows)} shards since {iso(min(p.since for p in parts))}, its last record came at "
-        f"{iso(max(p.last for p in parts))}: its customers are muted until `segstream backfill` ends it, or until "
-        f"{iso(max(p.last for p in parts) + expiry_ms)} if nothing more comes"
-        for name, parts in sorted(found.items())
-    ]
 
 
 @app.command()
@@ -218,7 +109,8 @@ def rebuild(
 
 
 async def _rebuild(settings: Settings, step: str, only: int | None, *, from_what_is_left: bool = False) -> None:
-    from stream.worker.app import step_of, streams_of
+    from stream.kafka.streams import streams_of
+    from stream.worker.steps import step_of
 
     rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))
     async for line in rebuilder.rebuild(only, from_what_is_left=from_what_is_left):

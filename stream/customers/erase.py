@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from segmentation.events import CustomerErased, encode, iso
+from segmentation.events import CustomerErased, encode, instant, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.errors import SegstreamError
 from stream.kafka import topics
-from stream.kafka.clients import kafka_producer, redis_client
-from stream.orders.rows import instant
+from stream.kafka.clients import kafka_producer
 from stream.replay.publisher import check
+from stream.storage.client import redis_client
 from stream.storage.heads import decode_store_head
-from stream.storage.keys import ShardKeys, read_clock
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_clock
 
 if TYPE_CHECKING:
     from stream.settings import Settings

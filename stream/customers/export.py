@@ -18,8 +18,9 @@ from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError
 from stream.customers.figures import figures_at
 from stream.errors import SegstreamError
-from stream.kafka.clients import redis_client
-from stream.storage.keys import ShardKeys, read_clock, read_states
+from stream.storage.client import redis_client
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_states, shard_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -122,14 +123,6 @@ def export(
     )
 
 
-def customers_stored(settings: Settings) -> int:
-    """Count the customers in all shards. Raises RedisUnreachable."""
-    with redis_client(settings) as redis:
-        shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-        counts: list[int] = [redis.zcard(keys.customers) for keys in shards]
-        return sum(counts)
-
-
 def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> Instant:
     """Choose the instant as of which all shards are read. Raises ExportError.
 
@@ -150,16 +143,6 @@ def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> In
             )
     behind = min(clocks.values(), default=at_ms)
     return Instant(at_ms, behind if event_time and behind < at_ms else None, tuple(clocks))
-
-
-def shard_clock(redis: Redis, keys: ShardKeys) -> int | None:
-    """Read a shard's clock (ms). None: it hasn't had a record yet. Raises ExportError."""
-    try:
-        return read_clock(redis, keys)
-    except msgspec.DecodeError as error:
-        raise ExportError(
-            f"{keys.head} isn't a shard's head: {error}.", hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
-        ) from error
 
 
 def _lines(redis: Redis, settings: Settings, published: PublishedModels, instant: Instant) -> Iterator[Line]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from segmentation.entries import ERASED, read
+from segmentation.entries import DAY_MS, ERASED, read
 from segmentation.rfm import unpack
 
 if TYPE_CHECKING:
     from segmentation.rfm import CustomerState, Rules
-
-DAY_MS: Final = 86_400_000
 
 
 class Figures(NamedTuple):

@@ -10,20 +10,19 @@ import numpy as np
 
 from segmentation.decisions import CompiledModel, Customer, search
 from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
-from segmentation.events import iso
+from segmentation.events import instant, iso
 from segmentation.forecast import keeping_purchase
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError, advance_bytes, is_silent, muted_by, unpack
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
-from stream.customers.export import shard_clock
 from stream.customers.figures import Figures, figures_at
 from stream.errors import SegstreamError
-from stream.kafka.clients import redis_client
-from stream.orders.rows import instant
+from stream.storage.client import redis_client
 from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys, tombstone
+from stream.storage.reads import shard_clock
 
 if TYPE_CHECKING:
     from redis import Redis

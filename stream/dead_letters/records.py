@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from segmentation.events import iso
 from segmentation.step import DeadLetter
-from stream.engine.ledger import DeadRecord
-from stream.storage.heads import MARK_HEADER, NOTE_HEADER
+from stream.storage.heads import (
+    MARK_HEADER,
+    NOTE_HEADER,
+)
 
 CONNECT: Final = "__connect.errors."  # Kafka Connect's names, which operators' tools know already
 REDRIVES_HEADER: Final = "segstream_redrives"  # how often the record was sent back before
@@ -118,3 +120,12 @@ def _text(value: bytes | None) -> str:
 def _number(value: bytes | None) -> int | None:
     """Read a number of up to 18 digits; anything else is none."""
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
+
+
+@dataclass(slots=True)
+class DeadRecord:
+    """A record for the dead-letter topic, complete."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]

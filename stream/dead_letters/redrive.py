@@ -22,8 +22,8 @@ from aiokafka.errors import KafkaError, ProducerFenced
 
 from stream.dead_letters.records import Letter, read_letter
 from stream.dead_letters.routing import Selection, SentBack, way_back
-from stream.engine.ledger import RETRY_MS
 from stream.errors import SegstreamError
+from stream.kafka.aiokafka_internals import RETRY_MS
 from stream.kafka.clients import TopicMissing, at_end, kafka_consumer, kafka_producer, partitions_of
 from stream.settings import Settings
 

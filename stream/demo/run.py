@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from segmentation.events import iso
-from stream.commands.shards import report, settled
 from stream.demo.processes import Children
 from stream.demo.report import Pace, Result
 from stream.demo.result import LOGS, read_result
 from stream.demo.source import DemoError, Orders, Wish, opened
 from stream.demo.view import Picture
+from stream.engine.shard_report import report, settled
 from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.local.stack import Endpoints, LocalStack
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
-    from stream.commands.shards import ShardReport
     from stream.demo.view import View
+    from stream.engine.shard_report import ShardReport
 
 T = TypeVar("T")
 

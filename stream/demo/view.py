@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from stream.commands.local import PlainLines
 from stream.demo.report import ERASED, NEW
+from stream.progress import PlainLines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,11 @@ import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from segmentation.step import Output
+from stream.dead_letters.records import DeadRecord
 from stream.errors import ShardLost
+from stream.kafka.aiokafka_internals import RETRY_MS
 from stream.kafka.reconnect import calm
+from stream.kafka.streams import Streams
 from stream.settings import Settings
 from stream.storage.heads import (
     HEAD_KEY,
@@ -31,36 +34,9 @@ from stream.storage.heads import (
 log = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
-RETRY_MS: Final = 2  # aiokafka sleeps this long after every transaction: 107 ms a turn by default
 
 # For a transaction that begins before the markers of the one before it are written, aiokafka has a wait of its own, 20 ms.
 aiokafka.producer.sender.BACKOFF_OVERRIDE = RETRY_MS / 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """The topics of one step's shards, all with the same number of partitions."""
-
-    step: str
-    input: str
-    output: str
-    latest: str | None  # compacted: the last output of each key
-    dead_letters: str
-    heads: str
-    tombstones: str | None = None  # compacted: what is left of erased keys, by hash
-
-    def pinned(self) -> list[str]:
-        """Those that a shard can't do without, each with the same number of partitions."""
-        return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
-
-
-@dataclass(slots=True)
-class DeadRecord:
-    """A record for the dead-letter topic, complete."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 @dataclass(slots=True)

@@ -10,10 +10,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.step import StateUnreadable, Step
-from stream.engine.ledger import Ledger, Streams
+from stream.engine.ledger import Ledger
 from stream.engine.log_reader import LogReader
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
+from stream.kafka.streams import Streams
 from stream.settings import Settings
 from stream.storage.heads import StoreHead, encode_head
 

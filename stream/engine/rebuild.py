@@ -10,15 +10,15 @@ import msgspec
 
 from segmentation.events import iso
 from stream.engine.log_reader import Bounds, LogReader
-from stream.engine.store import ShardStore, connect
-from stream.engine.takeover import first_head
+from stream.engine.store import ShardStore
 from stream.errors import SegstreamError
-from stream.storage.heads import NOTE_HEADER, StoreHead, encode_head
+from stream.storage.client import connect
+from stream.storage.heads import NOTE_HEADER, StoreHead, encode_head, first_head
 from stream.storage.keys import ShardKeys
 
 if TYPE_CHECKING:
     from segmentation.step import Step
-    from stream.engine.ledger import Streams
+    from stream.kafka.streams import Streams
     from stream.settings import Settings
 
 LOST: Final = (

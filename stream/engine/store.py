@@ -10,11 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-import hiredis
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
 from segmentation.step import Due
@@ -99,41 +95,6 @@ class Loaded:
         return {
             key for key, value in zip(keys, self.values, strict=True) if value is not None and key not in self.erased
         }
-
-
-def connect(url: str, timeout_s: float) -> Redis:
-    """A client of the engine's: no silent retries, since an unknown outcome must be looked at, not repeated."""
-    client = Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-    )
-    pool = client.connection_pool
-    pool.connection_class = _made_ready(pool.connection_class)
-    return client
-
-
-def _made_ready(base: type[Any]) -> type[Any]:
-    """A connection that packs commands in C, and tells of a transport closed under it as redis-py tells of every other lost connection.
-
-    redis-py packs in C only where it isn't asynchronous; a commit has thousands of arguments, and packing was most of its CPU time.
-    uvloop raises RuntimeError for that transport, which redis-py hands on: a status that can't be shown would end the worker.
-    """
-
-    class Connection(base):  # type: ignore[misc]  # which class it is depends on the URL
-        def pack_command(self, *args: Any) -> list[bytes]:
-            # As redis-py does: "SCRIPT LOAD" is two arguments.
-            return [hiredis.pack_command((*args[0].split(), *args[1:]))]
-
-        async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-            try:
-                await super().send_packed_command(*args, **kwargs)
-            except RuntimeError as error:
-                raise RedisConnectionError(f"the connection was closed: {error}.") from error
-
-    return Connection
 
 
 class ShardStore:

@@ -16,7 +16,14 @@ from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.ownership import Owned, Place, stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
-from stream.storage.heads import NO_CLOCK, Fingerprint, KafkaHead, StoreHead, TakeoverRecord, decode_store_head
+from stream.storage.heads import (
+    Fingerprint,
+    KafkaHead,
+    StoreHead,
+    TakeoverRecord,
+    decode_store_head,
+    first_head,
+)
 
 log = logging.getLogger(__name__)
 
@@ -159,14 +166,6 @@ async def _new_shard(place: Place, kafka: KafkaHead | None, end: int, head: Stor
             "redis_lost", f"Redis has no head for {place}, though it was worked on before.", hint=REBUILD
         )
     return head
-
-
-def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHead:
-    """The head of a shard before its first record; `begin`: where the input log starts."""
-    return StoreHead(
-        token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
-        cursor=None, quiet="", cluster=cluster, partitions=partitions,
-    )  # fmt: skip
 
 
 async def _remember_erased(owned: Owned) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import redis
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from stream.errors import SegstreamError
+from stream.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from stream.settings import Settings
+
 
 CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_MS: Final = 200
@@ -28,10 +27,6 @@ Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 
 class KafkaUnreachable(SegstreamError):
     """Kafka doesn't answer, or not as it should."""
-
-
-class RedisUnreachable(SegstreamError):
-    """Redis doesn't answer, or not as it should."""
 
 
 class TopicMissing(SegstreamError):
@@ -121,28 +116,8 @@ async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) ->
     return True
 
 
-@contextmanager
-def redis_client(settings: Settings) -> Iterator[redis.Redis]:
-    """Connect to Redis. Raises RedisUnreachable, later too."""
-    url, timeout_s = settings.redis_url.get_secret_value(), min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
-    try:
-        client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:
-        # Nothing of the URL or of the error, which quotes it: it may hold a password.
-        raise RedisUnreachable(
-            "SEGSTREAM_REDIS_URL isn't a Redis URL.", hint="Give one like redis://127.0.0.1:6379/0."
-        ) from None
-    try:
-        client.ping()
-        yield client
-    except redis.RedisError as error:
-        # Without the URL, which may hold a password.
-        told = client.connection_pool.connection_kwargs
-        raise RedisUnreachable(
-            f"Redis at {told.get('host', told.get('path'))}:{told.get('port', '')}: {error}.",
-            hint="Check SEGSTREAM_REDIS_URL, and that Redis or Valkey runs (`segstream local up` starts one here).",
-        ) from error
-    finally:
-        client.close()
+async def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """The offset behind the last committed record, by partition. Raises KafkaUnreachable, TopicMissing."""
+    async with kafka_consumer(settings) as consumer:
+        ends = await consumer.end_offsets(await partitions_of(consumer, [topic]))
+    return {tp.partition: end for tp, end in ends.items()}

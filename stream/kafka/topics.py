@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from segmentation.entries import DAY_MS
 from stream.errors import SegstreamError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 DEAD_LETTER_ROOM_BYTES = 65_536
 _MINUTE_MS = 60_000
-_DAY_MS = 86_400_000
 _VISIBLE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
@@ -110,7 +110,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
     letters = {
         "cleanup.policy": "delete",
         # Time enough to repair and redrive.
-        "retention.ms": str(30 * _DAY_MS),
+        "retention.ms": str(30 * DAY_MS),
         # The original record and the headers that say why it is here.
         "max.message.bytes": str(settings.max_event_bytes + DEAD_LETTER_ROOM_BYTES),
     }

@@ -11,11 +11,11 @@ from redis.exceptions import RedisError
 from segmentation.drift import Tally, drift_of
 from segmentation.events import iso
 from segmentation.rfm import StateFormatError
-from stream.engine.store import connect
-from stream.kafka.clients import RedisUnreachable
+from stream.storage.client import RedisUnreachable, connect
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import StatesUnreadable
 from stream.storage.sample import sampled_drift
-from stream.storage.scan import StatesUnreadable, look_at_all
+from stream.storage.scan import look_at_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from segmentation.events import iso
 from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
 from stream.errors import SegstreamError
-from stream.kafka.clients import redis_client
+from stream.storage.client import redis_client
 from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
 from stream.storage.scan import look_at_all

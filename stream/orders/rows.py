@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, Literal
@@ -17,6 +17,7 @@ from segmentation.events import (
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
+    instant,
     iso,
     millis,
 )
@@ -168,11 +169,6 @@ def read_amount(text: str) -> int:
         raise RowLeftOut(LeftOutReason.TOO_MANY_DECIMALS) from None
     except AmountError:
         raise RowLeftOut(LeftOutReason.AMOUNT) from None
-
-
-def instant(ms: int) -> datetime:
-    """Make ms since 1970 a datetime in UTC."""
-    return _EPOCH + timedelta(milliseconds=ms)
 
 
 def to_event(row: Row, backfill: str | None = None) -> CustomerEvent:

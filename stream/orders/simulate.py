@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from segmentation.entries import DAY_MS
 from segmentation.money import UNITS
 from stream.orders.rows import Row, cancelled, placed, refunded
 
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HOUR_MS: Final = 3_600_000
-_DAY_MS: Final = 24 * _HOUR_MS
-_WEEK_MS: Final = 7 * _DAY_MS
+_WEEK_MS: Final = 7 * DAY_MS
 _CENT: Final = UNITS // 100
 # Whoever won't be back within this time is forgotten: else the memory would grow for ever with those who never return.
-_FORGOTTEN_MS: Final = 3 * 365 * _DAY_MS
+_FORGOTTEN_MS: Final = 3 * 365 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,6 @@ def _sequel(rng: np.random.Generator, order: Row, shop: Shop) -> Row | None:
         return cancelled(order_id, customer_id, order.at_ms + 1 + int(rng.exponential(6 * _HOUR_MS)), currency)
     if luck < shop.cancelled + shop.refunded:
         units = order.amount_units if rng.random() < 1 / 2 else order.amount_units // 2
-        at_ms = order.at_ms + 1 + int(rng.exponential(5 * _DAY_MS))
+        at_ms = order.at_ms + 1 + int(rng.exponential(5 * DAY_MS))
         return refunded(order_id, customer_id, at_ms, units, currency, names_order=True)
     return None

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
-from segmentation.events import CampaignAction, Rfm, SegmentChanged
 from stream.dead_letters.records import read_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
+from stream.outputs.lines import _published_json, action_line, change_line, dead_letter_json, dead_letter_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
 
 _POLL_MS: Final = 200
 _BATCH: Final = 5_000
-_SHOWN: Final = 200  # characters of a message or a value on a person's line
-_KEY_SHOWN: Final = 64
 
 
 class Tailed(StrEnum):
@@ -31,35 +25,6 @@ class Tailed(StrEnum):
     CHANGES = "changes"
     ACTIONS = "actions"
     DEAD_LETTERS = "dead-letters"
-
-
-class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A dead letter as one line of JSON. `topic`, `partition`, `offset` say where the record itself lies.
-
-    Key and value are text, or base64 under the other name where they aren't UTF-8. `headers` are the record's own;
-    `redrives` counts how often it was sent back before; `cut` says that only the beginnings are here.
-    """
-
-    topic: str
-    partition: int | None
-    offset: int | None
-    reason: str
-    field: str | None
-    message: str
-    failed_at: str | None
-    letter_partition: int
-    letter_offset: int
-    key: str | None = None
-    key_base64: str | None = None
-    value: str | None = None
-    value_base64: str | None = None
-    headers: dict[str, str] = {}
-    redrives: int = 0
-    cut: bool = False
-
-
-_change = msgspec.json.Decoder(SegmentChanged)
-_action = msgspec.json.Decoder(CampaignAction)
 
 
 async def tail(
@@ -121,129 +86,3 @@ def _line_of(what: Tailed, *, as_json: bool) -> Callable[[Any], str]:
     if as_json:
         return _published_json
     return change_line if what is Tailed.CHANGES else action_line
-
-
-def _published_json(record: Any) -> str:
-    """Give what was published, as it stands; anything else on the topic as a line that says so."""
-    try:
-        return msgspec.json.encode(msgspec.Raw(msgspec.json.format(record.value or b"", indent=-1))).decode()
-    except msgspec.DecodeError:
-        return msgspec.json.encode({"unreadable": _at(record), "value": _text(record.value)}).decode()
-
-
-def change_line(record: Any) -> str:
-    """Write a move for people: when, who, from where to where, why, and the figures it was decided on."""
-    try:
-        event = _change.decode(record.value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return f"unreadable: {_at(record)}: {_text(record.value)[:_SHOWN]}"
-    line = f"{_shown(event.occurred_at)}  {event.customer_id}  {event.from_ or '(new)'} -> {event.to or '(erased)'}"
-    line += f"  {event.cause.value}, move {event.sequence}"
-    if event.rfm is not None:
-        line += f"  {figures(event.rfm)}"
-    if event.next is not None:
-        line += f"  next: {event.next.segment} {_shown(event.next.at)}"
-    return line
-
-
-def action_line(record: Any) -> str:
-    """Write an action for people: when, who, which campaign, what and by which channel."""
-    try:
-        event = _action.decode(record.value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return f"unreadable: {_at(record)}: {_text(record.value)[:_SHOWN]}"
-    line = f"{_shown(event.occurred_at)}  {event.customer_id}  {event.segment}  {event.campaign}: {event.action}"
-    return f"{line}  by {event.channel} ({event.reason})" + ("  held out" if event.held_out else "")
-
-
-def figures(rfm: Rfm) -> str:
-    """Write recency, frequency and monetary value for people.
-
-    >>> figures(Rfm(41.25, 12, "1234.50"))
-    'recency 41.2 days, frequency 12, monetary 1234.50'
-    """
-    return f"recency {rfm.recency_days:.1f} days, frequency {rfm.frequency}, monetary {rfm.monetary}"
-
-
-def dead_letter(record: Any) -> DeadLetterLine:
-    """Read a dead letter: the record's own key and value, and what its headers say."""
-    letter = read_letter(record)
-    key, key_base64 = _text_or_base64(record.key)
-    value, value_base64 = _text_or_base64(record.value)
-    return DeadLetterLine(
-        topic=letter.topic or "",
-        partition=letter.partition,
-        offset=letter.offset,
-        reason=letter.reason,
-        field=letter.field,
-        message=letter.message,
-        failed_at=letter.failed_at,
-        letter_partition=record.partition,
-        letter_offset=record.offset,
-        key=key,
-        key_base64=key_base64,
-        value=value,
-        value_base64=value_base64,
-        headers={name: _text(value) for name, value in letter.headers},
-        redrives=letter.redrives,
-        cut=letter.cut,
-    )
-
-
-def dead_letter_json(record: Any) -> str:
-    """Write a dead letter as one line of JSON."""
-    return msgspec.json.encode(dead_letter(record)).decode()
-
-
-def dead_letter_line(record: Any) -> str:
-    """Write a dead letter for people: when, why, where the record lies, its key, what is wrong, and how it begins."""
-    letter = read_letter(record)
-    when = _shown(letter.failed_at) if letter.failed_at else "-"
-    where = f"{letter.topic}-{letter.partition}@{letter.offset}"
-    field = f" ({letter.field})" if letter.field else ""
-    again = f"  sent back {letter.redrives} times" if letter.redrives else ""
-    told = f"{when}  {letter.reason}{field}  {where}{again}  key {_begins(letter.key, _KEY_SHOWN)}"
-    return f"{told}  {_on_a_line(letter.message, _SHOWN)}  {_begins(letter.value, _SHOWN)}"
-
-
-def _shown(at: str) -> str:
-    """Write an event's instant for people, to the second, in UTC; any other text as it is."""
-    try:
-        return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return at
-
-
-def _begins(part: bytes | None, most: int) -> str:
-    """Show the beginning of a key or a value, for people, and how long it is where that isn't all of it."""
-    if part is None:
-        return "none"
-    shown = _on_a_line(part[: 4 * most].decode(errors="backslashreplace"), most)
-    return shown if len(part) <= most else f"{shown}… ({len(part):,} bytes)"
-
-
-def _on_a_line(text: str, most: int) -> str:
-    r"""Put whatever somebody sent on one line, harmless to a terminal, and not too long.
-
-    >>> _on_a_line("a\n  b" + chr(27) + "[2J", 10)
-    'a b\\x1b[2J'
-    """
-    line = " ".join(text[: 4 * most].split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line[:most])
-
-
-def _at(record: Any) -> str:
-    return f"{record.topic}-{record.partition}@{record.offset}"
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode(errors="replace")
-
-
-def _text_or_base64(value: bytes | None) -> tuple[str | None, str | None]:
-    if value is None:
-        return None, None
-    try:
-        return value.decode(), None
-    except UnicodeDecodeError:
-        return None, base64.b64encode(value).decode()

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from msgspec import DecodeError, Struct
 
-from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, iso
+from segmentation.entries import DAY_MS
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, instant, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.errors import SegstreamError
-from stream.kafka.clients import TopicMissing, kafka_producer, redis_client
-from stream.orders.rows import Row, instant, to_event
-from stream.storage.keys import ShardKeys, read_clock
+from stream.kafka.clients import TopicMissing, kafka_producer
+from stream.orders.rows import Row, to_event
+from stream.replay.timeline import Advance, timeline
+from stream.storage.client import redis_client
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 
     from stream.settings import Settings
 
-DAY_MS: Final = 86_400_000
 _BATCH_BYTES: Final = 262_144  # before compression: well below the broker's 1 MiB
 _BATCHES_UNDER_WAY: Final = 64
 _KEPT_PARTITIONS: Final = 200_000
@@ -60,66 +63,6 @@ class Backfill(NamedTuple):
 
     name: str
     finish: bool = True
-
-
-class Advance(NamedTuple):
-    """Event time has come to `to_ms`, on every partition. `leads_up`: to the first thing told, so there is nothing to wait for."""
-
-    to_ms: int
-    leads_up: bool = False
-
-
-def timeline(
-    rows: Iterable[Row],
-    *,
-    step_ms: int,
-    clock_ms: int | None = None,
-    from_ms: int | None = None,
-    until_ms: int | None = None,
-    clocks: bool = True,
-) -> Iterator[Row | Advance]:
-    """Put the advances of the clock between rows that come by time: what is sent, in the order in which it is sent.
-
-    One at the start of each UTC day on which there are rows, so that a silence is told on the day and no partition's clock
-    falls far behind; none further than `step_ms` from the one before. At the end one to `until_ms`, or to the last row.
-    Rows before `from_ms`, and at or after `until_ms`, are left out. `clock_ms` is the instant to which the shards have come
-    before, None if they haven't begun: from there, too, no advance is further than a step.
-    """
-    told, latest = from_ms, from_ms
-    if clocks and from_ms is not None:
-        yield from _first_advances(clock_ms, from_ms, step_ms)
-    for row in rows:
-        if from_ms is not None and row.at_ms < from_ms:
-            continue
-        if until_ms is not None and row.at_ms >= until_ms:
-            break
-        midnight = row.at_ms - row.at_ms % DAY_MS
-        if clocks and (told is None or midnight > told):
-            yield from (
-                _first_advances(clock_ms, midnight, step_ms) if told is None else _advances(told, midnight, step_ms)
-            )
-            told = midnight
-        latest = row.at_ms if latest is None else max(latest, row.at_ms)
-        yield row
-    end = latest if until_ms is None else until_ms
-    if clocks and end is not None and (told is None or end > told):
-        yield from _first_advances(clock_ms, end, step_ms) if told is None else _advances(told, end, step_ms)
-
-
-def _first_advances(clock_ms: int | None, to_ms: int, step_ms: int) -> Iterator[Advance]:
-    """Lead from the shards' clocks up to the first instant told. If they are past it already, it is told all the same.
-
-    A shard that hasn't begun needs it, and to the others it says nothing.
-    """
-    if clock_ms is not None:
-        yield from (Advance(at_ms, leads_up=True) for at_ms in range(clock_ms + step_ms, to_ms, step_ms))
-    yield Advance(to_ms)
-
-
-def _advances(told_ms: int, to_ms: int, step_ms: int) -> Iterator[Advance]:
-    """Go from one instant to a later one in steps that a shard's clock takes."""
-    yield from (Advance(at_ms) for at_ms in range(told_ms + step_ms, to_ms, step_ms))
-    yield Advance(to_ms)
 
 
 async def replay(

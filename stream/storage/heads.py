@@ -112,3 +112,11 @@ def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:
         return decoder.decode(value)
     except UnicodeDecodeError as error:  # of a text within it; msgspec hands that on
         raise msgspec.DecodeError(str(error)) from None
+
+
+def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHead:
+    """The head of a shard before its first record; `begin`: where the input log starts."""
+    return StoreHead(
+        token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
+        cursor=None, quiet="", cluster=cluster, partitions=partitions,
+    )  # fmt: skip

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, cast
-
-from stream.storage.heads import NO_CLOCK, decode_store_head
-
-if TYPE_CHECKING:
-    from redis import Redis
-
-PAGE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +65,3 @@ def tombstone(customer: bytes, salt: bytes) -> bytes:
 def status_key(group: str, topic: str) -> str:
     """A hash: partition -> what its owner says of it (JSON). For people; the engine takes no decision from it."""
     return f"{{{group}:{topic}}}:status"
-
-
-def read_clock(redis: Redis, keys: ShardKeys) -> int | None:
-    """The shard's clock in ms; None before its first record. Raises msgspec.DecodeError where the head isn't one."""
-    head = cast("bytes | None", redis.get(keys.head))
-    clock = NO_CLOCK if head is None else decode_store_head(head).clock
-    return None if clock == NO_CLOCK else clock
-
-
-def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
-    """Each customer of a shard and its packed state, in the order of the customers' bytes.
-
-    Not a snapshot: a customer is read once, at some instant during the read.
-    """
-    after = b"-"
-    while True:
-        page = cast("list[bytes]", redis.zrange(keys.customers, after, b"+", bylex=True, offset=0, num=PAGE))
-        if not page:
-            return
-        values = cast("list[bytes | None]", redis.hmget(keys.states, cast("list[str]", page)))
-        for customer, value in zip(page, values, strict=True):
-            if value is not None:
-                yield customer, value
-        after = b"(" + page[-1]

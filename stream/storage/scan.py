@@ -7,10 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from segmentation.rfm import StateFormatError
-from stream.customers.export import shard_clock
-from stream.errors import SegstreamError
-from stream.kafka.clients import redis_client
-from stream.storage.keys import ShardKeys, read_states
+from stream.storage.client import redis_client
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import StatesUnreadable, read_states, shard_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
 _PAGE: Final = 2_000
 
 T = TypeVar("T")
-
-
-class StatesUnreadable(SegstreamError):
-    """Something in Redis isn't a customer's state."""
 
 
 def look_at_all(

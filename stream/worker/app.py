@@ -8,8 +8,6 @@ import logging
 import os
 import socket
 import sys
-import time
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -20,89 +18,31 @@ from aiohttp import web
 from mode import Service
 from redis.asyncio import Redis
 
-from segmentation.campaigns import CampaignStep, parse_rules
-from segmentation.campaigns import default_rules as default_rules_text
 from segmentation.decisions import CompiledModel
-from segmentation.decoder import Reader
 from segmentation.model import SegmentModel
-from segmentation.partitioners import PARTITIONERS
-from segmentation.scoring import ScoringStep
 from segmentation.step import Step
+from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ledger import Streams
 from stream.engine.ownership import Place
 from stream.engine.shard import Shard
 from stream.engine.status_board import REFRESH_S, StatusBoard
-from stream.engine.store import ShardStore, connect
-from stream.engine.supervisor import GroupMembership, Intake
+from stream.engine.store import ShardStore
+from stream.engine.supervisor import Intake
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
-from stream.kafka.clients import kafka_consumer, partitions_of, redis_client
+from stream.kafka.clients import kafka_consumer, partitions_of
+from stream.kafka.membership import GroupMembership
+from stream.kafka.streams import Streams, streams_of
 from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.models.drift_monitor import DriftWatch
 from stream.models.feed import ModelFeed
 from stream.settings import Settings
+from stream.storage.client import connect, redis_client
 from stream.storage.keys import ShardKeys
 
 log = logging.getLogger(__name__)
 
 FIRST_LOOK_S: Final = 30.0  # at the drift, when the shards have been taken over
-
-
-def now_ms() -> int:
-    """The wall clock, ms since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-def scoring_step(settings: Settings) -> ScoringStep:
-    """Orders -> moves, under these settings."""
-    reader = Reader(
-        currency=settings.currency,
-        time=settings.time,
-        tolerance_ms=settings.future_tolerance_s * 1000,
-        max_jump_ms=settings.max_clock_jump_days * 86_400_000,
-        max_event_bytes=settings.max_event_bytes,
-        earliest_ms=(settings.earliest_date - date(1970, 1, 1)).days * 86_400_000,
-        backfill_expiry_ms=settings.backfill_expiry_ms,
-    )
-    return ScoringStep(
-        reader,
-        settings.rules,
-        dwell_ms=settings.dwell_ms,
-        partitioner=PARTITIONERS[settings.partitioner],
-        partitions=settings.partitions,
-    )
-
-
-def campaign_step(settings: Settings) -> CampaignStep:
-    """Moves -> actions, under the rules of these settings. Raises RulesError, OSError."""
-    text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
-    return CampaignStep(parse_rules(text), settings.group, adopted=settings.model_moves == "adopt")
-
-
-def step_of(settings: Settings, step: str) -> Step:
-    """A step by its name: scoring or campaigns."""
-    return scoring_step(settings) if step == "scoring" else campaign_step(settings)
-
-
-def streams_of(settings: Settings, step: str) -> Streams:
-    """The topics of a step: scoring or campaigns. Raises ValueError on any other."""
-    heads = settings.heads_topic(step)
-    if step == "scoring":
-        return Streams(
-            step,
-            settings.orders_topic,
-            settings.changes_topic,
-            settings.state_topic,
-            settings.orders_dead_letters_topic,
-            heads,
-            settings.tombstones_topic,
-        )
-    if step != "campaigns":
-        raise ValueError(f"{step!r} isn't a step: expected scoring or campaigns")
-    return Streams(
-        step, settings.changes_topic, settings.actions_topic, None, settings.changes_dead_letters_topic, heads
-    )
 
 
 class ShardService(Service):

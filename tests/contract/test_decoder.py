@@ -12,8 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segmentation.decoder import Reader
-from segmentation.events import InputEvent, Reason, RejectedEvent, decode
-from stream.orders.rows import instant
+from segmentation.events import InputEvent, Reason, RejectedEvent, decode, instant
 from tests.contract.ugly_inputs import ORDER, UGLY, Ugly, order
 
 NOW_MS: Final = 1_772_600_000_000

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from segmentation.events import CONTROL_KEY, ClockAdvanced, Reason, encode
-from stream.orders.rows import instant
+from segmentation.events import CONTROL_KEY, ClockAdvanced, Reason, encode, instant
 
 CUSTOMER = "c1"
 ORDER: dict[str, Any] = {

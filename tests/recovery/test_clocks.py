@@ -11,13 +11,13 @@ import msgspec
 import pytest
 
 from segmentation.decisions import CompiledModel
-from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.forecast import Ahead, moves_ahead
 from segmentation.partitioners import murmur2
 from stream.kafka.clients import read_topic
-from stream.orders.rows import instant
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_states
 from tests.recovery.rig.feed import DAY_MS, Sent, variant
 from tests.recovery.rig.servers import Servers
 from tests.recovery.rig.world import eventually, settings_on, world

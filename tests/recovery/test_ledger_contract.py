@@ -12,15 +12,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from segmentation.step import Due, Output
-from stream.engine.ledger import Ledger, Publication, Streams
+from stream.engine.ledger import Ledger, Publication
 from stream.engine.log_reader import LogReader
-from stream.engine.store import ShardStore, Writes, connect
+from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka import topics
+from stream.kafka.streams import Streams, streams_of
 from stream.settings import Settings
+from stream.storage.client import connect
 from stream.storage.heads import Fingerprint, KafkaHead, TakeoverRecord
 from stream.storage.keys import ShardKeys
-from stream.worker.app import streams_of
 from tests.recovery.rig.memory_ledger import MemoryBroker, MemoryStore
 
 SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory"]

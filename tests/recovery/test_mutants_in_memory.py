@@ -13,14 +13,13 @@ from typing import Any, Final, cast
 import pytest
 
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ledger import Streams
 from stream.engine.ownership import Place
 from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
+from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head
-from stream.worker.app import streams_of
 from tests.recovery.rig.memory_ledger import Crash, MemoryBroker, MemoryStore
 from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
 from tests.recovery.rig.world import eventually

@@ -22,7 +22,8 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.features import figures
 from segmentation.rfm import StateFormatError, advance_bytes, heads
-from stream.storage.keys import ShardKeys, read_clock, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_clock, read_states
 from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from segmentation.events import instant
 from stream.demo.run import Plan, demo
 from stream.demo.source import Wish
 from stream.demo.view import PlainView
 from stream.errors import SegstreamError
-from stream.orders.rows import instant, parse_at
+from stream.orders.rows import parse_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,17 +14,19 @@ import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
+from segmentation.entries import DAY_MS
+from segmentation.events import instant
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
-from stream.customers.export import ExportError, customers_stored, export
+from stream.customers.export import ExportError, export
 from stream.customers.lookup import CustomerUnknown, CustomerUnreadable, score
 from stream.customers.lookup import customer as look_up
 from stream.kafka import topics
 from stream.models.topic import NoActiveModel, PublishedModels, published, read_active, read_published
-from stream.orders.rows import instant, parse_at
-from stream.replay.publisher import DAY_MS
+from stream.orders.rows import parse_at
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import customers_stored
 from tests.support.command_line import run
 
 if TYPE_CHECKING:

@@ -20,20 +20,20 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, iso
 from segmentation.money import format_units
 from segmentation.rfm import advance_bytes
 from stream import cli
-from stream.commands.shards import end_offsets
 from stream.kafka import topics
-from stream.kafka.clients import read_topic
+from stream.kafka.clients import end_offsets, read_topic
 from stream.orders.files import read_orders
 from stream.orders.rows import Row, parse_at
 from stream.orders.simulate import simulate
 from stream.orders.sorting import in_time_order
-from stream.replay.publisher import DAY_MS, Backfill, replay
+from stream.replay.publisher import Backfill, replay
 from stream.settings import Settings
-from stream.worker.app import scoring_step
+from stream.worker.steps import scoring_step
 from tests.support.command_line import ROOT, environment, run, start
 from tests.support.engine.real_worker import settled, states
 from tests.support.engine.toy_engine import engine, eventually

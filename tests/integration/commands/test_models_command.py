@@ -15,13 +15,12 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.model import bench_model
-from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.kafka import topics
 from stream.models.shadow import ModelUnknown, chosen, shadow
 from stream.models.topic import read_published
-from stream.orders.rows import instant
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings

@@ -22,15 +22,14 @@ from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream.commands import dead_letters
-from stream.commands.shards import end_offsets
 from stream.dead_letters.records import REDRIVES_HEADER, dead_record
 from stream.dead_letters.redrive import RedriveError, RedriveReport, redrive
 from stream.dead_letters.routing import HEALED, MOST_REDRIVES, Selection
 from stream.kafka import topics
-from stream.kafka.clients import TopicMissing
+from stream.kafka.clients import TopicMissing, end_offsets
 from stream.settings import Settings
 from stream.storage.heads import MARK_HEADER, NOTE_HEADER
-from stream.worker.app import scoring_step
+from stream.worker.steps import scoring_step
 from tests.contract.ugly_inputs import amount
 from tests.support.engine.toy_engine import engine, eventually, produce, read_all
 

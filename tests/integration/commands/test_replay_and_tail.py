@@ -16,18 +16,20 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from segmentation.decoder import Reader
+from segmentation.entries import DAY_MS
 from segmentation.events import CampaignAction, Cause, NextMove, Reason, Rfm, SegmentChanged, encode, iso
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream import cli
 from stream.dead_letters.records import dead_record
-from stream.kafka.clients import KafkaUnreachable, RedisUnreachable, TopicMissing, read_topic, redis_client
+from stream.kafka.clients import KafkaUnreachable, TopicMissing, read_topic
 from stream.orders.files import OrderFileError
 from stream.orders.rows import Row, parse_at
 from stream.orders.simulate import simulate
 from stream.outputs.tail import Tailed, tail
-from stream.replay.publisher import DAY_MS, ReplayError, check, replay
+from stream.replay.publisher import ReplayError, check, replay
 from stream.settings import PREFIX
+from stream.storage.client import RedisUnreachable, redis_client
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
 from tests.support.command_line import run, start

@@ -12,13 +12,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode
+from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode, instant
 from segmentation.partitioners import murmur2
-from stream.commands.shards import open_backfills, report
 from stream.customers.lookup import customer
+from stream.engine.shard_report import open_backfills, report
 from stream.kafka import topics
 from stream.models.topic import read_published
-from stream.orders.rows import instant
 from stream.settings import Settings
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, states
 from tests.support.engine.toy_engine import eventually

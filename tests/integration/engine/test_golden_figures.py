@@ -26,7 +26,7 @@ from stream.orders.rows import Row, parse_at
 from stream.orders.sorting import in_time_order
 from stream.replay.publisher import replay
 from stream.settings import Settings
-from stream.worker.app import scoring_step
+from stream.worker.steps import scoring_step
 from tests.support.engine.real_worker import settled, states
 from tests.support.engine.toy_engine import engine
 

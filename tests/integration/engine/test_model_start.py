@@ -13,10 +13,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.model import bench_model
-from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.partitioners import murmur2
 from stream.kafka import topics
-from stream.orders.rows import instant
 from tests.support.command_line import run
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually

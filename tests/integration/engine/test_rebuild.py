@@ -16,12 +16,13 @@ from redis import Redis
 from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.partitioners import murmur2
 from segmentation.rfm import announcement, unpack
-from stream.commands.shards import end_offsets
 from stream.engine.rebuild import LOST, LogShortened, Rebuilder
 from stream.kafka import topics
+from stream.kafka.clients import end_offsets
+from stream.kafka.streams import streams_of
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.worker.app import step_of, streams_of
+from stream.worker.steps import step_of
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
 
 EARLY = [f"early-{i}" for i in range(30)]  # all their orders leave the log

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from segmentation.model import SegmentModel
-from stream.commands.shards import report
+from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.orders.files import cdnow_path, read_orders

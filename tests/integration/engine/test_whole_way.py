@@ -21,14 +21,15 @@ from segmentation.decisions import CompiledModel, Customer, search
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import NONE, heads
 from segmentation.step import NEVER_DUE
-from stream.commands.shards import report
+from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.orders.rows import Row
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_states
 from tests.support.engine.real_worker import (
     activate,
     check_chains,

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from segmentation.drift import SEGMENTS, Tally, drift_of
 from segmentation.entries import DAY_MS
-from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
@@ -26,7 +26,6 @@ from stream.local.server import free_port
 from stream.metrics import Metrics
 from stream.models.drift_monitor import DriftWatch
 from stream.models.feed import ModelFeed
-from stream.orders.rows import instant
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
 from stream.storage.sample import sample

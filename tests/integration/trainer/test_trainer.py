@@ -19,7 +19,8 @@ from segmentation.events import CONTROL_KEY, ModelActivated, decode, iso
 from segmentation.model import SegmentModel
 from segmentation.rfm import Entry, Kind, Rules, entry, read, unpack
 from stream.kafka import topics
-from stream.storage.keys import ShardKeys, read_clock
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_clock
 from tests.support.command_line import environment
 from tests.support.data.redis_customers import fill, head
 from trainer import cli

@@ -15,12 +15,21 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from bench.harness.model import bench_model
-from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, CustomerErased, InputEvent, encode, iso
+from segmentation.events import (
+    CONTROL_KEY,
+    BackfillFinished,
+    ClockAdvanced,
+    CustomerErased,
+    InputEvent,
+    encode,
+    instant,
+    iso,
+)
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
-from stream.orders.rows import instant, to_event
+from stream.orders.rows import to_event
 from stream.orders.simulate import simulate
-from stream.replay.publisher import Advance, timeline
+from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
 from trainer.errors import PublishError
 from trainer.registry.publish import publish

@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
+from stream.clock import now_ms
 from stream.engine import catch_up, shard, takeover
 from stream.engine.ledger import Ledger, Publication, Published
 from stream.engine.log_reader import LogReader, OutputPage
@@ -29,6 +30,7 @@ from stream.engine.store import ShardStore
 from stream.settings import load_settings
 from stream.storage.heads import HEAD_KEY
 from stream.worker import app
+from stream.worker.steps import scoring_step
 from tests.recovery.rig.mutants import mutate
 
 TURN_POINTS: Final = (
@@ -213,7 +215,7 @@ def _replace(where: Any, **new: Any) -> None:
 
 def shift_clock(file: Path) -> None:
     """Let the worker's wall clock be wrong by what the file says at the moment."""
-    right = app.now_ms
+    right = now_ms
 
     def wrong() -> int:
         return right() + int(file.read_text() or 0)
@@ -235,7 +237,7 @@ def main() -> int:
     if clock := os.environ.get("RECOVERY_CLOCK", ""):
         shift_clock(Path(clock))
     settings = load_settings()
-    return app.run_worker(settings, app.scoring_step(settings))
+    return app.run_worker(settings, scoring_step(settings))
 
 
 if __name__ == "__main__":

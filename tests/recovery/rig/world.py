@@ -104,7 +104,7 @@ class World:
         return f"status {[json.loads(v) for v in told.values()]}; last words {words}"
 
     async def ends(self, settings: Settings) -> dict[int, int]:
-        from stream.commands.shards import end_offsets
+        from stream.kafka.clients import end_offsets
 
         return await end_offsets(settings, settings.orders_topic)
 

@@ -17,11 +17,11 @@ from redis import Redis
 
 from bench.harness.model import bench_model
 from segmentation.model import SegmentModel
-from stream.commands.shards import end_offsets
-from stream.kafka.clients import read_topic
+from stream.kafka.clients import end_offsets, read_topic
 from stream.settings import Settings
 from stream.storage.heads import decode_store_head
-from stream.storage.keys import ShardKeys, read_states
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_states
 from tests.support.command_line import ROOT, environment
 from tests.support.engine.toy_engine import eventually
 from trainer.registry.publish import publish

@@ -14,17 +14,21 @@ from typing import Any, cast
 from aiokafka import AIOKafkaProducer
 
 from segmentation.step import Step
+from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ownership import Place
 from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
-from stream.engine.store import ShardStore, connect
-from stream.engine.supervisor import GroupMembership, Intake
+from stream.engine.store import ShardStore
+from stream.engine.supervisor import Intake
 from stream.kafka.clients import read_topic
+from stream.kafka.membership import GroupMembership
+from stream.kafka.streams import streams_of
 from stream.metrics import Metrics
 from stream.settings import Settings, load_settings
+from stream.storage.client import connect
 from stream.storage.keys import ShardKeys
-from stream.worker.app import now_ms, run_worker, streams_of
+from stream.worker.app import run_worker
 from tests.support.engine.toy_step import LEVEL, STATE, ToyStep
 
 __all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventually", "produce", "read_all", "verify"]

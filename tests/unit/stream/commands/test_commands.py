@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.cli import app
-from stream.commands.shards import input_topic
+from stream.engine.shard_report import input_topic
+from stream.kafka.streams import streams_of
 from stream.settings import Settings
-from stream.worker.app import streams_of
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "rebuild"])

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from segmentation.step import DeadLetter
-from stream.dead_letters.records import KEPT_OF_HUGE, dead_record
-from stream.engine.ledger import DeadRecord
+from stream.dead_letters.records import KEPT_OF_HUGE, DeadRecord, dead_record
 
 LETTER = DeadLetter(0, "not_json", "amount", "it isn't.")
 

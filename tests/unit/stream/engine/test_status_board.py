@@ -8,7 +8,7 @@ from typing import Any, cast
 from redis.exceptions import RedisError
 
 from stream.engine.status_board import StatusBoard
-from stream.engine.takeover import first_head
+from stream.storage.heads import first_head
 
 
 class Nowhere:

@@ -8,8 +8,9 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from pydantic import SecretStr
 
-from stream.kafka.clients import KafkaUnreachable, RedisUnreachable, _connected, redis_client
+from stream.kafka.clients import KafkaUnreachable, _connected
 from stream.settings import Settings
+from stream.storage.client import RedisUnreachable, redis_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segmentation.entries import DAY_MS
 from stream.orders.rows import Row, parse_at
-from stream.replay.publisher import DAY_MS, Advance, ReplayError, _Pace, replay, timeline
+from stream.replay.publisher import ReplayError, _Pace, replay
+from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import RedisError
 
-from stream.engine.store import connect
+from stream.storage.client import connect
 
 
 # rediss:// and unix:// have connection classes of their own.

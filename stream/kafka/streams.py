@@ -1,0 +1,44 @@
+"""Which topics belong to a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stream.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The topics of one step's shards, all with the same number of partitions."""
+
+    step: str
+    input: str
+    output: str
+    latest: str | None  # compacted: the last output of each key
+    dead_letters: str
+    heads: str
+    tombstones: str | None = None  # compacted: what is left of erased keys, by hash
+
+    def pinned(self) -> list[str]:
+        """Those that a shard can't do without, each with the same number of partitions."""
+        return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
+
+
+def streams_of(settings: Settings, step: str) -> Streams:
+    """The topics of a step: scoring or campaigns. Raises ValueError on any other."""
+    heads = settings.heads_topic(step)
+    if step == "scoring":
+        return Streams(
+            step,
+            settings.orders_topic,
+            settings.changes_topic,
+            settings.state_topic,
+            settings.orders_dead_letters_topic,
+            heads,
+            settings.tombstones_topic,
+        )
+    if step != "campaigns":
+        raise ValueError(f"{step!r} isn't a step: expected scoring or campaigns")
+    return Streams(
+        step, settings.changes_topic, settings.actions_topic, None, settings.changes_dead_letters_topic, heads
+    )

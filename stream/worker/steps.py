@@ -1,0 +1,45 @@
+"""Build each step from the settings."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from segmentation.campaigns import CampaignStep, parse_rules
+from segmentation.campaigns import default_rules as default_rules_text
+from segmentation.decoder import Reader
+from segmentation.entries import DAY_MS
+from segmentation.partitioners import PARTITIONERS
+from segmentation.scoring import ScoringStep
+from segmentation.step import Step
+from stream.settings import Settings
+
+
+def scoring_step(settings: Settings) -> ScoringStep:
+    """Orders -> moves, under these settings."""
+    reader = Reader(
+        currency=settings.currency,
+        time=settings.time,
+        tolerance_ms=settings.future_tolerance_s * 1000,
+        max_jump_ms=settings.max_clock_jump_days * DAY_MS,
+        max_event_bytes=settings.max_event_bytes,
+        earliest_ms=(settings.earliest_date - date(1970, 1, 1)).days * DAY_MS,
+        backfill_expiry_ms=settings.backfill_expiry_ms,
+    )
+    return ScoringStep(
+        reader,
+        settings.rules,
+        dwell_ms=settings.dwell_ms,
+        partitioner=PARTITIONERS[settings.partitioner],
+        partitions=settings.partitions,
+    )
+
+
+def campaign_step(settings: Settings) -> CampaignStep:
+    """Moves -> actions, under the rules of these settings. Raises RulesError, OSError."""
+    text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
+    return CampaignStep(parse_rules(text), settings.group, adopted=settings.model_moves == "adopt")
+
+
+def step_of(settings: Settings, step: str) -> Step:
+    """A step by its name: scoring or campaigns."""
+    return scoring_step(settings) if step == "scoring" else campaign_step(settings)
