@@ -17,7 +17,7 @@ import msgspec
 
 from segmentation.events import Amount, OrderCancelled, OrderPlaced
 from stream.adapters.cloudevents import order_event, read_cloud_event
-from stream.adapters.mapping import Adapters, Record
+from stream.adapters.mapping import Adapters, SourceRecord
 
 
 class ShopOrder(msgspec.Struct):
@@ -36,7 +36,7 @@ adapters = Adapters()
 
 
 @adapters.map("shop-orders")
-def from_shop(record: Record) -> OrderPlaced | OrderCancelled | None:
+def from_shop(record: SourceRecord) -> OrderPlaced | OrderCancelled | None:
     """Map an order when it is paid, and again when it is void. What raises here ends in the dead letters."""
     order = msgspec.json.decode(record.value or b"", type=ShopOrder)
     number = str(order.number)
@@ -55,6 +55,6 @@ def from_shop(record: Record) -> OrderPlaced | OrderCancelled | None:
 
 
 @adapters.map("shop-events")
-def from_cloud_events(record: Record) -> dict[str, Any]:
+def from_cloud_events(record: SourceRecord) -> dict[str, Any]:
     """Map CloudEvents, in either mode, whose data has the fields of an order event."""
     return order_event(read_cloud_event(record), types={"com.example.order.paid": "order.placed"})

@@ -28,7 +28,7 @@ from segmentation.events import (
     iso,
     millis,
 )
-from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, StateUnreadable, Turn
+from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, StateUnreadable, Turn, TurnContext, TurnPlan
 
 __all__ = [
     "CampaignFormatError",
@@ -134,7 +134,7 @@ _AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 
 
-def _read(record: Record) -> _Move:
+def _read(record: KafkaRecord) -> _Move:
     """Decode a move. Raises RejectedEvent."""
     if record.value is None:
         raise RejectedEvent(Reason.NULL_VALUE, None, "the record has no value: expected a segment.changed in JSON.")
@@ -182,7 +182,7 @@ class CampaignStep:
         # Below the namespace of the deployment's moves, so that no action shares an id with a move.
         self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
 
-    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """Decode and check; the clock is the latest move's."""
         del partition  # the contract asks for it
         batch, clock = _Batch([], []), frame.clock
@@ -195,18 +195,18 @@ class CampaignStep:
             clock = max(clock, move.at)
             batch.moves.append(move)
         keys = list(dict.fromkeys(move.customer for move in batch.moves))
-        return Plan(len(records), keys, clock, work=batch)
+        return TurnPlan(len(records), keys, clock, work=batch)
 
-    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """As `plan`: a move carries its own time, whenever it is delivered."""
         return self.plan(records, partition, frame)
 
-    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states that know of the plan's moves. Their actions are out: the log tells `patch` of them."""
         return self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
 
     def decide(
-        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
     ) -> Turn:
         """Act on each move that wasn't handled yet."""
         del fired, more, frame  # the contract asks for them
@@ -231,7 +231,7 @@ class CampaignStep:
         turn.states = self._follow(plan, values, act)
         return turn
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
         """Nothing: there is no model here."""
         del rows, quiet  # the contract asks for them
         return Turn(0, frame.clock)
@@ -246,7 +246,7 @@ class CampaignStep:
 
     @staticmethod
     def _follow(
-        plan: Plan, values: Sequence[bytes | None], then: Callable[[_Move, CampaignState], CampaignState]
+        plan: TurnPlan, values: Sequence[bytes | None], then: Callable[[_Move, CampaignState], CampaignState]
     ) -> dict[bytes, bytes]:
         """Take the plan's moves in their order, each from its customer's state to the next. Returns the changed ones."""
         before = {key: CampaignState.unpack(value) for key, value in zip(plan.keys, values, strict=True)}

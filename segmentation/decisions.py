@@ -16,14 +16,14 @@ from segmentation.intervals import MOST_PIECES, pieces, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
-from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, heads, with_announcement
+from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, headers, with_announcement
 from segmentation.rfm import rows as entries
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 
 CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
 _FEW: Final = 24  # up to so many one look is cheaper than two
-Place = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
+FoldPosition = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Asked(NamedTuple):
 
     customer: Customer
     at: int
-    place: Place
+    place: FoldPosition
     arrival: Arrival | None
     cause: Cause | None = None
 
@@ -76,7 +76,7 @@ def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Ru
     if not asked:
         return []
     scorer = model.scorer
-    head = heads([a.customer.value or EMPTY for a in asked])
+    head = headers([a.customer.value or EMPTY for a in asked])
     at = np.array([a.at for a in asked], dtype=np.int64)
     source = scorer.index_from_ids(head["segment"])
     rest = rest_of(head, scorer)
@@ -112,7 +112,7 @@ def published(distances: NDArray[np.float64]) -> list[list[float]]:
     return rows
 
 
-def announce(customer: Customer, target: int, at: int, cause: Cause, place: Place) -> Move:
+def announce(customer: Customer, target: int, at: int, cause: Cause, place: FoldPosition) -> Move:
     """The customer's next move, numbered, and noted in its value."""
     value = customer.value or EMPTY
     source, sequence, _ = announcement(value)
@@ -124,7 +124,7 @@ def announce(customer: Customer, target: int, at: int, cause: Cause, place: Plac
 
 
 def move_by_time(
-    customers: Sequence[Customer], places: Sequence[Place], model: CompiledModel, dwell_ms: int, rules: Rules
+    customers: Sequence[Customer], places: Sequence[FoldPosition], model: CompiledModel, dwell_ms: int, rules: Rules
 ) -> list[Move]:
     """The moves at each customer's own due instant."""
     if not customers:
@@ -143,7 +143,7 @@ def move_by_time(
         if cause is not Cause.FIRST:
             move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
         moves.append(move)
-    head = heads([move.value for move in moves])
+    head = headers([move.value for move in moves])
     rest = rest_of(head, model.scorer)
     instants = np.array([move.at for move in moves], dtype=np.int64)
     distances = model.scorer.distances(instants, head["last"], rest)
@@ -179,7 +179,7 @@ def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, 
 
 def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
     """Whether the model would move each customer at an instant of its own, by all that is known now."""
-    head, stretches = heads(values), pieces(values, at, rules, 1)
+    head, stretches = headers(values), pieces(values, at, rules, 1)
     source = scorer.index_from_ids(head["segment"])
     rest = scorer.rest(stretches.frequency, stretches.monetary)
     crossed: NDArray[np.bool_] = scorer.decide(source, at, head["last"], rest) != source
@@ -248,7 +248,7 @@ def search(
         return
     scorer = model.scorer
     values = [c.value or EMPTY for c in customers]
-    head = heads(values)
+    head = headers(values)
     source = scorer.index_from_ids(head["segment"])
     start, at, to, until = _ahead(values, head, source, np.array(starts, dtype=np.int64), scorer, dwell_ms, rules)
     wake = np.minimum(at, until)
@@ -265,7 +265,7 @@ def search(
 
 
 def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Scorer, rules: Rules) -> None:
-    head = heads([advance_bytes(customer.value or EMPTY, start, rules)])
+    head = headers([advance_bytes(customer.value or EMPTY, start, rules)])
     if head["last"][0] == NONE and not head["segment"][0]:
         customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
         return

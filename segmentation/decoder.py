@@ -21,7 +21,7 @@ from segmentation.events import (
     to_entry,
 )
 from segmentation.rfm import Entry
-from segmentation.step import Activation, DeadLetter, Record
+from segmentation.step import Activation, DeadLetter, KafkaRecord
 
 _SHOWN: Final = 64  # bytes of a key that a message repeats: a key may be as large as a record
 
@@ -79,7 +79,7 @@ class Reader:
 
     def read(
         self,
-        records: Sequence[Record],
+        records: Sequence[KafkaRecord],
         clock: int,
         backfills: Backfills = NONE_OPEN,
         *,
@@ -113,7 +113,7 @@ class Reader:
             batch.arrivals.append(arrival)
         return batch
 
-    def _take_control(self, batch: Batch, index: int, record: Record, *, replayed: bool) -> bool:
+    def _take_control(self, batch: Batch, index: int, record: KafkaRecord, *, replayed: bool) -> bool:
         """Do what a control says; whether it ends the batch, and is a turn of its own."""
         event = self._control(record)
         if isinstance(event, ModelActivated):
@@ -132,7 +132,7 @@ class Reader:
             batch.clock = max(batch.clock, to)
         return False
 
-    def _take_event(self, batch: Batch, index: int, record: Record) -> Arrival:
+    def _take_event(self, batch: Batch, index: int, record: KafkaRecord) -> Arrival:
         customer, arrival = self._arrival(record)
         at = arrival.entry[0] >> 3
         self._check_age(at)
@@ -172,7 +172,7 @@ class Reader:
         batch.closed = True
         return False
 
-    def _control(self, record: Record) -> ClockAdvanced | BackfillFinished | ModelActivated:
+    def _control(self, record: KafkaRecord) -> ClockAdvanced | BackfillFinished | ModelActivated:
         event = decode(record.value)
         if not isinstance(event, ClockAdvanced | BackfillFinished | ModelActivated):
             raise RejectedEvent(
@@ -182,7 +182,7 @@ class Reader:
             )
         return event
 
-    def _arrival(self, record: Record) -> tuple[bytes, Arrival]:
+    def _arrival(self, record: KafkaRecord) -> tuple[bytes, Arrival]:
         value = record.value
         if value is not None and len(value) > self.max_event_bytes:
             raise RejectedEvent(
@@ -209,7 +209,7 @@ class Reader:
             message = f"dated {iso(at)}, expected {iso(self.earliest_ms)} or later: was the sender's clock set?"
             raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, "occurred_at", message)
 
-    def _check_date(self, at: int, record: Record, clock: int, name: str) -> None:
+    def _check_date(self, at: int, record: KafkaRecord, clock: int, name: str) -> None:
         if at > record.timestamp + self.tolerance_ms:
             raise RejectedEvent(
                 Reason.DATED_AHEAD,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segmentation.features import figures
 from segmentation.model import FEATURES, SegmentModel
-from segmentation.rfm import Rules, advance_bytes, heads
+from segmentation.rfm import Rules, advance_bytes, headers
 from segmentation.scorer import Scorer
 
 K = TypeVar("K")
@@ -46,7 +46,7 @@ class Tally:
         """Take some more customers' states, as of an instant (ms). Raises StateFormatError."""
         if not values:
             return
-        head = heads([advance_bytes(value, at, self.rules) for value in values])
+        head = headers([advance_bytes(value, at, self.rules) for value in values])
         now = figures(head, at)
         size = now.frequency.size
         if not size:

@@ -18,7 +18,7 @@ from segmentation.rfm import (
     advance_bytes,
     announcement,
     entry,
-    heads,
+    headers,
     is_silent,
     with_announcement,
 )
@@ -90,7 +90,7 @@ def keeping_purchase(value: bytes, due: int, model: CompiledModel, rules: Rules)
 def _kept(value: bytes, at: int, amounts: tuple[int, ...], model: CompiledModel, rules: Rules) -> list[bool]:
     """Whether each purchase at that instant leaves the customer in its segment."""
     bought = [entry(Kind.PLACED, "purchase", at, order="purchase", amount=amount) for amount in amounts]
-    head = heads([absorb_bytes(value, one, at, rules)[0] for one in bought])
+    head = headers([absorb_bytes(value, one, at, rules)[0] for one in bought])
     source = model.scorer.index_from_ids(head["segment"])
     instants = np.full(len(amounts), at, dtype=np.int64)
     stays: list[bool] = (

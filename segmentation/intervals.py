@@ -13,7 +13,7 @@ import numpy as np
 
 from segmentation.entries import ERASED, read_counted, saturated
 from segmentation.money import UNITS
-from segmentation.rfm import HEADER, ROW, heads, rows, unpack
+from segmentation.rfm import HEADER, ROW, headers, rows, unpack
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limi
     At most `limit` pieces a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if
     that is earlier: what such an entry does is for a state that has been advanced to it. Raises StateFormatError.
     """
-    head = heads(values)
+    head = headers(values)
     plain, changes = _plain(values, head, as_of, rules)
     # Few: customers with refunds, cancellations or anything unusual in the window.
     general = {i: _general(unpack(values[i]), int(as_of[i]), rules, limit) for i in np.flatnonzero(~plain).tolist()}

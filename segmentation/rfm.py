@@ -67,7 +67,7 @@ __all__ = [
     "append",
     "entry",
     "hash64",
-    "heads",
+    "headers",
     "is_buried",
     "is_capped",
     "is_lost",
@@ -376,7 +376,7 @@ def is_capped(value: bytes) -> bool:
     return value[1] & 1 == 1
 
 
-def heads(values: Sequence[bytes]) -> NDArray[np.void]:
+def headers(values: Sequence[bytes]) -> NDArray[np.void]:
     """Join the headers to columns, HEAD[len(values)], read-only. Raises StateFormatError if one isn't a state.
 
     At a clock t < next_change the columns are the figures at t; `advance_bytes` the others first.

@@ -17,7 +17,7 @@ from segmentation.decisions import (
     Asked,
     CompiledModel,
     Customer,
-    Place,
+    FoldPosition,
     announce,
     move_by_time,
     score,
@@ -37,7 +37,7 @@ from segmentation.rfm import (
     absorb_bytes,
     advance_bytes,
     announcement,
-    heads,
+    headers,
     is_buried,
     is_capped,
     is_lost,
@@ -47,7 +47,7 @@ from segmentation.rfm import (
     with_mute,
 )
 from segmentation.scorer import UNKNOWN
-from segmentation.step import NEVER_DUE, DeadLetter, Due, Frame, Plan, Record, Scope, Turn
+from segmentation.step import NEVER_DUE, DeadLetter, DueEntry, KafkaRecord, Scope, Turn, TurnContext, TurnPlan
 
 BY_TIME: Final = 0  # at one place of the fold, what is due comes before the record
 BY_RECORD: Final = 1
@@ -80,24 +80,24 @@ class ScoringStep:
 
     # ---- the contract
 
-    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """Decode, check, and give each record its clock (PROTOCOL, turn 3)."""
         clock = self._clock(frame)
         batch = self._reader.read(records, clock, frame.backfills)
         close = batch.close if records else self._silent(frame)
         if not batch.clocks and (batch.start or close):
-            return Plan(batch.lead, [], clock, start=batch.start, close=close, work=(batch, partition))
+            return TurnPlan(batch.lead, [], clock, start=batch.start, close=close, work=(batch, partition))
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = frame.model is not None and (bool(records) or not self._event_time)
-        return Plan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=(batch, partition))
+        return TurnPlan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=(batch, partition))
 
-    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """As `plan`, for what was delivered before."""
         until = max(frame.now, frame.clock)
         batch = self._reader.read(records, frame.clock, frame.backfills, replayed_until=until)
         clock, taken = batch.clocks[-1] if batch.clocks else frame.clock, len(batch.clocks)
-        return Plan(
+        return TurnPlan(
             taken,
             list(batch.own),
             clock,
@@ -106,7 +106,7 @@ class ScoringStep:
             work=(batch, partition),
         )
 
-    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states after the plan's records: merged at their clocks, nothing scored."""
         scratch, open_slots = Turn(0, 0), (plan.backfills or NONE_OPEN).open_slots
         changed: dict[bytes, bytes] = {}
@@ -118,7 +118,7 @@ class ScoringStep:
         return changed
 
     def decide(
-        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
     ) -> Turn:
         """A prefix of the fold: the plan's records, and what is due before them (TIME 7, bounded turn)."""
         batch: Batch = plan.work[0]
@@ -139,7 +139,7 @@ class ScoringStep:
         turn.dead = sorted(d for d in turn.dead if d.place < taken)
         return turn
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
         """Each customer at the clock, under a new model or when a back-fill is over; the quiet ones only get their due time.
 
         Who is still muted is left alone, and who has lost every order; who was muted by what is over is so no longer.
@@ -174,13 +174,13 @@ class ScoringStep:
         return turn
 
     def _without_staying(
-        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame, turn: Turn
+        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext, turn: Turn
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
         """Leave out whom a new model leaves where they are, quiet or not, with nothing else to be said: the turn gets their due times."""
         if frame.model is None or frame.scope is not Scope.EVERYONE or not rows:
             return rows, quiet
         values = [value for _, value in rows]
-        head = heads(values)
+        head = headers(values)
         plain = (head["flags"] >> 1 == 0) & (head["first"] != NEVER) & (turn.clock < head["next_change"])
         plain &= frame.model.scorer.index_from_ids(head["segment"]) != UNKNOWN
         if not plain.all():
@@ -202,17 +202,17 @@ class ScoringStep:
 
     # ---- the fold
 
-    def _silent(self, frame: Frame) -> tuple[str, ...]:
+    def _silent(self, frame: TurnContext) -> tuple[str, ...]:
         """The back-fills of which nothing has come for too long, while no record says how late it is."""
         if self._event_time or not frame.backfills.rows:
             return ()
         return tuple(frame.backfills.silent_since(frame.now - self._reader.backfill_expiry_ms))
 
-    def _clock(self, frame: Frame) -> int:
+    def _clock(self, frame: TurnContext) -> int:
         return frame.clock if self._event_time else max(frame.clock, frame.now)
 
     def _customers(
-        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], turn: Turn
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
     ) -> list[Customer]:
         """Who takes part: those with records (each on the right partition), and those due."""
         batch: Batch
@@ -265,7 +265,7 @@ class ScoringStep:
 
     def _round(self, due: list[Customer], asked: list[Asked], batch: Batch, model: CompiledModel) -> list[Move]:
         """The moves of a round, each with its forecast."""
-        places: list[Place] = [(bisect_right(batch.clocks, c.due), BY_TIME, c.due, c.key) for c in due]
+        places: list[FoldPosition] = [(bisect_right(batch.clocks, c.due), BY_TIME, c.due, c.key) for c in due]
         starts = [c.due + 1 for c in due] + [a.at + 1 for a in asked]
         moves = move_by_time(due, places, model, self._dwell_ms, self._rules)
         erased = [a for a in asked if a.arrival and a.arrival.entry[0] & 7 == Kind.ERASED]
@@ -327,7 +327,7 @@ class ScoringStep:
         move.causation_id = asked.arrival.event_id if asked.arrival else None
         return [move]
 
-    def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], frame: Frame) -> None:
+    def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], frame: TurnContext) -> None:
         """What is to be stored and published."""
         for c in customers:
             if c.changed and c.value is not None:

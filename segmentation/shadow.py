@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segmentation.decisions import CompiledModel, rest_of
-from segmentation.rfm import NONE, Rules, advance_bytes, heads, is_silent
+from segmentation.rfm import NONE, Rules, advance_bytes, headers, is_silent
 from segmentation.scorer import UNKNOWN
 
 
@@ -31,7 +31,7 @@ def verdicts(
     """
     if not rows:
         return []
-    head = heads([advance_bytes(value, at, rules) for _, value in rows])
+    head = headers([advance_bytes(value, at, rules) for _, value in rows])
     scorer = model.scorer
     source = scorer.index_from_ids(head["segment"])
     target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], rest_of(head, scorer))

@@ -22,7 +22,7 @@ class StateUnreadable(ValueError):
     """Bytes that aren't a state of this step and version: written by another program, or torn."""
 
 
-class Record(Protocol):
+class KafkaRecord(Protocol):
     """One record of the input topic."""
 
     @property
@@ -57,7 +57,7 @@ class Scope(StrEnum):
     RELEASED_AND_DUE = "released and due"  # those; all others were told already, and only miss their due time
 
 
-class Frame(NamedTuple):
+class TurnContext(NamedTuple):
     """Where the shard stands as a turn begins."""
 
     clock: int  # T: highest clock used so far, ms
@@ -68,7 +68,7 @@ class Frame(NamedTuple):
     scope: Scope = Scope.EVERYONE  # of the rescore that is under way
 
 
-class Due(NamedTuple):
+class DueEntry(NamedTuple):
     """An entry of the due index that has fired. `at` (ms) is never later than the true instant."""
 
     at: int
@@ -77,7 +77,7 @@ class Due(NamedTuple):
 
 
 @dataclass(slots=True)
-class Plan:
+class TurnPlan:
     """What a batch needs before it can be decided."""
 
     taken: int  # how many of the records it covers, from the front
@@ -151,21 +151,21 @@ class Step(Protocol):
     name: str  # names the heads topic and the Redis keys' owner: scoring, campaigns
     rescore_first: bool  # a started model's rescore ends before the next record is taken (event time)
 
-    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """Decode a batch; say whose states it needs. An empty batch asks what is due by time alone."""
 
     def decide(
-        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
     ) -> Turn:
         """Merge, score, announce. `values` lie as `plan.keys`; `more`: the last of `fired` is the bound, not to be taken."""
 
-    def absorb(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         """As `plan`, for records that were delivered before: their clocks are those of then."""
 
-    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states after the plan's records, in silence: nothing scored, nothing told."""
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
         """Score customers afresh, those that the frame's scope is about. `quiet[i]`: told already, only the due time is missing."""
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:

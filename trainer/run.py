@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainer.settings import Settings
     from trainer.snapshot.redis import Snapshot
     from trainer.training.learn import Lesson
-    from trainer.training.plan import Plan
+    from trainer.training.plan import TrainingPlan
     from trainer.training.search import Progress
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Job:
 
 def run(
     settings: Settings,
-    plan: Plan,
+    plan: TrainingPlan,
     job: Job,
     *,
     now_ms: int,

@@ -16,7 +16,7 @@ import numpy as np
 from redis import Redis
 
 from bench.harness.model import bench_model
-from segmentation.rfm import HEAD, heads
+from segmentation.rfm import HEAD, headers
 from segmentation.scorer import Scorer
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.settings import Settings
@@ -92,7 +92,7 @@ async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, F
         clock = read_clock(redis, keys)
         for customer, value in read_states(redis, keys):
             seen += 1
-            head = heads([value])[0]
+            head = headers([value])[0]
             _compare(customer, head, expected.get(customer), checked)
             told = last.get(customer)
             if told != (names.get(int(head["segment"])), int(head["sequence"])):

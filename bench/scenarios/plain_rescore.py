@@ -22,7 +22,7 @@ from bench.harness.model import nearer_at_risk
 from segmentation.entries import DAY_MS
 from segmentation.model import Feature, SegmentModel
 from segmentation.money import UNITS
-from segmentation.rfm import heads
+from segmentation.rfm import headers
 from stream.settings import Settings, load_settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import PAGE, read_states
@@ -32,7 +32,7 @@ OUT: Final = "bench:plain:states"  # a hash: customer -> state; beside the worke
 
 def nearest(values: Sequence[bytes], at_ms: int, model: SegmentModel) -> NDArray[np.int64]:
     """Give the segment id of the nearest centroid of each state, by NumPy alone. No order in it stands: anything."""
-    head = heads(values)
+    head = headers(values)
     recency = np.maximum(at_ms - head["last"], 0) / DAY_MS
     figures = (recency, head["frequency"].astype(np.float64), head["monetary"] / UNITS)
     z = np.stack([_z(x, feature) for x, feature in zip(figures, model.features, strict=True)], axis=1)

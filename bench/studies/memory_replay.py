@@ -16,9 +16,9 @@ from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode, instant, iso
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
-from segmentation.rfm import NONE, Rules, advance_bytes, heads
+from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, Due, Frame, Output, Turn
+from segmentation.step import Activation, DueEntry, Output, Turn, TurnContext
 from stream.orders.rows import Row, to_event
 from stream.replay.timeline import timeline
 from trainer.snapshot.redis import Snapshot
@@ -101,13 +101,13 @@ class MemoryReplay:
                 event = ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms))
                 yield MemoryRecord(offset, until_ms, CONTROL_KEY, encode(event))
 
-    def _frame(self) -> Frame:
-        return Frame(self.clock, self.clock, Activation(1, "") if self.model else Activation(), self.model)
+    def _frame(self) -> TurnContext:
+        return TurnContext(self.clock, self.clock, Activation(1, "") if self.model else Activation(), self.model)
 
     def _turn(self, records: list[MemoryRecord]) -> int:
         plan = self._step.plan(records, 0, self._frame())
         due = [] if plan.horizon is None else self._fired(plan.horizon)
-        fired = [Due(at, key, self.states.get(key)) for at, key in due]
+        fired = [DueEntry(at, key, self.states.get(key)) for at, key in due]
         values = [self.states.get(key) for key in plan.keys]
         turn = self._step.decide(plan, values, fired, len(fired) > TURN_DUE, self._frame())
         if turn.dead:
@@ -143,7 +143,7 @@ class MemoryReplay:
 def snapshot_of(shard: MemoryReplay) -> Snapshot:
     """What `segtrainer run` would read of a shard."""
     names = sorted(shard.states)
-    head = heads([advance_bytes(shard.states[name], shard.clock, shard.rules) for name in names])
+    head = headers([advance_bytes(shard.states[name], shard.clock, shard.rules) for name in names])
     stands = head["last"] != NONE
     known = tuple(name for name, keep in zip(names, stands.tolist(), strict=True) if keep)
     head = head[stands]

@@ -27,7 +27,7 @@ from stream.orders.files import cdnow_path
 from trainer.snapshot.orders import OrderBook, read_book
 from trainer.training.learn import Lesson, Stopwatch, learn
 from trainer.training.naming import Lineage, carried
-from trainer.training.plan import Fitted, Plan, parse_ks
+from trainer.training.plan import Fitted, TrainingPlan, parse_ks
 
 FIRST = datetime(2011, 1, 1, tzinfo=UTC)
 WINDOW_DAYS = 365
@@ -59,7 +59,9 @@ def months_from(first: datetime) -> list[datetime]:
     return [first.replace(year=month // 12, month=month % 12 + 1) for month in range(begin, begin + 12)]
 
 
-def retrains(book: OrderBook, plan: Plan, *, activate: bool = False, first: datetime = FIRST) -> Iterator[Month]:
+def retrains(
+    book: OrderBook, plan: TrainingPlan, *, activate: bool = False, first: datetime = FIRST
+) -> Iterator[Month]:
     lineage = Lineage()
     for number, day in enumerate(months_from(first), start=1):
         lesson = _lesson(book, plan, lineage, day, force=activate)
@@ -82,7 +84,7 @@ def retrains(book: OrderBook, plan: Plan, *, activate: bool = False, first: date
             lineage = Lineage(trained.model, number, lineage.versions | {trained.model.version}, highest)
 
 
-def _lesson(book: OrderBook, plan: Plan, lineage: Lineage, day: datetime, *, force: bool) -> Lesson:
+def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> Lesson:
     at_ms = int(day.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     snapshot = book.as_of(at_ms)
@@ -172,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--first", default=FIRST, type=lambda text: datetime.fromisoformat(text).replace(day=1, tzinfo=UTC)
     )
     given: Any = parser.parse_args(arguments)
-    plan = Plan() if given.k is None else replace(Plan(), ks=parse_ks(given.k))
+    plan = TrainingPlan() if given.k is None else replace(TrainingPlan(), ks=parse_ks(given.k))
     plan = plan if given.fitted is None else replace(plan, fitted=given.fitted)
     rules = RULES._replace(window=given.window_days * DAY_MS)
     book = read_book(cdnow_path() if given.file == "cdnow" else Path(given.file), rules, given.currency)

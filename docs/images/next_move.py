@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from segmentation.entries import DAY_MS
 from segmentation.intervals import Pieces, pieces
 from segmentation.model import Feature, Segment, SegmentModel, Training
-from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry, heads
+from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry, headers
 from segmentation.scorer import Scorer
 
 PICTURE: Final = Path(__file__).with_name("next-move.svg")
@@ -82,7 +82,7 @@ def course(orders: list[tuple[float, int]], days: int) -> Course:
         value, _ = absorb_bytes(value, order, time, rules)
     stretches = pieces([value], np.array([last]), rules)
     loyal, start = np.array([1]), np.array([last])
-    at, to = scorer.next_move(loyal, heads([value])["last"], start, stretches)
+    at, to = scorer.next_move(loyal, headers([value])["last"], start, stretches)
     edges = [int(edge) for edge in stretches.start[1:] if edge < last + days * DAY_MS]
     asked = [last + round(day * DAY_MS) for day in np.linspace(0, days, 2 * days + 1).tolist()]
     instants = np.array(sorted({*asked, *edges, *(edge - 1 for edge in edges)}), dtype=np.int64)

@@ -24,13 +24,13 @@ from trainer.report.render import html, markdown
 from trainer.snapshot.orders import take_from_file
 from trainer.training.learn import Lesson, Stopwatch, learn
 from trainer.training.naming import Lineage
-from trainer.training.plan import Plan
+from trainer.training.plan import TrainingPlan
 
 HERE: Final = Path(__file__).parent
 BEFORE: Final = datetime(2011, 10, 10, tzinfo=UTC)
 AFTER: Final = datetime(2011, 11, 10, tzinfo=UTC)
 # As `segtrainer run --dry-run` would.
-PLAN: Final = Plan()
+PLAN: Final = TrainingPlan()
 
 
 def train(orders: Path, at: datetime, lineage: Lineage) -> Lesson:

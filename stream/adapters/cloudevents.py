@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from segmentation.events import Reason, RejectedEvent
-from stream.adapters.mapping import Record
+from stream.adapters.mapping import SourceRecord
 
 _STRUCTURED: Final = "application/cloudevents"
 _PREFIX: Final = "ce_"
@@ -50,7 +50,7 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
         return found
 
 
-def read_cloud_event(record: Record) -> CloudEvent:
+def read_cloud_event(record: SourceRecord) -> CloudEvent:
     """Read a record in structured or binary mode, told apart by its content-type. Raises RejectedEvent."""
     content_type = _header_text(record, "content-type")
     kind = _media_type(content_type)
@@ -88,7 +88,7 @@ def order_event(event: CloudEvent, *, types: Mapping[str, str] | None = None) ->
     }
 
 
-def _binary(record: Record, content_type: str | None) -> CloudEvent:
+def _binary(record: SourceRecord, content_type: str | None) -> CloudEvent:
     attributes: dict[str, Any] = {}
     for name, _ in record.headers:
         if name.startswith(_PREFIX) and (text := _header_text(record, name)) is not None:
@@ -98,7 +98,7 @@ def _binary(record: Record, content_type: str | None) -> CloudEvent:
     return _event(attributes, record.value, _PREFIX)
 
 
-def _structured(record: Record) -> CloudEvent:
+def _structured(record: SourceRecord) -> CloudEvent:
     found = _json(record.value, "value")
     if not isinstance(found, dict):
         raise RejectedEvent(Reason.WRONG_FIELD, None, f"the value is {type(found).__name__}, expected a JSON object.")
@@ -171,7 +171,7 @@ def _json(value: bytes | None, field: str) -> Any:
         raise RejectedEvent(Reason.NOT_JSON, field, f"{field} isn't JSON: {error!s:.200}") from None
 
 
-def _header_text(record: Record, name: str) -> str | None:
+def _header_text(record: SourceRecord, name: str) -> str | None:
     raw = record.header(name)
     try:
         return None if raw is None else raw.decode()

@@ -12,7 +12,7 @@ from segmentation.decoder import Reader
 from segmentation.events import RejectedEvent
 from segmentation.partitioners import PARTITIONERS, murmur2
 from segmentation.step import DeadLetter
-from stream.adapters.mapping import Record, Route, order_records
+from stream.adapters.mapping import Route, SourceRecord, order_records
 from stream.dead_letters.records import dead_record
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -30,9 +30,9 @@ class Taken(Protocol):
         """Let its offset be committed."""
 
 
-def to_record(message: Any) -> Record:
+def to_record(message: Any) -> SourceRecord:
     """A Faust message as the mapping sees it: untouched bytes, and the time in milliseconds."""
-    return Record(
+    return SourceRecord(
         message.topic,
         message.partition,
         message.offset,
@@ -63,7 +63,7 @@ class Outlet:
         # "none" asks for no particular partitioner, so the usual one will do.
         self._partitioner = PARTITIONERS[settings.partitioner] or murmur2
 
-    async def send(self, record: Record, route: Route) -> list[asyncio.Future[Any]]:
+    async def send(self, record: SourceRecord, route: Route) -> list[asyncio.Future[Any]]:
         """Hand over what becomes of a record; the futures tell when Kafka has it. Raises KafkaError, as they do."""
         now_ms = self._now_ms()
         try:
@@ -81,7 +81,7 @@ class Outlet:
             for o in orders
         ]
 
-    async def _send_dead(self, record: Record, letter: DeadLetter, now_ms: int) -> asyncio.Future[Any]:
+    async def _send_dead(self, record: SourceRecord, letter: DeadLetter, now_ms: int) -> asyncio.Future[Any]:
         settings = self._settings
         dead = dead_record(
             record, letter, record.topic, record.partition, now_ms=now_ms, max_bytes=settings.max_event_bytes

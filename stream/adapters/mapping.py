@@ -1,6 +1,6 @@
 """Adapters: a record of one's own topic becomes order events. What a shop's engineer writes, and the check of what it gives.
 
-A mapping is a plain function. It gets a `Record` and gives order events, or nothing:
+A mapping is a plain function. It gets a `SourceRecord` and gives order events, or nothing:
 
     adapters = Adapters()
 
@@ -43,7 +43,7 @@ class AdapterError(SegstreamError):
     """Adapters can't be set up so."""
 
 
-class Record(Struct, frozen=True):
+class SourceRecord(Struct, frozen=True):
     """A record as Kafka has it. `timestamp_ms`: milliseconds since 1970, by the topic's own rule."""
 
     topic: str
@@ -76,7 +76,7 @@ class Record(Struct, frozen=True):
         return f"{place}#{number}" if number else place
 
 
-Mapper = Callable[[Record], Event | Iterable[Event] | None]
+Mapper = Callable[[SourceRecord], Event | Iterable[Event] | None]
 
 
 class Route(NamedTuple):
@@ -129,14 +129,14 @@ class Adapters:
         self._routes[topic] = route
 
 
-def rekeyed(record: Record) -> bytes:
+def rekeyed(record: SourceRecord) -> bytes:
     """Give an order event on as it is: the ready mapping of `orders-unkeyed`. Raises RejectedEvent."""
     decode(record.value)
     assert record.value is not None, "decode refuses it"
     return record.value
 
 
-def order_records(record: Record, route: Route, reader: Reader, now_ms: int) -> list[OrderRecord]:
+def order_records(record: SourceRecord, route: Route, reader: Reader, now_ms: int) -> list[OrderRecord]:
     """Map a record and check every event that comes of it as a worker would. Raises RejectedEvent: then none is to be sent.
 
     `reader`: a worker's own, in wall time, for an adapter knows no shard's clock. `now_ms`: when the orders would arrive.
@@ -181,7 +181,7 @@ def _checked(value: bytes, headers: list[tuple[str, bytes | None]], reader: Read
     if size + _FRAME_BYTES > reader.max_event_bytes:
         told = f"the event with key and headers has {size} bytes, the limit is {reader.max_event_bytes - _FRAME_BYTES}."
         raise RejectedEvent(Reason.TOO_LARGE, None, told)
-    for letter in reader.read([Record("", 0, 0, now_ms, key, value)], -1).dead:
+    for letter in reader.read([SourceRecord("", 0, 0, now_ms, key, value)], -1).dead:
         raise RejectedEvent(Reason(letter.reason), letter.field, letter.message)
     return OrderRecord(key, value, headers)
 

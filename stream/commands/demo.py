@@ -75,7 +75,7 @@ def demo(
     Nothing is left running, and no setting of yours counts but SEGSTREAM_CACHE_DIR and SEGSTREAM_CURRENCY.
     """
     # Here, so that the other commands don't wait for what only the demo imports.
-    from stream.demo.run import Plan
+    from stream.demo.run import DemoPlan
     from stream.demo.run import demo as run
 
     wish = Wish(source, orders, train_at, until, load_settings().currency)
@@ -85,7 +85,7 @@ def demo(
     # Ctrl-C stops everything on the way out, also where a script's shell had it ignored; SIGTERM is the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    with run(wish, Plan(folder.expanduser().resolve(), workers, speed), choose_view()) as result:
+    with run(wish, DemoPlan(folder.expanduser().resolve(), workers, speed), choose_view()) as result:
         _tell(result, as_json=as_json)
         if keep:
             _wait(folder.resolve())

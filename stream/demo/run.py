@@ -47,7 +47,7 @@ _KEPT_VARIABLES: Final = {f"{PREFIX}CACHE_DIR"}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DemoPlan:
     """How to go about it. `speed`: times the orders' own pace, after the training; None: as fast as it goes."""
 
     folder: Path
@@ -66,7 +66,7 @@ _told = msgspec.json.Decoder(_Told)
 
 
 @contextmanager
-def demo(wish: Wish, plan: Plan, view: View) -> Iterator[Result]:
+def demo(wish: Wish, plan: DemoPlan, view: View) -> Iterator[Result]:
     """Run the whole, and give what came out while everything still runs; then all of it is stopped.
 
     Sets the environment of this process to the demo's servers, for its children and for who comes after. The servers' data
@@ -144,7 +144,7 @@ def _owned_by(workers: int, rows: list[ShardReport]) -> bool:
 class _Stage:
     """The play itself, once the servers run: history, training, the rest; and the watch over all processes meanwhile."""
 
-    def __init__(self, settings: Settings, orders: Orders, plan: Plan, view: View, children: Children) -> None:
+    def __init__(self, settings: Settings, orders: Orders, plan: DemoPlan, view: View, children: Children) -> None:
         self._settings = settings
         self._orders = orders
         self._plan = plan

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from segmentation.step import Activation, Frame, Plan
+from segmentation.step import Activation, TurnContext, TurnPlan
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
@@ -57,7 +57,7 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
     reader.settle()
 
 
-def _released(plan: Plan, head: StoreHead, kafka: KafkaHead | None) -> dict[str, Any]:
+def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead | None) -> dict[str, Any]:
     """What the records say of back-fills. Where one ended, its customers are looked at, up to Kafka's cursor in silence."""
     changes: dict[str, Any] = {} if plan.backfills is None else {"backfills": plan.backfills}
     if plan.closed:
@@ -72,7 +72,7 @@ def _fingerprint(records: list[Any], head: StoreHead) -> Fingerprint | None:
     return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
 
 
-async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], Plan]:
+async def _absorb(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
     """(new states, those that are new, the plan) after records that were delivered before.
 
     A record that makes the step raise went to the dead letters then: it is left out again.
@@ -92,11 +92,11 @@ async def _is_usable(owned: Owned, record: Any) -> bool:
     return True
 
 
-async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], Plan]:
+async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
     step, head = owned.place.step, owned.head
     # `now` is the highest clock that any of these records can have had.
     activation = Activation(head.activation, head.version)
-    frame = Frame(head.merge_clock, head.clock, activation, backfills=head.backfills)
+    frame = TurnContext(head.merge_clock, head.clock, activation, backfills=head.backfills)
     plan = stepping(step.absorb, records, owned.place.partition, frame)
     assert owned.raw is not None
     loaded = await owned.place.store.load(owned.raw, plan.keys, None, 0)

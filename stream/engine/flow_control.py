@@ -22,7 +22,7 @@ class TurnSlots(asyncio.Semaphore):
     ordered_at: float = -math.inf
 
 
-class Pace:
+class FlowControl:
     """Batches shrink where turns take too long or fail, and grow again; small turns keep their distance."""
 
     def __init__(self, settings: Settings, slots: TurnSlots) -> None:

@@ -33,7 +33,7 @@ class Membership(Protocol):
 
 
 @dataclass(slots=True)
-class Place:
+class ShardContext:
     """One shard: what it reads and writes, and where it lies."""
 
     settings: Settings
@@ -51,7 +51,9 @@ class Place:
 class Owned:
     """A shard that this worker owns: its writer, its reader, and the head that Redis must hold."""
 
-    def __init__(self, place: Place, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None) -> None:
+    def __init__(
+        self, place: ShardContext, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None
+    ) -> None:
         """`raw`: the head's bytes in Redis; None: nothing is there yet."""
         self.place = place
         self.ledger = ledger

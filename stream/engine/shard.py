@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ownership import Owned, Place
+from stream.engine.ownership import Owned, ShardContext
 from stream.engine.status_board import StatusBoard
 from stream.engine.takeover import take_over
 from stream.engine.turns import Models, Turns
@@ -27,7 +27,7 @@ class Shard:
 
     def __init__(
         self,
-        place: Place,
+        place: ShardContext,
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,

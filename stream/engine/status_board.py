@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from stream.storage.keys import status_key
 
 if TYPE_CHECKING:
-    from stream.engine.ownership import Owned, Place
+    from stream.engine.ownership import Owned, ShardContext
 
 log = logging.getLogger(__name__)
 REFRESH_S = 2.0
@@ -50,7 +50,7 @@ class StatusBoard:
         self._shown: dict[int, float] = {}
 
     async def put(
-        self, place: Place, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
+        self, place: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
     ) -> bool:
         """Tell of a change of state. False: Redis couldn't be told."""
         status = ShardStatus(self._owner, state, time.time(), reason, detail)
@@ -59,7 +59,7 @@ class StatusBoard:
             self.note(place, owned, state=state)
         return await self._show(place.partition)
 
-    def note(self, place: Place, owned: Owned, *, state: str = "running") -> None:
+    def note(self, place: ShardContext, owned: Owned, *, state: str = "running") -> None:
         """Keep what a turn has changed; shown with the next `refresh`."""
         head = owned.head
         status = self.shards[place.partition]
@@ -79,7 +79,7 @@ class StatusBoard:
                 status.at = time.time()
                 await self._show(partition)
 
-    async def retry_asked(self, place: Place) -> bool:
+    async def retry_asked(self, place: ShardContext) -> bool:
         """Whether somebody has taken the shard's entry away: `segstream retry`."""
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(place.partition)))
@@ -87,7 +87,7 @@ class StatusBoard:
             return False
         return found is None
 
-    async def release(self, place: Place) -> None:
+    async def release(self, place: ShardContext) -> None:
         """Say that the shard was let go, unless a successor has spoken already."""
         self.shards[place.partition] = ShardStatus(self._owner, "released", time.time())
         try:

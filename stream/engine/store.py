@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from segmentation.step import Due
+from segmentation.step import DueEntry
 from stream.errors import ShardLost, ShardQuarantined
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 
@@ -86,7 +86,7 @@ class Loaded:
     """An atomic look at the shard."""
 
     values: list[bytes | None]
-    fired: list[Due]
+    fired: list[DueEntry]
     erased: frozenset[bytes] = frozenset()  # whose values are what an erasure has left
     next_due: int | None = None  # the first instant (ms) in the due index that is not before the horizon
 
@@ -167,7 +167,7 @@ class ShardStore:
             return Loaded(values, [], erased)
         names, states, after = answers[-1]
         fired = [
-            Due(int(float(score)), name, value)
+            DueEntry(int(float(score)), name, value)
             for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
         ]
         return Loaded(values, fired, erased, int(float(after[1])) if after else None)

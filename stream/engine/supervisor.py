@@ -23,7 +23,7 @@ DRAIN_S: Final = 20.0  # how long a shard may take over its last turn
 REPORT_S: Final = 1.0  # between two reports of the group's offsets
 
 
-class Intake:
+class Supervisor:
     """Runs one shard task for each partition that the group gives this worker."""
 
     def __init__(self, membership: GroupMembership, make_shard: Callable[[int], Shard]) -> None:

@@ -13,7 +13,7 @@ from segmentation.step import Scope
 from stream.engine.catch_up import catch_up
 from stream.engine.ledger import Ledger
 from stream.engine.log_reader import Bounds, LogReader
-from stream.engine.ownership import Owned, Place, stepping
+from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.storage.heads import (
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
 
 
-async def take_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned:
+async def take_over(place: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
     """Make this worker the owner of a shard, with Redis brought forward to the Kafka head.
 
     1. A new producer under the shard's transactional id fences the predecessor, and settles its open transaction.
@@ -83,7 +83,7 @@ def _equally_many(counts: dict[str, int], configured: int) -> None:
 
 
 async def _check(
-    place: Place, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int], bounds: Bounds
+    place: ShardContext, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int], bounds: Bounds
 ) -> StoreHead:
     """The Redis head, if it belongs to these logs (C4)."""
     try:
@@ -146,7 +146,7 @@ async def _recognise(
 
 
 async def _read_kafka_head(
-    place: Place, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+    place: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
 ) -> KafkaHead | None:
     """The head before our own barrier; stand down before a takeover of a later generation."""
     generation, member = place.membership.identity()
@@ -159,7 +159,7 @@ async def _read_kafka_head(
     return head
 
 
-async def _new_shard(place: Place, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
+async def _new_shard(place: ShardContext, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
     """The head of a shard that nobody ever had. Raises ShardQuarantined where Kafka says that somebody had it."""
     if kafka is not None or end > 0 or await place.store.has_states():
         raise ShardQuarantined(

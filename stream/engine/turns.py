@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from segmentation.events import Reason
-from segmentation.step import Activation, DeadLetter, Due, Frame, Scope, Turn
+from segmentation.step import Activation, DeadLetter, DueEntry, Scope, Turn, TurnContext
 from stream.dead_letters.records import HEADER_ROOM, dead_record
-from stream.engine.flow_control import Pace, TurnSlots
+from stream.engine.flow_control import FlowControl, TurnSlots
 from stream.engine.ledger import Publication
-from stream.engine.ownership import Owned, Place, stepping
+from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.store import Writes
 from stream.errors import ShardQuarantined, StepFailed
@@ -44,7 +44,7 @@ class Turns:
 
     def __init__(
         self,
-        place: Place,
+        place: ShardContext,
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,
@@ -62,7 +62,7 @@ class Turns:
         self._now_ms = now_ms
         self._stopping = stopping
         self._pending: list[Any] = []  # fetched, not yet taken
-        self._pace = Pace(place.settings, slots)
+        self._pace = FlowControl(place.settings, slots)
         self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
         self._rescored = False
         self._patience: float | None = None  # until when a model is waited for
@@ -95,7 +95,7 @@ class Turns:
         async with self._slots:
             await self._turn_in_slot(owned, frame, rescoring=rescoring)
 
-    async def _turn_in_slot(self, owned: Owned, frame: Frame, *, rescoring: bool) -> None:
+    async def _turn_in_slot(self, owned: Owned, frame: TurnContext, *, rescoring: bool) -> None:
         if (newer := self._newer(owned)) is not None:
             await self._start(owned, newer, owned.head.offset)
             return
@@ -126,7 +126,7 @@ class Turns:
         self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
         self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
 
-    async def _frame(self, owned: Owned) -> Frame | None:
+    async def _frame(self, owned: Owned) -> TurnContext | None:
         """Where the shard stands; None while the model it must score under isn't at hand."""
         head = owned.head
         model = None
@@ -136,7 +136,7 @@ class Turns:
                 await self._wait_for_model(owned, head.version)
                 return None
         activation = Activation(head.activation, head.version)
-        return Frame(head.clock, self._now_ms(), activation, model, head.backfills, head.scope)
+        return TurnContext(head.clock, self._now_ms(), activation, model, head.backfills, head.scope)
 
     def _newer(self, owned: Owned) -> Activation | None:
         """The activation to be started now (wall time; in event time a record of the input says when)."""
@@ -180,7 +180,9 @@ class Turns:
                 return self._pending[:count], position
         return self._pending[: self._pace.limit], position
 
-    async def _decide(self, owned: Owned, records: list[Any], frame: Frame) -> tuple[Any, Turn | None, set[bytes]]:
+    async def _decide(
+        self, owned: Owned, records: list[Any], frame: TurnContext
+    ) -> tuple[Any, Turn | None, set[bytes]]:
         """(plan, turn, keys that have a state already).
 
         A step that raises gets half the batch the next time; alone, a record is tried `step_retries` times and then
@@ -188,7 +190,7 @@ class Turns:
         """
         place, slice_ = self.place, self._pace.due_slice
         assert owned.raw is not None
-        fired: list[Due] = []
+        fired: list[DueEntry] = []
         try:
             plan = stepping(place.step.plan, records, place.partition, frame)
             if plan.start is not None or plan.close:
@@ -204,7 +206,7 @@ class Turns:
         return plan, turn, known
 
     async def _failed(
-        self, owned: Owned, records: list[Any], frame: Frame, fault: StepFailed, fired: Sequence[Due]
+        self, owned: Owned, records: list[Any], frame: TurnContext, fault: StepFailed, fired: Sequence[DueEntry]
     ) -> tuple[Any, Turn | None, set[bytes]]:
         """Find out who is to blame. Raises StepFailed where it is no record."""
         digest = hashlib.sha256("".join(traceback.format_exception(fault)).encode()).hexdigest()[:12]
@@ -328,15 +330,15 @@ class Turns:
         del self._pending[: len(records)]
         self._metrics.turns.labels(self.place.step.name, "start").inc()
 
-    def _may_rescore(self, frame: Frame) -> bool:
+    def _may_rescore(self, frame: TurnContext) -> bool:
         """In wall time slices take turns with records, and a new model's may have to wait."""
         return not self._rescored and self._pace.rescores_now(limited=self._is_limited(frame))
 
     @staticmethod
-    def _is_limited(frame: Frame) -> bool:
+    def _is_limited(frame: TurnContext) -> bool:
         return frame.scope is Scope.EVERYONE
 
-    async def _rescore(self, owned: Owned, frame: Frame) -> None:
+    async def _rescore(self, owned: Owned, frame: TurnContext) -> None:
         head, limited = owned.head, self._is_limited(frame)
         assert owned.raw is not None
         assert head.cursor is not None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class DriftWatch:
+class DriftMonitor:
     """Looks at a sample of the shards that run here. Nothing is decided by it, and whatever goes wrong is only told."""
 
     def __init__(

@@ -23,18 +23,18 @@ from segmentation.model import SegmentModel
 from segmentation.step import Step
 from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ownership import Place
+from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
 from stream.engine.status_board import REFRESH_S, StatusBoard
 from stream.engine.store import ShardStore
-from stream.engine.supervisor import Intake
+from stream.engine.supervisor import Supervisor
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.kafka.membership import GroupMembership
 from stream.kafka.streams import Streams, streams_of
 from stream.logs import logging_config
 from stream.metrics import Metrics
-from stream.models.drift_monitor import DriftWatch
+from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed
 from stream.settings import Settings
 from stream.storage.client import connect, redis_client
@@ -73,10 +73,10 @@ class ShardService(Service):
         def make_shard(partition: int) -> Shard:
             keys = ShardKeys(settings.group, streams.input, partition)
             store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
-            place = Place(settings, streams, partition, step, store, membership)
+            place = ShardContext(settings, streams, partition, step, store, membership)
             return Shard(place, self._feed, self._metrics, self._board, slots, now_ms)
 
-        self._intake = Intake(membership, make_shard)
+        self._intake = Supervisor(membership, make_shard)
         self._http = await self._serve()
 
     def _compile(self, model: SegmentModel, names: dict[int, str]) -> CompiledModel:
@@ -103,7 +103,7 @@ class ShardService(Service):
         interval_s = self._settings.drift_interval_s
         if self._feed is None or not interval_s:
             return
-        watch = DriftWatch(
+        watch = DriftMonitor(
             self._settings, self._redis, self._feed, self._metrics, lambda: self._intake.partitions, now_ms
         )
         await self.sleep(min(interval_s, FIRST_LOOK_S))

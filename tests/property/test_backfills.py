@@ -27,7 +27,7 @@ from segmentation.events import (
     Reason,
     encode,
 )
-from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, heads, muted_by, pack, unpack, with_mute
+from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, headers, muted_by, pack, unpack, with_mute
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, ms_of, told
 
@@ -147,7 +147,7 @@ def check_truth(shard: MemoryShard, model: CompiledModel) -> None:
     now = shard.clock - 1
     for value in shard.states.values():
         assert not muted_by(value)
-        head = heads([advance_bytes(value, now, RULES)])
+        head = headers([advance_bytes(value, now, RULES)])
         if (head["last"][0] == NONE and head["segment"][0] == 0) or head["moved_at"][0] >= now:
             continue
         source = model.scorer.index_from_ids(head["segment"])
@@ -263,4 +263,4 @@ def test_the_mute_is_a_part_of_the_flags(capped: bool) -> None:
         state = unpack(value)
         assert (muted_by(value), state.muted, state.capped) == (slot, slot, capped)
         assert pack(state) == value
-        assert heads([value])["flags"][0] == slot << 1 | capped
+        assert headers([value])["flags"][0] == slot << 1 | capped

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from segmentation.campaigns import CampaignState, CampaignStep, default_rules, parse_rules
 from segmentation.events import Cause, SegmentChanged, encode, iso
-from segmentation.step import Frame
+from segmentation.step import TurnContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ class Shard:
 
     def turns(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int = 0) -> None:
         for begin, end in batches(start, len(rows), cuts):
-            frame = Frame(self.clock, now=10**15 + begin)
+            frame = TurnContext(self.clock, now=10**15 + begin)
             plan = step.plan(rows[begin:end], 0, frame)
             turn = step.decide(plan, [self.states.get(key) for key in plan.keys], (), more=False, frame=frame)
             assert turn.taken == end - begin
@@ -114,7 +114,7 @@ class Shard:
 
     def merge(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int) -> None:
         for begin, end in batches(start, len(rows), cuts):
-            plan = step.absorb(rows[begin:end], 0, Frame(self.clock, now=0))
+            plan = step.absorb(rows[begin:end], 0, TurnContext(self.clock, now=0))
             merged = step.merge(plan, [self.states.get(key) for key in plan.keys])
             assert all(self.states.get(key) != value for key, value in merged.items()), "only what has changed"
             self.states |= merged

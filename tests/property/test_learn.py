@@ -21,17 +21,17 @@ from trainer.training.compare import compare
 from trainer.training.fit import cluster, coordinates, fit_features, nearest
 from trainer.training.measure import stability
 from trainer.training.naming import Lineage
-from trainer.training.plan import Plan, of_recipe
+from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.quality import only
 
 ROOT = Path(__file__).parent.parent.parent
-QUICK = Plan(ks=(3, 4, 5), rounds=4, starts=5)
+QUICK = TrainingPlan(ks=(3, 4, 5), rounds=4, starts=5)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_known_segments_are_found_again_with_their_number(seed: int) -> None:
     shop, truth = known_segments(seed)
-    taught = lesson(shop, replace(Plan(), ks=(2, 3, 4, 5, 6, 7, 8), rounds=5))
+    taught = lesson(shop, replace(TrainingPlan(), ks=(2, 3, 4, 5, 6, 7, 8), rounds=5))
     assert taught.trained is not None
     assert taught.trained.model.training.k == len(KNOWN)
     assert adjusted_rand_score(truth, taught.trained.labels) >= 0.95
@@ -247,7 +247,7 @@ def test_a_few_net_refunds_do_not_bend_everybody_elses_money() -> None:
     """Yeo-Johnson bends negatives by the power 2 - λ: five balances below zero pulled λ to 0.7, and z to 20 (docs/adr/0016)."""
     shop, _ = known_segments(9)
     shop.monetary[:5] = (-840.0, -1591.0, -1165.0, -451.0, -208.0)
-    taught = lesson(shop, Plan(ks=(4,), rounds=4))
+    taught = lesson(shop, TrainingPlan(ks=(4,), rounds=4))
     assert taught.trained is not None
     assert [f.transform for f in taught.trained.model.features] == ["yeo-johnson", "yeo-johnson", "log1p"]
     assert taught.outcome.quality.negative_money == 5

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segmentation import intervals as module
 from segmentation.intervals import Pieces, pieces, window_leaves_at
-from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, heads, read, unpack
+from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, headers, read, unpack
 from segmentation.step import NEVER_DUE
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
@@ -137,11 +137,11 @@ def test_equal_instants_are_one_piece() -> None:
 def test_plain_customers_take_the_columns() -> None:
     values = [plain([10, 20, 30], [1, 2, 3]), EMPTY, plain([40], [5])]
     as_of = np.full(3, 50)
-    flags, changes = module._plain(values, heads(values), as_of, RULES)
+    flags, changes = module._plain(values, headers(values), as_of, RULES)
     assert flags.tolist() == [True, True, True]
     assert changes.start.tolist() == [110, 120, 130, 140]
     # Past its next change a header says nothing any more.
-    flags, _ = module._plain(values, heads(values), np.full(3, 110), RULES)
+    flags, _ = module._plain(values, headers(values), np.full(3, 110), RULES)
     assert flags.tolist() == [False, True, True]
 
 
@@ -162,7 +162,7 @@ def test_an_order_dated_ahead_ends_what_can_be_foretold() -> None:
 def test_a_customer_who_came_back_after_an_erasure_is_plain() -> None:
     value, _ = absorb_bytes(None, entry(Kind.ERASED, "", 10), 10, RULES)
     value, _ = absorb_bytes(value, entry(Kind.PLACED, "a", 20, order="a", amount=1), 20, RULES)
-    assert module._plain([value], heads([value]), np.array([50]), RULES)[0].all()
+    assert module._plain([value], headers([value]), np.array([50]), RULES)[0].all()
 
 
 def test_saturated_sums() -> None:

@@ -18,7 +18,7 @@ from tests.support.data.datasets import lesson, retail_gross
 from trainer.errors import SnapshotError
 from trainer.snapshot.orders import read_book, take_from_file
 from trainer.snapshot.redis import columns
-from trainer.training.plan import Plan, of_recipe
+from trainer.training.plan import TrainingPlan, of_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,14 +84,14 @@ def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail:
     assert chosen.silhouette == max(fit.silhouette or -1.0 for fit in textbook.fits)
     assert chosen.largest_share is not None
     assert chosen.largest_share > 0.95
-    gated = lesson(retail, replace(Plan(), transforms=("identity",), rounds=2)).outcome
+    gated = lesson(retail, replace(TrainingPlan(), transforms=("identity",), rounds=2)).outcome
     assert gated.chosen is None
     assert gated.decision.verdict == "refused"
-    assert len(gated.decision.why) == 1 + len(Plan().ks)
+    assert len(gated.decision.why) == 1 + len(TrainingPlan().ks)
 
 
 def test_five_segments_by_default_are_steady_and_pass(retail: Snapshot) -> None:
-    outcome = lesson(retail, replace(Plan(), ks=(5,))).outcome
+    outcome = lesson(retail, replace(TrainingPlan(), ks=(5,))).outcome
     assert all(gate.passed for gate in outcome.decision.gates)
     assert [s.name for s in outcome.segments] == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]
 

@@ -24,7 +24,7 @@ from segmentation.rfm import (
     with_mute,
 )
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, Frame, Scope, Turn
+from segmentation.step import Activation, Scope, Turn, TurnContext
 from tests.support.engine.memory_shard import DAY, T0, a_model
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class OneByOne(ScoringStep):
     """Asks each customer by itself."""
 
     def _without_staying(
-        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame, turn: Turn
+        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext, turn: Turn
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
         return rows, quiet
 
@@ -74,7 +74,7 @@ def test_columns_say_what_each_customer_says(seed: int) -> None:
     scope = Scope.EVERYONE if rng.random() < 0.8 else Scope.RELEASED
     time: Literal["wall", "event"] = "wall" if rng.random() < 0.5 else "event"
     # In event time the shard's clock counts, wherever the wall's stands.
-    frame = Frame(
+    frame = TurnContext(
         now, now if time == "wall" else now + 1_000 * DAY, Activation(7, model.writer._version), model, scope=scope
     )
     dwell = int(rng.choice([0, 0, DAY, 7 * DAY]))

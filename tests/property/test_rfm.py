@@ -30,7 +30,7 @@ from segmentation.rfm import (
     advance_bytes,
     append,
     entry,
-    heads,
+    headers,
     pack,
     read,
     rows,
@@ -333,7 +333,7 @@ def test_round_trip(scene: Scene, seed: int, segment: int, sequence: int, moved_
     assert (s.segment, s.sequence, s.moved_at) == (segment, sequence, moved_at)
     assert with_announcement(value, 0, 0, NONE) == bare
     assert len(value) == 72 + 32 * len(s.entries)
-    head, row = heads([EMPTY, value, bare]), rows([EMPTY, value, bare])
+    head, row = headers([EMPTY, value, bare]), rows([EMPTY, value, bare])
     names = (
         "segment",
         "sequence",
@@ -365,7 +365,7 @@ def test_columns_are_the_figures_until_the_next_change(
     streams = [stream(scene, seed, punctual=True) for scene, (_, seed) in zip(group, customers, strict=True)]
     t = max(arrivals[-1][0] for arrivals in streams)
     states = [advance(run(arrivals, rules), t, rules) for arrivals in streams]
-    head, body = heads([pack(s) for s in states]), rows([pack(s) for s in states])
+    head, body = headers([pack(s) for s in states]), rows([pack(s) for s in states])
     until = min(int(head["next_change"].min()), t + wait + 1)
     for at in (t, until - 1):
         told = zip(head["last"].tolist(), head["frequency"].tolist(), head["monetary"].tolist(), strict=True)
@@ -386,7 +386,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
         except StateFormatError as refusal:
             assert "Rebuild" in str(refusal)  # noqa: PT017 - most, not all, of these are refused
             for use in (
-                lambda v: heads([EMPTY, v]),
+                lambda v: headers([EMPTY, v]),
                 lambda v: absorb_bytes(v, e, 10, SMALL),
                 lambda v: advance_bytes(v, NEVER, SMALL),
             ):

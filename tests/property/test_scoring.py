@@ -21,9 +21,9 @@ from segmentation.events import (
     encode,
 )
 from segmentation.model import Feature, Segment
-from segmentation.rfm import NONE, Rules, advance_bytes, heads
+from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
-from segmentation.step import Frame
+from segmentation.step import TurnContext
 from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, told
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
@@ -93,7 +93,7 @@ def check_truth(shard: MemoryShard, model: CompiledModel, dwell: int) -> None:
     """At rest everyone is where the model puts them, and would have been a millisecond ago (what is due now waits)."""
     for value in shard.states.values():
         now = shard.clock - 1
-        head = heads([advance_bytes(value, now, RULES)])
+        head = headers([advance_bytes(value, now, RULES)])
         if head["last"][0] == NONE and head["segment"][0] == 0:
             continue
         if head["moved_at"][0] != NONE and now < head["moved_at"][0] + max(dwell, 1):
@@ -171,7 +171,7 @@ def test_a_new_model_tells_each_customer_once_whatever_the_slices(seed: int) -> 
         announced = {o.key for o in shard.outputs}
         assert len(announced) == len(shard.outputs)
         assert announced == {
-            k for k, v in shard.states.items() if heads([advance_bytes(v, shard.clock, RULES)])["last"][0] != NONE
+            k for k, v in shard.states.items() if headers([advance_bytes(v, shard.clock, RULES)])["last"][0] != NONE
         }
         while shard.offset < half:
             shard.turn(log[:half], 4, 4)
@@ -202,7 +202,7 @@ def test_merging_in_silence_and_patching_gives_the_states_of_an_undisturbed_run(
     step = a_step(0)
     for o in straight.outputs[outputs:]:
         states[o.key] = step.patch(states.get(o.key), o.note)
-    plan = step.absorb(log[stop:], 0, Frame(clock, clock))
+    plan = step.absorb(log[stop:], 0, TurnContext(clock, clock))
     states |= step.merge(plan, [states.get(k) for k in plan.keys])
     assert plan.clock == straight.clock
     end = straight.clock

@@ -11,7 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from segmentation.step import Due, Output
+from segmentation.step import DueEntry, Output
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.log_reader import LogReader
 from stream.engine.store import ShardStore, Writes
@@ -290,8 +290,8 @@ async def test_who_is_due_is_found(store: ShardStore) -> None:
     await store.commit(
         None, b"1", Writes(dict.fromkeys(names, b"s"), created=names, earlier={b"a": 30, b"b": 20, b"c": 10})
     )
-    assert (await store.load(b"1", [], 30, 5)).fired == [Due(10, b"c", b"s"), Due(20, b"b", b"s")]
-    assert (await store.load(b"1", [], 30, 1)).fired == [Due(10, b"c", b"s")]
+    assert (await store.load(b"1", [], 30, 5)).fired == [DueEntry(10, b"c", b"s"), DueEntry(20, b"b", b"s")]
+    assert (await store.load(b"1", [], 30, 1)).fired == [DueEntry(10, b"c", b"s")]
     assert (await store.load(b"1", [], None, 5)).fired == []
     await store.commit(b"1", b"2", Writes(earlier={b"a": 40, b"b": 5}, due={b"c": 50}))
     assert [(d.at, d.key) for d in (await store.load(b"2", [], 99, 5)).fired] == [(5, b"b"), (30, b"a"), (50, b"c")]

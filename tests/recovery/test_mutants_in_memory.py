@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import pytest
 
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ownership import Place
+from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
 from stream.kafka.streams import Streams, streams_of
@@ -85,7 +85,7 @@ class Shop:
 
     def start(self) -> None:
         """A worker that takes the shard over."""
-        place = Place(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
+        place = ShardContext(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
         board = cast("StatusBoard", self.board)
         shard = Shard(place, None, Metrics(), board, TurnSlots(1), lambda: 0)
         self.worker = asyncio.create_task(self._until_it_dies(shard))

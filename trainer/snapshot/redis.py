@@ -21,7 +21,7 @@ from redis.retry import Retry
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.features import figures
-from segmentation.rfm import StateFormatError, advance_bytes, heads
+from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_states
 from trainer.errors import SnapshotError
@@ -170,7 +170,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snaps
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
     left_out = 0
     for block in _blocks(rows):
-        head = heads([_advanced(customer, value, at, rules) for customer, value in block])
+        head = headers([_advanced(customer, value, at, rules) for customer, value in block])
         found = figures(head, at)
         left_out += int(np.count_nonzero(~found.stands))
         customers += [customer for (customer, _), keep in zip(block, found.stands, strict=True) if keep]

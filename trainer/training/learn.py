@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.training.choose import Active
     from trainer.training.fit import Trained
     from trainer.training.naming import Lineage
-    from trainer.training.plan import Plan
+    from trainer.training.plan import TrainingPlan
     from trainer.training.search import Progress
 
 
@@ -66,7 +66,7 @@ class Lesson:
 
 def learn(
     snapshot: Snapshot,
-    plan: Plan,
+    plan: TrainingPlan,
     lineage: Lineage,
     *,
     source: str,
@@ -132,7 +132,7 @@ def learn(
     return Lesson(outcome, trained)
 
 
-def _model(snapshot: Snapshot, plan: Plan, lineage: Lineage, found: Found, choice: Choice) -> Trained:
+def _model(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, found: Found, choice: Choice) -> Trained:
     clusters = whole(snapshot, found, plan)
     notes = {
         "recipe": plan.name,
@@ -153,11 +153,11 @@ def _active(lineage: Lineage) -> Active | None:
     return lineage.active.features[0].transform, len(lineage.active.segments)
 
 
-def _moved(comparison: Comparison | None, plan: Plan) -> tuple[Gate, ...]:
+def _moved(comparison: Comparison | None, plan: TrainingPlan) -> tuple[Gate, ...]:
     return () if comparison is None else (gate("moved", comparison.moved, plan.most_moved, "most"),)
 
 
-def _used(plan: Plan) -> RecipeUsed:
+def _used(plan: TrainingPlan) -> RecipeUsed:
     return RecipeUsed(
         name=plan.name,
         choice="asked" if len(plan.ks) * len(plan.transforms) == 1 else plan.way,

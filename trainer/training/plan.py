@@ -21,7 +21,7 @@ _ONE_OR_RANGE: Final = re.compile(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingPlan:
     """All that decides which model comes of a snapshot. Shares are parts of 1.
 
     `way`: "gates" takes the best silhouette of those that pass, and prefers what is active (`keep_within`);
@@ -47,7 +47,7 @@ class Plan:
     margin: float = 0.25
 
 
-def of_recipe(name: RecipeName) -> Plan:
+def of_recipe(name: RecipeName) -> TrainingPlan:
     """Give the plan of a name.
 
     "textbook": raw figures, standard scaling, n_init 20, the best silhouette of k = 2…8 and nothing else.
@@ -57,8 +57,8 @@ def of_recipe(name: RecipeName) -> Plan:
     ('ordinary', 20)
     """
     if name == "default":
-        return Plan()
-    textbook = Plan(
+        return TrainingPlan()
+    textbook = TrainingPlan(
         name="textbook",
         way="silhouette",
         ks=(2, 3, 4, 5, 6, 7, 8),

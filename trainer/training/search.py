@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainer.snapshot.redis import Snapshot
     from trainer.training.fit import Features
     from trainer.training.naming import Lineage
-    from trainer.training.plan import Plan
+    from trainer.training.plan import TrainingPlan
 
 # The search compares fits on so many customers at most. The chosen one is then run on all of them from where it came to.
 SEARCH_SAMPLE: Final = 100_000
@@ -51,14 +51,14 @@ class _Ground:
     z: NDArray[np.float64]
 
 
-def fit_rows(snapshot: Snapshot, plan: Plan) -> NDArray[np.bool_]:
+def fit_rows(snapshot: Snapshot, plan: TrainingPlan) -> NDArray[np.bool_]:
     """Tell which customers take part in the fit, [customers]."""
     if plan.fitted == "ordinary":
         return ordinary(snapshot)
     return snapshot.frequency > 0 if plan.fitted == "in window" else np.ones(len(snapshot.customers), dtype=np.bool_)
 
 
-def search(snapshot: Snapshot, plan: Plan, lineage: Lineage, progress: Progress) -> list[Found]:
+def search(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, progress: Progress) -> list[Found]:
     """Fit every k with every transform, in the order of the plan. What can't be fitted says why."""
     base = only(snapshot, fit_rows(snapshot, plan))
     found: list[Found] = []
@@ -78,7 +78,7 @@ def search(snapshot: Snapshot, plan: Plan, lineage: Lineage, progress: Progress)
     return found
 
 
-def _fit(ground: _Ground, k: int, plan: Plan, lineage: Lineage) -> Found:
+def _fit(ground: _Ground, k: int, plan: TrainingPlan, lineage: Lineage) -> Found:
     warm = start_of(lineage, ground.features, k) if plan.way == "gates" else None
     try:
         clusters = cluster(ground.z, k, plan.seed, plan.starts, warm=warm)
@@ -102,7 +102,7 @@ def _fit(ground: _Ground, k: int, plan: Plan, lineage: Lineage) -> Found:
     return Found(fit, ground.features, clusters)
 
 
-def whole(snapshot: Snapshot, found: Found, plan: Plan) -> Clusters:
+def whole(snapshot: Snapshot, found: Found, plan: TrainingPlan) -> Clusters:
     """Bring a fit to all customers of the snapshot: run it on where it was fitted on a sample, label who was left out.
 
     The inertia and the silhouette stay those of the customers who took part in the fit.

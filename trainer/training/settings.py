@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
-from trainer.training.plan import MIN_CUSTOMERS, Plan, RecipeName, of_recipe, parse_ks, parse_transforms
+from trainer.training.plan import MIN_CUSTOMERS, RecipeName, TrainingPlan, of_recipe, parse_ks, parse_transforms
 
 if TYPE_CHECKING:
     from segmentation.model import Transform
@@ -53,7 +53,7 @@ class TrainingSettings(TableSettings):
         None, description="a replica to read the customers from; default: SEGSTREAM_REDIS_URL"
     )
 
-    def plan(self) -> Plan:
+    def plan(self) -> TrainingPlan:
         """Give the recipe's plan with what is set otherwise. Raises PlanError."""
         plan = of_recipe(self.recipe)
         return replace(
@@ -71,5 +71,5 @@ class TrainingSettings(TableSettings):
             margin=self.margin,
         )
 
-    def _transforms(self, plan: Plan) -> tuple[Transform, ...]:
+    def _transforms(self, plan: TrainingPlan) -> tuple[Transform, ...]:
         return plan.transforms if self.transform is None else parse_transforms(self.transform)

@@ -17,7 +17,7 @@ from bench.harness.outputs import Checked, Figures, check_worker, recompute
 from bench.reports.report import page, problems
 from bench.reports.time_report import time_section
 from bench.scenarios.takeover import Snapshot, Took, differences, lags_of, told_wrongly
-from segmentation.rfm import CustomerState, heads, pack
+from segmentation.rfm import CustomerState, headers, pack
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -317,7 +317,7 @@ def test_rate_of_reading_again_leaves_out_what_a_takeover_takes_anyway() -> None
 
 def _state(**fields: Any) -> Any:
     usual: dict[str, Any] = {"frequency": 1, "monetary": 50_000, "last": 7, "segment": 2, "sequence": 1}
-    return heads([pack(CustomerState(**(usual | fields)))])[0]
+    return headers([pack(CustomerState(**(usual | fields)))])[0]
 
 
 @pytest.mark.parametrize(

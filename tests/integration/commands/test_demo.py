@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from segmentation.events import instant
-from stream.demo.run import Plan, demo
+from stream.demo.run import DemoPlan, demo
 from stream.demo.source import Wish
 from stream.demo.view import PlainView
 from stream.errors import SegstreamError
@@ -210,6 +210,6 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
         str(orders_file if source is None else tmp_path / source),
         train_at_ms=None if train_at is None else parse_at(train_at),
     )
-    with pytest.raises(SegstreamError, match=told), demo(wish, Plan(tmp_path / folder), PlainView(print)):
+    with pytest.raises(SegstreamError, match=told), demo(wish, DemoPlan(tmp_path / folder), PlainView(print)):
         pass
     assert not (tmp_path / "new").exists()

@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from redis import Redis
 
-from segmentation.step import Due, Frame, Plan, StateUnreadable, Turn
+from segmentation.step import DueEntry, StateUnreadable, Turn, TurnContext, TurnPlan
 from stream.commands import shards
 from stream.kafka import topics
 from stream.settings import Settings
@@ -343,7 +343,12 @@ async def test_a_first_start_on_a_log_that_has_lost_its_beginning_starts_where_t
 async def test_an_unreadable_state_stops_its_shard_and_blames_no_record(settings: Settings) -> None:
     class Strict(ToyStep):
         def decide(
-            self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+            self,
+            plan: TurnPlan,
+            values: Sequence[bytes | None],
+            fired: Sequence[DueEntry],
+            more: bool,
+            frame: TurnContext,
         ) -> Turn:
             if any(value is not None and len(value) != STATE.size for value in values):
                 raise StateUnreadable("9 bytes")

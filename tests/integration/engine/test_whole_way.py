@@ -19,7 +19,7 @@ from redis import Redis
 from bench.harness.model import bench_model
 from segmentation.decisions import CompiledModel, Customer, search
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
-from segmentation.rfm import NONE, heads
+from segmentation.rfm import NONE, headers
 from segmentation.step import NEVER_DUE
 from stream.engine.shard_report import report
 from stream.kafka import topics
@@ -113,7 +113,7 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
         await replay(settings, history)
         await settled(settings)
         assert await moves(settings) == [[]] * settings.partitions  # before the first model: merged in silence
-        people = {c for c, v in states(settings).items() if heads([v])["last"][0] != NONE}
+        people = {c for c, v in states(settings).items() if headers([v])["last"][0] != NONE}
         activation = await asyncio.to_thread(activate, settings)
         await settled(settings, activation=activation)
         first = list(itertools.chain.from_iterable(await moves(settings)))
@@ -148,7 +148,7 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
         assert len(dead) == 6
         latest = {r.key: r.value for r in await read_topic(settings, settings.state_topic)}
         assert {k: msgspec.json.decode(v)["sequence"] for k, v in latest.items()} == {
-            c: int(s) for c, s in ((c, heads([v])["sequence"][0]) for c, v in states(settings).items()) if s
+            c: int(s) for c, s in ((c, headers([v])["sequence"][0]) for c, v in states(settings).items()) if s
         }
         # A second replay of everything changes nothing.
         before = states(settings)

@@ -24,7 +24,7 @@ from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
 from stream.kafka import topics
 from stream.local.server import free_port
 from stream.metrics import Metrics
-from stream.models.drift_monitor import DriftWatch
+from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
@@ -226,7 +226,7 @@ async def test_a_look_that_goes_wrong_is_told_and_shows_nothing(
 
     async with Redis.from_url(settings.redis_url.get_secret_value(), protocol=2) as redis:
         keys = ShardKeys(settings.group, settings.orders_topic, 0)
-        watch = DriftWatch(settings, redis, feed, metrics, lambda: [0], lambda: time.time_ns() // 1_000_000)
+        watch = DriftMonitor(settings, redis, feed, metrics, lambda: [0], lambda: time.time_ns() // 1_000_000)
         await watch.look()
         assert shown()
         good = await redis.get(keys.head)
@@ -246,5 +246,5 @@ async def test_a_look_that_goes_wrong_is_told_and_shows_nothing(
         assert not shown()
         assert b"segstream_drift_sampled_customers 100.0" in metrics.render()
     async with Redis.from_url("redis://127.0.0.1:1", protocol=2) as nobody:
-        await DriftWatch(settings, nobody, feed, metrics, lambda: [0], lambda: 0).look()
+        await DriftMonitor(settings, nobody, feed, metrics, lambda: [0], lambda: 0).look()
     assert b"segstream_drift_sampled_customers 0.0" in metrics.render()

@@ -9,7 +9,7 @@ import pytest
 
 from bench.studies.retrains import RULES, moved_by_active, retrains
 from trainer.snapshot.orders import read_book
-from trainer.training.plan import Plan
+from trainer.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ def months(test_data: Path) -> list[Month]:
     path = test_data / "online_retail" / "orders.csv.gz"
     if not path.exists():
         pytest.skip(f"{path} isn't there")
-    return list(retrains(read_book(path, RULES, "GBP"), Plan()))
+    return list(retrains(read_book(path, RULES, "GBP"), TrainingPlan()))
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_a_month_moves_few_by_the_model_alone(months: list[Month]) -> None:
     # The median speaks only if models are replaced: one that is never activated moves nobody.
     assert len(moved) == 11
     assert statistics.median(moved) <= 0.05
-    assert max(moved) <= Plan().most_moved
+    assert max(moved) <= TrainingPlan().most_moved
 
 
 @pytest.mark.slow

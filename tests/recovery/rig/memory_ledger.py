@@ -23,7 +23,7 @@ from aiokafka.errors import (
     ProducerFenced,
 )
 
-from segmentation.step import Due
+from segmentation.step import DueEntry
 from stream.engine import ledger, log_reader
 from stream.engine.store import Loaded, ShardStore, Writes
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
@@ -362,7 +362,7 @@ class MemoryStore(ShardStore):
         fired = sorted((at, key) for key, at in kept.due.items() if horizon is not None and at < horizon)[:limit]
         return Loaded(
             values,
-            [Due(at, key, kept.states.get(key)) for at, key in fired],
+            [DueEntry(at, key, kept.states.get(key)) for at, key in fired],
             frozenset(key for key, value in left.items() if value is not None),
             min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
         )

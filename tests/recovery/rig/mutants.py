@@ -19,7 +19,7 @@ from segmentation.scoring import ScoringStep
 from stream.engine import catch_up, ledger, shard, takeover
 from stream.engine.ledger import Ledger, Publication, Published
 from stream.engine.log_reader import Bounds, LogReader, OutputPage
-from stream.engine.ownership import Owned, Place
+from stream.engine.ownership import Owned, ShardContext
 from stream.engine.store import Loaded, ShardStore, Writes
 from stream.engine.turns import Turns
 from stream.storage.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
@@ -298,7 +298,7 @@ def _producer_last(replace: Replace) -> None:
         return await take_over(self, record)
 
     async def heads_first(
-        place: Place, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+        place: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
     ) -> KafkaHead | None:
         topic, p = place.streams.heads, place.partition
         begin, end = bounds[topic]
@@ -330,7 +330,7 @@ def _torn_uncovered(replace: Replace) -> None:
     async def note(self: Ledger, head: KafkaHead) -> None:
         beyond[self] = head.count
 
-    async def count_alone(place: Place, ledger: Ledger, *others: Any) -> KafkaHead | None:
+    async def count_alone(place: ShardContext, ledger: Ledger, *others: Any) -> KafkaHead | None:
         # The moves are noted in Redis, as they are in the protocol; that their orders are done isn't known to Kafka.
         head = await read(place, ledger, *others)
         if ledger in beyond:
@@ -347,7 +347,7 @@ def _kafka_head_first(replace: Replace) -> None:
     read_head, read_kafka_head = ShardStore.read_head, takeover._read_kafka_head
     at_work: ContextVar[list[Any]] = ContextVar("at_work")  # place, ledger, reader, and then Kafka's head
 
-    async def taken_over(place: Place, now_ms: int, stopping: asyncio.Event) -> Owned:
+    async def taken_over(place: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
         at_work.set([place])
         return await take_over(place, now_ms, stopping)
 

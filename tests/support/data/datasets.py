@@ -14,7 +14,7 @@ from segmentation.model import FEATURES
 from trainer.snapshot.redis import Snapshot
 from trainer.training.learn import Lesson, Stopwatch, learn
 from trainer.training.naming import Lineage
-from trainer.training.plan import Plan
+from trainer.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def crowd(seed: int, customers: int = 600) -> Snapshot:
     return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
 
 
-def lesson(shop: Snapshot, plan: Plan, lineage: Lineage | None = None, *, force: bool = False) -> Lesson:
+def lesson(shop: Snapshot, plan: TrainingPlan, lineage: Lineage | None = None, *, force: bool = False) -> Lesson:
     return learn(
         shop,
         plan,

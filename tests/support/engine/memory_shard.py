@@ -15,7 +15,7 @@ from segmentation.decisions import CompiledModel
 from segmentation.events import Cause, SegmentChanged
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, Due, Frame, Output, Scope, Turn
+from segmentation.step import Activation, DueEntry, Output, Scope, Turn, TurnContext
 
 DAY = 86_400_000
 T0 = 1_500_000_000_000
@@ -88,8 +88,8 @@ class MemoryShard:
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills = NONE_OPEN
 
-    def frame(self, scope: Scope = Scope.EVERYONE) -> Frame:
-        return Frame(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
+    def frame(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
+        return TurnContext(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
 
     def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
         plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
@@ -104,7 +104,7 @@ class MemoryShard:
         turn = self.step.decide(
             plan,
             [self.states.get(k) for k in plan.keys],
-            [Due(t, k, self.states.get(k)) for t, k in fired],
+            [DueEntry(t, k, self.states.get(k)) for t, k in fired],
             len(fired) > slice_,
             self.frame(),
         )
@@ -142,7 +142,7 @@ class MemoryShard:
             self.states[o.key] = self.step.patch(self.states.get(o.key), o.note)
         merge_clock, closed = past.clock, False
         for begin in range(past.offset, self.offset, size):
-            frame = Frame(merge_clock, self.clock, backfills=self.backfills)
+            frame = TurnContext(merge_clock, self.clock, backfills=self.backfills)
             plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, frame)
             touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
             self.states |= touched

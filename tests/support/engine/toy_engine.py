@@ -16,11 +16,11 @@ from aiokafka import AIOKafkaProducer
 from segmentation.step import Step
 from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
-from stream.engine.ownership import Place
+from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
-from stream.engine.supervisor import Intake
+from stream.engine.supervisor import Supervisor
 from stream.kafka.clients import read_topic
 from stream.kafka.membership import GroupMembership
 from stream.kafka.streams import streams_of
@@ -37,7 +37,7 @@ __all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventuall
 class Engine:
     """A running intake, and its statuses."""
 
-    def __init__(self, board: StatusBoard, metrics: Metrics, intake: Intake, membership: GroupMembership) -> None:
+    def __init__(self, board: StatusBoard, metrics: Metrics, intake: Supervisor, membership: GroupMembership) -> None:
         self.board = board
         self.metrics = metrics
         self.intake = intake
@@ -66,7 +66,7 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
     def make(partition: int) -> Shard:
         store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), b"salt")
         return Shard(
-            Place(settings, streams, partition, step or ToyStep(), store, membership),
+            ShardContext(settings, streams, partition, step or ToyStep(), store, membership),
             None,
             metrics,
             board,
@@ -74,7 +74,7 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
             now_ms,
         )
 
-    intake = Intake(membership, make)
+    intake = Supervisor(membership, make)
     running = asyncio.create_task(intake.run())
     try:
         yield Engine(board, metrics, intake, membership)

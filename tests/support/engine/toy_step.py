@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from segmentation.step import DeadLetter, Due, Frame, Output, Plan, Record, Turn
+from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 STATE = struct.Struct("<qqq")  # records, announced level, sequence
 LEVEL = 3
@@ -17,15 +17,15 @@ class ToyStep:
     name = "scoring"
     rescore_first = True
 
-    def plan(self, records: Sequence[Record], partition: int, frame: Frame) -> Plan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
         keys = list(dict.fromkeys(r.key for r in records if r.key and r.value != b"bad"))
         clock = max([frame.clock, *(r.offset for r in records)])
-        return Plan(len(records), keys, clock, work=records)
+        return TurnPlan(len(records), keys, clock, work=records)
 
     absorb = plan
 
     def decide(
-        self, plan: Plan, values: Sequence[bytes | None], fired: Sequence[Due], more: bool, frame: Frame
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
     ) -> Turn:
         turn = Turn(plan.taken, plan.clock)
         states = self._states(plan, values)
@@ -48,7 +48,7 @@ class ToyStep:
         turn.states = {key: STATE.pack(*state) for key, state in states.items()}
         return turn
 
-    def merge(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         states = self._states(plan, values)
         for record in plan.work:
             if record.value not in {b"bad", b"poison"} and record.key:
@@ -56,7 +56,7 @@ class ToyStep:
                 states[record.key] = (0, 0, sequence) if record.value == b"bury" else (count + 1, level, sequence)
         return {key: STATE.pack(*state) for key, state in states.items()}
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: Frame) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
         return Turn(0, frame.clock)
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
@@ -67,5 +67,5 @@ class ToyStep:
         count, _, _ = STATE.unpack(value)
         return bool(count == 0)
 
-    def _states(self, plan: Plan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
+    def _states(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
         return {k: STATE.unpack(v) if v else (0, 0, 0) for k, v in zip(plan.keys, values, strict=True)}

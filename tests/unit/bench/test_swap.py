@@ -17,7 +17,7 @@ from segmentation.decisions import CompiledModel
 from segmentation.entries import Rules
 from segmentation.events import OrderPlaced, decode
 from segmentation.partitioners import murmur2
-from segmentation.rfm import announcement, heads, with_announcement
+from segmentation.rfm import announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN
 from segmentation.shadow import verdicts
 
@@ -105,7 +105,7 @@ def test_whom_time_moves_meanwhile_is_left_out() -> None:
 
 def test_plain_loop_finds_the_nearest_centroid() -> None:
     values = list(BEFORE.values())
-    head = heads(values)
+    head = headers(values)
     scorer = SECOND_MODEL.scorer
     rest = scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
     own = scorer.decide(np.full(len(values), UNKNOWN), np.full(len(values), NOW_MS), head["last"], rest)

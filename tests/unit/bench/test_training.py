@@ -7,7 +7,7 @@ import pytest
 
 from bench.studies.training import customers, table, template
 from segmentation.entries import DAY_MS, Rules
-from segmentation.rfm import announcement, heads, pack, settle, unpack
+from segmentation.rfm import announcement, headers, pack, settle, unpack
 from trainer.snapshot.redis import columns
 
 RULES = Rules()
@@ -39,7 +39,7 @@ def test_customers_are_skewed_as_those_of_a_shop() -> None:
 
 def test_a_template_has_refunds_now_and_then() -> None:
     rng = np.random.default_rng(1)
-    made = heads([template(rng, RULES).value for _ in range(500)])
+    made = headers([template(rng, RULES).value for _ in range(500)])
     assert 0 < (made["n"] - made["frequency"]).sum() < 0.1 * made["frequency"].sum()
     assert (made["last"] - made["first"]).max() < 300 * DAY_MS
 

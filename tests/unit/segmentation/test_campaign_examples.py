@@ -8,11 +8,11 @@ import pytest
 
 from segmentation.campaigns import CampaignFormatError, CampaignState, CampaignStep, default_rules, parse_rules
 from segmentation.events import CampaignAction, Cause, Reason, SegmentChanged, encode
-from segmentation.step import Frame, Step, Turn
+from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
 AT_TEXT = "2026-03-03T14:20:00.000Z"
-FRAME = Frame(clock=-1, now=0)
+FRAME = TurnContext(clock=-1, now=0)
 
 
 class Row(NamedTuple):
@@ -51,7 +51,7 @@ def a_step(text: str | None = None, group: str = "shop") -> CampaignStep:
     return CampaignStep(parse_rules(text or default_rules()), group)
 
 
-def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, frame: Frame = FRAME) -> Turn:
+def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, frame: TurnContext = FRAME) -> Turn:
     plan = step.plan(rows, 0, frame)
     assert (plan.horizon, plan.start, plan.taken) == (None, None, len(rows))
     return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, frame=frame)
@@ -157,7 +157,7 @@ def test_a_new_model_s_moves_can_be_adopted() -> None:
 
 
 def test_the_clock_never_goes_back() -> None:
-    assert run(a_step(), row(), frame=Frame(AT + 5, 0)).clock == AT + 5
+    assert run(a_step(), row(), frame=TurnContext(AT + 5, 0)).clock == AT + 5
     assert run(a_step(), row(occurred_at="2026-03-03T15:20:00+01:00")).clock == AT
     assert run(a_step()).clock == -1
 
@@ -230,5 +230,5 @@ def test_foreign_bytes_are_no_state(value: bytes) -> None:
 
 
 def test_a_rescore_does_nothing() -> None:
-    turn = a_step().rescore([(b"ann", CampaignState(1).pack())], [False], Frame(AT, 0))
+    turn = a_step().rescore([(b"ann", CampaignState(1).pack())], [False], TurnContext(AT, 0))
     assert turn == Turn(0, AT)

@@ -27,7 +27,7 @@ from segmentation.rfm import (
     advance_bytes,
     append,
     entry,
-    heads,
+    headers,
     pack,
     read,
     rows,
@@ -260,7 +260,7 @@ def test_money_saturates() -> None:
 
 
 def test_no_customers_no_columns() -> None:
-    assert heads([]).size == rows([]).size == rows([EMPTY]).size == 0
+    assert headers([]).size == rows([]).size == rows([EMPTY]).size == 0
 
 
 # ---- Real orders.

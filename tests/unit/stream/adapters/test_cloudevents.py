@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from segmentation.events import Reason, RejectedEvent
 from stream.adapters.cloudevents import CloudEvent, order_event, read_cloud_event
-from stream.adapters.mapping import Record
+from stream.adapters.mapping import SourceRecord
 
 REQUIRED = {"id": "7", "source": "/shop", "specversion": "1.0", "type": "order.placed"}
 DATA = {"order_id": "o-1", "amount": {"value": "1.00", "currency": "EUR"}}
@@ -29,16 +29,16 @@ WHOLE = CloudEvent(
 OPTIONAL = {"subject": "c-1", "time": "2026-03-03T00:00:00Z", "traceparent": "00-1"}
 
 
-def record(value: bytes | None, headers: dict[str, bytes | None]) -> Record:
-    return Record("t", 0, 0, 0, None, value, tuple(headers.items()))
+def record(value: bytes | None, headers: dict[str, bytes | None]) -> SourceRecord:
+    return SourceRecord("t", 0, 0, 0, None, value, tuple(headers.items()))
 
 
-def binary(attributes: dict[str, str], value: bytes | None = b"{}", content_type: str | None = None) -> Record:
+def binary(attributes: dict[str, str], value: bytes | None = b"{}", content_type: str | None = None) -> SourceRecord:
     headers: dict[str, bytes | None] = {f"ce_{name}": text.encode() for name, text in attributes.items()}
     return record(value, headers | ({} if content_type is None else {"content-type": content_type.encode()}))
 
 
-def structured(event: Any, content_type: str = "application/cloudevents+json") -> Record:
+def structured(event: Any, content_type: str = "application/cloudevents+json") -> SourceRecord:
     value = event if isinstance(event, bytes) else msgspec.json.encode(event)
     return record(value, {"content-type": content_type.encode()})
 
@@ -104,7 +104,7 @@ def without(name: str) -> dict[str, str]:
         (record(None, {"content-type": b"application/cloudevents+json"}), Reason.NULL_VALUE, "value"),
     ],
 )
-def test_what_is_no_cloud_event_is_refused_by_its_field(bad: Record, reason: Reason, field: str | None) -> None:
+def test_what_is_no_cloud_event_is_refused_by_its_field(bad: SourceRecord, reason: Reason, field: str | None) -> None:
     with pytest.raises(RejectedEvent) as caught:
         read_cloud_event(bad)
     assert (caught.value.reason, caught.value.field) == (reason, field)
@@ -121,7 +121,7 @@ def test_what_is_no_cloud_event_is_refused_by_its_field(bad: Record, reason: Rea
         (binary(REQUIRED | {"type": "order.eaten"}), Reason.UNKNOWN_TYPE, "type"),
     ],
 )
-def test_what_is_no_order_is_refused(bad: Record, reason: Reason, field: str) -> None:
+def test_what_is_no_order_is_refused(bad: SourceRecord, reason: Reason, field: str) -> None:
     with pytest.raises(RejectedEvent) as caught:
         order_event(read_cloud_event(bad), types={"order.placed": "order.placed"})
     assert (caught.value.reason, caught.value.field) == (reason, field)

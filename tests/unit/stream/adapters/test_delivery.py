@@ -19,7 +19,7 @@ from segmentation.events import decode
 from segmentation.partitioners import murmur2
 from stream.adapters.app import AdapterHost, _Consumer, build_app, credentials, reader_of
 from stream.adapters.delivery import Lane, Outlet, to_record
-from stream.adapters.mapping import Record, Route, rekeyed
+from stream.adapters.mapping import Route, SourceRecord, rekeyed
 from stream.errors import WorkerFailed
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -118,9 +118,9 @@ async def test_behind_a_failed_sending_nothing_is_acknowledged() -> None:
 
 def test_a_faust_message_becomes_a_record() -> None:
     message = Event(7, None, []).message
-    assert to_record(message) == Record("t", 5, 7, 1_500, b"k", None, (("h", b"1"),))
+    assert to_record(message) == SourceRecord("t", 5, 7, 1_500, b"k", None, (("h", b"1"),))
     message.headers = message.timestamp = None
-    assert to_record(message) == Record("t", 5, 7, 0, b"k", None)
+    assert to_record(message) == SourceRecord("t", 5, 7, 0, b"k", None)
 
 
 async def test_what_is_committed_lies_behind_the_last_acknowledged() -> None:

@@ -20,8 +20,8 @@ from stream.adapters.mapping import (
     AdapterError,
     Adapters,
     OrderRecord,
-    Record,
     Route,
+    SourceRecord,
     load_adapters,
     order_records,
     rekeyed,
@@ -35,22 +35,22 @@ ORDER = Placed(id="e", order_id="o", customer_id="c", occurred_at=AT, amount=Amo
 JSON = msgspec.json.encode(ORDER)
 
 
-def record(value: bytes | None = b"x", *headers: tuple[str, bytes | None], topic: str = "t") -> Record:
-    return Record(topic, 2, 7, NOW, b"k", value, headers)
+def record(value: bytes | None = b"x", *headers: tuple[str, bytes | None], topic: str = "t") -> SourceRecord:
+    return SourceRecord(topic, 2, 7, NOW, b"k", value, headers)
 
 
-def mapped(route: Any, of: Record | None = None, settings: Settings = SETTINGS) -> list[OrderRecord]:
+def mapped(route: Any, of: SourceRecord | None = None, settings: Settings = SETTINGS) -> list[OrderRecord]:
     found = route if isinstance(route, Route) else Route(route)
     return order_records(of or record(), found, reader_of(settings), NOW)
 
 
-def refused(route: Any, of: Record | None = None, settings: Settings = SETTINGS) -> RejectedEvent:
+def refused(route: Any, of: SourceRecord | None = None, settings: Settings = SETTINGS) -> RejectedEvent:
     with pytest.raises(RejectedEvent) as caught:
         mapped(route, of, settings)
     return caught.value
 
 
-def several(_: Record) -> Iterator[Placed]:
+def several(_: SourceRecord) -> Iterator[Placed]:
     yield ORDER
     yield msgspec.structs.replace(ORDER, id="e2", customer_id="d")
 
@@ -70,7 +70,7 @@ def test_none_one_or_many() -> None:
     assert record().event_id(3) == "t:2:7#3"
 
 
-def broken(_: Record) -> Iterator[Placed]:
+def broken(_: SourceRecord) -> Iterator[Placed]:
     yield ORDER
     raise KeyError("price")
 
@@ -80,16 +80,16 @@ class Unspeakable(Exception):
         raise RuntimeError
 
 
-def unspeakable(_: Record) -> None:
+def unspeakable(_: SourceRecord) -> None:
     raise Unspeakable
 
 
-def endless(_: Record) -> Iterator[Placed]:
+def endless(_: SourceRecord) -> Iterator[Placed]:
     while True:
         yield ORDER
 
 
-def deep(_: Record) -> list[Any]:
+def deep(_: SourceRecord) -> list[Any]:
     found: list[Any] = []
     for _level in range(100_000):
         found = [found]
@@ -115,7 +115,7 @@ def test_a_mapping_that_fails_is_a_reason_of_its_own(mapping: Any, told: str) ->
 
 
 def test_a_mapping_may_refuse_a_record_with_a_reason() -> None:
-    def choosy(_: Record) -> None:
+    def choosy(_: SourceRecord) -> None:
         raise RejectedEvent(Reason.WRONG_FIELD, "price", "no price.")
 
     assert (refused(choosy).reason, refused(choosy).field) == (Reason.WRONG_FIELD, "price")
@@ -197,7 +197,7 @@ def test_what_cannot_be_set_up() -> None:
     with pytest.raises(AdapterError, match="the topic a has two mappings"):
         own.map("a")(lambda _: None)
 
-    async def later(_: Record) -> None: ...
+    async def later(_: SourceRecord) -> None: ...
 
     with pytest.raises(AdapterError, match="later of b is async"):
         own.map("b")(later)  # type: ignore[arg-type]  # the fault itself

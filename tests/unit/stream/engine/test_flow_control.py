@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from stream.engine.flow_control import ORDERS_LATELY_S, RESCORED_BESIDE_ORDERS, RESCORED_SLICES, Pace, TurnSlots
+from stream.engine.flow_control import ORDERS_LATELY_S, RESCORED_BESIDE_ORDERS, RESCORED_SLICES, FlowControl, TurnSlots
 from stream.settings import Settings
 
 
-def _pace(**fields: Any) -> Pace:
-    return Pace(Settings(**fields), TurnSlots(4))
+def _pace(**fields: Any) -> FlowControl:
+    return FlowControl(Settings(**fields), TurnSlots(4))
 
 
 def test_slices_of_a_rescore_are_small_only_while_orders_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """To whichever shard of the worker."""
     slots, now = TurnSlots(4), [100.0]
     monkeypatch.setattr("stream.engine.flow_control.time.monotonic", lambda: now[0])
-    one, other = Pace(Settings(rescore_slice=5_000), slots), Pace(Settings(rescore_slice=5_000), slots)
+    one, other = FlowControl(Settings(rescore_slice=5_000), slots), FlowControl(Settings(rescore_slice=5_000), slots)
     assert other.rescore_size(limited=True) == 5_000
     one.done(taken=3, due=0, seconds=0.01)
     assert one.rescore_size(limited=True) == other.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS

@@ -9,12 +9,14 @@ import pytest
 from trainer.errors import PlanError
 from trainer.outcome import Fit
 from trainer.training.choose import choose, elbow, gate, gates_of
-from trainer.training.plan import Plan, of_recipe, parse_ks, parse_transforms
+from trainer.training.plan import TrainingPlan, of_recipe, parse_ks, parse_transforms
 
-PLAN = Plan(ks=(2, 3, 4))
+PLAN = TrainingPlan(ks=(2, 3, 4))
 
 
-def a_fit(k: int, silhouette: float, plan: Plan = PLAN, *, transform: str = "yeo-johnson", **changed: float) -> Fit:
+def a_fit(
+    k: int, silhouette: float, plan: TrainingPlan = PLAN, *, transform: str = "yeo-johnson", **changed: float
+) -> Fit:
     figures = {"inertia": 100.0 / k, "stability": 0.9, "smallest_share": 0.1, "largest_share": 0.5} | changed
     fit = msgspec.structs.replace(Fit(transform=transform, k=k, silhouette=silhouette), **figures)
     return msgspec.structs.replace(fit, gates=gates_of(fit, plan))

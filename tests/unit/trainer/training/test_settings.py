@@ -8,14 +8,14 @@ import pytest
 import stream.settings
 import trainer.settings
 from trainer.errors import SettingsError
-from trainer.training.plan import Plan, of_recipe
+from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.settings import PREFIX, TrainingSettings
 
 ROOT = Path(__file__).parents[4]
 
 
 def test_without_settings_it_is_the_default_plan() -> None:
-    assert TrainingSettings.load().plan() == Plan()
+    assert TrainingSettings.load().plan() == TrainingPlan()
 
 
 def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
