@@ -232,5 +232,5 @@ def _wrong(finding: Any, in_rule: bool) -> str:
     if finding["type"] in accepted:
         return f"{got}, expected {accepted[finding['type']]}"
     message: str = finding["msg"].removeprefix("Value error, ")
-    # Of a whole table the message names what counts; its dump would bury it.
+    # Of a whole table the message names what counts; its dump would hide it.
     return message if isinstance(finding["input"], dict) else f"{got}, {message}"

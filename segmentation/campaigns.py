@@ -240,7 +240,7 @@ class CampaignStep:
         """The state that knows of its own last action."""
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
 
-    def buried(self, value: bytes) -> bool:
+    def is_erased(self, value: bytes) -> bool:
         """Whether the last move handled was the erasure."""
         return CampaignState.unpack(value).erased
 

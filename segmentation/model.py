@@ -258,7 +258,7 @@ def _explain(error: ValidationError) -> str:
     for finding in error.errors(include_url=False):
         where = ".".join(str(part) for part in finding["loc"])
         message = finding["msg"].removeprefix("Value error, ")
-        # Of a whole object the message names what counts; its dump would bury it.
+        # Of a whole object the message names what counts; its dump would hide it.
         got = "" if isinstance(finding["input"], dict | list) else f", got {finding['input']!r}"
         findings.append(f"{where}: {message}{got}" if where else message)
     return "model refused: " + "; ".join(findings)

@@ -68,8 +68,8 @@ __all__ = [
     "entry",
     "hash64",
     "headers",
-    "is_buried",
     "is_capped",
+    "is_erased",
     "is_lost",
     "is_silent",
     "muted_by",
@@ -366,7 +366,7 @@ def is_silent(value: bytes) -> bool:
     return muted_by(value) != 0 or is_lost(value)
 
 
-def is_buried(value: bytes) -> bool:
+def is_erased(value: bytes) -> bool:
     """Tell whether an erasure is all that a state holds, with no segment announced: nothing in it is about a person any more."""
     return len(value) == HEADER.size + ENTRY.size and value[HEADER.size] & 7 == ERASED and value[2] == value[3] == 0
 

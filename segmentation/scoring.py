@@ -38,8 +38,8 @@ from segmentation.rfm import (
     advance_bytes,
     announcement,
     headers,
-    is_buried,
     is_capped,
+    is_erased,
     is_lost,
     is_silent,
     muted_by,
@@ -196,9 +196,9 @@ class ScoringStep:
         """The announced segment and sequence of a published move."""
         return with_announcement(EMPTY if value is None else value, *NOTE.unpack(note))
 
-    def buried(self, value: bytes) -> bool:
-        """Whether the erasure is all that is left, and told."""
-        return is_buried(value)
+    def is_erased(self, value: bytes) -> bool:
+        """Return whether the erasure is all that is left, and published."""
+        return is_erased(value)
 
     # ---- the fold
 

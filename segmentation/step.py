@@ -171,5 +171,5 @@ class Step(Protocol):
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The state that knows of its own last published output, by that output's note."""
 
-    def buried(self, value: bytes) -> bool:
+    def is_erased(self, value: bytes) -> bool:
         """Whether its customer was erased and nothing came since: such a state is kept under a hash of its key alone."""

@@ -20,22 +20,22 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
 
     Raises ShardQuarantined where the input ends before N, ShardLost where it can't be read or the worker is stopping.
     """
-    place, reader = owned.place, owned.reader
+    shard, reader = owned.shard, owned.reader
     target = kafka.offset if kafka else owned.head.offset
     if target > end:
         raise ShardQuarantined(
             "input_truncated",
-            f"Kafka's head stands at offset {target} of {place}, which ends at {end}: truncated or recreated?",
+            f"Kafka's head stands at offset {target} of {shard}, which ends at {end}: truncated or recreated?",
             hint="Restore the topic, or start over under another group.",
         )
-    reader.seek(place.streams.input, place.partition, owned.head.offset)
-    deadline = time.monotonic() + place.settings.commit_timeout_s
+    reader.seek(shard.streams.input, shard.partition, owned.head.offset)
+    deadline = time.monotonic() + shard.settings.commit_timeout_s
     while owned.head.offset < target:
         if stopping.is_set():
-            raise ShardLost("stopping", f"{place} is released before it has caught up.")
+            raise ShardLost("stopping", f"{shard} is released before it has caught up.")
         if time.monotonic() > deadline:
-            raise ShardLost("read_timeout", f"{place} can't be read from offset {owned.head.offset}.")
-        records = [r for r in await reader.read_on(place.settings.turn_max_orders) if r.offset < target]
+            raise ShardLost("read_timeout", f"{shard} can't be read from offset {owned.head.offset}.")
+        records = [r for r in await reader.read_on(shard.settings.turn_max_orders) if r.offset < target]
         position = min(await reader.position(), target)
         if not records and position == owned.head.offset:
             continue
@@ -44,16 +44,16 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
         # Due now: at the clock itself, since what is due at exactly T is told when the clock first passes T.
         writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
         await owned.commit(
-            place.store.bury(writes, place.step.buried),
+            shard.store.with_tombstones(writes, shard.step.is_erased),
             offset=position,
             merge_clock=max(plan.clock, head.merge_clock),
             read=_fingerprint(records, head),
             **_released(plan, head, kafka),
         )
-        deadline = time.monotonic() + place.settings.commit_timeout_s
+        deadline = time.monotonic() + shard.settings.commit_timeout_s
     if owned.head.merge_clock != owned.head.clock:
         await owned.commit(Writes(), merge_clock=owned.head.clock)
-    reader.seek(place.streams.input, place.partition, owned.head.offset)
+    reader.seek(shard.streams.input, shard.partition, owned.head.offset)
     reader.settle()
 
 
@@ -93,13 +93,13 @@ async def _is_usable(owned: Owned, record: Any) -> bool:
 
 
 async def _absorb_all(owned: Owned, records: list[Any]) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
-    step, head = owned.place.step, owned.head
+    step, head = owned.shard.step, owned.head
     # `now` is the highest clock that any of these records can have had.
     activation = Activation(head.activation, head.version)
     frame = TurnContext(head.merge_clock, head.clock, activation, backfills=head.backfills)
-    plan = stepping(step.absorb, records, owned.place.partition, frame)
+    plan = stepping(step.absorb, records, owned.shard.partition, frame)
     assert owned.raw is not None
-    loaded = await owned.place.store.load(owned.raw, plan.keys, None, 0)
+    loaded = await owned.shard.store.load(owned.raw, plan.keys, None, 0)
     states = stepping(step.merge, plan, loaded.values)
     there = loaded.present(plan.keys)
     return states, [key for key in states if key not in there], plan

@@ -52,10 +52,10 @@ class Owned:
     """A shard that this worker owns: its writer, its reader, and the head that Redis must hold."""
 
     def __init__(
-        self, place: ShardContext, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None
+        self, shard: ShardContext, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None
     ) -> None:
         """`raw`: the head's bytes in Redis; None: nothing is there yet."""
-        self.place = place
+        self.shard = shard
         self.ledger = ledger
         self.reader = reader
         self.head = head
@@ -66,9 +66,9 @@ class Owned:
         head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **changes)
         raw = encode_head(head)
         try:
-            await self.place.store.commit(self.raw, raw, writes)
+            await self.shard.store.commit(self.raw, raw, writes)
         except RedisError as error:
-            if not await self.place.store.committed(raw):
+            if not await self.shard.store.committed(raw):
                 raise ShardLost("redis_commit", f"the commit to Redis failed: {error}.") from error
         self.head, self.raw = head, raw
 

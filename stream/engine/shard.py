@@ -27,7 +27,7 @@ class Shard:
 
     def __init__(
         self,
-        place: ShardContext,
+        shard: ShardContext,
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,
@@ -35,12 +35,12 @@ class Shard:
         now_ms: Callable[[], int],
     ) -> None:
         """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
-        self.place = place
+        self.shard = shard
         self._metrics = metrics
         self._board = board
         self._now_ms = now_ms
         self._stopping = asyncio.Event()
-        self._turns = Turns(place, models, metrics, board, slots, now_ms, self._stopping)
+        self._turns = Turns(shard, models, metrics, board, slots, now_ms, self._stopping)
 
     @property
     def offset(self) -> int | None:
@@ -57,13 +57,13 @@ class Shard:
         while not self._stopping.is_set():
             owned: Owned | None = None
             try:
-                await self._board.put(self.place, "taking over")
+                await self._board.put(self.shard, "taking over")
                 began = time.monotonic()
-                owned = await take_over(self.place, self._now_ms(), self._stopping)
-                self._metrics.takeovers.labels(self.place.step.name, cause).inc()
-                self._metrics.takeover_seconds.labels(self.place.step.name).observe(time.monotonic() - began)
-                log.info("%s: owned from offset %d (%s)", self.place, owned.head.offset, cause)
-                await self._board.put(self.place, "running", owned)
+                owned = await take_over(self.shard, self._now_ms(), self._stopping)
+                self._metrics.takeovers.labels(self.shard.step.name, cause).inc()
+                self._metrics.takeover_seconds.labels(self.shard.step.name).observe(time.monotonic() - began)
+                log.info("%s: owned from offset %d (%s)", self.shard, owned.head.offset, cause)
+                await self._board.put(self.shard, "running", owned)
                 self._turns.begin(owned)
                 while not self._stopping.is_set():
                     await self._turns.turn(owned)
@@ -73,7 +73,7 @@ class Shard:
                 await self._quarantine(stop)
             except StepFailed as fault:
                 cause = "retried"
-                log.exception("%s: the step failed without a record to blame", self.place)
+                log.exception("%s: the step failed without a record to blame", self.shard)
                 await self._close(owned)
                 owned = None
                 await self._quarantine(ShardQuarantined("step_failed", str(fault)))
@@ -83,15 +83,15 @@ class Shard:
                 cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
                 attempt += 1
                 log.warning(
-                    "%s: %s: %s; taking over afresh", self.place, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
+                    "%s: %s: %s; taking over afresh", self.shard, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
                 )
                 await self._close(owned)
                 owned = None
-                await self._board.put(self.place, "failing", reason=cause, detail=str(error))
+                await self._board.put(self.shard, "failing", reason=cause, detail=str(error))
                 await self._back_off(attempt)
             finally:
                 await self._close(owned)
-        await self._board.release(self.place)
+        await self._board.release(self.shard)
 
     @staticmethod
     async def _close(owned: Owned | None) -> None:
@@ -102,15 +102,15 @@ class Shard:
 
     async def _quarantine(self, stop: ShardQuarantined) -> None:
         """No turns until somebody says `segstream retry`, or the shard goes elsewhere."""
-        log.error("%s: quarantined (%s): %s", self.place, stop.reason, stop)
-        gauge = self._metrics.quarantined.labels(self.place.step.name)
+        log.error("%s: quarantined (%s): %s", self.shard, stop.reason, stop)
+        gauge = self._metrics.quarantined.labels(self.shard.step.name)
         gauge.inc()
         try:
             shown = False
             while not self._stopping.is_set():
                 if not shown:  # a missing entry asks for a retry only where the entry had been there
-                    shown = await self._board.put(self.place, "quarantined", reason=stop.reason, detail=str(stop))
-                elif await self._board.retry_asked(self.place):
+                    shown = await self._board.put(self.shard, "quarantined", reason=stop.reason, detail=str(stop))
+                elif await self._board.retry_asked(self.shard):
                     await self._back_off(1)
                     return
                 await self._pause(1.0)
@@ -122,9 +122,9 @@ class Shard:
 
         An old owner that wakes up must not fence its healthy successor.
         """
-        longest = min(self.place.settings.backoff_max_s, 0.1 * 2 ** min(attempt, 16))
+        longest = min(self.shard.settings.backoff_max_s, 0.1 * 2 ** min(attempt, 16))
         await self._pause(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
-        while not self._stopping.is_set() and not await self.place.membership.confirm(self.place.partition):
+        while not self._stopping.is_set() and not await self.shard.membership.confirm(self.shard.partition):
             await self._pause(0.5)
 
     async def _pause(self, seconds: float) -> None:

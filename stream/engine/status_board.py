@@ -50,19 +50,19 @@ class StatusBoard:
         self._shown: dict[int, float] = {}
 
     async def put(
-        self, place: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
+        self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
     ) -> bool:
         """Tell of a change of state. False: Redis couldn't be told."""
         status = ShardStatus(self._owner, state, time.time(), reason, detail)
-        self.shards[place.partition] = status
+        self.shards[shard.partition] = status
         if owned:
-            self.note(place, owned, state=state)
-        return await self._show(place.partition)
+            self.note(shard, owned, state=state)
+        return await self._show(shard.partition)
 
-    def note(self, place: ShardContext, owned: Owned, *, state: str = "running") -> None:
+    def note(self, shard: ShardContext, owned: Owned, *, state: str = "running") -> None:
         """Keep what a turn has changed; shown with the next `refresh`."""
         head = owned.head
-        status = self.shards[place.partition]
+        status = self.shards[shard.partition]
         status.state, status.at = state, time.time()
         if state == "running":
             status.reason, status.detail = "", ""
@@ -79,23 +79,23 @@ class StatusBoard:
                 status.at = time.time()
                 await self._show(partition)
 
-    async def retry_asked(self, place: ShardContext) -> bool:
+    async def retry_asked(self, shard: ShardContext) -> bool:
         """Whether somebody has taken the shard's entry away: `segstream retry`."""
         try:
-            found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(place.partition)))
+            found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except RedisError:
             return False
         return found is None
 
-    async def release(self, place: ShardContext) -> None:
+    async def release(self, shard: ShardContext) -> None:
         """Say that the shard was let go, unless a successor has spoken already."""
-        self.shards[place.partition] = ShardStatus(self._owner, "released", time.time())
+        self.shards[shard.partition] = ShardStatus(self._owner, "released", time.time())
         try:
-            found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(place.partition)))
+            found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except (RedisError, OSError):
             return
         if found is None or msgspec.json.decode(found, type=ShardStatus).owner == self._owner:
-            await self._show(place.partition)
+            await self._show(shard.partition)
 
     async def _show(self, partition: int) -> bool:
         status = self.shards[partition]

@@ -132,9 +132,9 @@ class ShardStore:
     def _salt_mark(self) -> bytes:
         return tombstone(b"", self._salt)
 
-    def bury(self, writes: Writes, is_buried: Callable[[bytes], bool]) -> Writes:
+    def with_tombstones(self, writes: Writes, is_erased: Callable[[bytes], bool]) -> Writes:
         """The same writes, with the states of erased customers under hashes, and no trace of their keys elsewhere."""
-        gone = [key for key, value in writes.states.items() if is_buried(value)]
+        gone = [key for key, value in writes.states.items() if is_erased(value)]
         if not gone:
             return writes
         names = frozenset(gone)
@@ -174,14 +174,14 @@ class ShardStore:
 
     async def _fill_in_erased(self, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
         """What is left of the erased among those without a state. Not under the head of `load`, but no commit passes where that has changed."""
-        places = [place for place, value in enumerate(values) if value is None]
-        if not places:
+        absent = [index for index, value in enumerate(values) if value is None]
+        if not absent:
             return frozenset()
-        names = [tombstone(keys[place], self._salt) for place in places]
+        names = [tombstone(keys[index], self._salt) for index in absent]
         found = cast("list[bytes | None]", await cast("Any", self._redis).hmget(self._keys.tombstones, names))
-        for place, value in zip(places, found, strict=True):
-            values[place] = value
-        return frozenset(keys[place] for place in places if values[place] is not None)
+        for index, value in zip(absent, found, strict=True):
+            values[index] = value
+        return frozenset(keys[index] for index in absent if values[index] is not None)
 
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
         """(customers behind `after` in the order of their bytes, with states; how many there were; the last one).

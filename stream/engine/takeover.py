@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
 
 
-async def take_over(place: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
+async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
     """Make this worker the owner of a shard, with Redis brought forward to the Kafka head.
 
     1. A new producer under the shard's transactional id fences the predecessor, and settles its open transaction.
@@ -45,27 +45,27 @@ async def take_over(place: ShardContext, now_ms: int, stopping: asyncio.Event) -
 
     Raises ShardQuarantined where PROTOCOL says stop, ShardLost and the clients' own errors where a fresh takeover helps.
     """
-    ledger = await Ledger.open(place.settings, place.streams, place.partition)  # 1
-    reader = LogReader(place.settings)
+    ledger = await Ledger.open(shard.settings, shard.streams, shard.partition)  # 1
+    reader = LogReader(shard.settings)
     try:
         await reader.start()
-        cluster, counts = await reader.describe(place.streams.pinned())
-        partitions = (counts[place.streams.input], counts[place.streams.output])
-        _equally_many(counts, place.settings.partitions)
+        cluster, counts = await reader.describe(shard.streams.pinned())
+        partitions = (counts[shard.streams.input], counts[shard.streams.output])
+        _equally_many(counts, shard.settings.partitions)
         # Once: each log's begin and end as they are after step 1. Later they can only have grown.
-        bounds = await reader.bounds(place.streams.pinned(), place.partition)
+        bounds = await reader.bounds(shard.streams.pinned(), shard.partition)
         while True:
-            raw = await place.store.read_head()  # 2
-            head = await _check(place, reader, raw, cluster, partitions, bounds) if raw else None
-            kafka = await _read_kafka_head(place, ledger, reader, bounds, now_ms)  # 3
+            raw = await shard.store.read_head()  # 2
+            head = await _check(shard, reader, raw, cluster, partitions, bounds) if raw else None
+            kafka = await _read_kafka_head(shard, ledger, reader, bounds, now_ms)  # 3
             if head is None:
-                begin, end = bounds[place.streams.input][0], bounds[place.streams.output][1]
-                head = await _new_shard(place, kafka, end, first_head(cluster, partitions, begin))
-            owned = Owned(place, ledger, reader, head, raw)
+                begin, end = bounds[shard.streams.input][0], bounds[shard.streams.output][1]
+                head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
+            owned = Owned(shard, ledger, reader, head, raw)
             if head.turn == 0:
                 await _remember_erased(owned)
-            if await _follow_outputs(owned, kafka, bounds[place.streams.output]):  # 4, 5
-                await catch_up(owned, kafka, bounds[place.streams.input][1], stopping)  # 6
+            if await _follow_outputs(owned, kafka, bounds[shard.streams.output]):  # 4, 5
+                await catch_up(owned, kafka, bounds[shard.streams.input][1], stopping)  # 6
                 return owned
     except BaseException:
         await ledger.close()
@@ -83,14 +83,14 @@ def _equally_many(counts: dict[str, int], configured: int) -> None:
 
 
 async def _check(
-    place: ShardContext, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int], bounds: Bounds
+    shard: ShardContext, reader: LogReader, raw: bytes, cluster: str, partitions: tuple[int, int], bounds: Bounds
 ) -> StoreHead:
     """The Redis head, if it belongs to these logs (C4)."""
     try:
         head = decode_store_head(raw)
     except msgspec.DecodeError as error:
         raise ShardQuarantined(
-            "redis_format", f"the head of {place} in Redis is unreadable: {error}.", hint=REBUILD
+            "redis_format", f"the head of {shard} in Redis is unreadable: {error}.", hint=REBUILD
         ) from None
     if head.cluster != cluster:
         raise ShardQuarantined(
@@ -99,21 +99,21 @@ async def _check(
     if tuple(head.partitions) != partitions:
         raise ShardQuarantined(
             "partitions_changed",
-            f"{place.streams.input} and {place.streams.output} had {list(head.partitions)} partitions, now {list(partitions)}.",
+            f"{shard.streams.input} and {shard.streams.output} had {list(head.partitions)} partitions, now {list(partitions)}.",
             hint="Put the counts back: customers would change shards.",
         )
-    begin, end = bounds[place.streams.input]
+    begin, end = bounds[shard.streams.input]
     if head.offset < begin:
         raise ShardQuarantined(
-            "input_gone", f"Redis stands at offset {head.offset} of {place}, which now starts at {begin}.",
+            "input_gone", f"Redis stands at offset {head.offset} of {shard}, which now starts at {begin}.",
             hint="Restore a newer back-up of Redis, or raise the topic's retention before it happens again.",
         )  # fmt: skip
     if head.offset > end:
         raise ShardQuarantined(
-            "input_truncated", f"Redis stands at offset {head.offset} of {place}, which ends at {end}: truncated or recreated?",
+            "input_truncated", f"Redis stands at offset {head.offset} of {shard}, which ends at {end}: truncated or recreated?",
             hint=REBUILD,
         )  # fmt: skip
-    input_, output, p = place.streams.input, place.streams.output, place.partition
+    input_, output, p = shard.streams.input, shard.streams.output, shard.partition
     await _recognise(reader, input_, p, bounds[input_], head.read, "input_changed", keep_time=True)
     await _recognise(reader, output, p, bounds[output], head.written, "output_changed", keep_time=False)
     return head
@@ -146,50 +146,50 @@ async def _recognise(
 
 
 async def _read_kafka_head(
-    place: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+    shard: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
 ) -> KafkaHead | None:
     """The head before our own barrier; stand down before a takeover of a later generation."""
-    generation, member = place.membership.identity()
+    generation, member = shard.membership.identity()
     barrier = await ledger.take_over(TakeoverRecord(generation, member, now_ms))
-    begin, _ = bounds[place.streams.heads]
-    head, other = await reader.read_kafka_head(place.streams.heads, place.partition, begin, barrier)
+    begin, _ = bounds[shard.streams.heads]
+    head, other = await reader.read_kafka_head(shard.streams.heads, shard.partition, begin, barrier)
     # Generations start again when a group has been empty for long: the coordinator has the last word.
-    if other and other.generation > generation and not await place.membership.confirm(place.partition):
-        raise ShardLost("superseded", f"{place} was taken over by {other.member} in generation {other.generation}.")
+    if other and other.generation > generation and not await shard.membership.confirm(shard.partition):
+        raise ShardLost("superseded", f"{shard} was taken over by {other.member} in generation {other.generation}.")
     return head
 
 
-async def _new_shard(place: ShardContext, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
+async def _new_shard(shard: ShardContext, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
     """The head of a shard that nobody ever had. Raises ShardQuarantined where Kafka says that somebody had it."""
-    if kafka is not None or end > 0 or await place.store.has_states():
+    if kafka is not None or end > 0 or await shard.store.has_states():
         raise ShardQuarantined(
-            "redis_lost", f"Redis has no head for {place}, though it was worked on before.", hint=REBUILD
+            "redis_lost", f"Redis has no head for {shard}, though it was worked on before.", hint=REBUILD
         )
     return head
 
 
 async def _remember_erased(owned: Owned) -> None:
     """Before anything is read again: who was erased. The records that said so may have left the input."""
-    topic = owned.place.streams.tombstones
-    found = await owned.reader.read_latest(topic, owned.place.partition) if topic else {}
+    topic = owned.shard.streams.tombstones
+    found = await owned.reader.read_latest(topic, owned.shard.partition) if topic else {}
     if found:
         await owned.commit(Writes(tombstones=found))
 
 
 async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
     """Steps 4 and 5. False: a torn transaction was covered (4b), so back to 2. `bounds`: of the output log."""
-    place, head = owned.place, owned.head
+    shard, head = owned.shard, owned.head
     target = kafka or KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor)
     if head.offset > target.offset:
         raise ShardQuarantined(
             "redis_ahead",
-            f"Redis stands at offset {head.offset} of {place}, Kafka's head at {target.offset}: Kafka lost records, or Redis is another's.",
+            f"Redis stands at offset {head.offset} of {shard}, Kafka's head at {target.offset}: Kafka lost records, or Redis is another's.",
             hint=REBUILD,
         )
     begin, end = bounds
     if head.position < begin and target.count > head.count:
         raise ShardQuarantined(
-            "outputs_gone", f"outputs {head.count + 1} to {target.count} of {place} have partly left the log.",
+            "outputs_gone", f"outputs {head.count + 1} to {target.count} of {shard} have partly left the log.",
             hint="Restore a newer back-up of Redis, and retain the output topic longer.",
         )  # fmt: skip
     raised = target.activation > head.activation
@@ -207,13 +207,13 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
         told = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
         changes |= {"quiet": told, "scope": head.scope if head.scope is Scope.RELEASED else _also_due(target)}
     pages = owned.reader.read_outputs(
-        place.streams.output, place.partition, max(head.position, begin), head.count, target.count, end
+        shard.streams.output, shard.partition, max(head.position, begin), head.count, target.count, end
     )
     async for page in pages:
         if page.mark and page.mark.number > target.count:
             count, offset, clock, activation, version = page.mark
             log.warning(
-                "%s: outputs up to %d beyond the head's %d: a torn transaction is covered", place, count, target.count
+                "%s: outputs up to %d beyond the head's %d: a torn transaction is covered", shard, count, target.count
             )
             await owned.ledger.cover(
                 msgspec.structs.replace(
@@ -252,9 +252,9 @@ async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
     keys = list(notes)
     loaded = Loaded([None] * len(keys), [])
     if owned.raw is not None:
-        loaded = await owned.place.store.load(owned.raw, keys, None, 0)
-    patch = owned.place.step.patch
+        loaded = await owned.shard.store.load(owned.raw, keys, None, 0)
+    patch = owned.shard.step.patch
     states = {key: stepping(patch, value, notes[key]) for key, value in zip(keys, loaded.values, strict=True)}
     there = loaded.present(keys)
     writes = Writes(states, created=[key for key in keys if key not in there])
-    return owned.place.store.bury(writes, owned.place.step.buried)
+    return owned.shard.store.with_tombstones(writes, owned.shard.step.is_erased)

@@ -44,7 +44,7 @@ class Turns:
 
     def __init__(
         self,
-        place: ShardContext,
+        shard: ShardContext,
         models: Models | None,
         metrics: Metrics,
         board: StatusBoard,
@@ -53,7 +53,7 @@ class Turns:
         stopping: asyncio.Event,
     ) -> None:
         """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
-        self.place = place
+        self.shard = shard
         self.offset: int | None = None  # N of the last turn told; None: not taken over yet
         self._models = models
         self._metrics = metrics
@@ -62,12 +62,12 @@ class Turns:
         self._now_ms = now_ms
         self._stopping = stopping
         self._pending: list[Any] = []  # fetched, not yet taken
-        self._pace = FlowControl(place.settings, slots)
+        self._pace = FlowControl(shard.settings, slots)
         self._failures: dict[int, int] = {}  # offset -> how often the step raised on it
         self._rescored = False
         self._patience: float | None = None  # until when a model is waited for
         self._next_due: int | None = None  # when to look at the due index again (wall time, ms); None: nobody is in it
-        self._labels = (place.step.name, str(place.partition))
+        self._labels = (shard.step.name, str(shard.partition))
 
     def begin(self, owned: Owned) -> None:
         """The shard was taken over afresh."""
@@ -99,7 +99,7 @@ class Turns:
         if (newer := self._newer(owned)) is not None:
             await self._start(owned, newer, owned.head.offset)
             return
-        if rescoring and (self.place.step.rescore_first or self._may_rescore(frame)):
+        if rescoring and (self.shard.step.rescore_first or self._may_rescore(frame)):
             self._rescored = True
             await self._rescore(owned, frame)
             return
@@ -123,8 +123,8 @@ class Turns:
         await self._publish(owned, turn, records[:taken], offset, known)
         seconds = time.monotonic() - began
         self._pace.done(taken, len(turn.due) + len(turn.idle), seconds)
-        self._metrics.turn_seconds.labels(self.place.step.name).observe(seconds)
-        self._metrics.turns.labels(self.place.step.name, "records" if taken else "due").inc()
+        self._metrics.turn_seconds.labels(self.shard.step.name).observe(seconds)
+        self._metrics.turns.labels(self.shard.step.name, "records" if taken else "due").inc()
 
     async def _frame(self, owned: Owned) -> TurnContext | None:
         """Where the shard stands; None while the model it must score under isn't at hand."""
@@ -140,7 +140,7 @@ class Turns:
 
     def _newer(self, owned: Owned) -> Activation | None:
         """The activation to be started now (wall time; in event time a record of the input says when)."""
-        if self._models is None or self.place.step.rescore_first:
+        if self._models is None or self.shard.step.rescore_first:
             return None
         latest = self._models.latest()
         ready = latest.number > owned.head.activation and self._models.compiled(latest.version) is not None
@@ -148,7 +148,7 @@ class Turns:
 
     async def _wait_for_records(self, owned: Owned) -> None:
         """Until there are some, or it is time to look at what is due."""
-        settings = self.place.settings
+        settings = self.shard.settings
         if self._patience is not None:
             await self._pause(0.1)
         elif not self._pending:
@@ -157,15 +157,15 @@ class Turns:
 
     def _until_due_ms(self) -> int:
         """How long to wait for records: no longer than until somebody is due. In event time nobody is without a record."""
-        poll_ms = self.place.settings.due_poll_ms
-        if self._next_due is None or self.place.step.rescore_first:
+        poll_ms = self.shard.settings.due_poll_ms
+        if self._next_due is None or self.shard.step.rescore_first:
             return poll_ms
         # Who is due at T is told when the clock has passed T.
         return min(poll_ms, max(self._next_due + 1 - self._now_ms(), 0))
 
     async def _take(self, owned: Owned) -> tuple[list[Any], int]:
         """(the next records within the bounds, the reader's position behind all that was fetched)."""
-        settings = self.place.settings
+        settings = self.shard.settings
         if (room := settings.turn_max_orders - len(self._pending)) > 0:
             # What has come while others had their turns.
             self._pending += await owned.reader.read(room, 0)
@@ -188,17 +188,17 @@ class Turns:
         A step that raises gets half the batch the next time; alone, a record is tried `step_retries` times and then
         goes to the dead letters.
         """
-        place, slice_ = self.place, self._pace.due_slice
+        shard, slice_ = self.shard, self._pace.due_slice
         assert owned.raw is not None
         fired: list[DueEntry] = []
         try:
-            plan = stepping(place.step.plan, records, place.partition, frame)
+            plan = stepping(shard.step.plan, records, shard.partition, frame)
             if plan.start is not None or plan.close:
                 return plan, None, set()
-            loaded = await place.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
+            loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
             fired = loaded.fired
             self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
-            turn = stepping(place.step.decide, plan, loaded.values, fired, len(fired) > slice_, frame)
+            turn = stepping(shard.step.decide, plan, loaded.values, fired, len(fired) > slice_, frame)
         except StepFailed as fault:
             return await self._failed(owned, records, frame, fault, fired)
         known = loaded.present(plan.keys)
@@ -210,25 +210,25 @@ class Turns:
     ) -> tuple[Any, Turn | None, set[bytes]]:
         """Find out who is to blame. Raises StepFailed where it is no record."""
         digest = hashlib.sha256("".join(traceback.format_exception(fault)).encode()).hexdigest()[:12]
-        place = self.place
+        shard = self.shard
         if not records:
             raise fault
-        nothing = stepping(place.step.plan, [], place.partition, frame)
+        nothing = stepping(shard.step.plan, [], shard.partition, frame)
         self._pace.failed(len(records))
         if len(records) > 1:
             return nothing, None, set()
         offset = records[0].offset
-        log.error("%s: the step raised on offset %d (traceback %s)", place, offset, digest, exc_info=fault.__cause__)
+        log.error("%s: the step raised on offset %d (traceback %s)", shard, offset, digest, exc_info=fault.__cause__)
         self._failures[offset] = self._failures.get(offset, 0) + 1
-        if self._failures[offset] < place.settings.step_retries:
+        if self._failures[offset] < shard.settings.step_retries:
             return nothing, None, set()
         del self._failures[offset]
         if fired:
             # Without those who are due: if that goes well, the record isn't what the step can't survive.
-            alone = stepping(place.step.plan, records, place.partition, frame)
-            values = (await place.store.load(owned.raw or b"", alone.keys, None, 0)).values
+            alone = stepping(shard.step.plan, records, shard.partition, frame)
+            values = (await shard.store.load(owned.raw or b"", alone.keys, None, 0)).values
             with contextlib.suppress(StepFailed):
-                stepping(place.step.decide, alone, values, [], False, frame)
+                stepping(shard.step.decide, alone, values, [], False, frame)
                 raise ShardQuarantined(
                     "step_failed", f"a due customer makes the step raise: {fault} (traceback {digest})."
                 )
@@ -243,7 +243,7 @@ class Turns:
         self, owned: Owned, turn: Turn, records: Sequence[Any], offset: int, known: set[bytes], **changes: Any
     ) -> None:
         """Steps 4 and 5 for whatever was decided."""
-        place, head = self.place, owned.head
+        shard, head = self.shard, owned.head
         kafka = KafkaHead(
             offset=offset,
             count=head.count + len(turn.outputs),
@@ -253,10 +253,10 @@ class Turns:
             cursor=changes.get("cursor", head.cursor),
             scope=changes.get("scope", head.scope),
         )
-        limit = place.settings.max_event_bytes + HEADER_ROOM // 2
+        limit = shard.settings.max_event_bytes + HEADER_ROOM // 2
         dead = [
             dead_record(
-                records[d.place], d, place.streams.input, place.partition, now_ms=self._now_ms(), max_bytes=limit
+                records[d.place], d, shard.streams.input, shard.partition, now_ms=self._now_ms(), max_bytes=limit
             )
             for d in turn.dead
         ]
@@ -267,7 +267,7 @@ class Turns:
             due=turn.due,
             idle=turn.idle,
         )
-        writes = place.store.bury(writes, place.step.buried)
+        writes = shard.store.with_tombstones(writes, shard.step.is_erased)
         published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones))
         if published:
             changes |= {"position": published.position, "written": published.last}
@@ -284,7 +284,7 @@ class Turns:
             merge_clock=turn.clock,
             **changes,
         )
-        if not place.step.rescore_first:  # in event time nobody asks
+        if not shard.step.rescore_first:  # in event time nobody asks
             soonest = (self._next_due, *turn.earlier.values(), *turn.due.values())
             self._next_due = min((at for at in soonest if at is not None), default=None)
         self._count(owned, turn, len(records))
@@ -311,24 +311,24 @@ class Turns:
         del self._pending[:1]
 
     async def _start(self, owned: Owned, start: Activation, offset: int, records: Sequence[Any] = ()) -> None:
-        log.info("%s: model %s starts (activation %d)", self.place, start.version, start.number)
+        log.info("%s: model %s starts (activation %d)", self.shard, start.version, start.number)
         turn = Turn(len(records), owned.head.clock)
         await self._publish(
             owned, turn, records, offset, set(),
             activation=start.number, version=start.version, cursor="", quiet="", scope=Scope.EVERYONE,
         )  # fmt: skip
-        self._metrics.turns.labels(self.place.step.name, "start").inc()
+        self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
     async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[Any]) -> None:
         """Back-fills are over, by a record of the input or by a long silence: a turn of its own, and a rescore begins."""
         head = owned.head
         why = "finished" if records else "expired: nothing has come of it for too long"
-        log.info("%s: back-fill %s %s", self.place, ", ".join(names), why)
+        log.info("%s: back-fill %s %s", self.shard, ", ".join(names), why)
         turn = Turn(len(records), head.clock, backfills=head.backfills.close(names))
         offset = records[-1].offset + 1 if records else head.offset
         await self._publish(owned, turn, records, offset, set(), cursor="", quiet="", scope=head.scope_with_released())
         del self._pending[: len(records)]
-        self._metrics.turns.labels(self.place.step.name, "start").inc()
+        self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
     def _may_rescore(self, frame: TurnContext) -> bool:
         """In wall time slices take turns with records, and a new model's may have to wait."""
@@ -345,17 +345,17 @@ class Turns:
         cursor: str | None = head.cursor
         size, most = self._pace.rescore_size(limited=limited), self._pace.rescore_slices(limited=limited)
         told_until = None if head.quiet is None else head.quiet.encode()
-        until = time.monotonic() + self.place.settings.turn_max_ms / 1000
+        until = time.monotonic() + self.shard.settings.turn_max_ms / 1000
         turn = Turn(0, head.clock)
         while cursor is not None:
-            rows, found, last = await self.place.store.load_slice(owned.raw, cursor, size)
+            rows, found, last = await self.shard.store.load_slice(owned.raw, cursor, size)
             quiet = [told_until is None or key <= told_until for key, _ in rows]
-            looked_at = stepping(self.place.step.rescore, rows, quiet, frame)
+            looked_at = stepping(self.shard.step.rescore, rows, quiet, frame)
             turn.add(looked_at)
             cursor = None if found < size else last.decode()
             # A transaction costs the same for however many. What changes nothing isn't worth any.
             most -= not self._nothing(looked_at)
-            if most <= 0 or len(turn.outputs) >= self.place.settings.turn_max_orders or time.monotonic() > until:
+            if most <= 0 or len(turn.outputs) >= self.shard.settings.turn_max_orders or time.monotonic() > until:
                 break
         changes: dict[str, Any] = {}
         if cursor is None:
@@ -363,23 +363,23 @@ class Turns:
             turn.backfills = head.backfills.without_closed()
         await self._publish(owned, turn, (), head.offset, set(turn.states), cursor=cursor, **changes)
         self._pace.rescored(len(turn.outputs))
-        self._metrics.turns.labels(self.place.step.name, "rescore").inc()
+        self._metrics.turns.labels(self.shard.step.name, "rescore").inc()
 
     async def _be_patient(self, owned: Owned, version: str) -> bool:
         """Whether to go on waiting for a model that a record names: not if it was refused, and not for ever."""
         if self._patience is None:
-            self._patience = time.monotonic() + self.place.settings.commit_timeout_s
+            self._patience = time.monotonic() + self.shard.settings.commit_timeout_s
         if time.monotonic() > self._patience or (self._models is not None and self._models.refuses(version)):
             return False
-        await self._board.put(self.place, "waiting for model", owned, reason="model_unknown", detail=version)
+        await self._board.put(self.shard, "waiting for model", owned, reason="model_unknown", detail=version)
         return True
 
     async def _wait_for_model(self, owned: Owned, version: str) -> None:
-        await self._board.put(self.place, "waiting for model", owned, reason="model_unknown", detail=version)
+        await self._board.put(self.shard, "waiting for model", owned, reason="model_unknown", detail=version)
         await asyncio.sleep(0.1)
 
     def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
-        metrics, step = self._metrics, self.place.step.name
+        metrics, step = self._metrics, self.shard.step.name
         self.offset = owned.head.offset
         metrics.records.labels(*self._labels).inc(taken)
         metrics.clock.labels(*self._labels).set(owned.head.clock / 1000)
@@ -390,7 +390,7 @@ class Turns:
             metrics.events.labels(step, outcome).inc(count)
         for letter in turn.dead:
             metrics.dead_letters.labels(step, letter.reason).inc()
-        self._board.note(self.place, owned)
+        self._board.note(self.shard, owned)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -73,8 +73,8 @@ class ShardService(Service):
         def make_shard(partition: int) -> Shard:
             keys = ShardKeys(settings.group, streams.input, partition)
             store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
-            place = ShardContext(settings, streams, partition, step, store, membership)
-            return Shard(place, self._feed, self._metrics, self._board, slots, now_ms)
+            context = ShardContext(settings, streams, partition, step, store, membership)
+            return Shard(context, self._feed, self._metrics, self._board, slots, now_ms)
 
         self._intake = Supervisor(membership, make_shard)
         self._http = await self._serve()

@@ -309,7 +309,7 @@ async def test_customers_are_found_in_slices(store: ShardStore) -> None:
 
 async def test_the_erased_lie_under_hashes(store: ShardStore) -> None:
     await store.commit(None, b"1", Writes({b"a": b"s"}, created=[b"a"], earlier={b"a": 1}))
-    await store.commit(b"1", b"2", store.bury(Writes({b"a": b"left"}), lambda value: value == b"left"))
+    await store.commit(b"1", b"2", store.with_tombstones(Writes({b"a": b"left"}), lambda value: value == b"left"))
     found = await store.load(b"2", [b"a"], 99, 5)
     assert (found.values, found.fired, found.erased) == ([b"left"], [], frozenset({b"a"}))
     assert found.present([b"a"]) == set()

@@ -52,16 +52,16 @@ class Board:
     def __init__(self) -> None:
         self.stopped = ""
 
-    async def put(self, place: Any, state: str, owned: Any = None, *, reason: str = "", detail: str = "") -> bool:
+    async def put(self, shard: Any, state: str, owned: Any = None, *, reason: str = "", detail: str = "") -> bool:
         if state == "quarantined":
             self.stopped = f"quarantined ({reason}): {detail}"
         return True
 
     def note(self, *_: Any) -> None: ...
 
-    async def release(self, place: Any) -> None: ...
+    async def release(self, shard: Any) -> None: ...
 
-    async def retry_asked(self, place: Any) -> bool:
+    async def retry_asked(self, shard: Any) -> bool:
         return False
 
 
@@ -85,9 +85,9 @@ class Shop:
 
     def start(self) -> None:
         """A worker that takes the shard over."""
-        place = ShardContext(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
+        context = ShardContext(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
         board = cast("StatusBoard", self.board)
-        shard = Shard(place, None, Metrics(), board, TurnSlots(1), lambda: 0)
+        shard = Shard(context, None, Metrics(), board, TurnSlots(1), lambda: 0)
         self.worker = asyncio.create_task(self._until_it_dies(shard))
 
     @staticmethod

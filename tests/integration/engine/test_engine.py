@@ -185,7 +185,7 @@ async def test_redis_put_back_to_an_earlier_instant_catches_up_in_silence(settin
 
 
 def traces(settings: Settings) -> tuple[set[str], int]:
-    """(the structures of Redis that name the buried key anywhere, how many tombstones there are)."""
+    """(the structures of Redis that name the erased key anywhere, how many tombstones there are)."""
     found, stones = set(), 0
     with redis_of(settings) as redis:
         for partition in range(settings.partitions):
@@ -199,9 +199,9 @@ def traces(settings: Settings) -> tuple[set[str], int]:
     return found, stones
 
 
-async def test_a_buried_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_stood(settings: Settings) -> None:
+async def test_an_erased_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_stood(settings: Settings) -> None:
     life = [(b"gone", b"x")] * 7
-    await produce(settings, [*ROWS, *life, (b"gone", b"bury")])
+    await produce(settings, [*ROWS, *life, (b"gone", b"erase")])
     await ran(settings, 608)
     assert traces(settings) == (set(), 1)
     # From Kafka alone, and with the input read again behind what the tombstones' topic says.
@@ -218,7 +218,7 @@ async def test_a_buried_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_stoo
 
 
 async def test_another_salt_stops_every_shard_with_erased_keys(settings: Settings) -> None:
-    await produce(settings, [(b"k%d" % i, b"bury") for i in range(40)])
+    await produce(settings, [(b"k%d" % i, b"erase") for i in range(40)])
     await ran(settings, 40)
     with redis_of(settings) as redis:
         for partition in range(settings.partitions):

@@ -284,7 +284,7 @@ def other_states(ours: Sequence[Shard], theirs: Sequence[Shard], rules: Rules) -
             continue
         for kind in ("states", "tombstones"):
             x, y = (_brought_to(getattr(shard, kind), a.head["clock"], rules) for shard in (a, b))
-            # Who is erased and comes back within one turn was never buried: then that run may have no mark of the salt.
+            # Who is erased and comes back within one turn never got a tombstone: then that run may have no mark of the salt.
             both = x.keys() & y.keys() if kind == "tombstones" else frozenset()
             keys = (x.keys() | y.keys()) - ({SALT_MARK} - both)
             other = sorted(key for key in keys if x.get(key) != y.get(key))

@@ -249,7 +249,7 @@ def _unpatched(replace: Replace) -> None:
 @_mutant(8)
 def _scored_as_usual(replace: Replace) -> None:
     async def from_where_redis_is(owned: Owned, *_: Any) -> None:
-        owned.reader.seek(owned.place.streams.input, owned.place.partition, owned.head.offset)
+        owned.reader.seek(owned.shard.streams.input, owned.shard.partition, owned.head.offset)
 
     replace(catch_up, "catch_up", from_where_redis_is)
     replace(takeover, "catch_up", from_where_redis_is)
@@ -298,13 +298,13 @@ def _producer_last(replace: Replace) -> None:
         return await take_over(self, record)
 
     async def heads_first(
-        place: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
+        shard: ShardContext, ledger: Ledger, reader: LogReader, bounds: Bounds, now_ms: int
     ) -> KafkaHead | None:
-        topic, p = place.streams.heads, place.partition
+        topic, p = shard.streams.heads, shard.partition
         begin, end = bounds[topic]
         # The last offset is that of a transaction's end.
         head, _ = await reader.read_kafka_head(topic, p, begin, end - 1) if end else (None, None)
-        await ledger.take_over(TakeoverRecord(*place.membership.identity(), now_ms))
+        await ledger.take_over(TakeoverRecord(*shard.membership.identity(), now_ms))
         return head
 
     replace(Ledger, "open", classmethod(unopened))
@@ -330,9 +330,9 @@ def _torn_uncovered(replace: Replace) -> None:
     async def note(self: Ledger, head: KafkaHead) -> None:
         beyond[self] = head.count
 
-    async def count_alone(place: ShardContext, ledger: Ledger, *others: Any) -> KafkaHead | None:
+    async def count_alone(shard: ShardContext, ledger: Ledger, *others: Any) -> KafkaHead | None:
         # The moves are noted in Redis, as they are in the protocol; that their orders are done isn't known to Kafka.
-        head = await read(place, ledger, *others)
+        head = await read(shard, ledger, *others)
         if ledger in beyond:
             head = msgspec.structs.replace(head or KafkaHead(0, 0, NO_CLOCK, 0), count=beyond[ledger])
         return head
@@ -345,11 +345,11 @@ def _torn_uncovered(replace: Replace) -> None:
 def _kafka_head_first(replace: Replace) -> None:
     take_over, open_, start = takeover.take_over, Ledger.open, LogReader.start
     read_head, read_kafka_head = ShardStore.read_head, takeover._read_kafka_head
-    at_work: ContextVar[list[Any]] = ContextVar("at_work")  # place, ledger, reader, and then Kafka's head
+    at_work: ContextVar[list[Any]] = ContextVar("at_work")  # shard, ledger, reader, and then Kafka's head
 
-    async def taken_over(place: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
-        at_work.set([place])
-        return await take_over(place, now_ms, stopping)
+    async def taken_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
+        at_work.set([shard])
+        return await take_over(shard, now_ms, stopping)
 
     async def opened(_: type[Ledger], *arguments: Any) -> Ledger:
         at_work.get().append(await open_(*arguments))
@@ -360,9 +360,9 @@ def _kafka_head_first(replace: Replace) -> None:
         at_work.get().append(self)
 
     async def after_kafka(self: ShardStore) -> bytes | None:
-        place, ledger, reader = at_work.get()[:3]
-        bounds = await reader.bounds(place.streams.pinned(), place.partition)
-        at_work.set([place, ledger, reader, await read_kafka_head(place, ledger, reader, bounds, 0)])
+        shard, ledger, reader = at_work.get()[:3]
+        bounds = await reader.bounds(shard.streams.pinned(), shard.partition)
+        at_work.set([shard, ledger, reader, await read_kafka_head(shard, ledger, reader, bounds, 0)])
         return await read_head(self)
 
     async def read_already(*_: Any) -> KafkaHead | None:

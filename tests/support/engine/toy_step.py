@@ -12,7 +12,7 @@ LEVEL = 3
 
 
 class ToyStep:
-    """Value "poison" raises; "bad" is a dead letter; "bury" forgets all but the sequence; anything else counts one for the record's key."""
+    """Value "poison" raises; "bad" is a dead letter; "erase" forgets all but the sequence; anything else counts one for the record's key."""
 
     name = "scoring"
     rescore_first = True
@@ -29,14 +29,14 @@ class ToyStep:
     ) -> Turn:
         turn = Turn(plan.taken, plan.clock)
         states = self._states(plan, values)
-        for place, record in enumerate(plan.work):
+        for index, record in enumerate(plan.work):
             if record.value == b"poison":
                 raise ZeroDivisionError("poison")
             if record.value == b"bad" or record.key is None:
-                turn.dead.append(DeadLetter(place, "bad", "value", "it says so."))
+                turn.dead.append(DeadLetter(index, "bad", "value", "it says so."))
                 continue
             count, level, sequence = states[record.key]
-            if record.value == b"bury":
+            if record.value == b"erase":
                 states[record.key] = (0, 0, sequence)
                 continue
             count += 1
@@ -53,7 +53,7 @@ class ToyStep:
         for record in plan.work:
             if record.value not in {b"bad", b"poison"} and record.key:
                 count, level, sequence = states[record.key]
-                states[record.key] = (0, 0, sequence) if record.value == b"bury" else (count + 1, level, sequence)
+                states[record.key] = (0, 0, sequence) if record.value == b"erase" else (count + 1, level, sequence)
         return {key: STATE.pack(*state) for key, state in states.items()}
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
@@ -63,7 +63,7 @@ class ToyStep:
         count, _, _ = STATE.unpack(value) if value else (0, 0, 0)
         return STATE.pack(count, *struct.unpack("<qq", note))
 
-    def buried(self, value: bytes) -> bool:
+    def is_erased(self, value: bytes) -> bool:
         count, _, _ = STATE.unpack(value)
         return bool(count == 0)
 

@@ -128,14 +128,14 @@ def test_an_erasure_never_triggers() -> None:
     turn = run(step, row(to=None, cause=Cause.ERASURE))
     assert not turn.outputs
     assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
-    assert step.buried(turn.states[b"ann"])
+    assert step.is_erased(turn.states[b"ann"])
     assert turn.counts == {"erased": 1}
 
 
-def test_only_the_last_move_says_whether_a_customer_is_buried() -> None:
+def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
     erased, back = CampaignState(4, AT, erased=True), CampaignState(5)
-    assert not a_step().buried(CampaignState(3, AT).pack())
-    assert a_step().buried(CampaignState(3, AT).join(erased).pack())
+    assert not a_step().is_erased(CampaignState(3, AT).pack())
+    assert a_step().is_erased(CampaignState(3, AT).join(erased).pack())
     assert erased.join(back) == back.join(erased) == CampaignState(5, AT)
 
 

@@ -20,10 +20,10 @@ class Nowhere:
 
 async def test_the_reason_goes_with_the_trouble() -> None:
     board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me")
-    place: Any = SimpleNamespace(partition=3)
+    shard: Any = SimpleNamespace(partition=3)
     owned: Any = SimpleNamespace(head=first_head("cluster", (4, 4), 0))
-    assert not await board.put(place, "waiting for model", owned, reason="model_unknown", detail="v1")
+    assert not await board.put(shard, "waiting for model", owned, reason="model_unknown", detail="v1")
     told = board.shards[3]
     assert (told.state, told.reason, told.detail) == ("waiting for model", "model_unknown", "v1")
-    board.note(place, owned)
+    board.note(shard, owned)
     assert (told.state, told.reason, told.detail) == ("running", "", "")
