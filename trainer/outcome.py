@@ -106,7 +106,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
+class FeatureSpread(msgspec.Struct, frozen=True, kw_only=True):
     """Five figures and the mean of a feature inside a segment, in the feature's own unit."""
 
     least: float
@@ -135,9 +135,9 @@ class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     money_share: float | None
     centroid: tuple[float, float, float]
     centroid_raw: tuple[float, float, float]
-    recency_days: Spread | None
-    frequency: Spread | None
-    monetary: Spread | None
+    recency_days: FeatureSpread | None
+    frequency: FeatureSpread | None
+    monetary: FeatureSpread | None
     silhouette: float | None
 
 
@@ -194,7 +194,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     moved_without_margin: float
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class PublicationDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the model, and why: whole sentences, the decisive one first.
 
     `forced`: a gate failed and someone published anyway. `activation`: offset of the `active` record, None unless
@@ -215,7 +215,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """A run from snapshot to decision.
 
     Refused by the gates, there is no model: `version` is None, `segments` is empty, and `sample`, `projection` and
@@ -237,7 +237,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sample: Sample | None = None
     projection: Projection | None = None
     comparison: Comparison | None = None
-    decision: Decision
+    decision: PublicationDecision
     timings: tuple[Timing, ...] = ()
     warnings: tuple[str, ...] = ()
     currency: str | None = None  # of all money here; None where unknown

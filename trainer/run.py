@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from segmentation.model import SegmentModel
-    from trainer.outcome import Outcome, Verdict
+    from trainer.outcome import TrainingOutcome, Verdict
     from trainer.settings import Settings
-    from trainer.snapshot.redis import Snapshot
-    from trainer.training.learn import Lesson
+    from trainer.snapshot.redis import CustomerSnapshot
+    from trainer.training.learn import TrainingResult
     from trainer.training.plan import TrainingPlan
     from trainer.training.search import Progress
 
@@ -64,7 +64,7 @@ def run(
     now_ms: int,
     clock_s: Callable[[], float],
     progress: Progress,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train once. Raises TrainerError: then nothing was published, but see PublishError.
 
     1. What is active, from the models topic.
@@ -112,14 +112,14 @@ def run(
     return outcome
 
 
-def _snapshot(settings: Settings, job: Job, now_ms: int) -> Snapshot:
+def _snapshot(settings: Settings, job: Job, now_ms: int) -> CustomerSnapshot:
     if job.file is not None:
         return take_from_file(job.file, job.as_of_ms, settings.rules, settings.currency)
     source = settings if job.replica_url is None else settings.model_copy(update={"redis_url": job.replica_url})
     return take(source, job.as_of_ms, now_ms=now_ms)
 
 
-def _verdict(lesson: Lesson, job: Job) -> tuple[Verdict, str | None]:
+def _verdict(lesson: TrainingResult, job: Job) -> tuple[Verdict, str | None]:
     """Say what becomes of the model, and why in a sentence, where the choice of the fit doesn't say it already."""
     if lesson.trained is None:
         return "refused", None
@@ -137,7 +137,7 @@ def _verdict(lesson: Lesson, job: Job) -> tuple[Verdict, str | None]:
     return "dry-run", f"Dry run: nothing was published; it would be {status}. {why or ''}".rstrip()
 
 
-def _decided(outcome: Outcome, verdict: Verdict, why: str | None, activation: int | None) -> Outcome:
+def _decided(outcome: TrainingOutcome, verdict: Verdict, why: str | None, activation: int | None) -> TrainingOutcome:
     decision = msgspec.structs.replace(
         outcome.decision,
         verdict=verdict,
@@ -172,7 +172,7 @@ def _write(folder: Path, name: str, content: bytes) -> None:
     log.info("wrote %s", path)
 
 
-def _keep(settings: Settings, outcome: Outcome, folder: Path | None) -> None:
+def _keep(settings: Settings, outcome: TrainingOutcome, folder: Path | None) -> None:
     """Keep the report. Whatever is wrong with it, the model is published, and the run has not failed."""
     where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
     try:
@@ -183,7 +183,7 @@ def _keep(settings: Settings, outcome: Outcome, folder: Path | None) -> None:
         log.exception("model %s is published, but its report can't be made. %s", outcome.version, where)
 
 
-def _report(outcome: Outcome, folder: Path) -> None:
+def _report(outcome: TrainingOutcome, folder: Path) -> None:
     try:
         write_report(outcome, folder)
     except OSError as error:

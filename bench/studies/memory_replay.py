@@ -21,7 +21,7 @@ from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Turn, TurnContext
 from stream.orders.rows import Row, to_event
 from stream.replay.timeline import timeline
-from trainer.snapshot.redis import Snapshot
+from trainer.snapshot.redis import CustomerSnapshot
 
 GROUP: Final = "bench"
 JUMP_DAYS: Final = 90
@@ -140,14 +140,14 @@ class MemoryReplay:
         self.outputs += turn.outputs
 
 
-def snapshot_of(shard: MemoryReplay) -> Snapshot:
+def snapshot_of(shard: MemoryReplay) -> CustomerSnapshot:
     """What `segtrainer run` would read of a shard."""
     names = sorted(shard.states)
     head = headers([advance_bytes(shard.states[name], shard.clock, shard.rules) for name in names])
     stands = head["last"] != NONE
     known = tuple(name for name, keep in zip(names, stands.tolist(), strict=True) if keep)
     head = head[stands]
-    return Snapshot(
+    return CustomerSnapshot(
         customers=known,
         recency_days=(shard.clock - head["last"]) / float(DAY_MS),
         frequency=head["frequency"].astype(np.float64),

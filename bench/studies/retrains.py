@@ -25,7 +25,7 @@ from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
 from stream.orders.files import cdnow_path
 from trainer.snapshot.orders import OrderBook, read_book
-from trainer.training.learn import Lesson, Stopwatch, learn
+from trainer.training.learn import Stopwatch, TrainingResult, learn
 from trainer.training.naming import Lineage, carried
 from trainer.training.plan import Fitted, TrainingPlan, parse_ks
 
@@ -84,7 +84,7 @@ def retrains(
             lineage = Lineage(trained.model, number, lineage.versions | {trained.model.version}, highest)
 
 
-def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> Lesson:
+def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> TrainingResult:
     at_ms = int(day.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     snapshot = book.as_of(at_ms)
@@ -100,7 +100,7 @@ def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime
     )
 
 
-def swapped(lesson: Lesson, lineage: Lineage) -> tuple[str, ...]:
+def swapped(lesson: TrainingResult, lineage: Lineage) -> tuple[str, ...]:
     """Name the lasting segments that lie nearer to where another one of them lay than to where they lay themselves."""
     if lesson.trained is None or lineage.active is None:
         return ()
@@ -116,7 +116,7 @@ def swapped(lesson: Lesson, lineage: Lineage) -> tuple[str, ...]:
     return tuple(found)
 
 
-def usurped(lesson: Lesson) -> tuple[str, ...]:
+def usurped(lesson: TrainingResult) -> tuple[str, ...]:
     """Name the lasting segments that have more customers from another segment than from their own."""
     comparison = lesson.outcome.comparison
     if comparison is None:

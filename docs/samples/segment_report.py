@@ -19,10 +19,10 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from segmentation.rfm import Rules
-from trainer.outcome import Outcome
+from trainer.outcome import TrainingOutcome
 from trainer.report.render import html, markdown
 from trainer.snapshot.orders import take_from_file
-from trainer.training.learn import Lesson, Stopwatch, learn
+from trainer.training.learn import Stopwatch, TrainingResult, learn
 from trainer.training.naming import Lineage
 from trainer.training.plan import TrainingPlan
 
@@ -33,7 +33,7 @@ AFTER: Final = datetime(2011, 11, 10, tzinfo=UTC)
 PLAN: Final = TrainingPlan()
 
 
-def train(orders: Path, at: datetime, lineage: Lineage) -> Lesson:
+def train(orders: Path, at: datetime, lineage: Lineage) -> TrainingResult:
     """Learn from the orders up to an instant."""
     at_ms = int(at.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
@@ -42,7 +42,7 @@ def train(orders: Path, at: datetime, lineage: Lineage) -> Lesson:
     return learn(snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None)
 
 
-def run(orders: Path) -> Outcome:
+def run(orders: Path) -> TrainingOutcome:
     """Train twice, the second time against the first model."""
     first = train(orders, BEFORE, Lineage()).trained
     assert first is not None

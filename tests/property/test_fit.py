@@ -17,7 +17,7 @@ from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.scorer import UNKNOWN, Scorer
 from trainer.errors import FitError
-from trainer.snapshot.redis import Snapshot
+from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training import measure
 from trainer.training.fit import Recipe, coordinates, fit_feature, train
 from trainer.training.measure import rounded, silhouette
@@ -35,14 +35,14 @@ TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "yeo-johnson")
 EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
 
 
-def a_shop(seed: int, customers: int = 300, *, refunds: bool = True) -> Snapshot:
+def a_shop(seed: int, customers: int = 300, *, refunds: bool = True) -> CustomerSnapshot:
     """Customers of a shop: whole milliseconds of silence, counts, cents, some balances below zero."""
     rng = np.random.default_rng(seed)
     frequency = rng.poisson(rng.gamma(1.2, 3.0, customers)).astype(float)
     monetary = np.round(frequency * rng.lognormal(3.5, 0.8, customers), 2)
     if refunds:
         monetary[::29] = -np.round(rng.exponential(20.0, len(monetary[::29])), 2)
-    return Snapshot(
+    return CustomerSnapshot(
         customers=tuple(b"%05d" % i for i in range(customers)),
         recency_days=rng.integers(0, 400 * DAY_MS, customers) / float(DAY_MS),
         frequency=frequency,
@@ -52,7 +52,7 @@ def a_shop(seed: int, customers: int = 300, *, refunds: bool = True) -> Snapshot
     )
 
 
-def raw(snapshot: Snapshot) -> NDArray[np.float64]:
+def raw(snapshot: CustomerSnapshot) -> NDArray[np.float64]:
     return np.stack([snapshot.column(name) for name in FEATURES], axis=1)
 
 
@@ -62,7 +62,7 @@ recipes = st.builds(Recipe, k=st.integers(2, 9), transform=st.sampled_from(TRANS
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(shops, recipes)
-def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(shop: Snapshot, recipe: Recipe) -> None:
+def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(shop: CustomerSnapshot, recipe: Recipe) -> None:
     one, two = train(shop, recipe), train(shop, recipe)
     assert one.model.to_json() == two.model.to_json()
     assert SegmentModel.from_json(one.model.to_json()) == one.model
@@ -71,7 +71,7 @@ def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(shop: Snaps
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(shops, st.sampled_from(TRANSFORMS))
-def test_z_is_what_scikit_learn_makes_of_the_customers(shop: Snapshot, kind: Transform) -> None:
+def test_z_is_what_scikit_learn_makes_of_the_customers(shop: CustomerSnapshot, kind: Transform) -> None:
     x = raw(shop)
     if kind == "yeo-johnson":
         expected = PowerTransformer("yeo-johnson", standardize=True).fit_transform(x)
@@ -83,7 +83,7 @@ def test_z_is_what_scikit_learn_makes_of_the_customers(shop: Snapshot, kind: Tra
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(shops, recipes)
-def test_the_worker_puts_every_customer_where_k_means_did(shop: Snapshot, recipe: Recipe) -> None:
+def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot, recipe: Recipe) -> None:
     model, labels = (trained := train(shop, recipe)).model, trained.labels
     scorer = Scorer(model.model_copy(update={"margin": 0.0}))
     n = len(shop.customers)
@@ -110,7 +110,7 @@ def test_the_worker_puts_every_customer_where_k_means_did(shop: Snapshot, recipe
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(shops, st.integers(2, 8))
-def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: Snapshot, k: int) -> None:
+def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: CustomerSnapshot, k: int) -> None:
     first = train(shop, Recipe(k=k))
     again = train(shop, Recipe(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
     assert again.model.segments == first.model.segments
@@ -188,36 +188,36 @@ def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypa
 
 
 @pytest.fixture(scope="module")
-def retail(test_data: Path) -> Snapshot:
+def retail(test_data: Path) -> CustomerSnapshot:
     path = test_data / "online_retail" / "rfm_customers.csv.gz"
     if not path.exists():
         pytest.skip(f"{path} isn't there")
     with gzip.open(path, "rt", newline="") as lines:
         rows = sorted(csv.DictReader(lines), key=lambda row: row["customer_id"])
     recency, frequency, monetary = (np.array([float(row[name]) for row in rows]) for name in FEATURES)
-    return Snapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)
+    return CustomerSnapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)
 
 
-def _without_outliers(shop: Snapshot) -> Snapshot:
+def _without_outliers(shop: CustomerSnapshot) -> CustomerSnapshot:
     x = raw(shop)
     keep = np.flatnonzero((np.abs((x - x.mean(0)) / x.std(0)) < 3).all(axis=1))
     recency, frequency, monetary = x[keep].T
-    return Snapshot(tuple(shop.customers[i] for i in keep), recency, frequency, monetary, AS_OF, 0)
+    return CustomerSnapshot(tuple(shop.customers[i] for i in keep), recency, frequency, monetary, AS_OF, 0)
 
 
 @pytest.mark.parametrize(("k", "expected"), [(2, 0.558), (3, 0.519), (4, 0.507)])
-def test_the_textbook_recipe_gives_the_reference_silhouettes(retail: Snapshot, k: int, expected: float) -> None:
+def test_the_textbook_recipe_gives_the_reference_silhouettes(retail: CustomerSnapshot, k: int, expected: float) -> None:
     kept = _without_outliers(retail)
     assert len(kept.customers) == 4_274
     assert train(kept, Recipe(k, "identity")).model.training.silhouette == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize(("k", "expected"), [(2, 0.433), (3, 0.337), (4, 0.336)])
-def test_log1p_gives_the_reference_silhouettes(retail: Snapshot, k: int, expected: float) -> None:
+def test_log1p_gives_the_reference_silhouettes(retail: CustomerSnapshot, k: int, expected: float) -> None:
     assert train(retail, Recipe(k, "log1p")).model.training.silhouette == pytest.approx(expected, abs=0.005)
 
 
-def test_real_customers_get_the_five_names_and_nobody_is_left_out(retail: Snapshot) -> None:
+def test_real_customers_get_the_five_names_and_nobody_is_left_out(retail: CustomerSnapshot) -> None:
     trained = train(retail, Recipe())
     names = [segment.name for segment in trained.model.segments]
     assert names == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]

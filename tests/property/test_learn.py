@@ -15,8 +15,8 @@ from sklearn.metrics import adjusted_rand_score
 from segmentation.model import FEATURES
 from tests.support.data.datasets import KNOWN, crowd, following, known_segments, lesson
 from trainer.errors import FitError
-from trainer.outcome import Outcome
-from trainer.snapshot.redis import Snapshot
+from trainer.outcome import TrainingOutcome
+from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.compare import compare
 from trainer.training.fit import cluster, coordinates, fit_features, nearest
 from trainer.training.measure import stability
@@ -46,7 +46,7 @@ def test_the_outcome_adds_up_and_survives_its_file() -> None:
     taught = lesson(shop, QUICK)
     outcome, trained = taught.outcome, taught.trained
     assert trained is not None
-    assert Outcome.from_json(outcome.to_json()) == outcome
+    assert TrainingOutcome.from_json(outcome.to_json()) == outcome
     assert sum(s.customers for s in outcome.segments) == outcome.quality.customers == 600
     assert sum(s.share for s in outcome.segments) == pytest.approx(1.0)
     assert sum(s.money for s in outcome.segments) == pytest.approx(shop.monetary.sum())
@@ -146,13 +146,13 @@ def test_the_same_customers_again_move_nobody() -> None:
 # ---- ugly snapshots
 
 
-def changed(name: str, value: float, *, where: slice = slice(None)) -> Snapshot:
+def changed(name: str, value: float, *, where: slice = slice(None)) -> CustomerSnapshot:
     shop, _ = known_segments(7, each=75)
     shop.column(name)[where] = value
     return shop
 
 
-def of(customers: int) -> Snapshot:
+def of(customers: int) -> CustomerSnapshot:
     whole, _ = known_segments(8)
     return only(whole, np.arange(len(whole.customers)) < customers)
 
@@ -173,7 +173,7 @@ def of(customers: int) -> Snapshot:
         (changed("frequency", 1.0), "frequency is 1 for all 300"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said_in_a_sentence(shop: Snapshot, told: str, force: bool) -> None:
+def test_what_cannot_be_trained_on_is_said_in_a_sentence(shop: CustomerSnapshot, told: str, force: bool) -> None:
     with pytest.raises(FitError, match=told):
         lesson(shop, QUICK, force=force)
 

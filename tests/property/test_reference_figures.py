@@ -23,9 +23,9 @@ from trainer.training.plan import TrainingPlan, of_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.outcome import Outcome
+    from trainer.outcome import TrainingOutcome
     from trainer.snapshot.orders import OrderBook
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.plan import RecipeName
 
 RAW_TRIMMED = (0.558, 0.519, 0.507, 0.468, 0.430, 0.417, 0.419)  # k = 2 … 8
@@ -34,7 +34,7 @@ RULES = Rules(365 * DAY_MS, 7 * DAY_MS)
 
 
 @pytest.fixture(scope="module")
-def retail(test_data: Path) -> Snapshot:
+def retail(test_data: Path) -> CustomerSnapshot:
     if not (test_data / "online_retail").is_dir():
         pytest.skip(f"{test_data} has no online_retail")
     return retail_gross(test_data)
@@ -53,13 +53,13 @@ def book(orders: Path) -> OrderBook:
     return read_book(orders, RULES, "GBP")
 
 
-def expect(outcome: Outcome, silhouettes: tuple[float, ...]) -> None:
+def expect(outcome: TrainingOutcome, silhouettes: tuple[float, ...]) -> None:
     assert [fit.k for fit in outcome.fits] == list(range(2, 9))
     for fit, expected in zip(outcome.fits, silhouettes, strict=True):
         assert fit.silhouette == pytest.approx(expected, abs=0.02 if fit.k >= 7 else 0.005), fit.k
 
 
-def test_the_tutorial(retail: Snapshot) -> None:
+def test_the_tutorial(retail: CustomerSnapshot) -> None:
     outcome = lesson(retail, of_recipe("tutorial")).outcome
     assert (outcome.quality.customers, outcome.quality.not_fitted) == (4_338, 64)
     expect(outcome, RAW_TRIMMED)
@@ -69,7 +69,7 @@ def test_the_tutorial(retail: Snapshot) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "chosen"), [("textbook", 2), ("default", 3)])
-def test_log1p(retail: Snapshot, recipe: RecipeName, chosen: int) -> None:
+def test_log1p(retail: CustomerSnapshot, recipe: RecipeName, chosen: int) -> None:
     outcome = lesson(retail, replace(of_recipe(recipe), ks=tuple(range(2, 9)), transforms=("log1p",), rounds=0)).outcome
     expect(outcome, LOG1P)
     # Of two segments the larger has 61.5 %, which the gates refuse.
@@ -77,7 +77,7 @@ def test_log1p(retail: Snapshot, recipe: RecipeName, chosen: int) -> None:
     assert outcome.fits[outcome.chosen].k == chosen
 
 
-def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail: Snapshot) -> None:
+def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail: CustomerSnapshot) -> None:
     textbook = lesson(retail, of_recipe("textbook")).outcome
     assert textbook.chosen is not None
     chosen = textbook.fits[textbook.chosen]
@@ -90,7 +90,7 @@ def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail:
     assert len(gated.decision.why) == 1 + len(TrainingPlan().ks)
 
 
-def test_five_segments_by_default_are_steady_and_pass(retail: Snapshot) -> None:
+def test_five_segments_by_default_are_steady_and_pass(retail: CustomerSnapshot) -> None:
     outcome = lesson(retail, replace(TrainingPlan(), ks=(5,))).outcome
     assert all(gate.passed for gate in outcome.decision.gates)
     assert [s.name for s in outcome.segments] == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]

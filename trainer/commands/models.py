@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from trainer.registry.contents import Past, Published, Signature
-from trainer.registry.publish import Activation, promote, read_models, roll_back
+from trainer.registry.contents import ActivationRecord, Signature, TopicContents
+from trainer.registry.publish import PublicationResult, promote, read_models, roll_back
 from trainer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def list_models(*, as_json: Json = False) -> None:
     Console(width=None if sys.stdout.isatty() else _WIDTH).print(table, markup=False)
 
 
-def rows_of(found: Published) -> list[dict[str, Any]]:
+def rows_of(found: TopicContents) -> list[dict[str, Any]]:
     """Describe each version: its last activation if it had one, else its publication; figures as of its training."""
     last = {past.version: past for past in found.history}
     rows = []
@@ -151,7 +151,7 @@ def _signed(by: str | None, reason: str) -> Signature:
     return Signature.now(by or _user(), time.time_ns() // 1_000_000, reason)
 
 
-def _tell(change: Callable[[], Activation], outcome: str, *, as_json: bool) -> None:
+def _tell(change: Callable[[], PublicationResult], outcome: str, *, as_json: bool) -> None:
     done = change()
     if as_json:
         typer.echo(json.dumps({"outcome": outcome, "version": done.version, "activation": done.number}))
@@ -159,7 +159,7 @@ def _tell(change: Callable[[], Activation], outcome: str, *, as_json: bool) -> N
         typer.echo(f"{outcome}: {done.version} is active as activation {done.number}")
 
 
-def _plain(past: Past) -> dict[str, Any]:
+def _plain(past: ActivationRecord) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(past)
     return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
 

@@ -28,7 +28,7 @@ from trainer.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainer.outcome import Fit, Outcome, SegmentFacts
+    from trainer.outcome import Fit, SegmentFacts, TrainingOutcome
     from trainer.training.search import Progress as Hears
 
 log = logging.getLogger(__name__)
@@ -183,14 +183,14 @@ def _progress() -> Iterator[Hears]:
         yield hear
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def told(outcome: TrainingOutcome) -> dict[str, Any]:
     """Give the outcome for machines: all of it but the single customers, which go to the file."""
     content: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(outcome, sample=None))
     del content["sample"]
     return content
 
 
-def show(outcome: Outcome) -> None:
+def show(outcome: TrainingOutcome) -> None:
     """Print the fits, the segments and the decision for people."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     if len(outcome.fits) > 1 or outcome.decision.verdict == "refused":
@@ -215,7 +215,7 @@ def show(outcome: Outcome) -> None:
     console.print(f"{quality.customers:,} customers, {quality.left_out:,} left out{version}: {status}", highlight=False)
 
 
-def _fits(outcome: Outcome) -> Table:
+def _fits(outcome: TrainingOutcome) -> Table:
     table = Table(title="Fits", caption="bold: chosen; red: fails its gate")
     table.add_column("transform")
     for heading in ("k", "inertia", "silhouette", "stability", "smallest", "largest"):
@@ -244,7 +244,7 @@ def _cell(value: float | None, form: str, *, red: bool = False) -> str:
     return f"[red]{text}[/red]" if red else text
 
 
-def _segments(outcome: Outcome) -> Table:
+def _segments(outcome: TrainingOutcome) -> Table:
     table = Table(title=f"Segments as of {outcome.as_of}", caption="recency, frequency, monetary: medians; money: sum")
     table.add_column("segment")
     for heading in ("customers", "share", "money", "recency (days)", "frequency", "monetary"):

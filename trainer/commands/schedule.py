@@ -23,8 +23,8 @@ from trainer.schedule.settings import ScheduleSettings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from trainer.schedule.policy import Due, LastRun
-    from trainer.schedule.scheduler import Ended, Scheduler
+    from trainer.schedule.policy import DueRun, LastRun
+    from trainer.schedule.scheduler import RunResult, Scheduler
     from trainer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def _build(
 
     command = shlex.split(chosen.on_failure or "")
 
-    async def train(run: Due) -> Ended:
+    async def train(run: DueRun) -> RunResult:
         return await train_once(options, run, chosen.timeout_s)
 
     async def alarm(last: LastRun) -> None:

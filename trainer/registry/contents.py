@@ -61,7 +61,7 @@ class Signature(msgspec.Struct, frozen=True):
         )
 
 
-class Past(msgspec.Struct, frozen=True):
+class ActivationRecord(msgspec.Struct, frozen=True):
     """An activation: its number (the offset of its record), what it made active, and by whom. `rollback`: went back."""
 
     activation: int
@@ -75,7 +75,7 @@ class Pointer(msgspec.Struct, frozen=True):
 
     version: str
     rollback: bool = False
-    before: tuple[Past, ...] = ()
+    before: tuple[ActivationRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,15 @@ class Version:
 
 
 @dataclass(slots=True)
-class Published:
+class TopicContents:
     """The models topic. `versions`: in the order of publication; `history`: activations, the present one last."""
 
     versions: dict[str, Version] = field(default_factory=dict)
-    history: tuple[Past, ...] = ()
+    history: tuple[ActivationRecord, ...] = ()
     candidate: str | None = None
 
     @property
-    def active(self) -> Past | None:
+    def active(self) -> ActivationRecord | None:
         """The activation that is in force; None before the first."""
         return self.history[-1] if self.history else None
 
@@ -113,16 +113,16 @@ class Published:
         )
 
 
-def way_back(history: Iterable[Past]) -> tuple[Past, ...]:
+def way_back(history: Iterable[ActivationRecord]) -> tuple[ActivationRecord, ...]:
     """Give the activations that a rollback goes back through, the present one last.
 
     A rollback takes away what it goes back over: after A, B, C and a rollback to B the next one leads to A, not to C.
 
-    >>> a, b, c = (Past(number, version) for number, version in enumerate("abc"))
-    >>> [past.version for past in way_back([a, b, c, Past(3, "b", rollback=True)])]
+    >>> a, b, c = (ActivationRecord(number, version) for number, version in enumerate("abc"))
+    >>> [past.version for past in way_back([a, b, c, ActivationRecord(3, "b", rollback=True)])]
     ['a', 'b']
     """
-    way: list[Past] = []
+    way: list[ActivationRecord] = []
     for past in history:
         if past.rollback:
             while way and way[-1].version != past.version:
@@ -133,7 +133,7 @@ def way_back(history: Iterable[Past]) -> tuple[Past, ...]:
     return tuple(way)
 
 
-async def read_published(settings: Settings, *, past: int | None = None) -> Published:
+async def read_published(settings: Settings, *, past: int | None = None) -> TopicContents:
     """Read the models topic to its end, or past an offset: whatever a transaction under way decides before it.
 
     What can't be read there is skipped, as the worker does. Raises PublishError where a topic is missing, KafkaError.
@@ -143,9 +143,9 @@ async def read_published(settings: Settings, *, past: int | None = None) -> Publ
     )
 
 
-def published(records: Sequence[Any]) -> Published:
+def published(records: Sequence[Any]) -> TopicContents:
     """Take the records in their order. A broken one is passed over, as the worker does: the last good one stays."""
-    found = Published()
+    found = TopicContents()
     for record in records:
         try:
             _take(found, record)
@@ -154,7 +154,7 @@ def published(records: Sequence[Any]) -> Published:
     return found
 
 
-def _take(found: Published, record: Any) -> None:
+def _take(found: TopicContents, record: Any) -> None:
     if record.key == CANDIDATE_KEY:
         found.candidate = None if record.value is None else read_pointer(record.value)
     elif record.value is None:
@@ -168,7 +168,7 @@ def _take(found: Published, record: Any) -> None:
         pointer = _pointer(record.value, version)
         # A record written by hand remembers nothing: then what was read before it counts.
         before = [past for past in pointer.before if past.version in found.versions] or found.history
-        now = Past(record.offset, version, Signature.of(record.headers), pointer.rollback)
+        now = ActivationRecord(record.offset, version, Signature.of(record.headers), pointer.rollback)
         found.history = (*before, now)[-REMEMBERED:]
     else:
         model = read_version(record.key, record.value)

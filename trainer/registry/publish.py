@@ -19,7 +19,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
 from trainer.errors import PublishConflict, PublishError
-from trainer.registry.contents import REMEMBERED, Pointer, Published, Signature, read_published, way_back
+from trainer.registry.contents import REMEMBERED, Pointer, Signature, TopicContents, read_published, way_back
 from trainer.registry.topic import REQUEST_MS, started
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
+class PublicationResult:
     """What was published. `number`: the offset of its `active` record, which only grows; None for a candidate."""
 
     number: int | None
@@ -43,7 +43,7 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class _ModelChange:
     """What is to be written. `model`: None where it must be on the topic already."""
 
     version: str
@@ -54,7 +54,7 @@ class _Change:
     event_time: bool = False
 
 
-def read_models(settings: Settings) -> Published:
+def read_models(settings: Settings) -> TopicContents:
     """Read the models topic to its end. What can't be read there is skipped, as the worker does. Raises PublishError."""
     return asyncio.run(_read(settings))
 
@@ -79,7 +79,7 @@ def publish(
     now_ms: int,
     signed: Signature | None = None,
     expected: Lineage | None = None,
-) -> Activation:
+) -> PublicationResult:
     """Publish a model, in one transaction: all of it or nothing. Raises PublishError.
 
     1. The model under its version, unless it is there: an activation must stay behind its model when the topic is
@@ -91,9 +91,9 @@ def publish(
     now, or where another one has got the ids of this one's new segments.
     """
     signature = signed or Signature.now("segtrainer", now_ms)
-    change = _Change(model.version, model, signature, activate=activate, event_time=event_time)
+    change = _ModelChange(model.version, model, signature, activate=activate, event_time=event_time)
 
-    def check(found: Published) -> None:
+    def check(found: TopicContents) -> None:
         if expected is None:
             return
         if activate:
@@ -109,14 +109,14 @@ def publish(
     return asyncio.run(_commit(settings, change, check))
 
 
-def promote(settings: Settings, version: str, signed: Signature, *, expected: str | None = None) -> Activation:
+def promote(settings: Settings, version: str, signed: Signature, *, expected: str | None = None) -> PublicationResult:
     """Activate a model that is on the topic. Raises PublishError: it isn't there, or it is active already.
 
     `expected`: the version that the caller takes for active ("": none is); None: the one that is as this begins.
     Raises PublishConflict where another one is.
     """
 
-    async def go() -> Activation:
+    async def go() -> PublicationResult:
         found = await _read(settings)
         _require(found, version)
         now = found.active
@@ -124,19 +124,19 @@ def promote(settings: Settings, version: str, signed: Signature, *, expected: st
             raise PublishConflict(f"active is {_told(found)}, expected {expected or 'none'}.", hint=_LOOK)
         if now and now.version == version:
             raise PublishError(f"model {version} is active already (activation {now.activation}).")
-        change = _Change(version, None, signed, event_time=settings.time == "event")
+        change = _ModelChange(version, None, signed, event_time=settings.time == "event")
         return await _commit(settings, change, lambda late: _expect_active(late, now.activation if now else None))
 
     return asyncio.run(go())
 
 
-def roll_back(settings: Settings, version: str | None, signed: Signature) -> Activation:
+def roll_back(settings: Settings, version: str | None, signed: Signature) -> PublicationResult:
     """Activate a model again that was active before. None: the one before the present one, then the one before that.
 
     Raises PublishError where there is none, PublishConflict where another one becomes active meanwhile.
     """
 
-    async def go() -> Activation:
+    async def go() -> PublicationResult:
         found = await _read(settings)
         way = way_back(found.history)
         if version is not None:
@@ -152,7 +152,7 @@ def roll_back(settings: Settings, version: str | None, signed: Signature) -> Act
                 f"{', '.join(past.version for past in reversed(way[:-1]))}.",
                 hint=f"`segtrainer promote {target}` activates any model.",
             )
-        change = _Change(target, None, signed, rollback=True, event_time=settings.time == "event")
+        change = _ModelChange(target, None, signed, rollback=True, event_time=settings.time == "event")
         return await _commit(settings, change, lambda late: _expect_active(late, way[-1].activation))
 
     return asyncio.run(go())
@@ -161,13 +161,13 @@ def roll_back(settings: Settings, version: str | None, signed: Signature) -> Act
 _LOOK: Final = "`segtrainer list` shows the models."
 
 
-def _require(found: Published, version: str) -> None:
+def _require(found: TopicContents, version: str) -> None:
     if version not in found.versions:
         there = ", ".join(found.versions) or "none"
         raise PublishError(f"no model {version!r} on the models topic; there are: {there}.", hint=_LOOK)
 
 
-def _told(found: Published) -> str:
+def _told(found: TopicContents) -> str:
     """Say what is active, since when and by whom."""
     now = found.active
     if now is None:
@@ -176,7 +176,7 @@ def _told(found: Published) -> str:
     return f"{now.version} (activation {now.activation}{f', by {by}' if by else ''}{f' at {at}' if at else ''})"
 
 
-def _expect_active(found: Published, number: int | None) -> None:
+def _expect_active(found: TopicContents, number: int | None) -> None:
     now = found.active
     if (now.activation if now else None) != number:
         raise PublishConflict(
@@ -184,13 +184,13 @@ def _expect_active(found: Published, number: int | None) -> None:
         )
 
 
-async def _read(settings: Settings) -> Published:
+async def _read(settings: Settings) -> TopicContents:
     async with _translated(settings):
         return await read_published(settings)
 
 
-async def _commit(settings: Settings, change: _Change, check: Any) -> Activation:
-    """Fence the others, read past one's own barrier, let `check(Published)` refuse, and write. Raises PublishError."""
+async def _commit(settings: Settings, change: _ModelChange, check: Any) -> PublicationResult:
+    """Fence the others, read past one's own barrier, let `check(TopicContents)` refuse, and write. Raises PublishError."""
     asyncio.get_running_loop().set_exception_handler(_unheard)
     async with _translated(settings), _producer(settings) as producer:
         partitions = await _order_partitions(settings, producer) if change.activate and change.event_time else []
@@ -204,7 +204,7 @@ async def _commit(settings: Settings, change: _Change, check: Any) -> Activation
                 )
                 for partition in partitions:
                     await _sent(producer, settings.orders_topic, CONTROL_KEY, event, partition)
-    return Activation(number if change.activate else None, change.version)
+    return PublicationResult(number if change.activate else None, change.version)
 
 
 def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-async def _written(settings: Settings, producer: Any, change: _Change, found: Published) -> int:
+async def _written(settings: Settings, producer: Any, change: _ModelChange, found: TopicContents) -> int:
     """Write model and pointer, and take the mark of a candidate off what becomes active. Returns the pointer's offset."""
     topic, headers = settings.models_topic, change.signature.headers()
     if change.model is not None and change.version not in found.versions:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
-    from trainer.outcome import Outcome
-    from trainer.registry.contents import Published
+    from trainer.outcome import TrainingOutcome
+    from trainer.registry.contents import TopicContents
     from trainer.settings import Settings
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a writing
@@ -52,7 +52,7 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
     markdown: str
 
     @classmethod
-    def of(cls, outcome: Outcome) -> Self:
+    def of(cls, outcome: TrainingOutcome) -> Self:
         """Make it of the outcome of a run that published. Raises ValueError where there is no version."""
         if outcome.version is None:
             raise ValueError("the outcome has no version: expected that of a run that made a model")
@@ -80,7 +80,7 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
         return report
 
 
-def keep(settings: Settings, outcome: Outcome) -> None:
+def keep(settings: Settings, outcome: TrainingOutcome) -> None:
     """Keep the report of a run under the version of its model, in place of an earlier one. Raises NoReport."""
     report = KeptReport.of(outcome)
     asyncio.run(_write(settings, report.version, report.to_bytes()))
@@ -94,7 +94,7 @@ def find(settings: Settings, version: str | None = None) -> KeptReport:
     return KeptReport.from_bytes(name, kept[name])
 
 
-def choose(version: str | None, published: Published, kept: Iterable[str]) -> str:
+def choose(version: str | None, published: TopicContents, kept: Iterable[str]) -> str:
     """Tell which model is meant, of those on the models topic and those with a report. Raises NoReport."""
     kept = list(kept)
     if version is None:

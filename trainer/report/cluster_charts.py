@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from trainer.report.customer_charts import Picture, column
+from trainer.report.customer_charts import Chart, column
 from trainer.report.markup import NARROW, Markup, decimal, percent
 from trainer.report.svg import (
     WIDTH,
-    Frame,
+    PlotArea,
     Scale,
     apart,
     colour,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trainer.outcome import Fit, Outcome, Projection, Sample, SegmentFacts
+    from trainer.outcome import Fit, Projection, Sample, SegmentFacts, TrainingOutcome
 
 _WIDE: Final = 420.0  # units: pictures with names in them
 _POINTS: Final = 2_500  # customers drawn one by one, at most
@@ -75,14 +75,14 @@ _CURVES: Final = (
 )
 
 
-def curves(outcome: Outcome) -> list[Picture]:
+def curves(outcome: TrainingOutcome) -> list[Chart]:
     """Draw inertia, silhouette and stability over k, the choice marked; a measure that no fit has is left out."""
     return [
         _curve(outcome, which) for which in _CURVES if any(getattr(f, which.field) is not None for f in outcome.fits)
     ]
 
 
-def _curve(outcome: Outcome, which: _Curve) -> Picture:
+def _curve(outcome: TrainingOutcome, which: _Curve) -> Chart:
     known = [(f, float(getattr(f, which.field))) for f in outcome.fits if getattr(f, which.field) is not None]
     ks = sorted({f.k for f, _ in known})
     values = [value for _, value in known]
@@ -90,7 +90,7 @@ def _curve(outcome: Outcome, which: _Curve) -> Picture:
     # Room at both ends, for the ring round the choice.
     x = Scale(ks[0] - 0.4, ks[-1] + 0.4, 46.0, _RIGHT)
     y = Scale(*_reach(which.field, values, limit), _BOTTOM, 38.0)
-    parts: list[str] = [Frame(x, y, "number of segments, k", which.axis).axes([float(k) for k in ks])]
+    parts: list[str] = [PlotArea(x, y, "number of segments, k", which.axis).axes([float(k) for k in ks])]
     if limit is not None:
         parts += [
             line(x.start, y.at(limit), x.stop, y.at(limit), "limit"),
@@ -109,7 +109,7 @@ def _curve(outcome: Outcome, which: _Curve) -> Picture:
     told = "; ".join(f"{f.transform} k={f.k}: {decimal(value, 3)}{' (chosen)' * f.chosen}" for f, value in known)
     hollow = " Hollow: fails a gate." if any(fails(f) for f, _ in known) else ""
     picture = figure(f"over-k-{which.field}", f"{which.title} over k", told, parts, bottom + 6)
-    return Picture(which.title, which.caption + hollow, picture)
+    return Chart(which.title, which.caption + hollow, picture)
 
 
 def _reach(field: str, values: Sequence[float], limit: float | None) -> tuple[float, float]:
@@ -151,7 +151,7 @@ def fails(fit: Fit) -> bool:
     return any(not gate.passed for gate in fit.gates)
 
 
-def silhouettes(outcome: Outcome, sample: Sample) -> Picture | None:
+def silhouettes(outcome: TrainingOutcome, sample: Sample) -> Chart | None:
     """Draw each sampled customer's silhouette, by segment and size; None where it isn't defined."""
     if sample.silhouette is None:
         return None
@@ -159,7 +159,7 @@ def silhouettes(outcome: Outcome, sample: Sample) -> Picture | None:
     groups = [np.sort(values[of == index])[::-1] for index in range(len(outcome.segments))]
     x = Scale(min(-0.1, float(values.min())), max(0.5, float(values.max())), 150.0, _WIDE - 46)
     room = 320.0
-    parts: list[str] = [Frame(x, Scale(0.0, 1.0, room, 0.0), "silhouette of a customer").axes()]
+    parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, room, 0.0), "silhouette of a customer").axes()]
     tops: list[float] = []
     y = 4.0
     for index, inside in enumerate(groups):
@@ -181,7 +181,7 @@ def silhouettes(outcome: Outcome, sample: Sample) -> Picture | None:
     described = "; ".join(
         f"{s.name}: mean {decimal(s.silhouette)}" for s in outcome.segments if s.silhouette is not None
     )
-    return Picture(
+    return Chart(
         f"Silhouettes of the {len(groups)} segments",
         f"One line a customer, longest first; on the right the segment's mean, dashed the mean of all ({decimal(mean)}). "
         f"Below zero ({below}): nearer to another segment than to the own one.",
@@ -199,14 +199,14 @@ def _outline(inside: NDArray[np.float64], x: Scale, y: float, tall: float) -> li
     return [(zero, y), (edge[0][0], y), *edge, (edge[-1][0], y + tall), (zero, y + tall)]
 
 
-def plane(outcome: Outcome, sample: Sample, projection: Projection) -> Picture:
+def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> Chart:
     """Draw the customers in the plane of the two principal components, the names at the centroids."""
     xs, ys, of = column(sample, "x"), column(sample, "y"), np.array(sample.segment)
     room = 360.0
     x = Scale(*_middle(xs, [c[0] for c in projection.centroids]), 14.0, _WIDE - 10)
     y = Scale(*_middle(ys, [c[1] for c in projection.centroids]), room, 22.0)
     step = max(1, -(-len(xs) // _POINTS))
-    parts: list[str] = [Frame(x, y, _axis(projection, 0) + " →").axes([])]
+    parts: list[str] = [PlotArea(x, y, _axis(projection, 0) + " →").axes([])]
     parts += [
         line(x.start, y.start, x.start, y.stop, "axis"),
         text(2, 13, "↑ " + _axis(projection, 1), "name"),
@@ -217,7 +217,7 @@ def plane(outcome: Outcome, sample: Sample, projection: Projection) -> Picture:
         parts.append(dots(places, f"dot {colour(index)}{' square' * (index >= 8)}"))
     parts += _names(outcome.segments, projection, x, y)
     explained = percent(sum(projection.explained), 0)
-    return Picture(
+    return Chart(
         "The customers from where they differ most",
         f"Principal components of the three features: the plane holds {explained} of their variance "
         f"({percent(projection.explained[0], 0)} and {percent(projection.explained[1], 0)}). "

@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from trainer.report.markup import NARROW, Markup, amount, decimal, percent
-from trainer.report.svg import WIDTH, Frame, Scale, colour, dots, figure, fits, letters, line, polyline, rectangle, text
+from trainer.report.svg import (
+    WIDTH,
+    PlotArea,
+    Scale,
+    colour,
+    dots,
+    figure,
+    fits,
+    letters,
+    line,
+    polyline,
+    rectangle,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from trainer.outcome import Outcome, Sample, SegmentFacts
+    from trainer.outcome import Sample, SegmentFacts, TrainingOutcome
     from trainer.report.svg import Kind
 
 _LEFT: Final = 8.0
@@ -28,7 +41,7 @@ _SHOWN: Final = 99.0  # percentile of the raw figures up to which their distribu
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Chart:
     """A figure of the page: the drawing, its title, and a sentence or two under it."""
 
     title: str
@@ -54,7 +67,7 @@ MEASURES: Final = (
 )
 
 
-def shares(outcome: Outcome) -> Picture:
+def shares(outcome: TrainingOutcome) -> Chart:
     """Draw how many customers and how much money each segment has."""
     segments = outcome.segments
     top = max(max(s.share, s.money_share or 0.0) for s in segments)
@@ -77,26 +90,26 @@ def shares(outcome: Outcome) -> Picture:
         + ("" if s.money_share is None else f", {percent(s.money_share)} of the money")
         for s in segments
     )
-    return Picture(
+    return Chart(
         "Who they are, and what they bring",
         "Per segment its part of all customers (full) and of all money (pale).",
         figure("shares", "Shares of customers and money by segment", told, parts, 54.0 * len(segments) + 2),
     )
 
 
-def box_plots(outcome: Outcome, sample: Sample) -> list[Picture]:
+def box_plots(outcome: TrainingOutcome, sample: Sample) -> list[Chart]:
     """Draw each feature as boxes: all customers, then each segment."""
     return [_boxes(outcome.segments, sample, measure) for measure in MEASURES]
 
 
-def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -> Picture:
+def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -> Chart:
     values = column(sample, measure.column)
     of = np.array(sample.segment)
     groups = [("All customers", values, "")]
     groups += [(s.name, values[of == index], colour(index)) for index, s in enumerate(segments)]
     height = _ROW * len(groups) + 4
     x = Scale(float(values.min()), float(values.max()), _LEFT + 6, _RIGHT - 6, measure.kind)
-    parts: list[str] = [Frame(x, Scale(0.0, 1.0, height, 0.0), measure.axis).axes()]
+    parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, height, 0.0), measure.axis).axes()]
     told: list[str] = []
     for row, (name, inside, kind) in enumerate(groups):
         y = _ROW * row
@@ -104,7 +117,7 @@ def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -
         if len(inside):
             parts += _box(inside, x, y + 25, kind)
             told.append(f"{name}: median {measure.told(float(np.median(inside)))}")
-    return Picture(
+    return Chart(
         measure.title,
         "Box: the middle half, with its median. Whiskers: the furthest within 1.5 box lengths; dots beyond."
         + (" The axis is logarithmic." if measure.kind == "log" else ""),
@@ -128,13 +141,13 @@ def _box(inside: NDArray[np.float64], x: Scale, y: float, kind: str) -> list[Mar
     ]
 
 
-def distributions(outcome: Outcome, sample: Sample) -> list[Picture]:
+def distributions(outcome: TrainingOutcome, sample: Sample) -> list[Chart]:
     """Draw each feature's distribution before and after the transform, one above the other."""
     transform = next((f.transform for f in outcome.fits if f.chosen), "the transform")
     return [_distribution(sample, measure, transform) for measure in MEASURES]
 
 
-def _distribution(sample: Sample, measure: Measure, transform: str) -> Picture:
+def _distribution(sample: Sample, measure: Measure, transform: str) -> Chart:
     raw, z = column(sample, measure.column), column(sample, f"z_{measure.column}")
     top = float(np.percentile(raw, _SHOWN))
     shown = raw[raw <= top]
@@ -145,7 +158,7 @@ def _distribution(sample: Sample, measure: Measure, transform: str) -> Picture:
     before_skew, after_skew = skew(raw), skew(z)
     cut = f" Not drawn above: {decimal(top, 0)}, the highest 1{NARROW}%." if len(shown) < len(raw) else ""
     told = f"skewness {decimal(before_skew)} before, {decimal(after_skew)} after"
-    return Picture(
+    return Chart(
         measure.title,
         f"{told[0].upper()}{told[1:]} (0: symmetric).{cut} Dashed: a normal curve.",
         figure(f"spread-{measure.column}", f"Distribution of {measure.axis}", told, parts, 350 + _FOOT),
@@ -163,7 +176,7 @@ def _histogram(values: NDArray[np.float64], bottom: float, top: float, axis: str
     for share, start, end in zip(part.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         steps += [(x.at(start), y.at(share)), (x.at(end), y.at(share))]
     steps.append((x.at(float(edges[-1])), bottom))
-    drawn = [Frame(x, y, axis).axes(), polyline(steps, "area c0", closed=True)]
+    drawn = [PlotArea(x, y, axis).axes(), polyline(steps, "area c0", closed=True)]
     drawn += [text(38, y.at(v) + 4, f"{v:g}{NARROW}%", "num", anchor="end") for v in y.ticks(40.0)]
     if axis.startswith("z"):
         width = float(edges[1] - edges[0])
@@ -182,18 +195,18 @@ def _edges(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.f
     return np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
 
 
-def profiles(outcome: Outcome) -> list[Picture]:
+def profiles(outcome: TrainingOutcome) -> list[Chart]:
     """Draw the segments' centroids by feature: how far above or below the average customer."""
     segments = outcome.segments
     reach = max(abs(z) for s in segments for z in s.centroid) or 1.0
     return [_profile(segments, place, reach) for place in range(len(MEASURES))]
 
 
-def _profile(segments: Sequence[SegmentFacts], place: int, reach: float) -> Picture:
+def _profile(segments: Sequence[SegmentFacts], place: int, reach: float) -> Chart:
     measure = MEASURES[place]
     height = _ROW * len(segments) + 4
     x = Scale(-reach, reach, _LEFT + 10, _RIGHT - 10)
-    parts: list[str] = [Frame(x, Scale(0.0, 1.0, height, 0.0), "standard deviations from the average").axes()]
+    parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, height, 0.0), "standard deviations from the average").axes()]
     parts.append(line(x.at(0.0), 0.0, x.at(0.0), height, "axis"))
     told: list[str] = []
     for index, segment in enumerate(segments):
@@ -206,7 +219,7 @@ def _profile(segments: Sequence[SegmentFacts], place: int, reach: float) -> Pict
             rectangle(start, y + 18, end - start, 13, f"bar {colour(index)}"),
         ]
         told.append(f"{segment.name} {raw} (z {decimal(z)})")
-    return Picture(
+    return Chart(
         measure.title,
         f"Centre of each segment: {measure.axis}. On the right in its own unit."
         + (" To the right: silent for longer." if measure.column == "recency_days" else ""),

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Final
 from trainer.report import sentences as words
 from trainer.report import tables
 from trainer.report.cluster_charts import curves, plane, silhouettes
-from trainer.report.customer_charts import Picture, box_plots, distributions, profiles, shares
+from trainer.report.customer_charts import Chart, box_plots, distributions, profiles, shares
 from trainer.report.markup import Markup, count, joined, percent, tag
 from trainer.report.svg import colour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trainer.outcome import Comparison, Outcome
-    from trainer.report.tables import Table
+    from trainer.outcome import Comparison, TrainingOutcome
+    from trainer.report.tables import ReportTable
 
 # The page asks for nothing, and would be refused if it did: what came in as a name can't fetch or run anything either.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -32,7 +32,7 @@ _LONG: Final = re.compile(r"[^\s-]{12}(?=[^\s-]{4})")
 _TONES: Final = {"active": "good", "candidate": "plain", "dry-run": "plain", "refused": "bad"}
 
 
-def page(outcome: Outcome) -> str:
+def page(outcome: TrainingOutcome) -> str:
     """Build the whole page."""
     title = f"Customer segments as of {words.moment(outcome.as_of)}"
     style = resources.files("trainer.report").joinpath("report.css").read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def page(outcome: Outcome) -> str:
     return "<!doctype html>\n" + tag("html", head, tag("body", tag("main", *parts)), lang="en") + "\n"
 
 
-def _summary(outcome: Outcome, title: str) -> Markup:
+def _summary(outcome: TrainingOutcome, title: str) -> Markup:
     top = [
         tag("h1", title),
         tag("p", tag("span", words.badge(outcome), class_=f"badge {_TONES[outcome.decision.verdict]}")),
@@ -75,7 +75,7 @@ def _summary(outcome: Outcome, title: str) -> Markup:
     return tag("header", *top, tag("div", who, beside, class_="summary"), listed)
 
 
-def _customers(outcome: Outcome) -> list[Markup]:
+def _customers(outcome: TrainingOutcome) -> list[Markup]:
     parts = [tag("h2", "The customers that went in")]
     parts += [tag("p", sentence) for sentence in words.input_notes(outcome)]
     if outcome.quality.features:
@@ -96,7 +96,7 @@ def _customers(outcome: Outcome) -> list[Markup]:
     ]
 
 
-def _choice(outcome: Outcome) -> list[Markup]:
+def _choice(outcome: TrainingOutcome) -> list[Markup]:
     return [
         tag("h2", "How many segments: the choice of k"),
         _figures(curves(outcome)),
@@ -104,7 +104,7 @@ def _choice(outcome: Outcome) -> list[Markup]:
     ]
 
 
-def _clusters(outcome: Outcome) -> list[Markup]:
+def _clusters(outcome: TrainingOutcome) -> list[Markup]:
     if outcome.sample is None or not outcome.segments:
         return []
     wide = [silhouettes(outcome, outcome.sample)]
@@ -118,7 +118,7 @@ def _clusters(outcome: Outcome) -> list[Markup]:
     ]
 
 
-def _movement(outcome: Outcome) -> list[Markup]:
+def _movement(outcome: TrainingOutcome) -> list[Markup]:
     if outcome.comparison is None:
         return []
     return [
@@ -129,7 +129,7 @@ def _movement(outcome: Outcome) -> list[Markup]:
     ]
 
 
-def _gates(outcome: Outcome) -> list[Markup]:
+def _gates(outcome: TrainingOutcome) -> list[Markup]:
     heading = tag("h2", "The gates")
     if not outcome.decision.gates:
         told = "No fit was chosen that they could judge." if not outcome.segments else "This recipe has none."
@@ -137,21 +137,21 @@ def _gates(outcome: Outcome) -> list[Markup]:
     return [heading, _table(tables.gates(outcome), "stack")]
 
 
-def _facts(outcome: Outcome) -> list[Markup]:
+def _facts(outcome: TrainingOutcome) -> list[Markup]:
     parts = [tag("h2", "Facts of the run"), *(tag("p", f"Warning: {told}") for told in outcome.warnings)]
     listed = [tables.facts(outcome)] + ([tables.timings(outcome)] if outcome.timings else [])
     return [*parts, tag("div", *map(_table, listed), class_="summary")]
 
 
-def _figures(pictures: Sequence[Picture], *, wide: bool = False) -> Markup:
+def _figures(pictures: Sequence[Chart], *, wide: bool = False) -> Markup:
     return tag("div", *map(_figure, pictures), class_="figures wide" if wide else "figures")
 
 
-def _figure(picture: Picture) -> Markup:
+def _figure(picture: Chart) -> Markup:
     return tag("figure", tag("h3", picture.title), picture.svg, tag("figcaption", picture.caption))
 
 
-def _table(table: Table, kind: str = "") -> Markup:
+def _table(table: ReportTable, kind: str = "") -> Markup:
     rows = [
         tag(
             "tr",
@@ -164,7 +164,7 @@ def _table(table: Table, kind: str = "") -> Markup:
     return _framed(table, rows, kind)
 
 
-def _cell(table: Table, place: int, told: str) -> Markup:
+def _cell(table: ReportTable, place: int, told: str) -> Markup:
     kind = "words" if place in table.words else None
     if place == 0:
         return tag("th", _breakable(told), scope="row", role="rowheader", class_=kind)
@@ -177,7 +177,7 @@ def _breakable(told: str) -> Markup:
     return joined([first, *(part for piece in rest for part in (tag("wbr"), piece))])
 
 
-def _matrix(outcome: Outcome, compared: Comparison) -> Markup:
+def _matrix(outcome: TrainingOutcome, compared: Comparison) -> Markup:
     """Build the movement table, each cell coloured by its part of its row, and those who stay outlined."""
     table = tables.movement(outcome, compared)
     rows: list[Markup] = []
@@ -194,7 +194,7 @@ def _matrix(outcome: Outcome, compared: Comparison) -> Markup:
     return _framed(table, [*rows, tag("tr", *last, role="row", class_="marked")], "")
 
 
-def _framed(table: Table, rows: Iterable[Markup], kind: str) -> Markup:
+def _framed(table: ReportTable, rows: Iterable[Markup], kind: str) -> Markup:
     heads = [
         tag("th", _breakable(told), scope="col", role="columnheader", class_="words" if place in table.words else None)
         for place, told in enumerate(table.heads)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trainer.errors import TrainerError
-from trainer.outcome import Outcome
+from trainer.outcome import TrainingOutcome
 from trainer.report import sentences as words
 from trainer.report import tables
 from trainer.report.page import page
@@ -21,7 +21,7 @@ from trainer.report.page import page
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.report.tables import Table
+    from trainer.report.tables import ReportTable
 
 
 class ReportError(TrainerError):
@@ -37,7 +37,7 @@ class Written:
     json: Path
 
 
-def write_report(outcome: Outcome, folder: Path) -> Written:
+def write_report(outcome: TrainingOutcome, folder: Path) -> Written:
     """Write report.html, report.md and report.json into a folder, made where it isn't there; OSError where it can't."""
     folder.mkdir(parents=True, exist_ok=True)
     written = Written(folder / "report.html", folder / "report.md", folder / "report.json")
@@ -48,22 +48,22 @@ def write_report(outcome: Outcome, folder: Path) -> Written:
     return written
 
 
-def read_outcome(path: Path) -> Outcome:
+def read_outcome(path: Path) -> TrainingOutcome:
     """Read a report.json. Raises ReportError where it is none, OSError where it can't be read."""
     try:
-        return Outcome.from_json(path.read_bytes())
+        return TrainingOutcome.from_json(path.read_bytes())
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ReportError(
             f"{path} is not the report of a training run: {error}.", hint="Give the report.json that segtrainer wrote."
         ) from None
 
 
-def html(outcome: Outcome) -> str:
+def html(outcome: TrainingOutcome) -> str:
     """Give the page: whole in itself, nothing is fetched."""
     return page(outcome)
 
 
-def markdown(outcome: Outcome) -> str:
+def markdown(outcome: TrainingOutcome) -> str:
     """Give the words and tables of the page, without its figures."""
     parts = [f"# Customer segments as of {words.moment(outcome.as_of)}", f"**{words.badge(outcome)}**"]
     parts.append(plain(words.headline(outcome)))
@@ -103,7 +103,7 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split(None)) if "\n" in text else text)
 
 
-def _table(table: Table) -> str:
+def _table(table: ReportTable) -> str:
     def row(cells: tuple[str, ...]) -> str:
         return f"| {' | '.join(map(plain, cells))} |"
 

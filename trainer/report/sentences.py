@@ -10,7 +10,7 @@ from trainer.report.markup import NARROW, count, decimal, money, percent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trainer.outcome import Comparison, Fit, Gate, Outcome, SegmentFacts, Verdict
+    from trainer.outcome import Comparison, Fit, Gate, SegmentFacts, TrainingOutcome, Verdict
 
 _MOVES: Final = 5  # largest movements told in words
 _LEFT_OUT: Final = {"in window": ", without an order in the window", "ordinary": " for |z| of 3 or more"}
@@ -26,7 +26,7 @@ _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
 }
 
 
-class Move(NamedTuple):
+class SegmentMovement(NamedTuple):
     """Customers who would go from one segment to another by the model alone, and their money."""
 
     source: str
@@ -46,12 +46,12 @@ def moment(iso: str) -> str:
     return day if not (at.hour or at.minute) else f"{day}, {at:%H:%M} UTC"
 
 
-def badge(outcome: Outcome) -> str:
+def badge(outcome: TrainingOutcome) -> str:
     """Say in two words what became of the model."""
     return _VERDICTS[outcome.decision.verdict][0]
 
 
-def headline(outcome: Outcome) -> str:
+def headline(outcome: TrainingOutcome) -> str:
     """Say in a sentence or two how many customers there are, in how many segments, and what they spent."""
     customers = count(outcome.quality.customers)
     if not outcome.segments:
@@ -60,7 +60,7 @@ def headline(outcome: Outcome) -> str:
     return f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {spent} in all, net."
 
 
-def verdict(outcome: Outcome) -> list[str]:
+def verdict(outcome: TrainingOutcome) -> list[str]:
     """Say whether it was published, and why: the decisive sentence first."""
     told = [sentence] if (sentence := _VERDICTS[outcome.decision.verdict][1]) else []
     if outcome.decision.forced:
@@ -84,7 +84,7 @@ def portrait(segment: SegmentFacts, currency: str | None = None) -> str:
     return told
 
 
-def changes(outcome: Outcome) -> list[str]:
+def changes(outcome: TrainingOutcome) -> list[str]:
     """Say what changes against the active model, by the model alone."""
     compared = outcome.comparison
     if compared is None:
@@ -110,13 +110,13 @@ def changes(outcome: Outcome) -> list[str]:
     return told
 
 
-def moves(outcome: Outcome) -> list[Move]:
+def moves(outcome: TrainingOutcome) -> list[SegmentMovement]:
     """Give the moves that the new model alone would cause, the largest first; none without an active model."""
     compared = outcome.comparison
     if compared is None:
         return []
     found = [
-        Move(before.name, after.name, customers, compared.money[a][b])
+        SegmentMovement(before.name, after.name, customers, compared.money[a][b])
         for a, before in enumerate(compared.before)
         for b, after in enumerate(outcome.segments)
         if before.id != after.id and (customers := compared.moves[a][b])
@@ -124,7 +124,7 @@ def moves(outcome: Outcome) -> list[Move]:
     return sorted(found, key=lambda move: (-move.customers, move.source, move.target))
 
 
-def input_notes(outcome: Outcome) -> list[str]:
+def input_notes(outcome: TrainingOutcome) -> list[str]:
     """Say what is odd about the customers that went in, and how many were left out."""
     quality = outcome.quality
     told = [f"{_customers(quality.customers)} went in, from {outcome.source}, as of {moment(outcome.as_of)}."]
@@ -185,7 +185,7 @@ def _days(number: float) -> str:
     return f"{shown} {'day' if shown == '1.0' else 'days'}"
 
 
-def _come_and_gone(outcome: Outcome, compared: Comparison) -> list[str]:
+def _come_and_gone(outcome: TrainingOutcome, compared: Comparison) -> list[str]:
     before, after = {s.id: s.name for s in compared.before}, {s.id: s.name for s in outcome.segments}
     told = []
     if come := [name for id_, name in after.items() if id_ not in before]:

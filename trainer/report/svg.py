@@ -72,7 +72,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class PlotArea:
     """The place of a plot inside a figure, in units, and what its axes mean."""
 
     x: Scale

@@ -10,14 +10,14 @@ from trainer.report.markup import MINUS, NARROW, amount, count, decimal, percent
 from trainer.report.sentences import gate_limit, gate_value, gate_verdict, moment, seconds
 
 if TYPE_CHECKING:
-    from trainer.outcome import Comparison, Outcome, Spread
+    from trainer.outcome import Comparison, FeatureSpread, TrainingOutcome
 
 _NONE: Final = "–"  # noqa: RUF001 — an en dash is what a table has where there is no figure
 _TITLES: Final = {measure.column: measure.title for measure in MEASURES}
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A table: what it shows, the heads, the rows. The first column names the row; `words` are columns not of numbers.
 
     `marked`: the row to stand out, if any.
@@ -30,7 +30,7 @@ class Table:
     marked: int | None = None
 
 
-def segments(outcome: Outcome) -> Table:
+def segments(outcome: TrainingOutcome) -> ReportTable:
     """Tell each segment's customers, money, median customer and action."""
     total = outcome.quality.customers
     rows = [
@@ -50,7 +50,7 @@ def segments(outcome: Outcome) -> Table:
     money = amount(sum(s.money for s in outcome.segments))
     whole = _NONE if any(s.money_share is None for s in outcome.segments) else percent(1.0)
     rows.append(("All", count(total), percent(1.0), money, whole, _NONE, _NONE, _NONE, _NONE))
-    return Table(
+    return ReportTable(
         "Segments: customers, money, and the median customer of each",
         (
             "Segment",
@@ -68,7 +68,7 @@ def segments(outcome: Outcome) -> Table:
     )
 
 
-def fits(outcome: Outcome) -> Table:
+def fits(outcome: TrainingOutcome) -> ReportTable:
     """Tell everything measured of each transform and k."""
     rows = [
         (
@@ -84,7 +84,7 @@ def fits(outcome: Outcome) -> Table:
         )
         for f in outcome.fits
     ]
-    return Table(
+    return ReportTable(
         "Every fit: its measures, and what the gates say",
         (
             "Fit",
@@ -103,12 +103,12 @@ def fits(outcome: Outcome) -> Table:
     )
 
 
-def gates(outcome: Outcome) -> Table:
+def gates(outcome: TrainingOutcome) -> ReportTable:
     """Tell the gates of the chosen fit and of the model, with values, limits and verdicts."""
     rows = [
         (g.name, gate_value(g), gate_limit(g), "✓ passes" if g.passed else "✗ fails") for g in outcome.decision.gates
     ]
-    return Table(
+    return ReportTable(
         "What was measured, and what is asked for",
         ("Gate", "Value", "Limit", "Verdict"),
         tuple(rows),
@@ -116,7 +116,7 @@ def gates(outcome: Outcome) -> Table:
     )
 
 
-def movement(outcome: Outcome, compared: Comparison) -> Table:
+def movement(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
     """Tell how many customers of each segment of the active model the workers would have in which of the new one."""
     rows = [
         (before.name, *(count(n) if n else _NONE for n in row), count(sum(row)))
@@ -124,14 +124,14 @@ def movement(outcome: Outcome, compared: Comparison) -> Table:
     ]
     columns = [sum(column) for column in zip(*compared.moves, strict=True)]
     rows.append(("In the new model", *map(count, columns), count(sum(columns))))
-    return Table(
+    return ReportTable(
         "Customers: rows by the active model, columns by the new one",
         ("From \\ to", *(s.name for s in outcome.segments), "All"),
         tuple(rows),
     )
 
 
-def money(outcome: Outcome, compared: Comparison) -> Table:
+def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
     """Tell each segment's customers and money before and after; a segment of only one of the models has no other side."""
     before = {s.id: s for s in compared.before}
     rows = []
@@ -144,14 +144,14 @@ def money(outcome: Outcome, compared: Comparison) -> Table:
         (f"{s.name} (gone)", count(s.customers), "0", _change(-s.customers), *_sums(s.money, 0.0))
         for s in before.values()
     ]
-    return Table(
+    return ReportTable(
         "Customers and money by segment, before and after",
         ("Segment", "Customers before", "after", "change", _in("Money before", outcome), "after", "change"),
         tuple(rows),
     )
 
 
-def quality(outcome: Outcome) -> Table:
+def quality(outcome: TrainingOutcome) -> ReportTable:
     """Tell how the three features lie over all customers, before any transform."""
     rows = [
         (
@@ -161,14 +161,14 @@ def quality(outcome: Outcome) -> Table:
         )
         for f in outcome.quality.features
     ]
-    return Table(
+    return ReportTable(
         "The input, before any transform",
         ("Feature", "Least", "Median", "Mean", "Greatest", "Std deviation", "|z| ≥ 3"),
         tuple(rows),
     )
 
 
-def facts(outcome: Outcome) -> Table:
+def facts(outcome: TrainingOutcome) -> ReportTable:
     """Tell under which settings the run was made, and what it is called."""
     recipe, decision = outcome.recipe, outcome.decision
     chosen = next((f for f in outcome.fits if f.chosen), None)
@@ -191,17 +191,17 @@ def facts(outcome: Outcome) -> Table:
         ("Margin on squared distance", f"{recipe.margin:g}"),
         ("Seed", str(recipe.seed)),
     ]
-    return Table("Settings and names", ("Fact", "Value"), tuple(rows), frozenset({0, 1}))
+    return ReportTable("Settings and names", ("Fact", "Value"), tuple(rows), frozenset({0, 1}))
 
 
-def timings(outcome: Outcome) -> Table:
+def timings(outcome: TrainingOutcome) -> ReportTable:
     """Tell how long each step took."""
     total = sum(t.seconds for t in outcome.timings)
     rows = [(t.step, seconds(t.seconds), percent(t.seconds / total if total else 0.0, 0)) for t in outcome.timings]
-    return Table("Time by step", ("Step", "Time", "Part"), (*rows, ("All", seconds(total), percent(1.0))))
+    return ReportTable("Time by step", ("Step", "Time", "Part"), (*rows, ("All", seconds(total), percent(1.0))))
 
 
-def _in(head: str, outcome: Outcome) -> str:
+def _in(head: str, outcome: TrainingOutcome) -> str:
     return head if outcome.currency is None else f"{head}, {outcome.currency}"
 
 
@@ -213,7 +213,7 @@ def _share(value: float | None) -> str:
     return _NONE if value is None else percent(value)
 
 
-def _median(spread: Spread | None, digits: int) -> str:
+def _median(spread: FeatureSpread | None, digits: int) -> str:
     if spread is None:
         return _NONE
     return decimal(spread.median, 0 if spread.median.is_integer() else digits)

@@ -17,7 +17,7 @@ from cronsim import CronSim, CronSimError
 
 from trainer.errors import SettingsError
 
-Outcome = Literal["none", "running", "succeeded", "failed", "skipped", "stopped"]
+RunOutcome = Literal["none", "running", "succeeded", "failed", "skipped", "stopped"]
 Reason = Literal["scheduled", "missed", "retry", "resumed", "asked"]
 
 # More than the largest change of a zone's offset: going back from here passes no instant over.
@@ -105,7 +105,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     instant_ms: int
-    outcome: Outcome = "none"
+    outcome: RunOutcome = "none"
     attempt: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
@@ -118,7 +118,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueRun:
     """A run that should begin now. `instant_ms`: of the schedule, the one it deals with. `text`: why, for people."""
 
     reason: Reason
@@ -126,18 +126,18 @@ class Due:
     text: str
 
 
-def due(schedule: Schedule, policy: Policy, last: LastRun, now_ms: int) -> Due | None:
+def due(schedule: Schedule, policy: Policy, last: LastRun, now_ms: int) -> DueRun | None:
     """Say what is due by the clock alone. However many instants were missed, one run catches up on all of them."""
     instant = schedule.latest(now_ms)
     if instant > last.instant_ms and now_ms >= (start := policy.start(schedule, instant)):
         told = datetime.fromtimestamp(instant / 1000, UTC).isoformat()
         reason: Reason = "scheduled" if now_ms - start <= ON_TIME_MS else "missed"
-        return Due(reason, instant, f"{reason}: {told}")
+        return DueRun(reason, instant, f"{reason}: {told}")
     if last.outcome == "stopped":
-        return Due("resumed", last.instant_ms, "the run before was stopped")
+        return DueRun("resumed", last.instant_ms, "the run before was stopped")
     # One that is still "running" died with its scheduler: this is asked by whoever holds the lock.
     if last.outcome in {"failed", "running"} and last.attempt <= policy.retries and rested(policy, last, now_ms):
-        return Due("retry", last.instant_ms, f"attempt {last.attempt + 1} of {policy.retries + 1}")
+        return DueRun("retry", last.instant_ms, f"attempt {last.attempt + 1} of {policy.retries + 1}")
     return None
 
 
@@ -149,7 +149,7 @@ def rested(policy: Policy, last: LastRun, now_ms: int) -> bool:
     return now_ms >= ended + policy.retry_s * 1000
 
 
-def begun(last: LastRun, run: Due, now_ms: int) -> LastRun:
+def begun(last: LastRun, run: DueRun, now_ms: int) -> LastRun:
     """Give what is known once a run begins: whoever dies from here on has had this attempt."""
     return msgspec.structs.replace(
         last,
@@ -165,7 +165,7 @@ def begun(last: LastRun, run: Due, now_ms: int) -> LastRun:
     )
 
 
-def ended(last: LastRun, outcome: Outcome, now_ms: int, *, exit_code: int | None, error: str = "") -> LastRun:
+def ended(last: LastRun, outcome: RunOutcome, now_ms: int, *, exit_code: int | None, error: str = "") -> LastRun:
     """Give what is known once a run ended. A run that was stopped has had no attempt, and one that succeeded ends them."""
     attempt = {"failed": last.attempt, "stopped": last.attempt - 1}.get(outcome, 0)
     started = last.started_ms if last.started_ms is not None else now_ms

@@ -9,12 +9,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from trainer.schedule.scheduler import Ended
+from trainer.schedule.scheduler import RunResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainer.schedule.policy import Due, LastRun
+    from trainer.schedule.policy import DueRun, LastRun
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _ALARM_S: Final = 60.0
 TIMED_OUT: Final = 124  # as coreutils' timeout
 
 
-async def train_once(options: Sequence[str], run: Due, timeout_s: float) -> Ended:
+async def train_once(options: Sequence[str], run: DueRun, timeout_s: float) -> RunResult:
     """Run `segtrainer run` with these options, its stderr handed on. Cancelled, or out of time, it is ended."""
     command = [sys.executable, "-m", "trainer.cli", "run", "--by", "schedule", "--reason", run.text, *options]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
@@ -32,11 +32,11 @@ async def train_once(options: Sequence[str], run: Due, timeout_s: float) -> Ende
             last = await _hand_on(process)
             code = await process.wait()
     except TimeoutError:
-        return Ended(TIMED_OUT, f"no end within {timeout_s:.0f} s")
+        return RunResult(TIMED_OUT, f"no end within {timeout_s:.0f} s")
     finally:
         await _end(process)
     # A process that a signal ended has a negative code: as a shell tells it.
-    return Ended(code, last) if code >= 0 else Ended(128 - code, last or f"ended by signal {-code}")
+    return RunResult(code, last) if code >= 0 else RunResult(128 - code, last or f"ended by signal {-code}")
 
 
 async def tell(command: Sequence[str], last: LastRun) -> None:

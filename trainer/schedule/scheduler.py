@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from trainer.errors import TrainerError
 from trainer.lock import RENEW_S
 from trainer.schedule.metrics import ScheduleMetrics
-from trainer.schedule.policy import Due, LastRun, Outcome, Policy, Schedule, begun, due, ended, rested
+from trainer.schedule.policy import DueRun, LastRun, Policy, RunOutcome, Schedule, begun, due, ended, rested
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -31,14 +31,14 @@ BUSY: Final = 4  # exit code of a run that found another one under way
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RunResult:
     """How a run ended. `error`: its last line on stderr."""
 
     exit_code: int
     error: str = ""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """What that means: another training in one's place is no failure."""
         return {0: "succeeded", BUSY: "skipped"}.get(self.exit_code, "failed")  # type: ignore[return-value]  # mypy widens the literals of a dict
 
@@ -56,7 +56,7 @@ class Scheduler:
     schedule: Schedule
     policy: Policy
     memory: RunMemory
-    train: Callable[[Due], Awaitable[Ended]]
+    train: Callable[[DueRun], Awaitable[RunResult]]
     clock: Callable[[], int]
     wait: Callable[[float], Awaitable[None]]
     alarm: Callable[[LastRun], Awaitable[None]]
@@ -105,7 +105,7 @@ class Scheduler:
         self._show(last)
         return last
 
-    async def _due(self, last: LastRun) -> Due | None:
+    async def _due(self, last: LastRun) -> DueRun | None:
         now = self.clock()
         if (run := due(self.schedule, self.policy, last, now)) is not None:
             return run
@@ -117,10 +117,10 @@ class Scheduler:
                     log.warning("whether to train before the schedule can't be told: %s", error)
                     continue
                 if why:
-                    return Due("asked", last.instant_ms, why)
+                    return DueRun("asked", last.instant_ms, why)
         return None
 
-    async def _run(self, last: LastRun, run: Due) -> None:
+    async def _run(self, last: LastRun, run: DueRun) -> None:
         """Run, keep the turn meanwhile, and remember what came of it."""
         running = begun(last, run, self.clock())
         await self.memory.write(running)
@@ -141,7 +141,7 @@ class Scheduler:
             await self.alarm(done)
         await self._remember(done)
 
-    async def _kept(self, training: asyncio.Future[Ended]) -> Ended:
+    async def _kept(self, training: asyncio.Future[RunResult]) -> RunResult:
         """Wait for a run, and keep the turn and the heart going."""
         warned = False
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from segmentation.entries import Entry
     from segmentation.rfm import Rules
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class OrderBook:
             raise SnapshotError("there is no order that can be used.", hint="docs/files.md says what is needed.")
         return latest
 
-    def as_of(self, at_ms: int) -> Snapshot:
+    def as_of(self, at_ms: int) -> CustomerSnapshot:
         """Give the customers as if all that happened up to the instant, and nothing later, had been told in order."""
         known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
         states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
@@ -84,7 +84,7 @@ def _once(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:
     return {name: list(dict.fromkeys(own)) for name, own in entries.items()}
 
 
-def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> Snapshot:
+def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> CustomerSnapshot:
     """Read a file as of an instant; None: of its last event. Raises SnapshotError."""
     book = read_book(path, rules, currency)
     at = book.latest_ms if as_of_ms is None else as_of_ms

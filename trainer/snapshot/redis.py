@@ -45,7 +45,7 @@ _QUIET_MS: Final = DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class CustomerSnapshot:
     """Customers in the order of their bytes, and a column [customers] of each feature as of one instant.
 
     So equal states make equal snapshots, however many partitions they lie in.
@@ -63,7 +63,7 @@ class Snapshot:
         return {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}[feature]
 
 
-def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> Snapshot:
+def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> CustomerSnapshot:
     """Read all shards as of an instant; None: now in wall time, the highest shard clock in event time.
 
     From a replica that has lost its primary, now is the moment when it did: what was bought since isn't in it. That is
@@ -92,7 +92,7 @@ def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> Snapshot:
         ) from None
 
 
-def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> Snapshot:
+def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> CustomerSnapshot:
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     # Before the states: what a replica hears of while they are read is no harm, what it doesn't hear of is.
     link = read_link(redis)
@@ -164,7 +164,7 @@ def _hint(error: Exception) -> str:
     return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that it runs."
 
 
-def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snapshot:
+def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> CustomerSnapshot:
     """Bring each state to the instant and keep of it the three figures."""
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
@@ -179,7 +179,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Snaps
         monetary.append(found.monetary)
     log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
     order = sorted(range(len(customers)), key=customers.__getitem__)
-    return Snapshot(
+    return CustomerSnapshot(
         customers=tuple([customers[i] for i in order]),
         recency_days=np.concatenate(recency)[order],
         frequency=np.concatenate(frequency)[order],

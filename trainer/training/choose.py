@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainer.training.plan import TrainingPlan
 
 # What the active model was fitted with: its transform and its k.
-Active = tuple[str, int]
+ActiveFit = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def gates_of(fit: Fit, plan: TrainingPlan) -> tuple[Gate, ...]:
     return (*shares, gate("stability", fit.stability, plan.least_stability, "least")) if plan.rounds else shares
 
 
-def choose(fits: Sequence[Fit], plan: TrainingPlan, active: Active | None, *, force: bool) -> Choice:
+def choose(fits: Sequence[Fit], plan: TrainingPlan, active: ActiveFit | None, *, force: bool) -> Choice:
     """Choose by the plan's way. `force`: where no fit passes the gates, the best silhouette of all."""
     fitted = [i for i, fit in enumerate(fits) if fit.failure is None]
     if not fitted:
@@ -66,7 +66,7 @@ def choose(fits: Sequence[Fit], plan: TrainingPlan, active: Active | None, *, fo
     return Choice(best, (told, *reasons), forced=True)
 
 
-def _best(fits: Sequence[Fit], passing: list[int], plan: TrainingPlan, active: Active | None) -> Choice:
+def _best(fits: Sequence[Fit], passing: list[int], plan: TrainingPlan, active: ActiveFit | None) -> Choice:
     """Give the best silhouette; by gates, what is active stays while it comes near enough to that."""
     best = max(passing, key=lambda i: _silhouette(fits[i]))
     if len(fits) == 1:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.model import SegmentModel
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.naming import Lineage
 
 
-def compare(snapshot: Snapshot, model: SegmentModel, lineage: Lineage) -> Comparison | None:
+def compare(snapshot: CustomerSnapshot, model: SegmentModel, lineage: Lineage) -> Comparison | None:
     """Score all customers by both models; None without an active one.
 
     By the worker's own scorer: a segment that both models have is left only for one nearer by more than the margin.
@@ -51,7 +51,9 @@ def compare(snapshot: Snapshot, model: SegmentModel, lineage: Lineage) -> Compar
     )
 
 
-def placed(snapshot: Snapshot, model: SegmentModel, announced: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def placed(
+    snapshot: CustomerSnapshot, model: SegmentModel, announced: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Give the index of each customer's segment under a model, [customers]; `announced`: ids they come from, [customers]."""
     scorer = Scorer(model)
     known = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segmentation.model import FEATURES
-from trainer.outcome import SAMPLE, Projection, Sample, SegmentFacts, Spread
+from trainer.outcome import SAMPLE, FeatureSpread, Projection, Sample, SegmentFacts
 from trainer.training.fit import coordinates
 from trainer.training.measure import rounded, sample_of, silhouettes
 from trainer.training.naming import untransformed
@@ -15,7 +15,7 @@ from trainer.training.naming import untransformed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.fit import Trained
     from trainer.training.naming import Lineage
 
@@ -24,7 +24,7 @@ _DIGITS = 6
 
 
 def describe(
-    snapshot: Snapshot, trained: Trained, lineage: Lineage
+    snapshot: CustomerSnapshot, trained: Trained, lineage: Lineage
 ) -> tuple[tuple[SegmentFacts, ...], Sample, Projection]:
     """Give the facts of the segments, the sample, and the plane that it is drawn on."""
     z = coordinates(snapshot, trained.model.features)
@@ -47,7 +47,7 @@ def describe(
 
 
 def _segments(
-    snapshot: Snapshot,
+    snapshot: CustomerSnapshot,
     trained: Trained,
     lineage: Lineage,
     measured: tuple[NDArray[np.int64], NDArray[np.float64] | None],
@@ -83,11 +83,11 @@ def _segments(
     return tuple(facts)
 
 
-def _spread(x: NDArray[np.float64]) -> Spread | None:
+def _spread(x: NDArray[np.float64]) -> FeatureSpread | None:
     if not len(x):
         return None
     least, lower, median, upper, greatest = np.quantile(x, [0.0, 0.25, 0.5, 0.75, 1.0]).tolist()
-    return Spread(
+    return FeatureSpread(
         least=least, lower=lower, median=median, upper=upper, greatest=greatest, mean=rounded(float(x.mean()))
     )
 

@@ -23,7 +23,7 @@ from segmentation.model import FEATURES, Feature, Histogram, SegmentModel, Train
 from segmentation.scorer import standardise, transform
 from trainer.errors import FitError
 from trainer.training.measure import rounded, silhouette
-from trainer.training.naming import Lineage, carried, christen
+from trainer.training.naming import Lineage, carried, name_segments
 from trainer.training.plan import MIN_CUSTOMERS
 from trainer.training.quality import check
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.model import Segment, Transform
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Clusters:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """What goes into the model beside its numbers; it doesn't decide anything, but it is part of the version."""
 
     seed: int
@@ -94,7 +94,7 @@ class Facts:
     notes: dict[str, str] = field(default_factory=dict)
 
 
-def train(snapshot: Snapshot, recipe: Recipe, lineage: Lineage | None = None) -> Trained:
+def train(snapshot: CustomerSnapshot, recipe: Recipe, lineage: Lineage | None = None) -> Trained:
     """Fit, name and describe one model, whatever the gates would say. Raises FitError where these customers make none."""
     lineage = lineage or Lineage()
     check(snapshot, recipe.floor)
@@ -103,10 +103,10 @@ def train(snapshot: Snapshot, recipe: Recipe, lineage: Lineage | None = None) ->
     found = cluster(z, recipe.k, recipe.seed, recipe.starts, warm=start_of(lineage, features, recipe.k))
     measured = silhouette(z, found.labels, recipe.seed)
     clusters = Clusters(found.centroids, found.labels, found.inertia, measured, found.warm)
-    return assemble(snapshot, features, clusters, lineage, Facts(recipe.seed, recipe.margin))
+    return assemble(snapshot, features, clusters, lineage, ModelFacts(recipe.seed, recipe.margin))
 
 
-def fit_features(snapshot: Snapshot, kind: Transform) -> Features:
+def fit_features(snapshot: CustomerSnapshot, kind: Transform) -> Features:
     """Fit all three features to a snapshot. Raises FitError.
 
     Where somebody's balance is negative, log1p takes Yeo-Johnson's place for that feature (docs/adr/0016): it counts a
@@ -116,7 +116,7 @@ def fit_features(snapshot: Snapshot, kind: Transform) -> Features:
     return one, two, three
 
 
-def _columns(snapshot: Snapshot) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _columns(snapshot: CustomerSnapshot) -> Iterator[tuple[str, NDArray[np.float64]]]:
     return ((name, snapshot.column(name)) for name in FEATURES)
 
 
@@ -143,7 +143,7 @@ def fit_feature(name: str, x: NDArray[np.float64], kind: Transform) -> Feature:
     )
 
 
-def coordinates(snapshot: Snapshot, features: tuple[Feature, ...]) -> NDArray[np.float64]:
+def coordinates(snapshot: CustomerSnapshot, features: tuple[Feature, ...]) -> NDArray[np.float64]:
     """Give the customers in z space, [customers, 3]: the figures that the worker scores by."""
     return np.stack([standardise(snapshot.column(feature.name), feature) for feature in features], axis=1)
 
@@ -207,13 +207,15 @@ def nearest(z: NDArray[np.float64], centroids: Centroids) -> NDArray[np.int64]:
     return labels
 
 
-def assemble(snapshot: Snapshot, features: Features, found: Clusters, lineage: Lineage, facts: Facts) -> Trained:
+def assemble(
+    snapshot: CustomerSnapshot, features: Features, found: Clusters, lineage: Lineage, facts: ModelFacts
+) -> Trained:
     """Make the model of what was found: lasting ids and names, segments by id, the facts of the training.
 
     `found.labels`: [customers], of all of the snapshot. Raises FitError where it can't be scored by.
     """
     k = len(found.centroids)
-    segments = christen(found.centroids, features, lineage)
+    segments = name_segments(found.centroids, features, lineage)
     # By id, so that the order says nothing of how K-Means happened to number its clusters.
     order = sorted(range(k), key=lambda index: segments[index].id)
     place = np.empty(k, dtype=np.int64)
@@ -239,12 +241,12 @@ def assemble(snapshot: Snapshot, features: Features, found: Clusters, lineage: L
 
 
 def _describe(
-    snapshot: Snapshot,
+    snapshot: CustomerSnapshot,
     found: Clusters,
     z: NDArray[np.float64],
     labels: NDArray[np.int64],
     segments: list[Segment],
-    facts: Facts,
+    facts: ModelFacts,
 ) -> Training:
     """Put down the facts of the training; `labels` are indices of `segments`."""
     customers, k = len(labels), len(segments)

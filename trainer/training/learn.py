@@ -10,20 +10,20 @@ import msgspec
 
 from segmentation.events import iso
 from trainer.errors import FitError
-from trainer.outcome import Decision, Outcome, RecipeUsed, Timing
+from trainer.outcome import PublicationDecision, RecipeUsed, Timing, TrainingOutcome
 from trainer.training.choose import Choice, choose, gate
 from trainer.training.compare import compare
 from trainer.training.describe import describe
-from trainer.training.fit import Facts, assemble
+from trainer.training.fit import ModelFacts, assemble
 from trainer.training.quality import check, examine, only
-from trainer.training.search import Found, fit_rows, search, whole
+from trainer.training.search import FitResult, fit_rows, search, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainer.outcome import Comparison, Gate
-    from trainer.snapshot.redis import Snapshot
-    from trainer.training.choose import Active
+    from trainer.snapshot.redis import CustomerSnapshot
+    from trainer.training.choose import ActiveFit
     from trainer.training.fit import Trained
     from trainer.training.naming import Lineage
     from trainer.training.plan import TrainingPlan
@@ -49,13 +49,13 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingResult:
     """What came of a snapshot. `trained` is None where the gates refused every fit.
 
     `outcome` has the verdict "refused", or "dry-run" as long as nothing is published.
     """
 
-    outcome: Outcome
+    outcome: TrainingOutcome
     trained: Trained | None
 
     @property
@@ -65,7 +65,7 @@ class Lesson:
 
 
 def learn(
-    snapshot: Snapshot,
+    snapshot: CustomerSnapshot,
     plan: TrainingPlan,
     lineage: Lineage,
     *,
@@ -74,7 +74,7 @@ def learn(
     watch: Stopwatch,
     progress: Progress,
     force: bool = False,
-) -> Lesson:
+) -> TrainingResult:
     """Look at the input, fit, choose, match, name and compare. Raises FitError where no model can be made at all.
 
     1. The quality of the input: too few customers, no number, a feature alike for all end the run here.
@@ -91,7 +91,7 @@ def learn(
     with watch.step("fits"):
         found = search(snapshot, plan, lineage, progress)
     choice = choose([one.fit for one in found], plan, _active(lineage), force=force)
-    outcome = Outcome(
+    outcome = TrainingOutcome(
         recipe=_used(plan),
         source=source,
         as_of=iso(snapshot.as_of_ms),
@@ -100,13 +100,13 @@ def learn(
         fits=tuple(msgspec.structs.replace(one.fit, chosen=i == choice.index) for i, one in enumerate(found)),
         chosen=choice.index,
         parent=lineage.active.version if lineage.active else None,
-        decision=Decision(verdict="refused", why=choice.why),
+        decision=PublicationDecision(verdict="refused", why=choice.why),
         timings=tuple(watch.timings),
     )
     if choice.index is None:
         if all(one.fit.failure for one in found):
             raise FitError(" ".join(choice.why))
-        return Lesson(outcome, None)
+        return TrainingResult(outcome, None)
     with watch.step("model"):
         trained = _model(snapshot, plan, lineage, found[choice.index], choice)
     with watch.step("comparison"):
@@ -120,7 +120,7 @@ def learn(
         sample=sample,
         projection=projection,
         comparison=comparison,
-        decision=Decision(
+        decision=PublicationDecision(
             verdict="dry-run",
             why=choice.why,
             gates=found[choice.index].fit.gates + _moved(comparison, plan),
@@ -129,10 +129,12 @@ def learn(
         timings=tuple(watch.timings),
         warnings=tuple(trained.model.warnings()),
     )
-    return Lesson(outcome, trained)
+    return TrainingResult(outcome, trained)
 
 
-def _model(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, found: Found, choice: Choice) -> Trained:
+def _model(
+    snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, found: FitResult, choice: Choice
+) -> Trained:
     clusters = whole(snapshot, found, plan)
     notes = {
         "recipe": plan.name,
@@ -143,10 +145,12 @@ def _model(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, found: Foun
         notes["stability"] = f"{found.fit.stability:.3f}"
     # `whole` has made sure that there are features.
     assert found.features is not None
-    return assemble(snapshot, found.features, clusters, lineage, Facts(plan.seed, plan.margin, choice.forced, notes))
+    return assemble(
+        snapshot, found.features, clusters, lineage, ModelFacts(plan.seed, plan.margin, choice.forced, notes)
+    )
 
 
-def _active(lineage: Lineage) -> Active | None:
+def _active(lineage: Lineage) -> ActiveFit | None:
     if lineage.active is None:
         return None
     # Of recency, which is never negative: money may have fallen back to log1p.

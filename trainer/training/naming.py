@@ -170,7 +170,7 @@ def carried(model: SegmentModel, features: Sequence[Feature]) -> NDArray[np.floa
     return np.stack([standardise(untransformed(z, was), now) for z, was, now in pairs], axis=1)
 
 
-def christen(
+def name_segments(
     centroids: Sequence[tuple[float, float, float]], features: Sequence[Feature], lineage: Lineage
 ) -> list[Segment]:
     """Make a segment of each centroid ([k] in the z space of `features`), in the same order: id, name, action.

@@ -14,12 +14,12 @@ from trainer.outcome import FeatureQuality, Quality
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
 
 OUTLIER_Z: Final = 3.0
 
 
-def check(snapshot: Snapshot, floor: int, having: str = "an order that stands") -> None:
+def check(snapshot: CustomerSnapshot, floor: int, having: str = "an order that stands") -> None:
     """Raise FitError where customers are too few, a figure is no number, or a feature is the same for all.
 
     `having`: what those of the snapshot have.
@@ -45,7 +45,7 @@ def check(snapshot: Snapshot, floor: int, having: str = "an order that stands") 
             )
 
 
-def ordinary(snapshot: Snapshot) -> NDArray[np.bool_]:
+def ordinary(snapshot: CustomerSnapshot) -> NDArray[np.bool_]:
     """Tell which customers have |z| < 3 in every untransformed feature, [customers]. None has constant features here."""
     keep = np.ones(len(snapshot.customers), dtype=np.bool_)
     for name in FEATURES:
@@ -53,7 +53,7 @@ def ordinary(snapshot: Snapshot) -> NDArray[np.bool_]:
     return keep
 
 
-def only(snapshot: Snapshot, keep: NDArray[np.bool_]) -> Snapshot:
+def only(snapshot: CustomerSnapshot, keep: NDArray[np.bool_]) -> CustomerSnapshot:
     """Give the snapshot of some of its customers, `keep`: [customers]."""
     if keep.all():
         return snapshot
@@ -66,7 +66,7 @@ def only(snapshot: Snapshot, keep: NDArray[np.bool_]) -> Snapshot:
     )
 
 
-def examine(snapshot: Snapshot, not_fitted: int = 0) -> Quality:
+def examine(snapshot: CustomerSnapshot, not_fitted: int = 0) -> Quality:
     """Count what an analyst would ask about first; the snapshot must have passed `check`."""
     money = snapshot.monetary
     return Quality(

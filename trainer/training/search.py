@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.model import Transform
-    from trainer.snapshot.redis import Snapshot
+    from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.fit import Features
     from trainer.training.naming import Lineage
     from trainer.training.plan import TrainingPlan
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FitResult:
     """One fit with what is needed to make the model of it; `clusters` is None where it couldn't be fitted."""
 
     fit: Fit
@@ -51,23 +51,23 @@ class _Ground:
     z: NDArray[np.float64]
 
 
-def fit_rows(snapshot: Snapshot, plan: TrainingPlan) -> NDArray[np.bool_]:
+def fit_rows(snapshot: CustomerSnapshot, plan: TrainingPlan) -> NDArray[np.bool_]:
     """Tell which customers take part in the fit, [customers]."""
     if plan.fitted == "ordinary":
         return ordinary(snapshot)
     return snapshot.frequency > 0 if plan.fitted == "in window" else np.ones(len(snapshot.customers), dtype=np.bool_)
 
 
-def search(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, progress: Progress) -> list[Found]:
+def search(snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, progress: Progress) -> list[FitResult]:
     """Fit every k with every transform, in the order of the plan. What can't be fitted says why."""
     base = only(snapshot, fit_rows(snapshot, plan))
-    found: list[Found] = []
+    found: list[FitResult] = []
     total = len(plan.transforms) * len(plan.ks)
     for kind in plan.transforms:
         try:
             features = fit_features(base, kind)
         except FitError as error:
-            found += [Found(Fit(transform=kind, k=k, failure=str(error))) for k in plan.ks]
+            found += [FitResult(Fit(transform=kind, k=k, failure=str(error))) for k in plan.ks]
             continue
         z = coordinates(base, features)
         ground = _Ground(kind, features, z[sample_of(len(z), SEARCH_SAMPLE, plan.seed)])
@@ -78,12 +78,12 @@ def search(snapshot: Snapshot, plan: TrainingPlan, lineage: Lineage, progress: P
     return found
 
 
-def _fit(ground: _Ground, k: int, plan: TrainingPlan, lineage: Lineage) -> Found:
+def _fit(ground: _Ground, k: int, plan: TrainingPlan, lineage: Lineage) -> FitResult:
     warm = start_of(lineage, ground.features, k) if plan.way == "gates" else None
     try:
         clusters = cluster(ground.z, k, plan.seed, plan.starts, warm=warm)
     except FitError as error:
-        return Found(Fit(transform=ground.kind, k=k, failure=str(error)))
+        return FitResult(Fit(transform=ground.kind, k=k, failure=str(error)))
     shares = np.bincount(clusters.labels, minlength=k) / len(clusters.labels)
     davies_bouldin, calinski_harabasz = separation(ground.z, clusters.labels)
     fit = Fit(
@@ -99,10 +99,10 @@ def _fit(ground: _Ground, k: int, plan: TrainingPlan, lineage: Lineage) -> Found
         warm=clusters.warm,
     )
     fit = msgspec.structs.replace(fit, gates=gates_of(fit, plan))
-    return Found(fit, ground.features, clusters)
+    return FitResult(fit, ground.features, clusters)
 
 
-def whole(snapshot: Snapshot, found: Found, plan: TrainingPlan) -> Clusters:
+def whole(snapshot: CustomerSnapshot, found: FitResult, plan: TrainingPlan) -> Clusters:
     """Bring a fit to all customers of the snapshot: run it on where it was fitted on a sample, label who was left out.
 
     The inertia and the silhouette stay those of the customers who took part in the fit.

@@ -28,7 +28,7 @@ from stream.settings import Settings
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually
 from tests.support.oracles.silence import DAY_MS, Event, Told, figures_of, plainly_wrong, read_log, read_move, told_by
-from trainer.snapshot.redis import Snapshot
+from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.fit import Recipe, train
 
 SettingsFor = Callable[..., Settings]
@@ -76,7 +76,7 @@ class Shop:
         columns = [((at - f.last) / DAY_MS, float(f.frequency), f.units / 10_000) for f in known.values()]
         recency, frequency, monetary = np.array(columns).T
         names = tuple(name.encode() for name in known)
-        snapshot = Snapshot(names, recency, frequency, monetary, at, len(figures) - len(known))
+        snapshot = CustomerSnapshot(names, recency, frequency, monetary, at, len(figures) - len(known))
         return train(snapshot, Recipe()).model
 
 

@@ -62,7 +62,7 @@ def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings()
 
 
-def add(settings: Settings, *models: SegmentModel, activate: bool = False) -> list[publish.Activation]:
+def add(settings: Settings, *models: SegmentModel, activate: bool = False) -> list[publish.PublicationResult]:
     return [publish.publish(settings, m, activate=activate, event_time=True, now_ms=NOW) for m in models]
 
 
@@ -275,7 +275,7 @@ def test_who_reads_before_another_s_end_hears_it(mine: Settings, monkeypatch: py
     add(mine, A, activate=True)
     real = publish._commit
 
-    async def late(settings: Settings, *arguments: Any) -> publish.Activation:
+    async def late(settings: Settings, *arguments: Any) -> publish.PublicationResult:
         with monkeypatch.context() as inner:
             inner.setattr(publish, "_commit", real)
             await asyncio.to_thread(publish.promote, settings, C.version, ME)

@@ -21,7 +21,7 @@ from stream.kafka.clients import read_topic
 from tests.support.command_line import environment
 from trainer import cli
 from trainer.errors import GatesFailed, TrainerError
-from trainer.outcome import Outcome
+from trainer.outcome import TrainingOutcome
 from trainer.registry.publish import publish, read_models
 from trainer.settings import Settings
 
@@ -109,7 +109,10 @@ def test_the_page_comes_back_as_the_run_wrote_it(worker: WorkerSettings, orders:
     assert invoke("report").stdout == (tmp_path / "run" / "report.md").read_text()
     answer = invoke("report", "--json", "--out", str(tmp_path / "again"))
     assert json.loads(answer.stdout) == told | {"sample": None}
-    assert Outcome.from_json((tmp_path / "again" / "report.json").read_bytes()).to_json() == answer.stdout_bytes.strip()
+    assert (
+        TrainingOutcome.from_json((tmp_path / "again" / "report.json").read_bytes()).to_json()
+        == answer.stdout_bytes.strip()
+    )
 
 
 def test_no_customer_s_id_is_kept(worker: WorkerSettings, orders: Path) -> None:

@@ -17,8 +17,8 @@ from tests.support.engine.toy_engine import eventually
 from trainer.commands.schedule import health_of, no_model_yet
 from trainer.errors import LockUnreachable, PublishError, TrainingBusy
 from trainer.lock import lock_key, training_lock
-from trainer.schedule.policy import Due, LastRun, Policy, Schedule
-from trainer.schedule.scheduler import LOOK_S, Ended, Scheduler
+from trainer.schedule.policy import DueRun, LastRun, Policy, Schedule
+from trainer.schedule.scheduler import LOOK_S, RunResult, Scheduler
 from trainer.schedule.state import RunMemory
 from trainer.settings import Settings
 
@@ -31,7 +31,11 @@ T0 = int(datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp() * 1000)
 HOUR, DAY = 3_600_000, 86_400_000
 THREE = T0 + 15 * HOUR
 NIGHTLY = Schedule("0 3 * * *", "UTC")
-GOOD, BAD, BUSY = Ended(0), Ended(1, "segtrainer: too few customers"), Ended(4, "another training is under way")
+GOOD, BAD, BUSY = (
+    RunResult(0),
+    RunResult(1, "segtrainer: too few customers"),
+    RunResult(4, "another training is under way"),
+)
 
 
 @dataclass
@@ -41,11 +45,11 @@ class Night:
     redis: Redis
     group: str
     now: int = T0
-    ends: list[Ended] = field(default_factory=lambda: [GOOD])
-    runs: list[tuple[int, Due]] = field(default_factory=list)
+    ends: list[RunResult] = field(default_factory=lambda: [GOOD])
+    runs: list[tuple[int, DueRun]] = field(default_factory=list)
     alarms: list[LastRun] = field(default_factory=list)
 
-    async def train(self, run: Due) -> Ended:
+    async def train(self, run: DueRun) -> RunResult:
         self.runs.append((self.now, run))
         self.now += 60_000
         return self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
@@ -104,7 +108,7 @@ async def test_of_two_schedulers_one_trains(night: Night) -> None:
 async def test_of_many_at_the_same_moment_one_trains(night: Night) -> None:
     gate = asyncio.Event()
 
-    async def slow(run: Due) -> Ended:
+    async def slow(run: DueRun) -> RunResult:
         night.runs.append((night.now, run))
         await gate.wait()
         return GOOD
@@ -184,7 +188,7 @@ async def test_another_training_in_its_place_is_no_failure(night: Night) -> None
 async def test_a_run_that_is_stopped_is_ended_and_begun_again_by_the_next(night: Night) -> None:
     begun, ended = asyncio.Event(), []
 
-    async def endless(run: Due) -> Ended:
+    async def endless(run: DueRun) -> RunResult:
         del run
         begun.set()
         try:
@@ -230,7 +234,7 @@ async def test_the_turn_outlives_a_run_and_no_more(night: Night) -> None:
     key = f"{{{night.group}:training}}:turn"
     seen: list[int] = []
 
-    async def looks(run: Due) -> Ended:
+    async def looks(run: DueRun) -> RunResult:
         del run
         seen.append(await night.redis.pttl(key))
         return GOOD
@@ -262,7 +266,7 @@ async def test_a_run_is_remembered_as_it_begins_and_ends_only_by_whose_turn_it_i
     reader = RunMemory(night.redis, night.group)
     anothers = LastRun(instant_ms=THREE + 1, outcome="succeeded")
 
-    async def overtaken(run: Due) -> Ended:
+    async def overtaken(run: DueRun) -> RunResult:
         del run
         seen = await reader.read(night.now)
         assert (seen.outcome, seen.attempt, seen.instant_ms) == ("running", 1, THREE)

@@ -11,8 +11,8 @@ import numpy as np
 
 from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES
-from trainer.snapshot.redis import Snapshot
-from trainer.training.learn import Lesson, Stopwatch, learn
+from trainer.snapshot.redis import CustomerSnapshot
+from trainer.training.learn import Stopwatch, TrainingResult, learn
 from trainer.training.naming import Lineage
 from trainer.training.plan import TrainingPlan
 
@@ -26,13 +26,15 @@ AS_OF = 1_323_475_200_000  # 2011-12-10
 KNOWN = ((5.0, 30.0, 4000.0), (20.0, 8.0, 600.0), (90.0, 3.0, 1500.0), (300.0, 1.2, 40.0))
 
 
-def snapshot(recency: NDArray[np.float64], frequency: NDArray[np.float64], monetary: NDArray[np.float64]) -> Snapshot:
+def snapshot(
+    recency: NDArray[np.float64], frequency: NDArray[np.float64], monetary: NDArray[np.float64]
+) -> CustomerSnapshot:
     """Name the customers by their number; recency in whole milliseconds, as the worker has it."""
     days = np.rint(recency * DAY_MS) / float(DAY_MS) if np.isfinite(recency).all() else recency
-    return Snapshot(tuple(b"%06d" % i for i in range(len(recency))), days, frequency, monetary, AS_OF, 0)
+    return CustomerSnapshot(tuple(b"%06d" % i for i in range(len(recency))), days, frequency, monetary, AS_OF, 0)
 
 
-def known_segments(seed: int, each: int = 150) -> tuple[Snapshot, NDArray[np.int64]]:
+def known_segments(seed: int, each: int = 150) -> tuple[CustomerSnapshot, NDArray[np.int64]]:
     """Give customers of four known segments, and the segment of each, [customers]."""
     rng = np.random.default_rng(seed)
     rows = np.concatenate([np.array(center) * rng.lognormal(0.0, 0.18, (each, 3)) for center in KNOWN])
@@ -42,14 +44,16 @@ def known_segments(seed: int, each: int = 150) -> tuple[Snapshot, NDArray[np.int
     return snapshot(recency, np.maximum(np.rint(frequency), 1.0), np.round(monetary, 2)), truth[order]
 
 
-def crowd(seed: int, customers: int = 600) -> Snapshot:
+def crowd(seed: int, customers: int = 600) -> CustomerSnapshot:
     """Give customers without any segments in them, so that borders run where many live."""
     rng = np.random.default_rng(seed)
     recency, frequency, monetary = rng.lognormal((3.5, 1.5, 5.0), (1.0, 0.7, 1.0), (customers, 3)).T
     return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
 
 
-def lesson(shop: Snapshot, plan: TrainingPlan, lineage: Lineage | None = None, *, force: bool = False) -> Lesson:
+def lesson(
+    shop: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage | None = None, *, force: bool = False
+) -> TrainingResult:
     return learn(
         shop,
         plan,
@@ -62,7 +66,7 @@ def lesson(shop: Snapshot, plan: TrainingPlan, lineage: Lineage | None = None, *
     )
 
 
-def following(lesson_: Lesson, before: Lineage, number: int) -> Lineage:
+def following(lesson_: TrainingResult, before: Lineage, number: int) -> Lineage:
     """What the next training finds when this one's model was activated."""
     assert lesson_.trained is not None
     model = lesson_.trained.model
@@ -70,9 +74,9 @@ def following(lesson_: Lesson, before: Lineage, number: int) -> Lineage:
     return Lineage(model, number, before.versions | {model.version}, highest)
 
 
-def retail_gross(folder: Path) -> Snapshot:
+def retail_gross(folder: Path) -> CustomerSnapshot:
     """Online Retail's golden customers: gross of cancellations, recency in calendar days."""
     with gzip.open(folder / "online_retail" / "rfm_customers.csv.gz", "rt", newline="") as lines:
         rows = sorted(csv.DictReader(lines), key=lambda row: row["customer_id"])
     recency, frequency, monetary = (np.array([float(row[name]) for row in rows]) for name in FEATURES)
-    return Snapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)
+    return CustomerSnapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)

@@ -8,19 +8,19 @@ import numpy as np
 
 from trainer.outcome import (
     Comparison,
-    Decision,
     FeatureQuality,
+    FeatureSpread,
     Fit,
     Gate,
-    Outcome,
     Projection,
+    PublicationDecision,
     Quality,
     RecipeUsed,
     Sample,
     SegmentBefore,
     SegmentFacts,
-    Spread,
     Timing,
+    TrainingOutcome,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def outcome(
     verdict: Verdict = "active",
     compared: bool = True,
     forced: bool = False,
-) -> Outcome:
+) -> TrainingOutcome:
     """Make a run up whose numbers agree with each other: counts, sums and shares are of the sample's own customers."""
     z, of, centroids = _crowd(k, customers)
     raw = np.stack(
@@ -96,7 +96,7 @@ def outcome(
     )
     fits = _fits(k)
     comparison = _comparison(segments, raw[:, 2], of) if compared else None
-    return Outcome(
+    return TrainingOutcome(
         recipe=RECIPE,
         source="orders.csv",
         as_of="2011-12-10T00:00:00Z",
@@ -114,7 +114,7 @@ def outcome(
             centroids=tuple((float(x), float(y)) for x, y in _project(centroids)),
         ),
         comparison=comparison,
-        decision=Decision(
+        decision=PublicationDecision(
             verdict=verdict,
             why=(f"k = {k} has the best silhouette of those that pass the gates.",),
             gates=(
@@ -136,7 +136,7 @@ def outcome(
     )
 
 
-def refused() -> Outcome:
+def refused() -> TrainingOutcome:
     """Make a run up that made no model, because every fit fails a gate or couldn't be made."""
     whole = outcome()
     gate = Gate(name="smallest share", value=0.0004, limit=0.02, bound="least", passed=False)
@@ -144,20 +144,22 @@ def refused() -> Outcome:
         Fit(transform="identity", k=2, inertia=900.0, silhouette=0.66, smallest_share=0.0004, gates=(gate,)),
         Fit(transform="identity", k=3, failure="only 2 customers differ."),
     ]
-    return Outcome(
+    return TrainingOutcome(
         recipe=RECIPE,
         source="Redis",
         as_of=whole.as_of,
         trained_at=whole.trained_at,
         quality=whole.quality,
         fits=tuple(fits),
-        decision=Decision(verdict="refused", why=("No fit passes the gates.",)),
+        decision=PublicationDecision(verdict="refused", why=("No fit passes the gates.",)),
     )
 
 
-def spread(values: NDArray[np.float64]) -> Spread:
+def spread(values: NDArray[np.float64]) -> FeatureSpread:
     least, lower, median, upper, greatest = (float(q) for q in np.percentile(values, (0, 25, 50, 75, 100)))
-    return Spread(least=least, lower=lower, median=median, upper=upper, greatest=greatest, mean=float(values.mean()))
+    return FeatureSpread(
+        least=least, lower=lower, median=median, upper=upper, greatest=greatest, mean=float(values.mean())
+    )
 
 
 def _crowd(k: int, customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:

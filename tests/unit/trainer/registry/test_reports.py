@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from tests.support.data.report_cases import outcome, refused
-from trainer.outcome import Fit, Gate, Outcome
-from trainer.registry.contents import Past, Published, Version
+from trainer.outcome import Fit, Gate, TrainingOutcome
+from trainer.registry.contents import ActivationRecord, TopicContents, Version
 from trainer.registry.reports import KeptReport, NoReport, choose, write
 from trainer.report.render import html, markdown
 from trainer.training.plan import MOST_K
@@ -21,7 +21,7 @@ KAFKA_TAKES = 1_048_588
 VERSION = outcome(customers=60).version or ""
 
 
-def stored(found: Outcome) -> KeptReport:
+def stored(found: TrainingOutcome) -> KeptReport:
     """What comes back from the bytes that are kept."""
     return KeptReport.from_bytes(found.version or "", KeptReport.of(found).to_bytes())
 
@@ -30,9 +30,9 @@ def test_what_comes_back_is_what_the_run_wrote() -> None:
     found = outcome(customers=400)
     report = stored(found)
     assert (report.html, report.markdown) == (html(found), markdown(found))
-    assert Outcome.from_json(bytes(report.outcome)) == msgspec.structs.replace(found, sample=None)
+    assert TrainingOutcome.from_json(bytes(report.outcome)) == msgspec.structs.replace(found, sample=None)
     # From the sample the figures are drawn: without it the page would be another one.
-    assert report.html != html(Outcome.from_json(bytes(report.outcome)))
+    assert report.html != html(TrainingOutcome.from_json(bytes(report.outcome)))
 
 
 def test_customers_one_by_one_are_not_kept() -> None:
@@ -103,10 +103,10 @@ def test_the_report_of_another_model_is_told() -> None:
         KeptReport.from_bytes("0123", WHOLE)
 
 
-def topic(*versions: str, active: str | None = None) -> Published:
+def topic(*versions: str, active: str | None = None) -> TopicContents:
     # Which models there are is all that counts here.
-    found = Published(versions=dict.fromkeys(versions, Version(None, None)))  # type: ignore[arg-type]  # as above
-    found.history = (Past(1, active),) if active else ()
+    found = TopicContents(versions=dict.fromkeys(versions, Version(None, None)))  # type: ignore[arg-type]  # as above
+    found.history = (ActivationRecord(1, active),) if active else ()
     return found
 
 

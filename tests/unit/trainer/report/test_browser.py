@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from trainer.outcome import Outcome
+    from trainer.outcome import TrainingOutcome
 
 pytestmark = [
     pytest.mark.browser,
@@ -55,7 +55,7 @@ async def page() -> AsyncIterator[Page]:
         yield tab
 
 
-async def show(page: Page, outcome: Outcome, folder: Path) -> None:
+async def show(page: Page, outcome: TrainingOutcome, folder: Path) -> None:
     page.complaints.clear()
     await page.open(write_report(outcome, folder).html.resolve().as_uri())
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.data import report_cases as cases
-from trainer.outcome import Outcome, Sample
+from trainer.outcome import Sample, TrainingOutcome
 from trainer.report import customer_charts as figures
 from trainer.report.cluster_charts import curves, plane, silhouettes
 from trainer.report.render import html
@@ -22,7 +22,7 @@ from trainer.report.svg import Kind, Scale, apart, fits, letters
 finite = st.floats(-1e6, 1e6)
 
 
-def sample(outcome: Outcome) -> Sample:
+def sample(outcome: TrainingOutcome) -> Sample:
     assert outcome.sample is not None
     return outcome.sample
 

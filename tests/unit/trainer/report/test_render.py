@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.data import report_cases as cases
-from trainer.outcome import Outcome
+from trainer.outcome import TrainingOutcome
 from trainer.report import sentences as words
 from trainer.report.render import ReportError, html, markdown, read_outcome, write_report
 
@@ -30,7 +30,7 @@ NAMES = (*cases.NAMES, *(f"Segment {n}" for n in range(7)))
 VOID = {"meta", "br", "wbr"}
 
 
-class Read(HTMLParser):
+class ParsedPage(HTMLParser):
     """What a page holds: its elements, well nested; its tables' cells; its text."""
 
     def __init__(self, page: str) -> None:
@@ -75,7 +75,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     return tables
 
 
-def moved(outcome: Outcome) -> int:
+def moved(outcome: TrainingOutcome) -> int:
     compared = outcome.comparison
     assert compared is not None
     return sum(
@@ -176,7 +176,7 @@ def test_without_an_active_model_nothing_is_compared() -> None:
     outcome = cases.outcome(compared=False)
     assert words.changes(outcome) == ["No model was active before: this one gives every customer a first segment."]
     assert "Movement" not in markdown(outcome)
-    assert "Movement" not in Read(html(outcome)).text
+    assert "Movement" not in ParsedPage(html(outcome)).text
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_without_an_active_model_nothing_is_compared() -> None:
         (cases.refused(), "Refused", "what was active before stays active"),
     ],
 )
-def test_it_says_whether_it_was_published_and_why(outcome: Outcome, badge: str, said: str) -> None:
-    for report in (Read(html(outcome)).text, markdown(outcome)):
+def test_it_says_whether_it_was_published_and_why(outcome: TrainingOutcome, badge: str, said: str) -> None:
+    for report in (ParsedPage(html(outcome)).text, markdown(outcome)):
         assert badge in report
         assert said in report
         assert outcome.decision.why[0] in report
@@ -198,21 +198,21 @@ def test_it_says_whether_it_was_published_and_why(outcome: Outcome, badge: str, 
 
 def test_it_says_that_a_gate_was_overruled_and_which() -> None:
     outcome = cases.outcome(forced=True)
-    assert "--force" in Read(html(outcome)).text
+    assert "--force" in ParsedPage(html(outcome)).text
     row = next(row for table in markdown_tables(markdown(outcome)) for row in table if row[0] == "moved")
     assert row[3] == "✗ fails"
 
 
 def test_a_refused_run_says_of_every_fit_what_it_failed() -> None:
-    text = Read(html(cases.refused())).text
+    text = ParsedPage(html(cases.refused())).text
     assert "fails: smallest share <\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%" in text
     assert "not fitted: only 2 customers differ." in text
     assert "no model was made of them" in text
 
 
 @pytest.mark.parametrize("outcome", [cases.outcome(k, names=NAMES) for k in SIZES] + [cases.refused()])
-def test_the_page_and_the_markdown_have_the_same_tables(outcome: Outcome) -> None:
-    on_page, in_text = Read(html(outcome)).tables, markdown_tables(markdown(outcome))
+def test_the_page_and_the_markdown_have_the_same_tables(outcome: TrainingOutcome) -> None:
+    on_page, in_text = ParsedPage(html(outcome)).tables, markdown_tables(markdown(outcome))
     assert sorted(on_page) == sorted(in_text)
     assert len(on_page) >= 3
 
@@ -248,7 +248,7 @@ def test_money_before_and_after_adds_up() -> None:
 
 def test_names_are_escaped() -> None:
     outcome = msgspec.structs.replace(cases.outcome(names=EVIL), source="<b>file</b>.csv", warnings=("<i>mind</i>",))
-    read = Read(html(outcome))
+    read = ParsedPage(html(outcome))
     assert {tag for tag, _ in read.elements} & {"script", "img", "i", "b", "a"} == set()
     assert not any(key.startswith("on") for _, attributes in read.elements for key in attributes)
     for name in (*EVIL, "<b>file</b>.csv", "<i>mind</i>"):
@@ -259,9 +259,9 @@ def test_names_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("outcome", [cases.outcome(9), cases.refused()])
-def test_the_page_needs_nothing_and_tells_its_figures_to_those_who_do_not_see_them(outcome: Outcome) -> None:
+def test_the_page_needs_nothing_and_tells_its_figures_to_those_who_do_not_see_them(outcome: TrainingOutcome) -> None:
     page = html(outcome)
-    read = Read(page)
+    read = ParsedPage(page)
     assert not re.search(r"url\(|@import|https?://|<script|\bsrc=|\bhref=", page)
     ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
     assert len(ids) == len(set(ids))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.errors import SettingsError
-from trainer.schedule.policy import Due, LastRun, Policy, Schedule, begun, due, ended
+from trainer.schedule.policy import DueRun, LastRun, Policy, Schedule, begun, due, ended
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 NIGHTLY = Schedule("0 3 * * *", "UTC")
@@ -81,7 +81,7 @@ def test_nothing_is_due_before_the_first_instant() -> None:
     fresh = LastRun(instant_ms=T0)
     assert due(NIGHTLY, Policy(), fresh, THREE - 1) is None
     found = due(NIGHTLY, Policy(), fresh, THREE)
-    assert found == Due("scheduled", THREE, "scheduled: 2026-03-02T03:00:00+00:00")
+    assert found == DueRun("scheduled", THREE, "scheduled: 2026-03-02T03:00:00+00:00")
 
 
 def test_whatever_was_missed_is_caught_up_once() -> None:
@@ -128,13 +128,13 @@ def test_a_failure_is_tried_again_so_often_and_no_more() -> None:
 
 
 def test_no_retries_means_none() -> None:
-    last = ended(begun(LastRun(instant_ms=T0), Due("scheduled", THREE, ""), THREE), "failed", THREE, exit_code=1)
+    last = ended(begun(LastRun(instant_ms=T0), DueRun("scheduled", THREE, ""), THREE), "failed", THREE, exit_code=1)
     assert due(NIGHTLY, Policy(retries=0), last, THREE + 2 * HOUR) is None
 
 
 def test_who_dies_in_a_run_has_had_the_attempt() -> None:
     policy = Policy(retries=1, retry_s=600)
-    died = begun(LastRun(instant_ms=T0), Due("scheduled", THREE, ""), THREE)
+    died = begun(LastRun(instant_ms=T0), DueRun("scheduled", THREE, ""), THREE)
     assert due(NIGHTLY, policy, died, THREE + 9 * MINUTE) is None
     found = due(NIGHTLY, policy, died, THREE + 10 * MINUTE)
     assert found is not None
@@ -153,16 +153,16 @@ def test_a_run_that_was_stopped_begins_again_at_once_and_costs_no_attempt() -> N
 
 
 def test_durations_and_successes_are_kept() -> None:
-    running = begun(LastRun(instant_ms=T0), Due("scheduled", THREE, ""), THREE)
+    running = begun(LastRun(instant_ms=T0), DueRun("scheduled", THREE, ""), THREE)
     good = ended(running, "succeeded", THREE + 1500, exit_code=0)
     assert (good.duration_s, good.last_success_ms, good.attempt) == (1.5, THREE + 1500, 0)
-    bad = ended(begun(good, Due("scheduled", THREE + DAY, ""), THREE + DAY), "failed", THREE + DAY, exit_code=1)
+    bad = ended(begun(good, DueRun("scheduled", THREE + DAY, ""), THREE + DAY), "failed", THREE + DAY, exit_code=1)
     assert (bad.last_success_ms, bad.exit_code) == (THREE + 1500, 1)
     assert timedelta(milliseconds=bad.instant_ms - good.instant_ms) == timedelta(days=1)
 
 
 def test_that_a_run_was_asked_for_is_known_until_the_schedule_s_next() -> None:
-    policy, asked = Policy(retries=1, retry_s=600), Due("asked", T0, "drift")
+    policy, asked = Policy(retries=1, retry_s=600), DueRun("asked", T0, "drift")
     failed = ended(begun(LastRun(instant_ms=T0), asked, T0), "failed", T0, exit_code=1)
     retry = due(NIGHTLY, policy, failed, T0 + 10 * MINUTE)
     assert retry is not None

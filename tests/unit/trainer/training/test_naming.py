@@ -11,7 +11,7 @@ from segmentation.campaigns import default_rules, parse_rules
 from segmentation.events import Cause
 from segmentation.model import FEATURES, Feature, Segment, SegmentModel, Training
 from segmentation.scorer import standardise
-from trainer.training.naming import FIVE, MANY, Lineage, assign, christen, lasting, match, templates, untransformed
+from trainer.training.naming import FIVE, MANY, Lineage, assign, lasting, match, name_segments, templates, untransformed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,9 +124,9 @@ def test_a_cluster_that_lies_nearer_to_another_takes_no_name_from_afar() -> None
     new = np.array([(0.1, 0.0, 0.0), (1.1, 0.0, 0.0), (1.4, 0.0, 0.0)])
     assert match(new, old) == {0: 0, 1: 1, 2: 2}
     assert lasting(new, old) == {0: 0, 1: 1}
-    before = christen([tuple(row) for row in old.tolist()], features(), Lineage())
+    before = name_segments([tuple(row) for row in old.tolist()], features(), Lineage())
     lineage = Lineage(published(before, features()), 1, highest_id=3)
-    after = christen([tuple(row) for row in new.tolist()], features(), lineage)
+    after = name_segments([tuple(row) for row in new.tolist()], features(), lineage)
     assert [(s.id, s.name) for s in after[:2]] == [(s.id, s.name) for s in before[:2]]
     # The third is new, and has not the name of the one that has ended.
     assert after[2].id == 4
@@ -151,7 +151,7 @@ def test_a_z_that_no_customer_has_stays_finite() -> None:
 
 def test_without_an_active_model_ids_count_in_the_order_of_the_names() -> None:
     centroids = [tuple(row) for row in (SHOP / 100)[[4, 2, 0, 3, 1]].tolist()]
-    segments = christen(centroids, features(), Lineage(highest_id=40))
+    segments = name_segments(centroids, features(), Lineage(highest_id=40))
     assert [(s.id, s.name) for s in segments] == [
         (5, "Lost"),
         (3, "Potential Loyalists"),
@@ -171,7 +171,7 @@ def test_id_name_and_action_go_along_over_another_scale_and_another_order() -> N
     order = [3, 0, 4, 1, 2]
     drifted = (SHOP[order] * 1.03 - 50.0) / 30.0
     lineage = Lineage(published(before, was), activation=1, highest_id=20)
-    after = christen([tuple(row) for row in drifted.tolist()], now, lineage)
+    after = name_segments([tuple(row) for row in drifted.tolist()], now, lineage)
     assert [(s.id, s.name, s.action) for s in after] == [
         (before[i].id, before[i].name, before[i].action) for i in order
     ]
@@ -185,23 +185,23 @@ def test_what_is_near_is_judged_on_the_new_scale() -> None:
     recent = Segment(id=1, name="recent", action="", centroid=(0.0, 0.0, 100.0))  # 0 days, 1,000
     silent = Segment(id=2, name="silent", action="", centroid=(0.1, 0.0, 0.0))  # 10 days, nothing
     lineage = Lineage(published([recent, silent], was), activation=1, highest_id=2)
-    after = christen([(0.0, 0.0, 0.0), (10.0, 0.0, 0.1)], now, lineage)
+    after = name_segments([(0.0, 0.0, 0.0), (10.0, 0.0, 0.1)], now, lineage)
     assert [s.name for s in after] == ["recent", "silent"]
 
 
 def test_a_further_cluster_gets_a_free_name_and_an_id_never_used() -> None:
     five = (SHOP / 100).tolist()
-    active = published(christen([tuple(row) for row in five], features(), Lineage()), features())
+    active = published(name_segments([tuple(row) for row in five], features(), Lineage()), features())
     sixth: Centroid = (1.5, 0.02, 9.0)
-    after = christen([*(tuple(row) for row in five), sixth], features(), Lineage(active, 1, highest_id=9))
+    after = name_segments([*(tuple(row) for row in five), sixth], features(), Lineage(active, 1, highest_id=9))
     assert [s.id for s in after] == [1, 2, 3, 4, 5, 10]
     assert after[5].name in {t.name for t in MANY} - {t.name for t in FIVE}
 
 
 def test_fewer_clusters_keep_their_names() -> None:
     five = [tuple(row) for row in (SHOP / 100).tolist()]
-    active = published(christen(five, features(), Lineage()), features())
-    after = christen([five[4], five[0]], features(), Lineage(active, 1, highest_id=5))
+    active = published(name_segments(five, features(), Lineage()), features())
+    after = name_segments([five[4], five[0]], features(), Lineage(active, 1, highest_id=5))
     assert [(s.id, s.name) for s in after] == [(5, "Lost"), (1, "Champions")]
 
 
