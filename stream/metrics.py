@@ -1,4 +1,4 @@
-"""Every metric there is: one closed, typed list. docs/metrics.md repeats it, and a test compares the two."""
+"""Every metric there is: one closed, typed list. docs/reference/metrics.md repeats it, and a test compares the two."""
 
 from __future__ import annotations
 

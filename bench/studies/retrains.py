@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.studies.retrains", description="Twelve monthly retrains over a file of orders."
     )
-    parser.add_argument("file", help="docs/files.md; or cdnow")
+    parser.add_argument("file", help="docs/how-to/files.md; or cdnow")
     parser.add_argument("--currency", default="USD")
     parser.add_argument("--k")
     parser.add_argument("--activate", action="store_true")

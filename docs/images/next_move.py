@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
-"""Draw docs/images/next-move.svg, the picture of docs/time.md: every line and instant in it comes from the scorer itself.
+"""Draw docs/images/next-move.svg, the picture of docs/explanation/time.md: every line and instant in it comes from the scorer itself.
 
 .venv/bin/python docs/images/next_move.py
 """

@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
 """Make docs/samples/segment-report.html and .md: a training run over Online Retail, a month after the one before it.
 
-Needs the orders (docs/files.md; in pounds) as its argument:
+Needs the orders (docs/how-to/files.md; in pounds) as its argument:
 
 .venv/bin/python docs/samples/segment_report.py ORDERS
 """

@@ -7,7 +7,7 @@ A mapping is a plain function. It gets a `SourceRecord` and gives order events, 
     @adapters.map("shop-orders")
     def to_events(record: Record) -> OrderPlaced: ...
 
-`segstream adapters --app MODULE:adapters` runs it. docs/adapters.md tells what is promised.
+`segstream adapters --app MODULE:adapters` runs it. docs/how-to/adapters.md tells what is promised.
 """
 
 from __future__ import annotations

@@ -62,4 +62,4 @@ def _show(told: Erasure) -> None:
     for kept in told.kept:
         until = kept.until or ("compaction" if kept.policy == "compact" else "for ever")
         typer.echo(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
-    typer.echo("A topic's retention.ms shortens that: docs/privacy.md says what needs which topic.")
+    typer.echo("A topic's retention.ms shortens that: docs/how-to/erase-a-customer.md says what needs which topic.")

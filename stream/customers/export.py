@@ -153,7 +153,7 @@ def _lines(redis: Redis, settings: Settings, published: PublishedModels, instant
         if line.customer_id == before:
             raise ExportError(
                 f"customer {line.customer_id!r} is in two shards: the producers of {settings.orders_topic} choose partitions differently.",
-                hint="Let all use one partitioner and name it in SEGSTREAM_PARTITIONER (docs/events.md).",
+                hint="Let all use one partitioner and name it in SEGSTREAM_PARTITIONER (docs/reference/events.md).",
             )
         before = line.customer_id
         yield line

@@ -1,4 +1,4 @@
-"""docs/dead-letters.md keeps up with the code."""
+"""docs/how-to/dead-letters.md keeps up with the code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stream.dead_letters.records import KEPT_OF_HUGE
 from stream.dead_letters.routing import HEALED, LEFT, MOST_REDRIVES
 from stream.settings import Settings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "dead-letters.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "dead-letters.md").read_text()
 
 
 def rows(heading: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""docs/events.md and docs/exactly-once.md keep up with the code."""
+"""docs/reference/events.md and docs/explanation/exactly-once.md keep up with the code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from segmentation.events import CampaignAction, Cause, InputEvent, Reason, SegmentChanged, decode, json_schema
 
 ROOT = Path(__file__).parents[2]
-EVENTS = (ROOT / "docs" / "events.md").read_text()
+EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
 
 
 def section(heading: str, page: str = EVENTS) -> str:
@@ -58,5 +58,5 @@ def test_every_reason_of_a_quarantine_is_told() -> None:
     source = "".join(path.read_text() for path in (ROOT / "stream").rglob("*.py"))
     raised = set(re.findall(r'ShardQuarantined\(\s*"(\w+)"', source))
     raised |= set(re.findall(r'_recognise\([^)]*"(\w+)"', source))
-    page = (ROOT / "docs" / "exactly-once.md").read_text()
-    assert set(first_column(section("Quarantine", page))) == raised
+    page = (ROOT / "docs" / "explanation" / "exactly-once.md").read_text()
+    assert set(first_column(section("8 Quarantine", page))) == raised

@@ -1,4 +1,4 @@
-"""docs/metrics.md lists exactly the metrics there are."""
+"""docs/reference/metrics.md lists exactly the metrics there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from stream.metrics import Metrics
 from tests.support.metric_rows import metric_rows
 
-PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 def test_the_table_is_the_list() -> None:

@@ -1,4 +1,4 @@
-"""docs/training-schedule.md lists exactly the settings and metrics there are; deploy/cronjob.yaml is what Kubernetes takes."""
+"""docs/how-to/schedule-trainings.md lists exactly the settings and metrics there are; deploy/cronjob.yaml is what Kubernetes takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
 from trainer.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "training-schedule.md"
+PAGE = ROOT / "docs" / "how-to" / "schedule-trainings.md"
 
 
 def test_the_table_of_settings_is_the_list() -> None:

@@ -1,4 +1,4 @@
-"""The picture of docs/time.md shows what the code says, and the code what the scorer says."""
+"""The picture of docs/explanation/time.md shows what the code says, and the code what the scorer says."""
 
 from __future__ import annotations
 

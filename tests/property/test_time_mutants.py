@@ -1,6 +1,6 @@
 """The decision and the search with one step taken out or done wrong: a check of the ordinary tests must catch each.
 
-The table in docs/time.md lists them. A mutant gives a function other code in place, so that all who hold it get the mutant.
+The table in docs/explanation/time.md lists them. A mutant gives a function other code in place, so that all who hold it get the mutant.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segmentation.scalar_scorer import SingleScorer
 from segmentation.scorer import Scorer
 from tests.support.oracles import step_checks, time_checks
 
-DOC: Final = Path(__file__).parents[2] / "docs" / "time.md"
+DOC: Final = Path(__file__).parents[2] / "docs" / "explanation" / "time.md"
 
 
 class Edit(NamedTuple):

@@ -1,7 +1,7 @@
 """The protocol's model: every state of one shard, two workers and their servers, in a small world with every fault.
 
 `python -m tests.protocol_model` searches the small worlds and all mutants; `--full` larger worlds, for some minutes each. Whoever
-changes the protocol (docs/exactly-once.md) changes this first: takeover.py and turn.py follow the numbered steps of
+changes the protocol (docs/explanation/exactly-once.md) changes this first: takeover.py and turn.py follow the numbered steps of
 stream/engine/takeover.py and stream/engine/turns.py.
 """
 

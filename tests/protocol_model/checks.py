@@ -1,4 +1,4 @@
-"""What must hold: C1 to C3 and C6 of docs/exactly-once.md, and that no healthy shard is stopped. (C4 isn't modelled; C5 is C2.)"""
+"""What must hold: C1 to C3 and C6 of docs/explanation/exactly-once.md, and that no healthy shard is stopped. (C4 isn't modelled; C5 is C2.)"""
 
 from __future__ import annotations
 

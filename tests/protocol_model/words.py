@@ -1,4 +1,4 @@
-"""A trace in plain words, with the letters of docs/exactly-once.md."""
+"""A trace in plain words, with the letters of docs/explanation/exactly-once.md."""
 
 from __future__ import annotations
 

@@ -262,8 +262,8 @@ async def test_a_mutant_does_well_on_a_broker_that_is_well(
 
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:
-    """Number -> (taken out, on real servers, in memory), as docs/exactly-once.md says."""
-    text = (Path(__file__).parents[2] / "docs" / "exactly-once.md").read_text("utf-8")
+    """Number -> (taken out, on real servers, in memory), as docs/explanation/exactly-once.md says."""
+    text = (Path(__file__).parents[2] / "docs" / "explanation" / "exactly-once.md").read_text("utf-8")
     found = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     return {int(number): (out, real, memory) for number, out, real, memory in found}
 

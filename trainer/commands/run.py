@@ -92,7 +92,7 @@ def run_command(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE", dir_okay=False, help="Read orders from a file (docs/files.md), not Redis."
+            "--from", metavar="FILE", dir_okay=False, help="Read orders from a file (docs/how-to/files.md), not Redis."
         ),
     ] = None,
     as_of: Annotated[

@@ -20,7 +20,7 @@ class ScheduleSettings(TableSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
     TABLE = "schedule"
     ABOUT = "schedule"
-    PAGE = "docs/training-schedule.md"
+    PAGE = "docs/how-to/schedule-trainings.md"
 
     cron: str = Field("0 3 * * *", description="when: minute, hour, day of month, month, day of week")
     zone: str = Field("UTC", description="the time zone that `cron` is read in, like Europe/Berlin")

@@ -42,7 +42,7 @@ class OrderBook:
         """The instant of the last event; SnapshotError where there is none."""
         latest = max((own[-1].time for own in self.entries.values()), default=None)
         if latest is None:
-            raise SnapshotError("there is no order that can be used.", hint="docs/files.md says what is needed.")
+            raise SnapshotError("there is no order that can be used.", hint="docs/how-to/files.md says what is needed.")
         return latest
 
     def as_of(self, at_ms: int) -> CustomerSnapshot:
@@ -53,7 +53,7 @@ class OrderBook:
 
 
 def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
-    """Read a file of orders or invoice lines (docs/files.md); `currency`: of rows that name none. Raises SnapshotError.
+    """Read a file of orders or invoice lines (docs/how-to/files.md); `currency`: of rows that name none. Raises SnapshotError.
 
     Rows that can't be used are left out and counted, as in `segstream replay`; so are those in another currency.
     """
@@ -72,7 +72,8 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
     told = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
     if not entries:
         raise SnapshotError(
-            f"{path} has no order that can be used; rows left out: {told}.", hint="docs/files.md says what is needed."
+            f"{path} has no order that can be used; rows left out: {told}.",
+            hint="docs/how-to/files.md says what is needed.",
         )
     if counts:
         log.info("%s: rows left out: %s", path.name, told)

@@ -24,7 +24,7 @@ class TrainingSettings(TableSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", coerce_numbers_to_str=True)
     TABLE = "trainer"
     ABOUT = "training"
-    PAGE = "docs/models.md"
+    PAGE = "docs/explanation/models.md"
 
     recipe: RecipeName = Field("default", description="how to fit and choose: default, textbook or tutorial")
     k: str | None = Field(None, description="how many segments: 5, 2-8 or 3,5,8; the default recipe's own is 4-8")

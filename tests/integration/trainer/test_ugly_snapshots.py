@@ -158,7 +158,7 @@ FILES = {
         file=_file([f"o{i},c{i},2011-05-05,{bad}" for i, bad in enumerate(("NaN", "Infinity", "-inf", "1e400"))]),
     ),
     "a giant": Ugly(r"rows left out: amount_out_of_range 1. ", file=_file([f"o1,c1,2011-05-05,{10**12}"])),
-    "no rows": Ugly(r"no order that can be used; rows left out: none. docs/files.md", file=_file([])),
+    "no rows": Ugly(r"no order that can be used; rows left out: none. docs/how-to/files.md", file=_file([])),
     "no columns": Ugly(
         r"orders.csv: no column order_id, .*; the file has a, b. A file of orders needs", file=b"a,b\n1,2\n"
     ),

@@ -1,4 +1,4 @@
-"""docs/events.md, "What each event does": each row of the table and each sentence below it, through the real step."""
+"""docs/reference/events.md, "What each event does": each row of the table and each sentence below it, through the real step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from segmentation.rfm import Rules, advance_bytes
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, told
 
-PAGE = (Path(__file__).parents[3] / "docs" / "events.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "events.md").read_text()
 W, G = 365, 7  # days
 Event = OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
 Test = TypeVar("Test", bound=Callable[..., None])

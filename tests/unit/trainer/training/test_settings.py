@@ -65,7 +65,9 @@ def test_the_replica_does_not_show() -> None:
 
 
 def test_the_page_lists_every_setting_with_its_default() -> None:
-    rows = re.findall(rf"^\| `{PREFIX}(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "models.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        rf"^\| `{PREFIX}(\w+)` \| ([^|]*) \|", (ROOT / "docs" / "explanation" / "models.md").read_text(), re.MULTILINE
+    )
     told = {name.lower(): default.strip().strip("`") for name, default in rows}
     fields = TrainingSettings.model_fields
     assert told.keys() == fields.keys()
