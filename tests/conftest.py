@@ -13,11 +13,11 @@ import pytest
 from stream.kafka import topics
 from stream.local.stack import LocalStack
 from stream.settings import PREFIX, Settings
+from tests.support.paths import TEST_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parent.parent
 # Variables that say where things lie on this machine. All others would make a test depend on whose machine it is.
 _OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_TEST_DATA"}
 
@@ -73,11 +73,10 @@ async def settings(settings_for: Callable[..., Settings]) -> Settings:
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
-    """The folder of real orders with their golden figures (SEGSTREAM_TEST_DATA). Skips where there is none."""
-    folder = Path(os.environ.get("SEGSTREAM_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real orders at {folder}: set SEGSTREAM_TEST_DATA")
-    return folder
+    """Return the folder of real orders with their golden figures (SEGSTREAM_TEST_DATA). Skip where there is none."""
+    if not TEST_DATA.is_dir():
+        pytest.skip(f"no real orders at {TEST_DATA}: set SEGSTREAM_TEST_DATA")
+    return TEST_DATA
 
 
 @pytest.fixture

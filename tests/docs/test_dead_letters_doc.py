@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from segmentation.events import Reason
 from stream.dead_letters.records import KEPT_OF_HUGE
 from stream.dead_letters.routing import HEALED, LEFT, MOST_REDRIVES
 from stream.settings import Settings
+from tests.support.paths import ROOT
 
-PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "dead-letters.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "dead-letters.md").read_text()
 
 
 def rows(heading: str) -> list[list[str]]:

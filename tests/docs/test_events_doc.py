@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
 from segmentation.events import CampaignAction, Cause, InputEvent, Reason, SegmentChanged, decode, json_schema
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from stream.metrics import Metrics
 from tests.support.metric_rows import metric_rows
+from tests.support.paths import ROOT
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 
 def test_the_table_is_the_list() -> None:

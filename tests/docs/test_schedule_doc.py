@@ -13,6 +13,7 @@ from click.exceptions import UsageError
 from typer.testing import CliRunner
 
 from tests.support.metric_rows import metric_rows
+from tests.support.paths import ROOT
 from trainer import cli
 from trainer.errors import PublishConflict, SettingsError, TrainerError, TrainingBusy
 from trainer.schedule.metrics import ScheduleMetrics
@@ -22,7 +23,6 @@ from trainer.schedule.settings import PREFIX, ScheduleSettings
 from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
 from trainer.settings import load_settings
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "schedule-trainings.md"
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from segmentation.scorer import Scorer
+from tests.support.paths import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "images" / "next_move.py"
+SCRIPT = ROOT / "docs" / "images" / "next_move.py"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent.parent / ".ci" / "browser"
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / ".ci" / "browser"
 INSTALLS = 'printf "#!/bin/sh\\n" > "$BIN/chromium"; chmod +x "$BIN/chromium"'
 
 

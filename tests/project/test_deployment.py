@@ -17,8 +17,8 @@ import yaml
 
 from stream.local.jars import KAFKA_VERSION
 from stream.settings import PREFIX, load_settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
 

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from segmentation.model import FEATURES
 from tests.support.data.datasets import KNOWN, crowd, following, known_segments, lesson
+from tests.support.paths import ROOT
 from trainer.errors import FitError
 from trainer.outcome import TrainingOutcome
 from trainer.snapshot.redis import CustomerSnapshot
@@ -24,7 +24,6 @@ from trainer.training.naming import Lineage
 from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.quality import only
 
-ROOT = Path(__file__).parent.parent.parent
 QUICK = TrainingPlan(ks=(3, 4, 5), rounds=4, starts=5)
 
 

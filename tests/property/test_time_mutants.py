@@ -11,7 +11,6 @@ import itertools
 import re
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple
 
@@ -21,8 +20,9 @@ from segmentation import decisions, intervals, kernels, scorer
 from segmentation.scalar_scorer import SingleScorer
 from segmentation.scorer import Scorer
 from tests.support.oracles import step_checks, time_checks
+from tests.support.paths import ROOT
 
-DOC: Final = Path(__file__).parents[2] / "docs" / "explanation" / "time.md"
+DOC: Final = ROOT / "docs" / "explanation" / "time.md"
 
 
 class Edit(NamedTuple):

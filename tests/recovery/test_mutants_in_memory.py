@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, cast
 
 import pytest
@@ -25,6 +24,7 @@ from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
 from tests.recovery.rig.world import eventually
 from tests.recovery.test_mutants import SCENARIOS as REAL
 from tests.support.engine.toy_step import LEVEL, STATE, ToyStep
+from tests.support.paths import ROOT
 
 SOON_S: Final = 8.0
 QUICK: Final[dict[str, Any]] = {
@@ -263,7 +263,7 @@ async def test_a_mutant_does_well_on_a_broker_that_is_well(
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:
     """Number -> (taken out, on real servers, in memory), as docs/explanation/exactly-once.md says."""
-    text = (Path(__file__).parents[2] / "docs" / "explanation" / "exactly-once.md").read_text("utf-8")
+    text = (ROOT / "docs" / "explanation" / "exactly-once.md").read_text("utf-8")
     found = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     return {int(number): (out, real, memory) for number, out, real, memory in found}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
@@ -13,8 +12,7 @@ from typer.testing import CliRunner
 
 from stream import cli
 from stream.settings import PREFIX, Settings
-
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -18,6 +18,7 @@ from bench.reports.report import page, problems
 from bench.reports.time_report import time_section
 from bench.scenarios.takeover import Snapshot, Took, differences, lags_of, told_wrongly
 from segmentation.rfm import CustomerState, headers, pack
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 # Some twenty processes start, one after the other: it took 168 s on two busy cores.
 pytestmark = pytest.mark.timeout(300)
 
-ROOT = Path(__file__).parents[3]
 ORDERS = 3_000
 SMALL = ("--orders", "3000", "--customers", "600", "--faust-orders", "300", "--profile-orders", "3000")
 BRIEF = ("--latency-seconds", "3", "--warm-up-seconds", "1", "--calm-seconds", "1", "--rolling-rate", "300")

@@ -29,9 +29,9 @@ from stream.kafka.clients import read_topic
 from stream.local.server import free_port
 from stream.settings import PREFIX, Settings
 from tests.integration.engine.test_dirty_input import oddly_named
+from tests.support.paths import ROOT
 
 Place = tuple[str, int, int]  # topic, partition, offset
-ROOT = Path(__file__).parents[3]
 SOURCE_PARTITIONS = 3
 SHOP = """
 import time

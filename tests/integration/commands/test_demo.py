@@ -22,11 +22,11 @@ from stream.demo.source import Wish
 from stream.demo.view import PlainView
 from stream.errors import SegstreamError
 from stream.orders.rows import parse_at
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).parents[3]
 FIRST = parse_at("2021-01-04T09:00:00Z")
 DAY_MS = 86_400_000
 CUSTOMERS = 240

@@ -34,9 +34,10 @@ from stream.orders.sorting import in_time_order
 from stream.replay.publisher import Backfill, replay
 from stream.settings import Settings
 from stream.worker.steps import scoring_step
-from tests.support.command_line import ROOT, environment, run, start
+from tests.support.command_line import environment, run, start
 from tests.support.engine.real_worker import settled, states
 from tests.support.engine.toy_engine import engine, eventually
+from tests.support.paths import ROOT
 
 SettingsFor = Callable[..., Settings]
 

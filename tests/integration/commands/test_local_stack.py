@@ -27,12 +27,10 @@ from stream.local.server import LocalStackError
 from stream.local.stack import Endpoints, LocalStack
 from stream.local.valkey_server import ValkeyServer
 from stream.settings import Settings
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-ROOT = Path(__file__).parents[3]
 
 
 def _until(condition: Callable[[], bool], within_s: float = 20.0) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,8 +31,8 @@ from stream.storage.heads import MARK_HEADER, NOTE_HEADER
 from stream.worker.steps import scoring_step
 from tests.contract.ugly_inputs import amount
 from tests.support.engine.toy_engine import engine, eventually, produce, read_all
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 DEFAULT = Selection(frozenset(HEALED))
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from stream.kafka import topics
 from stream.local.server import free_port
+from tests.support.paths import ROOT
 from trainer import cli
 from trainer.lock import lock_key
 from trainer.registry.publish import read_models
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from stream.settings import Settings as WorkerSettings
 
-ROOT = Path(__file__).parents[3]
 YEARLY = ("--cron", "0 0 1 1 *")  # never while a test runs
 
 

@@ -16,11 +16,11 @@ from segmentation.entries import DAY_MS
 from segmentation.model import SegmentModel
 from tests.support.command_line import environment
 from tests.support.data.redis_customers import Entries, fill, order
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-ROOT = Path(__file__).parents[3]
 T0 = 1_300_000_000_000
 CUSTOMERS = 20_000
 

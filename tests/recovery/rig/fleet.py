@@ -14,8 +14,8 @@ from typing import Final
 from stream.settings import Settings
 from tests.recovery.rig.proxy import HOST
 from tests.recovery.rig.servers import Servers
+from tests.support.paths import ROOT
 
-ROOT: Final = Path(__file__).parents[3]
 FAREWELL_S: Final = 45.0  # a turn's time-out, the drain, the group: a worker that is told to stop needs no longer
 # What differs from the defaults in these tests: passed on to the workers by name.
 NAMES: Final = (

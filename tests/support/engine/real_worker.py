@@ -22,8 +22,9 @@ from stream.settings import Settings
 from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_states
-from tests.support.command_line import ROOT, environment
+from tests.support.command_line import environment
 from tests.support.engine.toy_engine import eventually
+from tests.support.paths import ROOT
 from trainer.registry.publish import publish
 from trainer.settings import load_settings as trainer_settings
 

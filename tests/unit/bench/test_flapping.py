@@ -14,8 +14,8 @@ from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import Rules
 from stream.orders.rows import placed
 from tests.support.oracles.silence import read_log, read_move, told_by
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 DAY = 86_400_000
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import permutations
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,8 +27,9 @@ from segmentation.moves import figures as published
 from segmentation.rfm import Rules, advance_bytes
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, told
+from tests.support.paths import ROOT
 
-PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "events.md").read_text()
+PAGE = (ROOT / "docs" / "reference" / "events.md").read_text()
 W, G = 365, 7  # days
 Event = OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
 Test = TypeVar("Test", bound=Callable[..., None])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import random
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -34,6 +32,7 @@ from segmentation.rfm import (
     settle,
     unpack,
 )
+from tests.support.paths import TEST_DATA
 
 RULES = Rules(window=100, grace=15, cap=1_000)
 W = RULES.window
@@ -265,7 +264,7 @@ def test_no_customers_no_columns() -> None:
 
 # ---- Real orders.
 
-SHOP = Path(os.environ.get("SEGSTREAM_TEST_DATA", Path(__file__).parents[3] / "../shared/data")) / "online_retail"
+SHOP = TEST_DATA / "online_retail"
 real = pytest.mark.skipif(not SHOP.exists(), reason=f"no real orders at {SHOP} (SEGSTREAM_TEST_DATA)")
 YEARS = Rules(window=400 * 86_400_000)  # nothing leaves within the file's 13 months
 

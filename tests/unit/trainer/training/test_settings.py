@@ -7,11 +7,10 @@ import pytest
 
 import stream.settings
 import trainer.settings
+from tests.support.paths import ROOT
 from trainer.errors import SettingsError
 from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.settings import PREFIX, TrainingSettings
-
-ROOT = Path(__file__).parents[4]
 
 
 def test_without_settings_it_is_the_default_plan() -> None:
