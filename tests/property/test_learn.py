@@ -273,9 +273,9 @@ import sys
 sys.path.insert(0, ".")
 from dataclasses import replace
 from tests.support.data.datasets import known_segments, lesson
-from trainer.training.plan import Plan
+from trainer.training.plan import TrainingPlan
 shop, _ = known_segments(11, each=800)
-taught = lesson(shop, Plan(ks=(3, 4), rounds=3))
+taught = lesson(shop, TrainingPlan(ks=(3, 4), rounds=3))
 print(taught.outcome.version, *(f"{fit.silhouette!r} {fit.stability!r}" for fit in taught.outcome.fits))
 """
 
