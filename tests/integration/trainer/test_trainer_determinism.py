@@ -29,9 +29,9 @@ _LARGE = """
 import sys
 sys.path.insert(0, ".")
 from tests.support.data.datasets import known_segments, lesson
-from trainer.training.plan import Plan
+from trainer.training.plan import TrainingPlan
 shop, _ = known_segments(11, each=26_000)
-taught = lesson(shop, Plan(ks=(4,), rounds=2, starts=4))
+taught = lesson(shop, TrainingPlan(ks=(4,), rounds=2, starts=4))
 sys.stdout.buffer.write(taught.trained.model.to_json())
 """
 
