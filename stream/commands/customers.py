@@ -22,7 +22,7 @@ from stream.customers.lookup import customer as look_up
 from stream.customers.lookup import score as score_figures
 from stream.models.topic import read_active, read_published
 from stream.orders.rows import parse_at
-from stream.outputs.tail import Tailed
+from stream.outputs.kinds import Tailed
 from stream.outputs.tail import tail as follow
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings

@@ -12,8 +12,9 @@ import typer
 
 from segmentation.events import Reason
 from stream.commands.options import AsJson
+from stream.dead_letters.reasons import HEALED
 from stream.dead_letters.redrive import RedriveReport, redrive
-from stream.dead_letters.routing import HEALED, LEFT, Selection
+from stream.dead_letters.routing import LEFT, Selection
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.engine.rebuild import Rebuilder
-from stream.engine.shard_report import ShardReport, StepName, input_topic, open_backfills, report, settled
+from stream.engine.shard_report import ShardReport, input_topic, open_backfills, report, settled
+from stream.engine.step_name import StepName
 from stream.settings import Settings, load_settings
 from stream.storage.client import redis_client
 from stream.storage.keys import status_key

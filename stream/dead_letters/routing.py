@@ -11,19 +11,6 @@ from segmentation.partitioners import PARTITIONERS
 from stream.dead_letters.records import Letter, sent_back_headers
 from stream.settings import Settings
 
-# What something outside of the record can heal: a setting, a model, a newer version, the adapter, or time alone.
-HEALED: Final = (
-    Reason.ADAPTER_FAILED,
-    Reason.CLOCK_JUMP,
-    Reason.DATED_AHEAD,
-    Reason.DATE_OUT_OF_RANGE,
-    Reason.KEY_NOT_CUSTOMER,
-    Reason.STEP_FAILED,
-    Reason.TOO_MANY_BACKFILLS,
-    Reason.UNKNOWN_CURRENCY,
-    Reason.UNKNOWN_TYPE,
-    Reason.WRONG_PARTITION,
-)
 MOST_REDRIVES: Final = 8  # of one record: then it goes round in a circle
 LEFT: Final[Mapping[str, str]] = {
     "cut": "only their beginnings are here; the coordinates lead to the whole",

@@ -13,7 +13,8 @@ from stream.customers.export import export
 from stream.customers.lookup import customer as look_up
 from stream.demo.report import Check, Customers, Moves, Result, Step, Storyteller, chains, ranked, read_moves
 from stream.models.topic import read_published
-from stream.outputs.tail import Tailed, tail
+from stream.outputs.kinds import Tailed
+from stream.outputs.tail import tail
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final, cast
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.engine.status_board import ShardStatus
+from stream.engine.step_name import StepName
 from stream.kafka.clients import end_offsets
 from stream.settings import Settings
 from stream.storage.client import redis_client
@@ -20,13 +20,6 @@ from stream.storage.heads import StoreHead, decode_store_head
 from stream.storage.keys import ShardKeys, status_key
 
 STALE_S: Final = 10.0  # an owner that hasn't shown itself for this long is gone, or can't reach Redis
-
-
-class StepName(StrEnum):
-    """Whose shards."""
-
-    SCORING = "scoring"
-    CAMPAIGNS = "campaigns"
 
 
 @dataclass(frozen=True, slots=True)

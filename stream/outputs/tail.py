@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from stream.dead_letters.records import read_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
+from stream.outputs.kinds import Tailed
 from stream.outputs.lines import _published_json, action_line, change_line, dead_letter_json, dead_letter_line
 
 if TYPE_CHECKING:
@@ -17,14 +17,6 @@ if TYPE_CHECKING:
 
 _POLL_MS: Final = 200
 _BATCH: Final = 5_000
-
-
-class Tailed(StrEnum):
-    """What can be followed."""
-
-    CHANGES = "changes"
-    ACTIONS = "actions"
-    DEAD_LETTERS = "dead-letters"
 
 
 async def tail(

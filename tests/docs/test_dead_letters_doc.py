@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from segmentation.events import Reason
+from stream.dead_letters.reasons import HEALED
 from stream.dead_letters.records import KEPT_OF_HUGE
-from stream.dead_letters.routing import HEALED, LEFT, MOST_REDRIVES
+from stream.dead_letters.routing import LEFT, MOST_REDRIVES
 from stream.settings import Settings
 from tests.support.paths import ROOT
 

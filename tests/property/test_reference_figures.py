@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.outcome import TrainingOutcome
     from trainer.snapshot.orders import OrderBook
     from trainer.snapshot.redis import CustomerSnapshot
-    from trainer.training.plan import RecipeName
+    from trainer.training.recipe import RecipeName
 
 RAW_TRIMMED = (0.558, 0.519, 0.507, 0.468, 0.430, 0.417, 0.419)  # k = 2 … 8
 LOG1P = (0.433, 0.337, 0.336, 0.319, 0.315, 0.310, 0.302)

@@ -9,17 +9,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
-
-from trainer.registry.contents import ActivationRecord, Signature, TopicContents
-from trainer.registry.publish import PublicationResult, promote, read_models, roll_back
-from trainer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trainer.registry.contents import ActivationRecord, Signature, TopicContents
+    from trainer.registry.publish import PublicationResult
+    from trainer.settings import Settings
 
 # Wide enough for every column where the output isn't a terminal.
 _WIDTH: Final = 160
@@ -60,6 +57,11 @@ def register(app: typer.Typer) -> None:
 
 def list_models(*, as_json: Json = False) -> None:
     """Show every model on the models topic: active or candidate, since when, by whom, why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from trainer.registry.publish import read_models
+
     found = read_models(settings_and_log())
     rows = rows_of(found)
     if as_json:
@@ -82,6 +84,8 @@ def list_models(*, as_json: Json = False) -> None:
 
 def rows_of(found: TopicContents) -> list[dict[str, Any]]:
     """Describe each version: its last activation if it had one, else its publication; figures as of its training."""
+    import msgspec
+
     last = {past.version: past for past in found.history}
     rows = []
     for name, version in found.versions.items():
@@ -127,6 +131,8 @@ def promote_model(
     as_json: Json = False,
 ) -> None:
     """Activate a model: every worker starts it, and moves its customers by it."""
+    from trainer.registry.publish import promote
+
     expected = "" if expect_active == "none" else expect_active
     settings = settings_and_log()
     _tell(lambda: promote(settings, version, _signed(by, reason), expected=expected), "promoted", as_json=as_json)
@@ -143,11 +149,15 @@ def roll_model_back(
     as_json: Json = False,
 ) -> None:
     """Activate a model again that was active before: a change of the model like any other."""
+    from trainer.registry.publish import roll_back
+
     settings = settings_and_log()
     _tell(lambda: roll_back(settings, version, _signed(by, reason)), "rolled back", as_json=as_json)
 
 
 def _signed(by: str | None, reason: str) -> Signature:
+    from trainer.registry.contents import Signature
+
     return Signature.now(by or _user(), time.time_ns() // 1_000_000, reason)
 
 
@@ -160,12 +170,16 @@ def _tell(change: Callable[[], PublicationResult], outcome: str, *, as_json: boo
 
 
 def _plain(past: ActivationRecord) -> dict[str, Any]:
+    import msgspec
+
     plain: dict[str, Any] = msgspec.to_builtins(past)
     return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
 
 
 def settings_and_log() -> Settings:
     """Read the settings, and set up what a command tells on stderr. Raises SettingsError."""
+    from trainer.settings import load_settings
+
     settings = load_settings()
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.

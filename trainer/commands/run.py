@@ -11,22 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from segmentation.events import RejectedEvent, millis
 from trainer.commands.models import By, Reason
 from trainer.errors import GatesFailed, PlanError
-from trainer.lock import training_lock
-from trainer.settings import load_settings
-from trainer.training.plan import RecipeName, parse_ks, parse_transforms
-from trainer.training.settings import TrainingSettings
+from trainer.training.recipe import RecipeName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.table import Table
 
     from trainer.outcome import Fit, SegmentFacts, TrainingOutcome
     from trainer.training.search import Progress as Hears
@@ -45,6 +39,8 @@ def register(app: typer.Typer) -> None:
 
 def instant(text: str) -> int:
     """Read ISO 8601 as milliseconds since 1970; UTC without a zone. Raises typer.BadParameter."""
+    from segmentation.events import RejectedEvent, millis
+
     try:
         at = datetime.fromisoformat(text)
         return millis(at if at.tzinfo else at.replace(tzinfo=UTC), "--as-of")
@@ -52,18 +48,26 @@ def instant(text: str) -> int:
         raise typer.BadParameter(f"{error}; expected ISO 8601 like 2011-12-10T00:00:00Z") from None
 
 
-def _checked(parse: Callable[[str], object]) -> Callable[[str | None], str | None]:
+def _checked_ks(text: str | None) -> str | None:
+    from trainer.training.plan import parse_ks
+
+    return _checked(parse_ks, text)
+
+
+def _checked_transforms(text: str | None) -> str | None:
+    from trainer.training.plan import parse_transforms
+
+    return _checked(parse_transforms, text)
+
+
+def _checked(parse: Callable[[str], object], text: str | None) -> str | None:
     """Refuse as misuse what a plan would refuse later."""
-
-    def check(text: str | None) -> str | None:
-        try:
-            if text is not None:
-                parse(text)
-        except PlanError as error:
-            raise typer.BadParameter(str(error)) from None
-        return text
-
-    return check
+    try:
+        if text is not None:
+            parse(text)
+    except PlanError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
 
 
 def run_command(
@@ -71,16 +75,14 @@ def run_command(
     recipe: Annotated[RecipeName | None, typer.Option(help=_RECIPES, show_default="default")] = None,
     k: Annotated[
         str | None,
-        typer.Option(
-            "--k", help="How many segments: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked(parse_ks)
-        ),
+        typer.Option("--k", help="How many segments: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked_ks),
     ] = None,
     transform: Annotated[
         str | None,
         typer.Option(
             help="What each feature goes through before scaling: yeo-johnson, log1p, identity; several with commas.",
             show_default="yeo-johnson",
-            callback=_checked(parse_transforms),
+            callback=_checked_transforms,
         ),
     ] = None,
     seed: Annotated[
@@ -119,7 +121,10 @@ def run_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train on the customers, name the segments, publish the model and activate it if it moves few enough of them."""
+    from trainer.lock import training_lock
     from trainer.run import Job, run
+    from trainer.settings import load_settings
+    from trainer.training.settings import TrainingSettings
 
     if candidate and activate:
         raise typer.BadParameter("--candidate and --activate exclude each other")
@@ -166,6 +171,9 @@ def run_command(
 @contextmanager
 def _progress() -> Iterator[Hears]:
     """Show on stderr how far the run is, where somebody looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -185,6 +193,8 @@ def _progress() -> Iterator[Hears]:
 
 def told(outcome: TrainingOutcome) -> dict[str, Any]:
     """Give the outcome for machines: all of it but the single customers, which go to the file."""
+    import msgspec
+
     content: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(outcome, sample=None))
     del content["sample"]
     return content
@@ -192,6 +202,8 @@ def told(outcome: TrainingOutcome) -> dict[str, Any]:
 
 def show(outcome: TrainingOutcome) -> None:
     """Print the fits, the segments and the decision for people."""
+    from rich.console import Console
+
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     if len(outcome.fits) > 1 or outcome.decision.verdict == "refused":
         console.print(_fits(outcome))
@@ -216,6 +228,8 @@ def show(outcome: TrainingOutcome) -> None:
 
 
 def _fits(outcome: TrainingOutcome) -> Table:
+    from rich.table import Table
+
     table = Table(title="Fits", caption="bold: chosen; red: fails its gate")
     table.add_column("transform")
     for heading in ("k", "inertia", "silhouette", "stability", "smallest", "largest"):
@@ -245,6 +259,8 @@ def _cell(value: float | None, form: str, *, red: bool = False) -> str:
 
 
 def _segments(outcome: TrainingOutcome) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"Segments as of {outcome.as_of}", caption="recency, frequency, monetary: medians; money: sum")
     table.add_column("segment")
     for heading in ("customers", "share", "money", "recency (days)", "frequency", "monetary"):

@@ -12,19 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from aiohttp import web
-from redis.asyncio import Redis
 
 from trainer.commands.models import settings_and_log
 from trainer.errors import SettingsError
-from trainer.registry.publish import active_model
-from trainer.schedule.settings import ScheduleSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from redis.asyncio import Redis
+
     from trainer.schedule.policy import DueRun, LastRun
     from trainer.schedule.scheduler import RunResult, Scheduler
+    from trainer.schedule.settings import ScheduleSettings
     from trainer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -73,6 +72,8 @@ def schedule_command(
     ] = None,
 ) -> None:
     """Train by a cron expression until stopped; of several schedulers of a deployment one trains."""
+    from trainer.schedule.settings import ScheduleSettings
+
     settings = settings_and_log()
     chosen = ScheduleSettings.load(
         cron=cron,
@@ -172,6 +173,8 @@ def _now_ms() -> int:
 
 async def no_model_yet(settings: Settings, last: LastRun) -> str | None:
     """Say to train now because no model is active. The topic is only asked before the first success. Raises PublishError."""
+    from trainer.registry.publish import active_model
+
     if last.last_success_ms is not None or await active_model(settings) is not None:
         return None
     return "no model is active yet"
@@ -179,6 +182,8 @@ async def no_model_yet(settings: Settings, last: LastRun) -> str | None:
 
 @asynccontextmanager
 async def _redis(settings: Settings) -> AsyncIterator[Redis]:
+    from redis.asyncio import Redis
+
     timeout_s = settings.redis_timeout_s
     try:
         redis = Redis.from_url(
@@ -198,6 +203,8 @@ async def _redis(settings: Settings) -> AsyncIterator[Redis]:
 @asynccontextmanager
 async def _served(scheduler: Scheduler, chosen: ScheduleSettings) -> AsyncIterator[None]:
     """Serve `/health` and `/metrics`, where a port is set. Raises SettingsError where it can't be opened."""
+    from aiohttp import web
+
     if not chosen.http_port:
         yield
         return

@@ -8,8 +8,8 @@ from typing import Final, Literal, get_args
 
 from segmentation.model import Transform
 from trainer.errors import PlanError
+from trainer.training.recipe import RecipeName
 
-RecipeName = Literal["default", "textbook", "tutorial"]
 Way = Literal["gates", "silhouette", "elbow"]
 Fitted = Literal["in window", "all", "ordinary"]
 

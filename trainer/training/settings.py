@@ -10,7 +10,8 @@ from pydantic_settings import SettingsConfigDict
 
 from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
-from trainer.training.plan import MIN_CUSTOMERS, RecipeName, TrainingPlan, of_recipe, parse_ks, parse_transforms
+from trainer.training.plan import MIN_CUSTOMERS, TrainingPlan, of_recipe, parse_ks, parse_transforms
+from trainer.training.recipe import RecipeName
 
 if TYPE_CHECKING:
     from segmentation.model import Transform

@@ -21,9 +21,10 @@ from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream.commands import dead_letters
+from stream.dead_letters.reasons import HEALED
 from stream.dead_letters.records import REDRIVES_HEADER, dead_record
 from stream.dead_letters.redrive import RedriveError, RedriveReport, redrive
-from stream.dead_letters.routing import HEALED, MOST_REDRIVES, Selection
+from stream.dead_letters.routing import MOST_REDRIVES, Selection
 from stream.kafka import topics
 from stream.kafka.clients import TopicMissing, end_offsets
 from stream.settings import Settings

@@ -26,7 +26,8 @@ from stream.kafka.clients import KafkaUnreachable, TopicMissing, read_topic
 from stream.orders.files import OrderFileError
 from stream.orders.rows import Row, parse_at
 from stream.orders.simulate import simulate
-from stream.outputs.tail import Tailed, tail
+from stream.outputs.kinds import Tailed
+from stream.outputs.tail import tail
 from stream.replay.publisher import ReplayError, check, replay
 from stream.settings import PREFIX
 from stream.storage.client import RedisUnreachable, redis_client

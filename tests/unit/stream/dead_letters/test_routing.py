@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
+from stream.dead_letters.reasons import HEALED
 from stream.dead_letters.records import REDRIVES_HEADER, dead_record, read_letter, sent_back_headers
-from stream.dead_letters.routing import HEALED, Selection, SentBack, way_back
+from stream.dead_letters.routing import Selection, SentBack, way_back
 from stream.settings import Settings
 
 SETTINGS = Settings()

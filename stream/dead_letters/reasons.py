@@ -1,0 +1,21 @@
+"""The reasons of dead letters that are sent back unless others are chosen."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from segmentation.events import Reason
+
+# What something outside of the record can heal: a setting, a model, a newer version, the adapter, or time alone.
+HEALED: Final = (
+    Reason.ADAPTER_FAILED,
+    Reason.CLOCK_JUMP,
+    Reason.DATED_AHEAD,
+    Reason.DATE_OUT_OF_RANGE,
+    Reason.KEY_NOT_CUSTOMER,
+    Reason.STEP_FAILED,
+    Reason.TOO_MANY_BACKFILLS,
+    Reason.UNKNOWN_CURRENCY,
+    Reason.UNKNOWN_TYPE,
+    Reason.WRONG_PARTITION,
+)

@@ -1,0 +1,13 @@
+"""The kinds of output that can be followed. Imports nothing, as every command line reads it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Tailed(StrEnum):
+    """What can be followed."""
+
+    CHANGES = "changes"
+    ACTIONS = "actions"
+    DEAD_LETTERS = "dead-letters"
