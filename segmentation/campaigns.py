@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from struct import Struct as Layout
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
@@ -101,7 +101,7 @@ class CampaignState(NamedTuple):
 # ---- the moves
 
 
-class _Change(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
+class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
     """What a campaign needs of a segment.changed; the rest of it isn't looked at, so that it can grow."""
 
     type: Literal["segment.changed"]  # a field, not msgspec's tag: a lone struct's tag may be missing
@@ -114,22 +114,26 @@ class _Change(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
     occurred_at: Timestamp
 
 
-def _after(change: _Change) -> CampaignState:
+def _after(change: _ChangedEvent) -> CampaignState:
     return CampaignState(change.sequence, erased=change.to is None)
 
 
 class _Move(NamedTuple):
     customer: bytes
-    change: _Change
+    change: _ChangedEvent
     at: int  # ms
 
 
-class _Batch(NamedTuple):
+class _MoveBatch(NamedTuple):
     moves: list[_Move]
     dead: list[DeadLetter]
 
 
-_DECODER: Final = msgspec.json.Decoder(_Change)
+def _batch(plan: TurnPlan) -> _MoveBatch:
+    return cast("_MoveBatch", plan.work)
+
+
+_DECODER: Final = msgspec.json.Decoder(_ChangedEvent)
 _AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
 
@@ -182,10 +186,10 @@ class CampaignStep:
         # Below the namespace of the deployment's moves, so that no action shares an id with a move.
         self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
 
-    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode and check; the clock is the latest move's."""
         del partition  # the contract asks for it
-        batch, clock = _Batch([], []), frame.clock
+        batch, clock = _MoveBatch([], []), context.clock
         for place, record in enumerate(records):
             try:
                 move = _read(record)
@@ -197,20 +201,25 @@ class CampaignStep:
         keys = list(dict.fromkeys(move.customer for move in batch.moves))
         return TurnPlan(len(records), keys, clock, work=batch)
 
-    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """As `plan`: a move carries its own time, whenever it is delivered."""
-        return self.plan(records, partition, frame)
+        return self.plan(records, partition, context)
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states that know of the plan's moves. Their actions are out: the log tells `patch` of them."""
         return self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
 
     def decide(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
+        self,
+        plan: TurnPlan,
+        values: Sequence[bytes | None],
+        fired: Sequence[DueEntry],
+        more: bool,
+        context: TurnContext,
     ) -> Turn:
         """Act on each move that wasn't handled yet."""
-        del fired, more, frame  # the contract asks for them
-        turn = Turn(plan.taken, plan.clock, dead=list(plan.work.dead))
+        del fired, more, context  # the contract asks for them
+        turn = Turn(plan.taken, plan.clock, dead=list(_batch(plan).dead))
 
         def act(move: _Move, state: CampaignState) -> CampaignState:
             change = move.change
@@ -231,10 +240,10 @@ class CampaignStep:
         turn.states = self._follow(plan, values, act)
         return turn
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
         """Nothing: there is no model here."""
         del rows, quiet  # the contract asks for them
-        return Turn(0, frame.clock)
+        return Turn(0, context.clock)
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """The state that knows of its own last action."""
@@ -251,7 +260,7 @@ class CampaignStep:
         """Take the plan's moves in their order, each from its customer's state to the next. Returns the changed ones."""
         before = {key: CampaignState.unpack(value) for key, value in zip(plan.keys, values, strict=True)}
         states = dict(before)
-        for move in plan.work.moves:
+        for move in _batch(plan).moves:
             states[move.customer] = then(move, states[move.customer])
         return {key: state.pack() for key, state in states.items() if state != before[key]}
 

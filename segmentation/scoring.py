@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import compress
-from typing import Final
+from typing import Final, NamedTuple, cast
 
 from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import (
@@ -55,6 +55,21 @@ UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # a record that adds nothin
 CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
 
 
+class _Work(NamedTuple):
+    """The step's own part of a plan."""
+
+    batch: Batch
+    partition: int
+
+
+def _work(plan: TurnPlan) -> _Work:
+    return cast("_Work", plan.work)
+
+
+def _model(context: TurnContext) -> CompiledModel | None:
+    return cast("CompiledModel | None", context.model)
+
+
 class ScoringStep:
     """Orders -> moves. Pure; the contract is `segmentation.step.Step`."""
 
@@ -80,83 +95,91 @@ class ScoringStep:
 
     # ---- the contract
 
-    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode, check, and give each record its clock (PROTOCOL, turn 3)."""
-        clock = self._clock(frame)
-        batch = self._reader.read(records, clock, frame.backfills)
-        close = batch.close if records else self._silent(frame)
+        clock = self._clock(context)
+        batch = self._reader.read(records, clock, context.backfills)
+        close = batch.close if records else self._silent(context)
         if not batch.clocks and (batch.start or close):
-            return TurnPlan(batch.lead, [], clock, start=batch.start, close=close, work=(batch, partition))
+            return TurnPlan(batch.lead, [], clock, start=batch.start, close=close, work=_Work(batch, partition))
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
-        looks = frame.model is not None and (bool(records) or not self._event_time)
-        return TurnPlan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=(batch, partition))
+        looks = context.model is not None and (bool(records) or not self._event_time)
+        return TurnPlan(
+            len(batch.clocks), list(batch.own), clock, clock if looks else None, work=_Work(batch, partition)
+        )
 
-    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """As `plan`, for what was delivered before."""
-        until = max(frame.now, frame.clock)
-        batch = self._reader.read(records, frame.clock, frame.backfills, replayed_until=until)
-        clock, taken = batch.clocks[-1] if batch.clocks else frame.clock, len(batch.clocks)
+        until = max(context.now, context.clock)
+        batch = self._reader.read(records, context.clock, context.backfills, replayed_until=until)
+        clock, taken = batch.clocks[-1] if batch.clocks else context.clock, len(batch.clocks)
         return TurnPlan(
             taken,
             list(batch.own),
             clock,
             backfills=batch.registry,
             closed=batch.closed,
-            work=(batch, partition),
+            work=_Work(batch, partition),
         )
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """The states after the plan's records: merged at their clocks, nothing scored."""
         scratch, open_slots = Turn(0, 0), (plan.backfills or NONE_OPEN).open_slots
         changed: dict[bytes, bytes] = {}
+        batch = _work(plan).batch
         for customer in self._customers(plan, values, (), scratch):
             for _ in customer.own:
-                self._merge(customer, plan.work[0], open_slots, scratch)
+                self._merge(customer, batch, open_slots, scratch)
             if customer.changed and customer.value is not None:
                 changed[customer.key] = customer.value
         return changed
 
     def decide(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
+        self,
+        plan: TurnPlan,
+        values: Sequence[bytes | None],
+        fired: Sequence[DueEntry],
+        more: bool,
+        context: TurnContext,
     ) -> Turn:
         """A prefix of the fold: the plan's records, and what is due before them (TIME 7, bounded turn)."""
-        batch: Batch = plan.work[0]
+        batch, model = _work(plan).batch, _model(context)
         bound = (plan.clock, b"")
         if more:
             bound = (fired[-1].at, fired[-1].key)
             fired = fired[:-1]
         # In wall time slices interleave freely: a flood of due customers doesn't hold up the orders.
         taken = bisect_right(batch.clocks, bound[0]) if self._event_time else plan.taken
-        turn = Turn(taken, self._clock(frame), dead=[d for d in batch.dead if d.place < taken])
+        turn = Turn(taken, self._clock(context), dead=[d for d in batch.dead if d.position < taken])
         turn.backfills = batch.backfills(taken)
         customers = self._customers(plan, values, fired, turn)
-        moves = self._fold(customers, batch, bound, taken, frame.model, frame.backfills, turn)
+        moves = self._fold(customers, batch, bound, taken, model, context.backfills, turn)
         moves.sort(key=lambda move: move.order)
         last = [batch.clocks[taken - 1]] if taken else []
         turn.clock = max([turn.clock, *last, *(move.at for move in moves)])
-        self._finish(turn, customers, moves, frame)
-        turn.dead = sorted(d for d in turn.dead if d.place < taken)
+        self._finish(turn, customers, moves, context.now, model)
+        turn.dead = sorted(d for d in turn.dead if d.position < taken)
         return turn
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
         """Each customer at the clock, under a new model or when a back-fill is over; the quiet ones only get their due time.
 
         Who is still muted is left alone, and who has lost every order; who was muted by what is over is so no longer.
         """
-        clock = self._clock(frame)
+        clock, model = self._clock(context), _model(context)
         turn = Turn(0, clock)
-        rows, quiet = self._without_staying(rows, quiet, frame, turn)
-        muted = frame.backfills.open_slots
+        rows, quiet = self._without_staying(rows, quiet, context, turn)
+        muted = context.backfills.open_slots
         customers, starts, asked = list[Customer](), list[int](), list[Asked]()
         for (key, value), told in zip(rows, quiet, strict=True):
             slot = muted_by(value)
-            if slot in muted or not (slot or frame.scope is not Scope.RELEASED) or is_lost(value):
+            if slot in muted or not (slot or context.scope is not Scope.RELEASED) or is_lost(value):
                 continue
             customer = Customer(key, with_mute(value, 0) if slot else value, changed=bool(slot))
             # What the due index says of the muted is from before, and no instant of theirs may be told any more.
             customer.fired_at = clock if slot else None
-            silent = told or not (slot or frame.scope is Scope.EVERYONE)
+            silent = told or not (slot or context.scope is Scope.EVERYONE)
             if not silent:
                 # Not of the silent: who is due at this very instant is told with the figures of the one before.
                 customer.value = advance_bytes(customer.value or EMPTY, clock, self._rules)
@@ -167,25 +190,26 @@ class ScoringStep:
             # What was told is told up to, not including, the clock: at it, what is due still waits.
             starts.append(clock if silent else clock + 1)
         moves: list[Move] = []
-        if frame.model is not None:
-            moves = score(asked, frame.model, self._dwell_ms, self._rules)
-            search(customers, starts, frame.model, self._dwell_ms, self._rules)
-        self._finish(turn, customers, moves, frame)
+        if model is not None:
+            moves = score(asked, model, self._dwell_ms, self._rules)
+            search(customers, starts, model, self._dwell_ms, self._rules)
+        self._finish(turn, customers, moves, context.now, model)
         return turn
 
     def _without_staying(
-        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext, turn: Turn
+        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext, turn: Turn
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
         """Leave out whom a new model leaves where they are, quiet or not, with nothing else to be said: the turn gets their due times."""
-        if frame.model is None or frame.scope is not Scope.EVERYONE or not rows:
+        model = _model(context)
+        if model is None or context.scope is not Scope.EVERYONE or not rows:
             return rows, quiet
         values = [value for _, value in rows]
         head = headers(values)
         plain = (head["flags"] >> 1 == 0) & (head["first"] != NEVER) & (turn.clock < head["next_change"])
-        plain &= frame.model.scorer.index_from_ids(head["segment"]) != UNKNOWN
+        plain &= model.scorer.index_from_ids(head["segment"]) != UNKNOWN
         if not plain.all():
             values, head = list(compress(values, plain.tolist())), head[plain]
-        stays, wake = staying(values, head, turn.clock, frame.model, self._dwell_ms, self._rules)
+        stays, wake = staying(values, head, turn.clock, model, self._dwell_ms, self._rules)
         plain[plain] = stays
         found = zip(compress(rows, plain.tolist()), wake.tolist(), strict=True)
         turn.earlier = {key: at for (key, _), at in found if at < NEVER_DUE}
@@ -202,21 +226,20 @@ class ScoringStep:
 
     # ---- the fold
 
-    def _silent(self, frame: TurnContext) -> tuple[str, ...]:
+    def _silent(self, context: TurnContext) -> tuple[str, ...]:
         """The back-fills of which nothing has come for too long, while no record says how late it is."""
-        if self._event_time or not frame.backfills.rows:
+        if self._event_time or not context.backfills.rows:
             return ()
-        return tuple(frame.backfills.silent_since(frame.now - self._reader.backfill_expiry_ms))
+        return tuple(context.backfills.silent_since(context.now - self._reader.backfill_expiry_ms))
 
-    def _clock(self, frame: TurnContext) -> int:
-        return frame.clock if self._event_time else max(frame.clock, frame.now)
+    def _clock(self, context: TurnContext) -> int:
+        return context.clock if self._event_time else max(context.clock, context.now)
 
     def _customers(
         self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
     ) -> list[Customer]:
         """Who takes part: those with records (each on the right partition), and those due."""
-        batch: Batch
-        batch, partition = plan.work
+        batch, partition = _work(plan)
         parts: dict[bytes, Customer] = {}
         for key, value in zip(plan.keys, values, strict=True):
             if value is None and self._partitioner and (right := self._partitioner(key, self._partitions)) != partition:
@@ -327,7 +350,9 @@ class ScoringStep:
         move.causation_id = asked.arrival.event_id if asked.arrival else None
         return [move]
 
-    def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], frame: TurnContext) -> None:
+    def _finish(
+        self, turn: Turn, customers: list[Customer], moves: list[Move], now: int, model: CompiledModel | None
+    ) -> None:
         """What is to be stored and published."""
         for c in customers:
             if c.changed and c.value is not None:
@@ -341,7 +366,6 @@ class ScoringStep:
                 turn.due[c.key] = c.wake
             else:
                 turn.idle.append(c.key)
-        if moves:
-            writer = frame.model.writer
-            turn.outputs = [writer.write(move, frame.now) for move in moves]
+        if model is not None and moves:
+            turn.outputs = [model.writer.write(move, now) for move in moves]
             turn.counts.update(f"moves_{move.cause.value}" for move in moves)

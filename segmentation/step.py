@@ -1,8 +1,8 @@
-"""What the shard engine asks of a step: pure, in batches, blind to Kafka and Redis.
+"""The contract between the shard engine and a step: pure, in batches, without knowledge of Kafka or Redis.
 
 A step turns records and states into new states, outputs and due times. Scoring (orders -> moves) and campaigns
-(moves -> actions) are two steps over one engine. Everything here is a batch, so that a step may work in columns
-without the engine knowing.
+(moves -> actions) are two steps of one engine. Every call is about a batch, so that a step can work in columns
+without the engine's knowledge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from segmentation.backfills import NONE_OPEN, Backfills
 
@@ -27,7 +27,7 @@ class KafkaRecord(Protocol):
 
     @property
     def offset(self) -> int:
-        """Its place in the partition."""
+        """The offset in the partition."""
 
     @property
     def timestamp(self) -> int:
@@ -35,11 +35,11 @@ class KafkaRecord(Protocol):
 
     @property
     def key(self) -> bytes | None:
-        """None: the producer gave none."""
+        """The record's key; None where the producer gave none."""
 
     @property
     def value(self) -> bytes | None:
-        """None: a tombstone."""
+        """The record's value; None for a tombstone."""
 
 
 class Activation(NamedTuple):
@@ -50,22 +50,23 @@ class Activation(NamedTuple):
 
 
 class Scope(StrEnum):
-    """Whom a rescore is about."""
+    """Which customers a rescore covers."""
 
-    EVERYONE = "everyone"  # a new model
-    RELEASED = "released"  # those whom a back-fill had muted
-    RELEASED_AND_DUE = "released and due"  # those; all others were told already, and only miss their due time
+    EVERYONE = "everyone"  # all: a new model started
+    RELEASED = "released"  # those that a finished backfill had muted
+    # Those; for all others the moves up to now are published and only the due times are missing.
+    RELEASED_AND_DUE = "released and due"
 
 
 class TurnContext(NamedTuple):
-    """Where the shard stands as a turn begins."""
+    """The shard's clocks, model and backfills as a turn begins."""
 
     clock: int  # T: highest clock used so far, ms
     now: int  # the worker's wall clock, ms
     activation: Activation = Activation()
-    model: Any = None  # the step's own compiled form of the activation's model; None: none yet
+    model: object = None  # the step's own compiled form of the activation's model; None: none yet
     backfills: Backfills = NONE_OPEN
-    scope: Scope = Scope.EVERYONE  # of the rescore that is under way
+    scope: Scope = Scope.EVERYONE  # of the rescore in progress
 
 
 class DueEntry(NamedTuple):
@@ -78,27 +79,26 @@ class DueEntry(NamedTuple):
 
 @dataclass(slots=True)
 class TurnPlan:
-    """What a batch needs before it can be decided."""
+    """The input that a batch needs before it can be decided."""
 
     taken: int  # how many of the records it covers, from the front
-    keys: list[bytes]  # whose states to load, each once
+    keys: list[bytes]  # the customers whose states to load, each once
     clock: int  # the clock of the last record covered
     horizon: int | None = None  # entries of the due index before this instant belong to the turn; None: none do
     start: Activation | None = None  # the first record starts this activation: a turn of its own
-    close: tuple[
-        str, ...
-    ] = ()  # before anything else these back-fills are over: a turn of its own, with the record that says so, if one does
-    backfills: Backfills | None = None  # after records that were delivered before
-    closed: bool = False  # of records delivered before: some back-fill ended among them
-    work: Any = None  # the step's own
+    # These backfills end before anything else is done: a turn of its own, together with the record that ends one.
+    close: tuple[str, ...] = ()
+    backfills: Backfills | None = None  # `absorb` only: the registry after the records
+    closed: bool = False  # `absorb` only: some backfill ended among the records
+    work: object = None  # the step's own
 
 
 @dataclass(slots=True)
 class Output:
     """One record for the output topic.
 
-    `latest` goes to the compacted topic under the same key (None: a tombstone). `note` is what the step wants to be told
-    of this output when a state must be patched from the log: it travels in a header.
+    `latest` goes to the compacted topic under the same key (None: a tombstone). `note` travels in a header: the step
+    reads it when it patches a state from the log of its outputs.
     """
 
     key: bytes
@@ -109,9 +109,9 @@ class Output:
 
 
 class DeadLetter(NamedTuple):
-    """A record that can't be used: its place in the batch, and why."""
+    """A record that can't be used: its position in the batch, and why."""
 
-    place: int
+    position: int
     reason: str
     field: str | None
     message: str
@@ -119,14 +119,12 @@ class DeadLetter(NamedTuple):
 
 @dataclass(slots=True)
 class Turn:
-    """What a step has decided. Values and due times are complete: nothing else changes."""
+    """The decision of a step on a batch. Values and due times are complete: nothing else changes."""
 
     taken: int
     clock: int
     states: dict[bytes, bytes] = field(default_factory=dict)
-    earlier: dict[bytes, int] = field(
-        default_factory=dict
-    )  # due times, written where absent or earlier than what is there
+    earlier: dict[bytes, int] = field(default_factory=dict)  # due times, written where absent or earlier than stored
     due: dict[bytes, int] = field(default_factory=dict)  # due times that replace a fired entry
     idle: list[bytes] = field(default_factory=list)  # fired entries to be removed
     outputs: list[Output] = field(default_factory=list)
@@ -135,7 +133,7 @@ class Turn:
     backfills: Backfills | None = None  # after the records taken; None: as before
 
     def add(self, other: Turn) -> None:
-        """Take in what was decided of other customers, at the same clock or a later one, with no record taken."""
+        """Add the decision on other customers, at the same clock or a later one, with no record taken."""
         self.clock = other.clock
         self.states |= other.states
         self.earlier |= other.earlier
@@ -146,30 +144,41 @@ class Turn:
 
 
 class Step(Protocol):
-    """A pure object. It may raise on a record it can't survive: the engine isolates that record."""
+    """A pure object. It may raise on a record that it can't process: the engine isolates that record."""
 
-    name: str  # names the heads topic and the Redis keys' owner: scoring, campaigns
-    rescore_first: bool  # a started model's rescore ends before the next record is taken (event time)
+    name: str  # part of the heads topic's name and of the Redis keys: scoring, campaigns
+    rescore_first: bool  # the rescore of a started model ends before the next record is taken (event time)
 
-    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
-        """Decode a batch; say whose states it needs. An empty batch asks what is due by time alone."""
+    def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
+        """Decode a batch and list the states that it needs. An empty batch asks for what is due by time alone."""
 
     def decide(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
+        self,
+        plan: TurnPlan,
+        values: Sequence[bytes | None],
+        fired: Sequence[DueEntry],
+        more: bool,
+        context: TurnContext,
     ) -> Turn:
-        """Merge, score, announce. `values` lie as `plan.keys`; `more`: the last of `fired` is the bound, not to be taken."""
+        """Merge, score and publish. `values[i]` is the state of `plan.keys[i]`.
 
-    def absorb(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
-        """As `plan`, for records that were delivered before: their clocks are those of then."""
+        `more`: the last of `fired` only bounds the turn and isn't taken.
+        """
+
+    def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
+        """Decode records that were delivered before, as `plan` does, at the clocks of their first delivery."""
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        """The states after the plan's records, in silence: nothing scored, nothing told."""
+        """Return the states after the plan's records. Nothing is scored or published."""
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
-        """Score customers afresh, those that the frame's scope is about. `quiet[i]`: told already, only the due time is missing."""
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
+        """Score again the customers (key, state) that the context's scope covers.
+
+        `quiet[i]`: this customer's move is published already; only its due time is missing.
+        """
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
-        """The state that knows of its own last published output, by that output's note."""
+        """Return the state with its own last published output written in, given that output's note."""
 
     def is_erased(self, value: bytes) -> bool:
-        """Whether its customer was erased and nothing came since: such a state is kept under a hash of its key alone."""
+        """Return whether the customer was erased and nothing came since: the state is stored under its key's hash."""

@@ -256,7 +256,7 @@ class Turns:
         limit = shard.settings.max_event_bytes + HEADER_ROOM // 2
         dead = [
             dead_record(
-                records[d.place], d, shard.streams.input, shard.partition, now_ms=self._now_ms(), max_bytes=limit
+                records[d.position], d, shard.streams.input, shard.partition, now_ms=self._now_ms(), max_bytes=limit
             )
             for d in turn.dead
         ]

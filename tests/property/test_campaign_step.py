@@ -100,14 +100,14 @@ class Shard:
 
     def turns(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int = 0) -> None:
         for begin, end in batches(start, len(rows), cuts):
-            frame = TurnContext(self.clock, now=10**15 + begin)
-            plan = step.plan(rows[begin:end], 0, frame)
-            turn = step.decide(plan, [self.states.get(key) for key in plan.keys], (), more=False, frame=frame)
+            context = TurnContext(self.clock, now=10**15 + begin)
+            plan = step.plan(rows[begin:end], 0, context)
+            turn = step.decide(plan, [self.states.get(key) for key in plan.keys], (), more=False, context=context)
             assert turn.taken == end - begin
             assert turn.clock >= self.clock
             self.states |= turn.states
             self.log += turn.outputs
-            self.dead += [(begin + letter.place, letter.reason) for letter in turn.dead]
+            self.dead += [(begin + letter.position, letter.reason) for letter in turn.dead]
             self.clock = turn.clock
             for name, count in turn.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count

@@ -37,7 +37,7 @@ class OneByOne(ScoringStep):
     """Asks each customer by itself."""
 
     def _without_staying(
-        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext, turn: Turn
+        self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext, turn: Turn
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
         return rows, quiet
 
@@ -74,13 +74,13 @@ def test_columns_say_what_each_customer_says(seed: int) -> None:
     scope = Scope.EVERYONE if rng.random() < 0.8 else Scope.RELEASED
     time: Literal["wall", "event"] = "wall" if rng.random() < 0.5 else "event"
     # In event time the shard's clock counts, wherever the wall's stands.
-    frame = TurnContext(
+    context = TurnContext(
         now, now if time == "wall" else now + 1_000 * DAY, Activation(7, model.writer._version), model, scope=scope
     )
     dwell = int(rng.choice([0, 0, DAY, 7 * DAY]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decisions, "_FEW", 10**9)
-        expected = a_step(OneByOne, dwell, time).rescore(rows, quiet, frame)
-    turn = a_step(ScoringStep, dwell, time).rescore(rows, quiet, frame)
+        expected = a_step(OneByOne, dwell, time).rescore(rows, quiet, context)
+    turn = a_step(ScoringStep, dwell, time).rescore(rows, quiet, context)
     assert turn == expected
     event(f"moved: {bool(turn.outputs)}, stayed: {len(turn.earlier) > len(turn.outputs)}")

@@ -348,11 +348,11 @@ async def test_an_unreadable_state_stops_its_shard_and_blames_no_record(settings
             values: Sequence[bytes | None],
             fired: Sequence[DueEntry],
             more: bool,
-            frame: TurnContext,
+            context: TurnContext,
         ) -> Turn:
             if any(value is not None and len(value) != STATE.size for value in values):
                 raise StateUnreadable("9 bytes")
-            return super().decide(plan, values, fired, more, frame)
+            return super().decide(plan, values, fired, more, context)
 
     await produce(settings, ROWS)
     await ran(settings, 600)

@@ -16,6 +16,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from segmentation.scoring import ScoringStep
+from segmentation.step import TurnContext
 from stream.engine import catch_up, ledger, shard, takeover
 from stream.engine.ledger import Ledger, Publication, Published
 from stream.engine.log_reader import Bounds, LogReader, OutputPage
@@ -383,8 +384,8 @@ def _kafka_head_first(replace: Replace) -> None:
 def _own_clock(replace: Replace) -> None:
     clock = ScoringStep._clock
 
-    def own(self: ScoringStep, frame: Any) -> int:
-        return clock(self, frame) if self._event_time else int(frame.now)
+    def own(self: ScoringStep, context: TurnContext) -> int:
+        return clock(self, context) if self._event_time else context.now
 
     replace(ScoringStep, "_clock", own)
 

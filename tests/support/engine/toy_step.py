@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import cast
 
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 STATE = struct.Struct("<qqq")  # records, announced level, sequence
 LEVEL = 3
+
+
+def _records(plan: TurnPlan) -> Sequence[KafkaRecord]:
+    return cast("Sequence[KafkaRecord]", plan.work)
 
 
 class ToyStep:
@@ -17,23 +22,28 @@ class ToyStep:
     name = "scoring"
     rescore_first = True
 
-    def plan(self, records: Sequence[KafkaRecord], partition: int, frame: TurnContext) -> TurnPlan:
+    def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         keys = list(dict.fromkeys(r.key for r in records if r.key and r.value != b"bad"))
-        clock = max([frame.clock, *(r.offset for r in records)])
+        clock = max([context.clock, *(r.offset for r in records)])
         return TurnPlan(len(records), keys, clock, work=records)
 
     absorb = plan
 
     def decide(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], more: bool, frame: TurnContext
+        self,
+        plan: TurnPlan,
+        values: Sequence[bytes | None],
+        fired: Sequence[DueEntry],
+        more: bool,
+        context: TurnContext,
     ) -> Turn:
         turn = Turn(plan.taken, plan.clock)
         states = self._states(plan, values)
-        for index, record in enumerate(plan.work):
+        for position, record in enumerate(_records(plan)):
             if record.value == b"poison":
                 raise ZeroDivisionError("poison")
             if record.value == b"bad" or record.key is None:
-                turn.dead.append(DeadLetter(index, "bad", "value", "it says so."))
+                turn.dead.append(DeadLetter(position, "bad", "value", "it says so."))
                 continue
             count, level, sequence = states[record.key]
             if record.value == b"erase":
@@ -50,14 +60,14 @@ class ToyStep:
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         states = self._states(plan, values)
-        for record in plan.work:
+        for record in _records(plan):
             if record.value not in {b"bad", b"poison"} and record.key:
                 count, level, sequence = states[record.key]
                 states[record.key] = (0, 0, sequence) if record.value == b"erase" else (count + 1, level, sequence)
         return {key: STATE.pack(*state) for key, state in states.items()}
 
-    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], frame: TurnContext) -> Turn:
-        return Turn(0, frame.clock)
+    def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
+        return Turn(0, context.clock)
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         count, _, _ = STATE.unpack(value) if value else (0, 0, 0)

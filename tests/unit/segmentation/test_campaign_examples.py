@@ -12,7 +12,7 @@ from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
 AT_TEXT = "2026-03-03T14:20:00.000Z"
-FRAME = TurnContext(clock=-1, now=0)
+CONTEXT = TurnContext(clock=-1, now=0)
 
 
 class Row(NamedTuple):
@@ -51,10 +51,10 @@ def a_step(text: str | None = None, group: str = "shop") -> CampaignStep:
     return CampaignStep(parse_rules(text or default_rules()), group)
 
 
-def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, frame: TurnContext = FRAME) -> Turn:
-    plan = step.plan(rows, 0, frame)
+def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, context: TurnContext = CONTEXT) -> Turn:
+    plan = step.plan(rows, 0, context)
     assert (plan.horizon, plan.start, plan.taken) == (None, None, len(rows))
-    return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, frame=frame)
+    return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, context=context)
 
 
 def actions(turn: Turn) -> list[CampaignAction]:
@@ -157,7 +157,7 @@ def test_a_new_model_s_moves_can_be_adopted() -> None:
 
 
 def test_the_clock_never_goes_back() -> None:
-    assert run(a_step(), row(), frame=TurnContext(AT + 5, 0)).clock == AT + 5
+    assert run(a_step(), row(), context=TurnContext(AT + 5, 0)).clock == AT + 5
     assert run(a_step(), row(occurred_at="2026-03-03T15:20:00+01:00")).clock == AT
     assert run(a_step()).clock == -1
 
@@ -195,7 +195,7 @@ def broken(**changes: Any) -> bytes:
 )
 def test_garbage_goes_to_the_dead_letters(value: bytes | None, reason: Reason, field: str | None) -> None:
     turn = run(a_step(), row(), Row(b"ann", value), row(sequence=2))
-    assert [(letter.place, letter.reason, letter.field) for letter in turn.dead] == [(1, reason.value, field)]
+    assert [(letter.position, letter.reason, letter.field) for letter in turn.dead] == [(1, reason.value, field)]
     assert turn.dead[0].message
     assert (turn.taken, len(turn.outputs)) == (3, 2)
 
