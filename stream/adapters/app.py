@@ -28,8 +28,8 @@ from stream.adapters.delivery import STEP, Lane, Outlet
 from stream.adapters.mapping import AdapterError, Adapters, Route, rekeyed
 from stream.clock import now_ms
 from stream.errors import SegstreamError, SettingsError, WorkerFailed
+from stream.kafka.aiokafka_internals import accept_any_header_name, read_committed_only
 from stream.kafka.clients import kafka_consumer, kafka_producer, partitions_of
-from stream.kafka.header_names import read_any_header_name
 from stream.logs import logging_config
 from stream.metrics import Metrics
 from stream.settings import Settings
@@ -50,7 +50,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         """Read what has been committed: of a shop's aborted transaction no order may come. Faust has no setting for it."""
         consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"  # noqa: SLF001  # Faust passes no argument on
+        read_committed_only(consumer)
         return consumer
 
 
@@ -285,7 +285,7 @@ def run_adapters(settings: Settings, own: list[Adapters]) -> int:
     """Run until a signal or a failure; returns the exit code. Raises SegstreamError, saying what to do."""
     routes = all_routes(settings, own)
     asyncio.run(_reach(settings, routes))
-    read_any_header_name()  # or one such record would stop its partition for good
+    accept_any_header_name()  # or one such record would stop its partition for good
     with TemporaryDirectory(prefix="segstream-") as scratch:
         loop = uvloop.new_event_loop()
         asyncio.set_event_loop(loop)

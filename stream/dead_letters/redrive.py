@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from stream.dead_letters.records import Letter, read_letter
 from stream.dead_letters.routing import Selection, SentBack, way_back
 from stream.errors import SegstreamError
-from stream.kafka.aiokafka_internals import RETRY_MS
+from stream.kafka.aiokafka_internals import TRANSACTION_RETRY_MS, shorten_transaction_retries
 from stream.kafka.clients import TopicMissing, at_end, kafka_consumer, kafka_producer, partitions_of
 from stream.settings import Settings
 
@@ -234,13 +234,14 @@ class _Run:
 @asynccontextmanager
 async def _owner(settings: Settings, dead_letters: str) -> AsyncIterator[AIOKafkaProducer]:
     """The one producer that may send this topic's letters back: its start ends its predecessor's transaction."""
+    shorten_transaction_retries()
     async with kafka_producer(
         settings,
         transactional_id=f"{settings.group}-redrive-{dead_letters}",
         transaction_timeout_ms=settings.transaction_timeout_ms,
         max_request_size=settings.max_event_bytes + 131_072,
         linger_ms=0,
-        retry_backoff_ms=RETRY_MS,
+        retry_backoff_ms=TRANSACTION_RETRY_MS,
     ) as producer:
         yield producer
 

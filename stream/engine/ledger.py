@@ -10,14 +10,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import aiokafka.producer.sender
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from segmentation.step import Output
 from stream.dead_letters.records import DeadRecord
 from stream.errors import ShardLost
-from stream.kafka.aiokafka_internals import RETRY_MS
-from stream.kafka.reconnect import calm
+from stream.kafka.aiokafka_internals import (
+    TRANSACTION_RETRY_MS,
+    join_transaction,
+    pause_between_connection_attempts,
+    shorten_transaction_retries,
+)
 from stream.kafka.streams import Streams
 from stream.settings import Settings
 from stream.storage.heads import (
@@ -34,9 +37,6 @@ from stream.storage.heads import (
 log = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
-
-# For a transaction that begins before the markers of the one before it are written, aiokafka has a wait of its own, 20 ms.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = RETRY_MS / 1000
 
 
 @dataclass(slots=True)
@@ -70,17 +70,18 @@ class Ledger:
     @classmethod
     async def open(cls, settings: Settings, streams: Streams, partition: int) -> Ledger:
         """Start a producer: fences the predecessor, and finishes or aborts its open transaction (takeover 1)."""
+        shorten_transaction_retries()
         producer = AIOKafkaProducer(
             **settings.kafka_client(),
             transactional_id=f"{settings.group}-{streams.input}-{partition}",
             transaction_timeout_ms=settings.transaction_timeout_ms,
             acks="all",
             linger_ms=0,
-            retry_backoff_ms=RETRY_MS,
+            retry_backoff_ms=TRANSACTION_RETRY_MS,
             max_batch_size=BATCH_BYTES,
             max_request_size=settings.max_event_bytes + 131_072,  # a dead letter is larger than its record
         )
-        calm(producer)
+        pause_between_connection_attempts(producer)
         ledger = cls(producer, settings, streams, partition)
         try:
             async with ledger._in_time("the start of the producer"):
@@ -123,7 +124,7 @@ class Ledger:
         async with self._in_time("a turn's transaction"):
             await producer.begin_transaction()
             # The head's partition joins the transaction together with the outputs': a request less in every turn.
-            producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(self._streams.heads, p))  # noqa: SLF001  # no public way
+            join_transaction(producer, TopicPartition(self._streams.heads, p))
             outputs = await self._send_outputs(turn)
             others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
             others += await self._send_tombstones(turn.tombstones)

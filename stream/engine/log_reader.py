@@ -11,11 +11,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.protocol.metadata import MetadataRequest
 
 from stream.errors import ShardLost, ShardQuarantined
-from stream.kafka.header_names import read_any_header_name
-from stream.kafka.reconnect import calm
+from stream.kafka.aiokafka_internals import (
+    accept_any_header_name,
+    describe_topics,
+    pause_between_connection_attempts,
+    set_fetch_wait,
+)
 from stream.settings import Settings
 from stream.storage.heads import (
     HEAD_KEY,
@@ -74,7 +77,7 @@ class LogReader:
 
     def __init__(self, settings: Settings) -> None:
         """Call `start` before use."""
-        read_any_header_name()
+        accept_any_header_name()
         self._settings = settings
         self._consumer = AIOKafkaConsumer(
             **settings.kafka_client(),
@@ -85,7 +88,7 @@ class LogReader:
             fetch_max_wait_ms=IMPATIENT_MS,
             retry_backoff_ms=20,
         )
-        calm(self._consumer)
+        pause_between_connection_attempts(self._consumer)
         self._at: TopicPartition | None = None
 
     async def start(self) -> None:
@@ -99,11 +102,7 @@ class LogReader:
 
     async def describe(self, topics: Sequence[str]) -> tuple[str, dict[str, int]]:
         """(Kafka's id of the cluster, partitions of each topic). Raises ShardQuarantined where a topic doesn't exist."""
-        # By the consumer's own connection: an admin client would make one more in every takeover.
-        client = self._consumer._client  # noqa: SLF001  # as said
-        request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
-        answer = await asyncio.wait_for(client.send(client.get_random_node(), request), self._settings.commit_timeout_s)
-        metadata = answer.to_object()
+        metadata = await asyncio.wait_for(describe_topics(self._consumer, topics), self._settings.commit_timeout_s)
         cluster = str(metadata.get("cluster_id") or "")
         told = {t["topic"]: t for t in metadata["topics"]}
         for topic in topics:
@@ -139,7 +138,7 @@ class LogReader:
 
     def settle(self) -> None:
         """From here on one partition is read, and nothing else is asked: Kafka may wait for records."""
-        self._consumer._fetcher._fetch_max_wait_ms = PATIENT_MS  # noqa: SLF001  # aiokafka has no public way to change it
+        set_fetch_wait(self._consumer, PATIENT_MS)
 
     async def position(self) -> int:
         """The offset that is read next."""

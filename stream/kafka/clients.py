@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.errors import SegstreamError
-from stream.settings import Settings
+from stream.kafka.aiokafka_internals import all_partitions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -83,11 +83,10 @@ def _unreachable(settings: Settings, error: Exception) -> KafkaUnreachable:
 
 async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
     """List all partitions of these topics. Raises TopicMissing."""
-    # What `topics()` asks too, and it forgets the partitions. All topics are asked for: naming one could create it.
-    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001 - no public call tells of topics not assigned
-    if missing := [topic for topic in topics if topic not in cluster.topics()]:
+    existing = await all_partitions(consumer)
+    if missing := [topic for topic in topics if topic not in existing]:
         raise TopicMissing(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
-    return [TopicPartition(topic, p) for topic in topics for p in sorted(cluster.partitions_for_topic(topic) or ())]
+    return [TopicPartition(topic, p) for topic in topics for p in existing[topic]]
 
 
 async def read_topic(settings: Settings, topic: str) -> list[Any]:

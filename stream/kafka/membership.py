@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import aiokafka.errors
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 
+from stream.kafka.aiokafka_internals import StickyPartitionAssignor, group_identity
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,9 +62,8 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.changed.set()
 
     def identity(self) -> tuple[int, str]:
-        """(generation, member id) now; aiokafka has no public name for them."""
-        coordinator = self._consumer._coordinator  # noqa: SLF001  # as said
-        return int(coordinator.generation), str(coordinator.member_id)
+        """Return the generation and this worker's member id, as of now."""
+        return group_identity(self._consumer)
 
     async def confirm(self, partition: int) -> bool:
         """Whether the coordinator still takes an offset of this partition from this member and generation.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from segmentation.entries import DAY_MS
 from stream.errors import SegstreamError
+from stream.kafka.aiokafka_internals import ConfigResource, ConfigResourceType
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence

@@ -1,0 +1,216 @@
+"""Each private part of aiokafka that is used, the version in which it was read, and that nothing else is used anywhere."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from inspect import getmembers, isfunction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import aiokafka.consumer.fetcher
+import aiokafka.producer.sender
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.memory_records import _MemoryRecordsPy
+
+from stream.kafka import aiokafka_internals as internals
+
+ROOT = Path(__file__).parents[4]
+PUBLIC = {"aiokafka", "aiokafka.admin", "aiokafka.errors"}
+
+
+class Parts(NamedTuple):
+    """One of each of aiokafka's objects, connected to nothing."""
+
+    producer: Any
+    consumer: Any
+    fetcher: Any
+    coordinator: Any
+
+
+class Touch(NamedTuple):
+    read_in: str
+    names: Callable[[Parts], dict[str, object]]  # path -> what it is in the installed version
+
+
+# Read a function's counterpart in the new version before you change its line here.
+TOUCHES: dict[str, Touch] = {
+    "accept_any_header_name": Touch(
+        "0.14.0",
+        lambda _: {
+            "fetcher.MemoryRecords": aiokafka.consumer.fetcher.MemoryRecords,
+            "_MemoryRecordsPy.next_batch": _MemoryRecordsPy.next_batch,
+            "_MemoryRecordsPy._next_slice": _MemoryRecordsPy(b"")._next_slice,
+            "_MemoryRecordsPy.MAGIC_OFFSET": _MemoryRecordsPy.MAGIC_OFFSET,
+            "_DefaultRecordBatchPy._maybe_uncompress": _DefaultRecordBatchPy._maybe_uncompress,
+            "_DefaultRecordBatchPy._buffer": _DefaultRecordBatchPy(bytearray(61))._buffer,
+        },
+    ),
+    "all_partitions": Touch("0.14.0", lambda parts: {"fetch_all_metadata": parts.consumer._client.fetch_all_metadata}),
+    "describe_topics": Touch(
+        "0.14.0",
+        lambda parts: {
+            "send": parts.consumer._client.send,
+            "get_random_node": parts.consumer._client.get_random_node,
+            "request": MetadataRequest(["t"], allow_auto_topic_creation=False),
+        },
+    ),
+    "group_identity": Touch(
+        "0.14.0",
+        lambda parts: {
+            "_coordinator": parts.consumer._coordinator,
+            "generation": parts.coordinator.generation,
+            "member_id": parts.coordinator.member_id,
+        },
+    ),
+    "join_transaction": Touch(
+        "0.14.0",
+        lambda parts: {"maybe_add_partition_to_txn": parts.producer._txn_manager.maybe_add_partition_to_txn},
+    ),
+    "pause_between_connection_attempts": Touch(
+        "0.14.0",
+        lambda parts: {
+            "producer.client": parts.producer.client._get_conn,
+            "consumer._client": parts.consumer._client._get_conn,
+        },
+    ),
+    "read_committed_only": Touch("0.14.0", lambda parts: {"_isolation_level": parts.consumer._isolation_level}),
+    "set_fetch_wait": Touch(
+        "0.14.0",
+        lambda parts: {
+            "_fetcher": parts.consumer._fetcher,
+            "_fetch_max_wait_ms": parts.fetcher._fetch_max_wait_ms,
+        },
+    ),
+    "shorten_transaction_retries": Touch(
+        "0.14.0", lambda _: {"BACKOFF_OVERRIDE": aiokafka.producer.sender.BACKOFF_OVERRIDE}
+    ),
+}
+
+
+@pytest.fixture
+async def parts() -> Any:
+    producer = AIOKafkaProducer(transactional_id="t")
+    consumer = AIOKafkaConsumer(group_id="g")
+    subscription = SubscriptionState()
+    fetcher = Fetcher(consumer._client, subscription)
+    coordinator = GroupCoordinator(consumer._client, subscription, group_id="g")
+    yield Parts(producer, consumer, fetcher, coordinator)
+    await coordinator.close()
+    await fetcher.close()
+    for client in (consumer, producer):
+        client._closed = True  # neither was started
+
+
+def test_every_function_is_listed() -> None:
+    here = {name for name, value in getmembers(internals, isfunction) if value.__module__ == internals.__name__}
+    assert here == set(TOUCHES)
+
+
+def test_the_installed_version_is_the_one_that_was_read() -> None:
+    installed = version("aiokafka").split(".")[:2]
+    assert {name for name, touch in TOUCHES.items() if touch.read_in.split(".")[:2] != installed} == set()
+
+
+@pytest.mark.parametrize("function", TOUCHES)
+async def test_what_a_function_touches_exists(function: str, parts: Parts) -> None:
+    assert TOUCHES[function].names(parts)
+
+
+def _modules() -> Iterator[tuple[str, str]]:
+    for package in ("segmentation", "stream", "trainer", "examples"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
+
+
+def _imported(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module.startswith("aiokafka"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
+
+
+def test_no_other_module_imports_a_private_part() -> None:
+    found = {
+        (path, name)
+        for path, source in _modules()
+        for name in _imported(source)
+        if name.split(".")[0] == "aiokafka" and name not in PUBLIC
+    }
+    assert {path for path, _ in found} == {"stream/kafka/aiokafka_internals.py"}, found
+
+
+def test_no_other_module_reaches_into_an_object() -> None:
+    # Ruff's SLF001 finds each such place; here is where it may be silenced.
+    silenced = {path for path, source in _modules() if "SLF001" in source}
+    assert {path for path in silenced if not path.endswith("_internals.py")} == set()
+
+
+def test_importing_changes_nothing() -> None:
+    source = (ROOT / "stream/kafka/aiokafka_internals.py").read_text("utf-8")
+    kinds = {type(node) for node in ast.parse(source).body}
+    assert kinds <= {
+        ast.Expr, ast.ImportFrom, ast.Import, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.AsyncFunctionDef,
+        ast.ClassDef,
+    }  # fmt: skip
+    assert all(
+        isinstance(target, ast.Name)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    )
+
+
+@pytest.mark.parametrize("name", ["client", "_client"])
+async def test_only_a_connection_that_cannot_be_made_is_waited_behind(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[object | None] = [None, "made", None]
+    waited: list[float] = []
+
+    async def connect(node: int, *, group: str) -> object | None:
+        assert (node, group) == (1, "a")
+        return connections.pop()
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    inner = SimpleNamespace(_get_conn=connect)
+    client: Any = SimpleNamespace(**{name: inner})
+    internals.pause_between_connection_attempts(client)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    assert [await inner._get_conn(1, group="a") for _ in range(3)] == [None, "made", None]
+    assert waited == [internals.RECONNECT_PAUSE_S, internals.RECONNECT_PAUSE_S]
+
+
+def test_a_producer_of_this_process_begins_its_next_transaction_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiokafka.producer.sender, "BACKOFF_OVERRIDE", 0.02)
+    internals.shorten_transaction_retries()
+    assert aiokafka.producer.sender.BACKOFF_OVERRIDE == 0.002
+
+
+async def test_a_fetch_waits_as_long_as_it_is_set_to(parts: Parts) -> None:
+    parts.consumer._fetcher = parts.fetcher
+    internals.set_fetch_wait(parts.consumer, 123)
+    parts.consumer._fetcher = None
+    assert parts.fetcher._fetch_max_wait_ms == 123
+
+
+async def test_a_partition_joins_the_open_transaction(parts: Parts) -> None:
+    manager = parts.producer._txn_manager
+    manager.set_pid_and_epoch(1, 1)
+    manager.begin_transaction()
+    internals.join_transaction(parts.producer, TopicPartition("t", 3))
+    assert manager._pending_txn_partitions == {TopicPartition("t", 3)}
