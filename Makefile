@@ -6,7 +6,7 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test slow browser check bench recovery recovery-mutants model lock clean
+.PHONY: help setup demo test slow browser docs docs-serve docs-reference check bench recovery recovery-mutants model lock clean
 
 help: ## List what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -28,11 +28,21 @@ test: setup ## All tests but the slow ones and the crashes, against a real Kafka
 slow: setup ## The tests that take minutes: the benchmark's own, kills of adapters, workers stopped and multiplied
 	@$(BIN)/python -m pytest -m slow tests/integration $(ARGS)
 
-check: setup ## The whole check: format, lint, types, import rules, tests
+docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
+	@$(BIN)/zensical build --strict --clean --config-file mkdocs.yml $(ARGS)
+
+docs-serve: setup ## Show the site while you write: on http://localhost:8000
+	@$(BIN)/zensical serve --config-file mkdocs.yml $(ARGS)
+
+docs-reference: setup ## Write the reference pages anew from the code
+	@$(BIN)/python -m docs.generate
+
+check: setup ## The whole check: format, lint, types, import rules, documentation, tests
 	@echo "format"; $(BIN)/ruff format --check .
 	@echo "lint"; $(BIN)/ruff check .
 	@echo "types"; $(BIN)/mypy
 	@echo "import rules"; $(BIN)/lint-imports
+	@echo "documentation"; $(MAKE) --no-print-directory docs
 	@echo "tests"; $(MAKE) --no-print-directory test
 
 browser: setup ## The trainer's report in a real browser: Chromium or Chrome from the PATH, or BROWSER_FOR_TESTS=…
@@ -57,5 +67,5 @@ lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: w
 	@$(LOCK) -c requirements.lock $(ARGS) -o requirements-run.lock
 
 clean: ## Remove .venv, caches and build results here (downloads in the cache folder stay)
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist out
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache build dist out site
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
