@@ -17,12 +17,12 @@ from segmentation.money import format_units
 from stream.commands.options import AsJson, AsOf, amount_of, days_of
 from stream.customers.export import ExportReport
 from stream.customers.export import export as export_states
-from stream.customers.lookup import CustomerReport, Score, sentence
+from stream.customers.lookup import CustomerReport, ScoreReport, sentence
 from stream.customers.lookup import customer as look_up
 from stream.customers.lookup import score as score_figures
 from stream.models.topic import read_active, read_published
 from stream.orders.rows import parse_at
-from stream.outputs.kinds import Tailed
+from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail as follow
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings
@@ -35,7 +35,7 @@ _ENTRIES_SHOWN: Final = 20
 
 @app.command()
 def tail(
-    what: Annotated[Tailed, typer.Argument(help="Moves, campaign actions, or records that couldn't be used.")],
+    what: Annotated[OutputKind, typer.Argument(help="Moves, campaign actions, or records that couldn't be used.")],
     *,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All there are, not only new ones.")] = False,
     until_idle: Annotated[
@@ -153,7 +153,7 @@ def score(
         _show_score(found, f"{recency_days:g} days, {frequency} orders, {format_units(monetary)}")
 
 
-def _show_score(found: Score, figures: str) -> None:
+def _show_score(found: ScoreReport, figures: str) -> None:
     typer.echo(f"{figures}: {found.segment}. {found.action}")
     table = Table("segment", "distance")
     for name, distance in sorted(found.distances.items(), key=lambda row: row[1]):

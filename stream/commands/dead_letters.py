@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Records that couldn't be used.")
 _INTERRUPTED: Final = 130  # as shells tell a program that Ctrl-C has ended
 
 
-class Redriven(StrEnum):
+class RedriveTopic(StrEnum):
     """Whose dead letters."""
 
     ORDERS = "orders"
@@ -42,7 +42,9 @@ def redrive_command(
         list[Reason] | None,
         typer.Option(metavar="REASON", show_default=", ".join(HEALED), help="Only this reason; may be repeated."),
     ] = None,
-    topic: Annotated[Redriven, typer.Option(help="Dead letters of the orders, or of the moves.")] = Redriven.ORDERS,
+    topic: Annotated[
+        RedriveTopic, typer.Option(help="Dead letters of the orders, or of the moves.")
+    ] = RedriveTopic.ORDERS,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", show_default="all", help="At most so many.")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="Controls (clocks, models) too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing, tell what would be sent.")] = False,
@@ -50,10 +52,12 @@ def redrive_command(
 ) -> None:
     """Send dead letters back to where they came from, each once; those with a wrong key to be keyed anew."""
     settings = load_settings()
-    letters = settings.orders_dead_letters_topic if topic is Redriven.ORDERS else settings.changes_dead_letters_topic
+    letters = (
+        settings.orders_dead_letters_topic if topic is RedriveTopic.ORDERS else settings.changes_dead_letters_topic
+    )
     selection = Selection(frozenset(str(r) for r in (reason or HEALED)), controls)
     report = asyncio.run(_redriven(settings, letters, selection, limit, dry_run=dry_run))
-    typer.echo(msgspec.json.encode(report).decode() if as_json else told(report))
+    typer.echo(msgspec.json.encode(report).decode() if as_json else summary(report))
     for why, count in report.left.items():
         typer.echo(f"{count:,} left: {LEFT[why]}.", err=True)
     if report.interrupted:
@@ -80,12 +84,12 @@ async def _redriven(
         )
 
 
-def told(report: RedriveReport) -> str:
+def summary(report: RedriveReport) -> str:
     """Write the report for people.
 
-    >>> told(RedriveReport("d", {"step_failed": 2}, {"orders": 2}, {}, False, False, False))
+    >>> summary(RedriveReport("d", {"step_failed": 2}, {"orders": 2}, {}, False, False, False))
     'sent back 2: 2 step_failed; to orders'
-    >>> told(RedriveReport("d", {}, {}, {}, True, False, False))
+    >>> summary(RedriveReport("d", {}, {}, {}, True, False, False))
     'would send back 0: d has nothing (more) of these reasons'
     """
     line = f"{'would send' if report.dry_run else 'sent'} back {sum(report.sent.values()):,}: "

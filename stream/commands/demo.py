@@ -16,12 +16,12 @@ import msgspec
 import typer
 
 from stream.commands.options import instant_of, speed_of
-from stream.demo.source import CDNOW, Wish
+from stream.demo.source import CDNOW, DemoRequest
 from stream.demo.view import choose_view, result_console, show_result, verdict
 from stream.settings import PREFIX, load_settings
 
 if TYPE_CHECKING:
-    from stream.demo.report import Result
+    from stream.demo.report import DemoResult
 
 app = typer.Typer()
 
@@ -78,7 +78,7 @@ def demo(
     from stream.demo.run import DemoPlan
     from stream.demo.run import demo as run
 
-    wish = Wish(source, orders, train_at, until, load_settings().currency)
+    wish = DemoRequest(source, orders, train_at, until, load_settings().currency)
     folder = out or Path("out") / f"demo-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     # Right after topics were made, its clients tell of leaders as missing that they find a moment later; what matters is raised.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -96,7 +96,7 @@ def demo(
         raise typer.Exit(1)
 
 
-def _tell(result: Result, *, as_json: bool) -> None:
+def _tell(result: DemoResult, *, as_json: bool) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:

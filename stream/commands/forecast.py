@@ -13,7 +13,7 @@ from rich.table import Table
 
 from segmentation.money import format_units
 from stream.commands.options import AsJson, days_of
-from stream.customers.forecast import Outlook, each_move, outlook, told
+from stream.customers.forecast import MoveForecast, each_move, forecast_flows, named
 from stream.models.topic import read_published
 from stream.orders.rows import parse_signed
 from stream.progress import progress_bar
@@ -43,14 +43,14 @@ def forecast(
 
         if each:
             for _, ahead in each_move(settings, published, days, show):
-                move = told(ahead, published)
+                move = named(ahead, published)
                 typer.echo(
                     msgspec.json.encode(move).decode()
                     if as_json
                     else f"{move.at}  {move.customer_id}  {move.from_segment or '(new)'} -> {move.to_segment}"
                 )
             return
-        found = outlook(settings, published, days, show)
+        found = forecast_flows(settings, published, days, show)
     if as_json:
         for flow in found.flows:
             typer.echo(msgspec.json.encode(flow).decode())
@@ -58,7 +58,7 @@ def forecast(
         _show(found, settings.currency)
 
 
-def _show(found: Outlook, currency: str) -> None:
+def _show(found: MoveForecast, currency: str) -> None:
     moves = sum(flow.customers for flow in found.flows)
     if found.as_of is None:
         typer.echo(f"{found.customers:,} customers; nobody will move by time alone.")

@@ -51,7 +51,7 @@ Format = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _ReplayRequest:
     """What is to be sent, and how. Instants in ms."""
 
     file: Path
@@ -78,7 +78,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send a file's orders, by time, to the topic of orders. Sending a file twice changes nothing."""
-    _send(_Wish(file, file_format, from_ms, until, speed), as_json=as_json)
+    _send(_ReplayRequest(file, file_format, from_ms, until, speed), as_json=as_json)
 
 
 @app.command()
@@ -101,10 +101,10 @@ def backfill(
 
     Their customers are muted until then; then each is told of at most once. Sending a file twice changes nothing.
     """
-    _send(_Wish(file, file_format, from_ms, until, backfill=Backfill(name, not no_finish)), as_json=as_json)
+    _send(_ReplayRequest(file, file_format, from_ms, until, backfill=Backfill(name, not no_finish)), as_json=as_json)
 
 
-def _send(wish: _Wish, *, as_json: bool) -> None:
+def _send(wish: _ReplayRequest, *, as_json: bool) -> None:
     """Read the file, sort it, send it, and tell what came of it. Ends with 130 where it was interrupted."""
     settings = load_settings()
     check_readable(wish.file)
@@ -144,7 +144,7 @@ class _Dates:
 
     now_ms: int
     settings: Settings
-    wish: _Wish
+    wish: _ReplayRequest
     left_out: Counter[str]
     old_rows: int = 0
 
@@ -168,7 +168,7 @@ def _by_reason(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(left_out.items()))
 
 
-async def _sent(settings: Settings, rows: InTimeOrder, wish: _Wish, left_out: Counter[str]) -> ReplayReport:
+async def _sent(settings: Settings, rows: InTimeOrder, wish: _ReplayRequest, left_out: Counter[str]) -> ReplayReport:
     """Send until done, or until Ctrl-C or a SIGTERM: then what was handed over is still acknowledged."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -31,7 +31,7 @@ class ErasureRefused(SegstreamError):
     """This customer can't be erased so."""
 
 
-class Kept(msgspec.Struct, frozen=True):
+class RetainedData(msgspec.Struct, frozen=True):
     """What a log still holds of the customer. `until`: None where nothing of its own accord removes it."""
 
     topic: str
@@ -48,7 +48,7 @@ class Erasure(msgspec.Struct, frozen=True):
     partition: int
     offset: int
     done: bool
-    kept: list[Kept]
+    kept: list[RetainedData]
 
 
 async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, wait_s: float) -> Erasure:
@@ -94,7 +94,7 @@ async def _taken(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> boo
         await asyncio.sleep(_POLL_S)
 
 
-async def _kept(settings: Settings, now_ms: int) -> list[Kept]:
+async def _kept(settings: Settings, now_ms: int) -> list[RetainedData]:
     """What each log of the deployment may hold of a customer, by its own retention."""
     orders = "the customer's events, as they were sent"
     moves = "the customer's moves, with their figures"
@@ -113,11 +113,11 @@ async def _kept(settings: Settings, now_ms: int) -> list[Kept]:
     ]
 
 
-def _kept_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> Kept:
+def _kept_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> RetainedData:
     """What one log says of itself.
 
     >>> _kept_in("orders", "events", "delete", 86_400_000, 0).until
     '1970-01-02T00:00:00.000Z'
     """
     ends = policy == "delete" and retention_ms >= 0
-    return Kept(topic, holds, policy, iso(now_ms + retention_ms) if ends else None)
+    return RetainedData(topic, holds, policy, iso(now_ms + retention_ms) if ends else None)

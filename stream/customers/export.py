@@ -41,7 +41,7 @@ class ExportError(SegstreamError):
     """The states can't be exported so."""
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class CustomerRow(msgspec.Struct, frozen=True, gc=False):
     """One customer. `recency_days` is None where no order stands, `segment` where none was ever announced."""
 
     customer_id: str
@@ -63,7 +63,7 @@ class ExportReport(msgspec.Struct, frozen=True):
     behind: str | None
 
 
-class Instant(NamedTuple):
+class ExportInstant(NamedTuple):
     """The instant (ms) as of which all shards are read. `behind_ms`: the clock of the one furthest behind, where that is earlier."""
 
     at_ms: int
@@ -71,10 +71,10 @@ class Instant(NamedTuple):
     partitions: tuple[int, ...]  # which have begun
 
 
-class Writer(Protocol):
+class RowWriter(Protocol):
     """Takes lines, in pages."""
 
-    def __call__(self, lines: Sequence[Line]) -> None:
+    def __call__(self, lines: Sequence[CustomerRow]) -> None:
         """Write them behind those before."""
 
 
@@ -123,7 +123,7 @@ def export(
     )
 
 
-def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> Instant:
+def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> ExportInstant:
     """Choose the instant as of which all shards are read. Raises ExportError.
 
     `as_of_ms` may lie at most a grace before a shard's clock: what counted earlier may have been forgotten since.
@@ -142,10 +142,12 @@ def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> In
                 hint=f"For the figures of then: `segstream replay FILE --until {iso(at_ms)}` into a deployment of its own.",
             )
     behind = min(clocks.values(), default=at_ms)
-    return Instant(at_ms, behind if event_time and behind < at_ms else None, tuple(clocks))
+    return ExportInstant(at_ms, behind if event_time and behind < at_ms else None, tuple(clocks))
 
 
-def _lines(redis: Redis, settings: Settings, published: PublishedModels, instant: Instant) -> Iterator[Line]:
+def _lines(
+    redis: Redis, settings: Settings, published: PublishedModels, instant: ExportInstant
+) -> Iterator[CustomerRow]:
     """Give all customers, in the order of their ids. Each shard has its own in that order: they are merged. Raises ExportError."""
     shards = [_of_shard(redis, settings, published, p, instant.at_ms) for p in instant.partitions]
     before = None
@@ -161,12 +163,12 @@ def _lines(redis: Redis, settings: Settings, published: PublishedModels, instant
 
 def _of_shard(
     redis: Redis, settings: Settings, published: PublishedModels, partition: int, at_ms: int
-) -> Iterator[Line]:
+) -> Iterator[CustomerRow]:
     rules: Rules = settings.rules
     for key, value in read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition)):
         figures = figures_at(value, at_ms, rules)
         if figures is not None:
-            yield Line(
+            yield CustomerRow(
                 key.decode(),
                 figures.recency_days,
                 figures.frequency,
@@ -178,12 +180,12 @@ def _of_shard(
 
 
 @contextmanager
-def _csv(path: Path) -> Iterator[Writer]:
+def _csv(path: Path) -> Iterator[RowWriter]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
 
-        def write(lines: Sequence[Line]) -> None:
+        def write(lines: Sequence[CustomerRow]) -> None:
             writer.writerows(
                 (
                     line.customer_id,
@@ -201,7 +203,7 @@ def _csv(path: Path) -> Iterator[Writer]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Writer]:
+def _parquet(path: Path) -> Iterator[RowWriter]:
     # Imported here: it takes half a second, which only those who write Parquet should wait for.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -218,7 +220,7 @@ def _parquet(path: Path) -> Iterator[Writer]:
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     with pq.ParquetWriter(path, schema) as writer:
 
-        def write(lines: Sequence[Line]) -> None:
+        def write(lines: Sequence[CustomerRow]) -> None:
             rows = (
                 (
                     line.customer_id,

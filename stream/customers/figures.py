@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from segmentation.rfm import CustomerState, Rules
 
 
-class Figures(NamedTuple):
+class CustomerFigures(NamedTuple):
     """What a state says at an instant. `recency_days`: None where no order stands. `monetary_units`: ten-thousandths."""
 
     recency_days: float | None
@@ -22,7 +22,7 @@ class Figures(NamedTuple):
     incomplete: bool  # something that the window should hold has been forgotten
 
 
-def figures_at(value: bytes, at_ms: int, rules: Rules) -> Figures | None:
+def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None:
     """Read a state as of an instant, earlier or later than the one at which it was written. Raises StateFormatError.
 
     Always from the entries, never from the header's figures: those hold from the state's last change on, and a worker may
@@ -35,7 +35,7 @@ def figures_at(value: bytes, at_ms: int, rules: Rules) -> Figures | None:
         return None
     reading = read(state.entries, at_ms, state.cut, rules)
     recency = (at_ms - reading.standing[0].time) / float(DAY_MS) if reading.standing else None
-    return Figures(
+    return CustomerFigures(
         recency, reading.frequency, reading.monetary, state.segment, state.sequence, not complete(state, at_ms, rules)
     )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 
-class Move(msgspec.Struct, frozen=True, gc=False):
+class ForecastMove(msgspec.Struct, frozen=True, gc=False):
     """One move to come, if nothing is bought, refunded or cancelled, and no model starts."""
 
     customer_id: str
@@ -32,7 +32,7 @@ class Move(msgspec.Struct, frozen=True, gc=False):
     monetary: str
 
 
-class Flow(msgspec.Struct, frozen=True, gc=False):
+class ForecastFlow(msgspec.Struct, frozen=True, gc=False):
     """Of one day (UTC): how many go from one segment to another, and the money of theirs that counts then."""
 
     day: str
@@ -42,13 +42,13 @@ class Flow(msgspec.Struct, frozen=True, gc=False):
     monetary: str
 
 
-class Outlook(msgspec.Struct, frozen=True):
+class MoveForecast(msgspec.Struct, frozen=True):
     """All flows up to an instant, by day, then by segment."""
 
     customers: int
     as_of: str | None  # the clock that has come furthest; None: no shard has begun
     until: str | None
-    flows: list[Flow]
+    flows: list[ForecastFlow]
 
 
 def each_move(
@@ -70,15 +70,15 @@ def each_move(
             yield at, move
 
 
-def told(move: Ahead, published: PublishedModels) -> Move:
+def named(move: Ahead, published: PublishedModels) -> ForecastMove:
     """A move with the names of its segments."""
     source, target = published.name(move.source), published.name(move.target)
-    return Move(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
+    return ForecastMove(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
 
 
-def outlook(
+def forecast_flows(
     settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
-) -> Outlook:
+) -> MoveForecast:
     """Count the moves to come by day and segments. Raises as `each_move`."""
     counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
     latest: int | None = None
@@ -96,8 +96,10 @@ def outlook(
         of_day[0] += 1
         of_day[1] += move.monetary
     flows = [
-        Flow(iso(day * DAY_MS)[:10], published.name(source), published.name(target), customers, format_units(money))
+        ForecastFlow(
+            iso(day * DAY_MS)[:10], published.name(source), published.name(target), customers, format_units(money)
+        )
         for (day, source, target), (customers, money) in sorted(counts.items())
     ]
     until = None if latest is None else iso(latest + round(days * DAY_MS))
-    return Outlook(seen, None if latest is None else iso(latest), until, flows)
+    return MoveForecast(seen, None if latest is None else iso(latest), until, flows)

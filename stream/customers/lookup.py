@@ -17,7 +17,7 @@ from segmentation.rfm import StateFormatError, advance_bytes, is_silent, muted_b
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
-from stream.customers.figures import Figures, figures_at
+from stream.customers.figures import CustomerFigures, figures_at
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
 from stream.storage.heads import decode_store_head
@@ -63,7 +63,7 @@ class KnownEntry(msgspec.Struct, frozen=True):
     counts: bool
 
 
-class Forecast(msgspec.Struct, frozen=True):
+class NextSegment(msgspec.Struct, frozen=True):
     """Where the customer goes, and when, unless something happens before.
 
     `kept_by`: the least purchase just before that instant that keeps the segment; None: none does.
@@ -90,11 +90,11 @@ class CustomerReport(msgspec.Struct, frozen=True):
     sequence: int
     last_move_at: str | None
     backfill: str | None  # the back-fill that mutes the customer
-    next: Forecast | None
+    next: NextSegment | None
     entries: list[KnownEntry]
 
 
-class Score(msgspec.Struct, frozen=True):
+class ScoreReport(msgspec.Struct, frozen=True):
     """Where figures alone put a customer. `distances`: in z space, by segment."""
 
     segment: str
@@ -144,7 +144,7 @@ def report(
     erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
     counting = read_counted(state.entries, as_of_ms, state.cut, settings.rules)
     counts = {*counting.orders.values(), *counting.refunds}
-    figures = known or Figures(None, 0, 0, state.segment, state.sequence, False)
+    figures = known or CustomerFigures(None, 0, 0, state.segment, state.sequence, False)
     return CustomerReport(
         customer_id=customer_id,
         partition=partition,
@@ -167,7 +167,7 @@ def report(
     )
 
 
-def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> Forecast | None:
+def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> NextSegment | None:
     """Tell a customer's next move by time alone, by the worker's own search. None: no model, no segment in it, or no move."""
     if published.active is None or is_silent(value):
         return None
@@ -180,7 +180,7 @@ def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of
         return None
     kept = keeping_purchase(one.value or value, one.due, model, settings.rules)
     to = published.active.segments[one.to].name
-    return Forecast(to, iso(one.due), None if kept is None else format_units(kept))
+    return NextSegment(to, iso(one.due), None if kept is None else format_units(kept))
 
 
 def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
@@ -197,10 +197,10 @@ def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
     return now_ms if clock is None else clock
 
 
-def sentence(next_move: Forecast, at_ms: int, segment: str, currency: str) -> str:
+def sentence(next_move: NextSegment, at_ms: int, segment: str, currency: str) -> str:
     """Tell a forecast to a person, who is in that segment.
 
-    >>> sentence(Forecast("At Risk", "2026-03-03T14:20:00.000Z", "49.90"), 1_772_547_600_000, "Loyal", "EUR")
+    >>> sentence(NextSegment("At Risk", "2026-03-03T14:20:00.000Z", "49.90"), 1_772_547_600_000, "Loyal", "EUR")
     'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought: a purchase of 49.90 EUR keeps Loyal'
     """
     at = instant(at_ms)
@@ -211,7 +211,7 @@ def sentence(next_move: Forecast, at_ms: int, segment: str, currency: str) -> st
     return f"{text}: {least} keeps {segment}"
 
 
-def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> Score:
+def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> ScoreReport:
     """Tell where figures put a customer who has no segment yet: the nearest, so no margin. Monetary in ten-thousandths."""
     scorer = Scorer(model)
     at = np.array([HORIZON_MS], dtype=np.int64)
@@ -221,4 +221,4 @@ def score(model: SegmentModel, recency_days: float, frequency: int, monetary_uni
     nearest = model.segments[int(scorer.decide(np.array([UNKNOWN]), at, last, rest)[0])]
     distances = scorer.distances(at, last, rest)[0].tolist()
     named = {segment.name: round(distance, 6) for segment, distance in zip(model.segments, distances, strict=True)}
-    return Score(nearest.name, nearest.action, named, model.version)
+    return ScoreReport(nearest.name, nearest.action, named, model.version)

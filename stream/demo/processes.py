@@ -16,7 +16,7 @@ _GRACE_S: Final = 10.0  # to finish a turn and leave the group
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-class Child:
+class DemoProcess:
     """`python ARGUMENTS…` with its output in a log, under a guardian that ends it when this process is gone."""
 
     def __init__(self, name: str, arguments: list[str], *, log: Path, folder: Path) -> None:
@@ -64,18 +64,18 @@ class Child:
             self._guardian.wait()
 
 
-class Children:
+class DemoProcesses:
     """All that were started, ended together."""
 
     def __init__(self, logs: Path, folder: Path) -> None:
         """`logs`: where each gets one, by its name; `folder`: where they run."""
         self._logs = logs
         self._folder = folder
-        self._all: list[Child] = []
+        self._all: list[DemoProcess] = []
 
-    def start(self, name: str, *arguments: str) -> Child:
+    def start(self, name: str, *arguments: str) -> DemoProcess:
         """Start one with arguments for Python; `name` is its log's too."""
-        child = Child(name, list(arguments), log=self._logs / f"{name}.log", folder=self._folder)
+        child = DemoProcess(name, list(arguments), log=self._logs / f"{name}.log", folder=self._folder)
         self._all.append(child)
         return child
 

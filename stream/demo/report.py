@@ -33,7 +33,7 @@ class SegmentLine(msgspec.Struct, frozen=True):
     monetary: str
 
 
-class Check(msgspec.Struct, frozen=True):
+class ConsistencyCheck(msgspec.Struct, frozen=True):
     """Whether what was published is whole: per customer 1, 2, 3… and each `from` the `to` before; ids told once."""
 
     moves: int
@@ -48,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
         return not (self.broken or self.duplicates or self.strangers)
 
 
-class Pace(msgspec.Struct, frozen=True):
+class Throughput(msgspec.Struct, frozen=True):
     """How fast: seconds from the first order sent until the last one was merged or scored, its moves published."""
 
     orders: int
@@ -60,7 +60,7 @@ class Pace(msgspec.Struct, frozen=True):
         return self.orders / max(self.seconds, 1e-9)
 
 
-class Step(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+class MatrixCell(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     """A field of the matrix of moves."""
 
     from_: str
@@ -68,7 +68,7 @@ class Step(msgspec.Struct, frozen=True, rename={"from_": "from"}):
     moves: int
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     """All that a demo ends with; `--json` prints it."""
 
     source: str
@@ -77,23 +77,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, int]
     train_at: str
     until: str
-    history: Pace
-    live: Pace
+    history: Throughput
+    live: Throughput
     orders_per_s: float
     seconds: float  # the whole demo
     customers: int
     segments: list[SegmentLine]
-    matrix: list[Step]
+    matrix: list[MatrixCell]
     causes: dict[str, int]
     actions: int
     action_examples: list[str]
     stories: list[str]
     dead_letters: int
-    check: Check
+    check: ConsistencyCheck
     files: dict[str, str]
 
 
-class _Last(msgspec.Struct, gc=False):
+class _LastMove(msgspec.Struct, gc=False):
     """A customer's last move so far."""
 
     sequence: int = 0
@@ -101,14 +101,14 @@ class _Last(msgspec.Struct, gc=False):
     fell: bool = False  # by silence, to a lesser segment, and hasn't come back since
 
 
-class Return(NamedTuple):
+class WonBack(NamedTuple):
     """A customer who had fallen silent has bought again: their money in the window then, and the number of that move."""
 
     money: Decimal
     sequence: int
 
 
-class Moves:
+class MoveStatistics:
     """All moves, gone through once: counted, each chain checked, and who is worth a sentence."""
 
     def __init__(self, ranking: list[str]) -> None:
@@ -119,16 +119,16 @@ class Moves:
         self.matrix: Counter[tuple[str, str]] = Counter()
         self.causes: Counter[str] = Counter()
         self._rank = {name: rank for rank, name in enumerate(ranking)}
-        self._last: dict[str, _Last] = {}
+        self._last: dict[str, _LastMove] = {}
         self._ids: set[bytes] = set()
-        self._returned: dict[str, Return] = {}
+        self._returned: dict[str, WonBack] = {}
 
     def add(self, move: SegmentChanged) -> None:
         """Take the next move; a customer's come in their order."""
         self.total += 1
         self.matrix[move.from_ or NEW, move.to or ERASED] += 1
         self.causes[move.cause.value] += 1
-        last = self._last.setdefault(move.customer_id, _Last())
+        last = self._last.setdefault(move.customer_id, _LastMove())
         identity = bytes.fromhex(move.id.replace("-", ""))
         if identity in self._ids:
             self.duplicates += 1
@@ -138,7 +138,7 @@ class Moves:
         follows = move.sequence == last.sequence + 1 and move.from_ == last.to
         self.broken += not follows
         if follows and last.fell and move.cause is Cause.ORDER and steps < 0 and move.rfm is not None:
-            self._returned[move.customer_id] = Return(Decimal(move.rfm.monetary), move.sequence)
+            self._returned[move.customer_id] = WonBack(Decimal(move.rfm.monetary), move.sequence)
         last.fell = move.from_ is not None and (
             (move.cause in _QUIET and self._is_low(move.to, steps)) or (last.fell and steps >= 0)
         )
@@ -155,7 +155,7 @@ class Moves:
 
     def known(self, customer_id: str) -> tuple[int, str | None]:
         """Give the number and the target of a customer's last move."""
-        last = self._last.get(customer_id, _Last())
+        last = self._last.get(customer_id, _LastMove())
         return last.sequence, last.to
 
     def lapsed(self, customer_id: str) -> bool:
@@ -170,7 +170,7 @@ class Moves:
         return customer_id, back.sequence
 
 
-class Cast(msgspec.Struct):
+class ExampleCustomers(msgspec.Struct):
     """The customers who are told of, each the one with the most money of their kind; None where there is none."""
 
     champion: str | None = None
@@ -184,7 +184,7 @@ class Cast(msgspec.Struct):
         return {i for i in (self.champion, self.lapsed, self.won_back) if i is not None}
 
 
-class Customers:
+class CustomerStatistics:
     """The exported customers, gone through once: by segment, held against their moves, and the cast."""
 
     def __init__(self) -> None:
@@ -192,9 +192,9 @@ class Customers:
         self.strangers = 0
         self.by_segment: Counter[str] = Counter()
         self.money: dict[str, Decimal] = {}
-        self.cast = Cast()
+        self.cast = ExampleCustomers()
 
-    def read(self, file: Path, moves: Moves, ranking: list[str]) -> None:
+    def read(self, file: Path, moves: MoveStatistics, ranking: list[str]) -> None:
         """Go through an exported file."""
         best: dict[str, tuple[Decimal, str]] = {}
         with file.open(encoding="utf-8", newline="") as lines:
@@ -208,7 +208,7 @@ class Customers:
                 if kind and (kind not in best or money > best[kind][0]):
                     best[kind] = money, customer_id
         won_back, returned_by = moves.won_back() or (None, 0)
-        self.cast = Cast(
+        self.cast = ExampleCustomers(
             champion=best["champion"][1] if "champion" in best else None,
             lapsed=best["lapsed"][1] if "lapsed" in best else None,
             won_back=won_back,
@@ -243,14 +243,16 @@ def ranked(model: SegmentModel) -> list[str]:
     return [segment.name for segment in by_worth]
 
 
-class Storyteller:
+class ExampleWriter:
     """Tells customers in a sentence each, from their moves alone."""
 
     def __init__(self, currency: str, window_days: int) -> None:
         self._currency = currency
         self._window = f"within {window_days} days"
 
-    def tell(self, champion: CustomerReport | None, cast: Cast, moves: dict[str, list[SegmentChanged]]) -> list[str]:
+    def tell(
+        self, champion: CustomerReport | None, cast: ExampleCustomers, moves: dict[str, list[SegmentChanged]]
+    ) -> list[str]:
         """Tell each of the cast that there is. `champion`: that customer as of the end."""
         told = []
         if champion is not None:

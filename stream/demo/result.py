@@ -11,16 +11,26 @@ import msgspec
 from segmentation.events import CampaignAction, iso
 from stream.customers.export import export
 from stream.customers.lookup import customer as look_up
-from stream.demo.report import Check, Customers, Moves, Result, Step, Storyteller, chains, ranked, read_moves
+from stream.demo.report import (
+    ConsistencyCheck,
+    CustomerStatistics,
+    DemoResult,
+    ExampleWriter,
+    MatrixCell,
+    MoveStatistics,
+    chains,
+    ranked,
+    read_moves,
+)
 from stream.models.topic import read_published
-from stream.outputs.kinds import Tailed
+from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stream.demo.report import Pace
-    from stream.demo.source import Orders
+    from stream.demo.report import Throughput
+    from stream.demo.source import DemoOrders
     from stream.settings import Settings
 
 LOGS: Final = "logs"
@@ -28,7 +38,9 @@ _EXAMPLES: Final = 5
 _action = msgspec.json.Decoder(CampaignAction)
 
 
-def read_result(settings: Settings, orders: Orders, paces: tuple[Pace, Pace], folder: Path, began_s: float) -> Result:
+def read_result(
+    settings: Settings, orders: DemoOrders, paces: tuple[Throughput, Throughput], folder: Path, began_s: float
+) -> DemoResult:
     """Write the files into `folder` and count what they hold. `began_s`: monotonic, when the demo began.
 
     Raises SegstreamError.
@@ -36,19 +48,19 @@ def read_result(settings: Settings, orders: Orders, paces: tuple[Pace, Pace], fo
     published = asyncio.run(read_published(settings))
     ranking = ranked(published.require_active())
     export(settings, published, folder / "customers.csv")
-    counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in Tailed}
-    moves = Moves(ranking)
+    counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in OutputKind}
+    moves = MoveStatistics(ranking)
     for move in read_moves(folder / "moves.jsonl"):
         moves.add(move)
-    customers = Customers()
+    customers = CustomerStatistics()
     customers.read(folder / "customers.csv", moves, ranking)
     history, live = paces
     cast = customers.cast
     champion = None if cast.champion is None else look_up(settings, published, cast.champion)
-    told = Storyteller(settings.currency, settings.window_days).tell(
+    told = ExampleWriter(settings.currency, settings.window_days).tell(
         champion, cast, chains(folder / "moves.jsonl", cast.ids)
     )
-    return Result(
+    return DemoResult(
         source=orders.name,
         currency=settings.currency,
         orders=history.orders + live.orders,
@@ -61,21 +73,21 @@ def read_result(settings: Settings, orders: Orders, paces: tuple[Pace, Pace], fo
         seconds=round(time.monotonic() - began_s, 1),
         customers=customers.total,
         segments=customers.lines(ranking),
-        matrix=[Step(source, target, number) for (source, target), number in moves.matrix.most_common()],
+        matrix=[MatrixCell(source, target, number) for (source, target), number in moves.matrix.most_common()],
         causes=dict(moves.causes.most_common()),
-        actions=counts[Tailed.ACTIONS],
+        actions=counts[OutputKind.ACTIONS],
         action_examples=_examples(folder / "actions.jsonl"),
         stories=told,
-        dead_letters=counts[Tailed.DEAD_LETTERS],
-        check=Check(moves.total, moves.customers, moves.broken, moves.duplicates, customers.strangers),
+        dead_letters=counts[OutputKind.DEAD_LETTERS],
+        check=ConsistencyCheck(moves.total, moves.customers, moves.broken, moves.duplicates, customers.strangers),
         files=_files(folder),
     )
 
 
-_FILES: Final = {Tailed.CHANGES: "moves", Tailed.ACTIONS: "actions", Tailed.DEAD_LETTERS: "dead-letters"}
+_FILES: Final = {OutputKind.CHANGES: "moves", OutputKind.ACTIONS: "actions", OutputKind.DEAD_LETTERS: "dead-letters"}
 
 
-async def _write(settings: Settings, what: Tailed, file: Path) -> int:
+async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
     """Write all that is committed, a JSON object a line, as `segstream tail` does; return how many."""
     with file.open("w", encoding="utf-8") as lines:
         return await tail(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from segmentation.events import iso
-from stream.demo.processes import Children
-from stream.demo.report import Pace, Result
+from stream.demo.processes import DemoProcesses
+from stream.demo.report import DemoResult, Throughput
 from stream.demo.result import LOGS, read_result
-from stream.demo.source import DemoError, Orders, Wish, opened
-from stream.demo.view import Picture
+from stream.demo.source import DemoError, DemoOrders, DemoRequest, opened
+from stream.demo.view import DemoProgress
 from stream.engine.shard_report import report, settled
 from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
@@ -55,18 +55,18 @@ class DemoPlan:
     speed: float | None = None
 
 
-class _Told(msgspec.Struct, rename={"from_": "from"}):
+class _MoveSegments(msgspec.Struct, rename={"from_": "from"}):
     """What the live picture needs of a move."""
 
     from_: str | None
     to: str | None
 
 
-_told = msgspec.json.Decoder(_Told)
+_told = msgspec.json.Decoder(_MoveSegments)
 
 
 @contextmanager
-def demo(wish: Wish, plan: DemoPlan, view: View) -> Iterator[Result]:
+def demo(wish: DemoRequest, plan: DemoPlan, view: View) -> Iterator[DemoResult]:
     """Run the whole, and give what came out while everything still runs; then all of it is stopped.
 
     Sets the environment of this process to the demo's servers, for its children and for who comes after. The servers' data
@@ -79,20 +79,20 @@ def demo(wish: Wish, plan: DemoPlan, view: View) -> Iterator[Result]:
             view.phase(f"reading the orders of {wish.source}")
             orders = stack.enter_context(opened(wish, lambda rows: view.note(f"{rows:,} rows")))
             _make_folder(plan.folder)
-            stack.push(_Sweep(plan.folder))
+            stack.push(_Cleanup(plan.folder))
             view.phase("starting Kafka and Valkey")
             servers = stack.enter_context(LocalStack(plan.folder / SERVERS, report=view.note))
             settings = _own_settings(servers.endpoints, orders.currency)
             asyncio.run(topics.create(settings))
-            children = Children(plan.folder / LOGS, plan.folder / SERVERS)
+            children = DemoProcesses(plan.folder / LOGS, plan.folder / SERVERS)
             stack.callback(children.end)
-            paces = asyncio.run(_Stage(settings, orders, plan, view, children).play())
+            paces = asyncio.run(_DemoRun(settings, orders, plan, view, children).play())
             view.phase("reading again what was published")
             result = read_result(settings, orders, paces, plan.folder, began_s)
         yield result
 
 
-class _Sweep:
+class _Cleanup:
     """Keeps the servers' logs and deletes their data; after a failure all stays, to be looked at."""
 
     def __init__(self, folder: Path) -> None:
@@ -141,20 +141,22 @@ def _owned_by(workers: int, rows: list[ShardReport]) -> bool:
     return "" not in owners and len(owners) >= workers
 
 
-class _Stage:
+class _DemoRun:
     """The play itself, once the servers run: history, training, the rest; and the watch over all processes meanwhile."""
 
-    def __init__(self, settings: Settings, orders: Orders, plan: DemoPlan, view: View, children: Children) -> None:
+    def __init__(
+        self, settings: Settings, orders: DemoOrders, plan: DemoPlan, view: View, children: DemoProcesses
+    ) -> None:
         self._settings = settings
         self._orders = orders
         self._plan = plan
         self._view = view
         self._children = children
-        self._picture = Picture(total=orders.total)
+        self._picture = DemoProgress(total=orders.total)
         # Beside cancelling: a consumer under way was seen to swallow that, and would have gone on for ever.
         self._ending = asyncio.Event()
 
-    async def play(self) -> tuple[Pace, Pace]:
+    async def play(self) -> tuple[Throughput, Throughput]:
         """Return how fast the history was merged, and the rest scored. Raises DemoError."""
         orders = self._orders
         following = asyncio.create_task(self._follow())
@@ -196,7 +198,7 @@ class _Stage:
                 task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _replayed(self, from_ms: int | None, until_ms: int | None, speed: float | None) -> Pace:
+    async def _replayed(self, from_ms: int | None, until_ms: int | None, speed: float | None) -> Throughput:
         """Send the rows up to an instant, and wait until they are merged or scored."""
         picture, before = self._picture, self._picture.sent
         began_s = time.monotonic()
@@ -217,7 +219,7 @@ class _Stage:
         )
         picture.sent, picture.orders_per_s = before + sum(told.sent.values()), 0.0
         await self._settled("scoring")
-        return Pace(sum(told.sent.values()), round(time.monotonic() - began_s, 3))
+        return Throughput(sum(told.sent.values()), round(time.monotonic() - began_s, 3))
 
     async def _trained(self) -> None:
         """Train and publish a model as a process of its own. Raises DemoError."""

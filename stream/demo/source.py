@@ -38,7 +38,7 @@ class DemoError(SegstreamError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DemoRequest:
     """What the user asked for. `source`: cdnow, simulate or a file; instants in ms, None: the source's own."""
 
     source: str = CDNOW
@@ -48,7 +48,7 @@ class Wish:
     currency: str = "USD"  # of a file's rows that name none
 
 
-class Rows:
+class SplitRows:
     """Rows by time, taken in two goes: `before` an instant, then the rest."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -59,7 +59,7 @@ class Rows:
         """Give the rows dated before `at_ms`, all that are left where it is None. The first one later is kept for the next go.
 
         >>> from stream.orders.rows import placed
-        >>> rows = Rows(placed(str(at), "c", at, 1, "USD") for at in (1, 2, 3))
+        >>> rows = SplitRows(placed(str(at), "c", at, 1, "USD") for at in (1, 2, 3))
         >>> [row.at_ms for row in rows.before(2)], [row.at_ms for row in rows.before(None)]
         ([1], [2, 3])
         """
@@ -72,11 +72,11 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class DemoOrders:
     """A source that has been read: `total` rows from `first_ms` to `last_ms`. `left_out` counts rows by reason."""
 
     name: str
-    rows: Rows
+    rows: SplitRows
     total: int
     first_ms: int
     last_ms: int
@@ -87,7 +87,7 @@ class Orders:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _SourceFacts:
     """What is noticed of rows on their way to the sort."""
 
     first_ms: int | None = None
@@ -103,21 +103,21 @@ class _Seen:
 
 
 @contextmanager
-def opened(wish: Wish, reading: Callable[[int], None] | None = None) -> Iterator[Orders]:
+def opened(wish: DemoRequest, reading: Callable[[int], None] | None = None) -> Iterator[DemoOrders]:
     """Read the source and settle the dates. `reading` is told now and then how many rows have been read.
 
     Raises DemoError, OrderFileError.
     """
     left_out: Counter[str] = Counter()
-    seen = _Seen()
+    seen = _SourceFacts()
     with in_time_order(seen.through(_rows(wish, left_out)), left_out=left_out, reading=reading) as ordered:
         if seen.first_ms is None:
             raise DemoError(f"{wish.source} has no usable order.", hint=f"Rows left out, by reason: {dict(left_out)}.")
         train_at_ms, until_ms = _dates(wish, seen.first_ms, seen.last_ms)
         # Everything else would end in the dead letters: one deployment has one currency, so it is the file's most frequent.
         currency = seen.currencies.most_common(1)[0][0]
-        rows = Rows(ordered)
-        yield Orders(
+        rows = SplitRows(ordered)
+        yield DemoOrders(
             _name(wish),
             rows,
             ordered.total,
@@ -130,11 +130,11 @@ def opened(wish: Wish, reading: Callable[[int], None] | None = None) -> Iterator
         )
 
 
-def _name(wish: Wish) -> str:
+def _name(wish: DemoRequest) -> str:
     return {CDNOW: "CDNOW", SIMULATE: "a simulated shop"}.get(wish.source, Path(wish.source).name)
 
 
-def _rows(wish: Wish, left_out: Counter[str]) -> Iterator[Row]:
+def _rows(wish: DemoRequest, left_out: Counter[str]) -> Iterator[Row]:
     if wish.source == CDNOW:
         return read_orders(cdnow_path(), currency=CDNOW_CURRENCY, counts=left_out)
     if wish.source == SIMULATE:
@@ -142,12 +142,12 @@ def _rows(wish: Wish, left_out: Counter[str]) -> Iterator[Row]:
     return read_orders(Path(wish.source).expanduser(), currency=wish.currency, counts=left_out)
 
 
-def _simulated(wish: Wish) -> Iterator[Row]:
+def _simulated(wish: DemoRequest) -> Iterator[Row]:
     newcomers = max(wish.orders // _ORDERS_PER_NEWCOMER, 1)
     return simulate(_SIMULATED_SEED, newcomers, _SIMULATED_SINCE, currency=wish.currency)
 
 
-def _dates(wish: Wish, first_ms: int, last_ms: int) -> tuple[int, int | None]:
+def _dates(wish: DemoRequest, first_ms: int, last_ms: int) -> tuple[int, int | None]:
     """Settle when to train and when to end. Raises DemoError where there is nothing before or after the training."""
     train_at_ms, until_ms = wish.train_at_ms, wish.until_ms
     if wish.source == CDNOW:

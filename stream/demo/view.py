@@ -20,7 +20,7 @@ from stream.progress import PlainLines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stream.demo.report import Result
+    from stream.demo.report import DemoResult
 
 _EVERY_S: Final = 3.0
 _WIDTH: Final = 140  # where the output isn't a terminal
@@ -28,7 +28,7 @@ _BAR: Final = 40
 
 
 @dataclass(slots=True)
-class Picture:
+class DemoProgress:
     """What goes on. `sent` of `total` orders; `at`: the day that the replay has come to; `lag`, `undispatched`: records."""
 
     total: int = 0
@@ -44,7 +44,7 @@ class Picture:
     def line(self) -> str:
         """Write it in one line.
 
-        >>> Picture(total=2000, sent=1000, at="1997-01-02", orders_per_s=500.0, lag=3).line()
+        >>> DemoProgress(total=2000, sent=1000, at="1997-01-02", orders_per_s=500.0, lag=3).line()
         '1,000 of 2,000 orders, 1997-01-02, 500 orders/s, lag 3, 0 moves, 0 actions'
         """
         pace = f", {self.orders_per_s:,.0f} orders/s" if self.orders_per_s else ""
@@ -65,7 +65,7 @@ class View(Protocol):
     def note(self, line: str) -> None:
         """Tell a step of what has begun; the next one replaces it where that can be."""
 
-    def tick(self, picture: Picture) -> None:
+    def tick(self, picture: DemoProgress) -> None:
         """Show how it stands now."""
 
 
@@ -74,7 +74,7 @@ class PlainView:
 
     >>> ticks, written = iter([0.0, 1.0, 4.0]), []
     >>> view = PlainView(written.append, clock=lambda: next(ticks))
-    >>> view.phase("waiting"); view.tick(Picture()); view.tick(Picture())
+    >>> view.phase("waiting"); view.tick(DemoProgress()); view.tick(DemoProgress())
     >>> written
     ['waiting', '  0 of 0 orders, lag 0, 0 moves, 0 actions']
     """
@@ -98,7 +98,7 @@ class PlainView:
         """Write it; one that only counts on, now and then."""
         self._notes(line)
 
-    def tick(self, picture: Picture) -> None:
+    def tick(self, picture: DemoProgress) -> None:
         """Write it, or leave it out."""
         now_s = self._clock()
         if now_s - self._last_s >= _EVERY_S:
@@ -131,7 +131,7 @@ class LiveView:
         """Show it below the phase's title."""
         self._live.update(Group(self._heading(), Text(f"  {line}", style="dim")))
 
-    def tick(self, picture: Picture) -> None:
+    def tick(self, picture: DemoProgress) -> None:
         """Show the figures, and a bar for each segment."""
         table = Table.grid(padding=(0, 2))
         most = max(picture.segments.values(), default=0)
@@ -151,7 +151,7 @@ def choose_view() -> View:
     return LiveView(console) if console.is_terminal else PlainView(lambda line: typer.echo(line, err=True))
 
 
-def show_result(result: Result, console: Console) -> None:
+def show_result(result: DemoResult, console: Console) -> None:
     """Print what a demo ends with."""
     _show_pace(result, console)
     console.print(_segments(result))
@@ -177,7 +177,7 @@ def result_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
-def verdict(result: Result) -> str:
+def verdict(result: DemoResult) -> str:
     """Say what re-reading the moves has shown, in a line."""
     check = result.check
     if check.passed:
@@ -191,7 +191,7 @@ def verdict(result: Result) -> str:
     )
 
 
-def _show_pace(result: Result, console: Console) -> None:
+def _show_pace(result: DemoResult, console: Console) -> None:
     left_out = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(result.left_out.items()))
     history, live = result.history, result.live
     console.print(
@@ -209,7 +209,7 @@ def _show_pace(result: Result, console: Console) -> None:
         console.print(f"  {result.dead_letters:,} records couldn't be used: see {result.files['dead_letters']}.")
 
 
-def _segments(result: Result) -> Table:
+def _segments(result: DemoResult) -> Table:
     table = Table(title=f"\n{result.customers:,} customers as of {result.until[:10]}", title_justify="left")
     table.add_column("segment")
     for heading in ("customers", "share", f"{result.currency} in the window", "share"):
@@ -227,7 +227,7 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _matrix(result: Result) -> Table:
+def _matrix(result: DemoResult) -> Table:
     """Lay the moves out: from a row to a column."""
     moves = {(step.from_, step.to): step.moves for step in result.matrix}
     names = [line.segment for line in result.segments]

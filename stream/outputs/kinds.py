@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Tailed(StrEnum):
+class OutputKind(StrEnum):
     """What can be followed."""
 
     CHANGES = "changes"

@@ -43,7 +43,7 @@ class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
     cut: bool = False
 
 
-def _published_json(record: Any) -> str:
+def published_json(record: Any) -> str:
     """Give what was published, as it stands; anything else on the topic as a line that says so."""
     try:
         return msgspec.json.encode(msgspec.Raw(msgspec.json.format(record.value or b"", indent=-1))).decode()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from stream.dead_letters.records import read_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
-from stream.outputs.kinds import Tailed
-from stream.outputs.lines import _published_json, action_line, change_line, dead_letter_json, dead_letter_line
+from stream.outputs.kinds import OutputKind
+from stream.outputs.lines import action_line, change_line, dead_letter_json, dead_letter_line, published_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -21,7 +21,7 @@ _BATCH: Final = 5_000
 
 async def tail(
     settings: Settings,
-    what: Tailed,
+    what: OutputKind,
     write: Callable[[str], object],
     *,
     from_beginning: bool = False,
@@ -64,17 +64,17 @@ async def tail(
         return written
 
 
-def _topics(settings: Settings, what: Tailed) -> list[str]:
-    if what is Tailed.CHANGES:
+def _topics(settings: Settings, what: OutputKind) -> list[str]:
+    if what is OutputKind.CHANGES:
         return [settings.changes_topic]
-    if what is Tailed.ACTIONS:
+    if what is OutputKind.ACTIONS:
         return [settings.actions_topic]
     return [settings.orders_dead_letters_topic, settings.changes_dead_letters_topic]
 
 
-def _line_of(what: Tailed, *, as_json: bool) -> Callable[[Any], str]:
-    if what is Tailed.DEAD_LETTERS:
+def _line_of(what: OutputKind, *, as_json: bool) -> Callable[[Any], str]:
+    if what is OutputKind.DEAD_LETTERS:
         return dead_letter_json if as_json else dead_letter_line
     if as_json:
-        return _published_json
-    return change_line if what is Tailed.CHANGES else action_line
+        return published_json
+    return change_line if what is OutputKind.CHANGES else action_line

@@ -18,7 +18,7 @@ import pytest
 
 from segmentation.events import instant
 from stream.demo.run import DemoPlan, demo
-from stream.demo.source import Wish
+from stream.demo.source import DemoRequest
 from stream.demo.view import PlainView
 from stream.errors import SegstreamError
 from stream.orders.rows import parse_at
@@ -206,7 +206,7 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
 ) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "mine").write_text("")
-    wish = Wish(
+    wish = DemoRequest(
         str(orders_file if source is None else tmp_path / source),
         train_at_ms=None if train_at is None else parse_at(train_at),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from stream.customers.forecast import Flow, Move, each_move, outlook, told
+from stream.customers.forecast import ForecastFlow, ForecastMove, each_move, forecast_flows, named
 from stream.kafka import topics
 from stream.models.topic import read_published
 from stream.orders.simulate import simulate
@@ -37,8 +37,8 @@ async def test_the_forecast_is_what_happens(settings_for: Callable[..., Settings
         await settled(settings)
         before = sum(map(len, await moves(settings)))
         published = await read_published(settings)
-        foretold = [told(move, published) for _, move in each_move(settings, published, DAYS)]
-        flows = outlook(settings, published, DAYS)
+        foretold = [named(move, published) for _, move in each_move(settings, published, DAYS)]
+        flows = forecast_flows(settings, published, DAYS)
         as_json = await asyncio.to_thread(run, settings, "forecast", "--days", str(DAYS), "--json")
         plain = await asyncio.to_thread(run, settings, "forecast", "--days", str(DAYS))
         await replay(settings, [], until_ms=end + DAYS * DAY)
@@ -55,6 +55,6 @@ async def test_the_forecast_is_what_happens(settings_for: Callable[..., Settings
     by_day = Counter((m.at[:10], m.from_segment, m.to_segment) for m in foretold)
     assert {(f.day, f.from_segment, f.to_segment): f.customers for f in flows.flows} == dict(by_day)
     assert flows.customers == len(states(settings))
-    assert [msgspec.json.decode(line, type=Flow) for line in as_json.stdout.splitlines()] == flows.flows
+    assert [msgspec.json.decode(line, type=ForecastFlow) for line in as_json.stdout.splitlines()] == flows.flows
     assert f"{len(foretold):,} moves by {flows.until}" in plain.stdout
-    assert isinstance(foretold[0], Move)
+    assert isinstance(foretold[0], ForecastMove)

@@ -26,7 +26,7 @@ from stream.kafka.clients import KafkaUnreachable, TopicMissing, read_topic
 from stream.orders.files import OrderFileError
 from stream.orders.rows import Row, parse_at
 from stream.orders.simulate import simulate
-from stream.outputs.kinds import Tailed
+from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
 from stream.replay.publisher import ReplayError, check, replay
 from stream.settings import PREFIX
@@ -174,7 +174,7 @@ async def test_servers_that_do_not_answer_are_named_at_once(settings_for: Settin
     with pytest.raises(KafkaUnreachable, match=r"127\.0\.0\.1:1.*segstream local up"):
         await replay(nowhere, [])
     with pytest.raises(KafkaUnreachable, match=r"127\.0\.0\.1:1"):
-        await tail(nowhere, Tailed.CHANGES, print)
+        await tail(nowhere, OutputKind.CHANGES, print)
     with pytest.raises(RedisUnreachable, match=r"127\.0\.0\.1:1.*SEGSTREAM_REDIS_URL") as caught, redis_client(nowhere):
         pass
     assert "secret" not in str(caught.value)
@@ -273,7 +273,7 @@ def _change(customer: str, sequence: int) -> SegmentChanged:
     )
 
 
-async def _lines(settings: Settings, what: Tailed, **options: Any) -> list[str]:
+async def _lines(settings: Settings, what: OutputKind, **options: Any) -> list[str]:
     written: list[str] = []
     async with asyncio.timeout(30):
         await tail(settings, what, written.append, until_idle_s=0.3, **options)
@@ -286,17 +286,17 @@ async def test_moves_are_followed_as_they_were_published(settings: Settings) -> 
         (settings.changes_topic, n % 2, c.customer_id.encode(), encode(c), []) for n, c in enumerate(changes)
     ]
     await _committed(settings, sent)
-    found = await _lines(settings, Tailed.CHANGES, from_beginning=True, as_json=True)
+    found = await _lines(settings, OutputKind.CHANGES, from_beginning=True, as_json=True)
     assert sorted(found) == sorted(encode(c).decode() for c in changes)
     assert [json.loads(line)["sequence"] for line in found if json.loads(line)["customer_id"] == "a"] == [1, 2]
-    assert len(await _lines(settings, Tailed.CHANGES, from_beginning=True, limit=2)) == 2
-    told = await _lines(settings, Tailed.CHANGES, from_beginning=True)
+    assert len(await _lines(settings, OutputKind.CHANGES, from_beginning=True, limit=2)) == 2
+    told = await _lines(settings, OutputKind.CHANGES, from_beginning=True)
     assert (
         "2011-03-03 14:20:05  a  Loyal -> At Risk  silence, move 2  "
         "recency 41.2 days, frequency 12, monetary 1234.50  next: Lost 2011-06-01 00:00:00"
     ) in told
     # Without --from-beginning only what comes from now on.
-    assert await _lines(settings, Tailed.CHANGES) == []
+    assert await _lines(settings, OutputKind.CHANGES) == []
     printed = await asyncio.to_thread(
         run, settings, "tail", "changes", "--from-beginning", "--until-idle", "0.2", "--json"
     )
@@ -306,7 +306,7 @@ async def test_moves_are_followed_as_they_were_published(settings: Settings) -> 
 async def test_what_is_not_an_event_is_told_on_its_line(settings: Settings) -> None:
     sent: list[Any] = [(t, 0, b"k", b"{not\njson", []) for t in (settings.changes_topic, settings.actions_topic)]
     await _committed(settings, sent)
-    for what in (Tailed.CHANGES, Tailed.ACTIONS):
+    for what in (OutputKind.CHANGES, OutputKind.ACTIONS):
         assert (await _lines(settings, what, from_beginning=True))[0].startswith("unreadable: ")
         line = (await _lines(settings, what, from_beginning=True, as_json=True))[0]
         assert json.loads(line)["value"] == "{not\njson"
@@ -326,10 +326,10 @@ async def test_actions_are_followed(settings: Settings) -> None:
         occurred_at="2011-03-03T14:20:05.123Z",
     )
     await _committed(settings, [(settings.actions_topic, 3, b"a", encode(action), [])])
-    assert await _lines(settings, Tailed.ACTIONS, from_beginning=True) == [
+    assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True) == [
         "2011-03-03 14:20:05  a  At Risk  win-back: Win-back with 20 % off  by email (silence)  held out"
     ]
-    assert await _lines(settings, Tailed.ACTIONS, from_beginning=True, as_json=True) == [encode(action).decode()]
+    assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True, as_json=True) == [encode(action).decode()]
 
 
 class _Consumed(msgspec.Struct):
@@ -349,7 +349,7 @@ async def test_dead_letters_are_told_with_their_record(settings: Settings) -> No
         sent.append((settings.orders_dead_letters_topic, 3, dead.key, dead.value, dead.headers))
     await _committed(settings, sent)
     found = [
-        json.loads(line) for line in await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True, as_json=True)
+        json.loads(line) for line in await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True, as_json=True)
     ]
     assert [(f["topic"], f["partition"], f["offset"]) for f in found] == [
         (settings.orders_topic, 3, n) for n in range(4)
@@ -358,11 +358,11 @@ async def test_dead_letters_are_told_with_their_record(settings: Settings) -> No
     assert (found[0]["key"], found[0]["value"]) == ("k", '{"type":\n"x"}')
     assert (found[1]["key_base64"], found[1]["value_base64"]) == ("/w==", "/g==")
     assert "value" not in found[2]
-    told = await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True)
+    told = await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True)
     assert (
         told[0]
         == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  key k  type: x.  {{"type": "x"}}'
     )
     assert len(told) == 4
     for reason, number in ((Reason.WRONG_FIELD, 4), (Reason.NOT_JSON, 0)):
-        assert len(await _lines(settings, Tailed.DEAD_LETTERS, from_beginning=True, reasons=[reason])) == number
+        assert len(await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True, reasons=[reason])) == number

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from segmentation.events import Cause, Rfm, SegmentChanged, iso, move_id
-from stream.demo.report import ERASED, NEW, Customers, Moves
+from stream.demo.report import ERASED, NEW, CustomerStatistics, MoveStatistics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,8 @@ FALL = _move(2, "Champions", "At Risk", Cause.SILENCE)
 BACK = _move(3, "At Risk", "Loyal")
 
 
-def _seen(*moves: SegmentChanged) -> Moves:
-    seen = Moves(RANKING)
+def _seen(*moves: SegmentChanged) -> MoveStatistics:
+    seen = MoveStatistics(RANKING)
     for move in moves:
         seen.add(move)
     return seen
@@ -75,6 +75,6 @@ def test_a_stored_segment_that_is_not_the_last_move_s_is_found(tmp_path: Path) -
         ("d,1.00,Lost,1", 1),
     ):
         file.write_text(f"customer_id,monetary,segment,sequence\n{row}\n")
-        customers = Customers()
+        customers = CustomerStatistics()
         customers.read(file, seen, RANKING)
         assert customers.strangers == strangers, row
