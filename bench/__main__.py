@@ -93,19 +93,19 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
         **dict.fromkeys(TIME_ROWS),
     }
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         console.print(line, style="dim", markup=False)
 
     with tempfile.TemporaryDirectory(prefix="segstream-bench-") as scratch:
         folder = Path(scratch)
         with (
-            LocalStack(folder / "stack", long_run=True, report=tell) as stack,
+            LocalStack(folder / "stack", long_run=True, report=report) as stack,
             Redis.from_url(stack.endpoints.redis) as redis,
         ):
             result["machine"] = machine(redis)
-            bench = Bench(options, stack, redis, folder, tell)
+            bench = Bench(options, stack, redis, folder, report)
             for row in rows:
-                tell(f"measuring: {row}")
+                report(f"measuring: {row}")
                 found = bench.run(row)
                 if row in LABELS:
                     result["rows"].append(found)
@@ -124,38 +124,38 @@ def _about_time(result: dict[str, Any]) -> dict[str, Any] | None:
 def main() -> int:
     """Measure, show, write. Ends with 1 where an output was wrong or a row couldn't be measured."""
     parser = _parser()
-    told = parser.parse_args()
-    rows = [row for row in (*ROWS, *TIME_ROWS) if row in told.only]
-    if told.write_docs and told.source is None and not {*ROWS} <= {*rows}:
+    arguments = parser.parse_args()
+    rows = [row for row in (*ROWS, *TIME_ROWS) if row in arguments.only]
+    if arguments.write_docs and arguments.source is None and not {*ROWS} <= {*rows}:
         parser.error("--write-docs needs all rows: leave --only out")
     console = Console(stderr=True)
     options = Options(
-        told.orders,
-        told.customers,
-        told.faust_orders,
-        told.profile_orders,
-        told.latency_seconds,
-        told.warm_up_seconds,
-        told.rolling_rate,
-        told.calm_seconds,
-        told.takeover_orders,
-        told.takeover_times,
+        arguments.orders,
+        arguments.customers,
+        arguments.faust_orders,
+        arguments.profile_orders,
+        arguments.latency_seconds,
+        arguments.warm_up_seconds,
+        arguments.rolling_rate,
+        arguments.calm_seconds,
+        arguments.takeover_orders,
+        arguments.takeover_times,
         TimeOptions(
-            told.due_customers,
-            told.due_rate,
-            told.due_seconds,
-            tuple(told.rest_customers),
-            told.rest_seconds,
-            told.flood_customers,
-            told.swap_customers,
-            told.swap_rate,
-            told.swap_calm_seconds,
+            arguments.due_customers,
+            arguments.due_rate,
+            arguments.due_seconds,
+            tuple(arguments.rest_customers),
+            arguments.rest_seconds,
+            arguments.flood_customers,
+            arguments.swap_customers,
+            arguments.swap_rate,
+            arguments.swap_calm_seconds,
         ),
     )
-    out = told.out or (OUT if {*ROWS} & {*rows} else TIME_OUT)
+    out = arguments.out or (OUT if {*ROWS} & {*rows} else TIME_OUT)
     try:
-        if told.source is not None:
-            result = json.loads(told.source.read_text(encoding="utf-8"))
+        if arguments.source is not None:
+            result = json.loads(arguments.source.read_text(encoding="utf-8"))
         else:
             result = measure_all(options, rows, console)
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def main() -> int:
         return 1
     show(result, Console(width=None if sys.stdout.isatty() else 160))
     wrong = problems(result)
-    if told.write_docs and not wrong:
+    if arguments.write_docs and not wrong:
         about_time = _about_time(result)
         wrong = time_problems(about_time or {})
         DOCS.write_text(page(result, None if wrong else about_time), encoding="utf-8")

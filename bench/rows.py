@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 from redis import Redis
 
 from bench.harness import sampler
-from bench.harness.children import Child, Tally
+from bench.harness.children import CountFile, MeasuredProcess
 from bench.harness.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
 from bench.harness.errors import BenchError
-from bench.harness.meter import Measured, Meter, Progress, measure
+from bench.harness.meter import Meter, Progress, Throughput, measure
 from bench.harness.orders import bodies, preload
-from bench.harness.outputs import Checked, Figures, check_agent, check_worker, recompute
+from bench.harness.outputs import Checked, CustomerTotals, check_agent, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
 from bench.reports.time_report import TIME_ROWS
 from bench.scenarios.latency import measure_latency
@@ -65,26 +65,26 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class PreloadedTopic:
     """A preloaded topic: offsets of the first order and behind the last, by partition; what its orders come to."""
 
     topic: str
     orders: int
     begins: dict[int, int]
     ends: dict[int, int]
-    expected: dict[bytes, Figures]
+    expected: dict[bytes, CustomerTotals]
 
 
 @dataclass(slots=True)
 class Bench:
-    """One run. `tell` gets a line for each step that takes time."""
+    """One run. `report` gets a line for each step that takes time."""
 
     options: Options
     stack: LocalStack
     redis: Redis
     folder: Path
-    tell: Callable[[str], None]
-    _inputs: dict[str, Input] = field(default_factory=dict)
+    report: Callable[[str], None]
+    _inputs: dict[str, PreloadedTopic] = field(default_factory=dict)
 
     def run(self, row: str) -> dict[str, Any]:
         """Measure one row and check its outputs. Raises BenchError where it can't be measured."""
@@ -112,7 +112,7 @@ class Bench:
             "checks": None if checked is None else asdict(checked),
         }
 
-    def _input(self, topic: str, orders: int, *, with_model: bool = True) -> Input:
+    def _input(self, topic: str, orders: int, *, with_model: bool = True) -> PreloadedTopic:
         """Preload a topic, once. `with_model`: each partition begins with the start of the model."""
         if topic in self._inputs:
             return self._inputs[topic]
@@ -122,25 +122,25 @@ class Bench:
             activate_model(settings)
         begins = asyncio.run(end_offsets(settings, topic))
         customers, start_ms = self.options.customers_of(orders), _start_ms()
-        self.tell(f"sending {orders:,} orders of {customers:,} customers to {topic}")
+        self.report(f"sending {orders:,} orders of {customers:,} customers to {topic}")
         asyncio.run(preload(settings, bodies(orders, customers, start_ms)))
         ends = asyncio.run(end_offsets(settings, topic))
         sent = sum(ends.values()) - sum(begins.values())
         if sent != orders:
             raise BenchError(f"topic {topic} has {sent:,} orders, expected {orders:,}.")
-        made = Input(topic, orders, begins, ends, recompute(bodies(orders, customers, start_ms)))
+        made = PreloadedTopic(topic, orders, begins, ends, recompute(bodies(orders, customers, start_ms)))
         self._inputs[topic] = made
         return made
 
     def _deployment(self, name: str, topic: str, time_mode: Literal["wall", "event"] = "wall") -> Settings:
         return deployment(self.stack.endpoints, name, topic, time_mode)
 
-    def _drain(self) -> tuple[Measured, Checked | None]:
+    def _drain(self) -> tuple[Throughput, Checked | None]:
         given = self._input("orders", self.options.orders)
         records = given.orders + PARTITIONS  # each partition begins with the start of the model
         return self._tallied("drain", "bench.scenarios.drain", self._deployment("drain", given.topic), records), None
 
-    def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Measured, Checked | None]:
+    def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Throughput, Checked | None]:
         given = self._input("orders", self.options.orders)
         settings = self._deployment(time_mode, given.topic, time_mode)
         make_topics(settings)
@@ -148,19 +148,19 @@ class Bench:
         with start_worker(settings, time_mode, self.folder) as child:
             measured = measure(child, self.stack, heads.progress, _PATIENCE_S + given.orders / 1_000)
             end_worker(child)
-        self.tell("checking its moves and states")
+        self.report("checking its moves and states")
         return measured, asyncio.run(check_worker(settings, self.redis, given.expected))
 
-    def _faust(self) -> tuple[Measured, Checked | None]:
+    def _faust(self) -> tuple[Throughput, Checked | None]:
         given = self._input("orders-faust", self.options.faust_orders, with_model=False)
         settings = self._deployment("faust", given.topic)
         make_topics(settings)
         measured = self._tallied("faust", "bench.scenarios.faust_agent", settings, given.orders)
         return measured, asyncio.run(check_agent(settings, self.redis, given.expected))
 
-    def _tallied(self, name: str, module: str, settings: Settings, records: int) -> Measured:
+    def _tallied(self, name: str, module: str, settings: Settings, records: int) -> Throughput:
         """Measure a program that counts in a file."""
-        tally = Tally(self.folder / f"{name}.tally")
+        tally = CountFile(self.folder / f"{name}.tally")
 
         def progress() -> Progress:
             count = tally.read()
@@ -168,7 +168,7 @@ class Bench:
 
         try:
             arguments = ["-m", module, str(self.folder / f"{name}.tally")]
-            with Child(name, arguments, folder=self.folder, environment=environment(settings)) as child:
+            with MeasuredProcess(name, arguments, folder=self.folder, environment=environment(settings)) as child:
                 return measure(child, self.stack, progress, _PATIENCE_S + records / 50)
         finally:
             tally.close()
@@ -199,7 +199,7 @@ class Bench:
         nowhere = asyncio.run(end_offsets(settings, settings.orders_topic))
         heads = Heads(settings, self.redis, nowhere, nowhere)
 
-        def start(number: int) -> Child:
+        def start(number: int) -> MeasuredProcess:
             return start_worker(settings, f"rolling-{number}", self.folder)
 
         return asdict(
@@ -223,7 +223,7 @@ class Bench:
         customers, start_ms = self.options.customers_of(orders), _start_ms()
         made = list(bodies(orders, customers, start_ms))
         times = self.options.takeover_times
-        return asdict(measure_takeovers(settings, self.redis, self.folder, made, times=times, tell=self.tell))
+        return asdict(measure_takeovers(settings, self.redis, self.folder, made, times=times, report=self.report))
 
     def _time(self, row: str) -> dict[str, Any]:
         settings = self._deployment(row, f"orders-{row}").model_copy(update={"http_port": free_port()})
@@ -236,7 +236,7 @@ class Bench:
             until(heads.ready, child, _READY_S)
             meter = Meter(child, self.stack)
             asked = TimeRow(
-                row, options.time, options.warm_up_s, settings, self.stack, self.redis, meter, heads, self.tell
+                row, options.time, options.warm_up_s, settings, self.stack, self.redis, meter, heads, self.report
             )
             found = asked.measure()
             end_worker(child)

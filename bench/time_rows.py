@@ -13,10 +13,10 @@ from bench.harness.meter import Meter
 from bench.harness.worker_run import Heads
 from bench.scenarios.due import DueMoves, measure_due
 from bench.scenarios.flood import Flood, measure_flood
-from bench.scenarios.rest import Servers, measure_rest
+from bench.scenarios.rest import ServerProbe, measure_rest
 from bench.scenarios.silence import name_of, patterns
-from bench.scenarios.swap import Run, measure_swap
-from bench.scenarios.swap_watch import Watch
+from bench.scenarios.swap import SwapRun, measure_swap
+from bench.scenarios.swap_watch import SwapWatch
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 
@@ -48,7 +48,7 @@ class TimeRow:
     redis: Redis
     meter: Meter
     heads: Heads
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
 
     def measure(self) -> dict[str, Any]:
         """Measure it while the worker runs; what Redis must have in the end is looked at, too. Raises BenchError."""
@@ -69,7 +69,7 @@ class TimeRow:
                     rate=options.due_rate,
                     seconds=options.due_s,
                     warm_up_s=self.warm_up_s,
-                    tell=self.tell,
+                    report=self.report,
                 )
             )
         else:
@@ -81,27 +81,27 @@ class TimeRow:
                     made,
                     customers=options.flood_customers,
                     warm_up_s=self.warm_up_s,
-                    tell=self.tell,
+                    report=self.report,
                 )
             )
         return asdict(found)
 
     def _rest(self) -> dict[str, Any]:
-        servers = Servers(self.redis, self.stack.kafka.directory, self.meter)
+        servers = ServerProbe(self.redis, self.stack.kafka.directory, self.meter)
         found = measure_rest(
             self.settings,
             servers,
             patterns(self.settings.rules),
             self.options.rest_customers,
             seconds=self.options.rest_s,
-            tell=self.tell,
+            report=self.report,
         )
         return asdict(found)
 
     def _swap(self) -> dict[str, Any]:
         options = self.options
         cohort = frozenset(name_of(number).decode() for number in range(options.swap_customers))
-        run = Run(self.settings, self.redis, self.meter, self.heads, Watch(cohort), self.tell)
+        run = SwapRun(self.settings, self.redis, self.meter, self.heads, SwapWatch(cohort), self.report)
         found = measure_swap(
             run,
             patterns(self.settings.rules),

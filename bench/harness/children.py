@@ -19,8 +19,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _GRACE_S: Final = 15.0  # to finish a turn and leave the group
 
 
-class Child:
-    """`python ARGUMENTS…`, its output in a log, under a guardian. A context: leaving it ends the process."""
+class MeasuredProcess:
+    """`python ARGUMENTS…`, its output in a log, under a watchdog. A context: leaving it ends the process."""
 
     def __init__(self, name: str, arguments: list[str], *, folder: Path, environment: dict[str, str]) -> None:
         """Start it in `folder`, where its log is too. Raises BenchError where it can't be started."""
@@ -29,7 +29,7 @@ class Child:
         watched = [sys.executable, "-I", "-S", watchdog.__file__, "kept", str(_GRACE_S)]
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
         with self.log.open("ab") as log:
-            self._guardian = subprocess.Popen(
+            self._watchdog = subprocess.Popen(
                 [*watched, sys.executable, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -38,8 +38,8 @@ class Child:
                 env=environment | {"PYTHONPATH": path},
                 start_new_session=True,
             )
-        assert self._guardian.stdout is not None
-        line = self._guardian.stdout.readline()
+        assert self._watchdog.stdout is not None
+        line = self._watchdog.stdout.readline()
         try:
             self.process = psutil.Process(int(line))
         except (ValueError, psutil.NoSuchProcess):
@@ -48,21 +48,21 @@ class Child:
 
     def check(self) -> None:
         """Raise BenchError where it has ended."""
-        if self._guardian.poll() is not None:
+        if self._watchdog.poll() is not None:
             raise self.failed()
 
     def failed(self) -> BenchError:
         """Say that it ended, and why as far as its log knows."""
-        return BenchError(f"{self.name} ended with {self._guardian.poll()}; its log ends: {tail(self.log)}")
+        return BenchError(f"{self.name} ended with {self._watchdog.poll()}; its log ends: {tail(self.log)}")
 
     def end(self) -> int:
         """Ask it to end (SIGTERM), wait, and give its exit code."""
         with contextlib.suppress(BrokenPipeError):
-            if self._guardian.stdin is not None:
-                self._guardian.stdin.close()
-        code = self._guardian.wait(_GRACE_S + 5)
-        if self._guardian.stdout is not None:
-            self._guardian.stdout.close()
+            if self._watchdog.stdin is not None:
+                self._watchdog.stdin.close()
+        code = self._watchdog.wait(_GRACE_S + 5)
+        if self._watchdog.stdout is not None:
+            self._watchdog.stdout.close()
         return code
 
     def __enter__(self) -> Self:
@@ -72,7 +72,7 @@ class Child:
         self.end()
 
 
-class Tally:
+class CountFile:
     """A number that one process writes and another reads, at the price of one system call: eight bytes of a file."""
 
     def __init__(self, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import psutil
 
-from bench.harness.children import Child
+from bench.harness.children import MeasuredProcess
 from bench.harness.errors import BenchError
 from stream.local.stack import LocalStack
 
@@ -28,7 +28,7 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CpuReading:
     """CPU seconds used so far, at one instant."""
 
     at_s: float  # of a monotonic clock
@@ -39,7 +39,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Throughput:
     """What a row took, from the end of its start-up until all was settled. None: too short a time to tell."""
 
     orders: int
@@ -56,18 +56,18 @@ class Measured:
 class Meter:
     """Reads the CPU times of one program and of the servers beside it."""
 
-    def __init__(self, child: Child, stack: LocalStack) -> None:
+    def __init__(self, child: MeasuredProcess, stack: LocalStack) -> None:
         self._own = child.process
         self._broker = psutil.Process(stack.kafka.pid)
         self._valkey = psutil.Process(stack.valkey.pid)
 
-    def read(self) -> Reading:
+    def read(self) -> CpuReading:
         """CPU seconds now."""
         own, broker, valkey = (_cpu_s(p) for p in (self._own, self._broker, self._valkey))
         total = psutil.cpu_times()
         # "guest" is part of "user" on Linux, and not every system has the others.
         busy = sum(getattr(total, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq"))
-        return Reading(time.perf_counter(), own, broker, valkey, busy - own - broker - valkey)
+        return CpuReading(time.perf_counter(), own, broker, valkey, busy - own - broker - valkey)
 
     def rss_mb(self) -> float:
         """Resident memory of the program now, in MB (10^6 bytes)."""
@@ -79,14 +79,16 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(child: Child, stack: LocalStack, progress: Callable[[], Progress], timeout_s: float) -> Measured:
+def measure(
+    child: MeasuredProcess, stack: LocalStack, progress: Callable[[], Progress], timeout_s: float
+) -> Throughput:
     """Watch a program from the end of its start-up until all is settled. Raises BenchError where it ends or takes too long.
 
     The first orders count with all the work that was done for them: what begins the span is that work may begin.
     """
     meter, load = Meter(child, stack), os.getloadavg()[0]
     deadline = time.monotonic() + timeout_s
-    began: tuple[int, Reading] | None = None
+    began: tuple[int, CpuReading] | None = None
     peak = 0.0
     while True:
         child.check()
@@ -104,14 +106,14 @@ def measure(child: Child, stack: LocalStack, progress: Callable[[], Progress], t
         time.sleep(POLL_S)
 
 
-def _difference(begun: int, first: Reading, done: int, last: Reading, peak: float, load: float) -> Measured:
+def _difference(begun: int, first: CpuReading, done: int, last: CpuReading, peak: float, load: float) -> Throughput:
     seconds, count = last.at_s - first.at_s, done - begun
     told = count > 0 and seconds >= _LEAST_S
 
     def per_million(spent: float) -> float | None:
         return round(spent / count * _MILLION, 2) if told else None
 
-    return Measured(
+    return Throughput(
         orders=done,
         seconds=round(seconds, 3),
         orders_per_s=round(count / seconds, 1) if told else None,

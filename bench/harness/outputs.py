@@ -29,7 +29,7 @@ _UNITS: Final = 10_000  # ten-thousandths, as states keep money
 
 
 @dataclass(slots=True)
-class Figures:
+class CustomerTotals:
     """What a customer's orders come to: number, sum in ten-thousandths, time of the latest (ms)."""
 
     frequency: int = 0
@@ -53,7 +53,7 @@ class Checked:
             self.problems.append(problem)
 
 
-class _Told(msgspec.Struct, gc=False):
+class _CheckedMove(msgspec.Struct, gc=False):
     """What the check needs of a `segment.changed`."""
 
     customer_id: str
@@ -63,24 +63,24 @@ class _Told(msgspec.Struct, gc=False):
     target: str | None = msgspec.field(name="to")
 
 
-def recompute(orders: Iterable[tuple[bytes, bytes]]) -> dict[bytes, Figures]:
+def recompute(orders: Iterable[tuple[bytes, bytes]]) -> dict[bytes, CustomerTotals]:
     """Every customer's figures from the orders' JSON, by the standard library alone. All lie within one window.
 
     >>> body = b'{"occurred_at": "1970-01-01T00:00:00.007Z", "amount": {"value": "1.25", "currency": "USD"}}'
     >>> recompute([(b"c1", body), (b"c1", body)])
-    {b'c1': Figures(frequency=2, monetary=25000, last=7)}
+    {b'c1': CustomerTotals(frequency=2, monetary=25000, last=7)}
     """
-    found: dict[bytes, Figures] = {}
+    found: dict[bytes, CustomerTotals] = {}
     for customer, body in orders:
         order = json.loads(body)
-        figures = found.setdefault(customer, Figures())
+        figures = found.setdefault(customer, CustomerTotals())
         figures.frequency += 1
         figures.monetary += int(Decimal(order["amount"]["value"]) * _UNITS)
         figures.last = max(figures.last, round(datetime.fromisoformat(order["occurred_at"]).timestamp() * 1000))
     return found
 
 
-async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, Figures]) -> Checked:
+async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, CustomerTotals]) -> Checked:
     """Compare what a worker has told and stored with the orders' own figures. The worker rests, or has ended."""
     checked = Checked(customers=len(expected))
     last = await _chains(settings, checked)
@@ -108,7 +108,7 @@ async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, F
 
 async def _chains(settings: Settings, checked: Checked) -> dict[bytes, tuple[str | None, int]]:
     """Read all moves: each customer's last segment and sequence. Sequences count 1, 2, 3…; `from` is the `to` before."""
-    decoder, causes = msgspec.json.Decoder(_Told), Counter[str]()
+    decoder, causes = msgspec.json.Decoder(_CheckedMove), Counter[str]()
     last: dict[bytes, tuple[str | None, int]] = {}
     async with kafka_consumer(settings) as consumer:
         partitions = await partitions_of(consumer, [settings.changes_topic])
@@ -128,13 +128,13 @@ async def _chains(settings: Settings, checked: Checked) -> dict[bytes, tuple[str
     return last
 
 
-def _compare(customer: bytes, head: Any, figures: Figures | None, checked: Checked) -> None:
-    found = Figures(int(head["frequency"]), int(head["monetary"]), int(head["last"]))
+def _compare(customer: bytes, head: Any, figures: CustomerTotals | None, checked: Checked) -> None:
+    found = CustomerTotals(int(head["frequency"]), int(head["monetary"]), int(head["last"]))
     if found != figures:
         checked.complain(f"{customer!r}: Redis has {found}, the orders come to {figures}")
 
 
-def _ask_again(asked: list[tuple[bytes, Any, int]], expected: dict[bytes, Figures], checked: Checked) -> None:
+def _ask_again(asked: list[tuple[bytes, Any, int]], expected: dict[bytes, CustomerTotals], checked: Checked) -> None:
     """At the shard's clock the model must leave each of them where the last move has put them."""
     scorer = Scorer(bench_model())
     head = np.array([row[1] for row in asked], dtype=HEAD)
@@ -153,7 +153,7 @@ def _ask_again(asked: list[tuple[bytes, Any, int]], expected: dict[bytes, Figure
     checked.segments_asked = len(asked)
 
 
-async def check_agent(settings: Settings, redis: Redis, expected: dict[bytes, Figures]) -> Checked:
+async def check_agent(settings: Settings, redis: Redis, expected: dict[bytes, CustomerTotals]) -> Checked:
     """Compare the Faust agent's hashes with the orders' own figures; count its changes."""
     checked = Checked(customers=len(expected))
     for customer, figures in expected.items():

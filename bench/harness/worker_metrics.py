@@ -28,28 +28,28 @@ def read(port: int) -> list[Sample]:
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class TurnHistogram:
     """A worker's turns: how many took at most so many seconds (the last bound: infinity), and all their seconds."""
 
     within: Mapping[float, float]
     seconds: float
 
     @classmethod
-    def of(cls, samples: list[Sample]) -> Turns:
+    def of(cls, samples: list[Sample]) -> TurnHistogram:
         """Read the histogram."""
         within = {float(s.labels["le"]): s.value for s in samples if s.name == f"{_TURN}_bucket"}
         return cls(within, sum(s.value for s in samples if s.name == f"{_TURN}_sum"))
 
-    def since(self, before: Turns) -> Turns:
+    def since(self, before: TurnHistogram) -> TurnHistogram:
         """Those that came after `before`."""
         within = {bound: count - before.within.get(bound, 0) for bound, count in self.within.items()}
-        return Turns(within, self.seconds - before.seconds)
+        return TurnHistogram(within, self.seconds - before.seconds)
 
     @property
     def mean_ms(self) -> float | None:
         """None: there were none.
 
-        >>> Turns({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).mean_ms
+        >>> TurnHistogram({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).mean_ms
         125.0
         """
         count = max(self.within.values(), default=0)
@@ -58,7 +58,7 @@ class Turns:
     def bound_ms(self, share: float) -> float | None:
         """The histogram's least bound that this share of the turns keeps; None: there were none, or it isn't told.
 
-        >>> Turns({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).bound_ms(0.75)
+        >>> TurnHistogram({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).bound_ms(0.75)
         100.0
         """
         count = max(self.within.values(), default=0)

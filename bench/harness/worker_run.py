@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from redis import Redis
 
-from bench.harness.children import Child
+from bench.harness.children import MeasuredProcess
 from bench.harness.deployment import environment
 from bench.harness.errors import BenchError
 from bench.harness.meter import POLL_S, Progress
@@ -20,10 +20,10 @@ from stream.storage.keys import ShardKeys
 _WORKER: Final = ("stream.cli", "worker")
 
 
-def start_worker(settings: Settings, name: str, folder: Path, samples: Path | None = None) -> Child:
+def start_worker(settings: Settings, name: str, folder: Path, samples: Path | None = None) -> MeasuredProcess:
     """Start one. `samples`: run it under the sampler, which writes there."""
     module = ["-m", *_WORKER] if samples is None else ["-m", "bench.harness.sampler", str(samples), *_WORKER]
-    return Child(name, module, folder=folder, environment=environment(settings))
+    return MeasuredProcess(name, module, folder=folder, environment=environment(settings))
 
 
 class Heads:
@@ -59,13 +59,13 @@ class Heads:
         return len(found) == len(self._keys) and all(head.version and head.cursor is None for head in found)
 
 
-def end_worker(child: Child) -> None:
+def end_worker(child: MeasuredProcess) -> None:
     """Let it drain, and expect it to end well. Raises BenchError."""
     if code := child.end():
         raise BenchError(f"{child.name} ended with {code}, expected 0.", hint=f"Look at {child.log}.")
 
 
-def until(condition: Callable[[], bool], child: Child, within_s: float) -> None:
+def until(condition: Callable[[], bool], child: MeasuredProcess, within_s: float) -> None:
     """Wait for a program. Raises BenchError where it ends before, or it takes longer."""
     deadline = time.monotonic() + within_s
     while not condition():

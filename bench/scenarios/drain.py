@@ -8,14 +8,14 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from bench.harness.children import Tally
+from bench.harness.children import CountFile
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.settings import load_settings
 
 MOST: Final = 20_000  # records a call
 
 
-async def drain(tally: Tally) -> None:
+async def drain(tally: CountFile) -> None:
     """Read the orders topic (read_committed) from its beginning to its present end."""
     settings = load_settings()
     async with kafka_consumer(settings) as consumer:
@@ -34,7 +34,7 @@ def main() -> None:
     """Drain, then wait for SIGTERM: whoever measures reads this process's CPU time after its end."""
     parser = argparse.ArgumentParser(prog="python -m bench.scenarios.drain", description=__doc__)
     parser.add_argument("tally", type=Path, help="file for the count of records read")
-    asyncio.run(drain(Tally(parser.parse_args().tally)))
+    asyncio.run(drain(CountFile(parser.parse_args().tally)))
     signal.pause()
 
 

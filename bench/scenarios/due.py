@@ -12,8 +12,8 @@ import numpy as np
 from redis import Redis
 
 from bench.harness.errors import BenchError
-from bench.harness.meter import Meter, Reading
-from bench.scenarios.moves_seen import Seen, Spread, watching
+from bench.harness.meter import CpuReading, Meter
+from bench.scenarios.moves_seen import DueWatch, LatencySpread, watching
 from bench.scenarios.silence import Cohort, Pattern, not_moved, seed
 from segmentation.entries import DAY_MS
 from stream.settings import Settings
@@ -32,8 +32,8 @@ class Span:
     """One stretch of time, and who used how much of a core in it."""
 
     orders_per_s: int
-    due: Spread
-    orders: Spread
+    due: LatencySpread
+    orders: LatencySpread
     worker_cores: float
     broker_cores: float
     valkey_cores: float
@@ -77,7 +77,7 @@ async def measure_due(
     rate: int,
     seconds: float,
     warm_up_s: float,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> DueMoves:
     """Let `rate` customers a second come due, for `seconds` with orders beside them and as long without; then check each.
 
@@ -85,15 +85,15 @@ async def measure_due(
     """
     total_s = warm_up_s + 2 * seconds + 2 * _PAUSE_S
     moving = round(total_s * rate)
-    tell(f"putting {customers - moving:,} customers at rest into Redis")
+    report(f"putting {customers - moving:,} customers at rest into Redis")
     seed(settings, redis, at_rest(moving, max(customers - moving, 0), _now_ms()), made)
     begin = time.time() + LEAD_S + moving / SEEDED_A_S
     cohort = evenly(0, int(begin * 1e3), total_s, rate)
     seed(settings, redis, cohort, made)
     if time.time() > begin:
         raise BenchError(f"{moving:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
-    seen, stop = Seen(cohort, made), asyncio.Event()
-    tell(f"{rate:,} due a second, from {LEAD_S:.0f} s on, for {total_s:.0f} s")
+    seen, stop = DueWatch(cohort, made), asyncio.Event()
+    report(f"{rate:,} due a second, from {LEAD_S:.0f} s on, for {total_s:.0f} s")
     async with watching(settings, seen) as producer:
         sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
         begin += warm_up_s
@@ -114,7 +114,7 @@ async def measure_due(
     )
 
 
-async def arrived(seen: Seen, until: float) -> None:
+async def arrived(seen: DueWatch, until: float) -> None:
     """Wait until nothing is missing any more, or this instant (seconds since 1970), and then for Redis, which follows Kafka."""
     while not seen.all_seen():
         if time.time() > until:
@@ -127,14 +127,14 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def _span(meter: Meter, begin: float, seconds: float) -> tuple[float, float, Reading, Reading]:
+async def _span(meter: Meter, begin: float, seconds: float) -> tuple[float, float, CpuReading, CpuReading]:
     await asyncio.sleep(begin - time.time())
     first = meter.read()
     await asyncio.sleep(begin + seconds - time.time())
     return begin, begin + seconds, first, meter.read()
 
 
-def _told(seen: Seen, begin: float, end: float, first: Reading, last: Reading, rate: int) -> Span:
+def _told(seen: DueWatch, begin: float, end: float, first: CpuReading, last: CpuReading, rate: int) -> Span:
     seconds = last.at_s - first.at_s
     return Span(
         orders_per_s=rate,

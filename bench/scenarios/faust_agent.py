@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler
 
-from bench.harness.children import Tally
+from bench.harness.children import CountFile
 from bench.harness.model import bench_model
 from segmentation.model import SegmentModel
 from stream.settings import Settings, load_settings
@@ -28,14 +28,14 @@ from stream.settings import Settings, load_settings
 _DAY_S: Final = 86_400.0
 
 
-class Amount(faust.Record):
+class AgentAmount(faust.Record):
     """Money as decimal text."""
 
     value: str
     currency: str
 
 
-class Order(faust.Record, serializer="json"):
+class AgentOrder(faust.Record, serializer="json"):
     """`order.placed`."""
 
     type: str
@@ -43,7 +43,7 @@ class Order(faust.Record, serializer="json"):
     order_id: str
     customer_id: str
     occurred_at: str
-    amount: Amount
+    amount: AgentAmount
 
 
 class Classifier:
@@ -68,7 +68,7 @@ class Classifier:
         return self._names[int(self._clusters.predict(self._scaler.transform([row]))[0])]
 
 
-def build(settings: Settings, tally: Tally) -> Any:
+def build(settings: Settings, tally: CountFile) -> Any:
     """The Faust app."""
     app: Any = faust.App(
         settings.group,
@@ -80,7 +80,7 @@ def build(settings: Settings, tally: Tally) -> Any:
         topic_disable_leader=True,
         autodiscover=False,
     )
-    orders = app.topic(settings.orders_topic, key_type=str, value_type=Order)
+    orders = app.topic(settings.orders_topic, key_type=str, value_type=AgentOrder)
     changes = app.topic(settings.changes_topic, key_type=str, value_serializer="json")
     redis: Any = Redis.from_url(settings.redis_url.get_secret_value(), decode_responses=True)
     classifier = Classifier(bench_model())
@@ -113,7 +113,7 @@ def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench.scenarios.faust_agent", description=__doc__)
     parser.add_argument("tally", type=Path, help="file for the count of events")
-    tally = Tally(parser.parse_args().tally)
+    tally = CountFile(parser.parse_args().tally)
     # Faust parses the arguments itself, where there are any.
     sys.argv[1:] = []
     faust.Worker(build(load_settings(), tally), loglevel="WARNING", quiet=True).execute_from_commandline()

@@ -12,9 +12,9 @@ from redis import Redis
 
 from bench.harness.errors import BenchError
 from bench.harness.meter import Meter
-from bench.harness.worker_metrics import Turns, read
+from bench.harness.worker_metrics import TurnHistogram, read
 from bench.scenarios.due import LEAD_S, ORDERS_RATE, SEEDED_A_S, arrived, evenly
-from bench.scenarios.moves_seen import Seen, Spread, watching
+from bench.scenarios.moves_seen import DueWatch, LatencySpread, watching
 from bench.scenarios.silence import Pattern, not_moved, seed
 from stream.settings import Settings
 
@@ -32,8 +32,8 @@ class Flood:
     orders_per_s: int
     drained_s: float  # from the first due instant until the last move could be seen
     moves_per_s: float
-    calm: Spread  # of the orders before
-    during: Spread  # of the orders sent while it drained
+    calm: LatencySpread  # of the orders before
+    during: LatencySpread  # of the orders sent while it drained
     turn_mean_ms: float | None  # by the worker's own metric
     turn_p99_bound_ms: float | None  # 99 of 100 took no longer: a bound of the metric's histogram
     rss_before_mb: float
@@ -50,7 +50,7 @@ async def measure_flood(
     *,
     customers: int,
     warm_up_s: float,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Flood:
     """Put the customers into Redis, send orders until they are due, and go on until all were told.
 
@@ -58,12 +58,12 @@ async def measure_flood(
     """
     begin = time.time() + LEAD_S + warm_up_s + customers / SEEDED_A_S
     cohort = evenly(0, int(begin * 1e3), 1.0, customers)
-    seen, stop = Seen(cohort, made), asyncio.Event()
-    tell(f"putting {customers:,} customers, due within one second, into Redis")
+    seen, stop = DueWatch(cohort, made), asyncio.Event()
+    report(f"putting {customers:,} customers, due within one second, into Redis")
     seed(settings, redis, cohort, made)
     if time.time() > begin - warm_up_s:
         raise BenchError(f"{customers:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
-    tell(f"{ORDERS_RATE} orders/s; the flood begins in {begin - time.time():.0f} s")
+    report(f"{ORDERS_RATE} orders/s; the flood begins in {begin - time.time():.0f} s")
     async with watching(settings, seen) as producer:
         sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
         await asyncio.sleep(begin - time.time())
@@ -97,5 +97,5 @@ async def measure_flood(
     )
 
 
-async def _turns(settings: Settings) -> Turns:
-    return Turns.of(await asyncio.to_thread(read, settings.http_port))
+async def _turns(settings: Settings) -> TurnHistogram:
+    return TurnHistogram.of(await asyncio.to_thread(read, settings.http_port))

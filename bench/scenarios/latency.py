@@ -16,7 +16,7 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.errors import BenchError
-from bench.harness.meter import Meter, Reading
+from bench.harness.meter import CpuReading, Meter
 from segmentation.events import Amount, OrderPlaced, encode
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.settings import Settings
@@ -43,11 +43,11 @@ class Latency:
     latest_send_ms: float  # how far the sender fell behind its schedule at worst: what it measures then is its own
 
 
-class _Told(msgspec.Struct, gc=False):
+class _TimedMove(msgspec.Struct, gc=False):
     causation_id: str | None
 
 
-class _Probe:
+class _LatencyProbe:
     """When each order was sent, and how long each took."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class _Probe:
 
     async def watch(self, consumer: Any) -> None:
         """Take every move as it becomes visible."""
-        decoder = msgspec.json.Decoder(_Told)
+        decoder = msgspec.json.Decoder(_TimedMove)
         while True:
             answer = await consumer.getmany(timeout_ms=1_000)
             now = time.perf_counter_ns()
@@ -98,7 +98,7 @@ def order_of(number: int, customer: str | None = None) -> tuple[bytes, bytes, st
 
 async def measure_latency(settings: Settings, meter: Meter, *, warm_up_s: float, seconds: float) -> Latency:
     """Send 500 orders/s for `warm_up_s` + `seconds`, and time those of the latter. Raises BenchError where moves are missing."""
-    probe = _Probe()
+    probe = _LatencyProbe()
     producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=0, acks="all")
     await producer.start()
     async with kafka_consumer(settings) as consumer:
@@ -123,7 +123,7 @@ async def measure_latency(settings: Settings, meter: Meter, *, warm_up_s: float,
     return _latency(probe, count, first, last)
 
 
-async def _until_seen(probe: _Probe) -> None:
+async def _until_seen(probe: _LatencyProbe) -> None:
     deadline = time.monotonic() + _ARRIVE_S
     while probe.sent:
         if time.monotonic() > deadline:
@@ -131,7 +131,7 @@ async def _until_seen(probe: _Probe) -> None:
         await asyncio.sleep(0.02)
 
 
-def _latency(probe: _Probe, count: int, first: Reading, last: Reading) -> Latency:
+def _latency(probe: _LatencyProbe, count: int, first: CpuReading, last: CpuReading) -> Latency:
     took, seconds = np.array(probe.took_ms), last.at_s - first.at_s
     p50, p99 = np.percentile(took, [50, 99]).tolist()
     return Latency(

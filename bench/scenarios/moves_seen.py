@@ -27,7 +27,7 @@ _SHOWN: Final = 5
 _A_CALL: Final = 500  # records: whoever sends in this loop mustn't wait long for their decoding
 
 
-class Told(msgspec.Struct, gc=False):
+class SeenMove(msgspec.Struct, gc=False):
     """What is looked at of a `segment.changed`."""
 
     customer_id: str
@@ -40,7 +40,7 @@ class Told(msgspec.Struct, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class LatencySpread:
     """Of so many latencies, in ms. None: there were none."""
 
     count: int
@@ -49,11 +49,11 @@ class Spread:
     max_ms: float | None
 
     @classmethod
-    def of(cls, took_ms: NDArray[np.float64]) -> Spread:
+    def of(cls, took_ms: NDArray[np.float64]) -> LatencySpread:
         """Take the percentiles.
 
-        >>> Spread.of(np.array([1.0, 2.0, 4.0]))
-        Spread(count=3, p50_ms=2.0, p99_ms=4.0, max_ms=4.0)
+        >>> LatencySpread.of(np.array([1.0, 2.0, 4.0]))
+        LatencySpread(count=3, p50_ms=2.0, p99_ms=4.0, max_ms=4.0)
         """
         if not took_ms.size:
             return cls(0, None, None, None)
@@ -62,7 +62,7 @@ class Spread:
 
 
 @dataclass(slots=True)
-class Seen:
+class DueWatch:
     """What was sent, whom time is to move, and what was seen of both. Clocks of this machine, which all measured run on."""
 
     cohort: Cohort
@@ -81,7 +81,7 @@ class Seen:
         self._due_seen = np.zeros(self.due_left, dtype=np.uint8)
         self._due_took_ms = np.zeros(self.due_left)
 
-    def take(self, move: Told, now: float) -> None:
+    def take(self, move: SeenMove, now: float) -> None:
         """One move, visible since `now`."""
         if move.cause == Cause.SILENCE:
             self._take_due(move, now)
@@ -92,7 +92,7 @@ class Seen:
         else:
             self._orders.append((sent, (now - sent) * 1e3))
 
-    def _take_due(self, move: Told, now: float) -> None:
+    def _take_due(self, move: SeenMove, now: float) -> None:
         number = number_of(move.customer_id)
         row = number - self.cohort.first
         if not 0 <= row < self._due_seen.size:
@@ -137,14 +137,14 @@ class Seen:
         parts = ((self.due_left, "customers due were never told"), (len(self._sent), "orders made no move"))
         return [f"{count:,} {what}" for count, what in parts if count]
 
-    def due(self, begin: float, end: float) -> Spread:
+    def due(self, begin: float, end: float) -> LatencySpread:
         """From the instant due to visible, of those due in this span of seconds since 1970."""
         inside = (self.cohort.due_ms >= begin * 1e3) & (self.cohort.due_ms < end * 1e3) & (self._due_seen > 0)
-        return Spread.of(self._due_took_ms[inside])
+        return LatencySpread.of(self._due_took_ms[inside])
 
-    def orders(self, begin: float, end: float) -> Spread:
+    def orders(self, begin: float, end: float) -> LatencySpread:
         """From just before `send` to visible, of those sent in this span."""
-        return Spread.of(np.array([ms for sent, ms in self._orders if begin <= sent < end], dtype=np.float64))
+        return LatencySpread.of(np.array([ms for sent, ms in self._orders if begin <= sent < end], dtype=np.float64))
 
 
 @asynccontextmanager
@@ -175,13 +175,13 @@ async def beside(
         await producer.stop()
 
 
-def watching(settings: Settings, seen: Seen) -> AbstractAsyncContextManager[AIOKafkaProducer]:
-    """Take every move that becomes visible within this block. Gives a producer for `Seen.send`."""
+def watching(settings: Settings, seen: DueWatch) -> AbstractAsyncContextManager[AIOKafkaProducer]:
+    """Take every move that becomes visible within this block. Gives a producer for `DueWatch.send`."""
     return beside(settings, [settings.changes_topic], partial(_follow, seen))
 
 
-async def _follow(seen: Seen, consumer: Any) -> None:
-    decoder = msgspec.json.Decoder(Told)
+async def _follow(seen: DueWatch, consumer: Any) -> None:
+    decoder = msgspec.json.Decoder(SeenMove)
     while True:
         answer = await consumer.getmany(timeout_ms=1_000, max_records=_A_CALL)
         now = time.time()

@@ -55,7 +55,7 @@ class AtRest:
 
 
 @dataclass(frozen=True, slots=True)
-class Servers:
+class ServerProbe:
     """What is looked at while nothing happens."""
 
     redis: Redis
@@ -94,12 +94,12 @@ class Servers:
 
 def measure_rest(
     settings: Settings,
-    servers: Servers,
+    servers: ServerProbe,
     made: list[Pattern],
     sizes: Sequence[int],
     *,
     seconds: float,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> AtRest:
     """Measure `seconds` at each size, the smallest first; leave out what takes too much memory or time to set up.
 
@@ -113,7 +113,7 @@ def measure_rest(
         if rows and (why := too_much(rows[-1], size, psutil.virtual_memory().available)):
             skipped.append(f"{size:,} customers: {why}")
             continue
-        tell(f"putting {size - there:,} customers at rest into Redis")
+        report(f"putting {size - there:,} customers at rest into Redis")
         began = time.monotonic()
         seed(settings, servers.redis, at_rest(there, size - there, time.time_ns() // 1_000_000), made)
         seeding_s = time.monotonic() - began
@@ -136,7 +136,7 @@ def too_much(last: Rest, size: int, available: int) -> str | None:
     return f"about {seeding_s:.0f} s to put them into Redis" if seeding_s > MOST_SEEDING_S else None
 
 
-def _measure(servers: Servers, size: int, seconds: float, bytes_a_customer: float, seeding_s: float) -> Rest:
+def _measure(servers: ServerProbe, size: int, seconds: float, bytes_a_customer: float, seeding_s: float) -> Rest:
     commands, logged, first = servers.commands(), servers.logged(), servers.meter.read()
     time.sleep(seconds)
     last = servers.meter.read()

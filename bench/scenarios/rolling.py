@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaProducer
 
-from bench.harness.children import Child
+from bench.harness.children import MeasuredProcess
 from bench.harness.errors import BenchError
 from bench.scenarios.latency import order_of
 from stream.kafka.clients import kafka_consumer, partitions_of
@@ -45,14 +45,14 @@ class Rolling:
     doubled: int
 
 
-class _Told(msgspec.Struct, gc=False):
+class _RollingMove(msgspec.Struct, gc=False):
     customer_id: str
     causation_id: str | None
     sequence: int
 
 
 @dataclass(slots=True)
-class _Watch:
+class _RollingWatch:
     """What was sent, and what was seen of it: by partition, (when sent in ns, how long it took in ms)."""
 
     sent: dict[str, int] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class _Watch:
     skipped: int = 0
 
     async def follow(self, consumer: Any) -> None:
-        decoder = msgspec.json.Decoder(_Told)
+        decoder = msgspec.json.Decoder(_RollingMove)
         while True:
             answer = await consumer.getmany(timeout_ms=1_000)
             now = time.perf_counter_ns()
@@ -97,7 +97,7 @@ class _Watch:
 
 async def measure_rolling(
     settings: Settings,
-    start: Callable[[int], Child],
+    start: Callable[[int], MeasuredProcess],
     ready: Callable[[], bool],
     *,
     rate: int,
@@ -111,7 +111,7 @@ async def measure_rolling(
     Raises BenchError where a worker doesn't end well.
     """
     workers = [start(number) for number in range(WORKERS)]
-    watch, stop, spans = _Watch(), asyncio.Event(), list[tuple[int, int]]()
+    watch, stop, spans = _RollingWatch(), asyncio.Event(), list[tuple[int, int]]()
     producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=5, acks="all")
     try:
         await _until(ready)
@@ -152,7 +152,7 @@ async def measure_rolling(
     return _rolling(watch, warm, spans)
 
 
-def _end(worker: Child) -> None:
+def _end(worker: MeasuredProcess) -> None:
     if code := worker.end():
         raise BenchError(f"{worker.name} ended with {code}, expected 0.", hint=f"Look at {worker.log}.")
 
@@ -165,7 +165,7 @@ async def _until(condition: Callable[[], bool], within_s: float = _READY_S) -> N
         await asyncio.sleep(0.05)
 
 
-def _rolling(watch: _Watch, warm: int, spans: list[tuple[int, int]]) -> Rolling:
+def _rolling(watch: _RollingWatch, warm: int, spans: list[tuple[int, int]]) -> Rolling:
     pauses = np.array([ms for begin, end in spans for ms in watch.longest(begin, end)])
     changing = [(begin - 1_000_000_000, end) for begin, end in spans]
     calm = [

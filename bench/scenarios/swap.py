@@ -20,10 +20,10 @@ from bench.harness.meter import Meter
 from bench.harness.model import bench_model, nearer_at_risk
 from bench.harness.worker_run import Heads
 from bench.scenarios.due import at_rest
-from bench.scenarios.moves_seen import Spread
+from bench.scenarios.moves_seen import LatencySpread
 from bench.scenarios.silence import Pattern, seed
 from bench.scenarios.swap_checks import judge
-from bench.scenarios.swap_watch import Watch, following
+from bench.scenarios.swap_watch import SwapWatch, following
 from segmentation.decisions import CompiledModel
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
@@ -50,8 +50,8 @@ class Swap:
     customers_per_s: float
     plain_per_s: float  # the plain loop over the same keys, in the same circumstances
     ratio: float
-    calm: Spread  # orders before it
-    during: Spread
+    calm: LatencySpread  # orders before it
+    during: LatencySpread
     most_behind: int  # orders sent and not yet stored, at most
     behind: int  # the same at the end
     worker_cores: float
@@ -72,7 +72,7 @@ class Shadow:
 
     seconds: float  # its start included
     customers: int
-    during: Spread  # orders meanwhile
+    during: LatencySpread  # orders meanwhile
     most_behind: int
 
 
@@ -92,15 +92,15 @@ class Swaps:
 
 
 @dataclass(slots=True)
-class Run:
+class SwapRun:
     """What is measured, and who measures."""
 
     settings: Settings
     redis: Redis
     meter: Meter
     heads: Heads
-    watch: Watch
-    tell: Callable[[str], None]
+    watch: SwapWatch
+    report: Callable[[str], None]
     offsets: int = 0  # sums of the heads before the first order: how far, and how many moves
     told: int = 0
 
@@ -243,19 +243,19 @@ class Run:
 
 
 async def measure_swap(
-    run: Run, made: list[Pattern], *, customers: int, rate: int, calm_s: float, warm_up_s: float
+    run: SwapRun, made: list[Pattern], *, customers: int, rate: int, calm_s: float, warm_up_s: float
 ) -> Swaps:
     """Put customers into Redis, start a second model at rest and a third under `rate` orders/s.
 
     The worker runs, owns all shards, and scores under the benchmark's model. Raises BenchError.
     """
-    run.tell(f"putting {customers:,} customers into Redis")
+    run.report(f"putting {customers:,} customers into Redis")
     seed(run.settings, run.redis, at_rest(0, customers, time.time_ns() // 1_000_000), made)
     run.begin()
     async with following(run.settings, run.watch) as producer:
         rest = await _at_rest(run)
         before, stop = run.states(), asyncio.Event()
-        run.tell(f"{rate:,} orders/s for {warm_up_s + calm_s:.0f} s, then the third model")
+        run.report(f"{rate:,} orders/s for {warm_up_s + calm_s:.0f} s, then the third model")
         sending = asyncio.create_task(run.watch.send(producer, run.settings, rate, stop))
         await asyncio.sleep(warm_up_s)
         shadow = await run.shadow(bench_model().version)
@@ -281,10 +281,10 @@ async def measure_swap(
     )
 
 
-async def _at_rest(run: Run) -> Swap:
+async def _at_rest(run: SwapRun) -> Swap:
     before = run.states()
     plain = await run.plain()
-    run.tell("the second model, at rest")
+    run.report("the second model, at rest")
     found, span_ms = await run.swap(SECOND, plain, 0.0)
     await run.arrived()
     return await run.judged(found, span_ms, before, SECOND)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from bench.scenarios.moves_seen import Told
+from bench.scenarios.moves_seen import SeenMove
 from segmentation.decisions import CompiledModel
 from segmentation.entries import Rules
 from segmentation.events import Cause
@@ -15,7 +15,7 @@ from segmentation.shadow import verdicts
 
 _SHOWN = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NEVER_MOVED: tuple[Told, ...] = ()
+_NEVER_MOVED: tuple[SeenMove, ...] = ()
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Judged:
 def judge(
     before: Mapping[bytes, bytes],
     after: Mapping[bytes, bytes],
-    moves: Mapping[str, Sequence[Told]],
+    moves: Mapping[str, Sequence[SeenMove]],
     model: CompiledModel,
     span_ms: tuple[int, int],
     rules: Rules,
@@ -55,7 +55,7 @@ def judge(
 
 
 def _wrong(
-    before: bytes, after: bytes | None, told: Sequence[Told], right: set[int], model: CompiledModel
+    before: bytes, after: bytes | None, told: Sequence[SeenMove], right: set[int], model: CompiledModel
 ) -> str | None:
     """Say what is wrong with one customer; None: nothing."""
     announced, sequence, _ = announcement(before)

@@ -17,7 +17,7 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.errors import BenchError
-from bench.scenarios.moves_seen import Spread, Told, beside
+from bench.scenarios.moves_seen import LatencySpread, SeenMove, beside
 from segmentation.events import Amount, OrderPlaced, encode, iso
 from segmentation.model import ACTIVE_KEY
 from segmentation.partitioners import murmur2
@@ -42,7 +42,7 @@ _FORM: Final = encode(
 )
 
 
-class Order(NamedTuple):
+class PreparedOrder(NamedTuple):
     """One order as it is sent."""
 
     key: bytes
@@ -52,7 +52,7 @@ class Order(NamedTuple):
     is_new: bool  # of a customer never seen before
 
 
-class Orders:
+class OrderMaker:
     """Makes orders by filling in a form: encoding each would cost the sender more than sending it."""
 
     def __init__(self, partitions: int) -> None:
@@ -61,10 +61,10 @@ class Orders:
         self._run = uuid.uuid4().hex
         self._places: dict[bytes, int] = {}
 
-    def order(self, number: int, at: bytes) -> Order:
+    def order(self, number: int, at: bytes) -> PreparedOrder:
         """Give the order of this number, placed at an instant (ISO 8601).
 
-        >>> made, at = Orders(8), b"2026-01-01T00:00:00Z"
+        >>> made, at = OrderMaker(8), b"2026-01-01T00:00:00Z"
         >>> made.order(10, at).is_new, made.order(11, at).key
         (True, b'regular-7109')
         """
@@ -77,15 +77,15 @@ class Orders:
             place = murmur2(key, self._partitions)
             if not is_new:
                 self._places[key] = place
-        return Order(key, body, place, f"event-{name.decode()}", is_new)
+        return PreparedOrder(key, body, place, f"event-{name.decode()}", is_new)
 
 
 @dataclass(slots=True)
-class Watch:
+class SwapWatch:
     """All moves of a deployment as they become visible, and all orders that were sent."""
 
     cohort: frozenset[str]  # customers who order nothing: their moves are kept
-    moves: dict[str, list[Told]] = field(default_factory=lambda: defaultdict(list))
+    moves: dict[str, list[SeenMove]] = field(default_factory=lambda: defaultdict(list))
     causes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     activated: dict[int, float] = field(default_factory=dict)  # activation -> when it could be seen, seconds since 1970
@@ -95,7 +95,7 @@ class Watch:
     _took: list[tuple[float, float]] = field(default_factory=list)  # (when sent, ms it took)
     _last: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # customer -> (sequence, segment)
 
-    def take(self, move: Told, now: float) -> None:
+    def take(self, move: SeenMove, now: float) -> None:
         """One move, visible since `now`."""
         self.causes[move.cause] += 1
         in_cohort = move.customer_id in self.cohort
@@ -116,7 +116,7 @@ class Watch:
 
     async def send(self, producer: Any, settings: Settings, rate: int, stop: asyncio.Event) -> None:
         """Send orders at an even pace, most of them by regulars, in batches of some milliseconds: single sends cost half a core."""
-        began, maker = time.perf_counter(), Orders(settings.partitions)
+        began, maker = time.perf_counter(), OrderMaker(settings.partitions)
         while not stop.is_set():
             behind = time.perf_counter() - began - self.orders / rate
             self.latest_send_ms = max(self.latest_send_ms, behind * 1e3)
@@ -141,13 +141,13 @@ class Watch:
         """Orders of new customers whose move hasn't been seen."""
         return len(self._sent)
 
-    def spread(self, begin: float, end: float) -> Spread:
+    def spread(self, begin: float, end: float) -> LatencySpread:
         """From just before `send` to visible, of the new customers' orders sent in this span of seconds since 1970."""
-        return Spread.of(np.array([ms for sent, ms in self._took if begin <= sent < end], dtype=np.float64))
+        return LatencySpread.of(np.array([ms for sent, ms in self._took if begin <= sent < end], dtype=np.float64))
 
     async def follow(self, changes: str, consumer: Any) -> None:
         """Take all that comes, of moves (topic `changes`) and of models."""
-        decoder = msgspec.json.Decoder(Told)
+        decoder = msgspec.json.Decoder(SeenMove)
         while True:
             answer = await consumer.getmany(timeout_ms=1_000, max_records=_A_CALL)
             now = time.time()
@@ -159,7 +159,7 @@ class Watch:
                         self.take(decoder.decode(record.value), now)
 
 
-def following(settings: Settings, watch: Watch) -> AbstractAsyncContextManager[AIOKafkaProducer]:
-    """Follow moves and activations within this block. Gives a producer for `Watch.send`."""
+def following(settings: Settings, watch: SwapWatch) -> AbstractAsyncContextManager[AIOKafkaProducer]:
+    """Follow moves and activations within this block. Gives a producer for `SwapWatch.send`."""
     topics = [settings.changes_topic, settings.models_topic]
     return beside(settings, topics, partial(watch.follow, settings.changes_topic), max_batch_size=BATCH_BYTES)

@@ -20,7 +20,7 @@ import msgspec
 from redis import Redis
 
 from bench.harness import worker_metrics
-from bench.harness.children import Child
+from bench.harness.children import MeasuredProcess
 from bench.harness.deployment import environment
 from bench.harness.errors import BenchError
 from bench.harness.orders import preload
@@ -70,7 +70,7 @@ class Takeovers:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RedisDump:
     """What Redis has of a deployment's shards at some instant: each key as DUMP gives it (None: it isn't there)."""
 
     lag: int
@@ -78,7 +78,7 @@ class Snapshot:
     dumps: list[dict[str, bytes | None]]  # by shard
 
 
-class Took(NamedTuple):
+class TakeoverTimes(NamedTuple):
     """Of one takeover of all shards, in seconds: see `Lag`."""
 
     ready_s: float
@@ -98,7 +98,7 @@ class Shards:
         group, topic = self.settings.group, self.settings.orders_topic
         self.keys = [ShardKeys(group, topic, p) for p in range(self.settings.partitions)]
 
-    def dump(self, lag: int, *, rebuilt: bool = False) -> Snapshot:
+    def dump(self, lag: int, *, rebuilt: bool = False) -> RedisDump:
         """As they stand. Each shard at one instant, as its commits are."""
         dumps = []
         for keys in self.keys:
@@ -106,9 +106,9 @@ class Shards:
             for key in keys.all():
                 pipe.dump(key)
             dumps.append(dict(zip(keys.all(), pipe.execute(), strict=True)))
-        return Snapshot(lag, rebuilt, dumps)
+        return RedisDump(lag, rebuilt, dumps)
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: RedisDump) -> None:
         """Put them back, and forget who owned them. No worker may run."""
         for dumps in snapshot.dumps:
             pipe = self.redis.pipeline(transaction=True)
@@ -151,7 +151,7 @@ def measure_takeovers(
     orders: Sequence[tuple[bytes, bytes]],
     *,
     times: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Takeovers:
     """Work off the orders, then let a new worker take over `times` times at each lag (rebuilt: once); check that it tells nothing.
 
@@ -159,23 +159,23 @@ def measure_takeovers(
     """
     shards, expected = Shards(settings, redis), recompute(orders)
     begins = asyncio.run(end_offsets(settings, settings.orders_topic))
-    tell(f"working off {len(orders):,} orders in stages")
+    report(f"working off {len(orders):,} orders in stages")
     snapshots = _stages(shards, folder, orders, begins)
     place = Heads(settings, redis, begins, asyncio.run(end_offsets(settings, settings.orders_topic)))
     before, reference = asyncio.run(check_worker(settings, redis, expected)), shards.states()
     snapshots.append(_rebuilt(shards, folder, len(orders)))
     problems = list(before.problems)
-    took: list[list[Took]] = [[] for _ in snapshots]
+    took: list[list[TakeoverTimes]] = [[] for _ in snapshots]
     for number in range(times):
         last = number == times - 1
         for snapshot, row in zip(snapshots, took, strict=True):
             if snapshot.rebuilt and not last:
                 continue  # the longest by far: once is enough
-            tell(f"takeover {number + 1} of {times}, Redis {snapshot.lag:,} orders behind")
+            report(f"takeover {number + 1} of {times}, Redis {snapshot.lag:,} orders behind")
             row.append(_take_over(shards, folder, place, snapshot, rest=last))
             problems += differences(reference, shards.states())
     checked = asyncio.run(check_worker(settings, redis, expected))
-    for problem in (*problems, *told_wrongly(before, checked)):
+    for problem in (*problems, *unexpected_moves(before, checked)):
         checked.complain(problem)
     return Takeovers(
         orders=len(orders),
@@ -190,9 +190,9 @@ def measure_takeovers(
 
 def _stages(
     shards: Shards, folder: Path, orders: Sequence[tuple[bytes, bytes]], begins: dict[int, int]
-) -> list[Snapshot]:
+) -> list[RedisDump]:
     """Send the orders up to each lag and let one worker work them off: Redis at each, the shortest lag first."""
-    settings, found = shards.settings, list[Snapshot]()
+    settings, found = shards.settings, list[RedisDump]()
     rest = iter(orders)
     sent = 0
     with start_worker(settings, "takeover-stages", folder) as child:
@@ -208,16 +208,16 @@ def _stages(
     return [shards.dump(0), *reversed(found)]
 
 
-def _rebuilt(shards: Shards, folder: Path, orders: int) -> Snapshot:
+def _rebuilt(shards: Shards, folder: Path, orders: int) -> RedisDump:
     """Redis as `segstream rebuild` leaves it."""
     arguments = ["-m", "stream.cli", "rebuild", "--yes"]
-    with Child("rebuild", arguments, folder=folder, environment=environment(shards.settings)) as child:
+    with MeasuredProcess("rebuild", arguments, folder=folder, environment=environment(shards.settings)) as child:
         child.process.wait(_PATIENCE_S)
         end_worker(child)
     return shards.dump(orders, rebuilt=True)
 
 
-def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: Snapshot, *, rest: bool) -> Took:
+def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: RedisDump, *, rest: bool) -> TakeoverTimes:
     """Put Redis back, start a worker, and end it when it is ready; `rest`: when it has looked again at everyone it made due, too."""
     shards.restore(snapshot)
     port = free_port()
@@ -235,7 +235,7 @@ def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: Snapshot, *
         if rest:
             until(shards.at_rest, child, patience_s)
         end_worker(child)
-    return Took(ready - began, ready - first, shard_s)
+    return TakeoverTimes(ready - began, ready - first, shard_s)
 
 
 def _shard_s(port: int) -> float:
@@ -260,14 +260,14 @@ def _same(before: bytes, after: bytes) -> bool:
     return before == after or (announcement(after)[1] == told[1] + 1 and with_announcement(after, *told) == before)
 
 
-def told_wrongly(before: Checked, after: Checked) -> list[str]:
+def unexpected_moves(before: Checked, after: Checked) -> list[str]:
     """Moves told in the takeovers that have another cause than time."""
     causes = sorted({*before.causes, *after.causes} - {Cause.SILENCE})
     more = {cause: after.causes.get(cause, 0) - before.causes.get(cause, 0) for cause in causes}
     return [f"{count} moves told in takeovers: {cause}" for cause, count in more.items() if count]
 
 
-def lags_of(snapshots: Iterable[Snapshot], took: Iterable[Sequence[Took]]) -> list[Lag]:
+def lags_of(snapshots: Iterable[RedisDump], took: Iterable[Sequence[TakeoverTimes]]) -> list[Lag]:
     """The figures of each lag. The first snapshot is the one without a lag."""
     found: list[Lag] = []
     for snapshot, row in zip(snapshots, took, strict=True):

@@ -47,7 +47,7 @@ class Hop(NamedTuple):
 Hops = dict[str, list[Hop]]  # by customer, in their order; the first is that of the model's start
 
 
-class Shop(NamedTuple):
+class OrderHistory(NamedTuple):
     """Rows by time; the model is fitted at `start_ms`, and moves count from there to `end_ms`."""
 
     title: str
@@ -57,7 +57,7 @@ class Shop(NamedTuple):
     end_ms: int
 
 
-class Measured(NamedTuple):
+class MarginResult(NamedTuple):
     """What a margin and a dwell come to. Shares are parts of 1."""
 
     moves_per_year: float  # of one customer
@@ -67,22 +67,22 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FlappingTable:
     """All that was measured on one shop."""
 
-    shop: Shop
+    shop: OrderHistory
     customers: int  # who had a segment at the start
     lasting: int  # moves that the delay is measured on
-    cells: dict[tuple[float, int], Measured]  # by margin and dwell in days
+    cells: dict[tuple[float, int], MarginResult]  # by margin and dwell in days
 
 
-def retail(folder: Path) -> Shop:
+def retail(folder: Path) -> OrderHistory:
     """Online Retail, from half a year on."""
     with in_time_order(read_orders(folder / "online_retail" / "orders.csv.gz", currency="GBP")) as ordered:
-        return Shop("Online Retail", list(ordered), "GBP", parse_at("2011-06-01"), parse_at("2011-12-10"))
+        return OrderHistory("Online Retail", list(ordered), "GBP", parse_at("2011-06-01"), parse_at("2011-12-10"))
 
 
-def synthetic(customers: int, seed: int = 1) -> Shop:
+def synthetic(customers: int, seed: int = 1) -> OrderHistory:
     """A shop of three years, of which the third counts: long enough for orders to leave the window.
 
     Each customer joins within the first two years, buys at a rate of their own (gamma, shape 1.5, six a year in the mean)
@@ -104,7 +104,7 @@ def synthetic(customers: int, seed: int = 1) -> Shop:
                 rows.append(refunded(order.order_id or "", name, back, order.amount_units, "USD", names_order=True))
             at += rng.exponential(gap_ms)
     rows.sort(key=lambda row: row.at_ms)
-    return Shop("Synthetic shop", rows, "USD", begin + 2 * YEAR_DAYS * DAY_MS, end)
+    return OrderHistory("Synthetic shop", rows, "USD", begin + 2 * YEAR_DAYS * DAY_MS, end)
 
 
 def _cents(amount: float) -> int:
@@ -112,7 +112,9 @@ def _cents(amount: float) -> int:
     return max(round(amount * 100), 1) * UNITS // 100
 
 
-def measure_all(shop: Shop, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS) -> Table:
+def measure_all(
+    shop: OrderHistory, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS
+) -> FlappingTable:
     """Replay the shop under every margin and dwell, and without either."""
     history = MemoryReplay(shop.currency, Rules())
     history.send([row for row in shop.rows if row.at_ms < shop.start_ms], until_ms=shop.start_ms)
@@ -130,7 +132,7 @@ def measure_all(shop: Shop, margins: Sequence[float] = MARGINS, dwells: Sequence
     wanted = list(lasting(plain, shop.end_ms))
     years = (shop.end_ms - shop.start_ms) / (YEAR_DAYS * DAY_MS) * len(plain)
     cells = {(margin, dwell): measure(hops(margin, dwell), wanted, years) for dwell in dwells for margin in margins}
-    return Table(shop, len(plain), len(wanted), cells)
+    return FlappingTable(shop, len(plain), len(wanted), cells)
 
 
 def by_customer(moves: Iterable[SegmentChanged], known: set[str]) -> Hops:
@@ -152,12 +154,12 @@ def lasting(hops: Hops, end_ms: int) -> Iterator[tuple[str, str, int, int]]:
                 yield customer, hop.target, hop.at, until
 
 
-def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: float) -> Measured:
+def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: float) -> MarginResult:
     """One margin and dwell against the lasting moves without; `years`: of all customers together.
 
     >>> there = Hop(0, None, "A", by_time=False), Hop(DAY_MS, "A", "B", by_time=True), Hop(3 * DAY_MS, "B", "A", by_time=False)
     >>> measure({"c": list(there)}, [("c", "B", 0, 40 * DAY_MS)], years=1.0)
-    Measured(moves_per_year=2.0, flaps=0.5, delay_days=1.0, missed=0.0)
+    MarginResult(moves_per_year=2.0, flaps=0.5, delay_days=1.0, missed=0.0)
     """
     moves = [pair for own in hops.values() for pair in pairwise(own)]
     flaps = sum(
@@ -165,7 +167,7 @@ def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: floa
     )
     delays = [_delay(hops.get(customer, ()), target, since, until) for customer, target, since, until in wanted]
     told = [delay for delay in delays if delay is not None]
-    return Measured(
+    return MarginResult(
         moves_per_year=len(moves) / years,
         flaps=flaps / max(len(moves), 1),
         delay_days=float(np.median(told)) / DAY_MS if told else 0.0,
@@ -182,7 +184,7 @@ def _delay(own: Sequence[Hop], target: str, since: int, until: int) -> int | Non
     return None
 
 
-def markdown(table: Table) -> str:
+def markdown(table: FlappingTable) -> str:
     """The table of one shop, a row a margin."""
     shop = table.shop
     span = f"{_day(shop.start_ms)} to {_day(shop.end_ms)}"

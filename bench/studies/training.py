@@ -50,7 +50,7 @@ _MB: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """One `segtrainer run`."""
 
     seconds: float  # of the process, its start included
@@ -121,7 +121,7 @@ def _head(now_ms: int) -> bytes:
     )  # fmt: skip
 
 
-def train(settings: Settings, folder: Path) -> Run:
+def train(settings: Settings, folder: Path) -> TrainingRun:
     """Run `segtrainer run` with the default recipe. Raises BenchError where it fails."""
     began = time.perf_counter()
     with (folder / "train.json").open("w+b") as out, (folder / "train.log").open("w+b") as errors:
@@ -141,7 +141,7 @@ def train(settings: Settings, folder: Path) -> Run:
         if process.returncode:
             raise BenchError(f"segtrainer run ended with {process.returncode}: {errors.read().decode()[-1000:]}")
         outcome = json.loads(out.read())
-    return Run(
+    return TrainingRun(
         seconds=round(seconds, 1),
         cpu_s=round(used.ru_utime + used.ru_stime, 1),
         peak_rss_mb=round(used.ru_maxrss * 1024 / _MB, 0),
@@ -154,19 +154,19 @@ def train(settings: Settings, folder: Path) -> Run:
 def measure(count: int, console: Console) -> dict[str, Any]:
     """Fill, then train twice. Raises SegstreamError."""
 
-    def tell(line: str) -> None:
+    def report(line: str) -> None:
         console.print(line, style="dim", markup=False)
 
     with tempfile.TemporaryDirectory(prefix="segstream-training-") as scratch:
         folder = Path(scratch)
-        with LocalStack(folder / "stack", report=tell) as stack, Redis.from_url(stack.endpoints.redis) as redis:
+        with LocalStack(folder / "stack", report=report) as stack, Redis.from_url(stack.endpoints.redis) as redis:
             settings = deployment(stack.endpoints, "training", "orders-training")
             make_topics(settings)
-            tell(f"putting {count:,} customers into Valkey")
+            report(f"putting {count:,} customers into Valkey")
             fill(settings, redis, count, time.time_ns() // 1_000_000)
             runs = []
             for what in ("the first model", "another one, against it"):
-                tell(f"training: {what}")
+                report(f"training: {what}")
                 runs.append(asdict(train(settings, folder)))
             return {
                 "customers": count,

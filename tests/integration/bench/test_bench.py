@@ -13,10 +13,10 @@ from redis import Redis
 
 from bench.harness import outputs, sampler
 from bench.harness.orders import bodies
-from bench.harness.outputs import Checked, Figures, check_worker, recompute
+from bench.harness.outputs import Checked, CustomerTotals, check_worker, recompute
 from bench.reports.report import page, problems
 from bench.reports.time_report import time_section
-from bench.scenarios.takeover import Snapshot, Took, differences, lags_of, told_wrongly
+from bench.scenarios.takeover import RedisDump, TakeoverTimes, differences, lags_of, unexpected_moves
 from segmentation.rfm import CustomerState, headers, pack
 from tests.support.paths import ROOT
 
@@ -293,9 +293,9 @@ def test_checks_see_what_a_takeover_changed(after: dict[bytes, bytes], *, wrong:
 
 def test_checks_see_what_a_takeover_told() -> None:
     before = Checked(causes={"first": 9, "order": 4})
-    assert told_wrongly(before, Checked(causes={"first": 9, "order": 4, "silence": 2})) == []
-    assert told_wrongly(before, Checked(causes={"first": 9, "order": 5})) == ["1 moves told in takeovers: order"]
-    assert told_wrongly(before, Checked(causes={"first": 9, "silence": 2})) == ["-4 moves told in takeovers: order"]
+    assert unexpected_moves(before, Checked(causes={"first": 9, "order": 4, "silence": 2})) == []
+    assert unexpected_moves(before, Checked(causes={"first": 9, "order": 5})) == ["1 moves told in takeovers: order"]
+    assert unexpected_moves(before, Checked(causes={"first": 9, "silence": 2})) == ["-4 moves told in takeovers: order"]
 
 
 def test_page_and_result_name_what_a_takeover_broke() -> None:
@@ -305,11 +305,15 @@ def test_page_and_result_name_what_a_takeover_broke() -> None:
 
 def test_rate_of_reading_again_leaves_out_what_a_takeover_takes_anyway() -> None:
     snapshots = [
-        Snapshot(0, rebuilt=False, dumps=[]),
-        Snapshot(50, rebuilt=False, dumps=[]),
-        Snapshot(60_000, rebuilt=True, dumps=[]),
+        RedisDump(0, rebuilt=False, dumps=[]),
+        RedisDump(50, rebuilt=False, dumps=[]),
+        RedisDump(60_000, rebuilt=True, dumps=[]),
     ]
-    rows = [[Took(3.0, 0.5, 0.4)] * 3, [Took(3.1, 0.6, 0.5)] * 3, [Took(9, 9, 9), Took(5.4, 2.5, 2.0), Took(5, 2, 1)]]
+    rows = [
+        [TakeoverTimes(3.0, 0.5, 0.4)] * 3,
+        [TakeoverTimes(3.1, 0.6, 0.5)] * 3,
+        [TakeoverTimes(9, 9, 9), TakeoverTimes(5.4, 2.5, 2.0), TakeoverTimes(5, 2, 1)],
+    ]
     none, little, all_of_them = lags_of(snapshots, rows)
     assert (none.orders_per_s, little.orders_per_s) == (None, None)
     assert (all_of_them.orders_per_s, all_of_them.ready_p50_s, all_of_them.rebuilt) == (30_000, 5.4, True)
@@ -325,12 +329,12 @@ def _state(**fields: Any) -> Any:
 )
 def test_checks_see_a_figure_that_differs(fields: dict[str, int], *, wrong: bool) -> None:
     checked = Checked()
-    outputs._compare(b"c1", _state(**fields), Figures(1, 50_000, 7), checked)
+    outputs._compare(b"c1", _state(**fields), CustomerTotals(1, 50_000, 7), checked)
     assert bool(checked.problems) == wrong
 
 
 def test_checks_see_a_segment_that_the_model_would_leave() -> None:
-    figures = Figures(1, 50_000, 7)
+    figures = CustomerTotals(1, 50_000, 7)
     # One small order, long ago: whoever calls that a champion was told wrong.
     long_after = 7 + 200 * 86_400_000
     for segment, wrong in ((5, False), (1, True)):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from bench.harness.model import bench_model, nearer_at_risk
-from bench.scenarios.moves_seen import Told
+from bench.scenarios.moves_seen import SeenMove
 from bench.scenarios.plain_rescore import nearest
 from bench.scenarios.silence import name_of, patterns, shifted
 from bench.scenarios.swap import SECOND, THIRD
 from bench.scenarios.swap_checks import judge
-from bench.scenarios.swap_watch import Orders, Watch
+from bench.scenarios.swap_watch import OrderMaker, SwapWatch
 from segmentation.decisions import CompiledModel
 from segmentation.entries import Rules
 from segmentation.events import OrderPlaced, decode
@@ -40,7 +40,7 @@ MOVED = {v.key: v.segment for v in verdicts([*BEFORE.items()], NOW_MS, SECOND_MO
 MOVER, STAYER = next(iter(MOVED)), next(key for key in BEFORE if key not in MOVED)
 
 
-def _told(key: bytes, **changes: Any) -> Told:
+def _told(key: bytes, **changes: Any) -> SeenMove:
     source, sequence, _ = announcement(BEFORE[key])
     names = {s.id: s.name for s in bench_model().segments}
     move: dict[str, Any] = {
@@ -52,7 +52,7 @@ def _told(key: bytes, **changes: Any) -> Told:
         "source": names[source],
         "target": names[MOVED.get(key, 1)],
     }
-    return Told(**(move | changes))
+    return SeenMove(**(move | changes))
 
 
 def _after() -> dict[bytes, bytes]:
@@ -86,7 +86,7 @@ def test_a_start_as_it_must_be_is_right() -> None:
         (STAYER, [_told(STAYER)]),
     ],
 )
-def test_checks_see_a_move_that_is_wrong(key: bytes, moves: list[Told]) -> None:
+def test_checks_see_a_move_that_is_wrong(key: bytes, moves: list[SeenMove]) -> None:
     told = {k.decode(): [_told(k)] for k in MOVED} | {key.decode(): moves}
     assert judge(BEFORE, _after(), told, SECOND_MODEL, SPAN_MS, RULES).problems
 
@@ -113,7 +113,7 @@ def test_plain_loop_finds_the_nearest_centroid() -> None:
 
 
 def test_orders_are_each_ones_own_and_lie_where_their_customer_belongs() -> None:
-    maker = Orders(8)
+    maker = OrderMaker(8)
     made = [maker.order(number, b"2026-01-01T00:00:00Z") for number in range(200)]
     assert len({order.event_id for order in made}) == 200
     for order in made:
@@ -125,7 +125,7 @@ def test_orders_are_each_ones_own_and_lie_where_their_customer_belongs() -> None
 
 
 def test_watch_sees_a_chain_that_breaks_and_times_new_customers() -> None:
-    watch = Watch(frozenset({"c1"}))
+    watch = SwapWatch(frozenset({"c1"}))
     watch._sent["e1"] = 10.0
     first = _told(STAYER, customer_id="c2", cause="first", sequence=1, source=None, target="Loyal", causation_id="e1")
     watch.take(first, 10.25)

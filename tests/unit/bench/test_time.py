@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench.harness.model import bench_model
-from bench.harness.worker_metrics import Turns
+from bench.harness.worker_metrics import TurnHistogram
 from bench.reports.time_report import time_problems, time_section
 from bench.scenarios.due import at_rest, evenly
-from bench.scenarios.moves_seen import Seen, Spread, Told
+from bench.scenarios.moves_seen import DueWatch, LatencySpread, SeenMove
 from bench.scenarios.rest import MOST_GB, Rest, too_much
 from bench.scenarios.silence import Cohort, name_of, patterns, shifted
 from segmentation.decisions import CompiledModel, Customer, search
@@ -62,10 +62,10 @@ def test_due_instants_are_even_and_rest_is_far_off() -> None:
     assert resting.max() - min(p.wait_ms for p in MADE) < BEGIN_MS
 
 
-def _due(row: int, **changes: Any) -> Told:
+def _due(row: int, **changes: Any) -> SeenMove:
     number = COHORT.first + row
     pattern = MADE[number % len(MADE)]
-    move = Told(
+    move = SeenMove(
         customer_id=name_of(number).decode(),
         sequence=pattern.sequence,
         cause="silence",
@@ -78,8 +78,8 @@ def _due(row: int, **changes: Any) -> Told:
     return msgspec.structs.replace(move, **({"occurred_at": at} | changes))
 
 
-def _seen(*moves: Told) -> Seen:
-    seen = Seen(COHORT, MADE)
+def _seen(*moves: SeenMove) -> DueWatch:
+    seen = DueWatch(COHORT, MADE)
     for move in moves:
         seen.take(move, (BEGIN_MS + 500) / 1e3)
     return seen
@@ -89,7 +89,7 @@ def test_each_customer_due_is_timed_from_its_own_instant() -> None:
     seen = _seen(*map(_due, range(4)))
     assert seen.all_seen()
     assert (seen.problems, seen.missing()) == ([], [])
-    assert seen.due(BEGIN_MS / 1e3, BEGIN_MS / 1e3 + 1) == Spread(4, 498.5, 500.0, 500.0)
+    assert seen.due(BEGIN_MS / 1e3, BEGIN_MS / 1e3 + 1) == LatencySpread(4, 498.5, 500.0, 500.0)
     assert seen.due(0, BEGIN_MS / 1e3).count == 0
 
 
@@ -134,7 +134,7 @@ def test_sizes_that_take_too_much_are_left_out(last: Rest, available: int, *, le
 
 
 def test_turns_are_those_in_between() -> None:
-    before, behind = Turns({0.1: 5, float("inf"): 5}, 0.2), Turns({0.1: 5, float("inf"): 7}, 1.2)
+    before, behind = TurnHistogram({0.1: 5, float("inf"): 5}, 0.2), TurnHistogram({0.1: 5, float("inf"): 7}, 1.2)
     assert behind.since(before).mean_ms == 500.0
     assert behind.since(before).bound_ms(0.99) is None
     assert behind.since(behind).mean_ms is None
