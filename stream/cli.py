@@ -29,7 +29,8 @@ from stream.commands import (
 )
 from stream.errors import SegstreamError
 from stream.logs import logging_config
-from stream.settings import PREFIX, Settings, load_settings
+from stream.settings import Settings, load_settings
+from stream.settings_sources import PREFIX
 
 _READER_GONE: Final = 141  # as shells tell a program that SIGPIPE has ended
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class SegstreamError(Exception):
     """Root of the tree. `hint` says what to do, in one line; empty where the message already does."""
+
+    exit_code: ClassVar[int] = 1  # of the command that ends with it
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

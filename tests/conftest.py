@@ -12,7 +12,8 @@ import pytest
 
 from stream.kafka import topics
 from stream.local.stack import LocalStack
-from stream.settings import PREFIX, Settings
+from stream.settings import Settings
+from stream.settings_sources import PREFIX
 from tests.support.paths import TEST_DATA
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import sys
 
 import typer
 
+from stream.errors import SegstreamError
 from trainer.commands import models, report, run, schedule
-from trainer.errors import TrainerError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learn the segments from the customers' states.")
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Run the command line: exit code 0, 1 (failed: one line on stderr says what to do), 2 (usage)."""
     try:
         app()
-    except TrainerError as error:
+    except SegstreamError as error:
         typer.echo(f"segtrainer: {error}", err=True)
         sys.exit(error.exit_code)
 

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from stream.errors import SegstreamError
 
 
-class TrainerError(Exception):
-    """Root of the tree: nothing was published. `hint` says what to do, in one line; empty where the message already does."""
-
-    exit_code: ClassVar[int] = 1  # of the command that ends with it
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
-
-    def __str__(self) -> str:
-        """Give the message, and the hint behind it."""
-        message = super().__str__()
-        return f"{message} {self.hint}" if self.hint else message
-
-
-class SettingsError(TrainerError):
-    """A setting can't be used."""
+class TrainerError(SegstreamError):
+    """Root of the trainer's own errors: nothing was published."""
 
 
 class PlanError(TrainerError):

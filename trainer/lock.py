@@ -26,7 +26,7 @@ from trainer.errors import LockUnreachable, TrainingBusy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainer.settings import Settings
+    from stream.settings import DeploymentSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ EXPIRY_S: Final = 60.0  # how long the lock outlives who held it
 RENEW_S: Final = 15.0
 
 
-def lock_key(settings: Settings) -> str:
+def lock_key(settings: DeploymentSettings) -> str:
     """Name the key that holds who trains."""
     return f"{{{settings.group}:training}}:lock"
 
@@ -59,7 +59,7 @@ def told(token: bytes | None) -> str:
 
 
 @contextmanager
-def training_lock(settings: Settings, *, renew_s: float = RENEW_S) -> Iterator[None]:
+def training_lock(settings: DeploymentSettings, *, renew_s: float = RENEW_S) -> Iterator[None]:
     """Hold the deployment's lock round a training; a thread keeps it while that lasts.
 
     Raises TrainingBusy where another one holds it, LockUnreachable where Redis doesn't answer.
@@ -88,7 +88,7 @@ def training_lock(settings: Settings, *, renew_s: float = RENEW_S) -> Iterator[N
                 lock.release()
 
 
-def _acquire(settings: Settings, redis: Redis, lock: Lock) -> None:
+def _acquire(settings: DeploymentSettings, redis: Redis, lock: Lock) -> None:
     try:
         if lock.acquire(blocking=False, token=whose()):
             return

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from segmentation.model import SegmentModel
+    from stream.settings import DeploymentSettings
     from trainer.outcome import TrainingOutcome, Verdict
-    from trainer.settings import Settings
     from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.learn import TrainingResult
     from trainer.training.plan import TrainingPlan
@@ -57,7 +57,7 @@ class Job:
 
 
 def run(
-    settings: Settings,
+    settings: DeploymentSettings,
     plan: TrainingPlan,
     job: Job,
     *,
@@ -112,7 +112,7 @@ def run(
     return outcome
 
 
-def _snapshot(settings: Settings, job: Job, now_ms: int) -> CustomerSnapshot:
+def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> CustomerSnapshot:
     if job.file is not None:
         return take_from_file(job.file, job.as_of_ms, settings.rules, settings.currency)
     source = settings if job.replica_url is None else settings.model_copy(update={"redis_url": job.replica_url})
@@ -148,7 +148,7 @@ def _decided(outcome: TrainingOutcome, verdict: Verdict, why: str | None, activa
 
 
 def _publish(
-    settings: Settings, model: SegmentModel, lineage: Lineage, job: Job, *, activate: bool, now_ms: int
+    settings: DeploymentSettings, model: SegmentModel, lineage: Lineage, job: Job, *, activate: bool, now_ms: int
 ) -> int | None:
     published = publish(
         settings,
@@ -172,7 +172,7 @@ def _write(folder: Path, name: str, content: bytes) -> None:
     log.info("wrote %s", path)
 
 
-def _keep(settings: Settings, outcome: TrainingOutcome, folder: Path | None) -> None:
+def _keep(settings: DeploymentSettings, outcome: TrainingOutcome, folder: Path | None) -> None:
     """Keep the report. Whatever is wrong with it, the model is published, and the run has not failed."""
     where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
     try:

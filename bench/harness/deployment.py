@@ -13,9 +13,9 @@ from bench.harness.model import bench_model
 from segmentation.model import SegmentModel
 from stream.kafka import topics
 from stream.local.stack import Endpoints
-from stream.settings import PREFIX, Settings
+from stream.settings import Settings
+from stream.settings_sources import PREFIX
 from trainer.registry.publish import publish
-from trainer.settings import load_settings as load_trainer_settings
 
 PARTITIONS = 8
 
@@ -57,17 +57,9 @@ def activate_model(settings: Settings, model: SegmentModel | None = None) -> int
 
     None: the benchmark's, started in front of the orders, too: event time needs that, wall time skips it.
     """
-    trainer = load_trainer_settings(
-        kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
-        redis_url=settings.redis_url,
-        group=settings.group,
-        partitions=settings.partitions,
-        orders_topic=settings.orders_topic,
-        models_topic=settings.models_topic,
-    )
     # Workers in wall time take the start from the models topic: only what both modes read needs one among the orders.
     activated = publish(
-        trainer, model or bench_model(), activate=True, event_time=model is None, now_ms=time.time_ns() // 1_000_000
+        settings, model or bench_model(), activate=True, event_time=model is None, now_ms=time.time_ns() // 1_000_000
     )
     assert activated.number is not None
     return activated.number

@@ -18,7 +18,8 @@ import typer
 from stream.commands.options import instant_of, speed_of
 from stream.demo.source import CDNOW, DemoRequest
 from stream.demo.view import choose_view, result_console, show_result, verdict
-from stream.settings import PREFIX, load_settings
+from stream.settings import load_settings
+from stream.settings_sources import PREFIX
 
 if TYPE_CHECKING:
     from stream.demo.report import DemoResult

@@ -24,7 +24,8 @@ from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.local.stack import Endpoints, LocalStack
 from stream.replay.publisher import replay
-from stream.settings import PREFIX, Settings, load_settings
+from stream.settings import Settings, load_settings
+from stream.settings_sources import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -15,7 +15,7 @@ from stream.kafka.aiokafka_internals import all_partitions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from stream.settings import Settings
+    from stream.settings import DeploymentSettings
 
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -34,7 +34,7 @@ class TopicMissing(SegstreamError):
 
 
 @asynccontextmanager
-async def kafka_consumer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+async def kafka_consumer(settings: DeploymentSettings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
     """Connect a consumer without a group that sees what has been committed. Raises KafkaUnreachable, later too."""
     consumer = AIOKafkaConsumer(
         **settings.kafka_client(),
@@ -50,7 +50,7 @@ async def kafka_consumer(settings: Settings, **options: Any) -> AsyncIterator[AI
 
 
 @asynccontextmanager
-async def kafka_producer(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
+async def kafka_producer(settings: DeploymentSettings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
     """Connect a producer whose records stand in the order in which they were sent, once each. Raises KafkaUnreachable."""
     producer = AIOKafkaProducer(**settings.kafka_client(), acks="all", enable_idempotence=True, **options)
     async with _connected(settings, producer):
@@ -58,7 +58,7 @@ async def kafka_producer(settings: Settings, **options: Any) -> AsyncIterator[AI
 
 
 @asynccontextmanager
-async def _connected(settings: Settings, client: Client) -> AsyncIterator[Client]:
+async def _connected(settings: DeploymentSettings, client: Client) -> AsyncIterator[Client]:
     try:
         try:
             await asyncio.wait_for(client.start(), CONNECT_TIMEOUT_S)
@@ -74,7 +74,7 @@ async def _connected(settings: Settings, client: Client) -> AsyncIterator[Client
             await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
 
 
-def _unreachable(settings: Settings, error: Exception) -> KafkaUnreachable:
+def _unreachable(settings: DeploymentSettings, error: Exception) -> KafkaUnreachable:
     return KafkaUnreachable(
         f"Kafka at {settings.kafka_bootstrap_servers}: {str(error) or type(error).__name__}.",
         hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one here).",
@@ -89,7 +89,7 @@ async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> li
     return [TopicPartition(topic, p) for topic in topics for p in existing[topic]]
 
 
-async def read_topic(settings: Settings, topic: str) -> list[Any]:
+async def read_topic(settings: DeploymentSettings, topic: str) -> list[Any]:
     """Read a small topic from its beginning to its present end: the committed records, per partition in their order.
 
     Raises KafkaUnreachable, TopicMissing.
@@ -115,7 +115,7 @@ async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) ->
     return True
 
 
-async def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+async def end_offsets(settings: DeploymentSettings, topic: str) -> dict[int, int]:
     """The offset behind the last committed record, by partition. Raises KafkaUnreachable, TopicMissing."""
     async with kafka_consumer(settings) as consumer:
         ends = await consumer.end_offsets(await partitions_of(consumer, [topic]))

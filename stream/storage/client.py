@@ -19,7 +19,7 @@ from stream.kafka.clients import CONNECT_TIMEOUT_S
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stream.settings import Settings
+    from stream.settings import DeploymentSettings
 
 
 class RedisUnreachable(SegstreamError):
@@ -27,7 +27,7 @@ class RedisUnreachable(SegstreamError):
 
 
 @contextmanager
-def redis_client(settings: Settings) -> Iterator[redis.Redis]:
+def redis_client(settings: DeploymentSettings) -> Iterator[redis.Redis]:
     """Connect to Redis. Raises RedisUnreachable, later too."""
     url, timeout_s = settings.redis_url.get_secret_value(), min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
     try:

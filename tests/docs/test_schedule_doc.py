@@ -12,16 +12,17 @@ import yaml
 from click.exceptions import UsageError
 from typer.testing import CliRunner
 
+from stream.errors import SettingsError
+from stream.settings import DeploymentSettings
+from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from tests.support.metric_rows import metric_rows
 from tests.support.paths import ROOT
 from trainer import cli
-from trainer.errors import PublishConflict, SettingsError, TrainerError, TrainingBusy
+from trainer.errors import PublishConflict, TrainerError, TrainingBusy
 from trainer.schedule.metrics import ScheduleMetrics
 from trainer.schedule.policy import Schedule
 from trainer.schedule.scheduler import BUSY
 from trainer.schedule.settings import PREFIX, ScheduleSettings
-from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
-from trainer.settings import load_settings
 
 PAGE = ROOT / "docs" / "how-to" / "schedule-trainings.md"
 
@@ -53,7 +54,7 @@ def test_the_environment_counts_over_the_table_of_the_file(monkeypatch: pytest.M
     monkeypatch.setenv("SEGSTREAM_SCHEDULE_ZONE", "UTC")
     found = ScheduleSettings.load(retries=None, retry_s=5)
     assert (found.cron, found.zone, found.retries, found.retry_s) == ("0 4 * * *", "UTC", 1, 5)
-    assert load_settings().group == "shop"
+    assert DeploymentSettings.load().group == "shop"
 
 
 @pytest.mark.parametrize(
@@ -171,10 +172,10 @@ def test_the_cronjob_runs_a_command_that_exists_with_settings_that_exist(monkeyp
     for option in (word for word in container["args"] if word.startswith("--")):
         assert option in shown.stdout
     for variable in container["env"]:
-        assert variable["name"].removeprefix(DEPLOYMENT_PREFIX).lower() in type(load_settings()).model_fields
+        assert variable["name"].removeprefix(DEPLOYMENT_PREFIX).lower() in DeploymentSettings.model_fields
         if "value" in variable:
             monkeypatch.setenv(variable["name"], variable["value"])
-    load_settings()
+    DeploymentSettings.load()
 
 
 def test_the_cronjob_tries_again_what_may_help_only() -> None:

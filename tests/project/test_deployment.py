@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from stream.local.jars import KAFKA_VERSION
-from stream.settings import PREFIX, load_settings
+from stream.settings import load_settings
+from stream.settings_sources import PREFIX
 from tests.support.paths import ROOT
 
 BIN = Path(sys.executable).parent

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from stream import cli
-from stream.settings import PREFIX, Settings
+from stream.settings import Settings
+from stream.settings_sources import PREFIX
 from tests.support.paths import ROOT
 
 

@@ -14,9 +14,9 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stream.settings import DeploymentSettings
     from trainer.registry.contents import ActivationRecord, Signature, TopicContents
     from trainer.registry.publish import PublicationResult
-    from trainer.settings import Settings
 
 # Wide enough for every column where the output isn't a terminal.
 _WIDTH: Final = 160
@@ -176,11 +176,11 @@ def _plain(past: ActivationRecord) -> dict[str, Any]:
     return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
 
 
-def settings_and_log() -> Settings:
+def settings_and_log() -> DeploymentSettings:
     """Read the settings, and set up what a command tells on stderr. Raises SettingsError."""
-    from trainer.settings import load_settings
+    from stream.settings import DeploymentSettings
 
-    settings = load_settings()
+    settings = DeploymentSettings.load()
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.
     logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)

@@ -121,16 +121,16 @@ def run_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train on the customers, name the segments, publish the model and activate it if it moves few enough of them."""
+    from stream.settings import DeploymentSettings
     from trainer.lock import training_lock
     from trainer.run import Job, run
-    from trainer.settings import load_settings
     from trainer.training.settings import TrainingSettings
 
     if candidate and activate:
         raise typer.BadParameter("--candidate and --activate exclude each other")
     if alone and not dry_run:
         raise typer.BadParameter("--alone goes with --dry-run: what knows of no other model can't be published")
-    settings = load_settings()
+    settings = DeploymentSettings.load()
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.
     logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.errors import SettingsError
 from trainer.commands.models import settings_and_log
-from trainer.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from redis.asyncio import Redis
 
+    from stream.settings import DeploymentSettings
     from trainer.schedule.policy import DueRun, LastRun
     from trainer.schedule.scheduler import RunResult, Scheduler
     from trainer.schedule.settings import ScheduleSettings
-    from trainer.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _check(context: typer.Context, options: list[str]) -> None:
         pass
 
 
-async def _schedule(settings: Settings, chosen: ScheduleSettings, options: list[str]) -> None:
+async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str]) -> None:
     """Run the scheduler until SIGTERM or SIGINT. A run under way is stopped then, and begun again by the next one."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     async with _redis(settings) as redis:
@@ -120,7 +120,7 @@ async def _schedule(settings: Settings, chosen: ScheduleSettings, options: list[
 
 
 def _build(
-    settings: Settings, chosen: ScheduleSettings, options: list[str], redis: Redis, stopping: asyncio.Event
+    settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str], redis: Redis, stopping: asyncio.Event
 ) -> Scheduler:
     """Put a scheduler together from the settings, the real clock and real processes."""
     from trainer.schedule.policy import Policy, Schedule
@@ -154,7 +154,7 @@ def _build(
 
 
 def _asks(
-    settings: Settings, chosen: ScheduleSettings, redis: Redis
+    settings: DeploymentSettings, chosen: ScheduleSettings, redis: Redis
 ) -> list[Callable[[LastRun], Awaitable[str | None]]]:
     """Give what may ask for a training before the schedule does."""
     from trainer.schedule.drift_trigger import WhenDrifted
@@ -171,7 +171,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def no_model_yet(settings: Settings, last: LastRun) -> str | None:
+async def no_model_yet(settings: DeploymentSettings, last: LastRun) -> str | None:
     """Say to train now because no model is active. The topic is only asked before the first success. Raises PublishError."""
     from trainer.registry.publish import active_model
 
@@ -181,7 +181,7 @@ async def no_model_yet(settings: Settings, last: LastRun) -> str | None:
 
 
 @asynccontextmanager
-async def _redis(settings: Settings) -> AsyncIterator[Redis]:
+async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
     from redis.asyncio import Redis
 
     timeout_s = settings.redis_timeout_s

@@ -16,7 +16,7 @@ from trainer.registry.topic import read_whole
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trainer.settings import Settings
+    from stream.settings import DeploymentSettings
     from trainer.training.naming import Lineage
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def way_back(history: Iterable[ActivationRecord]) -> tuple[ActivationRecord, ...
     return tuple(way)
 
 
-async def read_published(settings: Settings, *, past: int | None = None) -> TopicContents:
+async def read_published(settings: DeploymentSettings, *, past: int | None = None) -> TopicContents:
     """Read the models topic to its end, or past an offset: whatever a transaction under way decides before it.
 
     What can't be read there is skipped, as the worker does. Raises PublishError where a topic is missing, KafkaError.
@@ -183,7 +183,7 @@ def _pointer(value: bytes, version: str) -> Pointer:
         return Pointer(version)
 
 
-def _expect_topics(settings: Settings, existing: set[str]) -> None:
+def _expect_topics(settings: DeploymentSettings, existing: set[str]) -> None:
     wanted = {settings.models_topic} | ({settings.orders_topic} if settings.time == "event" else set())
     if missing := sorted(wanted - existing):
         raise PublishError(f"no topic {' and no topic '.join(missing)}.", hint="Run `segstream topics create`.")

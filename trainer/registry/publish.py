@@ -25,7 +25,7 @@ from trainer.registry.topic import REQUEST_MS, started
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from trainer.settings import Settings
+    from stream.settings import DeploymentSettings
     from trainer.training.naming import Lineage
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a transaction
@@ -54,24 +54,24 @@ class _ModelChange:
     event_time: bool = False
 
 
-def read_models(settings: Settings) -> TopicContents:
+def read_models(settings: DeploymentSettings) -> TopicContents:
     """Read the models topic to its end. What can't be read there is skipped, as the worker does. Raises PublishError."""
     return asyncio.run(_read(settings))
 
 
-def read_lineage(settings: Settings) -> Lineage:
+def read_lineage(settings: DeploymentSettings) -> Lineage:
     """Read of the models topic what a training needs to know. Raises PublishError."""
     return read_models(settings).lineage()
 
 
-async def active_model(settings: Settings) -> SegmentModel | None:
+async def active_model(settings: DeploymentSettings) -> SegmentModel | None:
     """Give the active model; None: none is. Raises PublishError."""
     found = await _read(settings)
     return found.versions[found.active.version].model if found.active else None
 
 
 def publish(
-    settings: Settings,
+    settings: DeploymentSettings,
     model: SegmentModel,
     *,
     activate: bool,
@@ -109,7 +109,9 @@ def publish(
     return asyncio.run(_commit(settings, change, check))
 
 
-def promote(settings: Settings, version: str, signed: Signature, *, expected: str | None = None) -> PublicationResult:
+def promote(
+    settings: DeploymentSettings, version: str, signed: Signature, *, expected: str | None = None
+) -> PublicationResult:
     """Activate a model that is on the topic. Raises PublishError: it isn't there, or it is active already.
 
     `expected`: the version that the caller takes for active ("": none is); None: the one that is as this begins.
@@ -130,7 +132,7 @@ def promote(settings: Settings, version: str, signed: Signature, *, expected: st
     return asyncio.run(go())
 
 
-def roll_back(settings: Settings, version: str | None, signed: Signature) -> PublicationResult:
+def roll_back(settings: DeploymentSettings, version: str | None, signed: Signature) -> PublicationResult:
     """Activate a model again that was active before. None: the one before the present one, then the one before that.
 
     Raises PublishError where there is none, PublishConflict where another one becomes active meanwhile.
@@ -184,12 +186,12 @@ def _expect_active(found: TopicContents, number: int | None) -> None:
         )
 
 
-async def _read(settings: Settings) -> TopicContents:
+async def _read(settings: DeploymentSettings) -> TopicContents:
     async with _translated(settings):
         return await read_published(settings)
 
 
-async def _commit(settings: Settings, change: _ModelChange, check: Any) -> PublicationResult:
+async def _commit(settings: DeploymentSettings, change: _ModelChange, check: Any) -> PublicationResult:
     """Fence the others, read past one's own barrier, let `check(TopicContents)` refuse, and write. Raises PublishError."""
     asyncio.get_running_loop().set_exception_handler(_unheard)
     async with _translated(settings), _producer(settings) as producer:
@@ -213,7 +215,7 @@ def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         loop.default_exception_handler(context)
 
 
-async def _written(settings: Settings, producer: Any, change: _ModelChange, found: TopicContents) -> int:
+async def _written(settings: DeploymentSettings, producer: Any, change: _ModelChange, found: TopicContents) -> int:
     """Write model and pointer, and take the mark of a candidate off what becomes active. Returns the pointer's offset."""
     topic, headers = settings.models_topic, change.signature.headers()
     if change.model is not None and change.version not in found.versions:
@@ -248,7 +250,7 @@ async def _sent(
     return await (await producer.send(topic, value, key=key, partition=partition, headers=headers or []))
 
 
-async def _order_partitions(settings: Settings, producer: Any) -> list[int]:
+async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list[int]:
     """Give the partitions of the orders. Raises PublishError where there aren't as many as the deployment has shards."""
     found = sorted(await producer.partitions_for(settings.orders_topic))
     if len(found) != settings.partitions:
@@ -259,7 +261,7 @@ async def _order_partitions(settings: Settings, producer: Any) -> list[int]:
     return found
 
 
-def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
+def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
     """Give the one transactional producer of the deployment's trainers. To start it fences any other."""
     return started(
         AIOKafkaProducer(
@@ -273,7 +275,7 @@ def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
 
 
 @asynccontextmanager
-async def _translated(settings: Settings) -> AsyncIterator[None]:
+async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
     """Bound the block in time, and turn Kafka's errors into PublishError."""
     try:
         async with asyncio.timeout(TIMEOUT_S):

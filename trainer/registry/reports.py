@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
+    from stream.settings import DeploymentSettings
     from trainer.outcome import TrainingOutcome
     from trainer.registry.contents import TopicContents
-    from trainer.settings import Settings
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a writing
 # Far above any report: what claims to be more isn't one, and isn't unpacked.
@@ -80,13 +80,13 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
         return report
 
 
-def keep(settings: Settings, outcome: TrainingOutcome) -> None:
+def keep(settings: DeploymentSettings, outcome: TrainingOutcome) -> None:
     """Keep the report of a run under the version of its model, in place of an earlier one. Raises NoReport."""
     report = KeptReport.of(outcome)
     asyncio.run(_write(settings, report.version, report.to_bytes()))
 
 
-def find(settings: Settings, version: str | None = None) -> KeptReport:
+def find(settings: DeploymentSettings, version: str | None = None) -> KeptReport:
     """Give the report of a model: its version, or the beginning of it; None: the active one. Raises NoReport, PublishError."""
     published = read_models(settings)
     kept = asyncio.run(_read(settings))
@@ -168,13 +168,13 @@ def _unpacked(value: bytes) -> bytes:
     return content
 
 
-async def _write(settings: Settings, version: str, value: bytes) -> None:
+async def _write(settings: DeploymentSettings, version: str, value: bytes) -> None:
     async with _translated(settings), _producer(settings) as producer:
         _expect_topic(settings, (await producer.client.fetch_all_metadata()).topics())
         await producer.send_and_wait(settings.reports_topic, value, key=version.encode(), partition=0)
 
 
-async def _read(settings: Settings) -> dict[str, bytes]:
+async def _read(settings: DeploymentSettings) -> dict[str, bytes]:
     """Read the topic to its end: the latest record of each version, in the order of the records."""
     found: dict[str, bytes] = {}
     async with _translated(settings):
@@ -187,18 +187,18 @@ async def _read(settings: Settings) -> dict[str, bytes]:
     return found
 
 
-def _expect_topic(settings: Settings, existing: set[str]) -> None:
+def _expect_topic(settings: DeploymentSettings, existing: set[str]) -> None:
     """Look before the topic is named to a broker, which might make one by its own settings. Raises NoReport."""
     if settings.reports_topic not in existing:
         raise NoReport(f"no topic {settings.reports_topic}.", hint="Run `segstream topics create`.")
 
 
-def _producer(settings: Settings) -> AbstractAsyncContextManager[Any]:
+def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
     return started(AIOKafkaProducer(**settings.kafka_client(), acks="all", request_timeout_ms=REQUEST_MS))
 
 
 @asynccontextmanager
-async def _translated(settings: Settings) -> AsyncIterator[None]:
+async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
     """Bound the block in time, and turn Kafka's errors into NoReport."""
     try:
         async with asyncio.timeout(TIMEOUT_S):

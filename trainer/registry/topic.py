@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from trainer.settings import Settings
+    from stream.settings import DeploymentSettings
 
 REQUEST_MS: Final = 10_000
 _STOP_S: Final = 5.0  # a producer that was fenced may hang in stop()
@@ -19,7 +19,7 @@ _POLL_MS: Final = 200
 
 
 async def read_whole(
-    settings: Settings, topic: str, expect: Callable[[set[str]], None], *, past: int | None = None
+    settings: DeploymentSettings, topic: str, expect: Callable[[set[str]], None], *, past: int | None = None
 ) -> list[Any]:
     """Read what was committed, to the end, or past an offset: whatever a transaction under way decides before it.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from stream.settings import DeploymentSettings
     from trainer.schedule.policy import LastRun
-    from trainer.settings import Settings
 
 LEAST_SAMPLE: Final = 200  # below, an index is mostly chance
 
@@ -35,7 +35,7 @@ class WhenDrifted:
     LEAST_SAMPLE customers it says nothing. `clock`: ms since 1970.
     """
 
-    settings: Settings
+    settings: DeploymentSettings
     redis: Redis
     limit: float
     every_s: float

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from trainer.errors import SettingsError
+from stream.errors import SettingsError
 
 RunOutcome = Literal["none", "running", "succeeded", "failed", "skipped", "stopped"]
 Reason = Literal["scheduled", "missed", "retry", "resumed", "asked"]

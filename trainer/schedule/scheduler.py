@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from trainer.errors import TrainerError
+from stream.errors import SegstreamError
 from trainer.lock import RENEW_S
 from trainer.schedule.metrics import ScheduleMetrics
 from trainer.schedule.policy import DueRun, LastRun, Policy, RunOutcome, Schedule, begun, due, ended, rested
@@ -113,7 +113,7 @@ class Scheduler:
             for ask in self.asks:
                 try:
                     why = await ask(last)
-                except TrainerError as error:
+                except SegstreamError as error:
                     log.warning("whether to train before the schedule can't be told: %s", error)
                     continue
                 if why:

@@ -8,7 +8,7 @@ from typing import Final
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
+from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
 
 PREFIX: Final = f"{DEPLOYMENT_PREFIX}SCHEDULE_"
@@ -19,8 +19,8 @@ class ScheduleSettings(TableSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
     TABLE = "schedule"
-    ABOUT = "schedule"
-    PAGE = "docs/how-to/schedule-trainings.md"
+    ABOUT = "settings of the schedule"
+    LISTED_BY = "docs/how-to/schedule-trainings.md"
 
     cron: str = Field("0 3 * * *", description="when: minute, hour, day of month, month, day of week")
     zone: str = Field("UTC", description="the time zone that `cron` is read in, like Europe/Berlin")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.rfm import Rules
-    from trainer.settings import Settings
+    from stream.settings import DeploymentSettings
     from trainer.snapshot.replica import Link
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class CustomerSnapshot:
         return {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}[feature]
 
 
-def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> CustomerSnapshot:
+def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> CustomerSnapshot:
     """Read all shards as of an instant; None: now in wall time, the highest shard clock in event time.
 
     From a replica that has lost its primary, now is the moment when it did: what was bought since isn't in it. That is
@@ -92,7 +92,7 @@ def take(settings: Settings, as_of_ms: int | None, *, now_ms: int) -> CustomerSn
         ) from None
 
 
-def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> CustomerSnapshot:
+def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_ms: int) -> CustomerSnapshot:
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     # Before the states: what a replica hears of while they are read is no harm, what it doesn't hear of is.
     link = read_link(redis)
@@ -110,7 +110,7 @@ def _take(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -
     return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
 
 
-def _nobody(settings: Settings, link: Link | None) -> SnapshotError:
+def _nobody(settings: DeploymentSettings, link: Link | None) -> SnapshotError:
     told = f"Redis at {_place(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
     if link is not None and not link.up:
         return SnapshotError(
@@ -122,7 +122,7 @@ def _nobody(settings: Settings, link: Link | None) -> SnapshotError:
     )
 
 
-def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None, settings: Settings) -> int:
+def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None, settings: DeploymentSettings) -> int:
     """Choose the instant. `earliest`: the highest clock, for a state has forgotten what left the window before it."""
     if as_of_ms is not None and as_of_ms < earliest:
         raise SnapshotError(
@@ -148,7 +148,7 @@ def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None
     return chosen
 
 
-def _place(settings: Settings) -> str:
+def _place(settings: DeploymentSettings) -> str:
     """Of the URL only what is no secret."""
     parts = urlsplit(settings.redis_url.get_secret_value())
     return f"{parts.hostname}:{parts.port or 6379}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from trainer.settings import PREFIX as DEPLOYMENT_PREFIX
+from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
 from trainer.training.plan import MIN_CUSTOMERS, TrainingPlan, of_recipe, parse_ks, parse_transforms
 from trainer.training.recipe import RecipeName
@@ -24,8 +24,8 @@ class TrainingSettings(TableSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", coerce_numbers_to_str=True)
     TABLE = "trainer"
-    ABOUT = "training"
-    PAGE = "docs/explanation/models.md"
+    ABOUT = "settings of the training"
+    LISTED_BY = "docs/explanation/models.md"
 
     recipe: RecipeName = Field("default", description="how to fit and choose: default, textbook or tutorial")
     k: str | None = Field(None, description="how many segments: 5, 2-8 or 3,5,8; the default recipe's own is 4-8")

@@ -27,7 +27,8 @@ from segmentation.partitioners import murmur2
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.local.server import free_port
-from stream.settings import PREFIX, Settings
+from stream.settings import Settings
+from stream.settings_sources import PREFIX
 from tests.integration.engine.test_dirty_input import oddly_named
 from tests.support.paths import ROOT
 

@@ -29,7 +29,7 @@ from stream.orders.simulate import simulate
 from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
 from stream.replay.publisher import ReplayError, check, replay
-from stream.settings import PREFIX
+from stream.settings_sources import PREFIX
 from stream.storage.client import RedisUnreachable, redis_client
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys

@@ -35,7 +35,6 @@ from tests.support.engine.toy_engine import eventually
 from trainer.errors import SnapshotError
 from trainer.schedule.drift_trigger import WhenDrifted
 from trainer.schedule.policy import LastRun
-from trainer.settings import Settings as TrainerSettings
 from trainer.snapshot.redis import columns
 from trainer.training.fit import Recipe, train
 
@@ -152,11 +151,6 @@ def fill(settings: Settings, seed: int, *, latest: int, times: float = 1.0) -> N
             redis.set(keys.head, encode_head(head))
 
 
-def mine(settings: Settings) -> TrainerSettings:
-    names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
-    return TrainerSettings(**{name: getattr(settings, name) for name in names}, redis_url=settings.redis_url)
-
-
 async def test_a_schedule_asks_for_a_training_once_customers_have_drifted(
     settings_for: Callable[..., Settings],
 ) -> None:
@@ -166,7 +160,7 @@ async def test_a_schedule_asks_for_a_training_once_customers_have_drifted(
     fill(settings, 1, latest=now[0])
     last = LastRun(instant_ms=now[0])
     async with Redis.from_url(settings.redis_url.get_secret_value(), protocol=2) as redis:
-        ask = WhenDrifted(mine(settings), redis, 0.25, 3600, lambda: now[0])
+        ask = WhenDrifted(settings, redis, 0.25, 3600, lambda: now[0])
         assert await ask(last) is None, "no model is active"
         model = await asyncio.to_thread(trained, settings, now[0])
         await asyncio.to_thread(activate, settings, model)

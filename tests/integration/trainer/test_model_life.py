@@ -18,13 +18,13 @@ from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.models.feed import ModelFeed
 from stream.models.topic import published as published_for_commands
+from stream.settings import DeploymentSettings
 from tests.support.command_line import environment
 from tests.support.engine.real_worker import processes, settled, store_heads
 from trainer import cli
 from trainer.errors import PublishConflict, PublishError, TrainerError
 from trainer.registry import publish
 from trainer.registry.contents import Signature, published, way_back
-from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,14 +55,14 @@ def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
 
 
 @pytest.fixture
-def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> DeploymentSettings:
     """The trainer's settings; the environment points there too."""
     for name, value in environment(worker).items():
         monkeypatch.setenv(name, value)
-    return Settings()
+    return DeploymentSettings()
 
 
-def add(settings: Settings, *models: SegmentModel, activate: bool = False) -> list[publish.PublicationResult]:
+def add(settings: DeploymentSettings, *models: SegmentModel, activate: bool = False) -> list[publish.PublicationResult]:
     return [publish.publish(settings, m, activate=activate, event_time=True, now_ms=NOW) for m in models]
 
 
@@ -85,7 +85,9 @@ def controls(settings: WorkerSettings) -> list[list[tuple[int, str]]]:
     return found
 
 
-def test_a_promotion_is_one_record_and_a_control_on_every_partition(mine: Settings, worker: WorkerSettings) -> None:
+def test_a_promotion_is_one_record_and_a_control_on_every_partition(
+    mine: DeploymentSettings, worker: WorkerSettings
+) -> None:
     add(mine, A, B)
     told = run("promote", A.version, "--reason", "spring sale", "--by", "ada")
     active = records(worker, worker.models_topic)[-1]
@@ -97,7 +99,7 @@ def test_a_promotion_is_one_record_and_a_control_on_every_partition(mine: Settin
 
 
 def test_in_wall_time_nothing_is_sent_among_the_orders(
-    mine: Settings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+    mine: DeploymentSettings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(mine, A, B)
     monkeypatch.setenv("SEGSTREAM_TIME", "wall")
@@ -107,7 +109,7 @@ def test_in_wall_time_nothing_is_sent_among_the_orders(
     assert controls(worker) == [[], []]
 
 
-def test_a_promotion_takes_the_mark_off_the_candidate(mine: Settings) -> None:
+def test_a_promotion_takes_the_mark_off_the_candidate(mine: DeploymentSettings) -> None:
     add(mine, A, B)
     assert run("list")["candidate"] == B.version
     run("promote", A.version)
@@ -116,7 +118,7 @@ def test_a_promotion_takes_the_mark_off_the_candidate(mine: Settings) -> None:
     assert run("list")["candidate"] is None
 
 
-def test_a_model_is_written_once_whatever_becomes_of_it(mine: Settings, worker: WorkerSettings) -> None:
+def test_a_model_is_written_once_whatever_becomes_of_it(mine: DeploymentSettings, worker: WorkerSettings) -> None:
     add(mine, A)
     add(mine, A, activate=True)
     add(mine, B, activate=True)
@@ -125,7 +127,7 @@ def test_a_model_is_written_once_whatever_becomes_of_it(mine: Settings, worker: 
     assert [key for key in keys if key not in {b"active", b"candidate"}] == [A.version.encode(), B.version.encode()]
 
 
-def test_rollbacks_go_further_and_further_back(mine: Settings, worker: WorkerSettings) -> None:
+def test_rollbacks_go_further_and_further_back(mine: DeploymentSettings, worker: WorkerSettings) -> None:
     numbers = [done.number or 0 for done in add(mine, A, B, C, activate=True)]
     for expected in (B, A):
         told = run("rollback", "--reason", "it mailed everybody")
@@ -140,7 +142,7 @@ def test_rollbacks_go_further_and_further_back(mine: Settings, worker: WorkerSet
     assert run("rollback")["version"] == A.version
 
 
-def test_a_rollback_names_what_lies_on_the_way_back(mine: Settings) -> None:
+def test_a_rollback_names_what_lies_on_the_way_back(mine: DeploymentSettings) -> None:
     add(mine, A, B, C, activate=True)
     add(mine, model(0.9))
     assert run("rollback", A.version)["version"] == A.version
@@ -156,7 +158,7 @@ def test_a_rollback_names_what_lies_on_the_way_back(mine: Settings) -> None:
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback"])
-def test_an_unknown_version_names_what_there_is(mine: Settings, command: str) -> None:
+def test_an_unknown_version_names_what_there_is(mine: DeploymentSettings, command: str) -> None:
     add(mine, A, B, activate=True)
     result = CliRunner().invoke(cli.app, [command, "0123456789abcdef"])
     assert result.exit_code == 1
@@ -167,13 +169,13 @@ def test_an_unknown_version_names_what_there_is(mine: Settings, command: str) ->
     assert run("list")["active"] == B.version
 
 
-def test_what_is_active_is_not_activated_again(mine: Settings) -> None:
+def test_what_is_active_is_not_activated_again(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     with pytest.raises(PublishError, match="is active already"):
         publish.promote(mine, A.version, ME)
 
 
-def test_on_an_empty_topic(mine: Settings) -> None:
+def test_on_an_empty_topic(mine: DeploymentSettings) -> None:
     assert run("list") == {"active": None, "candidate": None, "versions": [], "activations": []}
     with pytest.raises(PublishError, match="there are: none"):
         publish.promote(mine, A.version, ME)
@@ -183,7 +185,7 @@ def test_on_an_empty_topic(mine: Settings) -> None:
     assert add(mine, A, activate=True)[0].version == A.version
 
 
-def test_the_caller_may_say_what_is_active(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_may_say_what_is_active(mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     add(mine, A, B)
     assert run("promote", A.version, "--expect-active", "none")["version"] == A.version
     monkeypatch.setattr("sys.argv", ["segtrainer", "promote", B.version, "--expect-active", "none"])
@@ -193,7 +195,7 @@ def test_the_caller_may_say_what_is_active(mine: Settings, monkeypatch: pytest.M
     assert run("promote", B.version, "--expect-active", A.version)["version"] == B.version
 
 
-def test_the_list_says_who_when_and_why(mine: Settings) -> None:
+def test_the_list_says_who_when_and_why(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     add(mine, B)
     run("promote", B.version, "--by", "ada", "--reason", "clearer names")
@@ -222,12 +224,12 @@ def test_the_list_says_who_when_and_why(mine: Settings) -> None:
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "x" * 501])
-def test_a_reason_is_one_line(mine: Settings, text: str) -> None:
+def test_a_reason_is_one_line(mine: DeploymentSettings, text: str) -> None:
     del mine
     assert CliRunner().invoke(cli.app, ["promote", A.version, "--reason", text]).exit_code == 2
 
 
-def test_a_training_on_another_parent_is_told_and_not_published(mine: Settings) -> None:
+def test_a_training_on_another_parent_is_told_and_not_published(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     lineage = publish.read_lineage(mine)
     add(mine, B, activate=True)
@@ -238,7 +240,7 @@ def test_a_training_on_another_parent_is_told_and_not_published(mine: Settings) 
     publish.publish(mine, C, activate=False, event_time=True, now_ms=NOW, expected=lineage)
 
 
-def test_new_segments_never_share_an_id_with_another_model_s(mine: Settings) -> None:
+def test_new_segments_never_share_an_id_with_another_model_s(mine: DeploymentSettings) -> None:
     def with_new(margin: float) -> SegmentModel:
         first, *rest = A.segments
         return model(margin).model_copy(update={"segments": (first.model_copy(update={"id": 60}), *rest)})
@@ -252,7 +254,9 @@ def test_new_segments_never_share_an_id_with_another_model_s(mine: Settings) -> 
     publish.publish(mine, with_new(0.5), activate=False, event_time=True, now_ms=NOW, expected=lineage)
 
 
-def test_who_began_later_goes_first(mine: Settings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_began_later_goes_first(
+    mine: DeploymentSettings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(mine, A, B, C)
     add(mine, A, activate=True)
     real, others = publish._written, [C.version]
@@ -270,12 +274,12 @@ def test_who_began_later_goes_first(mine: Settings, worker: WorkerSettings, monk
     assert run("list")["active"] == C.version
 
 
-def test_who_reads_before_another_s_end_hears_it(mine: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_before_another_s_end_hears_it(mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     add(mine, A, B, C)
     add(mine, A, activate=True)
     real = publish._commit
 
-    async def late(settings: Settings, *arguments: Any) -> publish.PublicationResult:
+    async def late(settings: DeploymentSettings, *arguments: Any) -> publish.PublicationResult:
         with monkeypatch.context() as inner:
             inner.setattr(publish, "_commit", real)
             await asyncio.to_thread(publish.promote, settings, C.version, ME)
@@ -286,7 +290,9 @@ def test_who_reads_before_another_s_end_hears_it(mine: Settings, monkeypatch: py
         publish.promote(mine, B.version, ME)
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_hears_it(mine: Settings, worker: WorkerSettings) -> None:
+def test_of_two_promotions_at_once_one_wins_and_the_other_hears_it(
+    mine: DeploymentSettings, worker: WorkerSettings
+) -> None:
     add(mine, A, B, C)
     add(mine, A, activate=True)
     active, won = A.version, []
@@ -323,7 +329,7 @@ async def test_a_worker_takes_up_a_promotion_and_a_rollback(
     await topics.create(worker)
     for name in ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions"):
         monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(worker, name)))
-    mine = Settings(redis_url=worker.redis_url)
+    mine = DeploymentSettings(redis_url=worker.redis_url)
     [one, _] = await asyncio.to_thread(add, mine, A, B, activate=True)
     assert one.number is not None
     feed = (
@@ -347,7 +353,7 @@ def _compacted(found: list[Any]) -> list[Any]:
     return [record for record in found if last[record.key] is record and record.value is not None]
 
 
-def test_compaction_takes_nothing_that_counts(mine: Settings, worker: WorkerSettings) -> None:
+def test_compaction_takes_nothing_that_counts(mine: DeploymentSettings, worker: WorkerSettings) -> None:
     add(mine, A, B, C, activate=True)
     publish.roll_back(mine, None, ME)
     add(mine, model(0.7), C)
@@ -370,7 +376,7 @@ def test_compaction_takes_nothing_that_counts(mine: Settings, worker: WorkerSett
     assert for_commands.active == C
 
 
-def test_a_pointer_written_by_hand_counts_too(mine: Settings, worker: WorkerSettings) -> None:
+def test_a_pointer_written_by_hand_counts_too(mine: DeploymentSettings, worker: WorkerSettings) -> None:
     add(mine, A, B, activate=True)
 
     async def by_hand(value: bytes) -> None:

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from bench.harness.model import bench_model
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
+from stream.settings import DeploymentSettings
 from tests.support.command_line import environment
 from trainer import cli
 from trainer.errors import GatesFailed, TrainerError
 from trainer.outcome import TrainingOutcome
 from trainer.registry.publish import publish, read_models
-from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +137,7 @@ def test_each_published_model_has_its_own_and_a_later_run_s_counts(worker: Worke
     assert [record.key.decode() for record in records(worker)] == [m["version"] for m in (active, candidate, again)]
     decision = json.loads(invoke("report", candidate["version"], "--json").stdout)["decision"]
     assert (decision["verdict"], decision["activation"]) == ("active", again["decision"]["activation"])
-    assert decision["activation"] == read_models(Settings()).history[-1].activation
+    assert decision["activation"] == read_models(DeploymentSettings()).history[-1].activation
 
 
 def test_what_publishes_nothing_keeps_nothing(
@@ -157,7 +157,7 @@ def test_what_publishes_nothing_keeps_nothing(
 
 def test_what_is_not_there_names_what_is(worker: WorkerSettings, orders: Path) -> None:
     kept = train(orders, "--activate")["version"]
-    publish(Settings(), bench_model(), activate=True, event_time=False, now_ms=NOW)
+    publish(DeploymentSettings(), bench_model(), activate=True, event_time=False, now_ms=NOW)
     other = bench_model().version
     assert failed("xyz") == f"no model has a version that begins with 'xyz'. Reports are kept of {kept}."
     assert failed().startswith(f"no report of model {other} is kept: the model is older than that")
@@ -186,7 +186,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
         f"model {version} is published, but its report isn't kept: no topic {absent}. Run `segstream topics create`. "
         "With --out DIR a run writes it to files as well."
     )
-    assert (now := read_models(Settings()).active) is not None
+    assert (now := read_models(DeploymentSettings()).active) is not None
     assert now.version == version
     assert failed() == f"no topic {absent}. Run `segstream topics create`."
     # Not even a broker that makes topics by itself was asked for it.
@@ -214,7 +214,7 @@ def test_what_kafka_refuses_is_told_and_the_model_is_published_all_the_same(
     version = train(orders, "--activate")["version"]
     assert f"model {version} is published, but its report isn't kept: Kafka at " in caplog.text
     assert "MessageSizeTooLargeError" in caplog.text
-    assert (now := read_models(Settings()).active) is not None
+    assert (now := read_models(DeploymentSettings()).active) is not None
     assert now.version == version
 
 

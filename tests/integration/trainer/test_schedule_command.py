@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 
 from stream.kafka import topics
 from stream.local.server import free_port
+from stream.settings import DeploymentSettings
 from tests.support.paths import ROOT
 from trainer import cli
 from trainer.lock import lock_key
 from trainer.registry.publish import read_models
-from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,13 +44,13 @@ def eventually(condition: Callable[[], Any], within_s: float = 60.0) -> Any:
 
 
 @pytest.fixture
-async def mine(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+async def mine(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> DeploymentSettings:
     names = ("kafka_bootstrap_servers", "group", "orders_topic", "models_topic", "reports_topic", "partitions")
     for name in names:
         monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", str(getattr(settings, name)))
     monkeypatch.setenv("SEGSTREAM_REDIS_URL", settings.redis_url.get_secret_value())
     assert await topics.check(settings) == []
-    return Settings()
+    return DeploymentSettings()
 
 
 @pytest.fixture
@@ -88,13 +88,15 @@ def asked(port: int, path: str) -> str:
         return ""
 
 
-def remembered(mine: Settings) -> dict[str, Any]:
+def remembered(mine: DeploymentSettings) -> dict[str, Any]:
     with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
         raw = redis.get(f"{{{mine.group}:training}}:last")
     return msgspec.json.decode(raw) if isinstance(raw, bytes) else {}
 
 
-def test_the_first_model_is_trained_at_once_and_the_rest_is_told(mine: Settings, orders: Path, tmp_path: Path) -> None:
+def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
+    mine: DeploymentSettings, orders: Path, tmp_path: Path
+) -> None:
     port = free_port()
     run = ("--from", str(orders), "--min-customers", "20", "--k", "3", "--activate", "--force")
     with scheduler(tmp_path, "--when-none", "--http-port", str(port), "--", *run) as process:
@@ -117,7 +119,7 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_told(mine: Settings,
     assert len(read_models(mine).history) == 1
 
 
-def test_a_run_that_fails_is_told_and_touches_nothing(mine: Settings, orders: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_told_and_touches_nothing(mine: DeploymentSettings, orders: Path, tmp_path: Path) -> None:
     heard = tmp_path / "heard"
     program = tmp_path / "notify"
     program.write_text(f'#!/bin/sh\necho "$1 $SEGTRAINER_EXIT_CODE $SEGTRAINER_ATTEMPT $SEGTRAINER_ERROR" >> {heard}\n')
@@ -132,7 +134,7 @@ def test_a_run_that_fails_is_told_and_touches_nothing(mine: Settings, orders: Pa
 
 
 @pytest.mark.slow
-def test_asked_to_end_it_ends_its_run_too(mine: Settings, tmp_path: Path) -> None:
+def test_asked_to_end_it_ends_its_run_too(mine: DeploymentSettings, tmp_path: Path) -> None:
     fifo = tmp_path / "orders.csv"
     os.mkfifo(fifo)  # a run that reads it waits for ever
     with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
@@ -144,7 +146,9 @@ def test_asked_to_end_it_ends_its_run_too(mine: Settings, tmp_path: Path) -> Non
         assert not redis.exists(f"{{{mine.group}:training}}:turn")
 
 
-def test_a_run_by_hand_meanwhile_is_refused(mine: Settings, orders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_by_hand_meanwhile_is_refused(
+    mine: DeploymentSettings, orders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
         redis.set(lock_key(mine), "shop-1 42 x", ex=60)
     monkeypatch.setattr("sys.argv", ["segtrainer", "run", "--from", str(orders), "--min-customers", "20"])
@@ -163,7 +167,7 @@ def test_a_run_by_hand_meanwhile_is_refused(mine: Settings, orders: Path, monkey
         (["--http-port", "70000"], "SEGSTREAM_SCHEDULE_HTTP_PORT"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_at_once(mine: Settings, arguments: list[str], told: str) -> None:
+def test_what_cannot_be_kept_is_refused_at_once(mine: DeploymentSettings, arguments: list[str], told: str) -> None:
     del mine
     result = CliRunner().invoke(cli.app, ["schedule", *arguments])
     assert result.exit_code == 1
@@ -171,6 +175,6 @@ def test_what_cannot_be_kept_is_refused_at_once(mine: Settings, arguments: list[
 
 
 @pytest.mark.parametrize("arguments", [["--", "--kk", "5"], ["--", "--seed", "many"], ["--retries", "-1"]])
-def test_what_run_would_refuse_at_night_is_refused_now(mine: Settings, arguments: list[str]) -> None:
+def test_what_run_would_refuse_at_night_is_refused_now(mine: DeploymentSettings, arguments: list[str]) -> None:
     del mine
     assert CliRunner().invoke(cli.app, ["schedule", *arguments]).exit_code == 2

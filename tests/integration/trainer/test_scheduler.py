@@ -13,6 +13,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from stream.settings import DeploymentSettings
 from tests.support.engine.toy_engine import eventually
 from trainer.commands.schedule import health_of, no_model_yet
 from trainer.errors import LockUnreachable, PublishError, TrainingBusy
@@ -20,7 +21,6 @@ from trainer.lock import lock_key, training_lock
 from trainer.schedule.policy import DueRun, LastRun, Policy, Schedule
 from trainer.schedule.scheduler import LOOK_S, RunResult, Scheduler
 from trainer.schedule.state import RunMemory
-from trainer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -353,7 +353,7 @@ async def test_what_asks_and_fails_is_spaced_like_any_retry(night: Night) -> Non
 
 
 async def test_a_first_model_is_asked_for_until_there_is_one(settings: WorkerSettings) -> None:
-    mine = Settings(
+    mine = DeploymentSettings(
         kafka_bootstrap_servers=settings.kafka_bootstrap_servers,
         models_topic=settings.models_topic,
         orders_topic=settings.orders_topic,
@@ -362,8 +362,8 @@ async def test_a_first_model_is_asked_for_until_there_is_one(settings: WorkerSet
     assert await no_model_yet(mine, LastRun(instant_ms=0, last_success_ms=1)) is None
 
 
-def _settings(worker: WorkerSettings) -> Settings:
-    return Settings(redis_url=worker.redis_url, group=worker.group)
+def _settings(worker: WorkerSettings) -> DeploymentSettings:
+    return DeploymentSettings(redis_url=worker.redis_url, group=worker.group)
 
 
 def test_two_trainings_exclude_each_other(settings_for: Callable[..., WorkerSettings]) -> None:
@@ -397,11 +397,11 @@ def test_the_lock_is_kept_while_the_training_lasts_and_let_go_by_its_owner_only(
 def test_without_redis_nothing_is_trained() -> None:
     with (
         pytest.raises(LockUnreachable, match=r"Redis at 127\.0\.0\.1:1: .*Check SEGSTREAM_REDIS_URL"),
-        training_lock(Settings(redis_url="redis://:secret@127.0.0.1:1/0")),
+        training_lock(DeploymentSettings(redis_url="redis://:secret@127.0.0.1:1/0")),
     ):
         pass
     with (
         pytest.raises(LockUnreachable, match="isn't a Redis URL"),
-        training_lock(Settings(redis_url="nonsense")),
+        training_lock(DeploymentSettings(redis_url="nonsense")),
     ):
         pass

@@ -19,6 +19,7 @@ from segmentation.events import CONTROL_KEY, ModelActivated, decode, iso
 from segmentation.model import SegmentModel
 from segmentation.rfm import Entry, Kind, Rules, entry, read, unpack
 from stream.kafka import topics
+from stream.settings import DeploymentSettings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock
 from tests.support.command_line import environment
@@ -26,7 +27,6 @@ from tests.support.data.redis_customers import fill, head
 from trainer import cli
 from trainer.errors import GatesFailed, PublishError, SnapshotError, TrainerError
 from trainer.registry.publish import publish, read_lineage
-from trainer.settings import Settings
 from trainer.snapshot.redis import take
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ PARTITIONS = 3
 class Shop:
     """A deployment with customers in Redis, and the orders that they are made of."""
 
-    settings: Settings
+    settings: DeploymentSettings
     worker: WorkerSettings
     entries: dict[bytes, list[Entry]]
     clock: int  # the highest of the shards'
@@ -79,7 +79,7 @@ def shop(settings_for: Callable[..., WorkerSettings], monkeypatch: pytest.Monkey
     clock = fill(worker, entries)
     for name, value in environment(worker).items():
         monkeypatch.setenv(name, value)
-    return Shop(Settings(), worker, entries, clock)
+    return Shop(DeploymentSettings(), worker, entries, clock)
 
 
 def _records(shop: Shop, topic: str, partition: int = 0) -> list[Any]:
@@ -399,7 +399,7 @@ def test_too_few_customers_end_with_1_and_publish_nothing(shop: Shop) -> None:
 
 def test_a_redis_url_that_is_none_is_told() -> None:
     with pytest.raises(SnapshotError, match="SEGSTREAM_REDIS_URL isn't a Redis URL"):
-        take(Settings(redis_url=SecretStr("nonsense")), None, now_ms=NOW)
+        take(DeploymentSettings(redis_url=SecretStr("nonsense")), None, now_ms=NOW)
 
 
 def test_states_here_are_what_the_engine_would_have_written(shop: Shop) -> None:

@@ -22,10 +22,10 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from stream.local.server import free_port
 from stream.local.valkey_server import ValkeyServer
+from stream.settings import DeploymentSettings
 from tests.support.command_line import environment
 from tests.support.data.redis_customers import Entries, fill, order, segtrainer
 from trainer.errors import SnapshotError
-from trainer.settings import Settings as TrainerSettings
 from trainer.snapshot.redis import take
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def follow(redis: Redis, port: int) -> None:
     until(lambda: told(redis)["master_link_status"] == "up" and not told(redis)["master_sync_in_progress"])
 
 
-def reading(server: ValkeyServer, **others: Any) -> TrainerSettings:
-    return TrainerSettings(redis_url=SecretStr(server.url), **others)
+def reading(server: ValkeyServer, **others: Any) -> DeploymentSettings:
+    return DeploymentSettings(redis_url=SecretStr(server.url), **others)
 
 
 def test_a_replica_trains_the_same_model(
@@ -205,7 +205,7 @@ def test_a_redis_that_keeps_its_info_to_itself_is_read_as_a_primary(
     url = SecretStr(hosted.url.replace("redis://", "redis://reader:secret@"))
     with Redis.from_url(url.get_secret_value()) as redis, pytest.raises(Exception, match="permission"):
         redis.info("replication")
-    assert take(TrainerSettings(redis_url=url), None, now_ms=CLOCK).as_of_ms == CLOCK
+    assert take(DeploymentSettings(redis_url=url), None, now_ms=CLOCK).as_of_ms == CLOCK
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,6 @@ from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
 from trainer.errors import PublishError
 from trainer.registry.publish import publish
-from trainer.settings import load_settings as trainer_settings
 
 DAY_MS: Final = 86_400_000
 START_MS: Final = 946_684_800_000  # 2000: a quarter of a century lies ahead
@@ -184,19 +183,13 @@ class Feeder:
 
     async def activate(self) -> bool:
         """Publish another model and start it on every shard; whether Kafka took it."""
-        mine = trainer_settings(
-            kafka_bootstrap_servers=self._settings.kafka_bootstrap_servers,
-            group=self._settings.group,
-            partitions=self._settings.partitions,
-            orders_topic=self._settings.orders_topic,
-            models_topic=self._settings.models_topic,
-            time=self._settings.time,
-            redis_url=self._settings.redis_url.get_secret_value(),
-        )
+        settings = self._settings
         model = variant(self.models)
         now_ms = time.time_ns() // 1_000_000
         try:
-            await asyncio.to_thread(publish, mine, model, activate=True, event_time=mine.time == "event", now_ms=now_ms)
+            await asyncio.to_thread(
+                publish, settings, model, activate=True, event_time=settings.time == "event", now_ms=now_ms
+            )
         except PublishError:
             return False
         self.models += 1

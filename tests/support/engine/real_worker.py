@@ -26,7 +26,6 @@ from tests.support.command_line import environment
 from tests.support.engine.toy_engine import eventually
 from tests.support.paths import ROOT
 from trainer.registry.publish import publish
-from trainer.settings import load_settings as trainer_settings
 
 
 @contextmanager
@@ -97,11 +96,8 @@ def activate(settings: Settings, model: SegmentModel | None = None) -> int:
 
 def put(settings: Settings, model: SegmentModel, *, active: bool) -> int | None:
     """Publish a model, as the active one or as the candidate. Returns the activation, None of a candidate."""
-    names = ("kafka_bootstrap_servers", "group", "partitions", "orders_topic", "models_topic", "time")
-    chosen = {name: getattr(settings, name) for name in names}
-    mine = trainer_settings(**chosen, redis_url=settings.redis_url.get_secret_value())
     event_time = settings.time == "event"
-    return publish(mine, model, activate=active, event_time=event_time, now_ms=time.time_ns() // 1_000_000).number
+    return publish(settings, model, activate=active, event_time=event_time, now_ms=time.time_ns() // 1_000_000).number
 
 
 async def moves(settings: Settings, *, keep: tuple[str, ...] = ()) -> list[list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.errors import SettingsError
+from stream.errors import SettingsError
 from trainer.schedule.policy import DueRun, LastRun, Policy, Schedule, begun, due, ended
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000

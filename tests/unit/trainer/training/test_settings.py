@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import stream.settings
-import trainer.settings
+from stream.errors import SettingsError
+from stream.settings import DeploymentSettings, Settings
 from tests.support.paths import ROOT
-from trainer.errors import SettingsError
 from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.settings import PREFIX, TrainingSettings
 
@@ -25,7 +24,7 @@ def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch,
     plan = TrainingSettings.load(transform="log1p", seed=None).plan()
     assert (plan.ks, plan.seed, plan.most_moved, plan.transforms) == ((5,), 2, 0.1, ("log1p",))
     # The same file and variables serve the worker and the rest of the trainer.
-    assert stream.settings.load_settings().group == trainer.settings.load_settings().group == "shop"
+    assert Settings.load().group == DeploymentSettings.load().group == "shop"
 
 
 def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
