@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,12 +21,16 @@ import numpy as np
 from bench.studies.memory_replay import MemoryReplay, snapshot_of
 from segmentation.entries import DAY_MS
 from segmentation.events import Cause, SegmentChanged
+from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.rfm import Rules
 from stream.orders.files import read_orders
 from stream.orders.rows import Row, parse_at, placed, refunded
 from stream.orders.sorting import in_time_order
-from trainer.training.fit import Recipe, train
+from trainer.snapshot.redis import CustomerSnapshot
+from trainer.training.learn import Stopwatch, learn
+from trainer.training.naming import Lineage
+from trainer.training.plan import TrainingPlan
 
 MARGINS: Final = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)
 DWELLS_DAYS: Final = (0, 7)
@@ -112,13 +117,30 @@ def _cents(amount: float) -> int:
     return max(round(amount * 100), 1) * UNITS // 100
 
 
+def _five_segments(snapshot: CustomerSnapshot) -> SegmentModel:
+    """Return a model of five segments of all customers, whatever the gates say."""
+    plan = TrainingPlan(ks=(5,), fitted="all", rounds=0)
+    result = learn(
+        snapshot,
+        plan,
+        Lineage(),
+        source="flapping",
+        now_ms=snapshot.as_of_ms,
+        watch=Stopwatch(time.perf_counter),
+        progress=lambda _step, _done, _total: None,
+        force=True,
+    )
+    assert result.trained is not None
+    return result.trained.model
+
+
 def measure_all(
     shop: OrderHistory, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS
 ) -> FlappingTable:
     """Replay the shop under every margin and dwell, and without either."""
     history = MemoryReplay(shop.currency, Rules())
     history.send([row for row in shop.rows if row.at_ms < shop.start_ms], until_ms=shop.start_ms)
-    model = train(snapshot_of(history), Recipe()).model
+    model = _five_segments(snapshot_of(history))
     rest = [row for row in shop.rows if row.at_ms >= shop.start_ms]
 
     def hops(margin: float, dwell_days: int) -> Hops:

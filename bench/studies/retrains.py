@@ -81,7 +81,7 @@ def retrains(
         )
         if trained is not None and becomes_active:
             highest = max(lineage.highest_id, *(segment.id for segment in trained.model.segments))
-            lineage = Lineage(trained.model, number, lineage.versions | {trained.model.version}, highest)
+            lineage = Lineage(trained.model, number, highest)
 
 
 def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> TrainingResult:

@@ -16,10 +16,11 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.scorer import UNKNOWN, Scorer
+from tests.support.data.training import one_fit, train
 from trainer.errors import FitError
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training import measure
-from trainer.training.fit import Recipe, coordinates, fit_feature, train
+from trainer.training.fit import coordinates, fit_feature
 from trainer.training.measure import rounded, silhouette
 from trainer.training.naming import Lineage
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from segmentation.model import Transform
+    from trainer.training.plan import TrainingPlan
 
 AS_OF = 1_323_475_200_000
 TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "yeo-johnson")
@@ -57,13 +59,15 @@ def raw(snapshot: CustomerSnapshot) -> NDArray[np.float64]:
 
 
 shops = st.builds(a_shop, st.integers(0, 2**32 - 1), st.integers(200, 500))
-recipes = st.builds(Recipe, k=st.integers(2, 9), transform=st.sampled_from(TRANSFORMS), seed=st.integers(0, 2**32 - 1))
+plans = st.builds(one_fit, k=st.integers(2, 9), transform=st.sampled_from(TRANSFORMS), seed=st.integers(0, 2**32 - 1))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, recipes)
-def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(shop: CustomerSnapshot, recipe: Recipe) -> None:
-    one, two = train(shop, recipe), train(shop, recipe)
+@given(shops, plans)
+def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(
+    shop: CustomerSnapshot, plan: TrainingPlan
+) -> None:
+    one, two = train(shop, plan), train(shop, plan)
     assert one.model.to_json() == two.model.to_json()
     assert SegmentModel.from_json(one.model.to_json()) == one.model
     assert np.array_equal(one.labels, two.labels)
@@ -82,9 +86,9 @@ def test_z_is_what_scikit_learn_makes_of_the_customers(shop: CustomerSnapshot, k
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, recipes)
-def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot, recipe: Recipe) -> None:
-    model, labels = (trained := train(shop, recipe)).model, trained.labels
+@given(shops, plans)
+def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot, plan: TrainingPlan) -> None:
+    model, labels = (trained := train(shop, plan)).model, trained.labels
     scorer = Scorer(model.model_copy(update={"margin": 0.0}))
     n = len(shop.customers)
     last = AS_OF - np.rint(shop.recency_days * DAY_MS).astype(np.int64)
@@ -95,7 +99,7 @@ def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot
     assert np.array_equal(scorer.decide(decided, at, last, rest), decided)
     z = coordinates(shop, model.features)
     with threadpool_limits(limits=1):
-        fresh = KMeans(n_clusters=recipe.k, n_init=10, random_state=recipe.seed, tol=0.0).fit(z)
+        fresh = KMeans(n_clusters=plan.ks[0], n_init=10, random_state=plan.seed, tol=0.0).fit(z)
     centroid_of = {segment.centroid: index for index, segment in enumerate(model.segments)}
     rows = fresh.cluster_centers_.tolist()
     place = np.array([centroid_of[rounded(r), rounded(f), rounded(m)] for r, f, m in rows])
@@ -111,8 +115,8 @@ def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(shops, st.integers(2, 8))
 def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: CustomerSnapshot, k: int) -> None:
-    first = train(shop, Recipe(k=k))
-    again = train(shop, Recipe(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
+    first = train(shop, one_fit(k=k))
+    again = train(shop, one_fit(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
     assert again.model.segments == first.model.segments
     assert again.model.parent == first.model.version
     assert np.array_equal(first.labels, again.labels)
@@ -120,7 +124,7 @@ def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: CustomerS
 
 def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
     shop = a_shop(1)
-    trained = train(shop, Recipe())
+    trained = train(shop)
     facts = trained.model.training
     assert (facts.customers, facts.k, facts.seed) == (300, 5, 42)
     assert sum(facts.shares.values()) == pytest.approx(1.0)
@@ -132,15 +136,15 @@ def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("customers", "recipe", "told"),
+    ("customers", "plan", "message"),
     [
-        (199, Recipe(), "199 customers.*at least 200"),
-        (7, Recipe(k=8, floor=2), "k=8, but only 7 customers differ"),
+        (199, one_fit(), "199 customers.*at least 200"),
+        (7, one_fit(k=8, floor=2), "k=8, but only 7 customers differ"),
     ],
 )
-def test_too_few_customers_make_no_model(customers: int, recipe: Recipe, told: str) -> None:
-    with pytest.raises(FitError, match=told):
-        train(a_shop(3, customers), recipe)
+def test_too_few_customers_make_no_model(customers: int, plan: TrainingPlan, message: str) -> None:
+    with pytest.raises(FitError, match=message):
+        train(a_shop(3, customers), plan)
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -148,7 +152,7 @@ def test_a_feature_in_which_all_are_alike_makes_no_model(name: str) -> None:
     shop = a_shop(4)
     shop.column(name)[:] = 3.0
     with pytest.raises(FitError, match=f"{name} is 3 for all 300 customers"):
-        train(shop, Recipe())
+        train(shop)
 
 
 def test_fewer_kinds_of_customers_than_segments_make_no_model() -> None:
@@ -156,7 +160,7 @@ def test_fewer_kinds_of_customers_than_segments_make_no_model() -> None:
     for name in FEATURES:
         shop.column(name)[:] = np.arange(300) % 3
     with pytest.raises(FitError, match=r"only 3 customers differ\. Give --k 3 or less"):
-        train(shop, Recipe(k=4))
+        train(shop, one_fit(k=4))
 
 
 def test_clusters_too_close_to_be_told_apart_make_no_model() -> None:
@@ -165,7 +169,7 @@ def test_clusters_too_close_to_be_told_apart_make_no_model() -> None:
         shop.column(name)[:] = np.where(np.arange(300) < 150, 0.0, 1000.0)
     shop.recency_days[0] = 1e-4
     with pytest.raises(FitError, match=r"the centroids of .* are .* apart"):
-        train(shop, Recipe(k=3, transform="identity"))
+        train(shop, one_fit(k=3, transform="identity"))
 
 
 def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,16 +213,16 @@ def _without_outliers(shop: CustomerSnapshot) -> CustomerSnapshot:
 def test_the_textbook_recipe_gives_the_reference_silhouettes(retail: CustomerSnapshot, k: int, expected: float) -> None:
     kept = _without_outliers(retail)
     assert len(kept.customers) == 4_274
-    assert train(kept, Recipe(k, "identity")).model.training.silhouette == pytest.approx(expected, abs=0.005)
+    assert train(kept, one_fit(k, "identity")).model.training.silhouette == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize(("k", "expected"), [(2, 0.433), (3, 0.337), (4, 0.336)])
 def test_log1p_gives_the_reference_silhouettes(retail: CustomerSnapshot, k: int, expected: float) -> None:
-    assert train(retail, Recipe(k, "log1p")).model.training.silhouette == pytest.approx(expected, abs=0.005)
+    assert train(retail, one_fit(k, "log1p")).model.training.silhouette == pytest.approx(expected, abs=0.005)
 
 
 def test_real_customers_get_the_five_names_and_nobody_is_left_out(retail: CustomerSnapshot) -> None:
-    trained = train(retail, Recipe())
+    trained = train(retail)
     names = [segment.name for segment in trained.model.segments]
     assert names == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]
     medians = np.array([np.median(raw(retail)[trained.labels == i], axis=0) for i in range(5)])

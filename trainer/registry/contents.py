@@ -108,7 +108,6 @@ class TopicContents:
         return Lineage(
             active=self.versions[now.version].model if now else None,
             activation=now.activation if now else None,
-            versions=frozenset(self.versions),
             highest_id=max(ids, default=0),
         )
 

@@ -1,7 +1,6 @@
 """The report of a training run: a page for people, Markdown and JSON for machines. All three say the same.
 
-The JSON is the outcome itself, and the other two are made from it alone: `read_outcome` and `html` or `markdown` give
-an old run's report anew.
+The JSON is the outcome itself, and the other two are made from it alone, so they can be made again from report.json.
 """
 
 from __future__ import annotations
@@ -10,10 +9,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from trainer.errors import TrainerError
-from trainer.outcome import TrainingOutcome
 from trainer.report import sentences as words
 from trainer.report import tables
 from trainer.report.page import page
@@ -21,50 +16,37 @@ from trainer.report.page import page
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trainer.outcome import TrainingOutcome
     from trainer.report.tables import ReportTable
 
 
-class ReportError(TrainerError):
-    """A file isn't the report of a training run."""
-
-
 @dataclass(frozen=True, slots=True)
-class Written:
-    """Where the report lies."""
+class WrittenReport:
+    """The files of a report."""
 
     html: Path
     markdown: Path
     json: Path
 
 
-def write_report(outcome: TrainingOutcome, folder: Path) -> Written:
-    """Write report.html, report.md and report.json into a folder, made where it isn't there; OSError where it can't."""
+def write_report(outcome: TrainingOutcome, folder: Path) -> WrittenReport:
+    """Write report.html, report.md and report.json into a folder, which is created if needed. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = Written(folder / "report.html", folder / "report.md", folder / "report.json")
-    # The JSON first: from it the others can be made anew.
+    written = WrittenReport(folder / "report.html", folder / "report.md", folder / "report.json")
+    # The JSON first: the others can be made from it.
     written.json.write_bytes(outcome.to_json() + b"\n")
     written.markdown.write_text(markdown(outcome), encoding="utf-8")
     written.html.write_text(html(outcome), encoding="utf-8")
     return written
 
 
-def read_outcome(path: Path) -> TrainingOutcome:
-    """Read a report.json. Raises ReportError where it is none, OSError where it can't be read."""
-    try:
-        return TrainingOutcome.from_json(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{path} is not the report of a training run: {error}.", hint="Give the report.json that segtrainer wrote."
-        ) from None
-
-
 def html(outcome: TrainingOutcome) -> str:
-    """Give the page: whole in itself, nothing is fetched."""
+    """Return the page; it needs no other file and fetches nothing."""
     return page(outcome)
 
 
 def markdown(outcome: TrainingOutcome) -> str:
-    """Give the words and tables of the page, without its figures."""
+    """Return the sentences and tables of the page, without its charts."""
     parts = [f"# Customer segments as of {words.moment(outcome.as_of)}", f"**{words.badge(outcome)}**"]
     parts.append(plain(words.headline(outcome)))
     if outcome.segments:
@@ -95,7 +77,7 @@ def markdown(outcome: TrainingOutcome) -> str:
 
 
 def plain(text: str) -> str:
-    r"""Write a text so that Markdown reads it as it is, on one line.
+    r"""Escape a text for Markdown, on one line.
 
     >>> print(plain("A|B *and* <b>"))
     A\|B \*and\* \<b\>

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.snapshot.redis import CustomerSnapshot
-    from trainer.training.fit import Trained
+    from trainer.training.fit import TrainedModel
     from trainer.training.naming import Lineage
 
 # Of figures that are only drawn; keeps the file of an outcome small.
@@ -24,7 +24,7 @@ _DIGITS = 6
 
 
 def describe(
-    snapshot: CustomerSnapshot, trained: Trained, lineage: Lineage
+    snapshot: CustomerSnapshot, trained: TrainedModel, lineage: Lineage
 ) -> tuple[tuple[SegmentFacts, ...], Sample, Projection]:
     """Give the facts of the segments, the sample, and the plane that it is drawn on."""
     z = coordinates(snapshot, trained.model.features)
@@ -48,7 +48,7 @@ def describe(
 
 def _segments(
     snapshot: CustomerSnapshot,
-    trained: Trained,
+    trained: TrainedModel,
     lineage: Lineage,
     measured: tuple[NDArray[np.int64], NDArray[np.float64] | None],
 ) -> tuple[SegmentFacts, ...]:

@@ -1,4 +1,4 @@
-"""From a snapshot to a model that may be published, or the reasons why none may: the steps of a run that touch no server."""
+"""From a snapshot to a model that may be published, or the reasons why none may: the steps of a run without servers."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import msgspec
 from segmentation.events import iso
 from trainer.errors import FitError
 from trainer.outcome import PublicationDecision, RecipeUsed, Timing, TrainingOutcome
-from trainer.training.choose import Choice, choose, gate
+from trainer.training.choose import choose, gate
 from trainer.training.compare import compare
 from trainer.training.describe import describe
 from trainer.training.fit import ModelFacts, assemble
 from trainer.training.quality import check, examine, only
-from trainer.training.search import FitResult, fit_rows, search, whole
+from trainer.training.search import fit_rows, on_all_customers, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainer.outcome import Comparison, Gate
+    from trainer.outcome import Comparison, Gate, Quality
     from trainer.snapshot.redis import CustomerSnapshot
-    from trainer.training.choose import ActiveFit
-    from trainer.training.fit import Trained
+    from trainer.training.choose import ActiveFit, Choice
+    from trainer.training.fit import TrainedModel
     from trainer.training.naming import Lineage
     from trainer.training.plan import TrainingPlan
-    from trainer.training.search import Progress
+    from trainer.training.search import FitResult, Progress
 
 
+# What the fitted customers have in common, for the message of an error.
 _HAVING: Final = {"in window": "an order in the window", "ordinary": "no figure of |z| >= 3"}
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Takes the time of each step. `clock_s`: seconds, only ever rising."""
+    """The durations of a run's steps. `clock_s`: seconds of a monotonic clock."""
 
     clock_s: Callable[[], float]
     timings: list[Timing] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time what is done in the block, if it ends well."""
+        """Measure how long the block takes, unless it raises."""
         begun_s = self.clock_s()
         yield
         self.timings.append(Timing(step=name, seconds=round(self.clock_s() - begun_s, 3)))
@@ -50,17 +51,17 @@ class Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What came of a snapshot. `trained` is None where the gates refused every fit.
+    """The outcome of a training, and its model; `trained` is None where the gates refused every fit.
 
     `outcome` has the verdict "refused", or "dry-run" as long as nothing is published.
     """
 
     outcome: TrainingOutcome
-    trained: Trained | None
+    trained: TrainedModel | None
 
     @property
     def may_activate(self) -> bool:
-        """Whether the model moves few enough customers to become active by itself."""
+        """Whether the model moves few enough customers to be activated without being asked for."""
         return self.trained is not None and all(g.passed for g in self.outcome.decision.gates if g.name == "moved")
 
 
@@ -75,46 +76,64 @@ def learn(
     progress: Progress,
     force: bool = False,
 ) -> TrainingResult:
-    """Look at the input, fit, choose, match, name and compare. Raises FitError where no model can be made at all.
+    """Check the input, fit, choose, name and compare. Raises FitError where no model can be made at all.
 
-    1. The quality of the input: too few customers, no number, a feature alike for all end the run here.
+    1. The quality of the input: too few customers, a figure that is no number, or a feature equal for all raise here.
     2. A fit for every k and transform, each measured and judged by the gates.
-    3. The choice. With none that passes the lesson is a refusal, unless forced.
-    4. Lasting ids and names by the active model, then all customers by both models.
+    3. The choice. Where no fit passes, the result is a refusal, unless forced.
+    4. Lasting ids and names, matched to the active model; then all customers under both models.
     """
     with watch.step("quality"):
-        check(snapshot, plan.floor)
-        keep = fit_rows(snapshot, plan)
-        if not keep.all():
-            check(only(snapshot, keep), plan.floor, _HAVING[plan.fitted])
-        quality = examine(snapshot, int((~keep).sum()))
+        quality = _examined(snapshot, plan)
     with watch.step("fits"):
-        found = search(snapshot, plan, lineage, progress)
-    choice = choose([one.fit for one in found], plan, _active(lineage), force=force)
-    outcome = TrainingOutcome(
+        fits = search(snapshot, plan, lineage, progress)
+    choice = choose([one.fit for one in fits], plan, _active_fit(lineage), force=force)
+    refusal = TrainingOutcome(
         recipe=_used(plan),
         source=source,
         as_of=iso(snapshot.as_of_ms),
         trained_at=iso(now_ms),
         quality=quality,
-        fits=tuple(msgspec.structs.replace(one.fit, chosen=i == choice.index) for i, one in enumerate(found)),
+        fits=tuple(msgspec.structs.replace(one.fit, chosen=i == choice.index) for i, one in enumerate(fits)),
         chosen=choice.index,
         parent=lineage.active.version if lineage.active else None,
         decision=PublicationDecision(verdict="refused", why=choice.why),
         timings=tuple(watch.timings),
     )
-    if choice.index is None:
-        if all(one.fit.failure for one in found):
-            raise FitError(" ".join(choice.why))
-        return TrainingResult(outcome, None)
+    if choice.index is not None:
+        return _result(snapshot, plan, lineage, fits[choice.index], choice, refusal, watch)
+    if all(one.fit.failure for one in fits):
+        raise FitError(" ".join(choice.why))
+    return TrainingResult(refusal, None)
+
+
+def _examined(snapshot: CustomerSnapshot, plan: TrainingPlan) -> Quality:
+    """Check all customers, and those that are fitted where these are fewer. Raises FitError."""
+    check(snapshot, plan.floor)
+    keep = fit_rows(snapshot, plan)
+    if not keep.all():
+        check(only(snapshot, keep), plan.floor, _HAVING[plan.fitted])
+    return examine(snapshot, int((~keep).sum()))
+
+
+def _result(
+    snapshot: CustomerSnapshot,
+    plan: TrainingPlan,
+    lineage: Lineage,
+    chosen: FitResult,
+    choice: Choice,
+    refusal: TrainingOutcome,
+    watch: Stopwatch,
+) -> TrainingResult:
+    """Make the model of the chosen fit, compare it with the active one and describe it. Raises FitError."""
     with watch.step("model"):
-        trained = _model(snapshot, plan, lineage, found[choice.index], choice)
+        trained = _model(snapshot, plan, lineage, chosen, choice)
     with watch.step("comparison"):
         comparison = compare(snapshot, trained.model, lineage)
     with watch.step("description"):
         segments, sample, projection = describe(snapshot, trained, lineage)
     outcome = msgspec.structs.replace(
-        outcome,
+        refusal,
         version=trained.model.version,
         segments=segments,
         sample=sample,
@@ -123,7 +142,7 @@ def learn(
         decision=PublicationDecision(
             verdict="dry-run",
             why=choice.why,
-            gates=found[choice.index].fit.gates + _moved(comparison, plan),
+            gates=chosen.fit.gates + _moved_gate(comparison, plan),
             forced=choice.forced,
         ),
         timings=tuple(watch.timings),
@@ -133,31 +152,31 @@ def learn(
 
 
 def _model(
-    snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, found: FitResult, choice: Choice
-) -> Trained:
-    clusters = whole(snapshot, found, plan)
+    snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, chosen: FitResult, choice: Choice
+) -> TrainedModel:
+    clusters = on_all_customers(snapshot, chosen, plan)
     notes = {
         "recipe": plan.name,
         "fits": f"k = {', '.join(map(str, plan.ks))} with {', '.join(plan.transforms)}",
         "choice": choice.why[0],
     }
-    if found.fit.stability is not None:
-        notes["stability"] = f"{found.fit.stability:.3f}"
-    # `whole` has made sure that there are features.
-    assert found.features is not None
+    if chosen.fit.stability is not None:
+        notes["stability"] = f"{chosen.fit.stability:.3f}"
+    # `on_all_customers` has raised where there are none.
+    assert chosen.features is not None
     return assemble(
-        snapshot, found.features, clusters, lineage, ModelFacts(plan.seed, plan.margin, choice.forced, notes)
+        snapshot, chosen.features, clusters, lineage, ModelFacts(plan.seed, plan.margin, choice.forced, notes)
     )
 
 
-def _active(lineage: Lineage) -> ActiveFit | None:
+def _active_fit(lineage: Lineage) -> ActiveFit | None:
     if lineage.active is None:
         return None
-    # Of recency, which is never negative: money may have fallen back to log1p.
+    # The transform of recency, which is never negative: that of money may be log1p in place of Yeo-Johnson.
     return lineage.active.features[0].transform, len(lineage.active.segments)
 
 
-def _moved(comparison: Comparison | None, plan: TrainingPlan) -> tuple[Gate, ...]:
+def _moved_gate(comparison: Comparison | None, plan: TrainingPlan) -> tuple[Gate, ...]:
     return () if comparison is None else (gate("moved", comparison.moved, plan.most_moved, "most"),)
 
 

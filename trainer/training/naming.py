@@ -67,11 +67,10 @@ MANY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What was published before. `versions`: all that the topic holds; `highest_id`: of any segment in them, 0 for none."""
+    """The models published before. `highest_id`: of any of their segments, 0 where there is none."""
 
     active: SegmentModel | None = None
     activation: int | None = None
-    versions: frozenset[str] = frozenset()
     highest_id: int = 0
 
 

@@ -1,4 +1,4 @@
-"""Every k with every transform that the plan allows, fitted and measured."""
+"""Fit and measure every k with every transform that the plan allows."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from trainer.training.naming import Lineage
     from trainer.training.plan import TrainingPlan
 
-# The search compares fits on so many customers at most. The chosen one is then run on all of them from where it came to.
+# Customers that the fits are compared on, at most. K-Means then runs on all of them from the chosen fit's centroids.
 SEARCH_SAMPLE: Final = 100_000
 
 
-# Hears how far a run is: what comes next, and its place among so many steps.
+# Called as a run goes on: progress(next step, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """One fit with what is needed to make the model of it; `clusters` is None where it couldn't be fitted."""
+    """One fit with the features and clusters that a model is made of; both are None where it couldn't be fitted."""
 
     fit: Fit
     features: Features | None = None
@@ -43,8 +43,8 @@ class FitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
-    """What all k of one transform are fitted on. z: [rows, 3]."""
+class _FitInput:
+    """The rows that every k of one transform is fitted on. z: [rows, 3]."""
 
     kind: Transform
     features: Features
@@ -52,60 +52,61 @@ class _Ground:
 
 
 def fit_rows(snapshot: CustomerSnapshot, plan: TrainingPlan) -> NDArray[np.bool_]:
-    """Tell which customers take part in the fit, [customers]."""
+    """Return which customers take part in the fit, [customers]."""
     if plan.fitted == "ordinary":
         return ordinary(snapshot)
     return snapshot.frequency > 0 if plan.fitted == "in window" else np.ones(len(snapshot.customers), dtype=np.bool_)
 
 
 def search(snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, progress: Progress) -> list[FitResult]:
-    """Fit every k with every transform, in the order of the plan. What can't be fitted says why."""
-    base = only(snapshot, fit_rows(snapshot, plan))
+    """Fit every k with every transform, in the order of the plan. A fit that fails carries the reason."""
+    fitted = only(snapshot, fit_rows(snapshot, plan))
     found: list[FitResult] = []
     total = len(plan.transforms) * len(plan.ks)
     for kind in plan.transforms:
         try:
-            features = fit_features(base, kind)
+            features = fit_features(fitted, kind)
         except FitError as error:
             found += [FitResult(Fit(transform=kind, k=k, failure=str(error))) for k in plan.ks]
             continue
-        z = coordinates(base, features)
-        ground = _Ground(kind, features, z[sample_of(len(z), SEARCH_SAMPLE, plan.seed)])
+        z = coordinates(fitted, features)
+        rows = _FitInput(kind, features, z[sample_of(len(z), SEARCH_SAMPLE, plan.seed)])
         for k in plan.ks:
             progress(f"k = {k}, {kind}", len(found), total)
-            found.append(_fit(ground, k, plan, lineage))
+            found.append(_fit(rows, k, plan, lineage))
     progress("fitted", total, total)
     return found
 
 
-def _fit(ground: _Ground, k: int, plan: TrainingPlan, lineage: Lineage) -> FitResult:
-    warm = start_of(lineage, ground.features, k) if plan.way == "gates" else None
+def _fit(rows: _FitInput, k: int, plan: TrainingPlan, lineage: Lineage) -> FitResult:
+    warm = start_of(lineage, rows.features, k) if plan.way == "gates" else None
     try:
-        clusters = cluster(ground.z, k, plan.seed, plan.starts, warm=warm)
+        clusters = cluster(rows.z, k, plan.seed, plan.starts, warm=warm)
     except FitError as error:
-        return FitResult(Fit(transform=ground.kind, k=k, failure=str(error)))
+        return FitResult(Fit(transform=rows.kind, k=k, failure=str(error)))
     shares = np.bincount(clusters.labels, minlength=k) / len(clusters.labels)
-    davies_bouldin, calinski_harabasz = separation(ground.z, clusters.labels)
+    davies_bouldin, calinski_harabasz = separation(rows.z, clusters.labels)
     fit = Fit(
-        transform=ground.kind,
+        transform=rows.kind,
         k=k,
         inertia=clusters.inertia,
-        silhouette=silhouette(ground.z, clusters.labels, plan.seed),
+        silhouette=silhouette(rows.z, clusters.labels, plan.seed),
         davies_bouldin=davies_bouldin,
         calinski_harabasz=calinski_harabasz,
-        stability=stability(ground.z, clusters.labels, k, plan.seed, plan.rounds),
+        stability=stability(rows.z, clusters.labels, k, plan.seed, plan.rounds),
         smallest_share=rounded(float(shares.min())),
         largest_share=rounded(float(shares.max())),
         warm=clusters.warm,
     )
     fit = msgspec.structs.replace(fit, gates=gates_of(fit, plan))
-    return FitResult(fit, ground.features, clusters)
+    return FitResult(fit, rows.features, clusters)
 
 
-def whole(snapshot: CustomerSnapshot, found: FitResult, plan: TrainingPlan) -> Clusters:
-    """Bring a fit to all customers of the snapshot: run it on where it was fitted on a sample, label who was left out.
+def on_all_customers(snapshot: CustomerSnapshot, found: FitResult, plan: TrainingPlan) -> Clusters:
+    """Return a fit's clusters with a label for every customer of the snapshot. Raises FitError where it wasn't fitted.
 
-    The inertia and the silhouette stay those of the customers who took part in the fit.
+    A fit on a sample is first refined on all customers that take part in the fit; inertia and silhouette are theirs.
+    The others are assigned to their nearest centroid.
     """
     if found.features is None or found.clusters is None:
         raise FitError(f"k = {found.fit.k} with {found.fit.transform} wasn't fitted.")

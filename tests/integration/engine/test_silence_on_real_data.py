@@ -25,11 +25,11 @@ from stream.orders.rows import Row, parse_at
 from stream.orders.sorting import in_time_order
 from stream.replay.publisher import replay
 from stream.settings import Settings
+from tests.support.data.training import train
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually
 from tests.support.oracles.silence import DAY_MS, Event, Told, figures_of, plainly_wrong, read_log, read_move, told_by
 from trainer.snapshot.redis import CustomerSnapshot
-from trainer.training.fit import Recipe, train
 
 SettingsFor = Callable[..., Settings]
 Deploy = Callable[..., Settings]
@@ -77,7 +77,7 @@ class Shop:
         recency, frequency, monetary = np.array(columns).T
         names = tuple(name.encode() for name in known)
         snapshot = CustomerSnapshot(names, recency, frequency, monetary, at, len(figures) - len(known))
-        return train(snapshot, Recipe()).model
+        return train(snapshot).model
 
 
 def rows_of(path: Path, currency: str) -> list[Row]:

@@ -30,13 +30,13 @@ from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
 from stream.storage.sample import sample
 from tests.support.command_line import run
+from tests.support.data.training import one_fit, train
 from tests.support.engine.real_worker import activate, processes, settled, states
 from tests.support.engine.toy_engine import eventually
 from trainer.errors import SnapshotError
 from trainer.schedule.drift_trigger import WhenDrifted
 from trainer.schedule.policy import LastRun
 from trainer.snapshot.redis import columns
-from trainer.training.fit import Recipe, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def orders(settings: Settings, now_ms: int) -> list[tuple[int, bytes, bytes]]:
 
 
 def trained(settings: Settings, at_ms: int) -> SegmentModel:
-    return train(columns(states(settings).items(), at_ms, settings.rules), Recipe(k=3)).model
+    return train(columns(states(settings).items(), at_ms, settings.rules), one_fit(k=3)).model
 
 
 async def scraped(port: int) -> dict[str, float]:

@@ -71,7 +71,7 @@ def following(lesson_: TrainingResult, before: Lineage, number: int) -> Lineage:
     assert lesson_.trained is not None
     model = lesson_.trained.model
     highest = max(before.highest_id, *(segment.id for segment in model.segments))
-    return Lineage(model, number, before.versions | {model.version}, highest)
+    return Lineage(model, number, highest)
 
 
 def retail_gross(folder: Path) -> CustomerSnapshot:

@@ -9,8 +9,9 @@ from segmentation.drift import SEGMENTS, Tally, drift_of
 from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
+from tests.support.data.training import one_fit, train
 from trainer.snapshot.redis import columns
-from trainer.training.fit import Recipe, histogram, train
+from trainer.training.fit import histogram
 
 RULES = Rules()
 T0 = 1_600_000_000_000
@@ -33,7 +34,7 @@ def a_crowd(seed: int, customers: int = 400, *, times: float = 1.0, latest: int 
 
 
 CROWD = a_crowd(1)
-MODEL = train(columns(CROWD.items(), AS_OF, RULES), Recipe(k=4)).model
+MODEL = train(columns(CROWD.items(), AS_OF, RULES), one_fit(k=4)).model
 
 
 def lying(crowd: dict[bytes, bytes], at: int = AS_OF, model: SegmentModel = MODEL) -> Tally:
