@@ -1,4 +1,7 @@
-"""Which of the fits becomes the model, and why: gates with the best silhouette, the silhouette alone, or the elbow."""
+"""Choose the fit that becomes the model: the best silhouette that passes the gates, the silhouette alone, or the elbow.
+
+The reasons are sentences of the report. The first one also stands in the model, so its words are part of the version.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ if TYPE_CHECKING:
 
     from trainer.training.plan import TrainingPlan
 
-# What the active model was fitted with: its transform and its k.
+# Transform and k of the active model.
 ActiveFit = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The index of the chosen fit, None where none passes; and why, in whole sentences. `forced`: it fails a gate."""
+    """The index of the chosen fit, None where none passes, and the reasons, in sentences. `forced`: it fails a gate."""
 
     index: int | None
     why: tuple[str, ...]
@@ -28,7 +31,7 @@ class Choice:
 
 
 def gate(name: str, value: float | None, limit: float, bound: Literal["least", "most"]) -> Gate:
-    """Judge one figure. What couldn't be measured doesn't pass.
+    """Judge one figure. One that couldn't be measured, None, doesn't pass.
 
     >>> gate("smallest share", 0.02, 0.02, "least").passed, gate("stability", None, 0.8, "least").passed
     (True, False)
@@ -38,7 +41,7 @@ def gate(name: str, value: float | None, limit: float, bound: Literal["least", "
 
 
 def gates_of(fit: Fit, plan: TrainingPlan) -> tuple[Gate, ...]:
-    """Judge a fit by the plan; none by a recipe without gates, no stability where the plan measures none."""
+    """Judge a fit by the plan. A recipe without gates has none, and a plan without resamples has none of stability."""
     if plan.way != "gates":
         return ()
     shares = (
@@ -49,7 +52,7 @@ def gates_of(fit: Fit, plan: TrainingPlan) -> tuple[Gate, ...]:
 
 
 def choose(fits: Sequence[Fit], plan: TrainingPlan, active: ActiveFit | None, *, force: bool) -> Choice:
-    """Choose by the plan's way. `force`: where no fit passes the gates, the best silhouette of all."""
+    """Choose a fit by the plan's `way`. `force`: where no fit passes the gates, choose the best silhouette of all."""
     fitted = [i for i, fit in enumerate(fits) if fit.failure is None]
     if not fitted:
         return Choice(None, ("No k could be fitted.", *_failures(fits)))
@@ -62,22 +65,22 @@ def choose(fits: Sequence[Fit], plan: TrainingPlan, active: ActiveFit | None, *,
     if not force:
         return Choice(None, ("No fit passes the gates, so nothing was published.", *reasons))
     best = max(fitted, key=lambda i: _silhouette(fits[i]))
-    told = f"No fit passes the gates; {_named(fits[best])} has the best silhouette of all and was forced."
-    return Choice(best, (told, *reasons), forced=True)
+    forced = f"No fit passes the gates; {_named(fits[best])} has the best silhouette of all and was forced."
+    return Choice(best, (forced, *reasons), forced=True)
 
 
 def _best(fits: Sequence[Fit], passing: list[int], plan: TrainingPlan, active: ActiveFit | None) -> Choice:
-    """Give the best silhouette; by gates, what is active stays while it comes near enough to that."""
+    """Choose the best silhouette; with gates, the active model's k and transform while they come near enough to it."""
     best = max(passing, key=lambda i: _silhouette(fits[i]))
     if len(fits) == 1:
         gates = ", and it passes the gates" if plan.way == "gates" else ""
         return Choice(best, (f"{_named(fits[best])} was asked for{gates}.",))
     among = f"of the {len(passing)} of {len(fits)} fits that pass the gates" if plan.way == "gates" else "of all fits"
-    told = f"{_named(fits[best])} has the best silhouette {among}: {_silhouette(fits[best]):.3f}."
+    best_of = f"{_named(fits[best])} has the best silhouette {among}: {_silhouette(fits[best]):.3f}."
     same = next((i for i in passing if (fits[i].transform, fits[i].k) == active), best)
     lead = _silhouette(fits[best]) - _silhouette(fits[same])
     if plan.way != "gates" or same == best or lead > plan.keep_within:
-        return Choice(best, (told,))
+        return Choice(best, (best_of,))
     kept = (
         f"{_named(fits[same])} is kept from the active model: the best silhouette, of {_named(fits[best])}, is only "
         f"{lead:.3f} higher, and {plan.keep_within:g} is what a change must be worth."
@@ -87,12 +90,12 @@ def _best(fits: Sequence[Fit], passing: list[int], plan: TrainingPlan, active: A
 
 def _at_elbow(fits: Sequence[Fit], fitted: list[int]) -> Choice:
     if len({fits[i].transform for i in fitted}) > 1:
-        return Choice(None, ("An elbow is one of k alone.", "Several transforms were asked for: give one."))
+        return Choice(None, ("The elbow is found over k for one transform.", "Several were asked for: give one."))
     ks = [fits[i].k for i in fitted]
     found = elbow(ks, [fits[i].inertia or 0.0 for i in fitted])
     if found is None:
-        told = f"The inertia over k = {', '.join(map(str, ks))} has no elbow."
-        return Choice(fitted[0], (told, "Only one k was asked for.")) if len(ks) == 1 else Choice(None, (told,))
+        none = f"The inertia over k = {', '.join(map(str, ks))} has no elbow."
+        return Choice(fitted[0], (none, "Only one k was asked for.")) if len(ks) == 1 else Choice(None, (none,))
     return Choice(fitted[ks.index(found)], (f"The inertia over k has its elbow at k = {found}.",))
 
 
@@ -134,7 +137,7 @@ def _silhouette(fit: Fit) -> float:
 
 
 def _failures(fits: Sequence[Fit]) -> tuple[str, ...]:
-    """Say each failure once, with the first fit that has it: what is wrong with a feature is so for every k."""
+    """Return each failure once, with the first fit that has it: a feature that can't be used fails for every k."""
     first: dict[str | None, Fit] = {}
     for fit in fits:
         first.setdefault(fit.failure, fit)
@@ -142,9 +145,9 @@ def _failures(fits: Sequence[Fit]) -> tuple[str, ...]:
 
 
 def _failed(fit: Fit) -> str:
-    told = [
+    failed = [
         f"{g.name} {'not measurable' if g.value is None else f'{g.value:.3g}'} (at {g.bound} {g.limit:g})"
         for g in fit.gates
         if not g.passed
     ]
-    return f"{_named(fit)} fails by {', '.join(told)}."
+    return f"{_named(fit)} fails by {', '.join(failed)}."

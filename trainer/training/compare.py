@@ -1,4 +1,4 @@
-"""What a new model changes by itself: the same customers, at the same instant, under the active model and under it."""
+"""Compare a new model with the active one: the same customers, at the same instant, under both."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 
 def compare(snapshot: CustomerSnapshot, model: SegmentModel, lineage: Lineage) -> Comparison | None:
-    """Score all customers by both models; None without an active one.
+    """Return the movement of all customers from the active model to the new one; None without an active model.
 
-    By the worker's own scorer: a segment that both models have is left only for one nearer by more than the margin.
+    The worker's scorer decides: a customer leaves a segment that both models have only for one nearer by more than the
+    margin.
     """
     active = lineage.active
     if active is None:
         return None
-    before = placed(snapshot, active)
+    before = segment_indices(snapshot, active)
     ids_before = np.array([s.id for s in active.segments])[before]
     ids_after = np.array([s.id for s in model.segments])
-    after = placed(snapshot, model, ids_before)
-    fresh = placed(snapshot, model)
+    after = segment_indices(snapshot, model, ids_before)
+    fresh = segment_indices(snapshot, model)
     shape = len(active.segments), len(model.segments)
     moves = np.zeros(shape, dtype=np.int64)
     money = np.zeros(shape)
@@ -51,17 +52,20 @@ def compare(snapshot: CustomerSnapshot, model: SegmentModel, lineage: Lineage) -
     )
 
 
-def placed(
+def segment_indices(
     snapshot: CustomerSnapshot, model: SegmentModel, announced: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """Give the index of each customer's segment under a model, [customers]; `announced`: ids they come from, [customers]."""
+    """Return the index of each customer's segment under a model, [customers].
+
+    `announced`: the ids of the segments that the customers are in, [customers]; None: in none.
+    """
     scorer = Scorer(model)
     known = (
         np.full(len(snapshot.customers), UNKNOWN)
         if announced is None
         else scorer.index_from_ids(announced.astype(np.uint16))
     )
-    # Recency is whole milliseconds turned to days, and rounding gives those back; only the difference counts.
+    # Recency is whole milliseconds in days: rounding restores them. Only the difference to `at` counts, so it is zero.
     last = -np.rint(snapshot.recency_days * DAY_MS).astype(np.int64)
     at = np.zeros_like(last)
     return scorer.decide(known, at, last, scorer.rest(snapshot.frequency, snapshot.monetary))

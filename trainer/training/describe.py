@@ -1,4 +1,4 @@
-"""A trained model as an analyst sees it on its snapshot: what the segments are, and customers one by one to draw."""
+"""Describe a trained model on its snapshot: facts of the segments, and a sample of single customers to draw."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from trainer.training.fit import TrainedModel
     from trainer.training.naming import Lineage
 
-# Of figures that are only drawn; keeps the file of an outcome small.
+# Decimals of figures that are only drawn: they keep report.json small.
 _DIGITS = 6
 
 
 def describe(
     snapshot: CustomerSnapshot, trained: TrainedModel, lineage: Lineage
 ) -> tuple[tuple[SegmentFacts, ...], Sample, Projection]:
-    """Give the facts of the segments, the sample, and the plane that it is drawn on."""
+    """Return the facts of the segments, the sample of customers, and the plane that it is drawn in."""
     z = coordinates(snapshot, trained.model.features)
     projection, plane = _project(z, np.array([s.centroid for s in trained.model.segments]))
     at = sample_of(len(z), SAMPLE, trained.model.training.seed)
-    single = silhouettes(z[at], trained.labels[at])
+    values = silhouettes(z[at], trained.labels[at])
     x, y = ((z[at] - z.mean(axis=0)) @ plane.T).T
     columns = {name: _drawn(snapshot.column(name)[at]) for name in FEATURES}
     sample = Sample(
@@ -39,11 +39,11 @@ def describe(
         z_frequency=_drawn(z[at, 1]),
         z_monetary=_drawn(z[at, 2]),
         segment=tuple(trained.labels[at].tolist()),
-        silhouette=None if single is None else _drawn(single),
+        silhouette=None if values is None else _drawn(values),
         x=_drawn(x),
         y=_drawn(y),
     )
-    return _segments(snapshot, trained, lineage, (trained.labels[at], single)), sample, projection
+    return _segments(snapshot, trained, lineage, (trained.labels[at], values)), sample, projection
 
 
 def _segments(
@@ -54,12 +54,12 @@ def _segments(
 ) -> tuple[SegmentFacts, ...]:
     known = {s.id for s in lineage.active.segments} if lineage.active else set()
     total = float(snapshot.monetary.sum())
-    sampled, single = measured
+    sampled, silhouette_of = measured
     facts = []
     for index, segment in enumerate(trained.model.segments):
         inside = trained.labels == index
         money = float(snapshot.monetary[inside].sum())
-        of_segment = None if single is None else single[sampled == index]
+        of_segment = None if silhouette_of is None else silhouette_of[sampled == index]
         pairs = zip(segment.centroid, trained.model.features, strict=True)
         recency, frequency, monetary = (rounded(float(untransformed(np.array(c), f))) for c, f in pairs)
         facts.append(
@@ -93,9 +93,9 @@ def _spread(x: NDArray[np.float64]) -> FeatureSpread | None:
 
 
 def _project(z: NDArray[np.float64], centroids: NDArray[np.float64]) -> tuple[Projection, NDArray[np.float64]]:
-    """Find the two largest principal components of z, [customers, 3]: the plane [2, 3], and what is told of it.
+    """Return the two largest principal components of z, [customers, 3], and the plane that they span, [2, 3].
 
-    Signs are chosen so that each component's largest loading is positive: the picture doesn't turn over by itself.
+    Each component's sign makes its largest loading positive, so that the chart doesn't flip from run to run.
     """
     mean = z.mean(axis=0)
     variance, vectors = np.linalg.eigh(np.cov(z, rowvar=False))

@@ -1,4 +1,4 @@
-"""How good a clustering is. Everything random begins at the seed, and runs on one thread: the same figures each time."""
+"""Measure how good a clustering is. All random numbers come from the seed, on one thread: repeatable to the last bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.metrics import (
     silhouette_samples,
     silhouette_score,
 )
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types; comes with scikit-learn
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types; a dependency of scikit-learn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SILHOUETTE_SAMPLE: Final = 20_000  # customers; the cost is quadratic
 
 _DIGITS: Final = 12
-# MiB for the distances of the silhouette at a time; scikit-learn's own default is 1,024.
+# MiB of distances that the silhouette computes at a time; scikit-learn's default is 1,024.
 _SILHOUETTE_MIB: Final = 64
 _RESAMPLE_STARTS: Final = 3
 _STABILITY_SAMPLE: Final = 20_000
@@ -38,7 +38,7 @@ def rounded(x: float) -> float:
 
 
 def sample_of(customers: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Draw `most` of so many customers, all of them where there aren't more: their indices, rising.
+    """Return the indices of `most` customers drawn at random, ascending; of all where there are no more.
 
     >>> sample_of(3, 5, seed=1).tolist()
     [0, 1, 2]
@@ -49,10 +49,10 @@ def sample_of(customers: int, most: int, seed: int) -> NDArray[np.int64]:
 
 
 def silhouette(z: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> float | None:
-    """Give the mean silhouette, -1 to 1: of all up to 20,000 customers, of a sample of so many from there on.
+    """Return the mean silhouette, -1 to 1, of at most 20,000 customers: a sample where there are more.
 
     Rousseeuw, Journal of Computational and Applied Mathematics 20, 1987. None where the sample has one cluster, or as
-    many as customers.
+    many clusters as customers.
     """
     sample = sample_of(len(z), SILHOUETTE_SAMPLE, seed)
     if not _has_silhouettes(labels[sample]):
@@ -62,7 +62,7 @@ def silhouette(z: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> 
 
 
 def silhouettes(z: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Give the silhouette of each row of a sample, [rows]; None as for `silhouette`."""
+    """Return the silhouette of each row of a sample, [rows]; None as for `silhouette`."""
     if not _has_silhouettes(labels):
         return None
     with threadpool_limits(limits=1), sklearn.config_context(working_memory=_SILHOUETTE_MIB):
@@ -75,23 +75,26 @@ def _has_silhouettes(labels: NDArray[np.int64]) -> bool:
 
 
 def separation(z: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float | None, float | None]:
-    """Give the indices of Davies and Bouldin (lower is better) and of Calinski and Harabasz (higher is better)."""
+    """Return the indices of Davies and Bouldin (lower is better) and of Calinski and Harabasz (higher is better).
+
+    Each is None where it isn't defined.
+    """
     if not _has_silhouettes(labels):
         return None, None
-    # Clusters of equal points have no width: infinity, which isn't a figure.
+    # Clusters of equal points have no width, and their index is infinite: no figure to report.
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = float(davies_bouldin_score(z, labels)), float(calinski_harabasz_score(z, labels))
-    one, two = (rounded(score) if np.isfinite(score) else None for score in scores)
-    return one, two
+    davies_bouldin, calinski_harabasz = (rounded(score) if np.isfinite(score) else None for score in scores)
+    return davies_bouldin, calinski_harabasz
 
 
 def stability(z: NDArray[np.float64], labels: NDArray[np.int64], k: int, seed: int, rounds: int) -> float | None:
-    """Give the median adjusted Rand index, up to 1, between this clustering and those of resampled customers.
+    """Return the median adjusted Rand index, at most 1, between this clustering and those of resampled customers.
 
-    Each round draws as many customers with replacement, clusters them anew and puts the original ones where the new
-    centroids have them (Hennig, Computational Statistics & Data Analysis 52, 2007, with the index of Hubert and Arabie,
-    1985). z: [customers, 3]; from 20,000 customers up on a sample. None with `rounds` 0, or where a resample has fewer
-    different customers than clusters.
+    Each round draws as many customers with replacement, clusters them, and assigns the original customers to the new
+    centroids (Hennig, Computational Statistics & Data Analysis 52, 2007, with the index of Hubert and Arabie, 1985).
+    z: [customers, 3]; a sample where there are more than 20,000. None with `rounds` 0, or where a resample has fewer
+    than k different customers.
     """
     if not rounds:
         return None
@@ -101,10 +104,10 @@ def stability(z: NDArray[np.float64], labels: NDArray[np.int64], k: int, seed: i
     found = []
     with threadpool_limits(limits=1):
         for _ in range(rounds):
-            again = z[rng.integers(0, len(z), len(z))]
-            if len(np.unique(again, axis=0)) < k:
+            resample = z[rng.integers(0, len(z), len(z))]
+            if len(np.unique(resample, axis=0)) < k:
                 return None
             state = int(rng.integers(2**32))
-            fitted = KMeans(n_clusters=k, n_init=_RESAMPLE_STARTS, random_state=state).fit(again)
+            fitted = KMeans(n_clusters=k, n_init=_RESAMPLE_STARTS, random_state=state).fit(resample)
             found.append(float(adjusted_rand_score(labels, fitted.predict(z))))
     return rounded(float(np.median(found)))

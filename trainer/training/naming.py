@@ -1,7 +1,7 @@
-"""What the segments are called: lasting ids matched to the active model, names and actions by templates, one to one.
+"""Name the segments: lasting ids matched to the active model, and names and actions from templates, one to one.
 
-A cluster's number means nothing: the same customers, trained anew, come in another order. So a segment keeps its id, its
-name and its action as long as a cluster lies where it lay, and only clusters that are new are given a template's.
+The number of a cluster means nothing: another training of the same customers numbers them in another order. So a
+segment keeps its id, name and action as long as a cluster lies where it lay, and only new clusters get a template's.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
     from segmentation.model import Feature, SegmentModel
 
-# More than any template can cost, so that a number is given only when the names have run out.
+# Higher than the cost of any template, so that a numbered name is given only when all templates are used.
 _LAST_RESORT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A name, its default action, and where it belongs: each feature from 0 (lowest of the clusters) to 1 (highest).
+    """A name, its default action, and its position: each feature from 0 (lowest of the clusters) to 1 (highest).
 
-    Recency counts days of silence: 0 has bought just now.
+    Recency counts days of silence: 0 is a purchase just now.
     """
 
     name: str
@@ -48,7 +48,7 @@ _LOST: Final = Template("Lost", "Last-chance e-mail", 1.0, 0.0, 0.0)
 
 # The five of the textbook recipe, the best first.
 FIVE: Final = (_CHAMPIONS, _LOYAL, _POTENTIAL, _AT_RISK, _LOST)
-# For any other number of clusters: the five among others, the best first.
+# For any other number of clusters: these five and more, the best first.
 MANY: Final = (
     _CHAMPIONS,
     _LOYAL,
@@ -75,7 +75,7 @@ class Lineage:
 
 
 def templates(k: int, taken: Collection[str] = ()) -> list[Template]:
-    """Give the templates to choose from for k clusters, without the names that are taken; at least k, whatever is taken.
+    """Return at least k templates for k clusters, without the names that are taken; numbered ones come last.
 
     >>> [template.name for template in templates(5)][:6]
     ['Champions', 'Loyal', 'Potential Loyalists', 'At Risk', 'Lost', 'Segment 1']
@@ -90,11 +90,11 @@ def templates(k: int, taken: Collection[str] = ()) -> list[Template]:
 def assign(
     centroids: NDArray[np.float64], wanted: Sequence[int] | None = None, taken: Collection[str] = ()
 ) -> dict[int, Template]:
-    """Give each cluster a template of its own, so that all fit best together; in the order of the templates.
+    """Assign each cluster a different template at the least total cost; the result is in the order of the templates.
 
-    `centroids`: [k, 3] in z space, in FEATURES order; each feature counts by its place between the least and the greatest
-    of all k (docs/adr/0011: ranks would let a hair's breadth decide). `wanted`: the clusters to name (default all);
-    `taken`: names not to be given.
+    `centroids`: [k, 3] in z space, in FEATURES order. Each feature is scaled to 0 … 1 between the lowest and the highest
+    of all k (docs/adr/0011: with ranks a minimal difference would decide). `wanted`: the clusters to name (default all);
+    `taken`: names that can't be given.
 
     >>> named = assign(np.array([[1.2, -0.9, -0.8], [-1.1, 1.0, 1.3]]))
     >>> [(cluster, template.name) for cluster, template in named.items()]
@@ -105,17 +105,17 @@ def assign(
     low, spread = centroids.min(axis=0), np.ptp(centroids, axis=0)
     at = np.divide(centroids - low, spread, out=np.full_like(centroids, 0.5), where=spread > 0.0)
     choice = templates(k, taken)
-    places = np.array([(t.recency, t.frequency, t.monetary) for t in choice])
-    cost = ((at[rows, None, :] - places[None, :, :]) ** 2).sum(axis=2)
+    positions = np.array([(t.recency, t.frequency, t.monetary) for t in choice])
+    cost = ((at[rows, None, :] - positions[None, :, :]) ** 2).sum(axis=2)
     cost[:, [t.name.startswith("Segment ") for t in choice]] += _LAST_RESORT
     given = sorted(zip(*linear_sum_assignment(cost), strict=True), key=lambda pair: int(pair[1]))
     return {rows[row]: choice[column] for row, column in given}
 
 
 def match(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
-    """Pair the clusters of two models so that the squared distances of all pairs together are least: new -> old.
+    """Pair the clusters of two models so that the sum of the pairs' squared distances is least: {new: old}.
 
-    Both [clusters, 3] in one z space. Of the larger model some stay without.
+    Both [clusters, 3] in the same z space. Some clusters of the larger model have no pair.
 
     >>> match(np.array([[0.0, 0.0, 0.0], [5.0, 5.0, 5.0]]), np.array([[5.0, 5.0, 4.0], [0.0, 1.0, 0.0]]))
     {0: 1, 1: 0}
@@ -125,9 +125,9 @@ def match(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
 
 
 def lasting(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
-    """Give the pairs of `match` in which the new cluster lies nearest to the very old one that it is paired with.
+    """Return the pairs of `match` whose new cluster is nearer to its old one than to any other old cluster.
 
-    Pairs that are least together may be far apart each: a name must not go to where another one's customers were.
+    A pair can lie far apart though the sum is least, and a name must not move to where another segment's customers were.
 
     >>> lasting(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([[0.1, 0.0, 0.0], [9.0, 0.0, 0.0]]))
     {0: 0}
@@ -137,9 +137,10 @@ def lasting(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int
 
 
 def untransformed(z: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    """Give the x with z(x) = z, in the feature's own unit: the inverse of segmentation.scorer.standardise.
+    """Return the x with z(x) = z, in the feature's own unit: the inverse of segmentation.scorer.standardise.
 
-    Nothing is decided by it to the bit, so NumPy's own functions will do. A z that no x has ends at the limit of float64.
+    No decision depends on its last bits, so NumPy's functions are precise enough. A z that no x has gives the largest
+    float64.
     """
     t = z * feature.scale + feature.mean
     if feature.transform == "identity":
@@ -160,10 +161,7 @@ def _unpower(t: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
 
 
 def carried(model: SegmentModel, features: Sequence[Feature]) -> NDArray[np.float64]:
-    """Give a model's centroids in the z space of other features, [segments, 3].
-
-    By way of the features' own units: the same customers have another z in each model.
-    """
+    """Return a model's centroids in the z space of other features, [segments, 3], by way of the features' own units."""
     old = np.array([segment.centroid for segment in model.segments], dtype=np.float64)
     pairs = zip(old.T, model.features, features, strict=True)
     return np.stack([standardise(untransformed(z, was), now) for z, was, now in pairs], axis=1)
@@ -172,12 +170,12 @@ def carried(model: SegmentModel, features: Sequence[Feature]) -> NDArray[np.floa
 def name_segments(
     centroids: Sequence[tuple[float, float, float]], features: Sequence[Feature], lineage: Lineage
 ) -> list[Segment]:
-    """Make a segment of each centroid ([k] in the z space of `features`), in the same order: id, name, action.
+    """Return a segment with id, name and action for each centroid ([k] in the z space of `features`), in their order.
 
-    Those that match a segment of the active model, and lie nearest to it, take all three from it. The others take an id
-    that no published model has used, and a template's name that no segment of the active model has, not even one that
-    ends now: nobody moves from "At Risk" to "At Risk". Without an active model, ids are 1 to k in the order of the
-    templates.
+    A centroid that matches a segment of the active model, and lies nearest to it, takes all three from it. The others
+    take an id that no published model has used, and the name of a template that no segment of the active model has, even
+    if that segment ends now: otherwise customers would move from "At Risk" to "At Risk". Without an active model, ids
+    are 1 to k in the order of the templates.
     """
     new = np.array(centroids, dtype=np.float64)
     known: dict[int, Segment] = {}

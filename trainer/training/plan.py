@@ -1,4 +1,4 @@
-"""How a run fits and chooses: the default, and the textbook's and the tutorial's ways, which it replaces."""
+"""How a run fits and chooses: the default, and the ways of the textbook and the tutorial for comparison."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _ONE_OR_RANGE: Final = re.compile(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?")
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """All that decides which model comes of a snapshot. Shares are parts of 1.
+    """Everything that decides which model a snapshot gives. Shares are fractions of 1.
 
-    `way`: "gates" takes the best silhouette of those that pass, and prefers what is active (`keep_within`);
-    "silhouette" the best of all; "elbow" the k at the elbow of the inertia. `fitted`: on whom the centroids are fitted
-    and the gates judged; "in window": those with an order in the window, "ordinary": those of |z| < 3 in every feature.
-    The model scores the others all the same (docs/adr/0018).
+    `way`: "gates" takes the best silhouette of the fits that pass, and prefers the active model's k and transform
+    (`keep_within`); "silhouette" takes the best of all; "elbow" takes the k at the elbow of the inertia. `fitted`: the
+    customers that the centroids are fitted on and the gates judge: "in window" are those with an order in the window,
+    "ordinary" those with |z| < 3 in every feature. The model scores the others too (docs/adr/0018).
     """
 
     name: RecipeName = "default"
@@ -36,7 +36,7 @@ class TrainingPlan:
     transforms: tuple[Transform, ...] = ("yeo-johnson",)
     fitted: Fitted = "in window"
     seed: int = 42
-    starts: int = 10  # of K-Means; the best by inertia is kept
+    starts: int = 10  # of K-Means; the one with the lowest inertia is kept
     rounds: int = 10  # resamples that the stability is measured on
     floor: int = MIN_CUSTOMERS  # with fewer customers nothing is trained
     smallest_share: float = 0.02
@@ -48,7 +48,7 @@ class TrainingPlan:
 
 
 def of_recipe(name: RecipeName) -> TrainingPlan:
-    """Give the plan of a name.
+    """Return the plan of a recipe.
 
     "textbook": raw figures, standard scaling, n_init 20, the best silhouette of k = 2…8 and nothing else.
     "tutorial": the same fits without customers of |z| >= 3, and the k at the elbow.
@@ -71,7 +71,7 @@ def of_recipe(name: RecipeName) -> TrainingPlan:
 
 
 def parse_ks(text: str) -> tuple[int, ...]:
-    """Read which k to fit: one, a range, or several of both. Raises PlanError.
+    """Parse the k to fit: numbers and ranges, separated by commas. Raises PlanError.
 
     >>> parse_ks("5"), parse_ks("2-4, 8")
     ((5,), (2, 3, 4, 8))
@@ -83,13 +83,15 @@ def parse_ks(text: str) -> tuple[int, ...]:
         first = int(match[1])
         last = int(match[2] or first)
         if not LEAST_K <= first <= last <= MOST_K:
-            raise PlanError(f"k is {text!r}, expected {LEAST_K} to {MOST_K}, the smaller first.", hint="Give 5 or 2-8.")
+            raise PlanError(
+                f"k is {text!r}, expected {LEAST_K} to {MOST_K}, the smaller number first.", hint="Give 5 or 2-8."
+            )
         found |= set(range(first, last + 1))
     return tuple(sorted(found))
 
 
 def parse_transforms(text: str) -> tuple[Transform, ...]:
-    """Read which transforms to fit, comma-separated, each once and in that order. Raises PlanError.
+    """Parse the transforms to fit, separated by commas, in that order and without repetitions. Raises PlanError.
 
     >>> parse_transforms("yeo-johnson, log1p")
     ('yeo-johnson', 'log1p')
@@ -97,5 +99,7 @@ def parse_transforms(text: str) -> tuple[Transform, ...]:
     known: dict[str, Transform] = {name: name for name in get_args(Transform)}
     names = [part.strip() for part in text.split(",")]
     if unknown := [name for name in names if name not in known]:
-        raise PlanError(f"transform is {unknown[0]!r}, expected {', '.join(known)}.", hint="Several: comma-separated.")
+        raise PlanError(
+            f"transform is {unknown[0]!r}, expected {', '.join(known)}.", hint="Separate several by commas."
+        )
     return tuple(dict.fromkeys(known[name] for name in names))

@@ -1,4 +1,4 @@
-"""Whether these customers can be trained on at all, and what is odd about them."""
+"""Check that the customers can be trained on, and count what is unusual about them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ OUTLIER_Z: Final = 3.0
 
 
 def check(snapshot: CustomerSnapshot, floor: int, having: str = "an order that stands") -> None:
-    """Raise FitError where customers are too few, a figure is no number, or a feature is the same for all.
+    """Raise FitError where there are too few customers, a figure is not finite, or a feature is equal for all.
 
-    `having`: what those of the snapshot have.
+    `having`: what the customers of the snapshot have in common, for the message.
     """
     customers = len(snapshot.customers)
     if customers < floor:
@@ -36,17 +36,17 @@ def check(snapshot: CustomerSnapshot, floor: int, having: str = "an order that s
             first = snapshot.customers[int(np.argmin(np.isfinite(x)))]
             raise FitError(
                 f"{name} isn't a finite number for {wrong} of {customers} customers, {first!r} first.",
-                hint="Mend the source of the orders; a state of the worker never holds such a figure.",
+                hint="Fix the source of the orders; states that a worker wrote never hold such a figure.",
             )
         if x.min() == x.max():
             raise FitError(
-                f"{name} is {x[0]:g} for all {customers} customers: it can't tell them apart.",
-                hint="Train on orders that differ in it: over a longer time, or all of the shop's.",
+                f"{name} is {x[0]:g} for all {customers} customers, so it can't separate them.",
+                hint="Train on orders that differ in it: of a longer time, or of all customers.",
             )
 
 
 def ordinary(snapshot: CustomerSnapshot) -> NDArray[np.bool_]:
-    """Tell which customers have |z| < 3 in every untransformed feature, [customers]. None has constant features here."""
+    """Return which customers have |z| < 3 in every untransformed feature, [customers]. No feature may be constant."""
     keep = np.ones(len(snapshot.customers), dtype=np.bool_)
     for name in FEATURES:
         keep &= np.abs(_z(snapshot.column(name))) < OUTLIER_Z
@@ -54,7 +54,7 @@ def ordinary(snapshot: CustomerSnapshot) -> NDArray[np.bool_]:
 
 
 def only(snapshot: CustomerSnapshot, keep: NDArray[np.bool_]) -> CustomerSnapshot:
-    """Give the snapshot of some of its customers, `keep`: [customers]."""
+    """Return the snapshot with only the customers of `keep`, [customers]."""
     if keep.all():
         return snapshot
     return replace(
@@ -67,7 +67,7 @@ def only(snapshot: CustomerSnapshot, keep: NDArray[np.bool_]) -> CustomerSnapsho
 
 
 def examine(snapshot: CustomerSnapshot, not_fitted: int = 0) -> Quality:
-    """Count what an analyst would ask about first; the snapshot must have passed `check`."""
+    """Count what an analyst asks about first. The snapshot must have passed `check`."""
     money = snapshot.monetary
     return Quality(
         customers=len(snapshot.customers),
@@ -93,6 +93,6 @@ def _feature(name: str, x: NDArray[np.float64]) -> FeatureQuality:
 
 
 def _z(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standardise; where rounding leaves no spread, nobody lies apart."""
+    """Return x standardised; zeros where rounding leaves no spread."""
     deviation = x.std()
     return (x - x.mean()) / deviation if deviation > 0 else np.zeros_like(x)

@@ -1,4 +1,4 @@
-"""How this deployment trains: SEGSTREAM_TRAINER_… variables, or the table [trainer] of the file with all other settings."""
+"""How this deployment trains: the variables SEGSTREAM_TRAINER_…, or the table [trainer] of the settings file."""
 
 from __future__ import annotations
 
@@ -20,42 +20,51 @@ PREFIX: Final = f"{DEPLOYMENT_PREFIX}TRAINER_"
 
 
 class TrainingSettings(TableSettings):
-    """What a run does unless its command line says otherwise. Shares are parts of 1. None: as the recipe has it."""
+    """What a run does unless its options say otherwise. Shares are fractions of 1; None takes the recipe's value."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", coerce_numbers_to_str=True)
     TABLE = "trainer"
     ABOUT = "settings of the training"
     LISTED_BY = "docs/explanation/models.md"
 
-    recipe: RecipeName = Field("default", description="how to fit and choose: default, textbook or tutorial")
-    k: str | None = Field(None, description="how many segments: 5, 2-8 or 3,5,8; the default recipe's own is 4-8")
+    recipe: RecipeName = Field("default", description="how to fit and choose k: default, textbook or tutorial")
+    k: str | None = Field(None, description="numbers of segments to try: 5, 2-8 or 3,5,8; the default recipe tries 4-8")
     transform: str | None = Field(
         None,
-        description="yeo-johnson, log1p, identity, or several with commas; the default recipe's own is yeo-johnson",
+        description="yeo-johnson, log1p or identity, several separated by commas; the default recipe takes yeo-johnson",
     )
-    seed: int = Field(42, ge=0, lt=2**32, description="where everything random begins")
-    min_customers: int = Field(MIN_CUSTOMERS, ge=2, description="with fewer customers nothing is trained")
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of all random numbers")
+    min_customers: int = Field(MIN_CUSTOMERS, ge=2, description="fewest customers to train on")
     stability_rounds: int | None = Field(
-        None, ge=0, le=1000, description="resamples behind a stability; default recipe: 10"
+        None, ge=0, le=1000, description="resamples that the stability is measured on; the default recipe takes 10"
     )
-    smallest_share: float = Field(0.02, ge=0, le=1, description="gate: the smallest segment's least part of customers")
-    largest_share: float = Field(0.6, ge=0, le=1, description="gate: the largest segment's greatest part of customers")
-    least_stability: float = Field(0.8, ge=-1, le=1, description="gate: the least adjusted Rand index under resampling")
+    smallest_share: float = Field(
+        0.02, ge=0, le=1, description="gate: lowest share of customers for the smallest segment"
+    )
+    largest_share: float = Field(
+        0.6, ge=0, le=1, description="gate: highest share of customers for the largest segment"
+    )
+    least_stability: float = Field(
+        0.8, ge=-1, le=1, description="gate: lowest stability (adjusted Rand index under resampling)"
+    )
     most_moved: float = Field(
-        0.2, ge=0, le=1, description="of all customers, the part that a model may move and still be activated"
+        0.2, ge=0, le=1, description="largest share of customers that a model may move and still be activated by itself"
     )
     keep_within: float = Field(
-        0.05, ge=0, le=2, description="silhouette by which another k or transform must beat the active model's"
+        0.05,
+        ge=0,
+        le=2,
+        description="silhouette by which another k or transform must exceed the active model's to replace it",
     )
     margin: float = Field(
-        0.25, ge=0, description="squared distance by which another segment must be nearer before a customer moves"
+        0.25, ge=0, description="squared distance by which another segment must be nearer before a customer moves to it"
     )
     redis_url: SecretStr | None = Field(
-        None, description="a replica to read the customers from; default: SEGSTREAM_REDIS_URL"
+        None, description="Redis replica to read the customers from; default: SEGSTREAM_REDIS_URL"
     )
 
     def plan(self) -> TrainingPlan:
-        """Give the recipe's plan with what is set otherwise. Raises PlanError."""
+        """Return the recipe's plan with the values that are set. Raises PlanError."""
         plan = of_recipe(self.recipe)
         return replace(
             plan,
