@@ -24,7 +24,7 @@ from stream.dead_letters.records import Letter, read_letter
 from stream.dead_letters.routing import Selection, SentBack, way_back
 from stream.errors import SegstreamError
 from stream.kafka.aiokafka_internals import TRANSACTION_RETRY_MS, shorten_transaction_retries
-from stream.kafka.clients import TopicMissing, at_end, kafka_consumer, kafka_producer, partitions_of
+from stream.kafka.clients import TopicUnusable, at_end, kafka_consumer, kafka_producer, partitions_of
 from stream.settings import Settings
 
 _PAGE: Final = 500  # records read at once, and most in a transaction
@@ -212,7 +212,7 @@ class _Run:
         if topic not in self._counts:
             try:
                 self._counts[topic] = len(await partitions_of(self._consumer, [topic]))
-            except TopicMissing:
+            except TopicUnusable:
                 self._counts[topic] = 0
         return self._counts[topic]
 

@@ -16,6 +16,7 @@ from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
+from stream.kafka.clients import TopicUnusable, check_partition_count
 from stream.storage.heads import (
     Fingerprint,
     KafkaHead,
@@ -74,12 +75,11 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
 
 
 def _equally_many(counts: dict[str, int], configured: int) -> None:
-    if {*counts.values()} != {configured}:
-        raise ShardQuarantined(
-            "partitions_changed",
-            f"a step's topics need {configured} partitions each (SEGSTREAM_PARTITIONS), but there are {counts}.",
-            hint="Put the counts back: customers would change shards.",
-        )
+    for topic, count in counts.items():
+        try:
+            check_partition_count(topic, count, configured)
+        except TopicUnusable as error:
+            raise ShardQuarantined("partitions_changed", str(error)) from None
 
 
 async def _check(

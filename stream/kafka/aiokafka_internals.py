@@ -50,8 +50,7 @@ def pause_between_connection_attempts(client: AIOKafkaProducer | AIOKafkaConsume
     aiokafka waits `retry_backoff_ms` between two attempts, whatever has failed. In a turn that must be milliseconds; while
     the broker is down it makes hundreds of attempts a second, each of them a line in the log.
     """
-    # A producer's client is public, a consumer's is not.
-    network = client.client if hasattr(client, "client") else client._client  # noqa: SLF001
+    network = _network(client)
     connect = network._get_conn  # noqa: SLF001
 
     async def connect_or_pause(*arguments: Any, **named: Any) -> Any:
@@ -63,13 +62,18 @@ def pause_between_connection_attempts(client: AIOKafkaProducer | AIOKafkaConsume
     network._get_conn = connect_or_pause  # noqa: SLF001
 
 
-async def all_partitions(consumer: AIOKafkaConsumer) -> dict[str, list[int]]:
+def _network(client: AIOKafkaProducer | AIOKafkaConsumer) -> Any:
+    """Return the AIOKafkaClient of a producer, where it is public, or of a consumer, where it isn't."""
+    return client.client if hasattr(client, "client") else client._client  # noqa: SLF001
+
+
+async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[str, list[int]]:
     """Return the partitions of every topic of the cluster, sorted.
 
     `consumer.topics()` makes the same request and drops the partitions; `partitions_for_topic` knows assigned topics only.
     All topics are requested, because naming a topic could create it.
     """
-    cluster = await consumer._client.fetch_all_metadata()  # noqa: SLF001
+    cluster = await _network(client).fetch_all_metadata()
     return {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 

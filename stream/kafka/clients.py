@@ -29,8 +29,8 @@ class KafkaUnreachable(SegstreamError):
     """Kafka doesn't answer, or not as it should."""
 
 
-class TopicMissing(SegstreamError):
-    """A topic isn't there, or isn't what the settings say."""
+class TopicUnusable(SegstreamError):
+    """A topic doesn't exist, or isn't what the settings say."""
 
 
 @asynccontextmanager
@@ -81,12 +81,22 @@ def _unreachable(settings: DeploymentSettings, error: Exception) -> KafkaUnreach
     )
 
 
-async def partitions_of(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> list[TopicPartition]:
+async def partitions_of(client: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> list[TopicPartition]:
     """List all partitions of these topics. Raises TopicMissing."""
-    existing = await all_partitions(consumer)
+    existing = await all_partitions(client)
     if missing := [topic for topic in topics if topic not in existing]:
-        raise TopicMissing(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
+        raise TopicUnusable(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
     return [TopicPartition(topic, p) for topic in topics for p in existing[topic]]
+
+
+def check_partition_count(topic: str, found: int, expected: int) -> None:
+    """Check that a topic has as many partitions as the settings say. Raises TopicUnusable."""
+    if found != expected:
+        raise TopicUnusable(
+            f"topic {topic!r} has {found} partitions, expected {expected} (SEGSTREAM_PARTITIONS).",
+            hint=f"Set SEGSTREAM_PARTITIONS={found} everywhere if the topic always had {found}. If its count was changed, "
+            "restore the old topic: customers would change shards.",
+        )
 
 
 async def read_topic(settings: DeploymentSettings, topic: str) -> list[Any]:

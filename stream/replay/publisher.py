@@ -15,7 +15,7 @@ from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, instant, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.errors import SegstreamError
-from stream.kafka.clients import TopicMissing, kafka_producer
+from stream.kafka.clients import check_partition_count, kafka_producer, partitions_of
 from stream.orders.rows import Row, to_event
 from stream.replay.timeline import Advance, timeline
 from stream.storage.client import redis_client
@@ -180,18 +180,9 @@ def _check_until(settings: Settings, until_ms: int | None) -> None:
 
 
 async def _check_partitions(producer: AIOKafkaProducer, settings: Settings) -> None:
-    """Refuse a topic in which a customer's partition would be another than the shards expect. Raises TopicMissing."""
+    """Refuse a topic in which a customer's partition would be another than the shards expect. Raises TopicUnusable."""
     topic = settings.orders_topic
-    # All topics are asked for: naming one could create it.
-    cluster = await producer.client.fetch_all_metadata()
-    found = len(cluster.partitions_for_topic(topic) or ())
-    if not found:
-        raise TopicMissing(f"no topic {topic}.", hint="`segstream topics create` makes all of them.")
-    if found != settings.partitions:
-        raise TopicMissing(
-            f"{topic} has {found} partitions, expected {settings.partitions}.",
-            hint=f"Set SEGSTREAM_PARTITIONS={found}; `segstream topics check` compares them all.",
-        )
+    check_partition_count(topic, len(await partitions_of(producer, [topic])), settings.partitions)
 
 
 class _Pace:

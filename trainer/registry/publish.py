@@ -18,6 +18,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
+from stream.kafka.clients import TopicUnusable, check_partition_count
 from trainer.errors import PublishConflict, PublishError
 from trainer.registry.contents import REMEMBERED, Pointer, Signature, TopicContents, read_published, way_back
 from trainer.registry.topic import REQUEST_MS, started
@@ -253,11 +254,10 @@ async def _sent(
 async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list[int]:
     """Give the partitions of the orders. Raises PublishError where there aren't as many as the deployment has shards."""
     found = sorted(await producer.partitions_for(settings.orders_topic))
-    if len(found) != settings.partitions:
-        raise PublishError(
-            f"topic {settings.orders_topic} has {len(found)} partitions, expected {settings.partitions}.",
-            hint=f"Set SEGSTREAM_PARTITIONS={len(found)} for workers and trainer alike, if that is what it always had.",
-        )
+    try:
+        check_partition_count(settings.orders_topic, len(found), settings.partitions)
+    except TopicUnusable as error:
+        raise PublishError(str(error)) from None
     return found
 
 

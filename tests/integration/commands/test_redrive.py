@@ -26,7 +26,7 @@ from stream.dead_letters.records import REDRIVES_HEADER, dead_record
 from stream.dead_letters.redrive import RedriveError, RedriveReport, redrive
 from stream.dead_letters.routing import MOST_REDRIVES, Selection
 from stream.kafka import topics
-from stream.kafka.clients import TopicMissing, end_offsets
+from stream.kafka.clients import TopicUnusable, end_offsets
 from stream.settings import Settings
 from stream.storage.heads import MARK_HEADER, NOTE_HEADER
 from stream.worker.steps import scoring_step
@@ -293,7 +293,7 @@ async def test_moves_go_back_without_the_marks_of_a_shard(settings: Settings) ->
 
 
 async def test_without_topics_it_says_what_to_do(settings_for: Callable[..., Settings]) -> None:
-    with pytest.raises(TopicMissing, match="topics create"):
+    with pytest.raises(TopicUnusable, match="topics create"):
         await again(settings_for())
 
 

@@ -22,7 +22,7 @@ from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream import cli
 from stream.dead_letters.records import dead_record
-from stream.kafka.clients import KafkaUnreachable, TopicMissing, read_topic
+from stream.kafka.clients import KafkaUnreachable, TopicUnusable, read_topic
 from stream.orders.files import OrderFileError
 from stream.orders.rows import Row, parse_at
 from stream.orders.simulate import simulate
@@ -162,9 +162,9 @@ async def test_a_stop_ends_a_slow_replay_with_what_was_sent(settings: Settings) 
 
 
 async def test_another_partition_count_is_refused(settings: Settings, settings_for: SettingsFor) -> None:
-    with pytest.raises(TopicMissing, match="has 4 partitions, expected 5"):
+    with pytest.raises(TopicUnusable, match="has 4 partitions, expected 5"):
         await replay(settings.model_copy(update={"partitions": 5}), [])
-    with pytest.raises(TopicMissing, match="topics create"):
+    with pytest.raises(TopicUnusable, match="topics create"):
         await replay(settings_for(), [])
 
 

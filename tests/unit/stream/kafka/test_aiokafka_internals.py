@@ -55,6 +55,9 @@ TOUCHES: dict[str, Touch] = {
             "_DefaultRecordBatchPy._buffer": _DefaultRecordBatchPy(bytearray(61))._buffer,
         },
     ),
+    "_network": Touch(
+        "0.14.0", lambda parts: {"producer.client": parts.producer.client, "consumer._client": parts.consumer._client}
+    ),
     "all_partitions": Touch("0.14.0", lambda parts: {"fetch_all_metadata": parts.consumer._client.fetch_all_metadata}),
     "describe_topics": Touch(
         "0.14.0",
