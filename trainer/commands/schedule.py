@@ -102,10 +102,19 @@ def _check(context: typer.Context, options: list[str]) -> None:
 
 async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str]) -> None:
     """Run the scheduler until SIGTERM or SIGINT. A run under way is stopped then, and begun again by the next one."""
+    from stream.hosting.http_server import http_server
+
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     async with _redis(settings) as redis:
         scheduler = _build(settings, chosen, options, redis, stopping)
-        async with _served(scheduler, chosen):
+        server = http_server(
+            chosen.http_host,
+            chosen.http_port,
+            health=lambda: health_of(scheduler),
+            metrics=scheduler.metrics.render,
+            setting="SEGSTREAM_SCHEDULE_HTTP_PORT",
+        )
+        async with server:
             log.info("the next training is planned for %s", scheduler.told()["next_run"])
             task = asyncio.ensure_future(scheduler.run(stopping))
 
@@ -198,40 +207,6 @@ async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
         yield redis
     finally:
         await redis.aclose()
-
-
-@asynccontextmanager
-async def _served(scheduler: Scheduler, chosen: ScheduleSettings) -> AsyncIterator[None]:
-    """Serve `/health` and `/metrics`, where a port is set. Raises SettingsError where it can't be opened."""
-    from aiohttp import web
-
-    if not chosen.http_port:
-        yield
-        return
-    routes = web.Application()
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=scheduler.metrics.render(), content_type="text/plain", charset="utf-8")
-
-    async def health(_: web.Request) -> web.Response:
-        told = health_of(scheduler)
-        return web.json_response(told, status=200 if told["healthy"] else 503)
-
-    routes.router.add_get("/metrics", metrics)
-    routes.router.add_get("/health", health)
-    runner = web.AppRunner(routes, access_log=None)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, chosen.http_host, chosen.http_port).start()
-        except OSError as error:
-            raise SettingsError(
-                f"{chosen.http_host}:{chosen.http_port} can't be opened: {error}.",
-                hint="Set SEGSTREAM_SCHEDULE_HTTP_PORT.",
-            ) from error
-        yield
-    finally:
-        await runner.cleanup()
 
 
 def health_of(scheduler: Scheduler) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from faust.types import TP
 
 from segmentation.events import decode
 from segmentation.partitioners import murmur2
-from stream.adapters.app import AdapterHost, _Consumer, build_app, credentials, reader_of
-from stream.adapters.delivery import Lane, Outlet, to_record
+from stream.adapters.app import AdapterHost, build_app, credentials, reader_of
+from stream.adapters.delivery import DeliveryQueue, Outlet, to_record
+from stream.adapters.faust_internals import InOrderConsumer
 from stream.adapters.mapping import Route, SourceRecord, rekeyed
 from stream.errors import WorkerFailed
 from stream.metrics import Metrics
@@ -73,7 +74,7 @@ async def turns() -> None:
 async def test_what_is_sent_first_is_acknowledged_first_whatever_kafka_answers_first() -> None:
     broker, acked, metrics = Broker(), list[int](), Metrics()
     values = [GOOD % 0, b"{", None, GOOD % 3]
-    running = asyncio.create_task(Lane(Route(rekeyed), outlet(broker, metrics)).run(events(values, acked)))
+    running = asyncio.create_task(DeliveryQueue(Route(rekeyed), outlet(broker, metrics)).run(events(values, acked)))
     await turns()
     assert [topic for topic, _ in broker.sent] == ["orders", *["orders-dead-letters"] * 2, "orders"]
     for answered, expected in ((2, []), (1, []), (0, [0, 1, 2]), (3, [0, 1, 2, 3])):
@@ -124,7 +125,7 @@ def test_a_faust_message_becomes_a_record() -> None:
 
 
 async def test_what_is_committed_lies_behind_the_last_acknowledged() -> None:
-    consumer = _Consumer.__new__(_Consumer)
+    consumer = InOrderConsumer.__new__(InOrderConsumer)
     consumer._acked, consumer._acked_index = defaultdict(list), defaultdict(set)
     tp = TP("t", 0)
     assert consumer._new_offset(tp) is None
@@ -153,7 +154,7 @@ def test_the_app_is_of_a_group_of_its_own_with_a_consumer_of_our_own(tmp_path: P
     assert app.conf.id == "g-adapters"
     assert not app.conf.web_enabled
     transport: Any = app.transport  # its consumer would start a thread
-    assert transport.Consumer is _Consumer
+    assert transport.Consumer is InOrderConsumer
     assert [str(url) for url in app.conf.broker] == ["aiokafka://a:1", "aiokafka://b:2"]
     assert list(app.agents) == ["adapter-t"]
 
@@ -178,5 +179,5 @@ async def test_an_agent_that_ends_before_its_app_ends_the_app(
     monkeypatch.setattr(app, "crash", crash)
     agent: Any = app.agents["adapter-t"]
     await agent.fun(SimpleNamespace(noack=lambda: SimpleNamespace(events=taken)))
-    assert told == [app.host.failure]
+    assert told == [app.failure]
     assert str(told[0]).startswith("of Faust's own" if failing else "Faust ended the agent of t.")
