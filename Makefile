@@ -35,7 +35,7 @@ docs-serve: setup ## Show the site while you write: on http://localhost:8000
 	@$(BIN)/zensical serve --config-file mkdocs.yml $(ARGS)
 
 docs-reference: setup ## Write the reference pages anew from the code
-	@$(BIN)/python -m docs.generate
+	@$(BIN)/python docs/generate.py
 
 check: setup ## The whole check: format, lint, types, import rules, documentation, tests
 	@echo "format"; $(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""docs/how-to/dead-letters.md keeps up with the code."""
+"""docs/how-to/dead-letters.md and docs/reference/dead-letter-reasons.md keep up with the code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from stream.dead_letters.routing import LEFT, MOST_REDRIVES
 from stream.settings import Settings
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs" / "how-to" / "dead-letters.md").read_text()
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "how-to" / "dead-letters.md").read_text() + (DOCS / "reference" / "dead-letter-reasons.md").read_text()
 
 
 def rows(heading: str) -> list[list[str]]:

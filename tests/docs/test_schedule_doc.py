@@ -1,4 +1,4 @@
-"""docs/how-to/schedule-trainings.md lists exactly the settings and metrics there are; deploy/cronjob.yaml is what Kubernetes takes."""
+"""The pages list exactly the settings and metrics of the schedule; deploy/cronjob.yaml is what Kubernetes takes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from trainer.schedule.policy import Schedule
 from trainer.schedule.scheduler import BUSY
 from trainer.schedule.settings import PREFIX, ScheduleSettings
 
-PAGE = ROOT / "docs" / "how-to" / "schedule-trainings.md"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "how-to" / "schedule-trainings.md"
 
 
 def test_the_table_of_settings_is_the_list() -> None:
-    told = re.findall(rf"(?m)^\| `({PREFIX}\w+)` \| (.*?) ?\| (.*?) \|$", PAGE.read_text())
+    page = (DOCS / "reference" / "settings.md").read_text()
+    told = re.findall(rf"(?m)^\| `({PREFIX}\w+)` \| .*? \| (.*?) ?\| (.*?) \|$", page)
     assert told == [
         (PREFIX + name.upper(), "" if field.default is None else f"`{field.default}`", field.description)
         for name, field in ScheduleSettings.model_fields.items()
@@ -36,7 +38,8 @@ def test_the_table_of_settings_is_the_list() -> None:
 
 
 def test_the_table_of_metrics_is_the_list() -> None:
-    told = re.findall(r"(?m)^\| `(segstream_training_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", PAGE.read_text())
+    page = (DOCS / "reference" / "metrics.md").read_text()
+    told = re.findall(r"(?m)^\| `(segstream_training_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", page)
     assert told == metric_rows(ScheduleMetrics())
 
 

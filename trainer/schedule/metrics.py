@@ -1,4 +1,4 @@
-"""The scheduler's metrics: one closed, typed list. docs/how-to/schedule-trainings.md repeats it, and a test compares the two."""
+"""The scheduler's metrics: one closed, typed list. docs/reference/metrics.md repeats it, and a test compares the two."""
 
 from __future__ import annotations
 

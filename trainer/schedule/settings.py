@@ -20,7 +20,7 @@ class ScheduleSettings(TableSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
     TABLE = "schedule"
     ABOUT = "settings of the schedule"
-    LISTED_BY = "docs/how-to/schedule-trainings.md"
+    LISTED_BY = "docs/reference/settings.md"
 
     cron: str = Field("0 3 * * *", description="when: minute, hour, day of month, month, day of week")
     zone: str = Field("UTC", description="the time zone that `cron` is read in, like Europe/Berlin")

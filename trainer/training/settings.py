@@ -25,7 +25,7 @@ class TrainingSettings(TableSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", coerce_numbers_to_str=True)
     TABLE = "trainer"
     ABOUT = "settings of the training"
-    LISTED_BY = "docs/explanation/models.md"
+    LISTED_BY = "docs/reference/settings.md"
 
     recipe: RecipeName = Field("default", description="how to fit and choose k: default, textbook or tutorial")
     k: str | None = Field(None, description="numbers of segments to try: 5, 2-8 or 3,5,8; the default recipe tries 4-8")
