@@ -27,7 +27,7 @@ from bench.scenarios.takeover import measure_takeovers
 from bench.time_rows import TimeOptions, TimeRow
 from segmentation.entries import DAY_MS
 from stream.kafka.clients import end_offsets
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 

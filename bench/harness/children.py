@@ -13,7 +13,7 @@ import psutil
 
 from bench.harness.errors import BenchError
 from stream.local import watchdog
-from stream.local.server import tail
+from stream.local.process import tail
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 _GRACE_S: Final = 15.0  # to finish a turn and leave the group
@@ -26,11 +26,10 @@ class MeasuredProcess:
         """Start it in `folder`, where its log is too. Raises BenchError where it can't be started."""
         self.name = name
         self.log = folder / f"{name}.log"
-        watched = [sys.executable, "-I", "-S", watchdog.__file__, "kept", str(_GRACE_S)]
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
         with self.log.open("ab") as log:
             self._watchdog = subprocess.Popen(
-                [*watched, sys.executable, *arguments],
+                watchdog.command_line([sys.executable, *arguments], _GRACE_S),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from stream.local.server import HOST
+from stream.local.machine import HOST
 
 _TURN: Final = "segstream_turn_seconds"
 _TIMEOUT_S: Final = 10.0

@@ -30,7 +30,7 @@ from segmentation.events import Cause
 from segmentation.rfm import announcement, with_announcement
 from stream.engine.status_board import ShardStatus
 from stream.kafka.clients import end_offsets
-from stream.local.server import HOST, free_port
+from stream.local.machine import HOST, free_port
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key
 from stream.storage.reads import read_states

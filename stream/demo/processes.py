@@ -10,14 +10,14 @@ from typing import Final
 
 from stream.demo.source import DemoError
 from stream.local import watchdog
-from stream.local.server import tail
+from stream.local.process import tail
 
 _GRACE_S: Final = 10.0  # to finish a turn and leave the group
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class DemoProcess:
-    """`python ARGUMENTS…` with its output in a log, under a guardian that ends it when this process is gone."""
+    """`python ARGUMENTS…` with its output in a log, under a watchdog that ends it when this process has ended."""
 
     def __init__(self, name: str, arguments: list[str], *, log: Path, folder: Path) -> None:
         """Start it in `folder`, with this process's environment."""
@@ -25,10 +25,9 @@ class DemoProcess:
         self.log = log
         # The folder isn't the checkout's, and the packages may not be installed.
         path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH")) if p)
-        watched = [sys.executable, "-I", "-S", watchdog.__file__, "kept", str(_GRACE_S)]
         with log.open("ab") as file:
-            self._guardian = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                [*watched, sys.executable, *arguments],
+            self._watchdog = subprocess.Popen(  # noqa: S603 - our own command, no shell
+                watchdog.command_line([sys.executable, *arguments], _GRACE_S),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=file,
@@ -40,7 +39,7 @@ class DemoProcess:
     @property
     def exit_code(self) -> int | None:
         """None while it runs."""
-        return self._guardian.poll()
+        return self._watchdog.poll()
 
     def failed(self) -> DemoError:
         """Say that it ended, and why as far as its log knows."""
@@ -51,17 +50,17 @@ class DemoProcess:
 
     def ask_to_end(self) -> None:
         """Let it end in good order, without waiting for it."""
-        if self._guardian.stdin is not None:
-            self._guardian.stdin.close()
+        if self._watchdog.stdin is not None:
+            self._watchdog.stdin.close()
 
     def end(self) -> None:
         """Return when it has ended, by force if need be."""
         self.ask_to_end()
         try:
-            self._guardian.wait(_GRACE_S + 5)
+            self._watchdog.wait(_GRACE_S + 5)
         except subprocess.TimeoutExpired:
-            self._guardian.kill()
-            self._guardian.wait()
+            self._watchdog.kill()
+            self._watchdog.wait()
 
 
 class DemoProcesses:

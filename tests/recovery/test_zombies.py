@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from tests.recovery.rig.proxy import END_TXN, GROUP_TALK, HOST
 from tests.recovery.rig.servers import Servers
 from tests.recovery.rig.world import World, eventually, settings_on, world

@@ -26,7 +26,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from segmentation.partitioners import murmur2
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.settings import Settings
 from stream.settings_sources import PREFIX
 from tests.integration.engine.test_dirty_input import oddly_named

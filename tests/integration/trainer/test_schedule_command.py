@@ -20,7 +20,7 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from stream.kafka import topics
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.settings import DeploymentSettings
 from tests.support.paths import ROOT
 from trainer import cli

