@@ -1,4 +1,4 @@
-"""The model feed: what lies on the models topic, validated at the door and compiled for the step."""
+"""The model feed of a worker: follows the models topic, and compiles its models for the step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
+from segmentation.model import CANDIDATE_KEY, SegmentModel
 from segmentation.step import Activation
 from stream.errors import WorkerFailed
+from stream.models.topic import ModelAdded, ModelsTopic, RecordRefused
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 class ModelFeed:
-    """Follows the models topic from its beginning. A broken model is refused with its reason; the last good one stays."""
+    """Follows the models topic from its beginning. A broken model is refused, and the last good one stays."""
 
     def __init__(
         self,
@@ -27,41 +28,40 @@ class ModelFeed:
         compile_model: Callable[[SegmentModel, dict[int, str]], Any],
         count_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """`compile_model(model, names of all known segments)` -> the step's own form. `count_refused`: for the metric."""
+        """`compile_model(model, names of all known segments)`: to the step's own form. `count_refused`: for the metric."""
         self._settings = settings
         self._compile = compile_model
         self._count_refused = count_refused
-        self._models: dict[str, SegmentModel] = {}
+        self._topic = ModelsTopic()
         self._compiled: dict[str, Any] = {}
-        self._names: dict[int, str] = {}
-        self._latest = Activation()
         self._stopping = asyncio.Event()
-        self.refused: dict[str, str] = {}  # version -> why
+        self.refused: dict[str, str] = {}  # version -> reason
         self.caught_up = asyncio.Event()
 
     def latest(self) -> Activation:
-        """The newest activation whose model is at hand; none until the topic was read to its end once.
+        """Return the newest activation of a usable model; none until the topic was read to its end once.
 
-        Else a new worker would start each activation of the past in turn.
+        Otherwise a new worker would start each activation of the past in turn.
         """
-        return self._latest if self.caught_up.is_set() else Activation()
+        return self._topic.activation if self.caught_up.is_set() else Activation()
 
     def active(self) -> SegmentModel | None:
-        """The model of that activation."""
-        return self._models.get(self.latest().version)
+        """Return the model of the newest activation, None before the first."""
+        return self._topic.models.get(self.latest().version)
 
     def refuses(self, version: str) -> bool:
-        """Whether a model of that version was there and can't be used."""
+        """Return whether a model of this version was published and can't be used."""
         return version in self.refused
 
     def compiled(self, version: str) -> Any | None:
-        """The model of that version in the step's form; None: not at hand."""
-        if version not in self._compiled and version in self._models:
-            self._compiled[version] = self._compile(self._models[version], dict(self._names))
+        """Return the model of this version in the step's form, None where the topic has no usable one."""
+        topic = self._topic
+        if version not in self._compiled and version in topic.models:
+            self._compiled[version] = self._compile(topic.models[version], dict(topic.names))
         return self._compiled.get(version)
 
     def stop(self) -> None:
-        """`run` returns soon."""
+        """Let `run` return soon."""
         self._stopping.set()
 
     async def run(self) -> None:
@@ -98,31 +98,14 @@ class ModelFeed:
             await consumer.stop()
 
     def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
-        """One record of the topic."""
-        if value is None or key == CANDIDATE_KEY:
-            return
-        if key == ACTIVE_KEY:
-            try:
-                version = read_pointer(value)
-            except ModelError as error:
-                log.error("the activation at offset %d is unreadable: %s", offset, error)  # noqa: TRY400  # the line says it all
-                self._count_refused()
-                return
-            if version in self._models:
-                self._latest = Activation(offset, version)
-            else:
-                log.error("activation %d names model %r, which isn't at hand: the last good one stays", offset, version)
-                self._count_refused()
-            return
-        try:
-            model = read_version(key, value)
-        except ModelError as why:
-            self.refused[(key or b"").decode(errors="replace")] = str(why)
-            log.error("model %r is refused: %s", key, why)  # noqa: TRY400  # the line says it all
+        """Take the next record of the topic."""
+        change = self._topic.take(key, value, offset)
+        if isinstance(change, RecordRefused) and key != CANDIDATE_KEY:
+            if change.version is not None:
+                self.refused[change.version] = change.message
+            log.error("%s", change.message)
             self._count_refused()
-            return
-        self._models[model.version] = model
-        self._names |= {segment.id: segment.name for segment in model.segments}
-        self._compiled.clear()  # they carry names
-        for warning in model.warnings():
-            log.warning("model %s: %s", model.version, warning)
+        elif isinstance(change, ModelAdded):
+            self._compiled.clear()  # compiled models hold the names of all segments
+            for warning in change.model.warnings():
+                log.warning("model %s: %s", change.model.version, warning)

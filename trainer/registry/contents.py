@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from segmentation.events import iso
-from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, ModelError, SegmentModel, read_pointer, read_version
+from stream.models.topic import ModelAdded, ModelChosen, ModelsTopic, RecordRefused
 from trainer.errors import PublishError
 from trainer.registry.topic import read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from segmentation.model import SegmentModel
     from stream.settings import DeploymentSettings
     from trainer.training.naming import Lineage
 
@@ -143,35 +144,23 @@ async def read_published(settings: DeploymentSettings, *, past: int | None = Non
 
 
 def published(records: Sequence[Any]) -> TopicContents:
-    """Take the records in their order. A broken one is passed over, as the worker does: the last good one stays."""
-    found = TopicContents()
+    """Fold all records of the topic, in their order. A refused record changes nothing: the last good one stays."""
+    topic, found = ModelsTopic(), TopicContents()
     for record in records:
-        try:
-            _take(found, record)
-        except ModelError as error:
-            log.warning("the record at offset %d of the models topic is skipped: %s", record.offset, error)
+        change = topic.take(record.key, record.value, record.offset)
+        if isinstance(change, RecordRefused):
+            log.warning("%s", change.message)
+        elif isinstance(change, ModelAdded):
+            found.versions.setdefault(change.model.version, Version(change.model, Signature.of(record.headers)))
+        elif isinstance(change, ModelChosen):
+            version = change.activation.version
+            pointer = _pointer(record.value, version)
+            # A record written by hand remembers nothing: then what was read before it counts.
+            before = [past for past in pointer.before if past.version in found.versions] or found.history
+            now = ActivationRecord(record.offset, version, Signature.of(record.headers), pointer.rollback)
+            found.history = (*before, now)[-REMEMBERED:]
+    found.candidate = topic.candidate
     return found
-
-
-def _take(found: TopicContents, record: Any) -> None:
-    if record.key == CANDIDATE_KEY:
-        found.candidate = None if record.value is None else read_pointer(record.value)
-    elif record.value is None:
-        return
-    elif record.key == ACTIVE_KEY:
-        version = read_pointer(record.value)
-        # Of a model that isn't there the worker goes on with the last good one, too.
-        if version not in found.versions:
-            log.warning("activation %d names model %r, which isn't on the topic", record.offset, version)
-            return
-        pointer = _pointer(record.value, version)
-        # A record written by hand remembers nothing: then what was read before it counts.
-        before = [past for past in pointer.before if past.version in found.versions] or found.history
-        now = ActivationRecord(record.offset, version, Signature.of(record.headers), pointer.rollback)
-        found.history = (*before, now)[-REMEMBERED:]
-    else:
-        model = read_version(record.key, record.value)
-        found.versions.setdefault(model.version, Version(model, Signature.of(record.headers)))
 
 
 def _pointer(value: bytes, version: str) -> Pointer:

@@ -7,6 +7,7 @@ import re
 import time
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -284,6 +285,6 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
 
 def test_a_candidate_s_record_activates_nothing() -> None:
     model = _model({1: "Champions", 2: "Lost"})
-    assert (
-        published([(b"candidate", json.dumps({"version": model.version}).encode()), (b"active", b"[")]).active is None
-    )
+    values = {b"candidate": json.dumps({"version": model.version}).encode(), b"active": b"["}
+    records = [SimpleNamespace(offset=offset, key=key, value=values[key]) for offset, key in enumerate(values)]
+    assert published(records).active is None

@@ -372,7 +372,7 @@ def test_compaction_takes_nothing_that_counts(mine: DeploymentSettings, worker: 
         feed.take(record.key, record.value, record.offset)
     feed.caught_up.set()
     assert (feed.latest().number, feed.latest().version) == (before.history[-1].activation, C.version)
-    for_commands = published_for_commands((record.key, record.value) for record in left)
+    for_commands = published_for_commands(left)
     assert for_commands.active == C
 
 

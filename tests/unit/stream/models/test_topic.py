@@ -17,7 +17,7 @@ Records = list[tuple[bytes | None, bytes | None]]
 
 
 @dataclass
-class Record:
+class TopicRecord:
     offset: int
     key: bytes | None
     value: bytes | None
@@ -55,16 +55,15 @@ def _active(version: str) -> tuple[bytes, bytes]:
     return b"active", b'{"version":"%s"}' % version.encode()
 
 
-def _told(records: Records) -> tuple[str, str, str]:
+def _active_versions(records: Records) -> tuple[str, str, str]:
     """The active version ("": none) by the worker, the commands and the trainer."""
     feed = ModelFeed(Settings(), lambda model, names: (model, names))
     for offset, (key, value) in enumerate(records, start=1):
         feed.take(key, value, offset)
-    feed.caught_up.set()  # before, it tells none
-    found = published(records).active
-    lineage = published_for_training(
-        [Record(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
-    ).lineage()
+    feed.caught_up.set()  # before, it reports none
+    there = [TopicRecord(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
+    found = published(there).active
+    lineage = published_for_training(there).lineage()
     return (
         feed.latest().version,
         found.version if found else "",
@@ -93,14 +92,43 @@ def _told(records: Records) -> tuple[str, str, str]:
     ],
 )
 def test_a_broken_record_is_passed_over_by_all(broken: tuple[bytes | None, bytes | None]) -> None:
-    assert _told([broken, (KEY, VALUE), broken, _active(GOOD.version), broken]) == (GOOD.version,) * 3
+    assert _active_versions([broken, (KEY, VALUE), broken, _active(GOOD.version), broken]) == (GOOD.version,) * 3
 
 
 def test_a_model_under_another_key_is_at_nobody_s_hand() -> None:
-    assert _told([(OTHER.version.encode(), VALUE), _active(GOOD.version)]) == ("", "", "")
-    assert _told([(b"\xff", VALUE), _active(GOOD.version)]) == ("", "", "")
+    assert _active_versions([(OTHER.version.encode(), VALUE), _active(GOOD.version)]) == ("", "", "")
+    assert _active_versions([(b"\xff", VALUE), _active(GOOD.version)]) == ("", "", "")
 
 
 def test_the_last_activation_counts() -> None:
     both: Records = [(KEY, VALUE), (OTHER.version.encode(), OTHER.to_json())]
-    assert _told([*both, _active(GOOD.version), _active(OTHER.version)]) == (OTHER.version,) * 3
+    assert _active_versions([*both, _active(GOOD.version), _active(OTHER.version)]) == (OTHER.version,) * 3
+
+
+def _candidates(records: Records) -> tuple[str | None, str | None]:
+    """The candidate by the commands and the trainer."""
+    there = [TopicRecord(offset, key, value) for offset, (key, value) in enumerate(records)]
+    found = published(there).candidate
+    return found.version if found else None, published_for_training(there).candidate
+
+
+def test_a_candidate_is_the_last_usable_one_that_was_named() -> None:
+    named = (b"candidate", b'{"version":"%s"}' % KEY)
+    assert _candidates([(KEY, VALUE), named]) == (GOOD.version,) * 2
+    assert _candidates([named, (KEY, VALUE)]) == (None, None)
+    assert (
+        _candidates([(KEY, VALUE), named, (b"candidate", b"["), (b"candidate", b'{"version":"x"}')])
+        == (GOOD.version,) * 2
+    )
+    assert _candidates([(KEY, VALUE), named, (b"candidate", None)]) == (None, None)
+
+
+def test_the_worker_counts_refused_models_and_activations_not_candidates() -> None:
+    refused: list[None] = []
+    feed = ModelFeed(Settings(), lambda model, names: (model, names), lambda: refused.append(None))
+    broken: Records = [(KEY, b"["), (b"active", b"["), _active(GOOD.version), (b"candidate", b"[")]
+    for offset, (key, value) in enumerate(broken):
+        feed.take(key, value, offset)
+    assert len(refused) == 3
+    assert feed.refuses(GOOD.version)
+    assert not feed.refuses("active")
