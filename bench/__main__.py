@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bench.harness.children import ROOT
 from bench.harness.machine import machine
+from bench.reports.markdown import with_run
 from bench.reports.report import page, problems, show
 from bench.reports.time_report import TIME_ROWS, time_problems
 from bench.rows import LABELS, Bench, Options
@@ -169,7 +170,8 @@ def main() -> int:
     if arguments.write_docs and not wrong:
         about_time = _about_time(result)
         wrong = time_problems(about_time or {})
-        DOCS.write_text(page(result, None if wrong else about_time), encoding="utf-8")
+        run = page(result, None if wrong else about_time)
+        DOCS.write_text(with_run(DOCS.read_text(encoding="utf-8"), run), encoding="utf-8")
     return 1 if wrong else 0
 
 

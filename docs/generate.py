@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import stream.cli
 import trainer.cli
+from bench.reports.markdown import wrapped
 from segmentation.events import CampaignAction, Control, CustomerEvent, InputEvent, OutputEvent, SegmentChanged
 from stream.kafka import topics
 from stream.metrics import Metrics
@@ -48,9 +49,9 @@ def pages() -> dict[Path, str]:
     schemas = REFERENCE / "schemas"
     metrics = REFERENCE / "metrics.md"
     return {
-        REFERENCE / "settings.md": settings_page(),
-        REFERENCE / "commands.md": commands_page(),
-        REFERENCE / "schemas.md": schemas_page(),
+        REFERENCE / "settings.md": wrapped(settings_page()),
+        REFERENCE / "commands.md": wrapped(commands_page()),
+        REFERENCE / "schemas.md": wrapped(schemas_page()),
         schemas / "input-events.json": schema_file("What segstream reads from the topic of orders", InputEvent),
         schemas / "output-events.json": schema_file("What segstream publishes", OutputEvent),
         REFERENCE / "asyncapi.yaml": asyncapi_file(),

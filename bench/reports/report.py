@@ -201,9 +201,8 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-_PAGE = """# Benchmarks
-
-Written by `make bench ARGS=--write-docs`: all results on this page are of one run.
+_PAGE = """Written by `make bench ARGS=--write-docs`: all results up to "Other measurements" are of one run, but where a section says
+otherwise.
 
 - Command: `{command}`, {started_at}
 - Machine: {machine}
