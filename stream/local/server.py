@@ -172,7 +172,7 @@ class Server(ABC):
             self._process = None
 
     def _await_stray_watchdogs(self) -> None:
-        """Wait for a watchdog that Ctrl-C left behind within Popen. Its stdin is closed: it stops its server and ends."""
+        """Wait for a watchdog that Ctrl-C left behind within Popen. It stops its server, as its stdin is closed."""
         psutil = extra("psutil")
         strays = []
         for child in psutil.Process().children():
