@@ -25,7 +25,7 @@ from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.rfm import Rules
 from stream.orders.files import read_orders
-from stream.orders.rows import Row, parse_at, placed, refunded
+from stream.orders.rows import OrderRow, parse_at, placed, refunded
 from stream.orders.sorting import in_time_order
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.learn import Stopwatch, learn
@@ -56,7 +56,7 @@ class OrderHistory(NamedTuple):
     """Rows by time; the model is fitted at `start_ms`, and moves count from there to `end_ms`."""
 
     title: str
-    rows: list[Row]
+    rows: list[OrderRow]
     currency: str
     start_ms: int
     end_ms: int
@@ -97,7 +97,7 @@ def synthetic(customers: int, seed: int = 1) -> OrderHistory:
     rng = np.random.default_rng(seed)
     begin = parse_at("2020-01-01")
     end = begin + 3 * YEAR_DAYS * DAY_MS
-    rows: list[Row] = []
+    rows: list[OrderRow] = []
     for number in range(customers):
         name, at = f"C{number:05}", begin + rng.uniform(0, 2 * YEAR_DAYS) * DAY_MS
         gap_ms = YEAR_DAYS * DAY_MS / max(rng.gamma(1.5, 4.0), 0.05)

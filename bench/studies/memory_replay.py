@@ -19,7 +19,7 @@ from segmentation.money import UNITS
 from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Turn, TurnContext
-from stream.orders.rows import Row, to_event
+from stream.orders.rows import OrderRow, to_event
 from stream.replay.timeline import timeline
 from trainer.snapshot.redis import CustomerSnapshot
 
@@ -79,7 +79,7 @@ class MemoryReplay:
             rows = [(name, self.states[name]) for name in names[begin : begin + RESCORE]]
             self._apply(self._step.rescore(rows, [False] * len(rows), self._frame()))
 
-    def send(self, rows: Iterable[Row], *, until_ms: int) -> None:
+    def send(self, rows: Iterable[OrderRow], *, until_ms: int) -> None:
         """Send rows by time, and the clock's advances as `segstream replay` does; score all of it. Raises ValueError on what can't be used."""
         log = list(self.records(rows, until_ms))
         done = 0
@@ -90,12 +90,12 @@ class MemoryReplay:
         """All moves, in their order."""
         return (msgspec.json.decode(output.value, type=SegmentChanged) for output in self.outputs)
 
-    def records(self, rows: Iterable[Row], until_ms: int) -> Iterator[MemoryRecord]:
+    def records(self, rows: Iterable[OrderRow], until_ms: int) -> Iterator[MemoryRecord]:
         """What these rows are on the topic, with the clock's advances from where the shard stands."""
         clock = None if self.clock < 0 else self.clock
         items = timeline(rows, step_ms=(JUMP_DAYS - 1) * DAY_MS, clock_ms=clock, until_ms=until_ms)
         for offset, item in enumerate(items):
-            if isinstance(item, Row):
+            if isinstance(item, OrderRow):
                 yield MemoryRecord(offset, until_ms, item.customer_id.encode(), encode(to_event(item)))
             else:
                 event = ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms))

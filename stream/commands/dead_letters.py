@@ -12,9 +12,9 @@ import typer
 
 from segmentation.events import Reason
 from stream.commands.options import AsJson
-from stream.dead_letters.reasons import HEALED
+from stream.dead_letters.reasons import FIXABLE
 from stream.dead_letters.redrive import RedriveReport, redrive
-from stream.dead_letters.routing import LEFT, Selection
+from stream.dead_letters.routing import LEFT_REASONS, Selection
 from stream.progress import progress_bar
 from stream.settings import Settings, load_settings
 
@@ -40,7 +40,7 @@ def redrive_command(
     *,
     reason: Annotated[
         list[Reason] | None,
-        typer.Option(metavar="REASON", show_default=", ".join(HEALED), help="Only this reason; may be repeated."),
+        typer.Option(metavar="REASON", show_default=", ".join(FIXABLE), help="Only this reason; may be repeated."),
     ] = None,
     topic: Annotated[
         RedriveTopic, typer.Option(help="Dead letters of the orders, or of the moves.")
@@ -55,11 +55,11 @@ def redrive_command(
     letters = (
         settings.orders_dead_letters_topic if topic is RedriveTopic.ORDERS else settings.changes_dead_letters_topic
     )
-    selection = Selection(frozenset(str(r) for r in (reason or HEALED)), controls)
+    selection = Selection(frozenset(str(r) for r in (reason or FIXABLE)), controls)
     report = asyncio.run(_redriven(settings, letters, selection, limit, dry_run=dry_run))
     typer.echo(msgspec.json.encode(report).decode() if as_json else summary(report))
     for why, count in report.left.items():
-        typer.echo(f"{count:,} left: {LEFT[why]}.", err=True)
+        typer.echo(f"{count:,} left: {LEFT_REASONS[why]}.", err=True)
     if report.interrupted:
         typer.echo("interrupted: the same command again sends the rest.", err=True)
         raise typer.Exit(_INTERRUPTED)

@@ -22,14 +22,15 @@ from stream.orders.files import OrderFileError, check_readable, read_orders
 from stream.orders.rows import LeftOutReason, parse_at
 from stream.orders.sorting import in_time_order
 from stream.progress import progress_bar
-from stream.replay.publisher import Backfill, ReplayReport, check
+from stream.replay.preconditions import check_target
+from stream.replay.publisher import BackfillPart, ReplayReport
 from stream.replay.publisher import replay as replay_rows
 from stream.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from stream.orders.rows import Row
+    from stream.orders.rows import OrderRow
     from stream.orders.sorting import InTimeOrder
 
 app = typer.Typer(no_args_is_help=True, help="Orders from files.")
@@ -59,7 +60,7 @@ class _ReplayRequest:
     from_ms: int | None
     until_ms: int | None
     speed: float | None = None
-    backfill: Backfill | None = None
+    backfill: BackfillPart | None = None
 
     def __post_init__(self) -> None:
         """Raise typer.BadParameter where there is nothing between the instants."""
@@ -101,14 +102,16 @@ def backfill(
 
     Their customers are muted until then; then each is told of at most once. Sending a file twice changes nothing.
     """
-    _send(_ReplayRequest(file, file_format, from_ms, until, backfill=Backfill(name, not no_finish)), as_json=as_json)
+    _send(
+        _ReplayRequest(file, file_format, from_ms, until, backfill=BackfillPart(name, not no_finish)), as_json=as_json
+    )
 
 
 def _send(wish: _ReplayRequest, *, as_json: bool) -> None:
     """Read the file, sort it, send it, and tell what came of it. Ends with 130 where it was interrupted."""
     settings = load_settings()
     check_readable(wish.file)
-    asyncio.run(check(settings, wish.until_ms))
+    asyncio.run(check_target(settings, wish.until_ms))
     left_out: Counter[str] = Counter()
     rows = read_orders(
         wish.file,
@@ -148,7 +151,7 @@ class _Dates:
     left_out: Counter[str]
     old_rows: int = 0
 
-    def checked(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def checked(self, rows: Iterable[OrderRow]) -> Iterator[OrderRow]:
         """Give on the rows that can be sent."""
         latest_ms = self.now_ms + self.settings.future_tolerance_s * 1000
         earliest_ms = parse_at(self.settings.earliest_date.isoformat())

@@ -14,7 +14,7 @@ from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.errors import SegstreamError
 from stream.kafka import topics
 from stream.kafka.clients import kafka_producer
-from stream.replay.publisher import check
+from stream.replay.preconditions import check_target
 from stream.storage.client import redis_client
 from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
@@ -75,7 +75,7 @@ async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, wait
 
 async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int) -> int:
     event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=customer_id, occurred_at=instant(at_ms))
-    await check(settings)
+    await check_target(settings)
     async with kafka_producer(settings) as producer:
         sent = await producer.send_and_wait(
             settings.orders_topic, encode(event), key=customer_id.encode(), partition=partition

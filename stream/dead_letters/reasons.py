@@ -7,7 +7,7 @@ from typing import Final
 from segmentation.events import Reason
 
 # What something outside of the record can heal: a setting, a model, a newer version, the adapter, or time alone.
-HEALED: Final = (
+FIXABLE: Final = (
     Reason.ADAPTER_FAILED,
     Reason.CLOCK_JUMP,
     Reason.DATED_AHEAD,

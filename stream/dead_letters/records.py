@@ -61,7 +61,7 @@ def dead_record(
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """A dead letter, read back: what its headers say, and the record as it was. None: its headers don't say."""
 
     topic: str | None
@@ -78,11 +78,11 @@ class Letter:
     cut: bool  # not all of it is here
 
 
-def read_letter(record: Any) -> Letter:
+def read_dead_letter(record: Any) -> StoredDeadLetter:
     """Read a dead letter, and anything else that somebody has put into its topic."""
     own, ours = _parted(list(record.headers))
     redrives = _number(dict(own).get(REDRIVES_HEADER)) or 0
-    return Letter(
+    return StoredDeadLetter(
         topic=_text(ours.get(f"{CONNECT}topic")) or None,
         partition=_number(ours.get(f"{CONNECT}partition")),
         offset=_number(ours.get(f"{CONNECT}offset")),
@@ -98,7 +98,7 @@ def read_letter(record: Any) -> Letter:
     )
 
 
-def sent_back_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
+def sent_back_headers(letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
     """The headers of a record that is sent back: its own, and how often that has happened by now."""
     # A move that comes again isn't the shard's own output any more: a takeover counts those by their marks.
     gone = {REDRIVES_HEADER, MARK_HEADER, NOTE_HEADER}

@@ -20,8 +20,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from stream.dead_letters.records import Letter, read_letter
-from stream.dead_letters.routing import Selection, SentBack, way_back
+from stream.dead_letters.records import StoredDeadLetter, read_dead_letter
+from stream.dead_letters.routing import Selection, SentBack, route
 from stream.errors import SegstreamError
 from stream.kafka.aiokafka_internals import TRANSACTION_RETRY_MS, shorten_transaction_retries
 from stream.kafka.clients import TopicUnusable, at_end, kafka_consumer, kafka_producer, partitions_of
@@ -81,15 +81,16 @@ async def redrive(
         partitions = await partitions_of(consumer, [dead_letters])
         producer = None
         if not dry_run:
-            producer = await stack.enter_async_context(_owner(settings, dead_letters))
+            producer = await stack.enter_async_context(_fencing_producer(settings, dead_letters))
         # In this order: the predecessor is fenced, then what it has done is read, then what there is to do.
         marks = await _read_marks(settings, dead_letters, producer)
         ends = await consumer.end_offsets(partitions)
         firsts = await consumer.beginning_offsets(partitions)
         spans = {
-            tp: _Span.of(marks.get(tp.partition, {}), selection, first=firsts[tp], end=ends[tp]) for tp in partitions
+            tp: _PartitionRange.of(marks.get(tp.partition, {}), selection, first=firsts[tp], end=ends[tp])
+            for tp in partitions
         }
-        run = _Run(settings, consumer, producer, selection, limit, stop or asyncio.Event())
+        run = _Redrive(settings, consumer, producer, selection, limit, stop or asyncio.Event())
         await run.all(spans, progress or (lambda _done, _total, _sent: None))
         tally = run.tally
         return RedriveReport(
@@ -104,7 +105,7 @@ async def redrive(
 
 
 @dataclass(slots=True)
-class _Span:
+class _PartitionRange:
     """What there is to read of a partition, and how far that has come."""
 
     marks: Marks
@@ -112,14 +113,14 @@ class _Span:
     end: int
 
     @classmethod
-    def of(cls, marks: Marks, selection: Selection, *, first: int, end: int) -> _Span:
+    def of(cls, marks: Marks, selection: Selection, *, first: int, end: int) -> _PartitionRange:
         """From the first letter that may still be asked for, up to the end there is by now."""
         # A mark beyond the end belongs to a topic of the same name that was deleted since.
         known = {lane: at for lane, at in marks.items() if at <= end}
         return cls(known, min(max(first, min(known.get(lane, 0) for lane in selection.lanes())), end), end)
 
 
-class _Run:
+class _Redrive:
     """One redrive under way."""
 
     def __init__(
@@ -146,7 +147,9 @@ class _Run:
         """Whether the limit is reached."""
         return self._limit is not None and self.tally.sent.total() >= self._limit
 
-    async def all(self, spans: dict[TopicPartition, _Span], progress: Callable[[int, int, int], None]) -> None:
+    async def all(
+        self, spans: dict[TopicPartition, _PartitionRange], progress: Callable[[int, int, int], None]
+    ) -> None:
         """Send back what is selected, a transaction at a time: partition by partition in order, among them as it comes."""
         consumer, total = self._consumer, sum(span.end - span.position for span in spans.values())
         consumer.assign(list(spans))
@@ -168,13 +171,13 @@ class _Run:
     def _over(self) -> bool:
         return self.full or self.stop.is_set()
 
-    async def _slice(self, tp: TopicPartition, span: _Span, page: list[Any]) -> list[Any]:
+    async def _slice(self, tp: TopicPartition, span: _PartitionRange, page: list[Any]) -> list[Any]:
         """Send back as many of these records as a transaction holds; gives the rest."""
         marks = span.marks
         batch: list[SentBack] = []
         tally, size, taken = _Tally(), 0, 0
         for record in page:
-            letter = read_letter(record)
+            letter = read_dead_letter(record)
             lane = self._selection.lane(letter)
             if lane in self._selection.lanes() and record.offset >= marks.get(lane, 0):
                 way = await self._way(letter)
@@ -201,8 +204,8 @@ class _Run:
     def _room(self) -> int | None:
         return None if self._limit is None else self._limit - self.tally.sent.total()
 
-    async def _way(self, letter: Letter) -> SentBack | str:
-        way = way_back(letter, self._settings)
+    async def _way(self, letter: StoredDeadLetter) -> SentBack | str:
+        way = route(letter, self._settings)
         if isinstance(way, SentBack) and way.partition >= await self._partitions(way.topic):
             return "no_way_back"
         return way
@@ -232,7 +235,7 @@ class _Run:
 
 
 @asynccontextmanager
-async def _owner(settings: Settings, dead_letters: str) -> AsyncIterator[AIOKafkaProducer]:
+async def _fencing_producer(settings: Settings, dead_letters: str) -> AsyncIterator[AIOKafkaProducer]:
     """The one producer that may send this topic's letters back: its start ends its predecessor's transaction."""
     shorten_transaction_retries()
     async with kafka_producer(

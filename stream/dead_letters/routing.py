@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import PARTITIONERS
-from stream.dead_letters.records import Letter, sent_back_headers
+from stream.dead_letters.records import StoredDeadLetter, sent_back_headers
 from stream.settings import Settings
 
-MOST_REDRIVES: Final = 8  # of one record: then it goes round in a circle
-LEFT: Final[Mapping[str, str]] = {
+MAX_REDRIVES: Final = 8  # of one record: then it goes round in a circle
+LEFT_REASONS: Final[Mapping[str, str]] = {
     "cut": "only their beginnings are here; the coordinates lead to the whole",
-    "too_often": f"sent back {MOST_REDRIVES} times already",
+    "too_often": f"sent back {MAX_REDRIVES} times already",
     "too_large": "SEGSTREAM_MAX_EVENT_BYTES is too low for them",
     "no_way_back": "their headers name no partition that there is",
     "empty": "Kafka takes no record without key and value",
@@ -50,16 +50,16 @@ class Selection:
         return set(self.reasons) | ({f"{reason}/control" for reason in self.reasons} if self.controls else set())
 
     @staticmethod
-    def lane(letter: Letter) -> str:
+    def lane(letter: StoredDeadLetter) -> str:
         """The one that a letter belongs to."""
         return f"{letter.reason}/control" if letter.key == CONTROL_KEY else letter.reason
 
 
-def way_back(letter: Letter, settings: Settings) -> SentBack | str:
+def route(letter: StoredDeadLetter, settings: Settings) -> SentBack | str:
     """Where a letter goes, as what; or why it stays, a key of LEFT. Whether the partition exists isn't looked at."""
     if letter.cut:
         return "cut"
-    if letter.redrives >= MOST_REDRIVES:
+    if letter.redrives >= MAX_REDRIVES:
         return "too_often"
     if letter.key is None and not letter.value:
         return "empty"

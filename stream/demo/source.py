@@ -19,7 +19,7 @@ from stream.orders.sorting import in_time_order
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from stream.orders.rows import Row
+    from stream.orders.rows import OrderRow
 
 CDNOW: Final = "cdnow"
 SIMULATE: Final = "simulate"
@@ -51,11 +51,11 @@ class DemoRequest:
 class SplitRows:
     """Rows by time, taken in two goes: `before` an instant, then the rest."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[OrderRow]) -> None:
         self._rows = iter(rows)
-        self._ahead: Row | None = None
+        self._ahead: OrderRow | None = None
 
-    def before(self, at_ms: int | None) -> Iterator[Row]:
+    def before(self, at_ms: int | None) -> Iterator[OrderRow]:
         """Give the rows dated before `at_ms`, all that are left where it is None. The first one later is kept for the next go.
 
         >>> from stream.orders.rows import placed
@@ -94,7 +94,7 @@ class _SourceFacts:
     last_ms: int = 0
     currencies: Counter[str] = field(default_factory=Counter)
 
-    def through(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def through(self, rows: Iterable[OrderRow]) -> Iterator[OrderRow]:
         for row in rows:
             self.first_ms = row.at_ms if self.first_ms is None else min(self.first_ms, row.at_ms)
             self.last_ms = max(self.last_ms, row.at_ms)
@@ -134,7 +134,7 @@ def _name(wish: DemoRequest) -> str:
     return {CDNOW: "CDNOW", SIMULATE: "a simulated shop"}.get(wish.source, Path(wish.source).name)
 
 
-def _rows(wish: DemoRequest, left_out: Counter[str]) -> Iterator[Row]:
+def _rows(wish: DemoRequest, left_out: Counter[str]) -> Iterator[OrderRow]:
     if wish.source == CDNOW:
         return read_orders(cdnow_path(), currency=CDNOW_CURRENCY, counts=left_out)
     if wish.source == SIMULATE:
@@ -142,7 +142,7 @@ def _rows(wish: DemoRequest, left_out: Counter[str]) -> Iterator[Row]:
     return read_orders(Path(wish.source).expanduser(), currency=wish.currency, counts=left_out)
 
 
-def _simulated(wish: DemoRequest) -> Iterator[Row]:
+def _simulated(wish: DemoRequest) -> Iterator[OrderRow]:
     newcomers = max(wish.orders // _ORDERS_PER_NEWCOMER, 1)
     return simulate(_SIMULATED_SEED, newcomers, _SIMULATED_SINCE, currency=wish.currency)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from stream.errors import SegstreamError
 from stream.orders.invoices import orders_of_lines
-from stream.orders.rows import LeftOutReason, Row, RowLeftOut, cancelled, placed, read_amount, read_at, refunded
+from stream.orders.rows import LeftOutReason, OrderRow, RowLeftOut, cancelled, placed, read_amount, read_at, refunded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "Row", "cdnow_path", "check_readable", "read_orders"]
+__all__ = ["FileFormat", "LeftOutReason", "OrderFileError", "OrderRow", "cdnow_path", "check_readable", "read_orders"]
 
 FileFormat = Literal["orders", "lines"]
 CDNOW_CURRENCY: Final = "USD"
@@ -76,7 +76,7 @@ def read_orders(
     format: FileFormat | None = None,  # noqa: A002 - the option's name, for whoever calls it from the command
     currency: str,
     counts: Counter[str] | None = None,
-) -> Iterator[Row]:
+) -> Iterator[OrderRow]:
     """Read the rows of a file in its own order. `currency`: of rows that name none. Raises OrderFileError.
 
     What a row is, the header says where `format` is None; a .txt may then also be laid out as CDNOW's. .parquet is read as
@@ -93,7 +93,7 @@ def check_readable(path: Path) -> None:
         pass
 
 
-def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[str]) -> Iterator[Row]:
+def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
     name = path.name.lower().removesuffix(".gz")
     if chosen is None and name.endswith(".txt") and _looks_like_cdnow(path):
         yield from _cdnow(path, currency, counts)
@@ -147,7 +147,7 @@ def _places(path: Path, header: Sequence[str], chosen: FileFormat) -> list[int]:
     return [header.index(name) if (name := next(names, None)) else _MISSING for names in found]
 
 
-def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]) -> Iterator[Row]:
+def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
     for fields in rows:
         try:
             row = _order(fields, currency)
@@ -157,7 +157,7 @@ def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]
         yield row
 
 
-def _order(fields: tuple[str, ...], currency: str) -> Row:
+def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
     """Read one order, refund or cancellation. Raises RowLeftOut.
 
     A refund names its order, whatever the sign of its amount. A negative amount under any other kind is a refund that names
@@ -188,7 +188,7 @@ def _looks_like_cdnow(path: Path) -> bool:
     return _CDNOW_LINE.fullmatch(first) is not None
 
 
-def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[Row]:
+def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
     """Read customer, day (YYYYMMDD), number of CDs, dollars. There are no order ids: the row's number is one that lasts."""
     if currency != CDNOW_CURRENCY:
         raise OrderFileError(

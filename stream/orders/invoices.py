@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from segmentation.money import UNITS
-from stream.orders.rows import LeftOutReason, Row, RowLeftOut, placed, read_amount, read_at, refunded
+from stream.orders.rows import LeftOutReason, OrderRow, RowLeftOut, placed, read_amount, read_at, refunded
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -29,7 +29,7 @@ class _Invoice:
 
 def orders_of_lines(
     lines: Iterable[tuple[str, ...]], currency: str, counts: Counter[str], *, open_invoices: int = OPEN_INVOICES
-) -> Iterator[Row]:
+) -> Iterator[OrderRow]:
     """Sum the lines of each invoice up to one row. Lines: (invoice, quantity, date, price of one, customer), text.
 
     An invoice that starts with C is a refund that names no order; one that starts with A (an adjustment of bad debt) or
@@ -65,7 +65,7 @@ def orders_of_lines(
         yield from _summed(key, invoice, currency, counts)
 
 
-def _summed(key: tuple[str, str], invoice: _Invoice, currency: str, counts: Counter[str]) -> Iterator[Row]:
+def _summed(key: tuple[str, str], invoice: _Invoice, currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
     """Give the row of an invoice, or count its lines by why there is none."""
     number, customer = key
     try:
@@ -74,7 +74,7 @@ def _summed(key: tuple[str, str], invoice: _Invoice, currency: str, counts: Coun
         counts[why.reason.value] += invoice.lines
 
 
-def _row(number: str, customer: str, invoice: _Invoice, currency: str) -> Row:
+def _row(number: str, customer: str, invoice: _Invoice, currency: str) -> OrderRow:
     mark = number[:1].upper()
     if mark == "A":
         raise RowLeftOut(LeftOutReason.KIND)

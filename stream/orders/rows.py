@@ -57,7 +57,7 @@ class RowLeftOut(ValueError):
         self.reason = reason
 
 
-class Row(Struct, frozen=True, gc=False, array_like=True):
+class OrderRow(Struct, frozen=True, gc=False, array_like=True):
     """What one row says. `at_ms`: since 1970 UTC; `amount_units`: ten-thousandths, never negative.
 
     `order_id` is None for a refund that names no order. `event_id` is made of the row's own content, so that sending a
@@ -73,13 +73,13 @@ class Row(Struct, frozen=True, gc=False, array_like=True):
     event_id: str
 
 
-def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: str) -> Row:
+def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: str) -> OrderRow:
     """Make the row of an order. Raises RowLeftOut."""
     _check(order_id, customer_id, units, needs_order=True)
-    return Row("placed", order_id, customer_id, at_ms, units, currency, order_id)
+    return OrderRow("placed", order_id, customer_id, at_ms, units, currency, order_id)
 
 
-def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> Row:
+def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> OrderRow:
     """Make the row of a cancellation. Raises RowLeftOut.
 
     The id of the event takes the instant in: an order cancelled at two instants is two events, not one with two contents.
@@ -88,10 +88,10 @@ def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> Row
     _check(order_id, customer_id, 0, needs_order=True)
     if len(event_id) > LONGEST_ID:
         raise RowLeftOut(LeftOutReason.ID_LENGTH)
-    return Row("cancelled", order_id, customer_id, at_ms, 0, currency, event_id)
+    return OrderRow("cancelled", order_id, customer_id, at_ms, 0, currency, event_id)
 
 
-def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: str, *, names_order: bool) -> Row:
+def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: str, *, names_order: bool) -> OrderRow:
     """Make the row of a refund. `document`: the order that it names, or else the refund's own number (may be empty).
 
     An order may be refunded several times, so the id of the event takes the instant and the amount in. Raises RowLeftOut.
@@ -101,7 +101,7 @@ def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: 
     if len(event_id) > LONGEST_ID:
         raise RowLeftOut(LeftOutReason.ID_LENGTH)
     order_id = document if names_order and document else None
-    return Row("refunded", order_id, customer_id, at_ms, units, currency, event_id)
+    return OrderRow("refunded", order_id, customer_id, at_ms, units, currency, event_id)
 
 
 def _check(order_id: str, customer_id: str, units: int, *, needs_order: bool) -> None:
@@ -171,7 +171,7 @@ def read_amount(text: str) -> int:
         raise RowLeftOut(LeftOutReason.AMOUNT) from None
 
 
-def to_event(row: Row, backfill: str | None = None) -> CustomerEvent:
+def to_event(row: OrderRow, backfill: str | None = None) -> CustomerEvent:
     """Make the event of a row, as it goes to the topic of orders. `backfill`: the name of the one that it belongs to."""
     at = instant(row.at_ms)
     if row.kind == "cancelled":

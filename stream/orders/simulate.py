@@ -17,7 +17,7 @@ import numpy as np
 
 from segmentation.entries import DAY_MS
 from segmentation.money import UNITS
-from stream.orders.rows import Row, cancelled, placed, refunded
+from stream.orders.rows import OrderRow, cancelled, placed, refunded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ _FORGOTTEN_MS: Final = 3 * 365 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class PurchaseModel:
     """What the shop is like; rates a week. The defaults are CDNOW's."""
 
     joining_weeks: float = 12.0  # in this time as many customers come for the first time as the shop was asked for
@@ -45,7 +45,7 @@ class Shop:
     cancelled: float = 0.01
 
 
-CDNOW: Final = Shop()
+CDNOW: Final = PurchaseModel()
 
 
 @dataclass(slots=True)
@@ -56,7 +56,9 @@ class _Customer:
     spend: float  # the customer's own rate of the gamma distribution of amounts, 1 / currency units
 
 
-def simulate(seed: int, customers: int, start_ms: int, *, currency: str = "USD", shop: Shop = CDNOW) -> Iterator[Row]:
+def simulate(
+    seed: int, customers: int, start_ms: int, *, currency: str = "USD", shop: PurchaseModel = CDNOW
+) -> Iterator[OrderRow]:
     """Give orders, refunds and cancellations without end, by time from `start_ms` on (ms since 1970).
 
     `customers` join within the first 12 weeks, and as many in all the 12 weeks that follow. Same arguments: same rows.
@@ -67,10 +69,10 @@ def simulate(seed: int, customers: int, start_ms: int, *, currency: str = "USD",
     joining_ms = shop.joining_weeks * _WEEK_MS / customers
     serial, orders, names = count(), count(1), count(1)
     # What is to come: (instant, a number that keeps entries apart, a customer who buys or a row that follows an order).
-    coming: list[tuple[int, int, _Customer | Row]] = []
+    coming: list[tuple[int, int, _Customer | OrderRow]] = []
     joins = start_ms + rng.exponential(joining_ms)
 
-    def plan(at_ms: float, what: _Customer | Row) -> None:
+    def plan(at_ms: float, what: _Customer | OrderRow) -> None:
         heapq.heappush(coming, (int(at_ms), next(serial), what))
 
     while True:
@@ -79,7 +81,7 @@ def simulate(seed: int, customers: int, start_ms: int, *, currency: str = "USD",
             joins += rng.exponential(joining_ms)
             continue
         at_ms, _, what = heapq.heappop(coming)
-        if isinstance(what, Row):
+        if isinstance(what, OrderRow):
             yield what
             continue
         order = placed(f"S{next(orders):08}", what.name, at_ms, _amount(rng, what, shop), currency)
@@ -90,7 +92,7 @@ def simulate(seed: int, customers: int, start_ms: int, *, currency: str = "USD",
             plan(at_ms + wait, what)
 
 
-def _newcomer(rng: np.random.Generator, shop: Shop, number: int) -> _Customer:
+def _newcomer(rng: np.random.Generator, shop: PurchaseModel, number: int) -> _Customer:
     # With so small a shape a rate can come out as zero, and nobody can wait for ever.
     rate = max(rng.gamma(shop.rate_shape, 1 / shop.rate_scale), 1e-12)
     leaves = rng.beta(shop.leave_a, shop.leave_b)
@@ -98,12 +100,12 @@ def _newcomer(rng: np.random.Generator, shop: Shop, number: int) -> _Customer:
     return _Customer(f"C{number:07}", rate, leaves, spend)
 
 
-def _amount(rng: np.random.Generator, customer: _Customer, shop: Shop) -> int:
+def _amount(rng: np.random.Generator, customer: _Customer, shop: PurchaseModel) -> int:
     """Draw what is spent, in ten-thousandths: whole cents, one at least."""
     return max(round(rng.gamma(shop.spend_shape, 1 / customer.spend) * 100), 1) * _CENT
 
 
-def _sequel(rng: np.random.Generator, order: Row, shop: Shop) -> Row | None:
+def _sequel(rng: np.random.Generator, order: OrderRow, shop: PurchaseModel) -> OrderRow | None:
     """Cancel the order within hours, or refund the whole or half of it within days; None for most."""
     luck = rng.random()
     order_id, customer_id, currency = order.order_id or "", order.customer_id, order.currency

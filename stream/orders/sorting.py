@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from stream.orders.rows import LONGEST_ID, LeftOutReason, Row
+from stream.orders.rows import LONGEST_ID, LeftOutReason, OrderRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +24,7 @@ _BLOCK_ROWS: Final = 1_000  # what each run on disk holds in memory while runs a
 _LENGTH_BYTES: Final = 4
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[Row])
+_decoder = msgspec.msgpack.Decoder(list[OrderRow])
 _at = attrgetter("at_ms")
 
 
@@ -34,15 +34,15 @@ class InTimeOrder:
     `total` counts the rows that were read; those that only the order of time shows to be unusable among them.
     """
 
-    def __init__(self, total: int, rows: Iterator[Row]) -> None:
+    def __init__(self, total: int, rows: Iterator[OrderRow]) -> None:
         self.total = total
         self._rows = rows
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[OrderRow]:
         return self._rows
 
 
-class _Run(NamedTuple):
+class _SortedRun(NamedTuple):
     """Sorted rows on disk. `level`: how often they have been merged; each level has `runs_at_once` times the rows."""
 
     level: int
@@ -51,7 +51,7 @@ class _Run(NamedTuple):
 
 @contextmanager
 def in_time_order(
-    rows: Iterable[Row],
+    rows: Iterable[OrderRow],
     *,
     left_out: Counter[str] | None = None,
     in_memory_rows: int = IN_MEMORY_ROWS,
@@ -66,7 +66,7 @@ def in_time_order(
     left_out = Counter() if left_out is None else left_out
     with ExitStack() as stack:
         source, total = iter(rows), 0
-        runs: list[_Run] = []
+        runs: list[_SortedRun] = []
         while chunk := list(islice(source, in_memory_rows)):
             chunk.sort(key=_at)
             total += len(chunk)
@@ -75,10 +75,10 @@ def in_time_order(
             if len(chunk) < in_memory_rows and not runs:
                 yield InTimeOrder(total, told_apart(chunk, left_out))
                 return
-            runs.append(_Run(0, stack.enter_context(tempfile.TemporaryFile())))
+            runs.append(_SortedRun(0, stack.enter_context(tempfile.TemporaryFile())))
             _spill(chunk, runs[-1].file)
             while len(runs) >= runs_at_once and runs[-runs_at_once].level == runs[-1].level:
-                merged = _Run(runs[-1].level + 1, stack.enter_context(tempfile.TemporaryFile()))
+                merged = _SortedRun(runs[-1].level + 1, stack.enter_context(tempfile.TemporaryFile()))
                 _spill(_merged(runs[-runs_at_once:]), merged.file)
                 for run in runs[-runs_at_once:]:
                     run.file.close()
@@ -86,7 +86,7 @@ def in_time_order(
         yield InTimeOrder(total, told_apart(_merged(runs), left_out))
 
 
-def told_apart(rows: Iterable[Row], left_out: Counter[str]) -> Iterator[Row]:
+def told_apart(rows: Iterable[OrderRow], left_out: Counter[str]) -> Iterator[OrderRow]:
     """Number refunds that are equal in all that their id is made of: half of an order may be given back twice at one instant.
 
     The first keeps its id, the others get #2, #3…; one whose id becomes too long is left out, and counted. Rows come by
@@ -118,12 +118,12 @@ def told_apart(rows: Iterable[Row], left_out: Counter[str]) -> Iterator[Row]:
             yield replace(row, event_id=event_id)
 
 
-def _merged(runs: Iterable[_Run]) -> Iterator[Row]:
+def _merged(runs: Iterable[_SortedRun]) -> Iterator[OrderRow]:
     # merge() takes equal rows from the earlier run first, so the order of the file stays.
     return heapq.merge(*[_spilled(run.file) for run in runs], key=_at)
 
 
-def _spill(rows: Iterable[Row], file: IO[bytes]) -> None:
+def _spill(rows: Iterable[OrderRow], file: IO[bytes]) -> None:
     source = iter(rows)
     while block := list(islice(source, _BLOCK_ROWS)):
         packed = _encoder.encode(block)
@@ -131,6 +131,6 @@ def _spill(rows: Iterable[Row], file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def _spilled(file: IO[bytes]) -> Iterator[Row]:
+def _spilled(file: IO[bytes]) -> Iterator[OrderRow]:
     while length := file.read(_LENGTH_BYTES):
         yield from _decoder.decode(file.read(int.from_bytes(length)))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from segmentation.events import CampaignAction, Rfm, SegmentChanged
-from stream.dead_letters.records import read_letter
+from stream.dead_letters.records import read_dead_letter
 
 _SHOWN: Final = 200  # characters of a message or a value on a person's line
 _KEY_SHOWN: Final = 64
@@ -87,7 +87,7 @@ def figures(rfm: Rfm) -> str:
 
 def dead_letter(record: Any) -> DeadLetterLine:
     """Read a dead letter: the record's own key and value, and what its headers say."""
-    letter = read_letter(record)
+    letter = read_dead_letter(record)
     key, key_base64 = _text_or_base64(record.key)
     value, value_base64 = _text_or_base64(record.value)
     return DeadLetterLine(
@@ -117,7 +117,7 @@ def dead_letter_json(record: Any) -> str:
 
 def dead_letter_line(record: Any) -> str:
     """Write a dead letter for people: when, why, where the record lies, its key, what is wrong, and how it begins."""
-    letter = read_letter(record)
+    letter = read_dead_letter(record)
     when = _shown(letter.failed_at) if letter.failed_at else "-"
     where = f"{letter.topic}-{letter.partition}@{letter.offset}"
     field = f" ({letter.field})" if letter.field else ""

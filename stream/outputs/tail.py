@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from stream.dead_letters.records import read_letter
+from stream.dead_letters.records import read_dead_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.outputs.kinds import OutputKind
 from stream.outputs.lines import action_line, change_line, dead_letter_json, dead_letter_line, published_json
@@ -53,7 +53,7 @@ async def tail(
             answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=room)
             for record in (record for records in answer.values() for record in records):
                 last_s = time.monotonic()
-                if reasons and read_letter(record).reason not in reasons:
+                if reasons and read_dead_letter(record).reason not in reasons:
                     continue
                 write(line(record))
                 written += 1

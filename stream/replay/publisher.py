@@ -9,18 +9,15 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from msgspec import DecodeError, Struct
+from msgspec import Struct
 
 from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, instant, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
-from stream.errors import SegstreamError
-from stream.kafka.clients import check_partition_count, kafka_producer, partitions_of
-from stream.orders.rows import Row, to_event
+from stream.kafka.clients import kafka_producer
+from stream.orders.rows import OrderRow, to_event
+from stream.replay.preconditions import check_partitions, check_until, lowest_clock
 from stream.replay.timeline import Advance, timeline
-from stream.storage.client import redis_client
-from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,10 +30,6 @@ _BATCH_BYTES: Final = 262_144  # before compression: well below the broker's 1 M
 _BATCHES_UNDER_WAY: Final = 64
 _KEPT_PARTITIONS: Final = 200_000
 _BREATHE_ROWS: Final = 1_000  # after so many the event loop has its turn
-
-
-class ReplayError(SegstreamError):
-    """These rows can't be replayed so."""
 
 
 class ReplayReport(Struct, frozen=True, kw_only=True):
@@ -58,7 +51,7 @@ class ReplayReport(Struct, frozen=True, kw_only=True):
     finished: bool = False
 
 
-class Backfill(NamedTuple):
+class BackfillPart(NamedTuple):
     """What the rows belong to: every event bears the name. `finish`: nothing more comes under it."""
 
     name: str
@@ -67,12 +60,12 @@ class Backfill(NamedTuple):
 
 async def replay(
     settings: Settings,
-    rows: Iterable[Row],
+    rows: Iterable[OrderRow],
     *,
     speed: float | None = None,
     from_ms: int | None = None,
     until_ms: int | None = None,
-    backfill: Backfill | None = None,
+    backfill: BackfillPart | None = None,
     left_out: Counter[str] | None = None,
     stop: asyncio.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -85,14 +78,14 @@ async def replay(
     partition, unless stopped. Sending rows a second time sends the same events again, which changes nothing. Raises
     ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
     """
-    _check_until(settings, until_ms)
+    check_until(settings, until_ms)
     event_time = settings.time == "event"
     step_ms = max(settings.max_clock_jump_days - 1, 1) * DAY_MS
     began_s = time.monotonic()
     # lz4 costs 4 µs a record and leaves a sixth on the disk and the wire (CDNOW: 5 MB instead of 27; 60,000 rows/s, not 125,000).
     async with kafka_producer(settings, compression_type="lz4", max_batch_size=_BATCH_BYTES, linger_ms=0) as producer:
-        await _check_partitions(producer, settings)
-        clock_ms = await asyncio.to_thread(_lowest_clock, settings) if event_time else None
+        await check_partitions(producer, settings)
+        clock_ms = await asyncio.to_thread(lowest_clock, settings) if event_time else None
         items = timeline(
             rows, step_ms=step_ms, clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms, clocks=event_time
         )
@@ -122,7 +115,7 @@ async def replay(
 
 
 async def _send(
-    items: Iterator[Row | Advance],
+    items: Iterator[OrderRow | Advance],
     publisher: _Publisher,
     pace: _Pace,
     progress: Callable[[int, int], None] | None,
@@ -142,47 +135,6 @@ async def _send(
                 progress(publisher.sent.total(), at_ms)
             await asyncio.sleep(0)
     return False
-
-
-async def check(settings: Settings, until_ms: int | None = None) -> None:
-    """Refuse in time what `replay` would refuse, before a long file is read. Raises as it does."""
-    _check_until(settings, until_ms)
-    async with kafka_producer(settings) as producer:
-        await _check_partitions(producer, settings)
-    if settings.time == "event":
-        await asyncio.to_thread(_lowest_clock, settings)
-
-
-def _lowest_clock(settings: Settings) -> int | None:
-    """Read how far (ms) the shard that is furthest behind has come. None: no shard has begun. Raises as `replay` does.
-
-    A shard that hasn't begun doesn't count: its first record sets its clock, wherever that lies.
-    """
-    shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in range(settings.partitions)]
-    with redis_client(settings) as redis:
-        try:
-            clocks = [read_clock(redis, keys) for keys in shards]
-        except DecodeError as error:
-            raise ReplayError(
-                f"a head of a shard of {settings.orders_topic} can't be read: {error}.",
-                hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP.",
-            ) from error
-    return min((clock for clock in clocks if clock is not None), default=None)
-
-
-def _check_until(settings: Settings, until_ms: int | None) -> None:
-    """Refuse a clock that the shards would refuse. Raises ReplayError."""
-    now_ms = time.time_ns() // 1_000_000
-    if until_ms is not None and until_ms > now_ms + settings.future_tolerance_s * 1000:
-        raise ReplayError(
-            f"--until {iso(until_ms)} lies in the future.", hint="No event may be dated later than its arrival."
-        )
-
-
-async def _check_partitions(producer: AIOKafkaProducer, settings: Settings) -> None:
-    """Refuse a topic in which a customer's partition would be another than the shards expect. Raises TopicUnusable."""
-    topic = settings.orders_topic
-    check_partition_count(topic, len(await partitions_of(producer, [topic])), settings.partitions)
 
 
 class _Pace:
@@ -234,7 +186,7 @@ class _Publisher:
         self.clocks = 0
         self.at_ms: int | None = None
 
-    async def add(self, item: Row | Advance) -> None:
+    async def add(self, item: OrderRow | Advance) -> None:
         """Take a row for its customer's partition, or an advance for all."""
         if isinstance(item, Advance):
             await self.control(ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms)))

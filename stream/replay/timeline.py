@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from segmentation.entries import DAY_MS
-from stream.orders.rows import Row
+from stream.orders.rows import OrderRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ class Advance(NamedTuple):
 
 
 def timeline(
-    rows: Iterable[Row],
+    rows: Iterable[OrderRow],
     *,
     step_ms: int,
     clock_ms: int | None = None,
     from_ms: int | None = None,
     until_ms: int | None = None,
     clocks: bool = True,
-) -> Iterator[Row | Advance]:
+) -> Iterator[OrderRow | Advance]:
     """Put the advances of the clock between rows that come by time: what is sent, in the order in which it is sent.
 
     One at the start of each UTC day on which there are rows, so that a silence is told on the day and no partition's clock

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from segmentation.events import Reason
-from stream.dead_letters.reasons import HEALED
+from stream.dead_letters.reasons import FIXABLE
 from stream.dead_letters.records import KEPT_OF_HUGE
-from stream.dead_letters.routing import LEFT, MOST_REDRIVES
+from stream.dead_letters.routing import LEFT_REASONS, MAX_REDRIVES
 from stream.settings import Settings
 from tests.support.paths import ROOT
 
@@ -26,15 +26,15 @@ def test_every_reason_is_told_with_what_to_do_and_whether_it_goes_back() -> None
     told = {row[0].strip("`"): row for row in rows("reason")}
     assert sorted(told) == sorted(Reason)
     assert all(row[1] and row[2] for row in told.values())
-    assert sorted(name for name, row in told.items() if row[3]) == sorted(HEALED)
+    assert sorted(name for name, row in told.items() if row[3]) == sorted(FIXABLE)
 
 
 def test_every_why_of_what_is_left_is_told() -> None:
-    assert [row[0].strip("`") for row in rows("left")] == list(LEFT)
+    assert [row[0].strip("`") for row in rows("left")] == list(LEFT_REASONS)
 
 
 def test_numbers() -> None:
     assert f"{Settings().earliest_date}" in PAGE
     assert KEPT_OF_HUGE == 64 * 1024
-    assert MOST_REDRIVES == 8
+    assert MAX_REDRIVES == 8
     assert PAGE.count("eight times") == 2

@@ -28,10 +28,10 @@ from stream import cli
 from stream.kafka import topics
 from stream.kafka.clients import end_offsets, read_topic
 from stream.orders.files import read_orders
-from stream.orders.rows import Row, parse_at
+from stream.orders.rows import OrderRow, parse_at
 from stream.orders.simulate import simulate
 from stream.orders.sorting import in_time_order
-from stream.replay.publisher import Backfill, replay
+from stream.replay.publisher import BackfillPart, replay
 from stream.settings import Settings
 from stream.worker.steps import scoring_step
 from tests.support.command_line import environment, run, start
@@ -47,14 +47,14 @@ END = parse_at("2020-01-01")  # later than any of the files here
 KINDS = {"placed": "order", "refunded": "refund", "cancelled": "cancellation"}
 
 
-def shop(customers: int, rows: int) -> list[Row]:
+def shop(customers: int, rows: int) -> list[OrderRow]:
     """A simulated shop that was closed for longer than a clock may jump."""
     found = list(itertools.islice(simulate(5, customers, START), rows))
     middle = found[rows // 2].at_ms
     return [row if row.at_ms < middle else msgspec.structs.replace(row, at_ms=row.at_ms + GAP_MS) for row in found]
 
 
-def write(rows: list[Row], path: Path) -> Path:
+def write(rows: list[OrderRow], path: Path) -> Path:
     """A file of orders, in no order."""
     lines = [
         f"{row.order_id or ''},{row.customer_id},{iso(row.at_ms)},{format_units(row.amount_units)},{KINDS[row.kind]}\n"
@@ -106,7 +106,7 @@ async def _some_arrived(settings: Settings) -> bool:
     return await sent(settings) > 0
 
 
-async def _stopped_in_the_middle(settings: Settings, rows: list[Row], backfill: Backfill | None) -> Any:
+async def _stopped_in_the_middle(settings: Settings, rows: list[OrderRow], backfill: BackfillPart | None) -> Any:
     stop = asyncio.Event()
     return await replay(
         settings,
@@ -144,7 +144,7 @@ async def _events(settings: Settings) -> list[list[Any]]:
 async def test_a_back_fill_marks_each_event_and_ends_with_its_finish_on_every_partition(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
     rows = shop(50, 500)
-    report = await replay(event_time, rows, backfill=Backfill("archive"))
+    report = await replay(event_time, rows, backfill=BackfillPart("archive"))
     assert (report.backfill, report.finished) == ("archive", True)
     for events in await _events(settings):
         marks = [event["backfill"] for key, event in events if key != CONTROL_KEY]
@@ -155,13 +155,13 @@ async def test_a_back_fill_marks_each_event_and_ends_with_its_finish_on_every_pa
         assert events[-1] == (CONTROL_KEY, finish)
     want = await taken_up(event_time)
     # Again, and as a plain replay: the mark is no part of what an event says.
-    await replay(event_time, rows, backfill=Backfill("archive"))
+    await replay(event_time, rows, backfill=BackfillPart("archive"))
     await replay(event_time, rows)
     assert await taken_up(event_time) == want
 
 
 async def test_a_back_fill_that_is_stopped_is_not_told_to_be_finished(settings: Settings) -> None:
-    report = await _stopped_in_the_middle(settings, shop(50, 500), Backfill("archive"))
+    report = await _stopped_in_the_middle(settings, shop(50, 500), BackfillPart("archive"))
     assert (report.interrupted, report.finished) == (True, False)
     types = {event["type"] for events in await _events(settings) for _, event in events}
     assert "backfill.finished" not in types

@@ -21,10 +21,10 @@ from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream.commands import dead_letters
-from stream.dead_letters.reasons import HEALED
+from stream.dead_letters.reasons import FIXABLE
 from stream.dead_letters.records import REDRIVES_HEADER, dead_record
 from stream.dead_letters.redrive import RedriveError, RedriveReport, redrive
-from stream.dead_letters.routing import MOST_REDRIVES, Selection
+from stream.dead_letters.routing import MAX_REDRIVES, Selection
 from stream.kafka import topics
 from stream.kafka.clients import TopicUnusable, end_offsets
 from stream.settings import Settings
@@ -34,7 +34,7 @@ from tests.contract.ugly_inputs import amount
 from tests.support.engine.toy_engine import engine, eventually, produce, read_all
 from tests.support.paths import ROOT
 
-DEFAULT = Selection(frozenset(HEALED))
+DEFAULT = Selection(frozenset(FIXABLE))
 
 
 class Source(msgspec.Struct):
@@ -74,7 +74,7 @@ async def bury(
 
 async def again(settings: Settings, *reasons: Reason, **options: Any) -> RedriveReport:
     """A redrive of the orders' dead letters: of these reasons, or of the usual ones."""
-    selection = Selection(frozenset(reasons or HEALED), options.pop("controls", False))
+    selection = Selection(frozenset(reasons or FIXABLE), options.pop("controls", False))
     return await redrive(settings, settings.orders_dead_letters_topic, selection, **options)
 
 
@@ -134,7 +134,7 @@ async def test_each_goes_where_it_belongs(settings: Settings) -> None:
 async def test_what_cannot_go_back_is_told_and_left(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(max_event_bytes=100_000)
     await topics.create(settings)
-    tired: list[tuple[str, bytes | None]] = [(REDRIVES_HEADER, b"%d" % MOST_REDRIVES)]
+    tired: list[tuple[str, bytes | None]] = [(REDRIVES_HEADER, b"%d" % MAX_REDRIVES)]
     await bury(
         settings,
         [
@@ -179,7 +179,7 @@ async def test_a_redrive_that_is_aborted_and_begun_again_sends_each_once(
 ) -> None:
     monkeypatch.setattr(stream.dead_letters.redrive, "_PAGE", 10)
     await bury(settings, many(90, settings.partitions))
-    real = stream.dead_letters.redrive._Run._commit
+    real = stream.dead_letters.redrive._Redrive._commit
     calls = Counter[str]()
 
     async def torn(run: Any, producer: Any, *rest: Any) -> None:
@@ -192,7 +192,7 @@ async def test_a_redrive_that_is_aborted_and_begun_again_sends_each_once(
             producer.commit_transaction = dies
         await real(run, producer, *rest)
 
-    monkeypatch.setattr(stream.dead_letters.redrive._Run, "_commit", torn)
+    monkeypatch.setattr(stream.dead_letters.redrive._Redrive, "_commit", torn)
     aborted = 0
     while True:
         try:

@@ -24,11 +24,12 @@ from stream import cli
 from stream.dead_letters.records import dead_record
 from stream.kafka.clients import KafkaUnreachable, TopicUnusable, read_topic
 from stream.orders.files import OrderFileError
-from stream.orders.rows import Row, parse_at
+from stream.orders.rows import OrderRow, parse_at
 from stream.orders.simulate import simulate
 from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
-from stream.replay.publisher import ReplayError, check, replay
+from stream.replay.preconditions import ReplayError, check_target
+from stream.replay.publisher import replay
 from stream.settings_sources import PREFIX
 from stream.storage.client import RedisUnreachable, redis_client
 from stream.storage.heads import StoreHead, encode_head
@@ -64,7 +65,7 @@ async def test_what_is_replayed_is_what_the_shards_take(settings: Settings) -> N
     event_time = settings.model_copy(update={"time": "event"})
     rows = list(islice(simulate(1, 300, START), 4_000))
     # A silence longer than a clock may jump, and then a single partition's customer.
-    rows.append(Row("placed", "late", "late", rows[-1].at_ms + 400 * DAY_MS, 10_000, "USD", "late"))
+    rows.append(OrderRow("placed", "late", "late", rows[-1].at_ms + 400 * DAY_MS, 10_000, "USD", "late"))
     until = rows[-1].at_ms + 100 * DAY_MS
     seen: list[int] = []
     report = await replay(event_time, rows, until_ms=until, progress=lambda sent, _: seen.append(sent))
@@ -129,13 +130,13 @@ async def test_shards_that_stand_years_behind_take_a_second_file_whole(settings:
 
 async def test_heads_that_cannot_be_read_are_told_before_anything_is_sent(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
-    row = Row("placed", "1", "c", START, 1, "USD", "1")
+    row = OrderRow("placed", "1", "c", START, 1, "USD", "1")
     with redis_client(settings) as redis:
         redis.set(ShardKeys(settings.group, settings.orders_topic, 2).head, b"none")
     with pytest.raises(ReplayError, match="SEGSTREAM_GROUP"):
         await replay(event_time, [row])
     nowhere = event_time.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-    for refused in (replay(nowhere, [row]), check(nowhere)):
+    for refused in (replay(nowhere, [row]), check_target(nowhere)):
         with pytest.raises(RedisUnreachable, match="SEGSTREAM_REDIS_URL"):
             await refused
     assert not any((await _orders(settings)).values())
@@ -144,7 +145,7 @@ async def test_heads_that_cannot_be_read_are_told_before_anything_is_sent(settin
 
 
 async def test_wall_time_has_no_clock_and_a_foreign_currency_is_counted(settings: Settings) -> None:
-    rows = [Row("placed", "1", "c", START, 1, "EUR", "1"), Row("placed", "2", "c", START, 1, "USD", "2")]
+    rows = [OrderRow("placed", "1", "c", START, 1, "EUR", "1"), OrderRow("placed", "2", "c", START, 1, "USD", "2")]
     report = await replay(settings, rows)
     assert (report.clocks, report.other_currencies) == (0, {"EUR": 1})
     assert sum(len(records) for records in (await _orders(settings)).values()) == 2

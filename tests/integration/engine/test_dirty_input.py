@@ -17,7 +17,7 @@ from redis import Redis
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.rfm import unpack
-from stream.dead_letters.records import KEPT_OF_HUGE, read_letter
+from stream.dead_letters.records import KEPT_OF_HUGE, read_dead_letter
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_states
@@ -69,7 +69,7 @@ async def check_letters(settings: Settings, sent: list[Sent]) -> None:
     bad = sorted((r for r in sent if r.reason), key=lambda r: (r.partition, r.offset))
     assert len(letters) == len(bad)
     for record, found in zip(bad, letters, strict=True):
-        letter = read_letter(found)
+        letter = read_dead_letter(found)
         assert (letter.topic, letter.partition, letter.offset) == (
             settings.orders_topic,
             record.partition,
@@ -150,15 +150,15 @@ async def test_a_record_of_any_size_fits_its_dead_letter(settings_for: Any, max_
     whole = {r.partition: r for r in letters if dict(r.headers)["segstream_reason"] == b"not_json"}
     for record in sent[:3]:
         assert (whole[record.partition].key, whole[record.partition].value) == (record.key, record.value)
-        assert read_letter(whole[record.partition]).headers == record.headers
+        assert read_dead_letter(whole[record.partition]).headers == record.headers
     # A header costs more than its name and value: so many of them are left out, and said to be.
     dropped = dict(whole[3].headers)["segstream_headers_dropped"]
     assert int(dropped) == full // 4
-    assert read_letter(whole[3]).cut
+    assert read_dead_letter(whole[3]).cut
     cut = [r for r in letters if dict(r.headers)["segstream_reason"] == b"too_large"]
     kept = min(KEPT_OF_HUGE, (max_event_bytes + 32_768) // 2)
     for record, found in zip(bombs, cut, strict=True):
-        assert read_letter(found).cut
+        assert read_dead_letter(found).cut
         assert found.value == b"x" * kept
         assert dict(found.headers)["segstream_value_sha256"] == sha256(record.value or b"").hexdigest().encode()
     assert cut[1].key == b"y" * kept
@@ -215,5 +215,5 @@ async def test_a_header_name_that_is_not_text_stops_nobody(settings: Settings) -
     assert await taken(settings, len(own) + 3) == {"not_json": 3}
     letters = await read_all(settings, settings.orders_dead_letters_topic)
     assert [r.value for r in letters] == [b"{", b"{{", b"}"]
-    assert read_letter(letters[1]).headers == [("own", b"1"), ("\\xff\\xfe\\xe9\\xff", b"2")]
+    assert read_dead_letter(letters[1]).headers == [("own", b"1"), ("\\xff\\xfe\\xe9\\xff", b"2")]
     assert counted(settings).total() == len(own)

@@ -22,7 +22,7 @@ from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.models.topic import PublishedModels
 from stream.orders.files import read_orders
-from stream.orders.rows import Row, parse_at
+from stream.orders.rows import OrderRow, parse_at
 from stream.orders.sorting import in_time_order
 from stream.replay.publisher import replay
 from stream.settings import Settings
@@ -51,7 +51,7 @@ class Figures(NamedTuple):
 class Golden(NamedTuple):
     """The data's own figures, as its README defines them."""
 
-    rows: list[Row]
+    rows: list[OrderRow]
     customers: list[dict[str, str]]
     dates: list[dict[str, str]]
 
@@ -94,7 +94,9 @@ def states_now(settings: Settings) -> dict[bytes, bytes]:
     return {name: advance_bytes(value, END, settings.rules) for name, value in states(settings).items()}
 
 
-async def in_order(settings: Settings, golden: Golden, rows: Sequence[Row], folder: Path) -> list[dict[str, Figures]]:
+async def in_order(
+    settings: Settings, golden: Golden, rows: Sequence[OrderRow], folder: Path
+) -> list[dict[str, Figures]]:
     """Send a file's rows, with a halt at each date; the exports of the dates, each made when it was the present."""
     found = []
     async with engine(settings, scoring_step(settings)):

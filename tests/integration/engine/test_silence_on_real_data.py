@@ -21,7 +21,7 @@ from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.orders.files import cdnow_path, read_orders
-from stream.orders.rows import Row, parse_at
+from stream.orders.rows import OrderRow, parse_at
 from stream.orders.sorting import in_time_order
 from stream.replay.publisher import replay
 from stream.settings import Settings
@@ -43,7 +43,7 @@ KINDS = {"placed": "order", "refunded": "refund"}
 class Shop:
     """A file's rows as they arrive, the instants of the training and of the end, and what the deployment is."""
 
-    rows: list[Row]
+    rows: list[OrderRow]
     train_ms: int
     end_ms: int
     currency: str
@@ -58,7 +58,7 @@ class Shop:
         """None late."""
         return replace(self, rows=sorted(self.rows, key=lambda row: row.at_ms))
 
-    def halves(self) -> tuple[list[Row], list[Row]]:
+    def halves(self) -> tuple[list[OrderRow], list[OrderRow]]:
         """What arrives before the training, and the rest: late rows of it may be dated before the training."""
         cut = next(n for n, row in enumerate(self.rows) if row.at_ms >= self.train_ms)
         return self.rows[:cut], self.rows[cut:]
@@ -80,7 +80,7 @@ class Shop:
         return train(snapshot).model
 
 
-def rows_of(path: Path, currency: str) -> list[Row]:
+def rows_of(path: Path, currency: str) -> list[OrderRow]:
     with in_time_order(read_orders(path, currency=currency)) as ordered:
         return list(ordered)
 

@@ -24,7 +24,7 @@ from segmentation.step import NEVER_DUE
 from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
-from stream.orders.rows import Row
+from stream.orders.rows import OrderRow
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings
@@ -46,7 +46,7 @@ DAY = 86_400_000
 START = 1_600_000_000_000
 
 
-def shop(customers: int = 60, days: int = 500) -> tuple[list[Row], list[Row], int]:
+def shop(customers: int = 60, days: int = 500) -> tuple[list[OrderRow], list[OrderRow], int]:
     """(history, the rest, the end) of a simulated shop."""
     rows = list(itertools.takewhile(lambda row: row.at_ms < START + days * DAY, simulate(7, customers, START)))
     middle = START + days // 3 * DAY

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
-from stream.dead_letters.reasons import HEALED
-from stream.dead_letters.records import REDRIVES_HEADER, dead_record, read_letter, sent_back_headers
-from stream.dead_letters.routing import Selection, SentBack, way_back
+from stream.dead_letters.reasons import FIXABLE
+from stream.dead_letters.records import REDRIVES_HEADER, dead_record, read_dead_letter, sent_back_headers
+from stream.dead_letters.routing import Selection, SentBack, route
 from stream.settings import Settings
 
 SETTINGS = Settings()
@@ -45,7 +45,7 @@ header_lists = st.lists(st.tuples(names, st.none() | st.binary(max_size=8)), max
 def test_a_letter_gives_its_record_back_whatever_it_was(
     key: bytes | None, value: bytes, headers: list[tuple[str, bytes | None]], reason: Reason
 ) -> None:
-    letter = read_letter(buried(key, value, headers, reason))
+    letter = read_dead_letter(buried(key, value, headers, reason))
     assert (letter.key, letter.value, letter.headers) == (key, value, headers)
     assert (letter.topic, letter.partition, letter.offset) == ("orders", 3, 5)
     assert (letter.reason, letter.field, letter.message, letter.redrives) == (reason, "id", "why.", 0)
@@ -55,30 +55,30 @@ def test_a_letter_gives_its_record_back_whatever_it_was(
 
 @given(header_lists)
 def test_what_is_no_dead_letter_of_ours_is_read_all_the_same(headers: list[tuple[str, bytes | None]]) -> None:
-    letter = read_letter(Consumed(b"k", b"v", headers))
+    letter = read_dead_letter(Consumed(b"k", b"v", headers))
     assert letter.partition is None
-    assert isinstance(way_back(letter, SETTINGS), str)
+    assert isinstance(route(letter, SETTINGS), str)
 
 
 def test_each_time_is_counted() -> None:
     headers: list[tuple[str, bytes | None]] = [("own", b"1")]
     for time in range(1, 9):
-        letter = read_letter(buried(headers=headers))
+        letter = read_dead_letter(buried(headers=headers))
         assert letter.redrives == time - 1
-        assert isinstance(way_back(letter, SETTINGS), SentBack)
+        assert isinstance(route(letter, SETTINGS), SentBack)
         headers = sent_back_headers(letter)
         assert headers == [("own", b"1"), (REDRIVES_HEADER, b"%d" % time)]
-    assert way_back(read_letter(buried(headers=headers)), SETTINGS) == "too_often"
+    assert route(read_dead_letter(buried(headers=headers)), SETTINGS) == "too_often"
 
 
 @pytest.mark.parametrize("text", [b"", b"-1", b"9" * 30, b"\xff", b"1.5", "²".encode()])
 def test_a_count_that_somebody_else_wrote_is_none(text: bytes) -> None:
-    assert read_letter(buried(headers=[(REDRIVES_HEADER, text)])).redrives == 0
+    assert read_dead_letter(buried(headers=[(REDRIVES_HEADER, text)])).redrives == 0
 
 
 def test_where_to() -> None:
     def target(**changes: Any) -> tuple[str, int] | str:
-        way = way_back(read_letter(buried(**changes)), SETTINGS)
+        way = route(read_dead_letter(buried(**changes)), SETTINGS)
         return way if isinstance(way, str) else (way.topic, way.partition)
 
     assert target() == ("orders", 3)
@@ -88,17 +88,17 @@ def test_where_to() -> None:
     assert target(reason=Reason.KEY_NOT_CUSTOMER, topic="segment-changes") == ("segment-changes", 3)
     assert target(reason=Reason.ADAPTER_FAILED, topic="shop-orders") == ("shop-orders", 3)
     anywhere = SETTINGS.model_copy(update={"partitioner": "none"})
-    letter = read_letter(buried(reason=Reason.WRONG_PARTITION))
-    assert way_back(letter, anywhere) == way_back(read_letter(buried()), SETTINGS)
+    letter = read_dead_letter(buried(reason=Reason.WRONG_PARTITION))
+    assert route(letter, anywhere) == route(read_dead_letter(buried()), SETTINGS)
     assert target(key=None, value=None) == "empty"
     assert target(value=b"x" * 200_000) == "cut"
     assert target(headers=[("a", b"")] * 30_000) == "cut"
 
 
 def test_controls_and_reasons_have_lanes_of_their_own() -> None:
-    usual, all_of_them = Selection(frozenset(HEALED)), Selection(frozenset(HEALED), controls=True)
-    clock = read_letter(buried(CONTROL_KEY, reason=Reason.CLOCK_JUMP))
+    usual, all_of_them = Selection(frozenset(FIXABLE)), Selection(frozenset(FIXABLE), controls=True)
+    clock = read_dead_letter(buried(CONTROL_KEY, reason=Reason.CLOCK_JUMP))
     assert Selection.lane(clock) not in usual.lanes()
     assert Selection.lane(clock) in all_of_them.lanes()
-    assert Selection.lane(read_letter(buried(reason=Reason.CLOCK_JUMP))) in usual.lanes()
-    assert Selection.lane(read_letter(buried(reason=Reason.NOT_JSON))) not in all_of_them.lanes()
+    assert Selection.lane(read_dead_letter(buried(reason=Reason.CLOCK_JUMP))) in usual.lanes()
+    assert Selection.lane(read_dead_letter(buried(reason=Reason.NOT_JSON))) not in all_of_them.lanes()

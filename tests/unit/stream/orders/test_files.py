@@ -16,7 +16,7 @@ from segmentation.events import OrderRefunded, decode, encode
 from segmentation.money import UNITS, format_units
 from stream.orders.files import OrderFileError, cdnow_path, read_orders
 from stream.orders.invoices import orders_of_lines
-from stream.orders.rows import Row, parse_at, parse_signed, to_event
+from stream.orders.rows import OrderRow, parse_at, parse_signed, to_event
 from stream.orders.sorting import in_time_order
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ LINES = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,Customer
 AT = parse_at("2010-12-01T08:26:00Z")
 
 
-def _read(path: Path, file_format: FileFormat | None = None) -> tuple[list[Row], dict[str, int]]:
+def _read(path: Path, file_format: FileFormat | None = None) -> tuple[list[OrderRow], dict[str, int]]:
     counts: Counter[str] = Counter()
     return list(read_orders(path, format=file_format, currency="GBP", counts=counts)), dict(counts)
 
 
-def _read_by_time(path: Path) -> tuple[list[Row], dict[str, int]]:
+def _read_by_time(path: Path) -> tuple[list[OrderRow], dict[str, int]]:
     counts: Counter[str] = Counter()
     with in_time_order(read_orders(path, currency="GBP", counts=counts), left_out=counts) as ordered:
         return list(ordered), dict(counts)
@@ -47,42 +47,42 @@ def _csv(folder: Path, text: str, name: str = "orders.csv", encoding: str = "utf
 @pytest.mark.parametrize(
     ("line", "row"),
     [
-        ("1,c,2010-12-01T08:26:00Z,12.5,,", Row("placed", "1", "c", AT, 125_000, "GBP", "1")),
-        ("1,c,12/1/2010 8:26,12.5,usd,Order", Row("placed", "1", "c", AT, 125_000, "USD", "1")),
-        (" 1 , c ,2010-12-01 09:26:00+01:00, 0 ,,order", Row("placed", "1", "c", AT, 0, "GBP", "1")),
-        ("1,c,2010-12-01T08:26:00Z,3.12500000,,", Row("placed", "1", "c", AT, 31_250, "GBP", "1")),
+        ("1,c,2010-12-01T08:26:00Z,12.5,,", OrderRow("placed", "1", "c", AT, 125_000, "GBP", "1")),
+        ("1,c,12/1/2010 8:26,12.5,usd,Order", OrderRow("placed", "1", "c", AT, 125_000, "USD", "1")),
+        (" 1 , c ,2010-12-01 09:26:00+01:00, 0 ,,order", OrderRow("placed", "1", "c", AT, 0, "GBP", "1")),
+        ("1,c,2010-12-01T08:26:00Z,3.12500000,,", OrderRow("placed", "1", "c", AT, 31_250, "GBP", "1")),
         (
             "1,c,2010-12-01T08:26:00Z,5,,refund",
-            Row("refunded", "1", "c", AT, 50_000, "GBP", "1@2010-12-01T08:26:00.000Z:5.00"),
+            OrderRow("refunded", "1", "c", AT, 50_000, "GBP", "1@2010-12-01T08:26:00.000Z:5.00"),
         ),
         (
             ",c,2010-12-01T08:26:00Z,5,,refund",
-            Row("refunded", None, "c", AT, 50_000, "GBP", "@2010-12-01T08:26:00.000Z:5.00"),
+            OrderRow("refunded", None, "c", AT, 50_000, "GBP", "@2010-12-01T08:26:00.000Z:5.00"),
         ),
         # A refund names its order, whatever the sign.
         (
             "1,c,2010-12-01T08:26:00Z,-5,,refund",
-            Row("refunded", "1", "c", AT, 50_000, "GBP", "1@2010-12-01T08:26:00.000Z:5.00"),
+            OrderRow("refunded", "1", "c", AT, 50_000, "GBP", "1@2010-12-01T08:26:00.000Z:5.00"),
         ),
         # A negative amount under any other kind is a refund that names none.
         *(
             (
                 f"R1,c,2010-12-01T08:26:00Z,-5,,{kind}",
-                Row("refunded", None, "c", AT, 50_000, "GBP", "R1@2010-12-01T08:26:00.000Z:5.00"),
+                OrderRow("refunded", None, "c", AT, 50_000, "GBP", "R1@2010-12-01T08:26:00.000Z:5.00"),
             )
             for kind in ("", "order", "cancellation")
         ),
         *(
             (
                 f"1,c,2010-12-01T08:26:00Z,{amount},,{kind}",
-                Row("cancelled", "1", "c", AT, 0, "GBP", "1@2010-12-01T08:26:00.000Z"),
+                OrderRow("cancelled", "1", "c", AT, 0, "GBP", "1@2010-12-01T08:26:00.000Z"),
             )
             for amount, kind in (("", "cancellation"), ("12.5", "CANCELLATION"))
         ),
-        ("1,c,2010-12-01,1", Row("placed", "1", "c", parse_at("2010-12-01T00:00:00Z"), 10_000, "GBP", "1")),
+        ("1,c,2010-12-01,1", OrderRow("placed", "1", "c", parse_at("2010-12-01T00:00:00Z"), 10_000, "GBP", "1")),
     ],
 )
-def test_what_a_row_means(tmp_path: Path, line: str, row: Row) -> None:
+def test_what_a_row_means(tmp_path: Path, line: str, row: OrderRow) -> None:
     assert _read(_csv(tmp_path, HEADER + line + "\n")) == ([row], {})
 
 
@@ -144,7 +144,7 @@ def test_equal_refunds_are_told_apart_in_any_order_of_the_rows(tmp_path: Path) -
     assert sorted(turned, key=_identity) == sorted(rows, key=_identity)
 
 
-def _identity(row: Row) -> tuple[str, str]:
+def _identity(row: OrderRow) -> tuple[str, str]:
     return row.customer_id, row.event_id
 
 
@@ -177,7 +177,7 @@ def test_a_file_gzipped_or_not_with_a_mark_in_front_and_columns_of_any_case_and_
     )
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.lower().endswith("gz") else text.encode())
-    assert _read(path) == ([Row("placed", "7", "c", AT, 15_000, "GBP", "7")], {})
+    assert _read(path) == ([OrderRow("placed", "7", "c", AT, 15_000, "GBP", "7")], {})
 
 
 def test_semicolons(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_lines_are_summed_up_exactly(tmp_path: Path) -> None:
     rows, counts = _read(_csv(tmp_path, LINES + "\n".join(lines) + "\n"))
     assert sorted(rows, key=lambda row: row.at_ms) == [
         # The earliest of its lines dates an invoice.
-        Row("placed", "536365", "17850", AT, 153_030, "GBP", "536365"),
-        Row("refunded", None, "17850", AT + 4 * 60_000, 20_000, "GBP", "536367@2010-12-01T08:30:00.000Z:2.00"),
-        Row("refunded", None, "14527", AT + 75 * 60_000, 275_000, "GBP", "C536379@2010-12-01T09:41:00.000Z:27.50"),
+        OrderRow("placed", "536365", "17850", AT, 153_030, "GBP", "536365"),
+        OrderRow("refunded", None, "17850", AT + 4 * 60_000, 20_000, "GBP", "536367@2010-12-01T08:30:00.000Z:2.00"),
+        OrderRow("refunded", None, "14527", AT + 75 * 60_000, 275_000, "GBP", "C536379@2010-12-01T09:41:00.000Z:27.50"),
     ]
     # By line, also where a whole invoice is left out.
     assert counts == {"no_customer": 2, "kind": 1, "amount": 3, "too_many_decimals": 1, "date": 1}
@@ -253,7 +253,7 @@ def test_invoices_may_alternate_and_a_torn_one_is_counted() -> None:
 
 def test_the_second_spelling_of_the_columns_of_lines(tmp_path: Path) -> None:
     path = _csv(tmp_path, "Invoice,Quantity,InvoiceDate,Price,Customer ID\n1,2,2010-12-01 08:26:00,2.5,c\n")
-    assert _read(path) == ([Row("placed", "1", "c", AT, 50_000, "GBP", "1")], {})
+    assert _read(path) == ([OrderRow("placed", "1", "c", AT, 50_000, "GBP", "1")], {})
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_cdnow(tmp_path: Path) -> None:
     path = _csv(tmp_path, " customer_id  date cds  dollars\r\n 00001 19970101  1   11.77\r\n 00002 19970112", "x.txt")
     counts: Counter[str] = Counter()
     rows = list(read_orders(path, currency="USD", counts=counts))
-    assert rows == [Row("placed", "1", "00001", parse_at("1997-01-01"), 117_700, "USD", "1")]
+    assert rows == [OrderRow("placed", "1", "00001", parse_at("1997-01-01"), 117_700, "USD", "1")]
     assert counts == {"amount": 1}
     with pytest.raises(OrderFileError, match="SEGSTREAM_CURRENCY=USD"):
         _read(path)
@@ -315,7 +315,7 @@ def test_a_txt_that_has_the_columns_of_orders_is_one_of_orders(
 ) -> None:
     text = "customer_id,order_id,ordered_at,amount\nc,1,2010-12-01T08:26:00Z,5\n".replace(",", separator)
     rows, counts = _read(_csv(tmp_path, text, "orders.txt"), file_format)
-    assert (rows, counts) == ([Row("placed", "1", "c", AT, 50_000, "GBP", "1")], {})
+    assert (rows, counts) == ([OrderRow("placed", "1", "c", AT, 50_000, "GBP", "1")], {})
 
 
 def test_a_txt_is_read_as_told_even_if_it_looks_like_cdnow(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_without_the_demo_s_extra_cdnow_is_told_how_to_come_by(monkeypatch: pyte
 
 
 def test_rows_beyond_the_memory_are_sorted_all_the_same() -> None:
-    rows = [Row("placed", str(n), "c", n * 7919 % 100, 0, "USD", str(n)) for n in range(5_003)]
+    rows = [OrderRow("placed", str(n), "c", n * 7919 % 100, 0, "USD", str(n)) for n in range(5_003)]
     read: list[int] = []
     with in_time_order(iter(rows), in_memory_rows=1_000, reading=read.append) as ordered:
         assert ordered.total == len(rows)
@@ -354,15 +354,15 @@ def test_rows_beyond_the_memory_are_sorted_all_the_same() -> None:
 
 @pytest.mark.parametrize("in_memory_rows", [1, 7, 100, 999, 1_000, 1_001])
 def test_many_runs_on_disk_are_merged_a_few_at_a_time(in_memory_rows: int) -> None:
-    rows = [Row("placed", str(n), "c", n * 7919 % 50, 0, "USD", str(n)) for n in range(1_000)]
+    rows = [OrderRow("placed", str(n), "c", n * 7919 % 50, 0, "USD", str(n)) for n in range(1_000)]
     with in_time_order(iter(rows), in_memory_rows=in_memory_rows, runs_at_once=3) as ordered:
         assert ordered.total == len(rows)
         assert list(ordered) == sorted(rows, key=lambda row: row.at_ms)
 
 
 def test_equal_refunds_are_told_apart_wherever_they_lie_in_a_large_file() -> None:
-    half = Row("refunded", "7", "c", 5, 1, "USD", "7@x")
-    rows = [half, *(Row("placed", str(n), "c", n, 0, "USD", str(n)) for n in range(100)), half]
+    half = OrderRow("refunded", "7", "c", 5, 1, "USD", "7@x")
+    rows = [half, *(OrderRow("placed", str(n), "c", n, 0, "USD", str(n)) for n in range(100)), half]
     with in_time_order(rows, in_memory_rows=10) as ordered:
         assert [row.event_id for row in ordered if row.kind == "refunded"] == ["7@x", "7@x#2"]
 

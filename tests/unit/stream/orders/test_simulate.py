@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 import pytest
 
 from stream.orders.rows import parse_at
-from stream.orders.simulate import Shop, simulate
+from stream.orders.simulate import PurchaseModel, simulate
 
 START = parse_at("2025-01-01")
 WEEK = 7 * 86_400_000
@@ -61,7 +61,7 @@ def test_the_shop_is_like_cdnow() -> None:
 
 
 def test_there_is_no_end_to_it_even_where_everybody_leaves() -> None:
-    rows = simulate(6, 10, START, shop=Shop(leave_a=1e6, leave_b=1e-6, refunded=0, cancelled=0))
+    rows = simulate(6, 10, START, shop=PurchaseModel(leave_a=1e6, leave_b=1e-6, refunded=0, cancelled=0))
     names = [row.customer_id for row in islice(rows, 1_000)]
     assert len(set(names)) == 1_000
 

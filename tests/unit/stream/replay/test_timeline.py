@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentation.entries import DAY_MS
-from stream.orders.rows import Row, parse_at
-from stream.replay.publisher import ReplayError, _Pace, replay
+from stream.orders.rows import OrderRow, parse_at
+from stream.replay.preconditions import ReplayError
+from stream.replay.publisher import _Pace, replay
 from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
 
@@ -21,12 +22,12 @@ STEP = 89 * DAY_MS
 NOON = DAY_MS // 2
 
 
-def _rows(*at: int) -> list[Row]:
-    return [Row("placed", str(n), "c", ms, 0, "USD", str(n)) for n, ms in enumerate(at)]
+def _rows(*at: int) -> list[OrderRow]:
+    return [OrderRow("placed", str(n), "c", ms, 0, "USD", str(n)) for n, ms in enumerate(at)]
 
 
 def _sent(
-    rows: Sequence[Row],
+    rows: Sequence[OrderRow],
     *,
     clock_ms: int | None = None,
     from_ms: int | None = None,
