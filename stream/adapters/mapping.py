@@ -69,7 +69,7 @@ class SourceRecord(Struct, frozen=True):
         `number` tells several events of one record apart. Where the source has an id of its own, that is better: it
         also recognises an order that the source has sent twice.
 
-        >>> Record("shop-orders", 3, 41, 0, None, b"{}").event_id()
+        >>> SourceRecord("shop-orders", 3, 41, 0, None, b"{}").event_id()
         'shop-orders:3:41'
         """
         place = f"{self.topic}:{self.partition}:{self.offset}"
