@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
-"""Make docs/samples/segment-report.html and .md: a training run over Online Retail, a month after the one before it.
+"""Write docs/samples/segment-report.html and .md: a training run over Online Retail, a month after the first one.
 
-Needs the orders (docs/how-to/files.md; in pounds) as its argument:
+The argument is a file of the orders (docs/how-to/files.md), in pounds:
 
 .venv/bin/python docs/samples/segment_report.py ORDERS
 """
@@ -34,7 +34,7 @@ PLAN: Final = TrainingPlan()
 
 
 def train(orders: Path, at: datetime, lineage: Lineage) -> TrainingResult:
-    """Learn from the orders up to an instant."""
+    """Train on the orders up to an instant."""
     at_ms = int(at.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     with watch.step("snapshot"):
@@ -43,16 +43,16 @@ def train(orders: Path, at: datetime, lineage: Lineage) -> TrainingResult:
 
 
 def run(orders: Path) -> TrainingOutcome:
-    """Train twice, the second time against the first model."""
+    """Train twice, the second time with the first model active."""
     first = train(orders, BEFORE, Lineage()).trained
     assert first is not None
     highest = max(segment.id for segment in first.model.segments)
     lineage = Lineage(active=first.model, activation=0, highest_id=highest)
-    lesson = train(orders, AFTER, lineage)
-    would = "active" if lesson.may_activate else "a candidate"
-    why = (*lesson.outcome.decision.why, f"Dry run: nothing was published; it would be {would}.")
-    decision = msgspec.structs.replace(lesson.outcome.decision, why=why)
-    return msgspec.structs.replace(lesson.outcome, decision=decision, currency="GBP")
+    result = train(orders, AFTER, lineage)
+    would = "active" if result.may_activate else "a candidate"
+    why = (*result.outcome.decision.why, f"Dry run: nothing was published; it would be {would}.")
+    decision = msgspec.structs.replace(result.outcome.decision, why=why)
+    return msgspec.structs.replace(result.outcome, decision=decision, currency="GBP")
 
 
 def main() -> None:

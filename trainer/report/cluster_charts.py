@@ -1,4 +1,4 @@
-"""The report's figures of the choice and of the clusters: elbow, silhouettes, stability, the plane. Pure."""
+"""The report's charts of the choice and of the clusters: elbow, silhouettes, stability, the plane. Pure."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainer.report.svg import (
     WIDTH,
     PlotArea,
     Scale,
-    apart,
     colour,
     dots,
-    figure,
-    fits,
-    letters,
     line,
     mark,
     polyline,
+    shortened,
+    spread_out,
+    svg_chart,
     text,
+    text_width,
 )
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
     from trainer.outcome import Fit, Projection, Sample, SegmentFacts, TrainingOutcome
 
-_WIDE: Final = 420.0  # units: pictures with names in them
+_WIDE: Final = 420.0  # of charts with names in them, in units
 _POINTS: Final = 2_500  # customers drawn one by one, at most
 _STEPS: Final = 160  # corners of the outline of a segment's silhouettes, at most
 _BOTTOM: Final = 200.0
 _RIGHT: Final = WIDTH - 14.0
-_MORE: Final = ("a longer silence", "more orders", "more money")
-_LESS: Final = ("a shorter silence", "fewer orders", "less money")
-_MATTERS: Final = 0.45  # loading from which on a feature is named beside an axis
+_MORE: Final = ("order longer ago", "more orders", "more money")
+_LESS: Final = ("more recent order", "fewer orders", "less money")
+_MATTERS: Final = 0.45  # smallest loading of a feature that is named beside an axis
 
 
 Box = tuple[float, float, float, float]
 
 
 class _Curve(NamedTuple):
-    """A measure over k: which field of Fit, what it is called, and what is to be said of it."""
+    """A measure over k: the field of Fit, its names, and the caption of its chart."""
 
     field: str
     title: str
@@ -58,25 +58,25 @@ _CURVES: Final = (
         "inertia",
         "Elbow",
         "inertia",
-        "Sum of squared distances to the own centre. It always falls with k; where the fall slows is the elbow.",
+        "Sum of squared distances to the segments' centres. It always falls with k; the elbow is where the fall slows.",
     ),
     _Curve(
         "silhouette",
         "Silhouette",
         "mean silhouette",
-        "How much nearer customers are to their own segment than to the next; 1 is best, 0 is the border.",
+        "How much nearer customers are to their own segment than to the next one: 1 is best, 0 is the border.",
     ),
     _Curve(
         "stability",
         "Stability",
         "adjusted Rand index",
-        "How far clusterings of resampled customers agree with this one; 1: always the same.",
+        "How well clusterings of resampled customers agree with this one; 1 is full agreement.",
     ),
 )
 
 
 def curves(outcome: TrainingOutcome) -> list[Chart]:
-    """Draw inertia, silhouette and stability over k, the choice marked; a measure that no fit has is left out."""
+    """Draw inertia, silhouette and stability over k with the choice marked; a measure that no fit has is omitted."""
     return [
         _curve(outcome, which) for which in _CURVES if any(getattr(f, which.field) is not None for f in outcome.fits)
     ]
@@ -87,7 +87,7 @@ def _curve(outcome: TrainingOutcome, which: _Curve) -> Chart:
     ks = sorted({f.k for f, _ in known})
     values = [value for _, value in known]
     limit = next((g.limit for f, _ in known for g in f.gates if g.name == which.field), None)
-    # Room at both ends, for the ring round the choice.
+    # Room at both ends for the ring round the choice.
     x = Scale(ks[0] - 0.4, ks[-1] + 0.4, 46.0, _RIGHT)
     y = Scale(*_reach(which.field, values, limit), _BOTTOM, 38.0)
     parts: list[str] = [PlotArea(x, y, "number of segments, k", which.axis).axes([float(k) for k in ks])]
@@ -106,10 +106,10 @@ def _curve(outcome: TrainingOutcome, which: _Curve) -> Chart:
     for index, transform in enumerate(transforms):
         parts += [mark(14, bottom + 12, index, "mark"), text(26, bottom + 16, transform, "num")]
         bottom += 18
-    told = "; ".join(f"{f.transform} k={f.k}: {decimal(value, 3)}{' (chosen)' * f.chosen}" for f, value in known)
-    hollow = " Hollow: fails a gate." if any(fails(f) for f, _ in known) else ""
-    picture = figure(f"over-k-{which.field}", f"{which.title} over k", told, parts, bottom + 6)
-    return Chart(which.title, which.caption + hollow, picture)
+    description = "; ".join(f"{f.transform} k={f.k}: {decimal(value, 3)}{' (chosen)' * f.chosen}" for f, value in known)
+    hollow = " Hollow marks fail a gate." if any(fails(f) for f, _ in known) else ""
+    drawing = svg_chart(f"over-k-{which.field}", f"{which.title} over k", description, parts, bottom + 6)
+    return Chart(which.title, which.caption + hollow, drawing)
 
 
 def _reach(field: str, values: Sequence[float], limit: float | None) -> tuple[float, float]:
@@ -124,35 +124,35 @@ def _reach(field: str, values: Sequence[float], limit: float | None) -> tuple[fl
 
 
 def _series(series: Sequence[tuple[Fit, float]], x: Scale, y: Scale, index: int) -> list[Markup]:
-    places = [(x.at(float(f.k)), y.at(value)) for f, value in sorted(series, key=lambda pair: pair[0].k)]
+    points = [(x.at(float(f.k)), y.at(value)) for f, value in sorted(series, key=lambda pair: pair[0].k)]
     ordered = [f for f, _ in sorted(series, key=lambda pair: pair[0].k)]
-    drawn = [polyline(places, f"curve {colour(index)}")] if len(places) > 1 else []
+    drawn = [polyline(points, f"curve {colour(index)}")] if len(points) > 1 else []
     return drawn + [
-        mark(px, py, index, "mark hollow" if fails(f) else "mark") for f, (px, py) in zip(ordered, places, strict=True)
+        mark(px, py, index, "mark hollow" if fails(f) else "mark") for f, (px, py) in zip(ordered, points, strict=True)
     ]
 
 
 def _choice(fit: Fit, value: float, x: Scale, y: Scale, index: int) -> list[Markup]:
     px, py = x.at(float(fit.k)), y.at(value)
-    told = f"chosen: k{NARROW}={NARROW}{fit.k}"
-    # Beside the line where there is room: right of it, or else left.
-    right = px + 6 + letters(told) < WIDTH
+    label = f"chosen: k{NARROW}={NARROW}{fit.k}"
+    # Right of the line where there is room, else left.
+    right = px + 6 + text_width(label) < WIDTH
     return [
         line(px, y.stop - 10, px, y.start, "choice"),
-        # Once more, above all other lines.
+        # Drawn once more, above all other lines.
         mark(px, py, index, "mark hollow" if fails(fit) else "mark"),
         mark(px, py, 0, "ring", 8.5),
-        text(px + 6 if right else px - 6, y.stop - 2, told, "chosen", anchor="start" if right else "end"),
+        text(px + 6 if right else px - 6, y.stop - 2, label, "chosen", anchor="start" if right else "end"),
     ]
 
 
 def fails(fit: Fit) -> bool:
-    """Whether a gate refuses this fit."""
+    """Return whether a gate refuses this fit."""
     return any(not gate.passed for gate in fit.gates)
 
 
 def silhouettes(outcome: TrainingOutcome, sample: Sample) -> Chart | None:
-    """Draw each sampled customer's silhouette, by segment and size; None where it isn't defined."""
+    """Draw each sampled customer's silhouette, by segment and size. Return None where it isn't defined."""
     if sample.silhouette is None:
         return None
     values, of = column(sample, "silhouette"), np.array(sample.segment)
@@ -170,12 +170,12 @@ def silhouettes(outcome: TrainingOutcome, sample: Sample) -> Chart | None:
     parts.append(line(x.at(0.0), 0.0, x.at(0.0), room, "axis"))
     mean = float(values.mean())
     parts.append(line(x.at(mean), 0.0, x.at(mean), room, "choice"))
-    for index, place in enumerate(apart(tops, 14.0, 8.0, room - 8)):
+    for index, height in enumerate(spread_out(tops, 14.0, 8.0, room - 8)):
         segment = outcome.segments[index]
-        told = "" if segment.silhouette is None else decimal(segment.silhouette)
+        mean_of = "" if segment.silhouette is None else decimal(segment.silhouette)
         parts += [
-            text(4, place + 4, fits(segment.name, 144), f"row {colour(index)}"),
-            text(_WIDE - 4, place + 4, told, "num", anchor="end"),
+            text(4, height + 4, shortened(segment.name, 144), f"row {colour(index)}"),
+            text(_WIDE - 4, height + 4, mean_of, "num", anchor="end"),
         ]
     below = percent(float(np.mean(values < 0.0)))
     described = "; ".join(
@@ -183,14 +183,14 @@ def silhouettes(outcome: TrainingOutcome, sample: Sample) -> Chart | None:
     )
     return Chart(
         f"Silhouettes of the {len(groups)} segments",
-        f"One line a customer, longest first; on the right the segment's mean, dashed the mean of all ({decimal(mean)}). "
-        f"Below zero ({below}): nearer to another segment than to the own one.",
-        figure("silhouettes", "Silhouettes by segment", described, parts, room + 40, _WIDE),
+        "One line per customer, longest first. On the right the mean of the segment; dashed: the mean of all "
+        f"({decimal(mean)}). Customers below zero ({below}) are nearer to another segment than to their own.",
+        svg_chart("silhouettes", "Silhouettes by segment", described, parts, room + 40, _WIDE),
     )
 
 
 def _outline(inside: NDArray[np.float64], x: Scale, y: float, tall: float) -> list[tuple[float, float]]:
-    """Walk round the lines of a segment, from zero along the longest down to the shortest and back."""
+    """Return the outline of a segment's lines: from zero along the longest, down to the shortest, and back."""
     zero = x.at(0.0)
     if not len(inside):
         return [(zero, y)]
@@ -200,7 +200,7 @@ def _outline(inside: NDArray[np.float64], x: Scale, y: float, tall: float) -> li
 
 
 def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> Chart:
-    """Draw the customers in the plane of the two principal components, the names at the centroids."""
+    """Draw the customers in the plane of the two principal components, with names at the centroids."""
     xs, ys, of = column(sample, "x"), column(sample, "y"), np.array(sample.segment)
     room = 360.0
     x = Scale(*_middle(xs, [c[0] for c in projection.centroids]), 14.0, _WIDE - 10)
@@ -213,17 +213,17 @@ def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> C
     ]
     for index in range(len(outcome.segments)):
         here = np.flatnonzero(of == index)[::step]
-        places = [(x.at(a), y.at(b)) for a, b in zip(xs[here].tolist(), ys[here].tolist(), strict=True)]
-        parts.append(dots(places, f"dot {colour(index)}{' square' * (index >= 8)}"))
+        points = [(x.at(a), y.at(b)) for a, b in zip(xs[here].tolist(), ys[here].tolist(), strict=True)]
+        parts.append(dots(points, f"dot {colour(index)}{' square' * (index >= 8)}"))
     parts += _names(outcome.segments, projection, x, y)
     explained = percent(sum(projection.explained), 0)
     return Chart(
-        "The customers from where they differ most",
-        f"Principal components of the three features: the plane holds {explained} of their variance "
-        f"({percent(projection.explained[0], 0)} and {percent(projection.explained[1], 0)}). "
-        + (f"One of {step} customers is drawn; " if step > 1 else "Each dot is a customer; ")
-        + "those far outside lie on the edge.",
-        figure(
+        "Customers by two principal components",
+        f"The plane shows {explained} of the variance of the three features ({percent(projection.explained[0], 0)} and "
+        f"{percent(projection.explained[1], 0)}). "
+        + (f"One customer in {step} is drawn; " if step > 1 else "Each dot is a customer; ")
+        + "those far outside are drawn at the edge.",
+        svg_chart(
             "plane",
             "Customers in the plane of two principal components",
             f"Right: {_axis(projection, 0)}. Up: {_axis(projection, 1)}. "
@@ -239,16 +239,16 @@ def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> C
 
 
 def _names(segments: Sequence[SegmentFacts], projection: Projection, x: Scale, y: Scale) -> list[Markup]:
-    """Mark the centroids, and write their names where they cover neither a mark nor each other."""
+    """Mark the centroids, with their names where they cover neither a mark nor each other."""
     marks: list[Markup] = []
     names: list[Markup] = []
-    places = [(x.at(cx), y.at(cy)) for cx, cy in projection.centroids]
-    taken = [(px - 8, py - 8, px + 8, py + 8) for px, py in places]
-    for index, (px, py) in enumerate(places):
-        name = fits(segments[index].name, 170)
-        half = letters(name) / 2 + 4
+    points = [(x.at(cx), y.at(cy)) for cx, cy in projection.centroids]
+    taken = [(px - 8, py - 8, px + 8, py + 8) for px, py in points]
+    for index, (px, py) in enumerate(points):
+        name = shortened(segments[index].name, 170)
+        half = text_width(name) / 2 + 4
         middle = min(max(px, x.start + half), x.stop - half)
-        # Above, below, and then ever further from the mark.
+        # Above, below, and then further and further from the mark.
         tried = [py + way for step in range(12) for way in (-10.0 - 15 * step, 21.0 + 15 * step)]
         inside = [height for height in tried if y.stop + 12 <= height <= y.start - 4] or [py - 10]
         height = next(
@@ -263,25 +263,25 @@ def _names(segments: Sequence[SegmentFacts], projection: Projection, x: Scale, y
 
 
 def _covered(box: Box, taken: Sequence[Box]) -> bool:
-    """Whether a box (left, top, right, bottom) overlaps one of the others."""
+    """Return whether a box (left, top, right, bottom) overlaps one of the others."""
     left, top, right, bottom = box
     return any(left < r and at < right and top < b and t < bottom for at, t, r, b in taken)
 
 
 def _middle(values: NDArray[np.float64], centroids: Sequence[float]) -> tuple[float, float]:
-    """Give the range to draw: of all centroids and customers, but for those who lie far outside the others."""
+    """Return the range to draw: all centroids, and all customers but those far outside."""
     low, high = (float(q) for q in np.percentile(values, (0.3, 99.7)))
     room = 0.35 * (high - low)
     return min(max(low - room, float(values.min())), *centroids), max(min(high + room, float(values.max())), *centroids)
 
 
 def _axis(projection: Projection, component: int) -> str:
-    """Say in words what an axis of the plane means."""
+    """Return what an axis of the plane means, in words."""
     loadings = projection.loadings[component]
     greatest = max(abs(v) for v in loadings)
     named = [
-        (_MORE if v > 0 else _LESS)[place]
-        for place, v in enumerate(loadings)
+        (_MORE if v > 0 else _LESS)[feature]
+        for feature, v in enumerate(loadings)
         if abs(v) >= _MATTERS or abs(v) == greatest
     ]
     return ", ".join(named)

@@ -1,4 +1,4 @@
-"""The report's figures of the customers: shares, box plots, distributions, profiles. Pure: an outcome in, SVG out."""
+"""The report's charts of the customers: shares, box plots, distributions, profiles. Pure: an outcome in, SVG out."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from trainer.report.svg import (
     Scale,
     colour,
     dots,
-    figure,
-    fits,
-    letters,
     line,
     polyline,
     rectangle,
+    shortened,
+    svg_chart,
     text,
+    text_width,
 )
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 _LEFT: Final = 8.0
 _RIGHT: Final = WIDTH - 12.0
-_ROW: Final = 36.0  # units a segment takes: its name, and the mark under it
+_ROW: Final = 36.0  # units of a segment's row: its name and the mark under it
 _FOOT: Final = 40.0  # units under a plot, for its axis
 _BINS: Final = 32
-_SHOWN: Final = 99.0  # percentile of the raw figures up to which their distribution is drawn
+_SHOWN: Final = 99.0  # highest percentile of the raw figures that a distribution shows
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A figure of the page: the drawing, its title, and a sentence or two under it."""
+    """A chart of the page: the drawing, its title and its caption."""
 
     title: str
     caption: str
@@ -51,13 +51,13 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One of the three features as the figures show it. `column` of the sample; its z stands in z_<column>."""
+    """One of the three features as the charts show it. `column`: of the sample; its z is in z_<column>."""
 
     column: str
     title: str
     axis: str
     kind: Kind
-    told: Callable[[float], str]
+    label: Callable[[float], str]
 
 
 MEASURES: Final = (
@@ -68,32 +68,32 @@ MEASURES: Final = (
 
 
 def shares(outcome: TrainingOutcome) -> Chart:
-    """Draw how many customers and how much money each segment has."""
+    """Draw each segment's share of the customers and of the money."""
     segments = outcome.segments
     top = max(max(s.share, s.money_share or 0.0) for s in segments)
     x = Scale(0.0, top, _LEFT, _RIGHT - 118)
     parts: list[str] = []
     for index, segment in enumerate(segments):
         y = index * 54.0
-        parts.append(text(_LEFT, y + 13, fits(segment.name, _RIGHT - _LEFT), f"row {colour(index)}"))
+        parts.append(text(_LEFT, y + 13, shortened(segment.name, _RIGHT - _LEFT), f"row {colour(index)}"))
         bars = [(segment.share, "of customers", "bar")]
         if segment.money_share is not None:
             bars.append((segment.money_share, "of the money", "bar pale"))
-        for place, (share, of, kind) in enumerate(bars):
+        for row, (share, of, kind) in enumerate(bars):
             end = x.at(share)
             parts += [
-                rectangle(_LEFT, y + 18 + 15 * place, end - _LEFT, 13, f"{kind} {colour(index)}"),
-                text(end + 5, y + 29 + 15 * place, f"{percent(share)} {of}", "num"),
+                rectangle(_LEFT, y + 18 + 15 * row, end - _LEFT, 13, f"{kind} {colour(index)}"),
+                text(end + 5, y + 29 + 15 * row, f"{percent(share)} {of}", "num"),
             ]
-    told = "; ".join(
+    description = "; ".join(
         f"{s.name}: {percent(s.share)} of customers"
         + ("" if s.money_share is None else f", {percent(s.money_share)} of the money")
         for s in segments
     )
     return Chart(
-        "Who they are, and what they bring",
-        "Per segment its part of all customers (full) and of all money (pale).",
-        figure("shares", "Shares of customers and money by segment", told, parts, 54.0 * len(segments) + 2),
+        "Shares of customers and money",
+        "Each segment's share of all customers (solid) and of all money (pale).",
+        svg_chart("shares", "Shares of customers and money by segment", description, parts, 54.0 * len(segments) + 2),
     )
 
 
@@ -110,30 +110,32 @@ def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -
     height = _ROW * len(groups) + 4
     x = Scale(float(values.min()), float(values.max()), _LEFT + 6, _RIGHT - 6, measure.kind)
     parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, height, 0.0), measure.axis).axes()]
-    told: list[str] = []
+    description: list[str] = []
     for row, (name, inside, kind) in enumerate(groups):
         y = _ROW * row
-        parts.append(text(_LEFT, y + 13, fits(name, _RIGHT - _LEFT), f"row {kind}".strip()))
+        parts.append(text(_LEFT, y + 13, shortened(name, _RIGHT - _LEFT), f"row {kind}".strip()))
         if len(inside):
             parts += _box(inside, x, y + 25, kind)
-            told.append(f"{name}: median {measure.told(float(np.median(inside)))}")
+            description.append(f"{name}: median {measure.label(float(np.median(inside)))}")
     return Chart(
         measure.title,
-        "Box: the middle half, with its median. Whiskers: the furthest within 1.5 box lengths; dots beyond."
+        "Box: the middle half of the customers, with the median. Whiskers: the rest within 1.5 box lengths; dots: those beyond."
         + (" The axis is logarithmic." if measure.kind == "log" else ""),
-        figure(f"box-{measure.column}", f"Box plots of {measure.axis}", "; ".join(told), parts, height + _FOOT),
+        svg_chart(
+            f"box-{measure.column}", f"Box plots of {measure.axis}", "; ".join(description), parts, height + _FOOT
+        ),
     )
 
 
 def _box(inside: NDArray[np.float64], x: Scale, y: float, kind: str) -> list[Markup]:
-    """Draw one box at height y. The rule of the whiskers is Tukey's, in the feature's own unit."""
+    """Draw one box at height y. The whiskers follow Tukey's rule, in the feature's own unit."""
     lower, median, upper = (float(q) for q in np.percentile(inside, (25, 50, 75)))
     reach = 1.5 * (upper - lower)
     within = inside[(inside >= lower - reach) & (inside <= upper + reach)]
     beyond = inside[(inside < lower - reach) | (inside > upper + reach)]
     least, greatest = x.at(float(within.min())), x.at(float(within.max()))
     return [
-        # At whole units: hundreds of dots on one line are a line.
+        # At whole units: hundreds of dots on one line would only enlarge the file.
         dots(((float(round(x.at(v))), y) for v in np.sort(beyond).tolist()), f"dot small {kind}".strip()),
         line(least, y, greatest, y, f"whisker {kind}".strip()),
         rectangle(x.at(lower), y - 6, x.at(upper) - x.at(lower), 12, f"box {kind}".strip()),
@@ -156,12 +158,12 @@ def _distribution(sample: Sample, measure: Measure, transform: str) -> Chart:
     after = f"after ({transform}, standardised)"
     parts += [text(_LEFT, 213, after, "row"), *_histogram(z, 350.0, 224.0, "z: standard deviations from the mean")]
     before_skew, after_skew = skew(raw), skew(z)
-    cut = f" Not drawn above: {decimal(top, 0)}, the highest 1{NARROW}%." if len(shown) < len(raw) else ""
-    told = f"skewness {decimal(before_skew)} before, {decimal(after_skew)} after"
+    cut = f" The highest 1{NARROW}%, above {decimal(top, 0)}, isn't drawn." if len(shown) < len(raw) else ""
+    description = f"skewness {decimal(before_skew)} before, {decimal(after_skew)} after"
     return Chart(
         measure.title,
-        f"{told[0].upper()}{told[1:]} (0: symmetric).{cut} Dashed: a normal curve.",
-        figure(f"spread-{measure.column}", f"Distribution of {measure.axis}", told, parts, 350 + _FOOT),
+        f"{description[0].upper()}{description[1:]} (0: symmetric).{cut} Dashed: a normal distribution.",
+        svg_chart(f"spread-{measure.column}", f"Distribution of {measure.axis}", description, parts, 350 + _FOOT),
     )
 
 
@@ -187,7 +189,7 @@ def _histogram(values: NDArray[np.float64], bottom: float, top: float, axis: str
 
 
 def _edges(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Cut the range into equal bins; of whole numbers into bins of whole numbers, so that none is empty by rounding."""
+    """Return the edges of equal bins; whole numbers get bins of whole width, so that none is empty by rounding."""
     if np.array_equal(values, np.round(values)):
         width = max(1, math.ceil((high - low) / _BINS))
         bins = math.floor((high - low) / width) + 1
@@ -196,49 +198,55 @@ def _edges(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.f
 
 
 def profiles(outcome: TrainingOutcome) -> list[Chart]:
-    """Draw the segments' centroids by feature: how far above or below the average customer."""
+    """Draw the segments' centroids by feature, as distances from the average customer."""
     segments = outcome.segments
     reach = max(abs(z) for s in segments for z in s.centroid) or 1.0
-    return [_profile(segments, place, reach) for place in range(len(MEASURES))]
+    return [_profile(segments, feature, reach) for feature in range(len(MEASURES))]
 
 
-def _profile(segments: Sequence[SegmentFacts], place: int, reach: float) -> Chart:
-    measure = MEASURES[place]
+def _profile(segments: Sequence[SegmentFacts], feature: int, reach: float) -> Chart:
+    measure = MEASURES[feature]
     height = _ROW * len(segments) + 4
     x = Scale(-reach, reach, _LEFT + 10, _RIGHT - 10)
     parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, height, 0.0), "standard deviations from the average").axes()]
     parts.append(line(x.at(0.0), 0.0, x.at(0.0), height, "axis"))
-    told: list[str] = []
+    description: list[str] = []
     for index, segment in enumerate(segments):
-        y, z, raw = _ROW * index, segment.centroid[place], measure.told(segment.centroid_raw[place])
+        y, z, raw = _ROW * index, segment.centroid[feature], measure.label(segment.centroid_raw[feature])
         start, end = sorted((x.at(0.0), x.at(z)))
-        room = _RIGHT - _LEFT - letters(raw) - 8
+        room = _RIGHT - _LEFT - text_width(raw) - 8
         parts += [
-            text(_LEFT, y + 13, fits(segment.name, room), f"row {colour(index)}"),
+            text(_LEFT, y + 13, shortened(segment.name, room), f"row {colour(index)}"),
             text(_RIGHT, y + 13, raw, "num", anchor="end"),
             rectangle(start, y + 18, end - start, 13, f"bar {colour(index)}"),
         ]
-        told.append(f"{segment.name} {raw} (z {decimal(z)})")
+        description.append(f"{segment.name} {raw} (z {decimal(z)})")
     return Chart(
         measure.title,
-        f"Centre of each segment: {measure.axis}. On the right in its own unit."
-        + (" To the right: silent for longer." if measure.column == "recency_days" else ""),
-        figure(f"profile-{measure.column}", f"Segment centres: {measure.axis}", "; ".join(told), parts, height + _FOOT),
+        f"Centre of each segment: {measure.axis}, with its value on the right."
+        + (" Bars to the right: a longer time without an order." if measure.column == "recency_days" else ""),
+        svg_chart(
+            f"profile-{measure.column}",
+            f"Segment centres: {measure.axis}",
+            "; ".join(description),
+            parts,
+            height + _FOOT,
+        ),
     )
 
 
 def column(sample: Sample, name: str) -> NDArray[np.float64]:
-    """Give a column of the sample as an array, [customers]."""
+    """Return a column of the sample as an array, [customers]."""
     return np.array(getattr(sample, name), dtype=np.float64)
 
 
 def skew(values: NDArray[np.float64]) -> float:
-    """Give the moment coefficient of skewness: 0 for a symmetric distribution, and for one without spread.
+    """Return the moment coefficient of skewness: 0 for a symmetric distribution, and for one without spread.
 
     >>> skew(np.array([-1.0, 0.0, 1.0])), round(skew(np.array([0.0, 0.0, 0.0, 4.0])), 3)
     (0.0, 1.155)
     """
     apart = values - values.mean()
     spread = float(np.sqrt(np.mean(apart * apart)))
-    # Not by **, whose rounding differs with the sign.
+    # Not **: its rounding differs with the sign.
     return float(np.mean(apart * apart * apart)) / spread**3 if spread > 0.0 else 0.0

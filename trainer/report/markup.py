@@ -1,4 +1,4 @@
-"""HTML and SVG as text in which nothing goes unescaped by accident, and numbers as people read them."""
+"""HTML and SVG as text that is escaped unless it is marked as markup, and numbers formatted for people."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _VOID: Final = frozenset({"br", "meta", "wbr"})
-# Between a number and its unit, so that a line doesn't break there.
+# Between a number and its unit: a line doesn't break there.
 NARROW: Final = "\N{NO-BREAK SPACE}"
 MINUS: Final = "\N{MINUS SIGN}"
 _LARGE: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 class Markup(str):
-    """Text that is HTML already. Any other str given to `tag` or `joined` is escaped."""
+    """Text that is HTML already; `tag` and `joined` escape any other str."""
 
     __slots__ = ()
 
 
 def tag(name: str, /, *children: str, **attributes: object) -> Markup:
-    """Build an element. Of attributes a trailing _ is dropped, other _ become -, and those that are None are left out.
+    """Return an element. In names of attributes a trailing _ is dropped and other _ become -; None omits an attribute.
 
     >>> tag("p", "a < b", tag("b", "!"), class_="x")
     '<p class="x">a &lt; b<b>!</b></p>'
     """
-    told = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_told(value))}"'
+    text = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
     if name in _VOID:
-        return Markup(f"<{name}{told}>")
-    return Markup(f"<{name}{told}>{joined(children)}</{name}>")
+        return Markup(f"<{name}{text}>")
+    return Markup(f"<{name}{text}>{joined(children)}</{name}>")
 
 
 def joined(children: Iterable[str]) -> Markup:
-    """Put texts and elements one after the other; what isn't Markup is escaped."""
+    """Return texts and elements one after the other; all but Markup is escaped."""
     return Markup("".join(child if isinstance(child, Markup) else escape(child) for child in children))
 
 
 def coordinate(value: float) -> str:
-    """Write a length of a picture, to a tenth.
+    """Format a coordinate of a chart, to a tenth.
 
     >>> coordinate(12.04), coordinate(-0.01), coordinate(3.25)
     ('12', '0', '3.2')
@@ -54,7 +54,7 @@ def coordinate(value: float) -> str:
 
 
 def count(value: int) -> str:
-    """Write a number of things.
+    """Format a count.
 
     >>> count(1234567)
     '1,234,567'
@@ -63,7 +63,7 @@ def count(value: int) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    r"""Write a part of 1; what isn't nothing isn't written as nothing.
+    r"""Format a share as a percentage; a small share is shown as less than the last digit, not as zero.
 
     >>> percent(-0.0001).replace(NARROW, " ")
     '0.0 %'
@@ -79,7 +79,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def short(value: float) -> str:
-    """Write a number beside an axis.
+    """Format a number for an axis.
 
     >>> [short(x) for x in (0.0, 0.25, 7.0, 1500.0, 280206.02, 2e6)]
     ['0', '0.25', '7', '1.5k', '280k', '2M']
@@ -93,18 +93,18 @@ def short(value: float) -> str:
 
 
 def decimal(value: float, digits: int = 2) -> str:
-    """Write a measure with so many digits after the point.
+    """Format a measure with so many digits after the point.
 
     >>> decimal(0.55812, 3), decimal(12345.678)
     ('0.558', '12,345.68')
     """
     text = f"{value:,.{digits}f}"
-    # A value that rounds to nothing has no sign.
+    # A value that rounds to zero has no sign.
     return text.removeprefix("-") if not float(text.replace(",", "")) else text.replace("-", MINUS)
 
 
 def amount(value: float) -> str:
-    """Write money: whole from a hundred up.
+    """Format money, in whole units from a hundred up.
 
     >>> amount(280206.02), amount(12.5), amount(0.0)
     ('280,206', '12.50', '0')
@@ -113,7 +113,7 @@ def amount(value: float) -> str:
 
 
 def money(value: float, currency: str | None) -> str:
-    """Write money with its currency, where that is known.
+    """Format money with its currency, where that is known.
 
     >>> money(1234.5, "GBP").replace(NARROW, " "), money(1234.5, None)
     ('1,234 GBP', '1,234')
@@ -129,5 +129,5 @@ def _three(value: float) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", MINUS)
 
 
-def _told(value: object) -> str:
+def _attribute(value: object) -> str:
     return coordinate(value) if isinstance(value, float) else str(value)

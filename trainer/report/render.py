@@ -9,8 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.report import sentences as words
-from trainer.report import tables
+from trainer.report import sentences, tables
 from trainer.report.page import page
 
 if TYPE_CHECKING:
@@ -47,29 +46,31 @@ def html(outcome: TrainingOutcome) -> str:
 
 def markdown(outcome: TrainingOutcome) -> str:
     """Return the sentences and tables of the page, without its charts."""
-    parts = [f"# Customer segments as of {words.moment(outcome.as_of)}", f"**{words.badge(outcome)}**"]
-    parts.append(plain(words.headline(outcome)))
+    parts = [f"# Customer segments as of {sentences.moment(outcome.as_of)}", f"**{sentences.badge(outcome)}**"]
+    parts.append(plain(sentences.headline(outcome)))
     if outcome.segments:
-        parts.append("## The segments")
+        parts.append("## Segments")
         parts.append(
-            "\n".join(f"- **{plain(s.name)}**: {plain(words.portrait(s, outcome.currency))}" for s in outcome.segments)
+            "\n".join(
+                f"- **{plain(s.name)}**: {plain(sentences.portrait(s, outcome.currency))}" for s in outcome.segments
+            )
         )
         parts.append(_table(tables.segments(outcome)))
-    parts += ["## What changes against the active model", *map(plain, words.changes(outcome))]
-    parts += ["## Whether it was published, and why", *map(plain, words.verdict(outcome))]
-    parts += ["## The customers that went in", *map(plain, words.input_notes(outcome))]
+    parts += ["## Changes from the active model", *map(plain, sentences.changes(outcome))]
+    parts += ["## Decision", *map(plain, sentences.verdict(outcome))]
+    parts += ["## Customers in this training", *map(plain, sentences.input_notes(outcome))]
     if outcome.quality.features:
         parts.append(_table(tables.quality(outcome)))
-    parts += ["## The choice of k", _table(tables.fits(outcome))]
+    parts += ["## The choice of k, the number of segments", _table(tables.fits(outcome))]
     if outcome.comparison is not None:
-        parts.append("## Movement against the active model")
+        parts.append("## Movement from the active model")
         parts += [
             _table(tables.movement(outcome, outcome.comparison)),
             _table(tables.money(outcome, outcome.comparison)),
         ]
     if outcome.decision.gates:
-        parts += ["## The gates", _table(tables.gates(outcome))]
-    parts += ["## Facts of the run", *(f"Warning: {plain(told)}" for told in outcome.warnings)]
+        parts += ["## Gates", _table(tables.gates(outcome))]
+    parts += ["## Details of the run", *(f"Warning: {plain(warning)}" for warning in outcome.warnings)]
     parts.append(_table(tables.facts(outcome)))
     if outcome.timings:
         parts.append(_table(tables.timings(outcome)))
@@ -89,7 +90,7 @@ def _table(table: ReportTable) -> str:
     def row(cells: tuple[str, ...]) -> str:
         return f"| {' | '.join(map(plain, cells))} |"
 
-    rule = tuple("---" if place in table.words else "---:" for place in range(len(table.heads)))
+    rule = tuple("---" if place in table.text_columns else "---:" for place in range(len(table.heads)))
     return "\n".join(
         [f"{plain(table.caption)}:", "", row(table.heads), f"| {' | '.join(rule)} |", *map(row, table.rows)]
     )

@@ -1,7 +1,7 @@
-"""Scales, axes and marks: the parts of the report's figures, as SVG drawn by hand.
+"""Scales, axes and marks: the parts of the report's charts, as SVG.
 
-By hand, because the figures must follow the reader's light or dark mode, stay small and be readable on a phone: colours
-are classes of the page's style sheet (report.css), and text is text.
+No plotting library: the charts follow the reader's light or dark mode, stay small and are readable on a phone. Colours
+are classes of the page's style sheet (report.css), and text stays text.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from trainer.report.markup import Markup, coordinate, joined, short, tag
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-WIDTH: Final = 360.0  # units of a figure; a phone shows one about as a pixel
-COLOURS: Final = 8  # that the style sheet has; then they start anew, with other shapes
+WIDTH: Final = 360.0  # of a chart, in units; on a phone a unit is about a pixel
+COLOURS: Final = 8  # in the style sheet; further series repeat them with other shapes
 Kind = Literal["linear", "log"]
 
 _TICK_GAP: Final = 46.0  # units between ticks, at least
-_LETTER: Final = 8.2  # units that a letter takes in a wide font, in bold
+_LETTER: Final = 8.2  # width of a letter in a wide bold font, in units
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where a value lies: `low` at `start`, `high` at `stop`, in units.
+    """A mapping of values to positions: `low` at `start`, `high` at `stop`, in units.
 
-    `log` is sign(x)·log10(1 + |x|): it has a place for nothing and for debts.
+    `log` is sign(x)·log10(1 + |x|), so zero and negative values have positions too.
     """
 
     low: float
@@ -38,7 +38,7 @@ class Scale:
     kind: Kind = "linear"
 
     def at(self, value: float) -> float:
-        """Give the place of a value; beyond the ends it lies at the end.
+        """Return the position of a value; values beyond an end are at the end.
 
         >>> Scale(0.0, 10.0, 100.0, 200.0).at(5.0), Scale(0.0, 10.0, 100.0, 200.0).at(99.0)
         (150.0, 200.0)
@@ -48,7 +48,7 @@ class Scale:
         return self.start + min(1.0, max(0.0, part)) * (self.stop - self.start)
 
     def ticks(self, gap: float = _TICK_GAP) -> list[float]:
-        """Choose round values between the ends, at least `gap` units apart.
+        """Return round values between the ends, at least `gap` units apart.
 
         >>> Scale(0.0, 1.0, 0.0, 240.0).ticks()
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -58,7 +58,7 @@ class Scale:
         room = max(1, int(abs(self.stop - self.start) / gap))
         if self.kind == "linear":
             return _round_steps(self.low, self.high, room)
-        # Nothing first, then the decades from the highest, then what lies between them; what comes too close goes.
+        # Zero first, then the decades from the highest, then values between them; a value too close to one is dropped.
         sizes = [0.0, *(m * 10.0**n for m in (1.0, 2.0, 5.0) for n in range(14, -1, -1))]
         within = [x for size in sizes for x in (size, -size) if self.low <= x <= self.high]
         kept: list[float] = []
@@ -73,23 +73,23 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class PlotArea:
-    """The place of a plot inside a figure, in units, and what its axes mean."""
+    """The position of a plot inside a chart, in units, and the names of its axes."""
 
     x: Scale
     y: Scale
     x_label: str
     y_label: str = ""
 
-    def axes(self, x_ticks: Sequence[float] | None = None, told: Callable[[float], str] = short) -> Markup:
-        """Draw the lines, numbers and names of both axes; of y only where it has a name.
+    def axes(self, x_ticks: Sequence[float] | None = None, label: Callable[[float], str] = short) -> Markup:
+        """Draw the lines, numbers and names of both axes; those of y only where it has a name.
 
-        `x_ticks` are the values to mark (default: round ones), `told` writes one.
+        `x_ticks` are the values to mark (default: round ones); `label` formats one.
         """
         left, right, bottom, top = self.x.start, self.x.stop, self.y.start, self.y.stop
         parts: list[str] = []
         for value in self.x.ticks() if x_ticks is None else x_ticks:
             at = self.x.at(value)
-            parts += [line(at, top, at, bottom, "grid"), text(at, bottom + 15, told(value), "num", anchor="middle")]
+            parts += [line(at, top, at, bottom, "grid"), text(at, bottom + 15, label(value), "num", anchor="middle")]
         if self.y_label:
             for value in self.y.ticks(34.0):
                 at = self.y.at(value)
@@ -100,31 +100,33 @@ class PlotArea:
         return joined(parts)
 
 
-def figure(key: str, title: str, told: str, parts: Iterable[str], height: float, width: float = WIDTH) -> Markup:
-    """Wrap a picture: `title` and `told` are read to those who don't see it; `key` is an id of its own on the page."""
+def svg_chart(
+    key: str, title: str, description: str, parts: Iterable[str], height: float, width: float = WIDTH
+) -> Markup:
+    """Wrap a chart; screen readers read `title` and `description`, and `key` is unique on the page."""
     return tag(
         "svg",
         tag("title", title, id=f"{key}-title"),
-        tag("desc", told, id=f"{key}-told"),
+        tag("desc", description, id=f"{key}-description"),
         *parts,
         viewBox=f"0 0 {coordinate(width)} {coordinate(height)}",
         role="img",
-        aria_labelledby=f"{key}-title {key}-told",
+        aria_labelledby=f"{key}-title {key}-description",
     )
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
-    """Draw a straight line of a class of the style sheet."""
+    """Draw a straight line; `kind` is a class of the style sheet."""
     return tag("path", d=f"M{coordinate(x1)} {coordinate(y1)}L{coordinate(x2)} {coordinate(y2)}", class_=kind)
 
 
-def text(x: float, y: float, told: str, kind: str, anchor: Literal["start", "middle", "end"] = "start") -> Markup:
-    """Write a text with its base line at y."""
-    return tag("text", told, x=float(x), y=float(y), class_=kind, text_anchor=None if anchor == "start" else anchor)
+def text(x: float, y: float, content: str, kind: str, anchor: Literal["start", "middle", "end"] = "start") -> Markup:
+    """Draw a text with its baseline at y."""
+    return tag("text", content, x=float(x), y=float(y), class_=kind, text_anchor=None if anchor == "start" else anchor)
 
 
 def rectangle(x: float, y: float, width: float, height: float, kind: str) -> Markup:
-    """Draw a rectangle; one too narrow to be seen gets half a unit."""
+    """Draw a rectangle at least half a unit wide, so that it can be seen."""
     return tag("rect", x=float(x), y=float(y), width=max(0.5, width), height=float(height), class_=kind)
 
 
@@ -135,13 +137,13 @@ def polyline(points: Iterable[tuple[float, float]], kind: str, *, closed: bool =
 
 
 def dots(points: Iterable[tuple[float, float]], kind: str) -> Markup:
-    """Draw many dots as one path; the class gives their size. Dots at one place are drawn once."""
-    places = dict.fromkeys(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in points)
-    return tag("path", d="".join(places), class_=kind)
+    """Draw many dots as one path; the class gives their size. Dots at the same position are drawn once."""
+    positions = dict.fromkeys(f"M{coordinate(x)} {coordinate(y)}h0" for x, y in points)
+    return tag("path", d="".join(positions), class_=kind)
 
 
 def mark(x: float, y: float, index: int, kind: str, size: float = 4.5) -> Markup:
-    """Draw the mark of the series or segment with this index: colours repeat, then the shape differs."""
+    """Draw the mark of the series or segment with this index; where colours repeat, the shape differs."""
     corners = (0, 4, 3, 5)[index // COLOURS % 4]
     if not corners:
         return tag("circle", cx=float(x), cy=float(y), r=size, class_=f"{kind} {colour(index)}")
@@ -151,7 +153,7 @@ def mark(x: float, y: float, index: int, kind: str, size: float = 4.5) -> Markup
 
 
 def colour(index: int) -> str:
-    """Give the class with the colour of the segment or series with this index.
+    """Return the class of the colour of the segment or series with this index.
 
     >>> colour(0), colour(9)
     ('c0', 'c1')
@@ -159,23 +161,23 @@ def colour(index: int) -> str:
     return f"c{index % COLOURS}"
 
 
-def fits(told: str, width: float) -> str:
-    """Cut a text to what has room in so many units; the whole name stands in the tables.
+def shortened(content: str, width: float) -> str:
+    """Shorten a text to a width in units; the tables have the whole name.
 
-    >>> fits("Champions", 100.0), fits("A segment with a long name", 84.0)
+    >>> shortened("Champions", 100.0), shortened("A segment with a long name", 84.0)
     ('Champions', 'A segment…')
     """
-    if letters(told) <= width:
-        return told
-    kept = told
-    while kept and letters(kept) + _LETTER > width:
+    if text_width(content) <= width:
+        return content
+    kept = content
+    while kept and text_width(kept) + _LETTER > width:
         kept = kept[:-1]
     return kept.rstrip() + "…"
 
 
-def letters(told: str) -> float:
-    """Give the width of a text in bold in units, about; rather too much, because fonts differ."""
-    return sum(map(_letter, told))
+def text_width(content: str) -> float:
+    """Estimate the width of a bold text in units, on the high side because fonts differ."""
+    return sum(map(_letter, content))
 
 
 def _letter(letter: str) -> float:
@@ -186,10 +188,10 @@ def _letter(letter: str) -> float:
     return 9.6 if letter.isupper() else _LETTER
 
 
-def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Push places apart until neighbours are `gap` from each other, between low and high, each as little as it takes.
+def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart until neighbours have a distance of `gap`, between low and high, each as little as possible.
 
-    >>> apart([10.0, 12.0, 50.0], 10.0, 0.0, 100.0)
+    >>> spread_out([10.0, 12.0, 50.0], 10.0, 0.0, 100.0)
     [10.0, 20.0, 50.0]
     """
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
@@ -212,5 +214,5 @@ def _round_steps(low: float, high: float, room: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1.0, 2.0, 2.5, 5.0, 10.0) if s * power >= raw * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    # By division of whole numbers where it can be: 3 * 0.2 is not 0.6.
+    # Division of whole numbers where possible: 3 * 0.2 is not 0.6.
     return [n / round(1 / step) if step < 1 and step != 0.25 else n * step for n in range(first, last + 1)]

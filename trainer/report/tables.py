@@ -1,4 +1,4 @@
-"""The tables of the report, as text in cells: the page and the Markdown show the same ones. Pure."""
+"""The tables of the report as text in cells, the same for the page and the Markdown. Pure: an outcome in, text out."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from trainer.report.sentences import gate_limit, gate_value, gate_verdict, momen
 if TYPE_CHECKING:
     from trainer.outcome import Comparison, FeatureSpread, TrainingOutcome
 
-_NONE: Final = "–"  # noqa: RUF001 — an en dash is what a table has where there is no figure
+_NONE: Final = "–"  # noqa: RUF001 — an en dash stands for a missing figure
 _TITLES: Final = {measure.column: measure.title for measure in MEASURES}
 
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A table: what it shows, the heads, the rows. The first column names the row; `words` are columns not of numbers.
+    """A table of the report. The first column names the row; `text_columns` are those that don't hold numbers.
 
-    `marked`: the row to stand out, if any.
+    `marked`: the row to highlight, if any.
     """
 
     caption: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    words: frozenset[int] = frozenset({0})
+    text_columns: frozenset[int] = frozenset({0})
     marked: int | None = None
 
 
 def segments(outcome: TrainingOutcome) -> ReportTable:
-    """Tell each segment's customers, money, median customer and action."""
+    """Return each segment's customers, money, median customer and action."""
     total = outcome.quality.customers
     rows = [
         (
@@ -51,7 +51,7 @@ def segments(outcome: TrainingOutcome) -> ReportTable:
     whole = _NONE if any(s.money_share is None for s in outcome.segments) else percent(1.0)
     rows.append(("All", count(total), percent(1.0), money, whole, _NONE, _NONE, _NONE, _NONE))
     return ReportTable(
-        "Segments: customers, money, and the median customer of each",
+        "Customers, money and median customer of each segment",
         (
             "Segment",
             "Customers",
@@ -69,7 +69,7 @@ def segments(outcome: TrainingOutcome) -> ReportTable:
 
 
 def fits(outcome: TrainingOutcome) -> ReportTable:
-    """Tell everything measured of each transform and k."""
+    """Return all measures of each transform and k."""
     rows = [
         (
             f"{f.transform}, k{NARROW}={NARROW}{f.k}",
@@ -85,7 +85,7 @@ def fits(outcome: TrainingOutcome) -> ReportTable:
         for f in outcome.fits
     ]
     return ReportTable(
-        "Every fit: its measures, and what the gates say",
+        "Measures and gates of all fits",
         (
             "Fit",
             "Inertia",
@@ -104,12 +104,12 @@ def fits(outcome: TrainingOutcome) -> ReportTable:
 
 
 def gates(outcome: TrainingOutcome) -> ReportTable:
-    """Tell the gates of the chosen fit and of the model, with values, limits and verdicts."""
+    """Return the gates of the chosen fit and of the model, with values, limits and verdicts."""
     rows = [
         (g.name, gate_value(g), gate_limit(g), "✓ passes" if g.passed else "✗ fails") for g in outcome.decision.gates
     ]
     return ReportTable(
-        "What was measured, and what is asked for",
+        "Measured values and limits of the gates",
         ("Gate", "Value", "Limit", "Verdict"),
         tuple(rows),
         frozenset({0, 3}),
@@ -117,7 +117,7 @@ def gates(outcome: TrainingOutcome) -> ReportTable:
 
 
 def movement(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
-    """Tell how many customers of each segment of the active model the workers would have in which of the new one."""
+    """Return how many customers the workers would have moved from each active segment to each new one."""
     rows = [
         (before.name, *(count(n) if n else _NONE for n in row), count(sum(row)))
         for before, row in zip(compared.before, compared.moves, strict=True)
@@ -125,14 +125,14 @@ def movement(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
     columns = [sum(column) for column in zip(*compared.moves, strict=True)]
     rows.append(("In the new model", *map(count, columns), count(sum(columns))))
     return ReportTable(
-        "Customers: rows by the active model, columns by the new one",
+        "Customers by segment of the active model (rows) and of the new one (columns)",
         ("From \\ to", *(s.name for s in outcome.segments), "All"),
         tuple(rows),
     )
 
 
 def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
-    """Tell each segment's customers and money before and after; a segment of only one of the models has no other side."""
+    """Return each segment's customers and money before and after; zero for the model that doesn't have the segment."""
     before = {s.id: s for s in compared.before}
     rows = []
     for index, s in enumerate(outcome.segments):
@@ -141,7 +141,7 @@ def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
         had, had_money = (was.customers, was.money) if was else (0, 0.0)
         rows.append((s.name, count(had), count(after), _change(after - had), *_sums(had_money, sum_after)))
     rows += [
-        (f"{s.name} (gone)", count(s.customers), "0", _change(-s.customers), *_sums(s.money, 0.0))
+        (f"{s.name} (removed)", count(s.customers), "0", _change(-s.customers), *_sums(s.money, 0.0))
         for s in before.values()
     ]
     return ReportTable(
@@ -152,7 +152,7 @@ def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
 
 
 def quality(outcome: TrainingOutcome) -> ReportTable:
-    """Tell how the three features lie over all customers, before any transform."""
+    """Return the distribution of the three features over all customers, before any transform."""
     rows = [
         (
             _TITLES.get(f.name, f.name),
@@ -162,26 +162,26 @@ def quality(outcome: TrainingOutcome) -> ReportTable:
         for f in outcome.quality.features
     ]
     return ReportTable(
-        "The input, before any transform",
-        ("Feature", "Least", "Median", "Mean", "Greatest", "Std deviation", "|z| ≥ 3"),
+        "Features of all customers, before any transform",
+        ("Feature", "Minimum", "Median", "Mean", "Maximum", "Std deviation", "|z| ≥ 3"),
         tuple(rows),
     )
 
 
 def facts(outcome: TrainingOutcome) -> ReportTable:
-    """Tell under which settings the run was made, and what it is called."""
+    """Return the settings and the identifiers of the run."""
     recipe, decision = outcome.recipe, outcome.decision
     chosen = next((f for f in outcome.fits if f.chosen), None)
     rows: list[tuple[str, str]] = [
         ("Version", outcome.version or "none: no model was made"),
-        ("Parent (active at the training)", outcome.parent or "none"),
+        ("Parent (active model at the training)", outcome.parent or "none"),
         ("Activation", _NONE if decision.activation is None else count(decision.activation)),
         ("Customers as of", moment(outcome.as_of)),
         ("Trained at", moment(outcome.trained_at)),
         ("Source", outcome.source),
         (
             "Recipe",
-            f"{recipe.name}; chosen by {recipe.choice}" if recipe.choice != "asked" else f"{recipe.name}; as asked",
+            f"{recipe.name}; chosen by {recipe.choice}" if recipe.choice != "asked" else f"{recipe.name}; as requested",
         ),
         ("k tried", ", ".join(map(str, recipe.k))),
         ("Transforms tried", ", ".join(recipe.transforms)),
@@ -191,14 +191,14 @@ def facts(outcome: TrainingOutcome) -> ReportTable:
         ("Margin on squared distance", f"{recipe.margin:g}"),
         ("Seed", str(recipe.seed)),
     ]
-    return ReportTable("Settings and names", ("Fact", "Value"), tuple(rows), frozenset({0, 1}))
+    return ReportTable("Settings and identifiers", ("Item", "Value"), tuple(rows), frozenset({0, 1}))
 
 
 def timings(outcome: TrainingOutcome) -> ReportTable:
-    """Tell how long each step took."""
+    """Return the duration of each step."""
     total = sum(t.seconds for t in outcome.timings)
     rows = [(t.step, seconds(t.seconds), percent(t.seconds / total if total else 0.0, 0)) for t in outcome.timings]
-    return ReportTable("Time by step", ("Step", "Time", "Part"), (*rows, ("All", seconds(total), percent(1.0))))
+    return ReportTable("Time by step", ("Step", "Time", "Share"), (*rows, ("All", seconds(total), percent(1.0))))
 
 
 def _in(head: str, outcome: TrainingOutcome) -> str:
@@ -225,10 +225,10 @@ def _change(difference: int) -> str:
 
 def _sums(before: float, after: float) -> tuple[str, str, str]:
     difference = after - before
-    # By whole units, so that the difference of two sums of money in another order isn't told as a change.
-    told = f"{difference:+,.0f}".replace("-", MINUS) if abs(difference) >= 0.5 else "0"
-    return amount(before), amount(after), told
+    # In whole units: sums of the same amounts in another order differ in their last digits, which is no change.
+    change = f"{difference:+,.0f}".replace("-", MINUS) if abs(difference) >= 0.5 else "0"
+    return amount(before), amount(after), change
 
 
 def _starts(starts: int, *, warm: bool) -> str:
-    return f"{starts}, and from the active model's centroids, which won" if warm else str(starts)
+    return f"{starts}; kept: the start at the active model's centroids" if warm else str(starts)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.support.data import report_cases as cases
 from trainer.outcome import Sample, TrainingOutcome
-from trainer.report import customer_charts as figures
+from trainer.report import customer_charts as charts
 from trainer.report.cluster_charts import curves, plane, silhouettes
 from trainer.report.render import html
-from trainer.report.svg import Kind, Scale, apart, fits, letters
+from trainer.report.svg import Kind, Scale, shortened, spread_out, text_width
 
 finite = st.floats(-1e6, 1e6)
 
@@ -45,7 +45,7 @@ def test_a_scale_keeps_the_order_and_stays_inside(one: float, other: float, kind
 
 @given(st.lists(st.floats(0.0, 300.0), min_size=1, max_size=16))
 def test_labels_are_pushed_apart_within_the_picture(wanted: list[float]) -> None:
-    placed = apart(wanted, 15.0, 0.0, 300.0)
+    placed = spread_out(wanted, 15.0, 0.0, 300.0)
     assert all(b - a >= 15.0 - 1e-6 for a, b in pairwise(sorted(placed)))
     assert min(placed) >= 0.0 - 1e-6
     assert max(placed) <= 300.0
@@ -53,17 +53,17 @@ def test_labels_are_pushed_apart_within_the_picture(wanted: list[float]) -> None
 
 @pytest.mark.parametrize("k", [2, 5, 9])
 def test_every_curve_marks_the_chosen_k(k: int) -> None:
-    for picture in curves(cases.outcome(k)):
-        ring = re.search(r'<circle cx="([\d.]+)"[^>]*class="ring', picture.svg)
-        tick = re.search(rf'<text x="([\d.]+)" y="215" class="num" text-anchor="middle">{k}<', picture.svg)
-        line = re.search(r'<path d="M([\d.]+) [\d.]+L([\d.]+) [\d.]+" class="choice"', picture.svg)
+    for chart in curves(cases.outcome(k)):
+        ring = re.search(r'<circle cx="([\d.]+)"[^>]*class="ring', chart.svg)
+        tick = re.search(rf'<text x="([\d.]+)" y="215" class="num" text-anchor="middle">{k}<', chart.svg)
+        line = re.search(r'<path d="M([\d.]+) [\d.]+L([\d.]+) [\d.]+" class="choice"', chart.svg)
         assert ring
         assert tick
         assert line
         assert line[1] == line[2] == ring[1]
         assert float(ring[1]) == pytest.approx(float(tick[1]), abs=0.2)
-        assert f"chosen: k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{k}" in picture.svg
-        assert picture.svg.count("(chosen)") == 1
+        assert f"chosen: k\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{k}" in chart.svg
+        assert chart.svg.count("(chosen)") == 1
 
 
 def test_a_measure_that_no_fit_has_is_left_out() -> None:
@@ -71,45 +71,45 @@ def test_a_measure_that_no_fit_has_is_left_out() -> None:
     without = msgspec.structs.replace(
         outcome, fits=tuple(msgspec.structs.replace(fit, stability=None, gates=()) for fit in outcome.fits)
     )
-    assert [picture.title for picture in curves(without)] == ["Elbow", "Silhouette"]
-    assert not any("Hollow" in picture.caption for picture in curves(without))
+    assert [chart.title for chart in curves(without)] == ["Elbow", "Silhouette"]
+    assert not any("Hollow" in chart.caption for chart in curves(without))
 
 
 def test_box_plots_tell_the_medians() -> None:
     outcome = cases.outcome()
     days = np.array(sample(outcome).recency_days)
-    picture = figures.box_plots(outcome, sample(outcome))[0]
-    assert f"All customers: median {np.median(days):,.0f} d" in picture.svg
+    chart = charts.box_plots(outcome, sample(outcome))[0]
+    assert f"All customers: median {np.median(days):,.0f} d" in chart.svg
     champions = days[np.array(sample(outcome).segment) == 0]
-    assert f"Champions: median {np.median(champions):,.0f} d" in picture.svg
-    assert picture.svg.count('class="box') == 6
+    assert f"Champions: median {np.median(champions):,.0f} d" in chart.svg
+    assert chart.svg.count('class="box') == 6
 
 
 def test_distributions_tell_the_skewness_before_and_after() -> None:
     outcome = cases.outcome()
-    picture = figures.distributions(outcome, sample(outcome))[2]
-    before = figures.skew(np.array(sample(outcome).monetary))
-    after = figures.skew(np.array(sample(outcome).z_monetary))
-    assert picture.caption.startswith(f"Skewness {before:.2f} before, {after:.2f} after".replace("-", "\N{MINUS SIGN}"))
+    chart = charts.distributions(outcome, sample(outcome))[2]
+    before = charts.skew(np.array(sample(outcome).monetary))
+    after = charts.skew(np.array(sample(outcome).z_monetary))
+    assert chart.caption.startswith(f"Skewness {before:.2f} before, {after:.2f} after".replace("-", "\N{MINUS SIGN}"))
 
 
 def test_the_plane_names_every_segment_at_its_centroid() -> None:
     outcome = cases.outcome(9)
     assert outcome.projection is not None
-    picture = plane(outcome, sample(outcome), outcome.projection)
+    chart = plane(outcome, sample(outcome), outcome.projection)
     for segment in outcome.segments:
-        assert re.search(rf'class="at c\d" text-anchor="middle">{segment.name}<', picture.svg)
-    assert picture.svg.count("mark centre") == 9
-    assert "a shorter silence, more orders, more money →" in picture.svg
+        assert re.search(rf'class="at c\d" text-anchor="middle">{segment.name}<', chart.svg)
+    assert chart.svg.count("mark centre") == 9
+    assert "more recent order, more orders, more money →" in chart.svg
 
 
 def test_the_silhouettes_mark_the_mean() -> None:
     outcome = cases.outcome()
-    picture = silhouettes(outcome, sample(outcome))
-    assert picture is not None
+    chart = silhouettes(outcome, sample(outcome))
+    assert chart is not None
     values = np.array(sample(outcome).silhouette)
-    assert f"the mean of all ({values.mean():.2f})" in picture.caption
-    assert f"{100 * np.mean(values < 0):.1f}\N{NO-BREAK SPACE}%" in picture.caption
+    assert f"the mean of all ({values.mean():.2f})" in chart.caption
+    assert f"{100 * np.mean(values < 0):.1f}\N{NO-BREAK SPACE}%" in chart.caption
 
 
 def test_what_is_missing_is_left_out() -> None:
@@ -131,7 +131,7 @@ def test_a_segment_of_which_nobody_was_drawn_has_a_row_and_no_box() -> None:
     others = msgspec.structs.replace(
         sample(outcome), segment=tuple(1 if of == 2 else of for of in sample(outcome).segment)
     )
-    drawn = figures.box_plots(outcome, others)[0].svg
+    drawn = charts.box_plots(outcome, others)[0].svg
     assert drawn.count('class="box') == 3
     assert "Big Spenders" in drawn
     html(msgspec.structs.replace(outcome, sample=others))
@@ -145,7 +145,7 @@ def test_customers_all_alike_in_a_feature_can_be_drawn() -> None:
 
 @given(st.text(max_size=80))
 def test_a_cut_name_has_room(name: str) -> None:
-    assert letters(fits(name, 120.0)) <= 121.0
+    assert text_width(shortened(name, 120.0)) <= 121.0
 
 
 CSS = resources.files("trainer.report").joinpath("report.css").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.data import report_cases as cases
 from trainer.outcome import TrainingOutcome
-from trainer.report import sentences as words
+from trainer.report import sentences
 from trainer.report.render import html, markdown, write_report
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def moved(outcome: TrainingOutcome) -> int:
 def test_the_headline_counts_customers_segments_and_money() -> None:
     outcome = cases.outcome(5, 3000)
     money = f"{sum(s.money for s in outcome.segments):,.0f}"
-    assert words.headline(outcome) == f"3,000 customers fall into 5 segments. They have spent {money} in all, net."
+    assert sentences.headline(outcome) == f"3,000 customers fall into 5 segments. They have spent {money} net in total."
 
 
 def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
@@ -107,7 +107,7 @@ def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
         frequency=msgspec.structs.replace(segment.frequency, median=1.0),
         monetary=msgspec.structs.replace(segment.monetary, median=20.5),
     )
-    assert words.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == (
+    assert sentences.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == (
         "1,234 customers (25.0 %) with 99,000 (50.0 % of the money). The median customer last ordered 9 days ago, has 1 "
         "order and spent 20.50."
     )
@@ -117,8 +117,8 @@ def test_the_currency_stands_by_the_money_where_it_is_known() -> None:
     outcome = cases.outcome()
     assert "GBP" not in markdown(outcome)
     outcome = msgspec.structs.replace(outcome, currency="GBP")
-    assert words.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP in all, net.")
-    assert all("\N{NO-BREAK SPACE}GBP" in words.portrait(s, outcome.currency) for s in outcome.segments)
+    assert sentences.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP net in total.")
+    assert all("\N{NO-BREAK SPACE}GBP" in sentences.portrait(s, outcome.currency) for s in outcome.segments)
     assert "| Money, GBP |" in markdown(outcome)
 
 
@@ -134,19 +134,19 @@ def test_a_segment_without_anybody_has_a_portrait() -> None:
         monetary=None,
         silhouette=None,
     )
-    assert words.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == "0 customers (0 %) with 0."
+    assert sentences.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == "0 customers (0 %) with 0."
 
 
 @pytest.mark.parametrize("k", SIZES)
 def test_what_changes_is_what_the_matrix_says(k: int) -> None:
     outcome = cases.outcome(k, names=NAMES)
     assert outcome.comparison is not None
-    told = words.changes(outcome)
+    told = sentences.changes(outcome)
     assert f" {moved(outcome):,} of 3,000 customers" in told[0]
     assert f"({100 * moved(outcome) / 3000:.1f}\N{NO-BREAK SPACE}%)" in told[0]
-    assert f"Not in the active model: {NAMES[k - 1]}." in told
-    assert "No longer in the new model: Old Guard." in told
-    largest = words.moves(outcome)[0]
+    assert f"New: {NAMES[k - 1]}." in told
+    assert "Not in the new model any more: Old Guard." in told
+    largest = sentences.moves(outcome)[0]
     assert largest.customers == max(
         number
         for before, row in zip(outcome.comparison.before, outcome.comparison.moves, strict=True)
@@ -167,14 +167,14 @@ def test_a_move_between_segments_of_one_id_is_none() -> None:
         tuple(n if a == b else 0 for b, n in enumerate(row)) for a, row in enumerate(outcome.comparison.moves)
     )
     compared = msgspec.structs.replace(outcome.comparison, before=renamed, moves=still, moved=0.0)
-    told = words.changes(msgspec.structs.replace(outcome, comparison=compared))
-    assert ", 0 of " in told[0]
+    told = sentences.changes(msgspec.structs.replace(outcome, comparison=compared))
+    assert " would move 0 of " in told[0]
     assert told[1:] == ["All segments keep their names."]
 
 
 def test_without_an_active_model_nothing_is_compared() -> None:
     outcome = cases.outcome(compared=False)
-    assert words.changes(outcome) == ["No model was active before: this one gives every customer a first segment."]
+    assert sentences.changes(outcome) == ["No model was active before, so every customer gets a first segment."]
     assert "Movement" not in markdown(outcome)
     assert "Movement" not in ParsedPage(html(outcome)).text
 
@@ -182,10 +182,10 @@ def test_without_an_active_model_nothing_is_compared() -> None:
 @pytest.mark.parametrize(
     ("outcome", "badge", "said"),
     [
-        (cases.outcome(), "Published: active", "every worker scores by it"),
+        (cases.outcome(), "Published: active", "every worker scores with it"),
         (cases.outcome(verdict="candidate"), "Published: candidate", "until it is promoted"),
         (cases.outcome(verdict="dry-run"), "Dry run: nothing published", "has the best silhouette"),
-        (cases.refused(), "Refused", "what was active before stays active"),
+        (cases.refused(), "Refused", "the active model, if there is one, stays active"),
     ],
 )
 def test_it_says_whether_it_was_published_and_why(outcome: TrainingOutcome, badge: str, said: str) -> None:
@@ -207,7 +207,7 @@ def test_a_refused_run_says_of_every_fit_what_it_failed() -> None:
     text = ParsedPage(html(cases.refused())).text
     assert "fails: smallest share <\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%" in text
     assert "not fitted: only 2 customers differ." in text
-    assert "no model was made of them" in text
+    assert "No model was made of the" in text
 
 
 @pytest.mark.parametrize("outcome", [cases.outcome(k, names=NAMES) for k in SIZES] + [cases.refused()])
