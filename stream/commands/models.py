@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from stream.clock import now_ms
 from stream.commands.options import AsJson
 from stream.models.drift import DriftReport, drift_sample
 from stream.models.drift import drift as drift_of
@@ -52,7 +53,7 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
 async def _sampled(settings: Settings, published: PublishedModels) -> DriftReport | None:
     if published.active is None or not (stored := customers_stored(settings)):
         return None
-    return await drift_sample(settings, published, stored)
+    return await drift_sample(settings, published, stored, now_ms())
 
 
 @app.command()

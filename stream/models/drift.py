@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -59,14 +58,18 @@ def drift(settings: Settings, published: PublishedModels, progress: Callable[[in
     return _report(model, drift_of(tally), latest, seen)
 
 
-async def drift_sample(settings: Settings, published: PublishedModels, stored: int) -> DriftReport:
-    """Compare a sample of the customers, of whom so many are stored. Raises NoActiveModel, StatesUnreadable, RedisUnreachable."""
+async def drift_sample(settings: Settings, published: PublishedModels, stored: int, now_ms: int) -> DriftReport:
+    """Compare a sample of the customers with those of the active model's training.
+
+    `stored`: how many customers there are. `now_ms`: the wall clock, which in event time isn't used. Raises NoActiveModel,
+    StatesUnreadable, RedisUnreachable.
+    """
     model = published.require_active()
-    now_ms = None if settings.time == "event" else time.time_ns() // 1_000_000
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
     try:
-        found = await sampled_drift(redis, shards, model, settings.rules, now_ms)
+        at_ms = None if settings.time == "event" else now_ms
+        found = await sampled_drift(redis, shards, model, settings.rules, at_ms)
     except (RedisError, OSError) as error:
         raise RedisUnreachable(f"Redis can't be read: {error}.") from error
     except (StateFormatError, msgspec.DecodeError) as error:
