@@ -1,4 +1,4 @@
-"""The wall clock, read in one place. Everything else is handed a function that tells the time."""
+"""The wall clock, read in one place. Everything else gets the time, or a function that returns it, as an argument."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def now_ms() -> int:
-    """The wall clock, ms since 1970."""
+    """Return the wall clock, ms since 1970."""
     return time.time_ns() // 1_000_000

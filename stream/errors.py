@@ -1,4 +1,7 @@
-"""Every error that segstream raises on purpose. A message names the value, what was expected, and what to do."""
+"""The root of segstream's errors, and those that several rooms raise. Others stand where they are raised.
+
+A message names the value, what was expected, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import ClassVar
 
 
 class SegstreamError(Exception):
-    """Root of the tree. `hint` says what to do, in one line; empty where the message already does."""
+    """Root of all errors that are raised on purpose. `hint`: what to do, in one line; empty where the message says it."""
 
     exit_code: ClassVar[int] = 1  # of the command that ends with it
 
@@ -15,19 +18,19 @@ class SegstreamError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """The message, and the hint behind it."""
+        """Return the message, followed by the hint."""
         message = super().__str__()
         return f"{message} {self.hint}" if self.hint else message
 
 
 class SettingsError(SegstreamError):
-    """A setting can't be used. Ends the process."""
+    """A setting can't be used: the process ends."""
 
 
 class ShardQuarantined(SegstreamError):
-    """PROTOCOL says stop: this one shard takes no turns until somebody has looked. The other shards go on.
+    """A shard can't go on without help: it takes no turns until an operator has acted. The other shards go on.
 
-    `reason` is a short snake_case word for metrics, status and tests.
+    docs/explanation/exactly-once.md, section 8 lists the cases. `reason`: a short snake_case word for metrics and status.
     """
 
     def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
@@ -36,9 +39,9 @@ class ShardQuarantined(SegstreamError):
 
 
 class ShardLost(SegstreamError):
-    """Another owner has this shard now, or Redis isn't what this owner wrote: throw the producer away, take over afresh.
+    """A shard has another owner now, or Redis isn't what this owner wrote: its producer is closed, and a takeover follows.
 
-    `cause` is a short snake_case word for the metric of takeovers.
+    `cause`: a short snake_case word for the metric of takeovers.
     """
 
     def __init__(self, cause: str, message: str) -> None:
@@ -47,8 +50,8 @@ class ShardLost(SegstreamError):
 
 
 class WorkerFailed(SegstreamError):
-    """A fault of the whole broker, of Redis or of the settings: the process ends with exit code 1."""
+    """Kafka, Redis or the settings don't allow any shard to go on: the process ends with exit code 1."""
 
 
 class StepFailed(SegstreamError):
-    """The step itself raised: a record or a model that it can't survive, or a fault of its own. Kafka and Redis are well."""
+    """The step itself raised, because of a record, a model or a bug in it. Kafka and Redis are well."""

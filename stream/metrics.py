@@ -1,27 +1,26 @@
-"""Every metric there is: one closed, typed list. docs/reference/metrics.md repeats it, and a test compares the two."""
+"""All metrics of workers and adapters. docs/reference/metrics.md lists them, and a test compares the two."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
     from segmentation.drift import Drift
 
-SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
-
-# Of fewer customers a stability index is mostly chance: of 50 it is 0.2 where nothing has changed.
-LEAST_SAMPLE = 200
+# A stability index of a smaller sample is mostly chance: of 50 customers it is 0.2 where nothing has changed.
+LEAST_SAMPLE: Final = 200
 
 
 class Metrics:
-    """The metrics of one worker process, on a registry of their own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self) -> None:
-        """Importing registers nothing; a worker builds one."""
+        """Register the metrics. Each process makes one instance; importing registers nothing."""
         self.registry = CollectorRegistry()
         shard = ["step", "partition"]
         self.lag = Gauge(
@@ -33,50 +32,57 @@ class Metrics:
         self.clock = Gauge(
             "segstream_clock_seconds", "The shard's clock, seconds since 1970", shard, registry=self.registry
         )
-        self.records = Counter("segstream_records", "Input records taken", shard, registry=self.registry)
+        self.records = Counter("segstream_records", "Input records read and processed", shard, registry=self.registry)
         self.outputs = Counter(
             "segstream_outputs", "Outputs published (moves, actions)", ["step"], registry=self.registry
         )
         self.turns = Counter("segstream_turns", "Turns committed", ["step", "kind"], registry=self.registry)
         self.turn_seconds = Histogram(
             "segstream_turn_seconds",
-            "From the batch in hand to Redis committed",
+            "Seconds from a batch read until its turn is committed in Kafka and Redis",
             ["step"],
             buckets=SECONDS,
             registry=self.registry,
         )
         self.takeovers = Counter(
             "segstream_takeovers",
-            "Takeovers of shards, by what made them needed",
+            "Takeovers of shards, by cause",
             ["step", "cause"],
             registry=self.registry,
         )
         self.takeover_seconds = Histogram(
-            "segstream_takeover_seconds", "Duration of a takeover", ["step"], buckets=SECONDS, registry=self.registry
+            "segstream_takeover_seconds",
+            "Seconds that a takeover takes",
+            ["step"],
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.dead_letters = Counter(
-            "segstream_dead_letters", "Records that couldn't be used", ["step", "reason"], registry=self.registry
+            "segstream_dead_letters",
+            "Records sent to the dead-letter topic",
+            ["step", "reason"],
+            registry=self.registry,
         )
         self.events = Counter(
             "segstream_events",
-            "What became of events and moves (new, repeat, moves_silence, ...)",
+            "Events and moves by outcome (new, repeat, moves_silence, ...)",
             ["step", "outcome"],
             registry=self.registry,
         )
         self.owned = Gauge("segstream_owned_shards", "Shards that this worker owns", ["step"], registry=self.registry)
         self.quarantined = Gauge(
             "segstream_quarantined_shards",
-            "Shards that stopped and wait for somebody to look",
+            "Shards that have stopped until an operator acts",
             ["step"],
             registry=self.registry,
         )
-        self._of_models(shard)
+        self._add_model_metrics(shard)
         self.show_drift(None)
 
-    def _of_models(self, shard: list[str]) -> None:
+    def _add_model_metrics(self, shard: list[str]) -> None:
         self.activation = Gauge(
             "segstream_model_activation",
-            "The activation that the shard scores under; 0: none",
+            "Number of the activation that the shard scores by; 0: none",
             shard,
             registry=self.registry,
         )
@@ -85,7 +91,7 @@ class Metrics:
         )
         self.refused = Counter(
             "segstream_models_refused",
-            "Models on the models topic, and activations, that can't be scored by",
+            "Models and activations on the models topic that were refused",
             registry=self.registry,
         )
         self.drift_customers = Gauge(
@@ -95,24 +101,24 @@ class Metrics:
         )
         self.drift = Gauge(
             "segstream_drift_stability_index",
-            "Population stability index of the sample against the active model's training",
+            "Population stability index of the sample against the customers of the active model's training",
             ["of"],
             registry=self.registry,
         )
         self.distance = Gauge(
             "segstream_drift_distance_ratio",
-            "Mean distance to the nearest centroid in the sample, by that at the training",
+            "Mean distance to the nearest centroid in the sample, divided by that at the training",
             registry=self.registry,
         )
         self.shares = Gauge(
             "segstream_drift_segment_share",
-            "Part of the sample that lies nearest to the segment",
+            "Share of the sample whose nearest centroid is the segment's",
             ["segment"],
             registry=self.registry,
         )
 
     def show_drift(self, drift: Drift | None) -> None:
-        """Show a sample; None: there is none."""
+        """Set the metrics of drift from a sample; None: there is none, and they are cleared."""
         self.drift.clear()
         self.shares.clear()
         self.drift_customers.set(drift.customers if drift else 0)
@@ -129,5 +135,5 @@ class Metrics:
             self.distance.set(now / then)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, a plain line every few seconds elsewhere. On stderr."""
+"""The progress of a long command on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    ShowProgress = Callable[[int, str], None]  # (how much is done, a word beside it)
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    Told = Callable[[int, str], None]
-
-_QUIET_S = 2.0
-
-_EVERY_S: Final = 3.0
+_SAME_LINE_S: Final = 2.0  # between two lines that differ only in their count
+_LINE_S: Final = 3.0  # between two lines of progress
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None = None) -> Iterator[Told]:
-    """Give a function to be told how much is done, and a word beside it. `total` None: unknown."""
+def progress_bar(label: str, total: int | None = None) -> Iterator[ShowProgress]:
+    """Show progress while the block runs: it calls what it gets with the count done and a word. `total` None: unknown."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainProgress(label, total, lambda line: typer.echo(line, err=True))
@@ -35,21 +30,21 @@ def progress_bar(label: str, total: int | None = None) -> Iterator[Told]:
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[beside]}"), console=console) as bar:
         task = bar.add_task(label, total=total, beside="")
 
-        def told(done: int, beside: str = "") -> None:
+        def update(done: int, beside: str = "") -> None:
             bar.update(task, completed=done, beside=beside)
 
-        yield told
+        yield update
         if total is not None:
             bar.update(task, completed=total)
 
 
 class PlainProgress:
-    """Writes a line every three seconds at most, none at first: what is done by then needs no progress.
+    """Writes a line at most every three seconds, the first after three: a short command needs none.
 
     >>> ticks = iter([0.0, 1.0, 3.5, 4.0])
-    >>> told = PlainProgress("sending", 9000, print, clock=lambda: next(ticks))
+    >>> show = PlainProgress("sending", 9000, print, clock=lambda: next(ticks))
     >>> for done in (1000, 2000, 3000):
-    ...     told(done, "1997-01-02")
+    ...     show(done, "1997-01-02")
     sending: 2,000 of 9,000, 1997-01-02
     """
 
@@ -63,15 +58,15 @@ class PlainProgress:
         self._last_s = clock()
 
     def __call__(self, done: int, beside: str = "") -> None:
-        """Write the line, or leave it out."""
+        """Write the line, or skip it."""
         now_s = self._clock()
-        if now_s - self._last_s >= _EVERY_S:
+        if now_s - self._last_s >= _LINE_S:
             self._last_s = now_s
             self._write(f"{self._label}: {done:,}{self._of}" + (f", {beside}" if beside else ""))
 
 
 class PlainLines:
-    """A Report for logs and pipes: a line that only counts on ("downloading …: 12 of 45") is written every 2 s at most.
+    """A Report for logs and pipes. A line that only counts on ("downloading: 12 of 45") is written at most every 2 s.
 
     >>> written, ticks = [], iter([0.0, 0.1, 0.2, 5.0])
     >>> lines = PlainLines(written.append, clock=lambda: next(ticks))
@@ -88,12 +83,12 @@ class PlainLines:
         self._last_s = 0.0
 
     def __call__(self, line: str) -> None:
-        """Write the line, or leave it out."""
+        """Write the line, or skip it."""
         now_s = self._clock()
         stem, _, count = line.rpartition(": ")
         done, _, total = count.partition(" of ")
-        goes_on = bool(stem) and stem == self._last and done != total.partition(" ")[0]
-        if goes_on and now_s - self._last_s < _QUIET_S:
+        continues = bool(stem) and stem == self._last and done != total.partition(" ")[0]
+        if continues and now_s - self._last_s < _SAME_LINE_S:
             return
         self._last, self._last_s = stem, now_s
         self._write(line)
