@@ -32,7 +32,7 @@ TAKEN_OUT: Final = {
     4: "comparing the head when Redis is written",
     5: "reading the output log until move S",
     6: "reading the output log to its end",
-    7: "noting in Redis what was told",
+    7: "noting in Redis what was published",
     8: "absorbing R..N in silence",
     9: "due now for the customers of R..N",
     10: "raising the clock at a takeover",
