@@ -14,8 +14,9 @@ from bench.harness.deployment import environment
 from bench.harness.errors import BenchError
 from bench.harness.meter import POLL_S, Progress
 from stream.settings import Settings
-from stream.storage.heads import StoreHead, decode_store_head
+from stream.storage.heads import StoreHead
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import parse_head
 
 _WORKER: Final = ("stream.cli", "worker")
 
@@ -33,17 +34,18 @@ class Heads:
         """`begins`, `ends`: offsets of the first order and behind the last, by partition."""
         self._redis = redis
         self._bounds = [(begins[p], ends[p]) for p in sorted(ends)]
-        self._keys = [ShardKeys(settings.group, settings.orders_topic, p).head for p in sorted(ends)]
+        self._shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in sorted(ends)]
 
     def read(self) -> list[StoreHead]:
         """The heads that are there."""
-        raws = cast("list[bytes | None]", cast("Any", self._redis).mget(self._keys))
-        return [decode_store_head(raw) for raw in raws if raw is not None]
+        raws = cast("list[bytes | None]", cast("Any", self._redis).mget([keys.head for keys in self._shards]))
+        found = zip(self._shards, raws, strict=True)
+        return [parse_head(raw, keys.shard) for keys, raw in found if raw is not None]
 
     def progress(self) -> Progress:
         """Orders done so far; begun with the first shard taken over; finished when all are done and none is to be rescored."""
         found = self.read()
-        if len(found) < len(self._keys):
+        if len(found) < len(self._shards):
             # While the others are being taken over, the first may work already: time counts, orders not yet.
             return Progress(0, begun=bool(found), finished=False)
         places = list(zip(found, self._bounds, strict=True))
@@ -56,7 +58,7 @@ class Heads:
     def ready(self) -> bool:
         """Whether every shard is owned and scores under a model."""
         found = self.read()
-        return len(found) == len(self._keys) and all(head.version and head.cursor is None for head in found)
+        return len(found) == len(self._shards) and all(head.version and head.cursor is None for head in found)
 
 
 def end_worker(child: MeasuredProcess) -> None:

@@ -41,6 +41,8 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
             typer.echo(msgspec.json.encode(row).decode())
     else:
         _show_models(rows, shards)
+    if any(shard.quarantined for shard in shards):
+        raise typer.Exit(1)
     # Last: where a state can't be read, that is told behind all that could be.
     if (sampled := asyncio.run(_sampled(settings, published))) is None:
         return
@@ -107,6 +109,9 @@ def _money(exact: str) -> str:
 
 def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
     console = _console()
+    for shard in shards:
+        if shard.quarantined:
+            console.print(f"shard {shard.partition}: quarantined: {shard.quarantined}", markup=False, soft_wrap=True)
     if not rows:
         console.print("No model is on the topic yet: `segtrainer run` trains one.")
         return

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stream.clock import now_ms
 from stream.engine.rebuild import Rebuilder
 from stream.engine.shard_report import ShardReport, input_topic, open_backfills, report, settled
 from stream.engine.step_name import StepName
@@ -37,10 +38,10 @@ def status(
     """Each shard's owner, lag, clock, model and, if it stopped, the reason. Ends with 1 if any is quarantined (or still lags)."""
     settings = load_settings()
     deadline = time.monotonic() + wait
-    rows = report(settings, step)
+    rows = report(settings, step, now_ms())
     while wait and time.monotonic() < deadline and not settled(rows):
         time.sleep(0.2)
-        rows = report(settings, step)
+        rows = report(settings, step, now_ms())
     if as_json:
         for row in rows:
             typer.echo(msgspec.json.encode(row).decode())
@@ -74,7 +75,7 @@ def retry(
 ) -> None:
     """Let quarantined shards try again, once their reason has been mended."""
     settings = load_settings()
-    rows = report(settings, step)
+    rows = report(settings, step, now_ms())
     asked = [row.partition for row in rows if row.state == "quarantined" and partition in {None, row.partition}]
     if asked:
         with redis_client(settings) as redis:

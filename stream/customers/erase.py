@@ -16,9 +16,8 @@ from stream.kafka import topics
 from stream.kafka.clients import kafka_producer
 from stream.replay.preconditions import check_target
 from stream.storage.client import redis_client
-from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_clock
+from stream.storage.reads import read_clock, read_head
 
 if TYPE_CHECKING:
     from stream.settings import Settings
@@ -86,8 +85,8 @@ async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int
 async def _taken(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
     while True:
-        head = await asyncio.to_thread(redis.get, keys.head)
-        if head is not None and decode_store_head(head).offset > offset:
+        head = await asyncio.to_thread(read_head, redis, keys)
+        if head is not None and head.offset > offset:
             return True
         if time.monotonic() > deadline:
             return False

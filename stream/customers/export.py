@@ -20,7 +20,7 @@ from stream.customers.figures import figures_at
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states, shard_clock
+from stream.storage.reads import read_clock, read_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -129,7 +129,7 @@ def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> Ex
     `as_of_ms` may lie at most a grace before a shard's clock: what counted earlier may have been forgotten since.
     """
     keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-    clocks = {k.partition: clock for k in keys if (clock := shard_clock(redis, k)) is not None}
+    clocks = {k.partition: clock for k in keys if (clock := read_clock(redis, k)) is not None}
     event_time = settings.time == "event"
     at_ms = as_of_ms
     if at_ms is None:

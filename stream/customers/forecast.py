@@ -57,7 +57,7 @@ def each_move(
     """Give (the shard's clock in ms, a move) for all moves to come; (clock, …) shard by shard, within them unordered.
 
     In event time a shard's clock is the instant to begin with, in wall time now. `progress` is told how many customers
-    were looked at. Raises StatesUnreadable, ExportError, NoActiveModel, RedisUnreachable.
+    were looked at. Raises StoreUnreadable, ExportError, NoActiveModel, RedisUnreachable.
     """
     model = CompiledModel.of(published.require_active(), settings.group, published.names)
     span_ms = round(days * DAY_MS)

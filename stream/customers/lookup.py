@@ -20,9 +20,8 @@ from segmentation.step import NEVER_DUE
 from stream.customers.figures import CustomerFigures, figures_at
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
-from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys, tombstone
-from stream.storage.reads import shard_clock
+from stream.storage.reads import read_clock, read_head
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -186,14 +185,14 @@ def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of
 def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
     """The name of the back-fill that mutes a customer; None: none does."""
     slot = muted_by(value)
-    raw = cast("bytes | None", redis.get(keys.head)) if slot else None
-    rows = decode_store_head(raw).backfills.rows if raw else ()
+    head = read_head(redis, keys) if slot else None
+    rows = head.backfills.rows if head else ()
     return next((row.id for row in rows if row.slot == slot and not row.closed), None)
 
 
 def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
     now_ms = time.time_ns() // 1_000_000
-    clock = shard_clock(redis, keys) if settings.time == "event" else None
+    clock = read_clock(redis, keys) if settings.time == "event" else None
     return now_ms if clock is None else clock
 
 

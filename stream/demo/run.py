@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from segmentation.events import iso
+from stream.clock import now_ms
 from stream.demo.processes import DemoProcesses
 from stream.demo.report import DemoResult, Throughput
 from stream.demo.result import LOGS, read_result
@@ -248,7 +249,7 @@ class _DemoRun:
         seen: object = None
         moved_s = time.monotonic()
         while True:
-            rows = await asyncio.to_thread(report, self._settings, step)
+            rows = await asyncio.to_thread(report, self._settings, step, now_ms())
             if step == "scoring":
                 self._picture.lag = sum(row.lag for row in rows)
             for row in rows:

@@ -1,10 +1,10 @@
-"""What it means to own a shard: where it lies, who says that it is ours, and the one head that Redis must hold."""
+"""Ownership of a shard: its context, the group's confirmation of its owner, and the one head that Redis must hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, Unpack
 
 import msgspec
 from redis.exceptions import RedisError
@@ -16,25 +16,25 @@ from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.kafka.streams import Streams
 from stream.settings import Settings
-from stream.storage.heads import StoreHead, encode_head
+from stream.storage.heads import HeadChange, StoreHead, encode_head
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Membership(Protocol):
-    """What a shard must know of the consumer group."""
+    """The consumer group, as far as a shard needs it."""
 
     def identity(self) -> tuple[int, str]:
-        """(generation, member id) of this worker now."""
+        """Return (generation, member id) of this worker now."""
 
     async def confirm(self, partition: int) -> bool:
-        """Whether the group still counts this worker as the shard's owner, asked of the coordinator now."""
+        """Ask the coordinator now: return whether the group still counts this worker as the shard's owner."""
 
 
 @dataclass(slots=True)
 class ShardContext:
-    """One shard: what it reads and writes, and where it lies."""
+    """One shard: its topics, its partition, its step, and where it is stored."""
 
     settings: Settings
     streams: Streams
@@ -44,7 +44,7 @@ class ShardContext:
     membership: Membership
 
     def __str__(self) -> str:
-        """As it is called in logs."""
+        """Return the shard's name in logs and messages."""
         return f"{self.streams.input}-{self.partition}"
 
 
@@ -54,16 +54,19 @@ class Owned:
     def __init__(
         self, shard: ShardContext, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None
     ) -> None:
-        """`raw`: the head's bytes in Redis; None: nothing is there yet."""
+        """`raw`: the head's bytes in Redis; None: Redis has no head yet."""
         self.shard = shard
         self.ledger = ledger
         self.reader = reader
         self.head = head
         self.raw = raw
 
-    async def commit(self, writes: Writes, **changes: Any) -> None:
-        """Move the Redis head on, with the writes. An unknown outcome is looked at: one's own new head means success."""
-        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **changes)
+    async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
+        """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.
+
+        Where the outcome is unknown, the head is read back: if it is the new one, the commit succeeded.
+        """
+        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **change)
         raw = encode_head(head)
         try:
             await self.shard.store.commit(self.raw, raw, writes)
@@ -73,15 +76,15 @@ class Owned:
         self.head, self.raw = head, raw
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections to Kafka."""
         await self.ledger.close()
         await self.reader.close()
 
 
 def stepping(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call into the step. Whatever it raises is the step's fault, not Kafka's or Redis': StepFailed.
+    """Call the step. Raises StepFailed for any error of the step, which is then not taken for one of Kafka or Redis.
 
-    Raises ShardQuarantined where a state isn't of this version: no record is to blame for that.
+    Raises ShardQuarantined where a state isn't of this version: no record causes that.
     """
     try:
         return call(*args, **kwargs)
@@ -89,7 +92,7 @@ def stepping(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         raise ShardQuarantined(
             "state_format",
             f"a state in Redis can't be read: {error}.",
-            hint="Was it written by a newer version? `segstream rebuild` makes it anew.",
+            hint="If a newer version wrote it, run that version. `segstream rebuild` makes all states anew from Kafka.",
         ) from error
     except Exception as error:
         raise StepFailed(f"the step raised {error!r}.") from error

@@ -1,30 +1,41 @@
-"""What is known of each shard from outside: read from Redis and Kafka, for `segstream status` and for whoever waits."""
+"""The state of each shard as seen from outside, read from Redis and Kafka: for `segstream status` and the demo."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
 from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.engine.status_board import ShardStatus
-from stream.engine.step_name import StepName
 from stream.kafka.clients import end_offsets
 from stream.settings import Settings
 from stream.storage.client import redis_client
-from stream.storage.heads import StoreHead, decode_store_head
+from stream.storage.heads import StoreHead
 from stream.storage.keys import ShardKeys, status_key
+from stream.storage.reads import HeadUnreadable, read_head
 
-STALE_S: Final = 10.0  # an owner that hasn't shown itself for this long is gone, or can't reach Redis
+if TYPE_CHECKING:
+    from redis import Redis
+
+STALE_S: Final = 10.0  # an owner whose status is older has died, or can't reach Redis
+QUARANTINED: Final = "quarantined"
+
+
+class StepName(StrEnum):
+    """The steps, by name."""
+
+    SCORING = "scoring"
+    CAMPAIGNS = "campaigns"
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """One shard, as Redis and Kafka see it."""
+    """One shard, as Redis and Kafka have it. With an unreadable head it is quarantined, and its offset and model unknown."""
 
     step: str
     partition: int
@@ -44,68 +55,78 @@ class ShardReport:
 
 
 def input_topic(settings: Settings, step: str) -> str:
-    """What a step reads. Raises ValueError where there is no such step."""
+    """Return the input topic of a step. Raises ValueError where there is no such step."""
     return settings.orders_topic if StepName(step) is StepName.SCORING else settings.changes_topic
 
 
-def report(settings: Settings, step: str) -> list[ShardReport]:
-    """Every shard of a step, in the order of the partitions."""
+def report(settings: Settings, step: str, now_ms: int) -> list[ShardReport]:
+    """Read every shard of a step, in the order of the partitions. Raises KafkaUnreachable, RedisUnreachable."""
     topic = input_topic(settings, step)
     ends = asyncio.run(end_offsets(settings, topic))
-    rows = []
     with redis_client(settings) as redis:
-        shown = cast("dict[bytes, bytes]", redis.hgetall(status_key(settings.group, topic)))
-        for partition in sorted(ends):
-            keys = ShardKeys(settings.group, topic, partition)
-            raw = redis.get(keys.head)
-            head = decode_store_head(raw) if isinstance(raw, bytes) else None
-            told = shown.get(str(partition).encode())
-            status = msgspec.json.decode(told, type=ShardStatus) if told else None
-            rows.append(
-                _row(step, partition, ends[partition], head, status, redis.hlen(keys.states), redis.zcard(keys.due))
-            )
-    return rows
+        found = cast("dict[bytes, bytes]", redis.hgetall(status_key(settings.group, topic)))
+        shown = {int(partition): msgspec.json.decode(text, type=ShardStatus) for partition, text in found.items()}
+        return [
+            _row(redis, ShardKeys(settings.group, topic, partition), step, ends[partition], _current(status, now_ms))
+            for partition in sorted(ends)
+            for status in (shown.get(partition),)
+        ]
 
 
-def _row(
-    step: str, partition: int, end: int, head: StoreHead | None, status: ShardStatus | None, customers: Any, due: Any
-) -> ShardReport:
-    gone = status is None or time.time() - status.at > STALE_S
-    state = "no owner" if status is None or (gone and status.state != "quarantined") else status.state
+def _current(status: ShardStatus | None, now_ms: int) -> ShardStatus:
+    """Return the status as of now: a shard has no owner where the status is stale, but stays quarantined."""
+    if status is None:
+        return ShardStatus("", "no owner", 0)
+    stale = now_ms / 1000 - status.at > STALE_S
+    return replace(status, state="no owner") if stale and status.state != QUARANTINED else status
+
+
+def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus) -> ShardReport:
+    head: StoreHead | None = None
+    state, reason, detail = status.state, status.reason, status.detail
+    try:
+        head = read_head(redis, keys)
+    except HeadUnreadable as error:
+        # Its owner says the same once it comes across the head. There may be no owner to say it.
+        state, reason, detail = QUARANTINED, error.reason, str(error)
     offset = head.offset if head else 0
     return ShardReport(
         step=step,
-        partition=partition,
-        owner=status.owner if status else "",
+        partition=keys.partition,
+        owner=status.owner,
         state=state,
-        reason=status.reason if status else "",
-        detail=status.detail if status else "",
+        reason=reason,
+        detail=detail,
         offset=offset,
         end=end,
         lag=max(end - offset, 0),
-        clock=iso(head.clock) if head and head.clock >= 0 else None,
+        clock=iso(head.clock_ms) if head and head.clock_ms is not None else None,
         model=head.version if head else "",
         rescoring=head is not None and head.cursor is not None,
-        customers=customers,
-        due=due,
+        customers=redis.hlen(keys.states),
+        due=redis.zcard(keys.due),
         backfills=tuple(row for row in head.backfills.rows if not row.closed) if head else (),
     )
 
 
 def settled(rows: list[ShardReport]) -> bool:
-    """Whether everything that was sent has been scored."""
+    """Return whether all records are scored and no rescore is under way."""
     return all(row.lag == 0 and not row.rescoring for row in rows)
 
 
 def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:
-    """A line for each back-fill that isn't finished everywhere."""
+    """Return a line for each back-fill that is open on any shard."""
     found: dict[str, list[Backfill]] = {}
     for row in rows:
         for backfill in row.backfills:
             found.setdefault(backfill.id, []).append(backfill)
-    return [
-        f"back-fill {name} is open on {len(parts)} of {len(rows)} shards since {iso(min(p.since for p in parts))}, its last record came at "
-        f"{iso(max(p.last for p in parts))}: its customers are muted until `segstream backfill` ends it, or until "
-        f"{iso(max(p.last for p in parts) + expiry_ms)} if nothing more comes"
-        for name, parts in sorted(found.items())
-    ]
+    return [_open_line(name, parts, len(rows), expiry_ms) for name, parts in sorted(found.items())]
+
+
+def _open_line(name: str, parts: list[Backfill], shards: int, expiry_ms: int) -> str:
+    last = max(part.last for part in parts)
+    return (
+        f"back-fill {name} is open on {len(parts)} of {shards} shards since {iso(min(part.since for part in parts))}, "
+        f"its last record came at {iso(last)}: its customers are muted until `segstream backfill` ends it, or until "
+        f"{iso(last + expiry_ms)} if nothing more comes"
+    )

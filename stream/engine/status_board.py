@@ -1,13 +1,12 @@
-"""What each shard's owner says of it, for `segstream status` and /health. No decision is taken from it."""
+"""Each shard's status, as its owner shows it: for `segstream status` and /health. No decision is taken from it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,7 +23,7 @@ REFRESH_S = 2.0
 
 @dataclass(slots=True)
 class ShardStatus:
-    """One shard, as its owner last told."""
+    """One shard, as its owner last showed it."""
 
     owner: str
     state: str  # taking over, running, waiting for model, failing, quarantined, released
@@ -39,11 +38,12 @@ class ShardStatus:
 
 
 class StatusBoard:
-    """Keeps the statuses of this worker's shards, and shows them in Redis as far as Redis can be reached."""
+    """Keeps the statuses of this worker's shards, and shows them in Redis while Redis can be reached."""
 
-    def __init__(self, redis: Redis, group: str, topic: str, owner: str) -> None:
-        """`owner`: how this worker is called (host and process)."""
+    def __init__(self, redis: Redis, group: str, topic: str, owner: str, now_ms: Callable[[], int]) -> None:
+        """`owner`: this worker's name (host and process). `now_ms`: the wall clock."""
         self._redis = redis
+        self._now_ms = now_ms
         self._key = status_key(group, topic)
         self._owner = owner
         self.shards: dict[int, ShardStatus] = {}
@@ -52,35 +52,35 @@ class StatusBoard:
     async def put(
         self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
     ) -> bool:
-        """Tell of a change of state. False: Redis couldn't be told."""
-        status = ShardStatus(self._owner, state, time.time(), reason, detail)
+        """Show a change of state. Return False where Redis couldn't be reached."""
+        status = ShardStatus(self._owner, state, self._now_s(), reason, detail)
         self.shards[shard.partition] = status
         if owned:
             self.note(shard, owned, state=state)
         return await self._show(shard.partition)
 
     def note(self, shard: ShardContext, owned: Owned, *, state: str = "running") -> None:
-        """Keep what a turn has changed; shown with the next `refresh`."""
+        """Keep the changes of a turn. The next `refresh` shows them."""
         head = owned.head
         status = self.shards[shard.partition]
-        status.state, status.at = state, time.time()
+        status.state, status.at = state, self._now_s()
         if state == "running":
             status.reason, status.detail = "", ""
         status.offset, status.clock = head.offset, head.clock
         status.activation, status.version, status.rescoring = head.activation, head.version, head.cursor is not None
 
     async def refresh(self) -> None:
-        """Show what works, now and then: run by the worker's timer.
+        """Show the shards at work again: the worker's timer calls this.
 
-        What is quarantined is told once: its entry is taken away to ask for a retry.
+        A quarantined shard is shown once: `segstream retry` removes its entry.
         """
         for partition, status in list(self.shards.items()):
             if status.state not in {"quarantined", "released"}:
-                status.at = time.time()
+                status.at = self._now_s()
                 await self._show(partition)
 
     async def retry_asked(self, shard: ShardContext) -> bool:
-        """Whether somebody has taken the shard's entry away: `segstream retry`."""
+        """Return whether `segstream retry` has removed the shard's entry."""
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except RedisError:
@@ -88,8 +88,8 @@ class StatusBoard:
         return found is None
 
     async def release(self, shard: ShardContext) -> None:
-        """Say that the shard was let go, unless a successor has spoken already."""
-        self.shards[shard.partition] = ShardStatus(self._owner, "released", time.time())
+        """Show that the shard was released, unless a successor has shown itself already."""
+        self.shards[shard.partition] = ShardStatus(self._owner, "released", self._now_s())
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except (RedisError, OSError):
@@ -97,11 +97,14 @@ class StatusBoard:
         if found is None or msgspec.json.decode(found, type=ShardStatus).owner == self._owner:
             await self._show(shard.partition)
 
+    def _now_s(self) -> float:
+        return self._now_ms() / 1000
+
     async def _show(self, partition: int) -> bool:
         status = self.shards[partition]
         try:
             text = msgspec.json.encode(asdict(status))
-            await asyncio.wait_for(cast("Any", self._redis).hset(self._key, str(partition), text), 2)
+            await asyncio.wait_for(self._redis.hset(self._key, str(partition), cast("str", text)), 2)
         except (RedisError, TimeoutError, OSError) as error:
             log.debug("the status of partition %d can't be shown: %s", partition, error)
             return False

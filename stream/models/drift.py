@@ -12,7 +12,7 @@ from segmentation.events import iso
 from segmentation.rfm import StateFormatError
 from stream.storage.client import RedisUnreachable, connect
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import StatesUnreadable
+from stream.storage.reads import StoreUnreadable
 from stream.storage.sample import sampled_drift
 from stream.storage.scan import look_at_all
 
@@ -44,7 +44,7 @@ class DriftReport(msgspec.Struct, frozen=True):
 
 
 def drift(settings: Settings, published: PublishedModels, progress: Callable[[int], None] | None = None) -> DriftReport:
-    """Compare all customers of now with those of the active model's training. Raises NoActiveModel, StatesUnreadable, RedisUnreachable."""
+    """Compare all customers of now with those of the active model's training. Raises NoActiveModel, StoreUnreadable, RedisUnreachable."""
     model = published.require_active()
     tally = Tally(model, settings.rules)
 
@@ -62,7 +62,7 @@ async def drift_sample(settings: Settings, published: PublishedModels, stored: i
     """Compare a sample of the customers with those of the active model's training.
 
     `stored`: how many customers there are. `now_ms`: the wall clock, which in event time isn't used. Raises NoActiveModel,
-    StatesUnreadable, RedisUnreachable.
+    StoreUnreadable, RedisUnreachable.
     """
     model = published.require_active()
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
@@ -72,8 +72,8 @@ async def drift_sample(settings: Settings, published: PublishedModels, stored: i
         found = await sampled_drift(redis, shards, model, settings.rules, at_ms)
     except (RedisError, OSError) as error:
         raise RedisUnreachable(f"Redis can't be read: {error}.") from error
-    except (StateFormatError, msgspec.DecodeError) as error:
-        raise StatesUnreadable(f"group {settings.group}, topic {settings.orders_topic}: {error}") from error
+    except StateFormatError as error:
+        raise StoreUnreadable(f"group {settings.group}, topic {settings.orders_topic}: {error}") from error
     finally:
         await redis.aclose()
     return _report(model, found, None, stored)

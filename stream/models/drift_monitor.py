@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.rfm import StateFormatError
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import HeadUnreadable
 from stream.storage.sample import sampled_drift
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DriftMonitor:
         drift: Drift | None = None
         try:
             drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
-        except (RedisError, OSError, StateFormatError, msgspec.DecodeError) as error:
+        except (RedisError, OSError, StateFormatError, HeadUnreadable) as error:
             # What is to be done the shard itself says, when it comes across it.
             log.warning("no sample of the customers: %s", error)
         except Exception:  # the shards must go on, whatever is wrong with a figure for people

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -14,8 +14,8 @@ from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
-from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import HeadUnreadable, read_head
 from stream.storage.scan import look_at_all
 
 if TYPE_CHECKING:
@@ -32,13 +32,17 @@ class ModelUnknown(SegstreamError):
     """No such model lies on the topic."""
 
 
-class ShardModel(msgspec.Struct, frozen=True):
-    """The model that a shard scores by. `rescored`: the part of its customers that a new one has looked at; None: all."""
+class ShardModel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The model that a shard scores by. `rescored`: the part of its customers that a new one has looked at; None: all.
+
+    `quarantined`: why the shard is quarantined, where its head in Redis is unreadable; its model is unknown then.
+    """
 
     partition: int
     version: str
     activation: int
     rescored: float | None
+    quarantined: str = ""
 
 
 class ModelRow(msgspec.Struct, frozen=True):
@@ -87,15 +91,18 @@ class ShadowReport(msgspec.Struct, frozen=True):
 
 
 def shard_models(settings: Settings) -> list[ShardModel]:
-    """The model of each shard that has begun. Raises RedisUnreachable."""
+    """Read the model of each shard that has begun. Raises RedisUnreachable."""
     found = []
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            raw = cast("bytes | None", redis.get(keys.head))
-            if raw is None:
+            try:
+                head = read_head(redis, keys)
+            except HeadUnreadable as error:
+                found.append(ShardModel(partition, "", 0, None, f"{error.reason}: {error}"))
                 continue
-            head = decode_store_head(raw)
+            if head is None:
+                continue
             found.append(ShardModel(partition, head.version, head.activation, _rescored(redis, keys, head.cursor)))
     return found
 
@@ -153,7 +160,7 @@ def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
 def shadow(
     settings: Settings, published: PublishedModels, model: SegmentModel, progress: Callable[[int], None] | None = None
 ) -> ShadowReport:
-    """Look at every customer as a start of this model would, without telling anyone. Raises StatesUnreadable, RedisUnreachable."""
+    """Look at every customer as a start of this model would, without telling anyone. Raises StoreUnreadable, RedisUnreachable."""
     compiled = CompiledModel.of(model, settings.group, published.names)
     named = replace(published, names=published.names | {segment.id: segment.name for segment in model.segments})
     flows: dict[tuple[int, int], list[Any]] = {}

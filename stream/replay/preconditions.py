@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from msgspec import DecodeError
-
 from segmentation.events import iso
 from stream.errors import SegstreamError
 from stream.kafka.clients import check_partition_count, kafka_producer, partitions_of
@@ -41,13 +39,7 @@ def lowest_clock(settings: Settings) -> int | None:
     """
     shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in range(settings.partitions)]
     with redis_client(settings) as redis:
-        try:
-            clocks = [read_clock(redis, keys) for keys in shards]
-        except DecodeError as error:
-            raise ReplayError(
-                f"a head of a shard of {settings.orders_topic} can't be read: {error}.",
-                hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP.",
-            ) from error
+        clocks = [read_clock(redis, keys) for keys in shards]
     return min((clock for clock in clocks if clock is not None), default=None)
 
 

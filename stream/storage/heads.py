@@ -1,8 +1,8 @@
-"""A shard's two heads: how far Kafka has it, and how far Redis has followed."""
+"""A shard's two heads: the Kafka head says how far the shard has come, the Redis head how far Redis has followed."""
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -16,12 +16,12 @@ FORMAT: Final = 1
 HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
 TAKEOVER_KEY: Final = b"takeover"
 MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
-NOTE_HEADER: Final = "segstream_note"  # what the step wants to be told of it
+NOTE_HEADER: Final = "segstream_note"  # what `Step.patch` needs of it when a state is patched from the log
 NO_CLOCK: Final = -1  # before the first record (a real clock is never negative)
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
-    """One record of a log, to be recognised again: foreign or recreated topics don't have it."""
+    """Identifies one record of a log: a foreign or recreated topic doesn't have it."""
 
     offset: int
     timestamp: int
@@ -29,12 +29,12 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, offset: int, timestamp: int, key: bytes | None, value: bytes | None) -> Fingerprint:
-        """The fingerprint of a record as it is read back."""
+        """Return the fingerprint of a record as it is read back."""
         return cls(offset, timestamp, crc32(value or b"", crc32(key or b"")))
 
 
 class KafkaHead(msgspec.Struct, frozen=True):
-    """(N, S, T, M) of PROTOCOL: written in the same transaction as the turn's outputs."""
+    """The Kafka head (docs/explanation/exactly-once.md, section 2): written in the same transaction as the turn's outputs."""
 
     offset: int  # N: of the last input record delivered, + 1
     count: int  # S: number of the last output
@@ -42,12 +42,12 @@ class KafkaHead(msgspec.Struct, frozen=True):
     activation: int  # M: 0: none yet
     version: str = ""  # of M's model
     cursor: str | None = None  # rescore: the last customer done; None: none under way
-    scope: Scope = Scope.EVERYONE  # whom it is about
+    scope: Scope = Scope.EVERYONE  # the customers that the rescore looks at
     format: int = FORMAT
 
 
 class TakeoverRecord(msgspec.Struct, frozen=True):
-    """Who took the shard over; whoever reads a higher generation than its own stands down."""
+    """Names the worker that took the shard over. A worker that reads a higher generation than its own stands down."""
 
     generation: int
     member: str
@@ -55,7 +55,7 @@ class TakeoverRecord(msgspec.Struct, frozen=True):
 
 
 class StoreHead(msgspec.Struct, frozen=True):
-    """The Redis head of PROTOCOL: (token, R, C, S, T, M, cursor), and what recognises the logs it belongs to."""
+    """The Redis head (docs/explanation/exactly-once.md, section 2), and what identifies the logs it belongs to."""
 
     token: str  # anew with every takeover
     turn: int  # counts commits, so that no two heads are alike
@@ -67,7 +67,7 @@ class StoreHead(msgspec.Struct, frozen=True):
     activation: int  # M
     version: str
     cursor: str | None  # rescore: the last customer done; None: none under way
-    quiet: str | None  # rescore: customers up to here were told already ("": none, None: all)
+    quiet: str | None  # rescore: the moves of customers up to here are published already ("": none, None: all)
     cluster: str  # Kafka's cluster id
     partitions: tuple[int, int]  # of the input and the output topic
     read: Fingerprint | None = None  # the last input record before R
@@ -76,9 +76,36 @@ class StoreHead(msgspec.Struct, frozen=True):
     backfills: Backfills = NONE_OPEN
     format: int = FORMAT
 
+    @property
+    def clock_ms(self) -> int | None:
+        """The shard's clock; None: it has had no record yet."""
+        return None if self.clock == NO_CLOCK else self.clock
+
     def scope_with_released(self) -> Scope:
-        """Of the rescore that begins where a back-fill ends: over one that is under way, it is about that one's customers too."""
+        """Return the scope of the rescore that begins where a back-fill ends.
+
+        Where a rescore is under way already, the new one covers its customers too.
+        """
         return Scope.RELEASED if self.cursor is None else self.scope
+
+
+class HeadChange(TypedDict, total=False):
+    """The fields of a StoreHead that a commit changes. `turn` counts by itself; the rest never changes."""
+
+    token: str
+    offset: int
+    position: int
+    count: int
+    clock: int
+    merge_clock: int
+    activation: int
+    version: str
+    cursor: str | None
+    quiet: str | None
+    read: Fingerprint | None
+    written: Fingerprint | None
+    scope: Scope
+    backfills: Backfills
 
 
 _encoder = msgspec.json.Encoder()
@@ -88,34 +115,34 @@ _takeover = msgspec.json.Decoder(TakeoverRecord)
 
 
 def encode_head(head: KafkaHead | StoreHead | TakeoverRecord) -> bytes:
-    """The bytes of a head; equal heads have equal bytes."""
+    """Encode a head; equal heads have equal bytes."""
     return _encoder.encode(head)
 
 
 def decode_kafka_head(value: bytes) -> KafkaHead:
-    """Raises msgspec.DecodeError where it isn't one."""
+    """Decode a KafkaHead. Raises msgspec.DecodeError."""
     return _decoded(_kafka_head, value)
 
 
 def decode_store_head(value: bytes) -> StoreHead:
-    """Raises msgspec.DecodeError where it isn't one."""
+    """Decode a StoreHead. Raises msgspec.DecodeError."""
     return _decoded(_store_head, value)
 
 
 def decode_takeover(value: bytes) -> TakeoverRecord:
-    """Raises msgspec.DecodeError where it isn't one."""
+    """Decode a TakeoverRecord. Raises msgspec.DecodeError."""
     return _decoded(_takeover, value)
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:
     try:
         return decoder.decode(value)
-    except UnicodeDecodeError as error:  # of a text within it; msgspec hands that on
+    except UnicodeDecodeError as error:  # of a text within it: msgspec doesn't translate that
         raise msgspec.DecodeError(str(error)) from None
 
 
 def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHead:
-    """The head of a shard before its first record; `begin`: where the input log starts."""
+    """Return the head of a shard before its first record. `begin`: where the input log starts."""
     return StoreHead(
         token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
         cursor=None, quiet="", cluster=cluster, partitions=partitions,

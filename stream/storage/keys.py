@@ -1,4 +1,4 @@
-"""Where a shard lies in Redis, and the one way to read it from outside the engine (export, trainer, status)."""
+"""The keys of Redis: those of a shard, and that of the statuses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ class ShardKeys:
     group: str
     topic: str
     partition: int
+
+    @property
+    def shard(self) -> str:
+        """The shard's name in messages."""
+        return f"{self.topic}-{self.partition}"
 
     @property
     def tag(self) -> str:
@@ -36,24 +41,24 @@ class ShardKeys:
 
     @property
     def customers(self) -> str:
-        """A sorted set of all customers under one score, in the order of their bytes: the order of a rescore (TIME 7)."""
+        """A sorted set of all customers under one score, in the order of their bytes: the order of a rescore."""
         return f"{self.tag}:customers"
 
     @property
     def tombstones(self) -> str:
-        """A hash: `tombstone` of an erased customer -> what is left of its state. And SALT_FIELD."""
+        """A hash: `tombstone` of an erased customer -> the rest of its state. And SALT_FIELD."""
         return f"{self.tag}:tombstones"
 
     def all(self) -> tuple[str, str, str, str, str]:
-        """Head, states, due index, customers, tombstones: the order in which the scripts take them."""
+        """Return head, states, due index, customers, tombstones: the order in which the scripts take them."""
         return self.head, self.states, self.due, self.customers, self.tombstones
 
 
-SALT_FIELD = b"salt"  # its value tells two salts apart, and gives neither away
+SALT_FIELD = b"salt"  # its value distinguishes two salts, and reveals neither
 
 
 def tombstone(customer: bytes, salt: bytes) -> bytes:
-    """The 16 bytes under which an erased customer is kept: BLAKE2b with the deployment's salt as its key.
+    """Return the 16 bytes under which an erased customer is kept: BLAKE2b, keyed with the deployment's salt.
 
     >>> tombstone(b"c-42", b"salt").hex()
     'f6c4aafbbb638164ce62035893272a21'
@@ -63,5 +68,5 @@ def tombstone(customer: bytes, salt: bytes) -> bytes:
 
 
 def status_key(group: str, topic: str) -> str:
-    """A hash: partition -> what its owner says of it (JSON). For people; the engine takes no decision from it."""
+    """Return the key of a hash: partition -> its owner's ShardStatus (JSON). The engine takes no decision from it."""
     return f"{{{group}:{topic}}}:status"

@@ -1,12 +1,12 @@
-"""A sample of a deployment's customers, from Redis: cheap enough to be taken every few minutes, and fair to who is at rest."""
+"""A random sample of a deployment's customers: cheap enough for every few minutes, active and inactive ones alike."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from segmentation.drift import Drift, Tally, drift_of
-from stream.storage.heads import NO_CLOCK, decode_store_head
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import read_head_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,24 +20,23 @@ SAMPLE: Final = 1_000  # customers of a shard
 
 
 class Sampled(NamedTuple):
-    """Some customers' states, and their shard's clock (ms)."""
+    """States of some customers, and their shard's clock (ms)."""
 
     clock: int
     values: list[bytes]
 
 
 async def sample(redis: Redis, keys: ShardKeys, count: int = SAMPLE) -> Sampled | None:
-    """Take customers of a shard at random, none twice; None before its first record.
+    """Read customers of a shard at random, none twice; None: the shard has had no record yet.
 
-    Raises msgspec.DecodeError where the head isn't one, RedisError.
+    Raises HeadUnreadable, RedisError.
     """
-    raw = cast("bytes | None", await redis.get(keys.head))
-    clock = NO_CLOCK if raw is None else decode_store_head(raw).clock
-    if clock == NO_CLOCK:
+    head = await read_head_async(redis, keys)
+    if head is None or head.clock_ms is None:
         return None
     # Customer, state, customer, state, …
     found = cast("list[bytes]", await redis.hrandfield(keys.states, count, withvalues=True))
-    return Sampled(clock, found[1::2])
+    return Sampled(head.clock_ms, found[1::2])
 
 
 async def sampled_drift(
@@ -46,7 +45,7 @@ async def sampled_drift(
     """Compare a sample of these shards' customers with those that a model was trained on.
 
     `now_ms`: the wall clock; None in event time, where each shard's own clock counts. Raises StateFormatError,
-    msgspec.DecodeError, RedisError.
+    HeadUnreadable, RedisError.
     """
     tally = Tally(model, rules)
     for keys in shards:

@@ -1,4 +1,4 @@
-"""Every customer's state as of its shard's own instant, a page at a time: for whoever looks at all of them and writes nothing."""
+"""A scan of all customers: each state as of its shard's own instant, a page at a time, without writing anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from segmentation.rfm import StateFormatError
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import StatesUnreadable, read_states, shard_clock
+from stream.storage.reads import REBUILD, StoreUnreadable, read_clock, read_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,16 +26,16 @@ def look_at_all(
     look: Callable[[int, list[tuple[bytes, bytes]]], T],
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, T]]:
-    """Give (an instant in ms, what `look` makes of some customers with their states as of it), shard by shard.
+    """Yield (an instant in ms, the result of `look` at a page of customers as of that instant), shard by shard.
 
-    In event time the instant is the shard's clock, in wall time now; a shard that hasn't begun is left out. `progress` is
-    told how many customers were looked at. Raises StatesUnreadable, RedisUnreachable.
+    In event time the instant is the shard's clock, in wall time it is now; a shard without a record is left out.
+    `progress` gets the number of customers looked at. Raises StoreUnreadable, RedisUnreachable.
     """
     seen = 0
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            clock = shard_clock(redis, keys)
+            clock = read_clock(redis, keys)
             if clock is None:
                 continue
             at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
@@ -44,7 +44,7 @@ def look_at_all(
                 try:
                     found = look(at, page)
                 except StateFormatError as error:
-                    raise StatesUnreadable(f"a state in {keys.states} can't be read: {error}") from error
+                    raise StoreUnreadable(f"a state in {keys.states} can't be read: {error}", hint=REBUILD) from error
                 seen += len(page)
                 if progress:
                     progress(seen)

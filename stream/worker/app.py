@@ -61,7 +61,7 @@ class ShardService(Service):
         self._redis: Redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
         streams = streams_of(settings, step.name)
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        self._board = StatusBoard(self._redis, settings.group, streams.input, owner)
+        self._board = StatusBoard(self._redis, settings.group, streams.input, owner, now_ms)
         self._feed = ModelFeed(settings, self._compile, self._metrics.refused.inc) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 

@@ -55,6 +55,7 @@ def test_the_examples_are_events() -> None:
 def test_every_reason_of_a_quarantine_is_listed() -> None:
     source = "".join(path.read_text() for path in (ROOT / "stream").rglob("*.py"))
     raised = set(re.findall(r'ShardQuarantined\(\s*"(\w+)"', source))
-    raised |= set(re.findall(r'_recognise\([^)]*"(\w+)"', source))
+    raised |= set(re.findall(r'_check_record\([^)]*"(\w+)"', source))
+    raised |= set(re.findall(r'reason: ClassVar\[str\] = "(\w+)"', source))
     page = (ROOT / "docs" / "explanation" / "exactly-once.md").read_text()
     assert set(first_column(section("8 Quarantine", page))) == raised

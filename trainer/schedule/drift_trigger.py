@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from segmentation.rfm import StateFormatError
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import HeadUnreadable
 from stream.storage.sample import sampled_drift
 from trainer.errors import SnapshotError
 from trainer.registry.publish import active_model
@@ -63,7 +62,9 @@ class WhenDrifted:
         wall_ms = None if settings.time == "event" else now_ms
         try:
             drift = await sampled_drift(self.redis, shards, model, settings.rules, wall_ms)
-        except (StateFormatError, msgspec.DecodeError) as error:
+        except HeadUnreadable as error:
+            raise SnapshotError(str(error)) from error
+        except StateFormatError as error:
             raise SnapshotError(f"group {settings.group}, topic {settings.orders_topic}: {error}.") from error
         name, index = drift.worst()
         if drift.customers < LEAST_SAMPLE or index <= self.limit:

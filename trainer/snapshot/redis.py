@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import numpy as np
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -23,7 +22,7 @@ from segmentation.events import iso
 from segmentation.features import figures
 from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_clock, read_states
+from stream.storage.reads import HeadUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 
@@ -80,8 +79,10 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
             return _take(redis, settings, as_of_ms, now_ms)
     except (RedisError, OSError) as error:
         raise SnapshotError(f"Redis at {_place(settings)}: {error}.", hint=_hint(error)) from error
+    except HeadUnreadable as error:
+        raise SnapshotError(str(error)) from error
     except ValueError as error:
-        if isinstance(error, (msgspec.DecodeError, StateFormatError)):
+        if isinstance(error, StateFormatError):
             raise SnapshotError(
                 f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
                 hint="Was it written by another version? `segstream rebuild` makes the states anew.",

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode, instant
 from segmentation.partitioners import murmur2
+from stream.clock import now_ms
 from stream.customers.lookup import customer
 from stream.engine.shard_report import open_backfills, report
 from stream.kafka import topics
@@ -76,7 +77,7 @@ async def test_history_is_loaded_while_the_shop_goes_on(settings_for: Callable[.
         told = await moves(settings)
         assert of(told, OLD) == before
         assert len(of(told, LIVE)) > len(LIVE)
-        rows = await asyncio.to_thread(report, settings, "scoring")
+        rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
         [line] = open_backfills(rows, 24 * HOUR_MS)
         assert line.startswith(f"back-fill archive is open on {settings.partitions} of {settings.partitions} shards")
         shown = await asyncio.to_thread(customer, settings, await read_published(settings), OLD[0])
@@ -94,7 +95,7 @@ async def test_history_is_loaded_while_the_shop_goes_on(settings_for: Callable[.
         assert {move["cause"] for move in released} == {"backfill"}
         assert len(released) == len({move["customer_id"] for move in released})
         assert {move["customer_id"] for move in of(told, OLD)} == set(OLD)
-        assert open_backfills(await asyncio.to_thread(report, settings, "scoring"), HOUR_MS) == []
+        assert open_backfills(await asyncio.to_thread(report, settings, "scoring", now_ms()), HOUR_MS) == []
         # From here on they are customers like any other.
         await send(settings, *(order(name, 10, 100) for name in OLD))
         await settled(settings)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from segmentation.model import SegmentModel
+from stream.clock import now_ms
 from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
@@ -120,7 +121,7 @@ async def kill_and_restart(
     mine = f":{running[0].pid}"
 
     async def owns() -> bool:
-        rows = await asyncio.to_thread(report, settings, "scoring")
+        rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
         return any(row.owner.endswith(mine) for row in rows)
 
     await eventually(owns, 60)

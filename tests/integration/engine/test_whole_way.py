@@ -21,6 +21,7 @@ from segmentation.decisions import CompiledModel, Customer, search
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import NONE, headers
 from segmentation.step import NEVER_DUE
+from stream.clock import now_ms
 from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
@@ -76,7 +77,7 @@ async def owned_again(settings: Settings, pid: int) -> None:
     """A worker process owns a shard: its signal handlers stand."""
 
     def there() -> bool:
-        return any(row.owner.endswith(f":{pid}") for row in report(settings, "scoring"))
+        return any(row.owner.endswith(f":{pid}") for row in report(settings, "scoring", now_ms()))
 
     async def off_loop() -> bool:
         return await asyncio.to_thread(there)

@@ -57,7 +57,7 @@ class Engine:
 async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[Engine]:
     redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
     streams = streams_of(settings, "scoring")
-    board = StatusBoard(redis, settings.group, streams.input, "test")
+    board = StatusBoard(redis, settings.group, streams.input, "test", now_ms)
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
 

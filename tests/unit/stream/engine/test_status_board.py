@@ -19,7 +19,7 @@ class Nowhere:
 
 
 async def test_the_reason_goes_with_the_trouble() -> None:
-    board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me")
+    board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me", lambda: 1_000)
     shard: Any = SimpleNamespace(partition=3)
     owned: Any = SimpleNamespace(head=first_head("cluster", (4, 4), 0))
     assert not await board.put(shard, "waiting for model", owned, reason="model_unknown", detail="v1")
