@@ -61,7 +61,7 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
         bounds = await reader.bounds(shard.streams.pinned(), shard.partition)
         while True:
             raw = await shard.store.read_head()  # 2
-            head = await _check(shard, reader, raw, cluster, partitions, bounds) if raw else None
+            head = None if raw is None else await _check(shard, reader, raw, cluster, partitions, bounds)
             kafka = await _read_kafka_head(shard, ledger, reader, bounds, now_ms)  # 3
             if head is None:
                 begin, end = bounds[shard.streams.input][0], bounds[shard.streams.output][1]
