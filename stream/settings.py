@@ -24,7 +24,10 @@ TRAINER_TABLES: Final = frozenset({"trainer", "schedule"})
 
 
 class DeploymentSettings(SourcedSettings):
-    """The settings that the workers and the trainer of a deployment share. Variables that only workers read are ignored."""
+    """The settings that the workers and the trainer of a deployment share.
+
+    Variables that only workers read are ignored.
+    """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
     ABOUT = "settings"
@@ -74,7 +77,7 @@ class DeploymentSettings(SourcedSettings):
         8,
         ge=1,
         le=10_000,
-        description="partitions of the topics of orders and moves, one for each shard; can't be changed once they are in use",
+        description="partitions of the topics of orders and moves, one a shard; can't be changed once they are in use",
     )
     orders_topic: str = Field("orders", description="topic of order events (input)")
     models_topic: str = Field("segment-models", description="topic of segment models (compacted, one partition)")
@@ -154,7 +157,7 @@ class Settings(DeploymentSettings):
     )
     erasure_salt: SecretStr = Field(
         SecretStr(""),
-        description="secret behind the hashes of erased customers' ids; can't be changed once a customer has been erased",
+        description="secret behind the hashes of erased customers' ids; can't be changed after the first erasure",
     )
     model_moves: Literal["act", "adopt"] = Field(
         "act",
@@ -196,7 +199,7 @@ class Settings(DeploymentSettings):
     turns_at_once: int = Field(
         4,
         ge=1,
-        description="largest number of turns that a worker runs at the same time; other shards wait and collect records",
+        description="largest number of turns that a worker runs at the same time; other shards collect records",
     )
     due_slice: int = Field(
         512, ge=1, le=4_999, description="largest number of customers in a turn that are scored because time has passed"

@@ -69,7 +69,10 @@ class SourcedSettings(BaseSettings):
 
 
 def read_config_file() -> dict[str, Any]:
-    """Read the settings' file, {} where SEGSTREAM_CONFIG isn't set. Raises SettingsError, also where it doesn't exist."""
+    """Read the settings' file, {} where SEGSTREAM_CONFIG isn't set.
+
+    Raises SettingsError, also where it doesn't exist.
+    """
     path = os.environ.get(CONFIG)
     if not path:
         return {}

@@ -1,1 +1,1 @@
-"""Orders from files, published by time. Imported by demo and commands."""
+"""Orders of files, published by time. Imported by demo and commands."""

@@ -1,12 +1,12 @@
-"""TODO: contract."""
+"""The conditions under which orders can be replayed, checked before anything is sent."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from segmentation.events import iso
+from stream.clock import now_ms
 from stream.errors import SegstreamError
 from stream.kafka.clients import check_partition_count, kafka_producer, partitions_of
 from stream.storage.client import redis_client
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class ReplayError(SegstreamError):
-    """These rows can't be replayed so."""
+    """The orders can't be replayed with these settings or options."""
 
 
 async def check_target(settings: Settings, until_ms: int | None = None) -> None:
-    """Refuse in time what `replay` would refuse, before a long file is read. Raises as it does."""
-    check_until(settings, until_ms)
+    """Check what `replay` checks, so that it can be refused before a long file is read. Raises as `replay` does."""
+    check_until(settings, until_ms, now_ms())
     async with kafka_producer(settings) as producer:
         await check_partitions(producer, settings)
     if settings.time == "event":
@@ -33,9 +33,10 @@ async def check_target(settings: Settings, until_ms: int | None = None) -> None:
 
 
 def lowest_clock(settings: Settings) -> int | None:
-    """Read how far (ms) the shard that is furthest behind has come. None: no shard has begun. Raises as `replay` does.
+    """Return the lowest of the shards' clocks, ms since 1970; None where no shard has one yet.
 
-    A shard that hasn't begun doesn't count: its first record sets its clock, wherever that lies.
+    A shard without a clock doesn't count: its first record sets the clock, however late. Raises HeadUnreadable
+    and RedisUnreachable.
     """
     shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in range(settings.partitions)]
     with redis_client(settings) as redis:
@@ -43,16 +44,15 @@ def lowest_clock(settings: Settings) -> int | None:
     return min((clock for clock in clocks if clock is not None), default=None)
 
 
-def check_until(settings: Settings, until_ms: int | None) -> None:
-    """Refuse a clock that the shards would refuse. Raises ReplayError."""
-    now_ms = time.time_ns() // 1_000_000
-    if until_ms is not None and until_ms > now_ms + settings.future_tolerance_s * 1000:
+def check_until(settings: Settings, until_ms: int | None, at_ms: int) -> None:
+    """Raise ReplayError where `until_ms` is later than an event may be dated at `at_ms`: the shards would refuse it."""
+    if until_ms is not None and until_ms > at_ms + settings.future_tolerance_s * 1000:
         raise ReplayError(
             f"--until {iso(until_ms)} lies in the future.", hint="No event may be dated later than its arrival."
         )
 
 
 async def check_partitions(producer: AIOKafkaProducer, settings: Settings) -> None:
-    """Refuse a topic in which a customer's partition would be another than the shards expect. Raises TopicUnusable."""
+    """Raise TopicUnusable where the topic of orders is missing or has other partitions than the settings say."""
     topic = settings.orders_topic
     check_partition_count(topic, len(await partitions_of(producer, [topic])), settings.partitions)

@@ -1,11 +1,10 @@
-"""Orders from a file to the topic of orders, at any pace, with the file's own clock where event time is on."""
+"""Publish the orders of a file to the topic of orders, at any rate; in event time with advances of the clock."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter, deque
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,9 +13,11 @@ from msgspec import Struct
 from segmentation.entries import DAY_MS
 from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, instant, iso
 from segmentation.partitioners import PARTITIONERS, murmur2
+from stream.clock import now_ms
 from stream.kafka.clients import kafka_producer
 from stream.orders.rows import OrderRow, to_event
 from stream.replay.preconditions import check_partitions, check_until, lowest_clock
+from stream.replay.rate import ReplayRate
 from stream.replay.timeline import Advance, timeline
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES: Final = 262_144  # before compression: well below the broker's 1 MiB
 _BATCHES_UNDER_WAY: Final = 64
-_KEPT_PARTITIONS: Final = 200_000
-_BREATHE_ROWS: Final = 1_000  # after so many the event loop has its turn
+_CACHED_PARTITIONS: Final = 200_000
+_YIELD_ROWS: Final = 1_000  # after this many rows, other tasks of the event loop get to run
 
 
 class ReplayReport(Struct, frozen=True, kw_only=True):
-    """What a replay did. `sent` counts events by kind, `left_out` rows of the file by reason, `clocks` records of event time.
+    """The result of a replay.
 
-    `last_at`: all that is dated earlier has arrived. `finished`: the back-fill that was told to be complete, on every partition.
+    `sent` counts events by kind, `left_out` rows of the file by reason, `clocks` the records that advance the clock.
+    `last_at`: all orders dated earlier have arrived. `finished`: `backfill.finished` was published to every partition.
     """
 
     sent: dict[str, int]
@@ -52,7 +54,7 @@ class ReplayReport(Struct, frozen=True, kw_only=True):
 
 
 class BackfillPart(NamedTuple):
-    """What the rows belong to: every event bears the name. `finish`: nothing more comes under it."""
+    """The backfill that the rows are part of: every event carries its name. `finish`: they are its last part."""
 
     name: str
     finish: bool = True
@@ -70,19 +72,19 @@ async def replay(
     stop: asyncio.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReplayReport:
-    """Send rows, which come by time (`time_order.in_time_order`), keyed by customer, and in event time their clock.
+    """Publish rows that are sorted by time (`stream.orders.sorting`), keyed by customer, and in event time their clock.
 
-    `speed`: how many times faster than the rows' own time; None: as fast as it goes. `left_out`: the reader's counts, for
-    the report. Once `stop` is set it ends soon, without the last advance of the clock. `progress` is told the number of rows
-    sent and the instant (ms) they have come to. `backfill`: mark the events, and end with `backfill.finished` on every
-    partition, unless stopped. Sending rows a second time sends the same events again, which changes nothing. Raises
-    ReplayError, KafkaUnreachable, TopicMissing and, in event time, RedisUnreachable.
+    `speed`: how many times faster than the rows' own time; None: as fast as possible. `left_out`: the reader's counts,
+    for the report. Once `stop` is set, the replay ends soon, without the last advance of the clock. `progress` is
+    called with the number of rows sent and the date of the latest (ms since 1970). `backfill`: mark the events, and end
+    with `backfill.finished` on every partition, unless stopped. Replaying rows again publishes the same events again,
+    which changes nothing. Raises ReplayError, KafkaUnreachable, TopicUnusable and, in event time, RedisUnreachable.
     """
-    check_until(settings, until_ms)
+    check_until(settings, until_ms, now_ms())
     event_time = settings.time == "event"
     step_ms = max(settings.max_clock_jump_days - 1, 1) * DAY_MS
     began_s = time.monotonic()
-    # lz4 costs 4 µs a record and leaves a sixth on the disk and the wire (CDNOW: 5 MB instead of 27; 60,000 rows/s, not 125,000).
+    # lz4 costs 4 µs a record and leaves a sixth of the bytes (CDNOW: 5 MB instead of 27; 60,000 rows/s, not 125,000).
     async with kafka_producer(settings, compression_type="lz4", max_batch_size=_BATCH_BYTES, linger_ms=0) as producer:
         await check_partitions(producer, settings)
         clock_ms = await asyncio.to_thread(lowest_clock, settings) if event_time else None
@@ -90,9 +92,9 @@ async def replay(
             rows, step_ms=step_ms, clock_ms=clock_ms, from_ms=from_ms, until_ms=until_ms, clocks=event_time
         )
         publisher = _Publisher(producer, settings, None if backfill is None else backfill.name)
-        pace = _Pace(speed, stop or asyncio.Event())
-        interrupted = await _send(items, publisher, pace, progress)
-        # Acknowledged first: who reads that a back-fill is finished must find all of it before.
+        rate = ReplayRate(speed, stop or asyncio.Event())
+        interrupted = await _send(items, publisher, rate, progress)
+        # All events must be acknowledged first: they must lie before `backfill.finished` in their partitions.
         await publisher.finish()
         finished = backfill is not None and backfill.finish and not interrupted
         if backfill is not None and finished:
@@ -100,14 +102,11 @@ async def replay(
         offsets = await publisher.finish()
     seconds = time.monotonic() - began_s
     return ReplayReport(
-        sent=dict(publisher.sent),
+        **publisher.counts(),
         left_out=dict(left_out or {}),
-        clocks=publisher.clocks,
-        other_currencies=dict(publisher.other_currencies),
         seconds=round(seconds, 3),
         rows_per_s=round(publisher.sent.total() / max(seconds, 1e-9), 1),
         last_offsets=offsets,
-        last_at=None if publisher.at_ms is None else iso(publisher.at_ms),
         interrupted=interrupted,
         backfill=None if backfill is None else backfill.name,
         finished=finished,
@@ -117,56 +116,28 @@ async def replay(
 async def _send(
     items: Iterator[OrderRow | Advance],
     publisher: _Publisher,
-    pace: _Pace,
+    rate: ReplayRate,
     progress: Callable[[int, int], None] | None,
 ) -> bool:
-    """Send all, each at its own time; tell whether it was stopped before the end."""
+    """Send all items, each when it is due. Returns whether the replay was stopped before the end."""
     for number, item in enumerate(items, start=1):
-        leads_up = isinstance(item, Advance) and item.leads_up
+        catches_up = isinstance(item, Advance) and item.catches_up
         at_ms = item.to_ms if isinstance(item, Advance) else item.at_ms
-        if not leads_up and pace.ahead_s(at_ms) > 0:
+        if not catches_up and rate.ahead_s(at_ms) > 0:
             await publisher.flush()
-            await pace.wait(at_ms)
-        if pace.stopped:
+            await rate.wait(at_ms)
+        if rate.stopped:
             return True
         await publisher.add(item)
-        if number % _BREATHE_ROWS == 0 or pace.slow:
+        if number % _YIELD_ROWS == 0 or rate.limited:
             if progress:
                 progress(publisher.sent.total(), at_ms)
             await asyncio.sleep(0)
     return False
 
 
-class _Pace:
-    """When something dated is to be sent: the first at once, the others as much later as they are dated, by the speed."""
-
-    def __init__(self, speed: float | None, stop: asyncio.Event) -> None:
-        self.slow = speed is not None
-        self._speed = speed
-        self._stop = stop
-        self._origin: tuple[float, int] | None = None  # monotonic seconds, ms of the file
-
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def ahead_s(self, at_ms: int) -> float:
-        """Tell how many seconds it is too early."""
-        if self._speed is None:
-            return 0.0
-        now_s = time.monotonic()
-        if self._origin is None:
-            self._origin = now_s, at_ms
-        return self._origin[0] + (at_ms - self._origin[1]) / 1000 / self._speed - now_s
-
-    async def wait(self, at_ms: int) -> None:
-        """Sleep until it is time, or stopped."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), self.ahead_s(at_ms))
-
-
 class _Publisher:
-    """Fills a batch a partition and sends it when it is full: 2 µs a record, where `send` takes 30 (aiokafka 0.14)."""
+    """Fills a batch for each partition and sends it when full: 2 µs a record, where `send` takes 30 (aiokafka 0.14)."""
 
     def __init__(self, producer: AIOKafkaProducer, settings: Settings, backfill: str | None) -> None:
         self._backfill = backfill
@@ -175,19 +146,19 @@ class _Publisher:
         self._partitions = settings.partitions
         self._currency = settings.currency
         self._batches = [producer.create_batch() for _ in range(self._partitions)]
-        # Partition, number of records, and the future that tells the first one's offset.
+        # Partition, number of records, and the future of the first one's offset.
         self._under_way: deque[tuple[int, int, Any]] = deque()
         self._offsets: dict[int, int] = {}
-        # "none" asks for no particular partitioner, so the usual one will do.
+        # With "none" any partitioner will do.
         partitioner = PARTITIONERS[settings.partitioner] or murmur2
-        self._partition = lru_cache(_KEPT_PARTITIONS)(lambda key: partitioner(key, self._partitions))
+        self._partition = lru_cache(_CACHED_PARTITIONS)(lambda key: partitioner(key, self._partitions))
         self.sent: Counter[str] = Counter()
         self.other_currencies: Counter[str] = Counter()
         self.clocks = 0
         self.at_ms: int | None = None
 
     async def add(self, item: OrderRow | Advance) -> None:
-        """Take a row for its customer's partition, or an advance for all."""
+        """Add a row to its customer's partition, or an advance to all."""
         if isinstance(item, Advance):
             await self.control(ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms)))
             self.clocks += self._partitions
@@ -201,19 +172,28 @@ class _Publisher:
         self.at_ms = item.at_ms
 
     async def control(self, event: Control) -> None:
-        """Take a control for every partition."""
+        """Add a control to every partition."""
         body = encode(event)
         for partition in range(self._partitions):
             await self._append(partition, CONTROL_KEY, body)
 
+    def counts(self) -> dict[str, Any]:
+        """Return the fields of the report that count what was added."""
+        return {
+            "sent": dict(self.sent),
+            "clocks": self.clocks,
+            "other_currencies": dict(self.other_currencies),
+            "last_at": None if self.at_ms is None else iso(self.at_ms),
+        }
+
     async def flush(self) -> None:
-        """Hand over all that has been taken."""
+        """Send all records that have been added."""
         for partition, batch in enumerate(self._batches):
             if batch.record_count():
-                await self._hand_over(partition)
+                await self._send_batch(partition)
 
     async def finish(self) -> dict[int, int]:
-        """Wait until all is acknowledged; give the last offset of each partition that got records."""
+        """Wait until all records are acknowledged. Returns the last offset of each partition that got any."""
         await self.flush()
         while self._under_way:
             await self._acknowledged()
@@ -221,11 +201,11 @@ class _Publisher:
 
     async def _append(self, partition: int, key: bytes, value: bytes) -> None:
         if self._batches[partition].append(key=key, value=value, timestamp=None) is None:
-            await self._hand_over(partition)
+            await self._send_batch(partition)
             taken = self._batches[partition].append(key=key, value=value, timestamp=None)
-            assert taken is not None, f"{len(value)} bytes, but ids are bounded and so is an event"
+            assert taken is not None, f"{len(value)} bytes, but the length of an id is limited, and so an event's"
 
-    async def _hand_over(self, partition: int) -> None:
+    async def _send_batch(self, partition: int) -> None:
         batch = self._batches[partition]
         batch.close()
         future = await self._producer.send_batch(batch, self._topic, partition=partition)

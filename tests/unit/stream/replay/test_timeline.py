@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from segmentation.entries import DAY_MS
 from stream.orders.rows import OrderRow, parse_at
 from stream.replay.preconditions import ReplayError
-from stream.replay.publisher import _Pace, replay
+from stream.replay.publisher import replay
+from stream.replay.rate import ReplayRate
 from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
 
@@ -60,7 +61,7 @@ def test_from_is_the_first_instant_that_is_sent() -> None:
     assert _sent(rows, from_ms=NOON + 1) == [Advance(NOON + 1), NOON + 1, Advance(DAY_MS), DAY_MS]
 
 
-def test_gaps_are_crossed_in_steps_that_a_shard_takes() -> None:
+def test_gaps_are_crossed_in_steps_that_a_shard_accepts() -> None:
     far = 200 * DAY_MS
     assert _sent(_rows(NOON, far), until_ms=far + STEP) == [
         *(Advance(0), NOON),
@@ -69,13 +70,13 @@ def test_gaps_are_crossed_in_steps_that_a_shard_takes() -> None:
     ]
 
 
-def test_clocks_that_stand_far_behind_are_led_up_to_the_first_instant() -> None:
+def test_clocks_far_behind_are_advanced_to_the_first_instant() -> None:
     far = 200 * DAY_MS
-    steps = [Advance(7 + STEP, leads_up=True), Advance(7 + 2 * STEP, leads_up=True)]
+    steps = [Advance(7 + STEP, catches_up=True), Advance(7 + 2 * STEP, catches_up=True)]
     assert _sent(_rows(far + NOON), clock_ms=7) == [*steps, Advance(far), far + NOON, Advance(far + NOON)]
     assert _sent(_rows(far + NOON), clock_ms=7, from_ms=far)[:4] == [*steps, Advance(far), far + NOON]
     assert _sent([], clock_ms=7, until_ms=far) == [*steps, Advance(far)]
-    # Nothing to lead up to: exactly a step behind, and past it.
+    # No steps are needed: exactly a step behind, and past the first instant.
     for clock_ms in (far - STEP, far, far + NOON + 1, far * 9):
         assert _sent(_rows(far + NOON), clock_ms=clock_ms) == _sent(_rows(far + NOON))
 
@@ -98,28 +99,30 @@ def test_no_row_and_no_advance_is_too_far_ahead_and_no_row_is_lost(
     wanted = [ms for ms in at if (from_ms is None or ms >= from_ms) and (until_ms is None or ms < until_ms)]
     assert [item for item in items if not isinstance(item, Advance)] == wanted
     assert all(a <= b for a, b in pairwise(instants))
-    # A partition that gets any of the rows takes them all: a clock may jump by a day more than a step.
+    # A partition that gets rows gets at worst all of them: its clock may jump by a day more than a step.
     known = clock_ms
     for ms in instants:
         assert known is None or ms - known <= STEP + DAY_MS
         known = ms if known is None else max(known, ms)
-    # A partition that gets none of the rows knows the clock from the advances alone.
+    # A partition without rows has its clock from the advances alone.
     clocks = [item.to_ms for item in items if isinstance(item, Advance)]
-    assert all(b - a <= STEP for a, b in pairwise([*clocks] if clock_ms is None else [clock_ms, *clocks]))
+    assert all(b - a <= STEP for a, b in pairwise(clocks if clock_ms is None else [clock_ms, *clocks]))
     if until_ms is not None and (from_ms is None or until_ms >= from_ms):
         assert clocks[-1] == until_ms
 
 
-async def test_the_pace_is_the_files_own_times_the_speed() -> None:
-    stop = asyncio.Event()
-    assert _Pace(None, stop).ahead_s(5_000) == 0
-    pace = _Pace(1_000.0, stop)
-    assert pace.ahead_s(5_000) <= 0  # the first goes at once
-    assert 9 < pace.ahead_s(10_005_000) <= 10
+async def test_the_rate_is_the_file_s_own_times_the_speed() -> None:
+    stop, now_s = asyncio.Event(), 77.0
+    assert ReplayRate(None, stop).ahead_s(5_000) == 0
+    rate = ReplayRate(1_000.0, stop, clock_s=lambda: now_s)
+    assert rate.ahead_s(5_000) == 0  # the first goes at once
+    assert rate.ahead_s(10_005_000) == 10
+    now_s += 4
+    assert rate.ahead_s(10_005_000) == 6
     stop.set()
     async with asyncio.timeout(1):
-        await pace.wait(10_005_000)
-    assert pace.stopped
+        await rate.wait(10_005_000)
+    assert rate.stopped
 
 
 async def test_a_clock_in_the_future_is_refused_before_anything_is_sent() -> None:
