@@ -1,4 +1,7 @@
-"""The model's answers for many customers at once: who moves now, and when will time alone move them. In columns."""
+"""The model's answers for many customers at once, in columns: who moves now, and when time alone will move them.
+
+Pure: states go in, moves and instants come out. The step writes them into its customers.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.decoder import Arrival
+from segmentation.decoder import DecodedEvent
+from segmentation.entries import CANCELLED, PLACED, REFUNDED, Rules, kind_of, time_of
 from segmentation.events import Cause
 from segmentation.intervals import MOST_PIECES, pieces, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
-from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance_bytes, announcement, headers, with_announcement
-from segmentation.rfm import rows as entries
+from segmentation.rfm import EMPTY, NONE, advance_bytes, announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN, Scorer
+from segmentation.state_bytes import latest_key
 from segmentation.step import NEVER_DUE
 
-CAUSE_OF_KIND: Final = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
-_FEW: Final = 24  # up to so many one look is cheaper than two
+CAUSE_OF_KIND: Final = {PLACED: Cause.ORDER, REFUNDED: Cause.REFUND, CANCELLED: Cause.CANCELLATION}
+_FEW: Final = 24  # up to so many customers one search is cheaper than two
 FoldPosition = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
 
@@ -39,107 +43,119 @@ class CompiledModel:
         return cls(Scorer(model), MoveWriter(group, model, names | {s.id: s.name for s in model.segments}))
 
 
-@dataclass(slots=True, eq=False)
-class Customer:
-    """One customer's part of a turn."""
+class ScoringContext(NamedTuple):
+    """The model and the rules that every decision goes by."""
+
+    model: CompiledModel
+    dwell_ms: int  # least time between two moves of a customer, at least 1
+    rules: Rules
+
+    @classmethod
+    def of(cls, model: CompiledModel, dwell_ms: int, rules: Rules) -> ScoringContext:
+        """Make one whose dwell allows at most one move per customer and instant (docs/explanation/time.md, section 7)."""
+        return cls(model, max(dwell_ms, 1), rules)
+
+
+class ScoreRequest(NamedTuple):
+    """A customer to be scored at an instant at which its header holds."""
 
     key: bytes
-    value: bytes | None
-    own: Sequence[int] = ()  # its records, by place in the batch
-    fired_at: int | None = None  # its entry of the due index, where that has fired
-    done: int = 0  # how many of its records are merged
-    prior: bytes | None = None  # the value before the record merged last
-    due: int = NEVER_DUE  # when time alone moves it (ms), where known
-    to: int = UNKNOWN  # and where to: index in the model
-    wake: int = NEVER_DUE  # when to look again: `due`, or earlier
-    changed: bool = False  # the value is to be stored
-    searched: bool = False  # `wake` is known
-    erased: bool = False  # what the due index says of it belongs to a life that is over
-    move: Move | None = None  # the move of this round, waiting for its forecast
+    value: bytes | None  # the state to score
+    prior: bytes | None  # the state before `event`
+    at: int  # ms
+    position: FoldPosition
+    event: DecodedEvent | None = None  # the event that changed the state
+    cause: Cause | None = None  # the cause of a move; None: the event, or the model
 
 
-class Asked(NamedTuple):
-    """A customer to be scored at an instant at which its header holds; `arrival` is what changed it.
+class ScoredMoves(NamedTuple):
+    """The moves among some requests, and the row of each move's request."""
 
-    `cause`: what else it was; None: the model.
-    """
-
-    customer: Customer
-    at: int
-    place: FoldPosition
-    arrival: Arrival | None
-    cause: Cause | None = None
+    rows: list[int]
+    moves: list[Move]
 
 
-def score(asked: Sequence[Asked], model: CompiledModel, dwell_ms: int, rules: Rules) -> list[Move]:
-    """The moves that the model makes now (TIME 1), announced in the customers' values."""
-    if not asked:
-        return []
+class DueMove(NamedTuple):
+    """A move by time alone whose instant has come."""
+
+    key: bytes
+    value: bytes  # the state before it
+    at: int  # ms
+    target: int  # segment id
+    position: FoldPosition
+
+
+class NextMoves(NamedTuple):
+    """The next move by time alone of some customers, [customers] each. Instants in ms."""
+
+    due: list[int]  # the instant of the move; NEVER_DUE: none is known
+    target: list[int]  # the id of the segment that it leads to; 0 for a customer without a segment and without a move
+    wake: list[int]  # when to search again: `due`, or earlier
+
+
+def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMoves:
+    """Return the moves that the model makes now (docs/explanation/time.md, section 1)."""
+    if not requests:
+        return ScoredMoves([], [])
+    model, dwell_ms, rules = scoring
     scorer = model.scorer
-    head = headers([a.customer.value or EMPTY for a in asked])
-    at = np.array([a.at for a in asked], dtype=np.int64)
+    head = headers([r.value or EMPTY for r in requests])
+    at = np.array([r.at for r in requests], dtype=np.int64)
     source = scorer.index_from_ids(head["segment"])
     rest = rest_of(head, scorer)
     target = scorer.decide(source, at, head["last"], rest)
     unknown = source == UNKNOWN
-    # Who never had an order that stands has no recency, hence no segment yet.
+    # A customer who never had an order that stands has no recency, hence no segment yet.
     may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), head["moved_at"] <= at - dwell_ms)
     rows = np.flatnonzero((target != source) & may)
     distances = published(scorer.distances(at[rows], head["last"][rows], rest[rows]))
-    moves = []
-    for row, apart in zip(rows.tolist(), distances, strict=True):
-        customer, instant, place, arrival, cause = asked[row]
+    found = ScoredMoves(rows.tolist(), [])
+    for row, apart in zip(found.rows, distances, strict=True):
+        key, value, prior, instant, position, event, cause = requests[row]
         if cause is None and unknown[row]:
             cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
         elif cause is None:
-            cause = Cause.MODEL if arrival is None else CAUSE_OF_KIND[Kind(arrival.entry[0] & 7)]
-        before = None if customer.prior is None else advance_bytes(customer.prior, instant, rules)
-        move = announce(customer, int(scorer.ids[target[row]]), instant, cause, place)
-        move.before, move.before_at, move.distances = before, instant, apart
-        move.causation_id = arrival.event_id if arrival else None
-        moves.append(move)
-    return moves
+            cause = Cause.MODEL if event is None else CAUSE_OF_KIND[event.entry.kind]
+        move = announce(key, value or EMPTY, int(scorer.ids[target[row]]), instant, cause, position)
+        move.before = None if prior is None else advance_bytes(prior, instant, rules)
+        move.before_at, move.distances = instant, apart
+        move.causation_id = event.event_id if event else None
+        found.moves.append(move)
+    return found
 
 
 def rest_of(head: NDArray[np.void], scorer: Scorer) -> NDArray[np.float64]:
-    """Squared distances without recency, [customers, segments], of states whose headers hold."""
+    """Return the squared distances without recency, [customers, segments], of states whose headers hold."""
     return scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
 
 
 def published(distances: NDArray[np.float64]) -> list[list[float]]:
-    """Distances as they are told, a row a move: six digits are plenty for a person."""
+    """Round distances as they are published, a row a move: six digits are plenty for a person."""
     rows: list[list[float]] = np.round(distances, 6).tolist()
     return rows
 
 
-def announce(customer: Customer, target: int, at: int, cause: Cause, place: FoldPosition) -> Move:
-    """The customer's next move, numbered, and noted in its value."""
-    value = customer.value or EMPTY
+def announce(key: bytes, value: bytes, target: int, at: int, cause: Cause, position: FoldPosition) -> Move:
+    """Make the customer's next move, numbered; its `value` is the state with the move noted. `target`: 0 is none."""
     source, sequence, _ = announcement(value)
     sequence += 1
-    customer.value = with_announcement(value, target, sequence, at if target else NONE)
-    customer.changed = True
-    customer.move = Move(place, customer.key, sequence, source, target, cause, at, customer.value)
-    return customer.move
+    after = with_announcement(value, target, sequence, at if target else NONE)
+    return Move(position, key, sequence, source, target, cause, at, after)
 
 
-def move_by_time(
-    customers: Sequence[Customer], places: Sequence[FoldPosition], model: CompiledModel, dwell_ms: int, rules: Rules
-) -> list[Move]:
-    """The moves at each customer's own due instant."""
-    if not customers:
+def move_by_time(due: Sequence[DueMove], scoring: ScoringContext) -> list[Move]:
+    """Make each move at its own instant, [due]."""
+    if not due:
         return []
+    model, _, rules = scoring
     moves = []
-    for customer, place, waited in zip(customers, places, _waited(customers, model, dwell_ms, rules), strict=True):
-        prior = customer.value or EMPTY
-        at = customer.due
+    for (key, prior, at, target, position), waited in zip(due, _waited(due, scoring), strict=True):
         known, _, _ = announcement(prior)
         if known in model.scorer.index_of:
             cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else waited or Cause.SILENCE
         else:
             cause = Cause.MODEL if known else Cause.FIRST
-        customer.value = advance_bytes(prior, at, rules)
-        move = announce(customer, int(model.scorer.ids[customer.to]), at, cause, place)
+        move = announce(key, advance_bytes(prior, at, rules), target, at, cause, position)
         if cause is not Cause.FIRST:
             move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
         moves.append(move)
@@ -152,33 +168,33 @@ def move_by_time(
     return moves
 
 
-def _waited(customers: Sequence[Customer], model: CompiledModel, dwell_ms: int, rules: Rules) -> list[Cause | None]:
-    """What really moved those whose border was crossed already while they had to dwell: their latest event (TIME 5).
+def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | None]:
+    """Return the cause of each move that only waited for the dwell to end: the customer's latest event; None: time alone.
 
-    Two orders at one instant are such a case: the second one's move is told a millisecond later. None: time alone.
+    Such a customer's border had been crossed before (docs/explanation/time.md, section 7). Two orders at one instant are
+    a case of it: the move of the second one comes a millisecond later.
     """
-    causes: list[Cause | None] = [None] * len(customers)
-    rows = [i for i, c in enumerate(customers) if announcement(c.value or EMPTY)[2] == c.due - dwell_ms]
+    scorer, dwell_ms, rules = scoring.model.scorer, scoring.dwell_ms, scoring.rules
+    causes: list[Cause | None] = [None] * len(due)
+    rows = [i for i, move in enumerate(due) if announcement(move.value)[2] == move.at - dwell_ms]
     if not rows:
         return causes
-    due = np.array([customers[i].due for i in rows], dtype=np.int64)
-    values = [customers[i].value or EMPTY for i in rows]
-    latest = [entries([value])["key"] for value in values]
-    # What came since, but is dated no later than the last move, shows by what the model says of that instant now.
+    at = np.array([due[i].at for i in rows], dtype=np.int64)
+    values = [due[i].value for i in rows]
+    latest = [latest_key(value) for value in values]
+    # An event that came since, but is dated no later than the last move, shows by what the model says of that instant now.
     came = np.array(
-        [k.size > 0 and int(k[-1]) >> 3 > t for k, t in zip(latest, (due - dwell_ms).tolist(), strict=True)]
+        [key is not None and time_of(key) > t for key, t in zip(latest, (at - dwell_ms).tolist(), strict=True)]
     )
-    waited = _crossed(values, due - 1, model.scorer, rules) & (
-        came | _crossed(values, due - dwell_ms, model.scorer, rules)
-    )
-    for i, keys, held in zip(rows, latest, waited.tolist(), strict=True):
-        if held and keys.size:
-            causes[i] = CAUSE_OF_KIND.get(Kind(int(keys[-1]) & 7))
+    waited = _crossed(values, at - 1, scorer, rules) & (came | _crossed(values, at - dwell_ms, scorer, rules))
+    for i, key, held in zip(rows, latest, waited.tolist(), strict=True):
+        if held and key is not None:
+            causes[i] = CAUSE_OF_KIND.get(kind_of(key))
     return causes
 
 
 def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
-    """Whether the model would move each customer at an instant of its own, by all that is known now."""
+    """Return whether the model would move each customer at an instant of its own, by all that is known now."""
     head, stretches = headers(values), pieces(values, at, rules, 1)
     source = scorer.index_from_ids(head["segment"])
     rest = scorer.rest(stretches.frequency, stretches.monetary)
@@ -187,20 +203,20 @@ def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rul
 
 
 def staying(
-    values: Sequence[bytes], head: NDArray[np.void], at: int, model: CompiledModel, dwell_ms: int, rules: Rules
+    values: Sequence[bytes], head: NDArray[np.void], at: int, scoring: ScoringContext
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Tell whom the model leaves where they are at an instant, [customers], and when to look at each of those again, [those].
+    """Return whom the model leaves where they are at an instant, [customers], and when to search each of them again, [those].
 
-    Says of many what `score` and then `search` from `at` + 1 say of each, without an object for anyone: after a model's
+    Says of many what `score` and then `search` from `at` + 1 say of each, without an object per customer: after a model's
     start most customers stay. `head`: their headers, which must hold at the instant; segments must be the model's.
     """
-    scorer = model.scorer
+    scorer = scoring.model.scorer
     source = scorer.index_from_ids(head["segment"])
     target = scorer.decide(source, np.full(source.size, at, dtype=np.int64), head["last"], rest_of(head, scorer))
-    stays = (target == source) | (head["moved_at"] > at - dwell_ms)
+    stays = (target == source) | (head["moved_at"] > at - scoring.dwell_ms)
     if not stays.all():
         values, head, source = list(compress(values, stays.tolist())), head[stays], source[stays]
-    ahead = _ahead(values, head, source, np.full(source.size, at + 1, dtype=np.int64), scorer, dwell_ms, rules)
+    ahead = _ahead(values, head, source, np.full(source.size, at + 1, dtype=np.int64), scoring)
     return stays, np.minimum(ahead.at, ahead.until)
 
 
@@ -210,7 +226,7 @@ class _Ahead(NamedTuple):
     start: NDArray[np.int64]  # from when on they may move
     at: NDArray[np.int64]
     to: NDArray[np.int64]
-    until: NDArray[np.int64]  # from where on nothing was looked at
+    until: NDArray[np.int64]  # the search ended here
 
 
 def _ahead(
@@ -218,14 +234,14 @@ def _ahead(
     head: NDArray[np.void],
     source: NDArray[np.int64],
     starts: NDArray[np.int64],
-    scorer: Scorer,
-    dwell_ms: int,
-    rules: Rules,
+    scoring: ScoringContext,
 ) -> _Ahead:
+    model, dwell_ms, rules = scoring
+    scorer = model.scorer
     eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
     start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
     own = np.maximum(source, 0)
-    # Most move before anything leaves the window: with many, only the others are worth a look at what comes after.
+    # Most move before anything leaves the window: with many, later pieces are worth a look for the others alone.
     limit = 1 if source.size > _FEW else MOST_PIECES
     stretches = pieces(values, start, rules, limit)
     at, to = scorer.next_move(own, head["last"], start, stretches)
@@ -237,38 +253,30 @@ def _ahead(
     return _Ahead(start, at, to, until)
 
 
-def search(
-    customers: Sequence[Customer], starts: Sequence[int], model: CompiledModel, dwell_ms: int, rules: Rules
-) -> None:
-    """Fill in when time alone moves each customer, from its start (ms) on, and where to; and the forecast of its move.
+def search(values: Sequence[bytes], starts: Sequence[int], scoring: ScoringContext) -> NextMoves:
+    """Return when time alone moves each customer, from its start (ms) on, and where to.
 
-    Who is in no segment of the model doesn't wait: such a customer is due at its start, if it ever had an order by then.
+    A customer in no segment of the model doesn't wait: it is due at its start, if it ever had an order by then.
     """
-    if not customers:
-        return
-    scorer = model.scorer
-    values = [c.value or EMPTY for c in customers]
+    if not values:
+        return NextMoves([], [], [])
+    scorer = scoring.model.scorer
     head = headers(values)
     source = scorer.index_from_ids(head["segment"])
-    start, at, to, until = _ahead(values, head, source, np.array(starts, dtype=np.int64), scorer, dwell_ms, rules)
-    wake = np.minimum(at, until)
-    for row, customer in enumerate(customers):
-        customer.searched = True
-        if source[row] == UNKNOWN:
-            _wait_for_an_order(customer, int(start[row]), int(until[row]), scorer, rules)
-        else:
-            customer.due, customer.to, customer.wake = int(at[row]), int(to[row]), int(wake[row])
-        if (move := customer.move) is not None:
-            if customer.due < NEVER_DUE:
-                move.next_at, move.next_to = customer.due, int(scorer.ids[customer.to])
-            customer.move = None
+    start, at, to, until = _ahead(values, head, source, np.array(starts, dtype=np.int64), scoring)
+    found = NextMoves(at.tolist(), scorer.ids[to].tolist(), np.minimum(at, until).tolist())
+    for row in np.flatnonzero(source == UNKNOWN).tolist():
+        due, target = _first_segment(values[row], int(start[row]), scoring)
+        found.due[row], found.target[row] = due, target
+        found.wake[row] = due if due < NEVER_DUE else int(until[row])
+    return found
 
 
-def _wait_for_an_order(customer: Customer, start: int, until: int, scorer: Scorer, rules: Rules) -> None:
-    head = headers([advance_bytes(customer.value or EMPTY, start, rules)])
+def _first_segment(value: bytes, start: int, scoring: ScoringContext) -> tuple[int, int]:
+    """Return (instant, segment id) of the move of a customer in no segment of the model; (NEVER_DUE, 0): no order yet."""
+    scorer = scoring.model.scorer
+    head = headers([advance_bytes(value, start, scoring.rules)])
     if head["last"][0] == NONE and not head["segment"][0]:
-        customer.due, customer.to, customer.wake = NEVER_DUE, UNKNOWN, until
-        return
-    rest = rest_of(head, scorer)
-    nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest)
-    customer.due, customer.to, customer.wake = start, int(nearest[0]), start
+        return NEVER_DUE, 0
+    nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest_of(head, scorer))
+    return start, int(scorer.ids[nearest[0]])

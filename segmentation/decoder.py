@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, Entry
 from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
@@ -20,7 +20,6 @@ from segmentation.events import (
     millis,
     to_entry,
 )
-from segmentation.rfm import Entry
 from segmentation.step import Activation, DeadLetter, KafkaRecord
 
 _SHOWN: Final = 64  # bytes of a key that a message repeats: a key may be as large as a record
@@ -30,8 +29,8 @@ def _shown(key: bytes | None) -> str:
     return repr(key and key[:_SHOWN])
 
 
-class Arrival(NamedTuple):
-    """A record that can be used: what it adds, the id of its event, and the back-fill that it belongs to."""
+class DecodedEvent(NamedTuple):
+    """A record that can be used: the entry that it adds, its event's id, and the backfill that it belongs to."""
 
     entry: Entry
     event_id: str
@@ -40,13 +39,13 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Batch:
-    """A decoded batch: record i has `clocks[i]`, and `arrivals[i]` where it can be used."""
+    """A decoded batch: record i has `clocks[i]`, and `events[i]` where it can be used."""
 
     clock: int = 0  # of the last record so far
     registry: Backfills = NONE_OPEN  # after it
     clocks: list[int] = field(default_factory=list)
-    arrivals: list[Arrival | None] = field(default_factory=list)
-    own: dict[bytes, list[int]] = field(default_factory=dict)  # the places of a customer's records, in their order
+    events: list[DecodedEvent | None] = field(default_factory=list)
+    own: dict[bytes, list[int]] = field(default_factory=dict)  # the positions of a customer's records, ascending
     dead: list[DeadLetter] = field(default_factory=list)
     start: Activation | None = None  # the record behind the last one starts this activation
     close: tuple[str, ...] = ()  # before anything else comes, these back-fills are over
@@ -98,19 +97,19 @@ class Reader:
                 over = batch.registry.silent_since(record.timestamp - self.backfill_expiry_ms)
                 if over and self._ends(batch, index, over, replayed=replayed):
                     return batch
-            arrival: Arrival | None = None
+            event: DecodedEvent | None = None
             try:
                 if record.key == CONTROL_KEY:
                     if self._take_control(batch, index, record, replayed=replayed):
                         return batch
                 else:
-                    arrival = self._take_event(batch, index, record)
+                    event = self._take_event(batch, index, record)
             except RejectedEvent as why:
                 batch.dead.append(DeadLetter(index, why.reason.value, why.field, str(why)))
             if replayed_until is not None and self.time == "wall":
                 batch.clock = max(batch.clock, min(record.timestamp, replayed_until))
             batch.clocks.append(batch.clock)
-            batch.arrivals.append(arrival)
+            batch.events.append(event)
         return batch
 
     def _take_control(self, batch: Batch, index: int, record: KafkaRecord, *, replayed: bool) -> bool:
@@ -132,13 +131,13 @@ class Reader:
             batch.clock = max(batch.clock, to)
         return False
 
-    def _take_event(self, batch: Batch, index: int, record: KafkaRecord) -> Arrival:
-        customer, arrival = self._arrival(record)
-        at = arrival.entry[0] >> 3
+    def _take_event(self, batch: Batch, index: int, record: KafkaRecord) -> DecodedEvent:
+        customer, event = self._decoded(record)
+        at = event.entry.time
         self._check_age(at)
         self._check_date(at, record, batch.clock, "occurred_at")
-        if arrival.backfill is not None:
-            self._mark(batch, index, arrival.backfill, record.timestamp)
+        if event.backfill is not None:
+            self._mark(batch, index, event.backfill, record.timestamp)
         if self.time == "event" and at > batch.clock:
             batch.clock = at
         own = batch.own.get(customer)
@@ -146,7 +145,7 @@ class Reader:
             batch.own[customer] = [index]
         else:
             own.append(index)
-        return arrival
+        return event
 
     @staticmethod
     def _mark(batch: Batch, index: int, name: str, at: int) -> None:
@@ -182,7 +181,7 @@ class Reader:
             )
         return event
 
-    def _arrival(self, record: KafkaRecord) -> tuple[bytes, Arrival]:
+    def _decoded(self, record: KafkaRecord) -> tuple[bytes, DecodedEvent]:
         value = record.value
         if value is not None and len(value) > self.max_event_bytes:
             raise RejectedEvent(
@@ -202,7 +201,7 @@ class Reader:
                 "customer_id",
                 f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: key orders by customer, or send to orders-unkeyed.",
             )
-        return customer, Arrival(to_entry(event, self.currency), event.id, event.backfill)
+        return customer, DecodedEvent(to_entry(event, self.currency), event.id, event.backfill)
 
     def _check_age(self, at: int) -> None:
         if at < self.earliest_ms:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
 NONE: Final = -(2**63)  # "no such time": earlier than any
 NEVER: Final = 2**63 - 1  # "no such time": later than any
 MONEY_LIMIT: Final = 2**63 - 1  # sums saturate here
@@ -50,7 +53,7 @@ class Entry(NamedTuple):
     @property
     def time(self) -> int:
         """Milliseconds since 1970 UTC."""
-        return self.key >> 3
+        return self.key >> 3  # not by way of time_of: every event is asked
 
     @property
     def kind(self) -> int:
@@ -86,6 +89,36 @@ class Counted(NamedTuple):
     refunds: list[Entry]
 
 
+def key_of(time: int, kind: int) -> int:
+    """Make the key of an entry: by time (ms), then by kind.
+
+    >>> key = key_of(1000, Kind.ANCHOR)
+    >>> time_of(key), Kind(kind_of(key)).name
+    (1000, 'ANCHOR')
+    """
+    return time << 3 | kind
+
+
+def keys_of(times: NDArray[np.int64], kind: int) -> NDArray[np.int64]:
+    """Return the keys of entries of one kind, by times (ms), same shape."""
+    return times << 3 | kind
+
+
+def time_of(key: int) -> int:
+    """Return the time (ms since 1970 UTC) in an entry's key."""
+    return key >> 3
+
+
+def times_of(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the times (ms since 1970 UTC) in keys of entries, same shape."""
+    return keys >> 3
+
+
+def kind_of(key: int) -> int:
+    """Return the kind in an entry's key, a number of Kind."""
+    return key & 7
+
+
 def hash64(space: bytes, name: str) -> int:
     """Hash to 64 bits: BLAKE2b over a name space and an id, little-endian; never 0, which means "none".
 
@@ -98,8 +131,8 @@ def hash64(space: bytes, name: str) -> int:
 def entry(kind: Kind, event_id: str, time: int, *, order: str | None = None, amount: int = 0) -> Entry:
     """Make the entry of an event. An erasure is its time alone, so that repeats of it are one."""
     if kind == ERASED:
-        return Entry(time << 3 | ERASED, 0, 0, 0)
-    return Entry(time << 3 | kind, hash64(b"o", order) if order else 0, amount, hash64(b"%d" % kind, event_id))
+        return Entry(key_of(time, ERASED), 0, 0, 0)
+    return Entry(key_of(time, kind), hash64(b"o", order) if order else 0, amount, hash64(b"%d" % kind, event_id))
 
 
 def after(time: int) -> int:

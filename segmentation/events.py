@@ -18,7 +18,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import Meta, Struct
 
-from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, Entry, hash64
+from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, Entry, hash64, key_of
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls: no shop calls a customer so
@@ -296,16 +296,16 @@ def to_entry(event: CustomerEvent, currency: str) -> Entry:
     time = millis(event.occurred_at)
     if isinstance(event, OrderPlaced):
         units = _units(event.amount, currency)
-        return Entry(time << 3 | PLACED, hash64(b"o", event.order_id), units, hash64(_HASH_SPACE[PLACED], event.id))
+        return Entry(key_of(time, PLACED), hash64(b"o", event.order_id), units, hash64(_HASH_SPACE[PLACED], event.id))
     if isinstance(event, OrderRefunded):
         units = _units(event.amount, currency)
         order = 0 if event.order_id is None else hash64(b"o", event.order_id)
-        return Entry(time << 3 | REFUNDED, order, units, hash64(_HASH_SPACE[REFUNDED], event.id))
+        return Entry(key_of(time, REFUNDED), order, units, hash64(_HASH_SPACE[REFUNDED], event.id))
     if isinstance(event, OrderCancelled):
         order = hash64(b"o", event.order_id)
-        return Entry(time << 3 | CANCELLED, order, 0, hash64(_HASH_SPACE[CANCELLED], event.id))
+        return Entry(key_of(time, CANCELLED), order, 0, hash64(_HASH_SPACE[CANCELLED], event.id))
     # An erasure is its time alone: repeats of it are one, whatever their ids.
-    return Entry(time << 3 | ERASED, 0, 0, 0)
+    return Entry(key_of(time, ERASED), 0, 0, 0)
 
 
 def _units(amount: Amount, currency: str) -> int:

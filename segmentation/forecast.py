@@ -7,13 +7,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from segmentation.decisions import CompiledModel, Customer, rest_of, search
+from segmentation.decisions import ScoringContext, rest_of, search
+from segmentation.entries import Rules
 from segmentation.money import UNITS
 from segmentation.rfm import (
-    EMPTY,
-    HEADER,
     Kind,
-    Rules,
     absorb_bytes,
     advance_bytes,
     announcement,
@@ -22,8 +20,9 @@ from segmentation.rfm import (
     is_silent,
     with_announcement,
 )
+from segmentation.scorer import Scorer
+from segmentation.state_bytes import figures_in
 
-_MONETARY = 7  # of the header's fields
 _CENT: Final = UNITS // 100
 _AMOUNTS: Final = tuple(
     int(digit * 10**power) * _CENT for power in range(9) for digit in (1, 2, 5)
@@ -41,59 +40,57 @@ class Ahead(NamedTuple):
 
 
 def moves_ahead(
-    rows: Iterable[tuple[bytes, bytes]], as_of: int, until: int, model: CompiledModel, *, dwell_ms: int, rules: Rules
+    rows: Iterable[tuple[bytes, bytes]], as_of: int, until: int, scoring: ScoringContext
 ) -> Iterator[Ahead]:
-    """Give the moves in [as_of, until) of customers (key, state), by the worker's own search: in rounds, unordered.
+    """Yield the moves in [as_of, until) of customers (key, state), by the worker's own search: in rounds, unordered.
 
-    What was told already lies before `as_of`, the shard's clock. Who is muted by a back-fill isn't looked at. Raises StateFormatError.
+    Moves before `as_of`, the shard's clock, are published already. Muted customers are left out. Raises StateFormatError.
     """
+    rules = scoring.rules
     waiting = [(key, value, as_of) for key, value in rows if not is_silent(value)]
     while waiting:
-        customers = [Customer(key, advance_bytes(value, start, rules)) for key, value, start in waiting]
-        search(customers, [start for _, _, start in waiting], model, max(dwell_ms, 1), rules)
+        values = [advance_bytes(value, start, rules) for _, value, start in waiting]
+        found = search(values, [start for _, _, start in waiting], scoring)
+        keys = [key for key, _, _ in waiting]
         waiting = []
-        for customer in customers:
-            value = customer.value or EMPTY
-            if customer.due < until and customer.due <= customer.wake:
-                at = customer.due
+        for key, value, at, target, wake in zip(keys, values, *found, strict=True):
+            if at < until and at <= wake:
                 source, sequence, _ = announcement(value)
-                target = int(model.scorer.ids[customer.to])
-                value = with_announcement(advance_bytes(value, at, rules), target, sequence + 1, at)
-                yield Ahead(customer.key, at, source, target, HEADER.unpack_from(value)[_MONETARY])
-                waiting.append((customer.key, value, at + 1))
-            elif customer.wake < min(until, customer.due):
+                after = with_announcement(advance_bytes(value, at, rules), target, sequence + 1, at)
+                yield Ahead(key, at, source, target, figures_in(after).monetary)
+                waiting.append((key, after, at + 1))
+            elif wake < min(until, at):
                 # The search has looked at the pieces up to here.
-                waiting.append((customer.key, value, customer.wake))
+                waiting.append((key, value, wake))
 
 
-def keeping_purchase(value: bytes, due: int, model: CompiledModel, rules: Rules) -> int | None:
-    """The least purchase (ten-thousandths, whole cents) in the last millisecond before `due` that keeps the customer's segment.
+def keeping_purchase(value: bytes, due: int, scoring: ScoringContext) -> int | None:
+    """Return the least purchase (ten-thousandths) in the last millisecond before `due` that keeps the customer's segment.
 
-    Looked for on a grid of 1, 2, 5 times the powers of ten, then between its neighbours by halving. None: no purchase does
-    (one may move the customer elsewhere). The scorer's own answer: with an amount that is told, the customer stays.
+    Whole cents, searched on a grid of 1, 2, 5 times the powers of ten, then between its neighbours by halving. None: no
+    purchase does (one may move the customer elsewhere). The scorer's own answer: with that amount the customer stays.
     """
+    scorer, rules = scoring.model.scorer, scoring.rules
     before = advance_bytes(value, due - 1, rules)
-    kept = _kept(before, due - 1, _AMOUNTS, model, rules)
+    kept = _kept(before, due - 1, _AMOUNTS, scorer, rules)
     if True not in kept:
         return None
     first = kept.index(True)
     low, high = (_AMOUNTS[first - 1] if first else 0), _AMOUNTS[first]
     while high - low > _CENT:
         middle = (low + high) // 2 // _CENT * _CENT
-        if _kept(before, due - 1, (middle,), model, rules)[0]:
+        if _kept(before, due - 1, (middle,), scorer, rules)[0]:
             high = middle
         else:
             low = middle
     return high
 
 
-def _kept(value: bytes, at: int, amounts: tuple[int, ...], model: CompiledModel, rules: Rules) -> list[bool]:
-    """Whether each purchase at that instant leaves the customer in its segment."""
+def _kept(value: bytes, at: int, amounts: tuple[int, ...], scorer: Scorer, rules: Rules) -> list[bool]:
+    """Return whether each purchase at that instant leaves the customer in its segment."""
     bought = [entry(Kind.PLACED, "purchase", at, order="purchase", amount=amount) for amount in amounts]
     head = headers([absorb_bytes(value, one, at, rules)[0] for one in bought])
-    source = model.scorer.index_from_ids(head["segment"])
+    source = scorer.index_from_ids(head["segment"])
     instants = np.full(len(amounts), at, dtype=np.int64)
-    stays: list[bool] = (
-        model.scorer.decide(source, instants, head["last"], rest_of(head, model.scorer)) == source
-    ).tolist()
+    stays: list[bool] = (scorer.decide(source, instants, head["last"], rest_of(head, scorer)) == source).tolist()
     return stays

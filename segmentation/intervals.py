@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from segmentation.entries import ERASED, read_counted, saturated
+from segmentation.entries import ERASED, read_counted, saturated, times_of
 from segmentation.money import UNITS
-from segmentation.rfm import HEADER, ROW, headers, rows, unpack
+from segmentation.rfm import headers, rows, unpack
+from segmentation.state_bytes import cut_of, times_in
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _plain(
     n = head["n"].astype(np.int64)
     entry = rows(values)
     owner = np.repeat(customers, n)
-    time = entry["key"] >> 3
+    time = times_of(entry["key"])
     start = np.maximum(as_of - rules.window, head["cut"])
     inside = time > start[owner]
     ahead = inside & (time > as_of[owner])
@@ -169,6 +170,4 @@ def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Cou
 
 def window_leaves_at(value: bytes, at: int, rules: Rules) -> bool:
     """Tell whether an entry of a state leaves the window at exactly this instant: then that, not silence, is what moves the customer."""
-    cut = HEADER.unpack_from(value)[-1]
-    time = np.frombuffer(value, ROW, offset=HEADER.size)["key"] >> 3
-    return at - rules.window > cut and bool((time == at - rules.window).any())
+    return at - rules.window > cut_of(value) and bool((times_in(value) == at - rules.window).any())

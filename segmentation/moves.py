@@ -11,11 +11,10 @@ from segmentation.entries import DAY_MS
 from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_headers, encode, iso, move_id
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
-from segmentation.rfm import HEADER, NONE
+from segmentation.rfm import NONE
 from segmentation.scalar_scorer import HORIZON_MS
+from segmentation.state_bytes import figures_in
 from segmentation.step import NEVER_DUE, Output
-
-_LAST, _FREQUENCY, _MONETARY = 8, 6, 7  # places in the header (STATE 5)
 
 NOTE: Final = Struct("<HIq")  # segment, sequence, time of the move: what a state keeps of its last move
 
@@ -47,10 +46,9 @@ def figures(value: bytes | None, at: int) -> Rfm | None:
     """
     if value is None:
         return None
-    header = HEADER.unpack_from(value)
-    last = header[_LAST]
+    frequency, monetary, last = figures_in(value)
     age = HORIZON_MS if last == NONE else min(max(at - last, 0), HORIZON_MS)
-    return Rfm(age / float(DAY_MS), header[_FREQUENCY], format_units(header[_MONETARY]))
+    return Rfm(age / float(DAY_MS), frequency, format_units(monetary))
 
 
 class MoveWriter:

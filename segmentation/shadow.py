@@ -1,4 +1,4 @@
-"""What a model would do to customers if it started now: nothing is told of it."""
+"""The moves that a model would make if it started now. Nothing of them is published."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.decisions import CompiledModel, rest_of
-from segmentation.rfm import NONE, Rules, advance_bytes, headers, is_silent
+from segmentation.decisions import ScoringContext, rest_of
+from segmentation.rfm import NONE, advance_bytes, headers
 from segmentation.scorer import UNKNOWN
+from segmentation.state_bytes import silent
 
 
 class Verdict(NamedTuple):
-    """One customer under a model that may not be its own. Segments by lasting id, 0: none; monetary in ten-thousandths."""
+    """One customer under a model that may not score it yet. Segments by id, 0: none; monetary in ten-thousandths."""
 
     key: bytes
     announced: int
@@ -21,23 +22,22 @@ class Verdict(NamedTuple):
     monetary: int
 
 
-def verdicts(
-    rows: Sequence[tuple[bytes, bytes]], at: int, model: CompiledModel, *, dwell_ms: int, rules: Rules
-) -> list[Verdict]:
-    """Say where each customer (key, state) would be after a start of this model at an instant (ms): the worker's own rule.
+def verdicts(rows: Sequence[tuple[bytes, bytes]], at: int, scoring: ScoringContext) -> list[Verdict]:
+    """Return where each customer (key, state) would be after a start of the model at an instant (ms), by the worker's rule.
 
-    Margin and dwell count where the announced segment is one of the model's. Who has no order that stands and no segment gets
-    none; who isn't scored (muted, or every order lost) stays. Raises StateFormatError.
+    Margin and dwell count where the announced segment is one of the model's. A customer without a segment and without an
+    order that stands gets none; one that isn't scored (muted, or every order lost) stays. Raises StateFormatError.
     """
     if not rows:
         return []
+    model, dwell_ms, rules = scoring
     head = headers([advance_bytes(value, at, rules) for _, value in rows])
     scorer = model.scorer
     source = scorer.index_from_ids(head["segment"])
     target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], rest_of(head, scorer))
     known = source != UNKNOWN
-    may = np.where(known, head["moved_at"] <= at - max(dwell_ms, 1), (head["last"] != NONE) | (head["segment"] != 0))
-    may &= np.array([not is_silent(value) for _, value in rows])
+    may = np.where(known, head["moved_at"] <= at - dwell_ms, (head["last"] != NONE) | (head["segment"] != 0))
+    may &= ~silent(head)
     after = np.where(may, scorer.ids[target], head["segment"])
     return [
         Verdict(key, announced, segment, monetary)

@@ -16,8 +16,9 @@ import numpy as np
 from redis import Redis
 
 from bench.harness.model import bench_model
-from segmentation.rfm import HEAD, headers
+from segmentation.rfm import headers
 from segmentation.scorer import Scorer
+from segmentation.state_bytes import HEAD
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys

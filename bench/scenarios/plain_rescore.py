@@ -23,6 +23,7 @@ from segmentation.entries import DAY_MS
 from segmentation.model import Feature, SegmentModel
 from segmentation.money import UNITS
 from segmentation.rfm import headers
+from segmentation.state_bytes import SEGMENT
 from stream.settings import Settings, load_settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import PAGE, read_states
@@ -55,9 +56,11 @@ def rescore(settings: Settings, redis: Any, model: SegmentModel) -> int:
         rows = read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition))
         while page := list(islice(rows, PAGE)):
             segments = nearest([value for _, value in page], time.time_ns() // 1_000_000, model)
-            # Where a state has its segment (segmentation/rfm.py, HEAD).
             marks = segments.astype("<u2").view("V2").tolist()
-            states = {key: value[:2] + mark + value[4:] for (key, value), mark in zip(page, marks, strict=True)}
+            states = {
+                key: value[: SEGMENT.start] + mark + value[SEGMENT.stop :]
+                for (key, value), mark in zip(page, marks, strict=True)
+            }
             redis.hset(OUT, mapping=cast("dict[Any, Any]", states))
             customers += len(page)
     return customers

@@ -18,11 +18,12 @@ from redis import Redis
 
 from bench.harness.errors import BenchError
 from bench.harness.model import bench_model
-from segmentation.decisions import Asked, CompiledModel, Customer, score, search
-from segmentation.entries import NONE, Kind, Rules, entry
+from segmentation.decisions import CompiledModel, ScoreRequest, ScoringContext, rest_of, score, search
+from segmentation.entries import NONE, Kind, Rules, entry, keys_of
 from segmentation.money import UNITS
 from segmentation.partitioners import murmur2
-from segmentation.rfm import ENTRY, HEADER, absorb_bytes, announcement
+from segmentation.rfm import absorb_bytes, announcement, headers
+from segmentation.state_bytes import layout
 from segmentation.step import NEVER_DUE
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
@@ -32,11 +33,7 @@ REFERENCE_MS: Final = 1_700_000_000_000  # the patterns' last order
 ORDERS: Final = ((1, 40), (3, 80), (5, 120), (4, 390))
 _BETWEEN_MS: Final = 60_000  # two orders of a pattern: time alone moves nobody so soon
 _BLOCK: Final = 16_384
-_WORD: Final = np.dtype("<i8")
-_HEAD_WORDS: Final = HEADER.size // _WORD.itemsize
-_ROW_WORDS: Final = ENTRY.size // _WORD.itemsize
-# Places in a state's header, in words of eight bytes (STATE): what moves with time.
-_MOVED_AT, _LAST, _FIRST, _NEWEST, _NEXT_CHANGE, _CUT = 1, 4, 5, 6, 7, 8
+_MOVING: Final = ("moved_at", "last", "first", "newest", "next_change")  # instants in a state's header
 _NAME: Final = b"c%010d"
 
 
@@ -86,55 +83,50 @@ def patterns(rules: Rules) -> list[Pattern]:
 
 
 def _pattern(model: CompiledModel, rules: Rules, orders: int, amount: int) -> Pattern:
-    customer = Customer(b"pattern", None)
+    scoring, key = ScoringContext.of(model, 1, rules), b"pattern"
+    value: bytes | None = None
+    due, target = NEVER_DUE, 0
     for number in range(orders):
         at = REFERENCE_MS - (orders - 1 - number) * _BETWEEN_MS
         placed = entry(Kind.PLACED, f"event-{number}", at, order=f"order-{number}", amount=amount * UNITS)
-        customer.value, _ = absorb_bytes(customer.value, placed, at, rules)
-        score([Asked(customer, at, (number, 1, at, customer.key), None)], model, 1, rules)
-        search([customer], [at + 1], model, 1, rules)
-        if customer.due <= at + _BETWEEN_MS:
+        value, _ = absorb_bytes(value, placed, at, rules)
+        for move in score([ScoreRequest(key, value, None, at, (number, 1, at, key))], scoring).moves:
+            value = move.value
+        (due,), (target,), _ = search([value], [at + 1], scoring)
+        if due <= at + _BETWEEN_MS:
             raise BenchError(f"{orders} orders of {amount}: time moves the customer between two of them.")
-    assert customer.value is not None
-    if customer.due == NEVER_DUE or not _first_by_the_scorer(model, customer):
+    assert value is not None
+    if due == NEVER_DUE or not _first_by_the_scorer(model, value, due, target):
         raise BenchError(
-            f"{orders} orders of {amount}: the search says {customer.due}, the scorer something else.",
+            f"{orders} orders of {amount}: the search says {due}, the scorer something else.",
             hint="Choose other orders, or mend the search.",
         )
-    segment, sequence, _ = announcement(customer.value)
-    target = int(model.scorer.ids[customer.to])
+    segment, sequence, _ = announcement(value)
     names = {s.id: s.name for s in bench_model().segments}
-    wait = customer.due - REFERENCE_MS
-    return Pattern(customer.value, wait, names[segment], names[target], target, sequence + 1)
+    return Pattern(value, due - REFERENCE_MS, names[segment], names[target], target, sequence + 1)
 
 
-def _first_by_the_scorer(model: CompiledModel, customer: Customer) -> bool:
-    """Whether the scorer moves it at `due`, to `to`, and leaves it where it is a millisecond before."""
-    scorer = model.scorer
-    head = np.frombuffer(customer.value or b"", _WORD, _HEAD_WORDS)
-    source = scorer.index_of[announcement(customer.value or b"")[0]]
-    frequency, monetary = int(head[2]) >> 32, int(head[3]) / UNITS
-    rest = scorer.rest(np.array([frequency], dtype=np.float64), np.array([monetary]))
-    last = head[_LAST : _LAST + 1]
-    told = [
-        int(scorer.decide(np.array([source]), np.array([at]), last, rest)[0]) for at in (customer.due - 1, customer.due)
-    ]
-    return told == [source, customer.to] and source != customer.to
+def _first_by_the_scorer(model: CompiledModel, value: bytes, due: int, target: int) -> bool:
+    """Return whether the scorer moves it at `due`, to `target` (a segment's id), and leaves it a millisecond before."""
+    scorer, head = model.scorer, headers([value])
+    source, rest = scorer.index_from_ids(head["segment"]), rest_of(head, scorer)
+    found = [int(scorer.decide(source, np.array([at]), head["last"], rest)[0]) for at in (due - 1, due)]
+    return found == [int(source[0]), scorer.index_of[target]] and announcement(value)[0] != target
 
 
 def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[bytes]:
     """States of this pattern, each due at its own instant, its orders' and events' hashes made its own by its number."""
-    words = np.tile(np.frombuffer(pattern.value, _WORD), (due_ms.size, 1))
+    one = np.frombuffer(pattern.value, layout(int(headers([pattern.value])["n"][0])))
+    states = np.tile(one, due_ms.size)
     by = due_ms - (REFERENCE_MS + pattern.wait_ms)
-    moving = [_MOVED_AT, _LAST, _FIRST, _NEWEST, _NEXT_CHANGE]
-    if words[0, _CUT] != NONE:
-        moving.append(_CUT)
-    words[:, moving] += by[:, None]
-    words[:, _HEAD_WORDS::_ROW_WORDS] += by[:, None] << 3
-    for hashed in (1, 3):
-        words[:, _HEAD_WORDS + hashed :: _ROW_WORDS] ^= numbers[:, None]
-    states: list[bytes] = words.view(f"V{len(pattern.value)}").ravel().tolist()
-    return states
+    head, rows = states["head"], states["rows"]
+    for name in (*_MOVING, *(("cut",) if one["head"]["cut"][0] != NONE else ())):
+        head[name] += by
+    rows["key"] += keys_of(by, 0)[:, None]
+    for name in ("order", "event"):
+        rows[name] ^= numbers[:, None].astype(np.uint64)
+    made: list[bytes] = states.view(f"V{len(pattern.value)}").tolist()
+    return made
 
 
 def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from bench.scenarios.moves_seen import SeenMove
-from segmentation.decisions import CompiledModel
+from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.entries import Rules
 from segmentation.events import Cause
 from segmentation.rfm import announcement, with_announcement
@@ -39,7 +39,7 @@ def judge(
     """Compare states and moves with `verdicts`, asked at both ends of the start; where these differ either will do."""
     judged = Judged()
     rows = list(before.items())
-    begin, end = (verdicts(rows, at, model, dwell_ms=0, rules=rules) for at in span_ms)
+    begin, end = (verdicts(rows, at, ScoringContext.of(model, 0, rules)) for at in span_ms)
     for early, late in zip(begin, end, strict=True):
         key = early.key
         told = moves.get(key.decode(), _NEVER_MOVED)

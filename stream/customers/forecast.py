@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from segmentation.decisions import CompiledModel
+from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.forecast import moves_ahead
@@ -60,10 +60,11 @@ def each_move(
     were looked at. Raises StoreUnreadable, ExportError, NoActiveModel, RedisUnreachable.
     """
     model = CompiledModel.of(published.require_active(), settings.group, published.names)
+    scoring = ScoringContext.of(model, settings.dwell_ms, settings.rules)
     span_ms = round(days * DAY_MS)
 
     def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Ahead]:
-        return list(moves_ahead(page, at, at + span_ms, model, dwell_ms=settings.dwell_ms, rules=settings.rules))
+        return list(moves_ahead(page, at, at + span_ms, scoring))
 
     for at, moves in look_at_all(settings, look, progress):
         for move in moves:

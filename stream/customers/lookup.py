@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 import numpy as np
 
-from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.decisions import CompiledModel, ScoringContext, search
 from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
 from segmentation.events import instant, iso
 from segmentation.forecast import keeping_purchase
 from segmentation.money import UNITS, format_units
-from segmentation.rfm import StateFormatError, advance_bytes, is_silent, muted_by, unpack
+from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
@@ -171,15 +171,16 @@ def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of
     if published.active is None or is_silent(value):
         return None
     model = CompiledModel.of(published.active, settings.group, published.names)
-    one = Customer(b"", advance_bytes(value, as_of_ms, settings.rules))
-    if unpack(one.value or value).segment not in model.scorer.index_of:
+    scoring = ScoringContext.of(model, settings.dwell_ms, settings.rules)
+    value = advance_bytes(value, as_of_ms, settings.rules)
+    if announcement(value)[0] not in model.scorer.index_of:
         return None
-    search([one], [as_of_ms], model, max(settings.dwell_ms, 1), settings.rules)
-    if one.due >= NEVER_DUE:
+    (due,), (target,), _ = search([value], [as_of_ms], scoring)
+    if due >= NEVER_DUE:
         return None
-    kept = keeping_purchase(one.value or value, one.due, model, settings.rules)
-    to = published.active.segments[one.to].name
-    return NextSegment(to, iso(one.due), None if kept is None else format_units(kept))
+    kept = keeping_purchase(value, due, scoring)
+    to = next(segment.name for segment in published.active.segments if segment.id == target)
+    return NextSegment(to, iso(due), None if kept is None else format_units(kept))
 
 
 def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:

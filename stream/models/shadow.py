@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from segmentation.decisions import CompiledModel
+from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.events import iso
 from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
@@ -162,13 +162,14 @@ def shadow(
 ) -> ShadowReport:
     """Look at every customer as a start of this model would, without telling anyone. Raises StoreUnreadable, RedisUnreachable."""
     compiled = CompiledModel.of(model, settings.group, published.names)
+    scoring = ScoringContext.of(compiled, settings.dwell_ms, settings.rules)
     named = replace(published, names=published.names | {segment.id: segment.name for segment in model.segments})
     flows: dict[tuple[int, int], list[Any]] = {}
     held: dict[int, list[int]] = {}
     seen, moving, latest = 0, 0, 0
 
     def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Verdict]:
-        return verdicts(page, at, compiled, dwell_ms=settings.dwell_ms, rules=settings.rules)
+        return verdicts(page, at, scoring)
 
     for at, found in look_at_all(settings, look, progress):
         for one in found:

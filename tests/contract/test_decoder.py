@@ -34,11 +34,11 @@ class Sent:
 def reading(value: bytes | None, key: bytes | None = b"c1") -> tuple[str, str | None, str] | None:
     """Why the record is refused; None: it isn't. Nothing else may happen."""
     batch = READER.read([Sent(key, value)], NOW_MS)
-    assert len(batch.clocks) == len(batch.arrivals) == 1
+    assert len(batch.clocks) == len(batch.events) == 1
     if not batch.dead:
         return None
     (dead,) = batch.dead
-    assert batch.arrivals == [None]
+    assert batch.events == [None]
     assert not batch.own
     assert dead.reason in set(Reason)
     assert 0 < len(dead.message) <= LONGEST_MESSAGE

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.decisions import CompiledModel, ScoringContext, search
 from segmentation.decoder import Reader
 from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.forecast import _AMOUNTS, keeping_purchase
@@ -46,15 +46,15 @@ def test_it_keeps_and_a_cent_less_does_not(seed: int) -> None:
     shard = lives(rng, model)
     value = shard.states[b"c"]
     segment = announcement(value)[0]
-    one = Customer(b"c", value)
-    search([one], [shard.clock + 1], model, 1, RULES)
-    if not shard.clock < one.due - 1 < T0 + 9_000 * DAY:
+    scoring = ScoringContext.of(model, 1, RULES)
+    (due,) = search([value], [shard.clock + 1], scoring).due
+    if not shard.clock < due - 1 < T0 + 9_000 * DAY:
         return
-    least = keeping_purchase(value, one.due, model, RULES)
+    least = keeping_purchase(value, due, scoring)
     for amount in _AMOUNTS if least is None else (least, least - 100):
         if amount:
             again = MemoryShard(STEP, model, states=dict(shard.states), index=dict(shard.index), clock=shard.clock)
-            again.turn([order(99, one.due - 1, amount)], 10, 10)
+            again.turn([order(99, due - 1, amount)], 10, 10)
             assert not again.dead
             stays = announcement(again.states[b"c"])[0] == segment
             assert stays == (amount == least)

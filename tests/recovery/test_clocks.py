@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from segmentation.decisions import CompiledModel
+from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.forecast import Ahead, moves_ahead
 from segmentation.partitioners import murmur2
@@ -68,7 +68,7 @@ def foreseen(servers: Servers, settings: Settings, as_of_ms: int, until_ms: int)
     with servers.redis() as redis:
         keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
         rows = [row for shard in keys for row in read_states(redis, shard)]
-    return sorted(moves_ahead(rows, as_of_ms, until_ms, model, dwell_ms=1, rules=settings.rules))
+    return sorted(moves_ahead(rows, as_of_ms, until_ms, ScoringContext.of(model, 1, settings.rules)))
 
 
 async def told(settings: Settings) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ def _told(settings: Settings, records: list[Any], clock: int = -1) -> tuple[int,
     """What a shard makes of its partition: its clock, what it refuses, and the values of the usable ones."""
     reader = Reader(settings.currency, settings.time, 300_000, settings.max_clock_jump_days * DAY_MS, 1 << 20)
     batch = reader.read(records, clock)
-    values = [r.value for r, arrival in zip(records, batch.arrivals, strict=True) if arrival]
+    values = [r.value for r, arrival in zip(records, batch.events, strict=True) if arrival]
     return (batch.clocks or [-1])[-1], batch.dead, values
 
 

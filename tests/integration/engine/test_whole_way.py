@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from redis import Redis
 
 from bench.harness.model import bench_model
-from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.decisions import CompiledModel, ScoringContext, search
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import NONE, headers
 from segmentation.step import NEVER_DUE
@@ -61,12 +61,12 @@ def check_due_index(settings: Settings) -> None:
         for p, head in enumerate(store_heads(settings, settings.orders_topic)):
             keys = ShardKeys(settings.group, settings.orders_topic, p)
             rows = list(read_states(redis, keys))
-            people = [Customer(customer, value) for customer, value in rows]
-            search(people, [head.clock] * len(people), model, 1, settings.rules)
+            scoring = ScoringContext.of(model, 1, settings.rules)
+            moves = search([value for _, value in rows], [head.clock] * len(rows), scoring)
             found = cast("list[tuple[bytes, float]]", redis.zrange(keys.due, 0, -1, withscores=True))
             index = dict(found)
-            for person in people:
-                assert person.wake == NEVER_DUE or index[person.key] <= person.wake
+            for (customer, _), wake in zip(rows, moves.wake, strict=True):
+                assert wake == NEVER_DUE or index[customer] <= wake
 
 
 def passed(settings: Settings, offsets: int) -> bool:

@@ -13,7 +13,7 @@ from bench.scenarios.silence import name_of, patterns, shifted
 from bench.scenarios.swap import SECOND, THIRD
 from bench.scenarios.swap_checks import judge
 from bench.scenarios.swap_watch import OrderMaker, SwapWatch
-from segmentation.decisions import CompiledModel
+from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.entries import Rules
 from segmentation.events import OrderPlaced, decode
 from segmentation.partitioners import murmur2
@@ -36,7 +36,7 @@ def _before() -> dict[bytes, bytes]:
 
 
 BEFORE = _before()
-MOVED = {v.key: v.segment for v in verdicts([*BEFORE.items()], NOW_MS, SECOND_MODEL, dwell_ms=0, rules=RULES) if v.segment != v.announced}  # fmt: skip
+MOVED = {v.key: v.segment for v in verdicts([*BEFORE.items()], NOW_MS, ScoringContext.of(SECOND_MODEL, 0, RULES)) if v.segment != v.announced}  # fmt: skip
 MOVER, STAYER = next(iter(MOVED)), next(key for key in BEFORE if key not in MOVED)
 
 
@@ -65,7 +65,7 @@ def _after() -> dict[bytes, bytes]:
 def test_each_model_moves_some_customers_in_a_hundred() -> None:
     assert 0.02 < len(MOVED) / len(BEFORE) < 0.1
     third = CompiledModel.of(nearer_at_risk(THIRD), "test", {})
-    back = [v for v in verdicts([*_after().items()], NOW_MS + 60_000, third, dwell_ms=0, rules=RULES) if v.segment != v.announced]  # fmt: skip
+    back = [v for v in verdicts([*_after().items()], NOW_MS + 60_000, ScoringContext.of(third, 0, RULES)) if v.segment != v.announced]  # fmt: skip
     assert 0.02 < len(back) / len(BEFORE) < 0.1
 
 

@@ -14,7 +14,7 @@ from bench.scenarios.due import at_rest, evenly
 from bench.scenarios.moves_seen import DueWatch, LatencySpread, SeenMove
 from bench.scenarios.rest import MOST_GB, Rest, too_much
 from bench.scenarios.silence import Cohort, name_of, patterns, shifted
-from segmentation.decisions import CompiledModel, Customer, search
+from segmentation.decisions import CompiledModel, ScoringContext, search
 from segmentation.entries import Rules
 from segmentation.forecast import moves_ahead
 from segmentation.rfm import advance, announcement, pack, settle, unpack
@@ -29,18 +29,18 @@ COHORT = Cohort(8, np.arange(BEGIN_MS, BEGIN_MS + 4))
 def test_shifted_states_are_canonical_and_due_at_the_chosen_instant(pattern: Any) -> None:
     due = np.array([BEGIN_MS, BEGIN_MS + 86_400_001, BEGIN_MS - 999_999_937])
     model = CompiledModel.of(bench_model(), "test", {})
+    scoring = ScoringContext.of(model, 1, RULES)
     for at, value in zip(due.tolist(), shifted(pattern, due, np.arange(3)), strict=True):
         state = unpack(value)
         # Made from its own entries alone, by the engine, it comes out the same to the byte.
         assert pack(settle(state, state.entries, at - 1, RULES)) == value
         assert pack(advance(state, at, RULES)) == value
-        customer = Customer(b"c", value)
-        search([customer], [state.last + 1], model, 1, RULES)
-        assert customer.due == customer.wake == at
-        (move,) = moves_ahead([(b"c", value)], at - 1, at + 1, model, dwell_ms=1, rules=RULES)
+        found = search([value], [state.last + 1], scoring)
+        assert found.due == found.wake == [at]
+        (move,) = moves_ahead([(b"c", value)], at - 1, at + 1, scoring)
         assert (move.at, move.target) == (at, pattern.target_id)
         assert announcement(value)[1] == pattern.sequence - 1
-        assert not list(moves_ahead([(b"c", value)], state.last + 1, at, model, dwell_ms=1, rules=RULES))
+        assert not list(moves_ahead([(b"c", value)], state.last + 1, at, scoring))
 
 
 def test_shifted_states_are_each_customers_own() -> None:

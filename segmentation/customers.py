@@ -1,0 +1,64 @@
+"""The customers of one turn: mutable, written by the scoring step alone, by way of what the decisions return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segmentation.decisions import ScoreRequest, ScoringContext, score, search
+from segmentation.moves import Move
+from segmentation.rfm import EMPTY
+from segmentation.step import NEVER_DUE
+
+
+@dataclass(slots=True, eq=False)
+class Customer:
+    """One customer's part of a turn."""
+
+    key: bytes
+    value: bytes | None
+    own: Sequence[int] = ()  # its records, by position in the batch
+    fired_at: int | None = None  # its entry of the due index, where that has fired
+    done: int = 0  # how many of its records are merged
+    due: int = NEVER_DUE  # when time alone moves it (ms), where known
+    target: int = 0  # the id of the segment that this move leads to
+    wake: int = NEVER_DUE  # when to search again: `due`, or earlier
+    changed: bool = False  # the value is to be stored
+    searched: bool = False  # `wake` is known
+    erased: bool = False  # its entry of the due index is from before its erasure
+    move: Move | None = None  # the move of this round, until the one after it is known
+
+    def next_record(self, taken: int) -> int | None:
+        """Return the position of its next record among the first `taken` of the batch; None: there is none."""
+        if self.done < len(self.own) and (position := self.own[self.done]) < taken:
+            return position
+        return None
+
+    def take(self, move: Move) -> None:
+        """Note its move, and the state behind it."""
+        self.value, self.changed, self.move = move.value, True, move
+
+    def wait(self, due: int, target: int, wake: int) -> None:
+        """Note its next move by time alone; its move of this round foretells it."""
+        self.due, self.target, self.wake, self.searched = due, target, wake, True
+        if self.move is not None:
+            if due < NEVER_DUE:
+                self.move.next_at, self.move.next_to = due, target
+            self.move = None
+
+
+def score_customers(
+    customers: Sequence[Customer], requests: Sequence[ScoreRequest], scoring: ScoringContext
+) -> list[Move]:
+    """Return the moves that the model makes now, noted in their customers. `requests[i]` is about `customers[i]`."""
+    found = score(requests, scoring)
+    for row, move in zip(found.rows, found.moves, strict=True):
+        customers[row].take(move)
+    return found.moves
+
+
+def search_customers(customers: Sequence[Customer], starts: Sequence[int], scoring: ScoringContext) -> None:
+    """Search when time alone moves each customer next, from its start (ms) on, and note it."""
+    found = search([c.value or EMPTY for c in customers], starts, scoring)
+    for customer, due, target, wake in zip(customers, *found, strict=True):
+        customer.wait(due, target, wake)
