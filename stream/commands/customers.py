@@ -1,101 +1,66 @@
-"""`segstream tail|export|customer|score`: what has become of the orders."""
+"""`segstream customer|score|export|forecast|erase`: what is known of the customers, and how to erase one."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
-from segmentation.events import Reason
-from segmentation.money import format_units
-from stream.commands.options import AsJson, AsOf, amount_of, days_of
-from stream.customers.export import ExportReport
-from stream.customers.export import export as export_states
-from stream.customers.lookup import CustomerReport, ScoreReport, sentence
-from stream.customers.lookup import customer as look_up
-from stream.customers.lookup import score as score_figures
-from stream.models.topic import read_active, read_published
-from stream.orders.rows import parse_at
-from stream.outputs.kinds import OutputKind
-from stream.outputs.tail import tail as follow
-from stream.progress import progress_bar
-from stream.settings import Settings, load_settings
-from stream.storage.reads import customers_stored
+from stream.commands.options import AsJson, amount_of, days_of, instant_of
 
-app = typer.Typer(no_args_is_help=True, help="What has become of the orders.")
+if TYPE_CHECKING:
+    from stream.customers.erase import Erasure
+    from stream.customers.export import ExportReport
+    from stream.customers.forecast import MoveForecast
+    from stream.customers.lookup import CustomerReport, ScoreReport
+    from stream.settings import Settings
+
+app = typer.Typer()
 
 _ENTRIES_SHOWN: Final = 20
+_LONGEST_BAR: Final = 40  # characters
+
+CustomerId = Annotated[str, typer.Argument(metavar="ID", help="The customer's id, as in the orders.")]
+RecencyDays = Annotated[
+    float, typer.Option(parser=days_of, metavar="DAYS", help="Days since the last order, 0 or more.")
+]
+Monetary = Annotated[int, typer.Option(parser=amount_of, metavar="DECIMAL", help="Net amount spent in the window.")]
+AsOf = Annotated[
+    int | None,
+    typer.Option(
+        parser=instant_of,
+        metavar="TIME",
+        show_default="event time: the most advanced shard's clock; wall time: now",
+        help="Compute the figures as of this instant: at most SEGSTREAM_GRACE_DAYS before the shards' clocks.",
+    ),
+]
+Days = Annotated[
+    float, typer.Option(parser=days_of, metavar="DAYS", show_default="30", help="How many days to look ahead.")
+]
+At = Annotated[
+    int | None,
+    typer.Option(
+        parser=instant_of,
+        metavar="TIME",
+        show_default="now; in event time the shard's clock",
+        help="Erase everything dated up to this instant (ISO 8601).",
+    ),
+]
+Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait until a worker has done it.")]
 
 
 @app.command()
-def tail(
-    what: Annotated[OutputKind, typer.Argument(help="Moves, campaign actions, or records that couldn't be used.")],
-    *,
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All there are, not only new ones.")] = False,
-    until_idle: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="S", show_default="never", help="End this many seconds after the last record."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", show_default="never", help="End after this many.")
-    ] = None,
-    reason: Annotated[
-        list[Reason] | None,
-        typer.Option(metavar="REASON", show_default="all", help="Of dead letters, only these; may be repeated."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Follow what comes out, a line each, as it is committed. Ends with Ctrl-C, or as told."""
-    with suppress(KeyboardInterrupt):
-        asyncio.run(
-            follow(
-                load_settings(),
-                what,
-                typer.echo,
-                from_beginning=from_beginning,
-                until_idle_s=until_idle,
-                limit=limit,
-                as_json=as_json,
-                reasons=reason or (),
-            )
-        )
+def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
+    """Show what is known of a customer: events, figures, segment, and the next move if nothing is bought."""
+    import msgspec
 
+    from stream.customers.lookup import customer as look_up
+    from stream.models.topic import read_published
+    from stream.settings import load_settings
 
-@app.command()
-def export(
-    *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A .csv or .parquet file to write.")],
-    as_of: AsOf = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write every customer's recency, frequency, monetary value, segment and number of moves to a file, sorted by id."""
-    settings = load_settings()
-    published = asyncio.run(read_published(settings))
-    with progress_bar("exporting", customers_stored(settings)) as told:
-        report = export_states(settings, published, out, as_of_ms=as_of, progress=lambda done: told(done, ""))
-    typer.echo(msgspec.json.encode(report) if as_json else _told_export(report))
-
-
-def _told_export(report: ExportReport) -> str:
-    line = f"{report.customers:,} customers as of {report.as_of or 'no clock yet'} in {report.file}"
-    if report.incomplete:
-        line += f", {report.incomplete:,} of them incomplete"
-    return line + (f"; the shard furthest behind has come to {report.behind}" if report.behind else "")
-
-
-@app.command()
-def customer(
-    customer_id: Annotated[str, typer.Argument(metavar="ID", help="The customer's id, as the orders give it.")],
-    *,
-    as_json: AsJson = False,
-) -> None:
-    """Tell what is known of a customer: events, figures, segment, and the next move by time alone."""
     settings = load_settings()
     report = look_up(settings, asyncio.run(read_published(settings)), customer_id)
     if as_json:
@@ -105,14 +70,21 @@ def customer(
 
 
 def _show_customer(report: CustomerReport, settings: Settings) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from stream.customers.lookup import sentence
+    from stream.orders.rows import parse_at
+
     console = Console(highlight=False)
     if report.erased_at is not None:
         console.print(
-            f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is known",
+            f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is "
+            "known",
             markup=False,
         )
         return
-    recency = "no order stands" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
+    recency = "no order left" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
     console.print(f"{report.customer_id} as of {report.as_of} (partition {report.partition})", markup=False)
     console.print(
         f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
@@ -122,10 +94,10 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
     console.print(f"  segment {report.segment or 'none yet'}{since}", markup=False)
     if report.backfill is not None:
-        console.print(f"  muted by back-fill {report.backfill}: no move is told until it is finished", markup=False)
+        console.print(f"  muted by backfill {report.backfill}: no move is published until it is finished", markup=False)
     if report.next is not None:
-        told = sentence(report.next, parse_at(report.next.at), report.segment or "", settings.currency)
-        console.print(f"  {told}", markup=False, soft_wrap=True)
+        forecast_text = sentence(report.next, parse_at(report.next.at), report.segment or "", settings.currency)
+        console.print(f"  {forecast_text}", markup=False, soft_wrap=True)
     table = Table("time", "event", Column("amount", justify="right"), "counts")
     for entry in report.entries[:_ENTRIES_SHOWN]:
         table.add_row(entry.at, entry.kind, entry.amount, "yes" if entry.counts else "")
@@ -137,14 +109,19 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
 @app.command()
 def score(
     *,
-    recency_days: Annotated[
-        float, typer.Option(parser=days_of, metavar="DAYS", help="Days since the last order, 0 or more.")
-    ],
-    frequency: Annotated[int, typer.Option(min=0, help="Orders in the window.")],
-    monetary: Annotated[int, typer.Option(parser=amount_of, metavar="DECIMAL", help="Money spent in the window, net.")],
+    recency_days: RecencyDays,
+    frequency: Annotated[int, typer.Option(min=0, help="Number of orders in the window.")],
+    monetary: Monetary,
     as_json: AsJson = False,
 ) -> None:
-    """Tell in which segment of the active model such figures lie, and what to do about it."""
+    """Show the segment of the active model that such figures belong to, and the action for it."""
+    import msgspec
+
+    from segmentation.money import format_units
+    from stream.customers.lookup import score as score_figures
+    from stream.models.topic import read_active
+    from stream.settings import load_settings
+
     model = asyncio.run(read_active(load_settings()))
     found = score_figures(model, recency_days, frequency, monetary)
     if as_json:
@@ -154,9 +131,154 @@ def score(
 
 
 def _show_score(found: ScoreReport, figures: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     typer.echo(f"{figures}: {found.segment}. {found.action}")
     table = Table("segment", "distance")
     for name, distance in sorted(found.distances.items(), key=lambda row: row[1]):
         table.add_row(name, f"{distance:.3f}")
     Console(highlight=False).print(table)
     typer.echo(f"model {found.model_version}")
+
+
+@app.command()
+def export(
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv or .parquet file to write.")],
+    as_of: AsOf = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write every customer's recency, frequency, monetary value, segment and number of moves to a file, sorted by id."""
+    import msgspec
+
+    from stream.customers.export import export as export_states
+    from stream.models.topic import read_published
+    from stream.progress import progress_bar
+    from stream.settings import load_settings
+    from stream.storage.reads import customers_stored
+
+    settings = load_settings()
+    published = asyncio.run(read_published(settings))
+    with progress_bar("exporting", customers_stored(settings)) as show:
+        report = export_states(settings, published, out, as_of_ms=as_of, progress=lambda done: show(done, ""))
+    typer.echo(msgspec.json.encode(report) if as_json else _export_summary(report))
+
+
+def _export_summary(report: ExportReport) -> str:
+    line = f"{report.customers:,} customers as of {report.as_of or 'no clock yet'} in {report.file}"
+    if report.incomplete:
+        line += f", {report.incomplete:,} of them incomplete"
+    return line + (f"; the shard furthest behind has reached {report.behind}" if report.behind else "")
+
+
+@app.command()
+def forecast(
+    *,
+    days: Days = 30.0,
+    each: Annotated[bool, typer.Option("--each", help="List every single move, one per line.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count the moves of the coming days, by day and segments, if nobody buys anything. Changes nothing."""
+    import msgspec
+
+    from stream.customers.forecast import each_move, forecast_flows, named
+    from stream.models.topic import read_published
+    from stream.progress import progress_bar
+    from stream.settings import load_settings
+    from stream.storage.reads import customers_stored
+
+    settings = load_settings()
+    published = asyncio.run(read_published(settings))
+    with progress_bar("customers", customers_stored(settings)) as show:
+        if each:
+            for _, ahead in each_move(settings, published, days, lambda count: show(count, "")):
+                move = named(ahead, published)
+                typer.echo(
+                    msgspec.json.encode(move).decode()
+                    if as_json
+                    else f"{move.at}  {move.customer_id}  {move.from_segment or '(new)'} -> {move.to_segment}"
+                )
+            return
+        found = forecast_flows(settings, published, days, lambda count: show(count, ""))
+    if as_json:
+        for flow in found.flows:
+            typer.echo(msgspec.json.encode(flow).decode())
+    else:
+        _show_forecast(found, settings.currency)
+
+
+def _show_forecast(found: MoveForecast, currency: str) -> None:
+    from rich.console import Console
+
+    from segmentation.money import format_units
+    from stream.commands.tables import table
+    from stream.orders.rows import parse_signed
+
+    moves = sum(flow.customers for flow in found.flows)
+    if found.as_of is None:
+        typer.echo(f"{found.customers:,} customers; none will move if nothing is bought.")
+        return
+    typer.echo(
+        f"{found.customers:,} customers as of {found.as_of}. If nobody buys anything, {moves:,} moves by {found.until}:"
+    )
+    by_day: Counter[str] = Counter()
+    pairs: dict[tuple[str, str], Counter[str]] = {}
+    money: Counter[tuple[str, str]] = Counter()
+    for flow in found.flows:
+        pair = flow.from_segment or "(new)", flow.to_segment or "(erased)"
+        by_day[flow.day] += flow.customers
+        pairs.setdefault(pair, Counter())[flow.day] += flow.customers
+        money[pair] += parse_signed(flow.monetary)
+    rows = []
+    for pair, of_days in sorted(pairs.items(), key=lambda row: -row[1].total()):
+        day, most = of_days.most_common(1)[0]
+        rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), f"{day} ({most:,})"))
+    Console().print(table(("from", "to", "customers", f"{currency} in the window", "peak day"), rows))
+    typer.echo()
+    longest = max(by_day.values())
+    for day, count in sorted(by_day.items()):
+        typer.echo(f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}")
+
+
+@app.command()
+def erase(customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, as_json: AsJson = False) -> None:
+    """Erase a customer, and show which logs still hold their data, and until when.
+
+    Exits with 1 if no worker has done it in time.
+    """
+    import msgspec
+
+    from stream.customers.erase import erase as erase_customer
+    from stream.settings import load_settings
+
+    erasure = asyncio.run(erase_customer(load_settings(), customer_id, at, wait_s=wait))
+    if as_json:
+        typer.echo(msgspec.json.encode(erasure).decode())
+    else:
+        _show_erasure(erasure)
+    if not erasure.done:
+        raise typer.Exit(1)
+
+
+def _show_erasure(erasure: Erasure) -> None:
+    where = f"partition {erasure.partition}, offset {erasure.offset}"
+    if erasure.done:
+        typer.echo(f"{erasure.customer_id}: erased, everything up to {erasure.erased_until} ({where}).")
+        typer.echo("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
+    else:
+        typer.echo(
+            f"{erasure.customer_id}: the erasure is sent ({where}), but no worker has processed it yet: "
+            "`segstream status` shows why. A worker will do it as soon as it gets there; don't send it again."
+        )
+    typer.echo(
+        "Logs that may still hold data of this customer, and until when (Kafka deletes whole segments of a log, so it "
+        "may take longer):"
+    )
+    width = max((len(kept.topic) for kept in erasure.kept), default=0)
+    for kept in erasure.kept:
+        until = kept.until or ("compaction" if kept.policy == "compact" else "no limit")
+        typer.echo(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
+    typer.echo(
+        "Shorten a topic's retention.ms to end that earlier: docs/how-to/erase-a-customer.md says what needs it."
+    )

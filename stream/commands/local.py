@@ -7,29 +7,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-
-from stream.local import background
-from stream.progress import PlainLines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from stream.local.server import Report
 
-app = typer.Typer(no_args_is_help=True, help="A real Kafka and Valkey on this machine, kept running in the background.")
+app = typer.Typer(
+    name="local", no_args_is_help=True, help="Run a real Kafka and Valkey on this machine, in the background."
+)
 
 DataDir = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where the servers keep their data. [default: the cache folder's `local`]"),
+    typer.Option(
+        metavar="DIR",
+        help="Folder of the servers' data.",
+        show_default="`local` in SEGSTREAM_CACHE_DIR",
+    ),
 ]
 
 
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show progress on stderr: one line that changes on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+
+    from stream.progress import PlainLines
+
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("") as spinner:
@@ -40,7 +45,9 @@ def progress() -> Iterator[Report]:
 
 @app.command()
 def up(data_dir: DataDir = None) -> None:
-    """Start Kafka and Valkey, or find them running. The first time downloads Kafka (45 MB)."""
+    """Start Kafka and Valkey unless they are running. The first start downloads Kafka (45 MB)."""
+    from stream.local import background
+
     folder = _folder(data_dir)
     with progress() as report:
         endpoints = background.up(folder, report)
@@ -51,16 +58,24 @@ def up(data_dir: DataDir = None) -> None:
 
 @app.command()
 def down(data_dir: DataDir = None) -> None:
-    """Stop Kafka and Valkey. Their data stays."""
+    """Stop Kafka and Valkey, and keep their data."""
+    from stream.local import background
+
     folder = _folder(data_dir)
-    typer.echo("stopped" if background.down(folder) else f"nothing runs under {folder}")
+    typer.echo("stopped" if background.down(folder) else f"nothing is running under {folder}")
 
 
 @app.command()
 def status(
-    data_dir: DataDir = None, *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+    data_dir: DataDir = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Tell what runs. Ends with 1 unless both do."""
+    """Show which servers are running. Exits with 1 unless both are."""
+    import msgspec
+
+    from stream.local import background
+
     seen = background.status(_folder(data_dir))
     if as_json:
         typer.echo(msgspec.json.encode(seen).decode())
@@ -80,10 +95,14 @@ def status(
 
 @app.command()
 def env(data_dir: DataDir = None) -> None:
-    """Print the lines that point every command at these servers, for a shell to read."""
+    """Print the `export` lines for your shell that point every command at these servers."""
+    from stream.local import background
+
     for name, value in background.endpoints(_folder(data_dir)).environment().items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 def _folder(data_dir: Path | None) -> Path:
+    from stream.local import background
+
     return (data_dir or background.default_data_dir()).expanduser().resolve()

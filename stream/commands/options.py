@@ -1,4 +1,4 @@
-"""Options that several commands have, and what reads their values."""
+"""Options that several commands have, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from typing import Annotated, Final
 
 import typer
 
-from segmentation.money import AmountError
-from stream.orders.rows import parse_at, parse_signed
-
-LONGEST_NAME: Final = 200  # of a back-fill: the ids of events have 256, and its own has a word before the name
+LONGEST_ID: Final = 200  # of a backfill: event ids have 256 characters, and the ids of its own events have a prefix
 
 
 def instant_of(text: str) -> int:
-    """Read an instant as ms since 1970. Raises typer.BadParameter.
+    """Return an instant as ms since 1970. Raises typer.BadParameter.
 
     >>> instant_of("1970-01-02")
     86400000
     """
+    from stream.orders.rows import parse_at
+
     try:
         return parse_at(text)
     except ValueError as error:
@@ -29,7 +28,7 @@ def instant_of(text: str) -> int:
 
 
 def speed_of(text: str) -> float | None:
-    """Read a pace: how many times the orders' own; None: as fast as it goes. Raises typer.BadParameter.
+    """Return a speed as a multiple of the orders' own timing; None: as fast as possible. Raises typer.BadParameter.
 
     >>> speed_of("2.5"), speed_of("max")
     (2.5, None)
@@ -41,11 +40,14 @@ def speed_of(text: str) -> float | None:
 
 
 def amount_of(text: str) -> int:
-    """Read an amount, perhaps below zero, as ten-thousandths. Raises typer.BadParameter.
+    """Return an amount, which may be negative, in ten-thousandths. Raises typer.BadParameter.
 
     >>> amount_of("-12.5")
     -125000
     """
+    from segmentation.money import AmountError
+    from stream.orders.rows import parse_signed
+
     try:
         return parse_signed(text)
     except AmountError as error:
@@ -53,34 +55,40 @@ def amount_of(text: str) -> int:
 
 
 def days_of(text: str) -> float:
-    """Read a length of time in days. Raises typer.BadParameter.
+    """Return a number of days. Raises typer.BadParameter.
 
     >>> days_of("0.5")
     0.5
     """
     with suppress(ValueError):
-        if 0 <= float(text) < math.inf:  # which NaN isn't
+        if 0 <= float(text) < math.inf:  # false for NaN
             return float(text)
     raise typer.BadParameter(f"{text!r} isn't a number of days, 0 or more")
 
 
-def backfill_name_of(text: str) -> str:
-    """Read the name of a back-fill. Raises typer.BadParameter.
+def backfill_id_of(text: str) -> str:
+    """Return the id of a backfill. Raises typer.BadParameter.
 
-    >>> backfill_name_of("2024-archive")
+    >>> backfill_id_of("2024-archive")
     '2024-archive'
     """
-    if 1 <= len(text) <= LONGEST_NAME and text.isprintable():
+    if 1 <= len(text) <= LONGEST_ID and text.isprintable():
         return text
-    raise typer.BadParameter(f"{text[:LONGEST_NAME]!r} isn't a name of 1 to {LONGEST_NAME} printable characters")
+    raise typer.BadParameter(f"{text[:LONGEST_ID]!r} isn't an id of 1 to {LONGEST_ID} printable characters")
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-# `parser` makes whole numbers of the text, so that these are what the options say: an instant in ms, an amount in ten-thousandths.
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line on stdout.")]
+HttpPort = Annotated[
+    int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="SEGSTREAM_HTTP_PORT")
+]
+# `parser` returns whole numbers: instants are in ms, amounts in ten-thousandths.
 From = Annotated[
     int | None,
     typer.Option(
-        "--from", parser=instant_of, metavar="TIME", help="Skip rows before this instant (ISO 8601; no zone: UTC)."
+        "--from",
+        parser=instant_of,
+        metavar="TIME",
+        help="Skip rows before this instant (ISO 8601; UTC if it names no zone).",
     ),
 ]
 Until = Annotated[
@@ -88,16 +96,8 @@ Until = Annotated[
     typer.Option(
         parser=instant_of,
         metavar="TIME",
-        help="Stop before the first row at or after this instant, and in event time set every partition's clock to it.",
-    ),
-]
-AsOf = Annotated[
-    int | None,
-    typer.Option(
-        parser=instant_of,
-        metavar="TIME",
-        show_default="in event time each shard's own clock, in wall time now",
-        help="Figures as of this instant, at most a grace before the shards' clocks.",
+        help="Stop before the first row at or after this instant; in event time also advance every partition's clock to "
+        "it.",
     ),
 ]
 Speed = Annotated[
@@ -106,6 +106,6 @@ Speed = Annotated[
         parser=speed_of,
         metavar="X|max",
         show_default="max",
-        help="Times the file's own pace; max: as fast as it goes.",
+        help="How many times faster than the orders' own timing; max: without waiting.",
     ),
 ]

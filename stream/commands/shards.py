@@ -1,29 +1,25 @@
-"""The commands for who is on call: status, retry, rebuild."""
+"""`segstream status|retry|rebuild`: the shards, for operators."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from stream.clock import now_ms
-from stream.engine.rebuild import Rebuilder
-from stream.engine.shard_report import ShardReport, input_topic, open_backfills, report, settled
 from stream.engine.step_name import StepName
-from stream.settings import Settings, load_settings
-from stream.storage.client import redis_client
-from stream.storage.keys import status_key
+from stream.renamed_options import accepting
+
+if TYPE_CHECKING:
+    from stream.engine.shard_report import ShardReport
+    from stream.settings import Settings
 
 app = typer.Typer()
 
 
-Step = Annotated[StepName, typer.Option(help="scoring (orders) or campaigns (moves).")]
+Step = Annotated[StepName, typer.Option(help="The shards of the scoring (orders) or of the campaigns (moves).")]
+Partition = Annotated[int | None, typer.Option(help="Only the shard of this partition.", show_default="all")]
 
 
 @app.command()
@@ -31,11 +27,20 @@ def status(
     *,
     step: Step = StepName.SCORING,
     wait: Annotated[
-        float, typer.Option(help="Wait up to this many seconds until nothing lags and nothing is rescored.")
+        float, typer.Option(help="Wait up to this many seconds until no shard lags or is being rescored.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a shard.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per shard on stdout.")] = False,
 ) -> None:
-    """Each shard's owner, lag, clock, model and, if it stopped, the reason. Ends with 1 if any is quarantined (or still lags)."""
+    """Show each shard's owner, lag, clock, model and, if it stopped, the reason.
+
+    Exits with 1 if a shard is quarantined; with --wait also if one still lags.
+    """
+    import msgspec
+
+    from stream.clock import now_ms
+    from stream.engine.shard_report import report, settled
+    from stream.settings import load_settings
+
     settings = load_settings()
     deadline = time.monotonic() + wait
     rows = report(settings, step, now_ms())
@@ -52,68 +57,76 @@ def status(
 
 
 def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
-    table = Table("shard", "state", "lag", "clock", "model", "customers", "owner", box=None, pad_edge=False)
-    for row in rows:
-        model = f"{row.model}{' (rescoring)' if row.rescoring else ''}"
-        table.add_row(
-            str(row.partition), row.state, f"{row.lag:,}", row.clock or "", model, f"{row.customers:,}", row.owner
+    from stream.commands.tables import console, table
+    from stream.engine.shard_report import open_backfills
+
+    cells = (
+        (
+            str(row.partition),
+            row.state,
+            f"{row.lag:,}",
+            row.clock or "",
+            f"{row.model}{' (rescoring)' if row.rescoring else ''}",
+            f"{row.customers:,}",
+            row.owner,
         )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+        for row in rows
+    )
+    shown = console(160)
+    shown.print(table(("shard", "state", "lag", "clock", "model", "customers", "owner"), cells))
     for row in rows:
         if row.reason:
-            console.print(f"shard {row.partition}: {row.reason}: {row.detail}", markup=False)
+            shown.print(f"shard {row.partition}: {row.reason}: {row.detail}", markup=False)
     for line in open_backfills(rows, expiry_ms):
-        console.print(line, markup=False)
+        shown.print(line, markup=False)
 
 
 @app.command()
-def retry(
-    *,
-    step: Step = StepName.SCORING,
-    partition: Annotated[int | None, typer.Option(help="One shard.", show_default="all")] = None,
-) -> None:
-    """Let quarantined shards try again, once their reason has been mended."""
-    settings = load_settings()
-    rows = report(settings, step, now_ms())
-    asked = [row.partition for row in rows if row.state == "quarantined" and partition in {None, row.partition}]
-    if asked:
-        with redis_client(settings) as redis:
-            redis.hdel(status_key(settings.group, input_topic(settings, step)), *map(str, asked))
-    typer.echo(f"asked to try again: {', '.join(map(str, asked)) or 'none is quarantined'}")
+def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None:
+    """Let quarantined shards try again, after you have fixed the cause."""
+    from stream.clock import now_ms
+    from stream.engine.shard_report import retry_quarantined
+    from stream.settings import load_settings
+
+    retried = retry_quarantined(load_settings(), step, now_ms(), partition)
+    typer.echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")
 
 
-@app.command()
+@app.command(cls=accepting({"--from-what-is-left": "--allow-truncated-logs"}))
 def rebuild(
     *,
     step: Step = StepName.SCORING,
-    partition: Annotated[int | None, typer.Option(help="One shard.", show_default="all")] = None,
-    from_what_is_left: Annotated[
+    partition: Partition = None,
+    allow_truncated_logs: Annotated[
         bool,
         typer.Option(
-            "--from-what-is-left",
-            help="Go on where the logs don't reach back to their beginning: figures start with what they have.",
+            "--allow-truncated-logs",
+            help="Rebuild even if the logs no longer reach back to their beginning: figures start with what they still "
+            "hold.",
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Make Redis anew from Kafka: empties the shards; their owners take them over from the start of the logs.
+    """Rebuild the contents of Redis from Kafka: the shards are emptied, and their owners read the logs from the start.
 
-    Moves aren't told again: what was announced is read back from the output topic.
+    No move is published again: those already published are read back from the output topic.
     """
+    from stream.settings import load_settings
+
     settings = load_settings()
     if not yes:
         typer.confirm(
             f"Empty Redis for {step} of group {settings.group!r} and read everything again from Kafka?", abort=True
         )
-    asyncio.run(_rebuild(settings, step, partition, from_what_is_left=from_what_is_left))
+    asyncio.run(_rebuild(settings, step, partition, allow_truncated_logs=allow_truncated_logs))
     retry(step=step, partition=partition)
 
 
-async def _rebuild(settings: Settings, step: str, only: int | None, *, from_what_is_left: bool = False) -> None:
+async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:
+    from stream.engine.rebuild import Rebuilder
     from stream.kafka.streams import streams_of
     from stream.worker.steps import step_of
 
     rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))
-    async for line in rebuilder.rebuild(only, from_what_is_left=from_what_is_left):
+    async for line in rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs):
         typer.echo(line)

@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import msgspec
 import typer
 
-from stream.kafka import topics
-from stream.settings import load_settings
+from stream.commands.options import AsJson
 
-app = typer.Typer(no_args_is_help=True, help="The topics of this deployment, with every setting that matters.")
+if TYPE_CHECKING:
+    from stream.kafka.topics import Problem
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+app = typer.Typer(
+    name="topics", no_args_is_help=True, help="Create and check the Kafka topics, with every setting that matters."
+)
 
 
 @app.command()
 def create(*, as_json: AsJson = False) -> None:
-    """Make the topics that are missing, then check them all. Ends with 1 where one isn't what it must be."""
+    """Create the topics that are missing, then check all of them. Exits with 1 if one isn't configured as required."""
+    import msgspec
+
+    from stream.kafka import topics
+    from stream.settings import load_settings
+
     settings = load_settings()
-    made = asyncio.run(topics.create(settings))
-    for name in made:
+    created = asyncio.run(topics.create(settings))
+    for name in created:
         typer.echo(msgspec.json.encode({"created": name}).decode() if as_json else f"created {name}")
-    if not made and not as_json:
-        typer.echo("all topics were there")
-    _tell(asyncio.run(topics.check(settings)), as_json=as_json)
+    if not created and not as_json:
+        typer.echo("all topics exist already")
+    _show(asyncio.run(topics.check(settings)), as_json=as_json)
 
 
 @app.command()
 def check(*, as_json: AsJson = False) -> None:
-    """Compare the topics with what they must be: a line for each difference, and then exit code 1."""
+    """Compare the topics with what is required: one line for each difference. Exits with 1 if there is any."""
+    from stream.kafka import topics
+    from stream.settings import load_settings
+
     settings = load_settings()
     problems = asyncio.run(topics.check(settings))
     if not problems and not as_json:
-        typer.echo(f"{len(topics.specs(settings))} topics are as they must be")
-    _tell(problems, as_json=as_json)
+        typer.echo(f"{len(topics.specs(settings))} topics are configured as required")
+    _show(problems, as_json=as_json)
 
 
-def _tell(problems: list[topics.Problem], *, as_json: bool) -> None:
+def _show(problems: list[Problem], *, as_json: bool) -> None:
+    import msgspec
+
     for problem in problems:
         typer.echo(msgspec.json.encode(problem).decode() if as_json else str(problem))
     if problems:

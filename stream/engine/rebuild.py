@@ -51,7 +51,7 @@ class Rebuilder:
         self._reader = LogReader(settings)
         self._redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
 
-    async def rebuild(self, only: int | None = None, *, from_what_is_left: bool = False) -> AsyncIterator[str]:
+    async def rebuild(self, only: int | None = None, *, allow_truncated_logs: bool = False) -> AsyncIterator[str]:
         """Do it shard by shard, telling of each. Raises LogShortened before anything is touched."""
         try:
             await self._reader.start()
@@ -59,11 +59,11 @@ class Rebuilder:
             partitions = (counts[self._streams.input], counts[self._streams.output])
             found = [await self._look(p) for p in range(partitions[0]) if only in {None, p}]
             shortened = [line for remains in found for line in remains.shortened]
-            if shortened and not from_what_is_left:
+            if shortened and not allow_truncated_logs:
                 raise LogShortened(
                     f"{'; '.join(shortened)}: what stood before is gone, and Redis can't be made as it was.",
                     hint="Restore a back-up of Redis whose offset is still in the log; or, if there is none, "
-                    "`segstream rebuild --from-what-is-left`.",
+                    "`segstream rebuild --allow-truncated-logs`.",
                 )
             for remains in found:
                 begin = remains.bounds[self._streams.input][0]

@@ -126,7 +126,20 @@ def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:
 def _open_line(name: str, parts: list[Backfill], shards: int, expiry_ms: int) -> str:
     last = max(part.last for part in parts)
     return (
-        f"back-fill {name} is open on {len(parts)} of {shards} shards since {iso(min(part.since for part in parts))}, "
+        f"backfill {name} is open on {len(parts)} of {shards} shards since {iso(min(part.since for part in parts))}, "
         f"its last record came at {iso(last)}: its customers are muted until `segstream backfill` ends it, or until "
         f"{iso(last + expiry_ms)} if nothing more comes"
     )
+
+
+def retry_quarantined(settings: Settings, step: str, now_ms: int, only: int | None = None) -> list[int]:
+    """Let the quarantined shards of a step, or one of them, try again; return their partitions."""
+    asked = [
+        row.partition
+        for row in report(settings, step, now_ms)
+        if row.state == "quarantined" and only in {None, row.partition}
+    ]
+    if asked:
+        with redis_client(settings) as redis:
+            redis.hdel(status_key(settings.group, input_topic(settings, step)), *map(str, asked))
+    return asked

@@ -79,7 +79,7 @@ async def test_history_is_loaded_while_the_shop_goes_on(settings_for: Callable[.
         assert len(of(told, LIVE)) > len(LIVE)
         rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
         [line] = open_backfills(rows, 24 * HOUR_MS)
-        assert line.startswith(f"back-fill archive is open on {settings.partitions} of {settings.partitions} shards")
+        assert line.startswith(f"backfill archive is open on {settings.partitions} of {settings.partitions} shards")
         shown = await asyncio.to_thread(customer, settings, await read_published(settings), OLD[0])
         assert (shown.backfill, shown.next, shown.frequency) == ("archive", None, 6)
         # It crashes, and so does the worker; it is sent again from its beginning, and to its end.

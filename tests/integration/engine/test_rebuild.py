@@ -67,7 +67,7 @@ async def rebuilt(settings: Settings, **how: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("outputs_too", [False, True], ids=["orders", "orders-and-moves"])
-async def test_from_what_is_left(settings_for: Callable[..., Settings], tmp_path: Path, outputs_too: bool) -> None:
+async def test_allow_truncated_logs(settings_for: Callable[..., Settings], tmp_path: Path, outputs_too: bool) -> None:
     settings = settings_for()
     await topics.create(settings)
     with processes(settings, tmp_path, "worker"):
@@ -86,8 +86,8 @@ async def test_from_what_is_left(settings_for: Callable[..., Settings], tmp_path
 
     with pytest.raises(LogShortened, match=r"orders.*-0 starts at offset \d+.*gone") as refused:
         await rebuilt(settings)
-    assert "--from-what-is-left" in str(refused.value.hint)
-    lines = await rebuilt(settings, from_what_is_left=True)
+    assert "--allow-truncated-logs" in str(refused.value.hint)
+    lines = await rebuilt(settings, allow_truncated_logs=True)
     assert len(lines) == settings.partitions + 1
     assert lines[-1] == LOST
     assert sum(int(line.split("; ")[-1].split()[0]) for line in lines[:-1]) == len(EARLY + BOTH)

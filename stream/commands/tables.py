@@ -1,0 +1,26 @@
+"""Tables on stdout. Imports Rich, so commands import this when they print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def console(width: int = 140) -> Console:
+    """Return a console on stdout; `width` counts where stdout isn't a terminal."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=width)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table without frame. A heading that begins with > is that of a column of figures, aligned to the right."""
+    columns = (Column(h.lstrip(">"), justify="right" if h.startswith(">") else "left") for h in headings)
+    found = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        found.add_row(*row)
+    return found

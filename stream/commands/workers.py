@@ -1,0 +1,74 @@
+"""`segstream worker|dispatch|adapters`: the processes of a deployment, which run until SIGTERM."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from stream.commands.options import HttpPort
+
+if TYPE_CHECKING:
+    from segmentation.step import Step
+    from stream.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def worker(http_port: HttpPort = None) -> None:
+    """Score orders: consume events, keep the customers' states in Redis, publish moves. Finishes its turn on SIGTERM."""
+    from stream.settings import load_settings
+    from stream.worker.steps import scoring_step
+
+    settings = load_settings(**_chosen(http_port))
+    _run(settings, scoring_step(settings))
+
+
+@app.command()
+def dispatch(
+    rules: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Campaign rules (YAML).", show_default="the built-in rules")
+    ] = None,
+    http_port: HttpPort = None,
+) -> None:
+    """Turn moves into campaign actions by the rules, each exactly once. Finishes its turn on SIGTERM."""
+    from stream.settings import load_settings
+    from stream.worker.steps import campaign_step
+
+    settings = load_settings(**_chosen(http_port, **({} if rules is None else {"rules_file": rules})))
+    _run(settings, campaign_step(settings))
+
+
+@app.command()
+def adapters(
+    apps: Annotated[
+        list[str] | None,
+        typer.Option("--app", metavar="MODULE:NAME", help="Your own adapters; may be repeated.", show_default="none"),
+    ] = None,
+    http_port: HttpPort = None,
+) -> None:
+    """Turn records of other topics into order events: unkeyed orders, and what your own adapters read.
+
+    Finishes the records at hand on SIGTERM.
+    """
+    from stream.adapters.app import run_adapters
+    from stream.adapters.mapping import load_adapters
+    from stream.settings import load_settings
+
+    settings = load_settings(**_chosen(http_port))
+    # As `python -m` does: your modules are imported from the folder that the command starts in.
+    sys.path.insert(0, str(Path.cwd()))
+    raise typer.Exit(run_adapters(settings, [load_adapters(name) for name in apps or []]))
+
+
+def _chosen(http_port: int | None, **others: str) -> dict[str, Any]:
+    return others if http_port is None else {"http_port": http_port, **others}
+
+
+def _run(settings: Settings, step: Step) -> NoReturn:
+    from stream.worker.app import run_worker
+
+    raise typer.Exit(run_worker(settings, step))
