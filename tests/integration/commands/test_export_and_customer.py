@@ -277,7 +277,7 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
     told = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
     behind = "2011-03-11T10:00:00.000Z"
     assert (
-        told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has come to {behind}\n"
+        told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has reached {behind}\n"
     )
     told = (await asyncio.to_thread(run, stored, "export", "--out", str(out))).stdout
     assert told == f"3 customers as of {behind} in {out}\n"

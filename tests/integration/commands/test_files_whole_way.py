@@ -173,12 +173,12 @@ def test_a_back_fill_of_several_files(settings_for: SettingsFor, tmp_path: Path)
     rows = shop(50, 500)
     halves = [write(rows[:250], tmp_path / "a.csv"), write(rows[250:], tmp_path / "b.csv")]
     told = run(settings, "backfill", str(halves[0]), "--id", "archive", "--no-finish")
-    assert "back-fill archive isn't finished" in told.stderr
+    assert "backfill archive isn't finished" in told.stderr
     assert all(event["type"] != "backfill.finished" for events in asyncio.run(_events(settings)) for _, event in events)
     # Where the first has been taken up, the second may begin years later.
     asyncio.run(taken_up(settings))
     told = run(settings, "backfill", str(halves[1]), "--id", "archive")
-    assert "; back-fill archive is finished; last offsets" in told.stdout
+    assert "; backfill archive is finished; last offsets" in told.stdout
     finished = [event for events in asyncio.run(_events(settings)) for _, event in events[-1:]]
     assert [event["type"] for event in finished] == ["backfill.finished"] * settings.partitions
     assert len(asyncio.run(taken_up(settings))) == len({row.customer_id for row in rows})

@@ -68,7 +68,7 @@ async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Setti
     assert (
         sum(h.customers for h in report.segments) == sum(h.customers_after for h in report.segments) == report.customers
     )
-    assert f"A start of {version} now would move {report.moving:.1%}" in shown.stdout
+    assert f"Activating {version} now would move {report.moving:.1%}" in shown.stdout
     first = [json.loads(line) for line in listed.stdout.splitlines()]
     assert [(row["state"], row["shards"]) for row in first if "state" in row] == [
         ("active", settings.partitions),

@@ -302,7 +302,7 @@ def test_the_command_tells_what_it_did(settings_for: Callable[..., Settings], mo
     asyncio.run(topics.create(settings))
     asyncio.run(bury(settings, [(Reason.STEP_FAILED, Source(b"k", b"v"), 0), (Reason.NOT_JSON, Source(b"", b""), 0)]))
     asyncio.run(bury(settings, [(Reason.NOT_JSON, Source(b"k", b"x" * 200_000), 0)], max_bytes=1_000))
-    monkeypatch.setattr(dead_letters, "load_settings", lambda: settings)
+    monkeypatch.setattr("stream.settings.load_settings", lambda: settings)
     runner = CliRunner()
     told = runner.invoke(dead_letters.app, ["redrive", "--dry-run"])
     assert (told.exit_code, told.stdout) == (0, f"would send back 1: 1 step_failed; to {settings.orders_topic}\n")

@@ -126,7 +126,7 @@ async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
     tally = Tally(model, settings.rules)
     tally.add(list(states(settings).values()), time.time_ns() // 1_000_000)
     assert whole["stability_indices"] == pytest.approx(drift_of(tally).indices, abs=1e-6)
-    assert re.search(r"by 600 of 600 customers: .*: as at training\.", plain.stdout)
+    assert re.search(r"by 600 of 600 customers: .*: no drift\.", plain.stdout)
     assert re.search(r"share of .* \d", plain.stdout)
 
 

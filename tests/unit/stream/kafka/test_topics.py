@@ -101,7 +101,7 @@ def test_the_commands_end_with_1_while_something_is_wrong(
     settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(partitions=2)
-    monkeypatch.setattr(topics_commands, "load_settings", lambda: settings)
+    monkeypatch.setattr("stream.settings.load_settings", lambda: settings)
     runner = CliRunner()
     before = runner.invoke(topics_commands.app, ["check", "--json"])
     assert before.exit_code == 1
@@ -110,4 +110,4 @@ def test_the_commands_end_with_1_while_something_is_wrong(
     created = runner.invoke(topics_commands.app, ["create"])
     assert (created.exit_code, created.stdout.count("created ")) == (0, 13)
     after = runner.invoke(topics_commands.app, ["check"])
-    assert (after.exit_code, after.stdout) == (0, "13 topics are as they must be\n")
+    assert (after.exit_code, after.stdout) == (0, "13 topics are configured as required\n")
