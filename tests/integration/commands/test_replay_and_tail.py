@@ -239,7 +239,7 @@ def test_ctrl_c_ends_the_command_cleanly(settings: Settings, tmp_path: Path) -> 
         assert process.returncode == 130
     assert json.loads(out)["sent"] == {"placed": 1}
     assert json.loads(out)["interrupted"] is True
-    assert b"With --from 2011-01-01T00:00:00.000Z it begins where this one ended." in errors
+    assert b"With --from 2011-01-01T00:00:00.000Z it starts where this run ended." in errors
 
 
 async def _committed(
