@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 class SegstreamError(Exception):
-    """Root of all errors that are raised on purpose. `hint`: what to do, in one line; empty where the message says it."""
+    """Root of all errors raised on purpose. `hint`: what to do, in one line; empty where the message says it."""
 
     exit_code: ClassVar[int] = 1  # of the command that ends with it
 
@@ -30,7 +30,8 @@ class SettingsError(SegstreamError):
 class ShardQuarantined(SegstreamError):
     """A shard can't go on without help: it takes no turns until an operator has acted. The other shards go on.
 
-    docs/explanation/exactly-once.md, section 8 lists the cases. `reason`: a short snake_case word for metrics and status.
+    docs/explanation/exactly-once.md, section 8 lists the cases. `reason`: a short snake_case word for metrics and
+    status.
     """
 
     def __init__(self, reason: str, message: str, *, hint: str = "") -> None:
@@ -39,7 +40,7 @@ class ShardQuarantined(SegstreamError):
 
 
 class ShardLost(SegstreamError):
-    """A shard has another owner now, or Redis isn't what this owner wrote: its producer is closed, and a takeover follows.
+    """A shard has another owner now, or Redis isn't what this owner wrote: the shard has to be taken over again.
 
     `cause`: a short snake_case word for the metric of takeovers.
     """

@@ -21,7 +21,7 @@ _LINE_S: Final = 3.0  # between two lines of progress
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[ShowProgress]:
-    """Show progress while the block runs: it calls what it gets with the count done and a word. `total` None: unknown."""
+    """Show progress while the block runs, which calls the yielded function. `total` None: unknown."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainProgress(label, total, lambda line: typer.echo(line, err=True))

@@ -1,1 +1,1 @@
-"""Records of other topics become order events, in a process of their own. Imported by commands."""
+"""Records of other topics become order events, in a separate process. Imported by commands."""

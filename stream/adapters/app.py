@@ -1,8 +1,9 @@
 """The Faust app of `segstream adapters`: an agent for each topic, in a consumer group that no worker belongs to.
 
-Faust loses records by default: an agent that raises acknowledges its record, and a commit steps over a record that isn't
-acknowledged (faust-streaming #606). So the agents here acknowledge by hand and in order (`stream/adapters/delivery.py`), and
-the consumer commits what was acknowledged and nothing more (`stream/adapters/faust_internals.py`).
+Faust loses records by default: an agent that raises acknowledges its record, and a commit steps over a record that
+isn't acknowledged (faust-streaming #606). So the agents here acknowledge by hand and in order
+(`stream/adapters/delivery.py`), and the consumer commits what was acknowledged and nothing more
+(`stream/adapters/faust_internals.py`).
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class AdapterApp(HostedApp):
             raise
 
     async def on_stop(self) -> None:
-        """Stop the flow as Faust does, then wait for the last acknowledgements, which the consumer commits when it stops."""
+        """Stop the flow as Faust does, then wait for the last acknowledgements, to be committed at the end."""
         await super().on_stop()
         if self.failure is None:
             await self.host.drain()

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in Kafka records: both modes of the Kafka protocol binding, and an order event made of one.
+"""CloudEvents 1.0 in Kafka records, in both modes of the Kafka protocol binding, and order events made of them.
 
 The rules are those of CloudEvents' core specification, JSON event format and Kafka protocol binding, all 1.0.2.
 """
@@ -23,11 +23,11 @@ _STRUCTURED: Final = "application/cloudevents"
 _PREFIX: Final = "ce_"
 _REQUIRED: Final = ("id", "source", "specversion", "type")
 _ATTRIBUTE: Final = re.compile(r"[a-z0-9]+")  # core specification: naming conventions
-_LONGEST_ID: Final = 256  # of an event in (segmentation/events.py)
+_LONGEST_ID: Final = 256  # of an input event (segmentation/events.py)
 
 
 class CloudEvent(Struct, frozen=True, kw_only=True):
-    """An event by its attributes. `time`: RFC 3339, as it came; `data`: bytes as they came, None where there are none."""
+    """An event by its attributes. `time`: RFC 3339, unchecked; `data`: the bytes, None where there are none."""
 
     id: str
     source: str
@@ -42,8 +42,8 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
     def fields(self) -> dict[str, Any]:
         """Read the data as a JSON object. Raises RejectedEvent."""
         if self.datacontenttype is not None and not _is_json(self.datacontenttype):
-            told = f"datacontenttype is {self.datacontenttype!r}, expected JSON."
-            raise RejectedEvent(Reason.WRONG_FIELD, "datacontenttype", told)
+            message = f"datacontenttype is {self.datacontenttype!r}, expected JSON."
+            raise RejectedEvent(Reason.WRONG_FIELD, "datacontenttype", message)
         found = _json(self.data, "data")
         if not isinstance(found, dict):
             raise RejectedEvent(Reason.WRONG_FIELD, "data", f"data is {type(found).__name__}, expected a JSON object.")
@@ -51,31 +51,31 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
 
 
 def read_cloud_event(record: SourceRecord) -> CloudEvent:
-    """Read a record in structured or binary mode, told apart by its content-type. Raises RejectedEvent."""
+    """Read a record in structured or binary mode; its content-type decides. Raises RejectedEvent."""
     content_type = _header_text(record, "content-type")
     kind = _media_type(content_type)
     if not kind.startswith(_STRUCTURED):
         return _binary(record, content_type)
     if kind != f"{_STRUCTURED}+json":
-        told = f"content-type is {content_type!r}, expected application/cloudevents+json: no other format, no batch."
-        raise RejectedEvent(Reason.WRONG_FIELD, "content-type", told)
+        message = f"content-type is {content_type!r}, expected application/cloudevents+json: no other format, no batch."
+        raise RejectedEvent(Reason.WRONG_FIELD, "content-type", message)
     return _structured(record)
 
 
 def order_event(event: CloudEvent, *, types: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Make an order event of a CloudEvent whose data has the fields of one. Raises RejectedEvent.
 
-    `types`: the event's type -> ours (order.placed, ...); without it the type is taken as it is. The id is made of source
-    and id, which CloudEvents holds unique together. Where the data has none, `occurred_at` is the event's time and
-    `customer_id` its subject.
+    `types`: the event's type -> ours (order.placed, ...); without it the type is taken as it is. The id is made of
+    source and id, which CloudEvents holds unique together. Where the data has none, `occurred_at` is the event's time
+    and `customer_id` its subject.
 
     >>> made = CloudEvent(id="7", source="/shop", type="sold", subject="c-1", data=b'{"order_id": "o-1"}')
     >>> order_event(made, types={"sold": "order.placed"})
     {'customer_id': 'c-1', 'order_id': 'o-1', 'type': 'order.placed', 'id': '/shop#7'}
     """
     if types is not None and event.type not in types:
-        told = f"the CloudEvent's type is {event.type!r}, expected one of {', '.join(types)}."
-        raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", told)
+        message = f"the CloudEvent's type is {event.type!r}, expected one of {', '.join(types)}."
+        raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", message)
     instead = {"customer_id": event.subject, "occurred_at": event.time}
     named = f"{event.source}#{event.id}"
     if len(named) > _LONGEST_ID:
@@ -111,7 +111,7 @@ def _structured(record: SourceRecord) -> CloudEvent:
 
 
 def _data(encoded: Any, given: Any, content_type: Any) -> bytes | None:
-    """The data's bytes: JSON as JSON text, other text in UTF-8 (JSON event format, 3.1)."""
+    """Return the data's bytes: JSON as JSON text, other text in UTF-8 (JSON event format, 3.1)."""
     if encoded is not None:
         try:
             return base64.b64decode(encoded, validate=True)
@@ -125,23 +125,23 @@ def _data(encoded: Any, given: Any, content_type: Any) -> bytes | None:
 
 
 def _event(attributes: dict[str, Any], data: bytes | None, prefix: str) -> CloudEvent:
-    """Check the attributes. `prefix`: what their names have before them on the wire, for messages."""
+    """Check the attributes and make the event. `prefix`: of their names in the record, for messages."""
     for name in _REQUIRED:
         if name not in attributes:
-            told = f"{prefix}{name} is missing: not a CloudEvent 1.0 in binary or structured mode."
-            raise RejectedEvent(Reason.MISSING_FIELD, f"{prefix}{name}", told)
+            message = f"{prefix}{name} is missing: not a CloudEvent 1.0 in binary or structured mode."
+            raise RejectedEvent(Reason.MISSING_FIELD, f"{prefix}{name}", message)
     if (version := attributes.pop("specversion")) != "1.0":
-        told = f"specversion is {version!r}, expected '1.0'."
-        raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}specversion", told)
+        message = f"specversion is {version!r}, expected '1.0'."
+        raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}specversion", message)
     known = {name: attributes.pop(name) for name in _KNOWN if name in attributes}
     for name, value in known.items():
         if not isinstance(value, str) or not value:
-            told = f"{prefix}{name} is {value!r:.80}, expected text that isn't empty."
-            raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}{name}", told)
+            message = f"{prefix}{name} is {value!r:.80}, expected text that isn't empty."
+            raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}{name}", message)
     for name in attributes:
         if not _ATTRIBUTE.fullmatch(name):
-            told = f"{prefix}{name:.80}: expected a name of a to z and 0 to 9."
-            raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}{name:.80}", told)
+            message = f"{prefix}{name:.80}: expected a name of a to z and 0 to 9."
+            raise RejectedEvent(Reason.WRONG_FIELD, f"{prefix}{name:.80}", message)
     return CloudEvent(**known, data=data, extensions=MappingProxyType(attributes))
 
 
@@ -149,7 +149,7 @@ _KNOWN: Final = ("id", "source", "type", "subject", "time", "datacontenttype", "
 
 
 def _media_type(content_type: str | None) -> str:
-    """Without parameters, in lower case (RFC 9110, 8.3.1).
+    """Return a content type without its parameters, in lower case (RFC 9110, 8.3.1).
 
     >>> _media_type("Application/CloudEvents+JSON; charset=utf-8")
     'application/cloudevents+json'

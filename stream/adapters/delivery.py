@@ -1,4 +1,4 @@
-"""Deliver adapters' records: their orders are sent at once, and they are acknowledged in order when Kafka has the orders."""
+"""Delivery of adapters' records: orders are sent at once, and records acknowledged in order once Kafka has them."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class Outlet:
 class DeliveryQueue:
     """One topic's records between the agent and the acknowledgement.
 
-    They are acknowledged in the order in which they were taken, and none after a record whose orders could not be sent. So
-    no record before an acknowledged one is unsent, and a commit can't step over a record.
+    They are acknowledged in the order in which they were taken, and none after a record whose orders could not be sent.
+    So no record before an acknowledged one is unsent, and a commit can't step over a record.
     """
 
     def __init__(self, route: Route, outlet: Outlet) -> None:

@@ -56,7 +56,7 @@ class InOrderConsumer(driver.Consumer):
         """Ignore gaps, which transactions' markers leave: no offset is derived from them here."""
 
     def on_buffer_full(self, tp: Any) -> None:
-        """Don't pause: with a full buffer the conductor waits. Faust's pause lasts a second, so 180 records/s were left."""
+        """Don't pause: with a full buffer the conductor waits. Faust's pause of a second left 180 records/s."""
 
     def on_buffer_drop(self, tp: Any) -> None:
         """Don't resume, for nothing was paused."""

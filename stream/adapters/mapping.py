@@ -1,13 +1,13 @@
-"""Adapters: a record of one's own topic becomes order events. What a shop's engineer writes, and the check of what it gives.
+"""Adapters: mappings that users write from the records of their topics to order events, and the check of their results.
 
-A mapping is a plain function. It gets a `SourceRecord` and gives order events, or nothing:
+A mapping is a plain function. It gets a `SourceRecord` and returns order events, or nothing:
 
     adapters = Adapters()
 
     @adapters.map("shop-orders")
-    def to_events(record: Record) -> OrderPlaced: ...
+    def to_events(record: SourceRecord) -> OrderPlaced: ...
 
-`segstream adapters --app MODULE:adapters` runs it. docs/how-to/adapters.md tells what is promised.
+`segstream adapters --app MODULE:adapters` runs it. docs/how-to/adapters.md describes the guarantees.
 """
 
 from __future__ import annotations
@@ -27,24 +27,22 @@ from segmentation.decoder import Reader
 from segmentation.events import Control, CustomerEvent, Reason, RejectedEvent, decode
 from stream.errors import SegstreamError
 
-EVENTS_A_RECORD: Final = 10_000  # most events of one record: a mapping that never ends must not eat the memory
+EVENTS_A_RECORD: Final = 10_000  # of one record at most: a mapping that never ends must not fill the memory
 SOURCE_HEADER: Final = "segstream_source"
-_FRAME_BYTES: Final = (
-    128  # what Kafka puts around one record and its batch (61 bytes, and up to 40 of the record's own)
-)
-_HEADER_BYTES: Final = 10  # what it puts around each header
+_OVERHEAD_BYTES: Final = 128  # of a batch of one record in Kafka: 61 bytes, and up to 40 of the record's own
+_HEADER_OVERHEAD_BYTES: Final = 10
 _ENCODER: Final = msgspec.json.Encoder()
 
 Event = CustomerEvent | Mapping[str, Any] | bytes
-"""An event in, or the same as a mapping of its JSON fields, or as JSON."""
+"""An input event, or the same as a mapping of its JSON fields, or as JSON."""
 
 
 class AdapterError(SegstreamError):
-    """Adapters can't be set up so."""
+    """The adapters are set up wrongly."""
 
 
 class SourceRecord(Struct, frozen=True):
-    """A record as Kafka has it. `timestamp_ms`: milliseconds since 1970, by the topic's own rule."""
+    """A record as Kafka has it. `timestamp_ms`: ms since 1970, set by producer or broker as the topic says."""
 
     topic: str
     partition: int
@@ -56,31 +54,31 @@ class SourceRecord(Struct, frozen=True):
 
     @property
     def timestamp(self) -> int:
-        """As `timestamp_ms`, under the name that the engine's records have."""
+        """The same as `timestamp_ms`, by the name that the engine's records have."""
         return self.timestamp_ms
 
     def header(self, name: str) -> bytes | None:
-        """The value of the first header of this name; None where there is none."""
+        """Return the value of the first header of this name; None where there is none."""
         return next((value for found, value in self.headers if found == name), None)
 
     def event_id(self, number: int = 0) -> str:
-        """An id for the record's event: its place in Kafka, so that reading it again changes nothing.
+        """Return an id for the record's event: its position in Kafka, so that reading it again changes nothing.
 
-        `number` tells several events of one record apart. Where the source has an id of its own, that is better: it
-        also recognises an order that the source has sent twice.
+        `number` distinguishes several events of one record. If the source has ids, use them instead: then an order that
+        the source has sent twice is recognised, too.
 
         >>> SourceRecord("shop-orders", 3, 41, 0, None, b"{}").event_id()
         'shop-orders:3:41'
         """
-        place = f"{self.topic}:{self.partition}:{self.offset}"
-        return f"{place}#{number}" if number else place
+        position = f"{self.topic}:{self.partition}:{self.offset}"
+        return f"{position}#{number}" if number else position
 
 
 Mapper = Callable[[SourceRecord], Event | Iterable[Event] | None]
 
 
 class Route(NamedTuple):
-    """How one topic's records become order events. `keep_headers`: theirs go along."""
+    """The mapping of one topic's records. `keep_headers`: the orders get the record's headers."""
 
     mapper: Mapper
     keep_headers: bool = False
@@ -98,19 +96,19 @@ class Adapters:
     """Mappings by topic."""
 
     def __init__(self) -> None:
-        """Empty; `map` adds to it."""
+        """Make an empty collection; `map` adds to it."""
         self._routes: dict[str, Route] = {}
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """Read-only: topic -> route."""
+        """The routes by topic, read-only."""
         return MappingProxyType(self._routes)
 
     def map(self, topic: str, *, keep_headers: bool = False) -> Callable[[Mapper], Mapper]:
         """Decorate the function that maps this topic's records. Raises AdapterError.
 
-        The function gives one event, several, or None for a record that isn't an order. Whatever it raises sends the
-        record to the dead letters. `keep_headers`: the record's headers go along (trace ids, for example).
+        The function returns one event, several, or None for a record that isn't an order. If it raises, the record goes
+        to the dead letters. `keep_headers`: the orders get the record's headers (trace ids, for example).
         """
 
         def add(mapper: Mapper) -> Mapper:
@@ -130,16 +128,17 @@ class Adapters:
 
 
 def rekeyed(record: SourceRecord) -> bytes:
-    """Give an order event on as it is: the ready mapping of `orders-unkeyed`. Raises RejectedEvent."""
+    """Return an order event as it is: the ready mapping of `orders-unkeyed`. Raises RejectedEvent."""
     decode(record.value)
-    assert record.value is not None, "decode refuses it"
+    assert record.value is not None, "decode refuses None"
     return record.value
 
 
 def order_records(record: SourceRecord, route: Route, reader: Reader, now_ms: int) -> list[OrderRecord]:
-    """Map a record and check every event that comes of it as a worker would. Raises RejectedEvent: then none is to be sent.
+    """Map a record and check each of its events as a worker would. Raises RejectedEvent: then none may be sent.
 
-    `reader`: a worker's own, in wall time, for an adapter knows no shard's clock. `now_ms`: when the orders would arrive.
+    `reader`: a worker's own, in wall time, for an adapter knows no shard's clock. `now_ms`: when the orders would
+    arrive.
     """
     try:
         events = list(islice(_events(route.mapper(record)), EVENTS_A_RECORD + 1))
@@ -147,12 +146,12 @@ def order_records(record: SourceRecord, route: Route, reader: Reader, now_ms: in
     except RejectedEvent:
         raise
     except Exception as error:
-        # Not str(error), which an exception of somebody else's making may raise from.
-        told = f"the mapping of {record.topic} raised {format_exception_only(error)[-1].strip()}"
-        raise RejectedEvent(Reason.ADAPTER_FAILED, None, told) from error
+        # Not str(error), which can raise for a user's exception class.
+        message = f"the mapping of {record.topic} raised {format_exception_only(error)[-1].strip()}"
+        raise RejectedEvent(Reason.ADAPTER_FAILED, None, message) from error
     if len(values) > EVENTS_A_RECORD:
-        told = f"the mapping of {record.topic} gave more than {EVENTS_A_RECORD} events for one record."
-        raise RejectedEvent(Reason.ADAPTER_FAILED, None, told)
+        message = f"the mapping of {record.topic} returned more than {EVENTS_A_RECORD} events for one record."
+        raise RejectedEvent(Reason.ADAPTER_FAILED, None, message)
     kept = list(record.headers) if route.keep_headers else []
     source = (SOURCE_HEADER, f"{record.topic}-{record.partition}@{record.offset}".encode())
     headers = [*(h for h in kept if h[0] != SOURCE_HEADER), source]
@@ -160,7 +159,7 @@ def order_records(record: SourceRecord, route: Route, reader: Reader, now_ms: in
 
 
 def _events(given: Event | Iterable[Event] | None) -> Iterator[Struct | Mapping[str, Any] | bytes]:
-    """One by one. Raises TypeError where it isn't events."""
+    """Yield the events one by one. Raises TypeError for anything else."""
     if given is None:
         return
     events: Any = given
@@ -168,28 +167,34 @@ def _events(given: Event | Iterable[Event] | None) -> Iterator[Struct | Mapping[
         events = [given]
     for event in events:
         if not isinstance(event, Struct | Mapping | bytes):
-            raise TypeError(f"{type(event).__name__} given, expected order events: structs, mappings or bytes of JSON")
+            raise TypeError(
+                f"{type(event).__name__} returned, expected order events: structs, mappings or bytes of JSON"
+            )
         yield event
 
 
 def _checked(value: bytes, headers: list[tuple[str, bytes | None]], reader: Reader, now_ms: int) -> OrderRecord:
     event = decode(value)
     if isinstance(event, Control):
-        raise RejectedEvent(Reason.CONTROL_NOT_ALLOWED, "type", "a control is segstream's own: no adapter sends it.")
+        raise RejectedEvent(
+            Reason.CONTROL_NOT_ALLOWED, "type", "a control event is segstream's own: adapters can't send it."
+        )
     key = event.customer_id.encode()
-    size = len(key) + len(value) + sum(len(n.encode()) + len(v or b"") + _HEADER_BYTES for n, v in headers)
-    if size + _FRAME_BYTES > reader.max_event_bytes:
-        told = f"the event with key and headers has {size} bytes, the limit is {reader.max_event_bytes - _FRAME_BYTES}."
-        raise RejectedEvent(Reason.TOO_LARGE, None, told)
-    for letter in reader.read([SourceRecord("", 0, 0, now_ms, key, value)], -1).dead:
-        raise RejectedEvent(Reason(letter.reason), letter.field, letter.message)
+    size = len(key) + len(value) + sum(len(n.encode()) + len(v or b"") + _HEADER_OVERHEAD_BYTES for n, v in headers)
+    if size + _OVERHEAD_BYTES > reader.max_event_bytes:
+        message = (
+            f"the event with key and headers has {size} bytes, the limit is {reader.max_event_bytes - _OVERHEAD_BYTES}."
+        )
+        raise RejectedEvent(Reason.TOO_LARGE, None, message)
+    for dead_letter in reader.read([SourceRecord("", 0, 0, now_ms, key, value)], -1).dead:
+        raise RejectedEvent(Reason(dead_letter.reason), dead_letter.field, dead_letter.message)
     return OrderRecord(key, value, headers)
 
 
 def load_adapters(name: str) -> Adapters:
     """Import `MODULE:NAME`. Raises AdapterError."""
     module, _, attribute = name.partition(":")
-    hint = "Give MODULE:NAME, like shop.adapter:adapters; the current folder is on the path."
+    hint = "Pass MODULE:NAME, like shop.adapter:adapters; the current folder is on the path."
     if not module or not attribute:
         raise AdapterError(f"--app {name!r} isn't MODULE:NAME.", hint=hint)
     try:

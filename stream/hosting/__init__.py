@@ -1,1 +1,1 @@
-"""What a long-running process needs around its work: HTTP server, Faust launcher. Imported by worker, adapters and trainer."""
+"""The HTTP server and the Faust launcher of long-running processes. Imported by worker, adapters and trainer."""

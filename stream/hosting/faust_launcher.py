@@ -49,9 +49,9 @@ def app_options(settings: Settings, scratch: Path) -> dict[str, Any]:
 
 
 def run_app(build: Callable[[Path], HostedApp], log_level: str) -> int:
-    """Build an app and run it until a signal or a failure; return the exit code. Raises the SegstreamError that ended it.
+    """Build an app, run it until a signal or a failure, and return the exit code.
 
-    `build(scratch)` is called when the event loop is set.
+    `build(scratch)` is called when the event loop is set. Raises the SegstreamError that ended the app.
     """
     with TemporaryDirectory(prefix="segstream-") as scratch:
         loop = uvloop.new_event_loop()

@@ -21,8 +21,8 @@ async def http_server(
 ) -> AsyncIterator[None]:
     """Serve `/health` and `/metrics` while the block runs; with port 0 serve nothing. Raises PortUnavailable on entry.
 
-    `health()`: the JSON body, of which `healthy` decides between status 200 and 503. `metrics()`: Prometheus' text format.
-    `setting`: the variable that sets the port, for the error message.
+    `health()`: the JSON body, of which `healthy` decides between status 200 and 503. `metrics()`: Prometheus' text
+    format. `setting`: the variable that sets the port, for the error message.
     """
     if not port:
         yield

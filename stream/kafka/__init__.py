@@ -1,1 +1,1 @@
-"""Kafka's clients, topics and consumer groups. Imported by everything that speaks to Kafka."""
+"""Kafka's clients, topics and consumer groups. Imported by everything that reads or writes Kafka."""

@@ -1,7 +1,8 @@
 """Every use of a private part of aiokafka, one function each. No other module may touch one.
 
-All were read in aiokafka 0.14.0, and pyproject.toml pins aiokafka to 0.14. Before you raise the pin, read each of them in the
-new version: tests/unit/stream/kafka/test_aiokafka_internals.py lists them. Importing this module changes nothing.
+All were read in aiokafka 0.14.0, and pyproject.toml pins aiokafka to 0.14. Before you raise the pin, read each of them
+in the new version: tests/unit/stream/kafka/test_aiokafka_internals.py lists them. Importing this module changes
+nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _HEADERS_MAGIC: Final = 2  # record batches of this format version and later hav
 def shorten_transaction_retries() -> None:
     """Let all producers of this process begin a transaction 2 ms after the previous one, not 20 ms.
 
-    The broker refuses a new transaction until the markers of the previous one are written. For this case aiokafka ignores
-    `retry_backoff_ms` and waits `aiokafka.producer.sender.BACKOFF_OVERRIDE`.
+    The broker refuses a new transaction until the markers of the previous one are written. For this case aiokafka
+    ignores `retry_backoff_ms` and waits `aiokafka.producer.sender.BACKOFF_OVERRIDE`.
     """
     aiokafka.producer.sender.BACKOFF_OVERRIDE = TRANSACTION_RETRY_MS / 1000
 
@@ -47,8 +48,8 @@ def join_transaction(producer: AIOKafkaProducer, partition: TopicPartition) -> N
 def pause_between_connection_attempts(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Let a client wait a second after each connection that it can't make. Call it before `start`.
 
-    aiokafka waits `retry_backoff_ms` between two attempts, whatever has failed. In a turn that must be milliseconds; while
-    the broker is down it makes hundreds of attempts a second, each of them a line in the log.
+    aiokafka waits `retry_backoff_ms` between two attempts, whatever has failed. In a turn that must be milliseconds;
+    while the broker is down it makes hundreds of attempts a second, each of them a line in the log.
     """
     network = _network(client)
     connect = network._get_conn  # noqa: SLF001
@@ -70,8 +71,8 @@ def _network(client: AIOKafkaProducer | AIOKafkaConsumer) -> Any:
 async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[str, list[int]]:
     """Return the partitions of every topic of the cluster, sorted.
 
-    `consumer.topics()` makes the same request and drops the partitions; `partitions_for_topic` knows assigned topics only.
-    All topics are requested, because naming a topic could create it.
+    `consumer.topics()` makes the same request and drops the partitions; `partitions_for_topic` knows assigned topics
+    only. All topics are requested, because naming a topic could create it.
     """
     cluster = await _network(client).fetch_all_metadata()
     return {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
@@ -80,8 +81,8 @@ async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[st
 async def describe_topics(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> dict[str, Any]:
     """Return the broker's answer to a metadata request for these topics, which creates none of them.
 
-    It has `cluster_id`, and in `topics` each topic's name, error code and partitions. An admin client could ask the same,
-    but would open one more connection in every takeover.
+    It has `cluster_id`, and in `topics` each topic's name, error code and partitions. An admin client could ask the
+    same, but would open one more connection in every takeover.
     """
     client = consumer._client  # noqa: SLF001
     request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
@@ -112,8 +113,9 @@ def group_identity(consumer: AIOKafkaConsumer) -> tuple[int, str]:
 def accept_any_header_name() -> None:
     """Let all consumers of this process read records whose header names aren't UTF-8. A second call changes nothing.
 
-    Kafka's protocol asks for UTF-8, but neither brokers nor all clients check it. aiokafka raises on such a name each time
-    that it meets it, so no later record of the partition would ever be read. Here the name is decoded with escapes.
+    Kafka's protocol asks for UTF-8, but neither brokers nor all clients check it. aiokafka raises on such a name each
+    time that it meets it, so no later record of the partition would ever be read. Here the name is decoded with
+    escapes.
     """
     aiokafka.consumer.fetcher.MemoryRecords = _TolerantRecords
 

@@ -1,4 +1,4 @@
-"""Kafka and Redis for the commands: connected within seconds or refused with one line that says what to do."""
+"""Kafka clients that connect within seconds or raise one error that says what to do, and small reads by them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
 
 
 class KafkaUnreachable(SegstreamError):
-    """Kafka doesn't answer, or not as it should."""
+    """Kafka doesn't answer, or answers with an error."""
 
 
 class TopicUnusable(SegstreamError):
@@ -35,7 +35,7 @@ class TopicUnusable(SegstreamError):
 
 @asynccontextmanager
 async def kafka_consumer(settings: DeploymentSettings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """Connect a consumer without a group that sees what has been committed. Raises KafkaUnreachable, later too."""
+    """Connect a consumer without a group that reads committed records. Raises KafkaUnreachable, also from the block."""
     consumer = AIOKafkaConsumer(
         **settings.kafka_client(),
         isolation_level="read_committed",
@@ -51,7 +51,7 @@ async def kafka_consumer(settings: DeploymentSettings, **options: Any) -> AsyncI
 
 @asynccontextmanager
 async def kafka_producer(settings: DeploymentSettings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
-    """Connect a producer whose records stand in the order in which they were sent, once each. Raises KafkaUnreachable."""
+    """Connect a producer that writes records once each, in the order of the sends. Raises KafkaUnreachable."""
     producer = AIOKafkaProducer(**settings.kafka_client(), acks="all", enable_idempotence=True, **options)
     async with _connected(settings, producer):
         yield producer
@@ -65,11 +65,11 @@ async def _connected(settings: DeploymentSettings, client: Client) -> AsyncItera
         except OSError as error:
             raise _unreachable(settings, error) from error
         yield client
-    # Other errors of the block aren't Kafka's: a file that can't be written, a reader of stdout that has gone.
+    # Other errors of the block aren't Kafka's: a file that can't be written, a closed stdout.
     except (KafkaError, TimeoutError) as error:
         raise _unreachable(settings, error) from error
     finally:
-        # It may hang after an error, and what it would tell has been told.
+        # After an error it may hang or raise again; the first error is the one to report.
         with suppress(Exception):
             await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
 
@@ -77,12 +77,12 @@ async def _connected(settings: DeploymentSettings, client: Client) -> AsyncItera
 def _unreachable(settings: DeploymentSettings, error: Exception) -> KafkaUnreachable:
     return KafkaUnreachable(
         f"Kafka at {settings.kafka_bootstrap_servers}: {str(error) or type(error).__name__}.",
-        hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one here).",
+        hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one).",
     )
 
 
 async def partitions_of(client: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> list[TopicPartition]:
-    """List all partitions of these topics. Raises TopicMissing."""
+    """Return all partitions of these topics. Raises TopicUnusable where one doesn't exist."""
     existing = await all_partitions(client)
     if missing := [topic for topic in topics if topic not in existing]:
         raise TopicUnusable(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
@@ -94,15 +94,15 @@ def check_partition_count(topic: str, found: int, expected: int) -> None:
     if found != expected:
         raise TopicUnusable(
             f"topic {topic!r} has {found} partitions, expected {expected} (SEGSTREAM_PARTITIONS).",
-            hint=f"Set SEGSTREAM_PARTITIONS={found} everywhere if the topic always had {found}. If its count was changed, "
-            "restore the old topic: customers would change shards.",
+            hint=f"Set SEGSTREAM_PARTITIONS={found} everywhere if the topic always had {found}. If its count was "
+            "changed, restore the old topic: customers would change shards.",
         )
 
 
 async def read_topic(settings: DeploymentSettings, topic: str) -> list[Any]:
-    """Read a small topic from its beginning to its present end: the committed records, per partition in their order.
+    """Read a small topic to its present end. Return the committed records, those of a partition in their order.
 
-    Raises KafkaUnreachable, TopicMissing.
+    Raises KafkaUnreachable, TopicUnusable.
     """
     async with kafka_consumer(settings) as consumer:
         partitions = await partitions_of(consumer, [topic])
@@ -118,7 +118,7 @@ async def read_topic(settings: DeploymentSettings, topic: str) -> list[Any]:
 
 
 async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
-    """Tell whether a consumer stands at or behind these offsets."""
+    """Return whether a consumer's positions have reached these offsets."""
     for partition, end in ends.items():
         if await consumer.position(partition) < end:
             return False
@@ -126,7 +126,7 @@ async def at_end(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) ->
 
 
 async def end_offsets(settings: DeploymentSettings, topic: str) -> dict[int, int]:
-    """The offset behind the last committed record, by partition. Raises KafkaUnreachable, TopicMissing."""
+    """Return the offset behind the last committed record by partition. Raises KafkaUnreachable, TopicUnusable."""
     async with kafka_consumer(settings) as consumer:
         ends = await consumer.end_offsets(await partitions_of(consumer, [topic]))
     return {tp.partition: end for tp, end in ends.items()}

@@ -1,4 +1,4 @@
-"""The worker's membership in a consumer group: which partitions are its own, and the group's offsets."""
+"""The worker's membership in a consumer group: which partitions it is assigned, and the group's offsets."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_MS: Final = 300  # a heartbeat's answer tells of a rebalance: so long a shard may be nobody's
+HEARTBEAT_MS: Final = 300  # a rebalance is learnt from a heartbeat's answer: for so long a shard may have no owner
 
 
 class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """This worker's membership in a consumer group."""
 
     def __init__(self, settings: Settings, topic: str, group: str) -> None:
-        """Call `start`."""
+        """Connect to nothing yet; `start` does."""
         self._topic = topic
         self._consumer = AIOKafkaConsumer(
             **settings.kafka_client(),
             group_id=group,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",  # never used, but "none" raises without a committed offset
+            auto_offset_reset="earliest",  # nothing is read, but "none" raises where no offset is committed
             partition_assignment_strategy=(StickyPartitionAssignor,),
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_interval_ms=min(HEARTBEAT_MS, settings.session_timeout_ms // 5),
@@ -49,14 +49,14 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             await asyncio.wait_for(self._consumer.stop(), 10)
 
     async def poll(self) -> None:
-        """Stay a member. No record comes: all partitions are paused."""
+        """Poll once to stay a member. No record comes, because all partitions are paused."""
         await self._consumer.getmany(timeout_ms=500)
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Every rebalance revokes everything: a revocation stops nothing."""
+        """Do nothing: every rebalance revokes all partitions first, also those that the worker keeps."""
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Only handed on: there is no heartbeat while this runs, and its exceptions are swallowed."""
+        """Publish the assignment and no more: this call delays heartbeats, and aiokafka swallows its exceptions."""
         self._consumer.pause(*assigned)
         self.assigned = frozenset(tp.partition for tp in assigned)
         self.changed.set()
@@ -66,9 +66,9 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         return group_identity(self._consumer)
 
     async def confirm(self, partition: int) -> bool:
-        """Whether the coordinator still takes an offset of this partition from this member and generation.
+        """Return whether the coordinator still accepts an offset of this partition from this member and generation.
 
-        The offset is the one that is committed already; nobody reads it back.
+        The offset is the committed one; nothing reads it back.
         """
         tp = TopicPartition(self._topic, partition)
         if partition not in self.assigned:
@@ -77,19 +77,19 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             offset = await asyncio.wait_for(self._consumer.committed(tp), 5)
             await asyncio.wait_for(self._consumer.commit({tp: OffsetAndMetadata(offset or 0, "")}), 5)
         except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
-            log.info("%s-%d: membership isn't confirmed: %s", self._topic, partition, error)
+            log.info("%s-%d: the membership can't be confirmed: %s", self._topic, partition, error)
             return False
         return True
 
     async def report(self, offsets: Mapping[int, int]) -> bool:
-        """Commit how far the shards are, for lag monitors alone; whether that went well. Nobody reads it back."""
-        mine = {
+        """Commit the shards' offsets, which only lag monitors read. Return whether Kafka accepted them."""
+        assigned = {
             TopicPartition(self._topic, p): OffsetAndMetadata(n, "") for p, n in offsets.items() if p in self.assigned
         }
         try:
-            if mine:
-                await asyncio.wait_for(self._consumer.commit(mine), 5)
+            if assigned:
+                await asyncio.wait_for(self._consumer.commit(assigned), 5)
         except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
-            log.info("%s: the group's offsets aren't reported: %s", self._topic, error)
+            log.info("%s: the group's offsets can't be committed: %s", self._topic, error)
             return False
         return True

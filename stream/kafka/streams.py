@@ -1,4 +1,4 @@
-"""Which topics belong to a step."""
+"""The topics of each step."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Streams:
     latest: str | None  # compacted: the last output of each key
     dead_letters: str
     heads: str
-    tombstones: str | None = None  # compacted: what is left of erased keys, by hash
+    tombstones: str | None = None  # compacted: marks of erased keys, by the key's hash
 
     def pinned(self) -> list[str]:
-        """Those that a shard can't do without, each with the same number of partitions."""
+        """Return the topics that a shard needs, which must all have the same number of partitions."""
         return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
 
 
 def streams_of(settings: Settings, step: str) -> Streams:
-    """The topics of a step: scoring or campaigns. Raises ValueError on any other."""
+    """Return the topics of a step, scoring or campaigns. Raises ValueError on any other name."""
     heads = settings.heads_topic(step)
     if step == "scoring":
         return Streams(

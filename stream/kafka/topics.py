@@ -1,4 +1,4 @@
-"""The topics of a deployment: what each must be, made where it is missing, compared where it exists."""
+"""The topics of a deployment: their specifications, creation and check."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _MINUTE_MS = 60_000
 _VISIBLE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
-# Every record is kept: orders rebuild the states, moves their history; and retention goes by record timestamps, which a
-# replay may set long ago. Both limits are named, for a broker may have defaults of its own.
+# Every record is kept: orders rebuild the states, moves are their history. Retention goes by record timestamps, which
+# in a replay lie long ago. Both limits are set, because a broker may have other defaults.
 _FOREVER = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
 # The latest record of each key is kept.
 _COMPACTED = {"cleanup.policy": "compact"}
-# A takeover reads a shard's heads topic from its start, and every turn adds a record: keep the part that can't be compacted
-# yet (the active segment) small (1 MiB is Kafka's minimum) and young, and compact as soon as a tenth is outdated.
+# A takeover reads a shard's heads topic from its start, and every turn adds a record. So the part that can't be
+# compacted yet (the active segment) is kept small (1 MiB is Kafka's minimum) and young, and compaction starts at a
+# tenth of dirt.
 _HEADS = {
     **_COMPACTED,
     "segment.bytes": "1048576",
@@ -44,12 +45,12 @@ _HEADS = {
 
 
 class TopicsError(SegstreamError):
-    """The brokers can't be asked, or refuse to make a topic."""
+    """The brokers can't be reached, or refuse to create or describe a topic."""
 
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """What a topic must be. `config` holds the settings that matter, in Kafka's own names and units."""
+    """The specification of a topic. `config`: the settings that matter, in Kafka's names and units."""
 
     name: str
     partitions: int
@@ -58,7 +59,7 @@ class TopicSpec:
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One way in which a topic isn't what it must be. `setting`: "missing", "partitions", or Kafka's name of the setting."""
+    """A difference between a topic and its specification. `setting`: "missing", "partitions", or Kafka's name of it."""
 
     topic: str
     setting: str
@@ -66,26 +67,25 @@ class Problem(msgspec.Struct, frozen=True):
     found: str
 
     def __str__(self) -> str:
-        """One line, with what to do.
+        """Return one line, with what to do.
 
         >>> print(Problem("orders", "partitions", "8", "6"))
-        orders: partitions is 6, expected 8: set SEGSTREAM_PARTITIONS=6 if every topic has as many, or use other topic names.
+        orders: partitions is 6, expected 8: set SEGSTREAM_PARTITIONS=6 if every topic has 6, or use other topic names.
         """
         if self.setting == "missing":
             return f"{self.topic}: missing: run segstream topics create."
-        told = f"{self.topic}: {self.setting} is {self.found}, expected {self.expected}"
+        found = f"{self.topic}: {self.setting} is {self.found}, expected {self.expected}"
         if self.setting == "partitions":
-            return (
-                f"{told}: set SEGSTREAM_PARTITIONS={self.found} if every topic has as many, or use other topic names."
-            )
+            count = self.found
+            return f"{found}: set SEGSTREAM_PARTITIONS={count} if every topic has {count}, or use other topic names."
         return (
-            f"{told}: kafka-configs.sh --alter --entity-type topics --entity-name {self.topic} "
+            f"{found}: kafka-configs.sh --alter --entity-type topics --entity-name {self.topic} "
             f"--add-config {self.setting}={self.expected}"
         )
 
 
 def specs(settings: Settings) -> list[TopicSpec]:
-    """Return what each topic of the deployment must be.
+    """Return the specification of each topic of the deployment.
 
     >>> from stream.settings import Settings
     >>> [spec.partitions for spec in specs(Settings(partitions=3)) if spec.name == "segment-models"]
@@ -94,7 +94,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
     common = {
         # Acknowledged by two copies, where there are two: one broker may die without losing a turn.
         "min.insync.replicas": str(min(2, settings.replication_factor)),
-        # Kafka is the only arbiter here: better no leader than one that has forgotten a turn.
+        # A turn that Kafka has acknowledged must not be lost: better no leader than one without it.
         "unclean.leader.election.enable": "false",
     }
 
@@ -107,9 +107,9 @@ def specs(settings: Settings) -> list[TopicSpec]:
         # Bounds a fetch, and so a worker's memory.
         "max.message.bytes": str(settings.max_event_bytes),
     }
-    letters = {
+    dead_letters = {
         "cleanup.policy": "delete",
-        # Time enough to repair and redrive.
+        # Long enough to repair and redrive.
         "retention.ms": str(30 * DAY_MS),
         # The original record and the headers that say why it is here.
         "max.message.bytes": str(settings.max_event_bytes + DEAD_LETTER_ROOM_BYTES),
@@ -118,16 +118,16 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.orders_topic, inputs),
         spec(settings.unkeyed_topic, inputs),
         # A shard's output goes to the partition of its input's number: the same count everywhere.
-        spec(settings.orders_dead_letters_topic, letters),
+        spec(settings.orders_dead_letters_topic, dead_letters),
         spec(settings.changes_topic, _FOREVER),
         spec(settings.state_topic, _COMPACTED),
-        spec(settings.changes_dead_letters_topic, letters),
+        spec(settings.changes_dead_letters_topic, dead_letters),
         spec(settings.actions_topic, _FOREVER),
-        # One partition: the offset of an activation is its place in the one order of all of them.
+        # One partition: an activation's offset is its number, in one order of all activations.
         spec(settings.models_topic, _COMPACTED, partitions=1),
-        # Not beside the models, which each worker reads whole at its start.
+        # Apart from the models, because each worker reads that topic whole at its start.
         spec(settings.reports_topic, _COMPACTED, partitions=1),
-        # One partition: small, and read whole.
+        # One partition: the topic is small and read whole.
         spec(settings.redrives_topic, _COMPACTED, partitions=1),
         spec(settings.tombstones_topic, _COMPACTED),
         spec(settings.heads_topic("scoring"), _HEADS),
@@ -136,9 +136,9 @@ def specs(settings: Settings) -> list[TopicSpec]:
 
 
 async def create(settings: Settings) -> list[str]:
-    """Make the topics that are missing, wait until they have leaders, and return their names.
+    """Create the missing topics, wait until they have leaders, and return their names.
 
-    Topics that exist are left as they are: `check` compares them. Raises TopicsError.
+    Existing topics stay as they are: `check` compares them. Raises TopicsError.
     """
     async with _admin(settings) as admin:
         existing = await _described(admin)
@@ -151,7 +151,7 @@ async def create(settings: Settings) -> list[str]:
 
 
 async def check(settings: Settings) -> list[Problem]:
-    """Compare the topics with what they must be: missing ones, partition counts, settings. Raises TopicsError."""
+    """Return the differences between the topics and their specifications. Raises TopicsError."""
     wanted = specs(settings)
     async with _admin(settings) as admin:
         existing = await _described(admin)
@@ -169,16 +169,16 @@ async def check(settings: Settings) -> list[Problem]:
 
 
 async def retention(settings: Settings, names: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """(cleanup.policy, retention.ms; -1: for ever) of those of the topics that exist. Raises TopicsError."""
+    """Return (cleanup.policy, retention.ms; -1: forever) of those of these topics that exist. Raises TopicsError."""
     asked = {"cleanup.policy": "", "retention.ms": ""}
     async with _admin(settings) as admin:
         existing = await _described(admin)
         found = await _configs(admin, [TopicSpec(name, 0, 0, asked) for name in names if name in existing])
-    return {name: (told["cleanup.policy"], int(told["retention.ms"])) for name, told in found.items()}
+    return {name: (config["cleanup.policy"], int(config["retention.ms"])) for name, config in found.items()}
 
 
 def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:
-    """Compare a topic's settings, as strings in Kafka's own names, with the ones that matter.
+    """Return the differences between a topic's settings (strings by Kafka's names) and its specification.
 
     >>> list(differences(TopicSpec("t", 1, 1, {"retention.ms": "-1"}), {"retention.ms": "1000"}))
     [Problem(topic='t', setting='retention.ms', expected='-1', found='1000')]
@@ -191,7 +191,7 @@ def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:
 
 @asynccontextmanager
 async def _admin(settings: Settings) -> AsyncIterator[Any]:
-    """Connect, and translate Kafka's errors."""
+    """Connect an admin client, and translate Kafka's errors to TopicsError."""
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     try:
         await admin.start()
@@ -206,7 +206,7 @@ async def _admin(settings: Settings) -> AsyncIterator[Any]:
 
 
 async def _described(admin: Any) -> dict[str, list[Any]]:
-    """Return the partitions of every topic by name. All topics are asked for: naming one could create it."""
+    """Return the partitions of every topic by name. All are requested, because naming a topic could create it."""
     return {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
 
 
@@ -218,10 +218,10 @@ async def _make(admin: Any, missing: list[TopicSpec]) -> list[str]:
     for name, code, message in response.topic_errors:
         if code == 0:
             made.append(name)
-        elif code != TopicAlreadyExistsError.errno:  # somebody else was quicker: as good
+        elif code != TopicAlreadyExistsError.errno:  # another process was quicker
             raise TopicsError(
-                f"the topic {name} can't be made: {message or for_code(code).__name__}.",
-                hint="Make it by hand with the settings that `segstream topics check` names, or ask who runs the brokers.",
+                f"the topic {name} can't be created: {message or for_code(code).__name__}.",
+                hint="Create it by hand with the settings that `segstream topics check` names, or ask the operators.",
             )
     return made
 
@@ -239,24 +239,24 @@ async def _await_leaders(admin: Any, partitions: dict[str, int]) -> None:
             return
         await asyncio.sleep(_POLL_S)
     raise TopicsError(
-        f"{', '.join(waiting)}: made, but without leaders after {_VISIBLE_TIMEOUT_S:.0f} s.",
+        f"{', '.join(waiting)}: created, but without leaders after {_VISIBLE_TIMEOUT_S:.0f} s.",
         hint="Look at the brokers' logs.",
     )
 
 
 async def _configs(admin: Any, wanted: list[TopicSpec]) -> dict[str, dict[str, str]]:
-    """Return each topic's settings, those that its spec names, as strings."""
+    """Return the settings of each topic that its specification names, as strings."""
     if not wanted:
         return {}
-    asked = [ConfigResource(ConfigResourceType.TOPIC, s.name, dict.fromkeys(s.config)) for s in wanted]
+    requests = [ConfigResource(ConfigResourceType.TOPIC, s.name, dict.fromkeys(s.config)) for s in wanted]
     found = {}
-    for response in await admin.describe_configs(asked):
+    for response in await admin.describe_configs(requests):
         for code, message, _, name, entries in response.resources:
             if code:
                 raise TopicsError(
                     f"the settings of the topic {name} can't be read: {message or for_code(code).__name__}.",
                     hint="This user needs DescribeConfigs on the topic.",
                 )
-            # Name and value lead an entry in every version of the protocol.
+            # In every version of the protocol an entry begins with name and value.
             found[name] = {entry[0]: entry[1] for entry in entries}
     return found

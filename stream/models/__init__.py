@@ -1,1 +1,1 @@
-"""The models topic, and what a model would do. Imported by worker, customers, commands and demo."""
+"""The models topic, previews of a model, and drift. Imported by worker, customers, commands, demo and trainer."""

@@ -1,4 +1,4 @@
-"""`segstream models drift`: how the customers lie in the active model, against those it was trained on."""
+"""`segstream models drift`: today's customers compared with those that the active model was trained on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class DriftReport(msgspec.Struct, frozen=True):
-    """How the customers lie in the active model, against those it was trained on.
+    """Today's customers compared with those that the active model was trained on.
 
     `stability_indices`: PSI of the segments' shares and of each feature. `distance`: mean distance to the nearest
     centroid in z space (at training, now); `shares`, `means`: of each segment and each feature, likewise. `of`: the
@@ -44,7 +44,10 @@ class DriftReport(msgspec.Struct, frozen=True):
 
 
 def drift(settings: Settings, published: PublishedModels, progress: Callable[[int], None] | None = None) -> DriftReport:
-    """Compare all customers of now with those of the active model's training. Raises NoActiveModel, StoreUnreadable, RedisUnreachable."""
+    """Compare all customers with those of the active model's training.
+
+    `progress(how many were read)`. Raises NoActiveModel, StoreUnreadable, RedisUnreachable.
+    """
     model = published.require_active()
     tally = Tally(model, settings.rules)
 
@@ -61,8 +64,8 @@ def drift(settings: Settings, published: PublishedModels, progress: Callable[[in
 async def drift_sample(settings: Settings, published: PublishedModels, stored: int, now_ms: int) -> DriftReport:
     """Compare a sample of the customers with those of the active model's training.
 
-    `stored`: how many customers there are. `now_ms`: the wall clock, which in event time isn't used. Raises NoActiveModel,
-    StoreUnreadable, RedisUnreachable.
+    `stored`: how many customers there are. `now_ms`: the wall clock, which in event time isn't used. Raises
+    NoActiveModel, StoreUnreadable, RedisUnreachable.
     """
     model = published.require_active()
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]

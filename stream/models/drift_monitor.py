@@ -1,4 +1,4 @@
-"""How the customers of this worker's shards lie in the newest active model: looked at now and then, shown as metrics."""
+"""Metrics of drift: a sample of a worker's customers, compared now and then with the active model's training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class DriftMonitor:
-    """Looks at a sample of the shards that run here. Nothing is decided by it, and whatever goes wrong is only told."""
+    """Samples the shards that run here. Nothing depends on the sample, so a failure is only logged."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class DriftMonitor:
         owned: Callable[[], Iterable[int]],
         now_ms: Callable[[], int],
     ) -> None:
-        """`owned`: the partitions that run here now."""
+        """`owned`: returns the partitions that run here. `now_ms`: the wall clock."""
         self._settings = settings
         self._redis = redis
         self._feed = feed
@@ -46,7 +46,7 @@ class DriftMonitor:
         self._now_ms = now_ms
 
     async def look(self) -> None:
-        """Take a sample and show it. Without a model, or shards, or customers there is nothing to show."""
+        """Take a sample and set the metrics; clear them where there is no model, shard or customer."""
         settings, model = self._settings, self._feed.active()
         shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in self._owned()]
         if model is None or not shards:
@@ -57,8 +57,8 @@ class DriftMonitor:
         try:
             drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
         except (RedisError, OSError, StateFormatError, HeadUnreadable) as error:
-            # What is to be done the shard itself says, when it comes across it.
+            # The shard itself reports what to do when it reads this state.
             log.warning("no sample of the customers: %s", error)
-        except Exception:  # the shards must go on, whatever is wrong with a figure for people
+        except Exception:  # a fault in a mere metric must not stop the shards
             log.exception("no sample of the customers")
         self._metrics.show_drift(drift)

@@ -28,7 +28,7 @@ class ModelFeed:
         compile_model: Callable[[SegmentModel, dict[int, str]], Any],
         count_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """`compile_model(model, names of all known segments)`: to the step's own form. `count_refused`: for the metric."""
+        """`compile_model(model, names of all segments)`: to the step's form. `count_refused`: counts for the metric."""
         self._settings = settings
         self._compile = compile_model
         self._count_refused = count_refused

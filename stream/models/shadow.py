@@ -1,4 +1,4 @@
-"""`segstream models`: which model scores, how far a new one has come, what a candidate would do."""
+"""`segstream models`: which model scores, how far a rescore has come, and a preview of what a candidate would do."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ EXAMPLES: Final = 3  # of customers, of each flow
 
 
 class ModelUnknown(SegstreamError):
-    """No such model lies on the topic."""
+    """No such model is on the topic."""
 
 
 class ShardModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The model that a shard scores by. `rescored`: the part of its customers that a new one has looked at; None: all.
+    """The model that a shard scores by. `rescored`: the share of its customers that were rescored; None: all.
 
     `quarantined`: why the shard is quarantined, where its head in Redis is unreadable; its model is unknown then.
     """
@@ -46,7 +46,7 @@ class ShardModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ModelRow(msgspec.Struct, frozen=True):
-    """A model on the topic. `shards`: so many score by it."""
+    """A model on the topic. `shards`: how many score by it."""
 
     version: str
     state: str  # active, candidate, or nothing
@@ -69,7 +69,7 @@ class Flow(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What a segment holds now, and after the model's start."""
+    """A segment's customers now, and after the model's activation. `money`: their monetary value."""
 
     segment: str | None
     customers: int
@@ -79,7 +79,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class ShadowReport(msgspec.Struct, frozen=True):
-    """What a start of this model would do now. `moving`: the part of all customers that would move."""
+    """The effect that activating a model would have now. `moving`: the share of all customers that would move."""
 
     version: str
     active: str | None
@@ -91,7 +91,7 @@ class ShadowReport(msgspec.Struct, frozen=True):
 
 
 def shard_models(settings: Settings) -> list[ShardModel]:
-    """Read the model of each shard that has begun. Raises RedisUnreachable."""
+    """Return the model of each shard that has a head in Redis. Raises RedisUnreachable."""
     found = []
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
@@ -116,7 +116,7 @@ def _rescored(redis: Redis, keys: ShardKeys, cursor: str | None) -> float | None
 
 
 def model_rows(published: PublishedModels, shards: list[ShardModel]) -> list[ModelRow]:
-    """Every model on the topic, the oldest first."""
+    """Return a row for every model on the topic, in the topic's order."""
     scoring: dict[str, int] = {}
     for shard in shards:
         scoring[shard.version] = scoring.get(shard.version, 0) + 1
@@ -140,7 +140,7 @@ def _row(model: SegmentModel, published: PublishedModels, shards: int) -> ModelR
 
 
 def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
-    """The model of that version (the beginning of it is enough), by default the candidate. Raises ModelUnknown."""
+    """Return the model whose version begins so, by default the candidate. Raises ModelUnknown."""
     if version is None:
         if published.candidate is None:
             raise ModelUnknown(
@@ -152,7 +152,7 @@ def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
     if len(found) != 1:
         raise ModelUnknown(
             f"{len(found) or 'no'} models have a version that begins with {version!r}.",
-            hint=f"There are {', '.join(published.models) or 'none'}.",
+            hint=f"The topic has {', '.join(published.models) or 'none'}.",
         )
     return found[0]
 
@@ -160,7 +160,10 @@ def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
 def shadow(
     settings: Settings, published: PublishedModels, model: SegmentModel, progress: Callable[[int], None] | None = None
 ) -> ShadowReport:
-    """Look at every customer as a start of this model would, without telling anyone. Raises StoreUnreadable, RedisUnreachable."""
+    """Score every customer by this model, and publish nothing.
+
+    `progress(how many were read)`. Raises StoreUnreadable, RedisUnreachable.
+    """
     compiled = CompiledModel.of(model, settings.group, published.names)
     scoring = ScoringContext.of(compiled, settings.dwell_ms, settings.rules)
     named = replace(published, names=published.names | {segment.id: segment.name for segment in model.segments})
@@ -197,7 +200,7 @@ def shadow(
             for (source, target), (customers, money, examples) in sorted(flows.items(), key=lambda row: -row[1][0])
         ],
         segments=[
-            Held(named.name(segment), was, format_units(money), will, format_units(after))
-            for segment, (was, money, will, after) in sorted(held.items())
+            Held(named.name(segment), now, format_units(money), then, format_units(money_then))
+            for segment, (now, money, then, money_then) in sorted(held.items())
         ],
     )

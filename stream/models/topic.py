@@ -53,7 +53,7 @@ TopicChange = ModelAdded | ModelChosen | CandidateChosen | RecordRefused
 
 @dataclass(slots=True)
 class ModelsTopic:
-    """The state of the topic after the records taken so far. A refused record changes nothing: the last good one stays."""
+    """The topic's state after the records taken so far. A refused record changes nothing: the last good one stays."""
 
     models: dict[str, SegmentModel] = field(default_factory=dict)  # by version, in the order of the topic
     names: dict[int, str] = field(default_factory=dict)  # of every segment by its id, later models over earlier ones

@@ -1,1 +1,1 @@
-"""The process of `segstream worker` and `segstream dispatch`: the Faust app, its steps, its HTTP server. Imported by commands."""
+"""The process of `segstream worker` and `segstream dispatch`: the Faust app and its steps. Imported by commands."""

@@ -1,4 +1,4 @@
-"""Build each step from the settings."""
+"""The steps, built from the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream.settings import Settings
 
 
 def scoring_step(settings: Settings) -> ScoringStep:
-    """Orders -> moves, under these settings."""
+    """Return the step from orders to moves."""
     reader = Reader(
         currency=settings.currency,
         time=settings.time,
@@ -35,11 +35,11 @@ def scoring_step(settings: Settings) -> ScoringStep:
 
 
 def campaign_step(settings: Settings) -> CampaignStep:
-    """Moves -> actions, under the rules of these settings. Raises RulesError, OSError."""
+    """Return the step from moves to campaign actions, with the rules of the settings. Raises RulesError, OSError."""
     text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
     return CampaignStep(parse_rules(text), settings.group, adopted=settings.model_moves == "adopt")
 
 
 def step_of(settings: Settings, step: str) -> Step:
-    """A step by its name: scoring or campaigns."""
+    """Return a step by its name, scoring or campaigns."""
     return scoring_step(settings) if step == "scoring" else campaign_step(settings)

@@ -1,4 +1,4 @@
-"""In which order records are acknowledged, and what Faust's consumer commits of that. The broker's answers come from the test."""
+"""The order in which records are acknowledged, and what Faust's consumer commits. The test answers as broker."""
 
 from __future__ import annotations
 

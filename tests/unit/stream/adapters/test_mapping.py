@@ -103,7 +103,7 @@ def deep(_: SourceRecord) -> list[Any]:
         (unspeakable, "Unspeakable"),
         (endless, f"more than {EVENTS_A_RECORD} events"),
         (deep, "RecursionError"),
-        (lambda _: "text", "str given, expected order events"),
+        (lambda _: "text", "str returned, expected order events"),
         (lambda _: 7, "int given"),
         (lambda _: [ORDER, None], "NoneType given"),
     ],

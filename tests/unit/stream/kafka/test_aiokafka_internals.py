@@ -1,4 +1,4 @@
-"""Each private part of aiokafka that is used, the version in which it was read, and that nothing else is used anywhere."""
+"""The private parts of aiokafka that are used, the version in which they were read, and that no others are used."""
 
 from __future__ import annotations
 

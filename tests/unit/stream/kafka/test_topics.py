@@ -93,7 +93,7 @@ async def test_a_broker_that_is_not_there_is_named() -> None:
 
 async def test_a_topic_that_the_broker_refuses_is_named(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(replication_factor=3)
-    with pytest.raises(topics.TopicsError, match=r"can't be made: .*replication factor"):
+    with pytest.raises(topics.TopicsError, match=r"can't be created: .*replication factor"):
         await topics.create(settings)
 
 
