@@ -104,8 +104,8 @@ def deep(_: SourceRecord) -> list[Any]:
         (endless, f"more than {EVENTS_A_RECORD} events"),
         (deep, "RecursionError"),
         (lambda _: "text", "str returned, expected order events"),
-        (lambda _: 7, "int given"),
-        (lambda _: [ORDER, None], "NoneType given"),
+        (lambda _: 7, "int returned"),
+        (lambda _: [ORDER, None], "NoneType returned"),
     ],
 )
 def test_a_mapping_that_fails_is_a_reason_of_its_own(mapping: Any, told: str) -> None:
