@@ -33,7 +33,7 @@ TAKEN_OUT: Final = {
     5: "reading the output log until move S",
     6: "reading the output log to its end",
     7: "noting in Redis what was published",
-    8: "absorbing R..N in silence",
+    8: "absorbing R..N without publishing",
     9: "due now for the customers of R..N",
     10: "raising the clock at a takeover",
     11: "a turn's clock that never goes back",
