@@ -1,4 +1,4 @@
-"""Every error that the trainer raises on purpose. A message names the value, what was expected, and what to do."""
+"""The trainer's own errors. A message names the value, what was expected, and what to do."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ class TrainerError(SegstreamError):
 
 
 class PlanError(TrainerError):
-    """What is asked of the training can't be done: an unknown transform, a k out of range."""
+    """The training was asked for something impossible: an unknown transform, a k out of range."""
 
 
 class SnapshotError(TrainerError):
-    """The customers' states can't be read, or not as of the instant that was asked for."""
+    """The customers' states can't be read, or not as of the requested instant."""
 
 
 class FitError(TrainerError):
-    """These customers don't make a model: too few, all alike in something, or fewer kinds of them than segments."""
+    """These customers make no model: too few, all alike in a feature, or fewer different ones than segments."""
 
 
 class GatesFailed(TrainerError):
-    """A model was made, but isn't good enough by the gates: nothing was published, and what was active stays."""
+    """No fit passes the gates: nothing was published, and the active model stays active."""
 
 
 class PublishError(TrainerError):
-    """The models topic can't be read or written. After a time-out the model may have been published all the same."""
+    """The models topic can't be read or written. After a timeout the model may still have been published."""
 
 
 class PublishConflict(PublishError):
-    """Somebody else changed the active model first: nothing was published. Look, and decide again."""
+    """Another writer changed the active model first: nothing was published. Look at it and decide again."""
 
     exit_code = 3
 
@@ -42,4 +42,4 @@ class TrainingBusy(TrainerError):
 
 
 class LockUnreachable(TrainerError):
-    """Redis doesn't answer, so nobody can tell whether another training is under way."""
+    """Redis doesn't answer, so it is unknown whether another training is under way."""

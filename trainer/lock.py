@@ -1,7 +1,7 @@
-"""One training at a time: a lock in Redis, with a token so that nobody lets go of another's, and an expiry.
+"""One training at a time: a lock in Redis, with a token so that only its holder releases it, and an expiry.
 
-It saves work and nerves, and nothing rests on it: two trainings at once would still publish one after the other, and
-the second would hear it (publish.py).
+It only saves work. Two trainings at once would still publish one after the other, and the second would be refused
+(registry/publish.py).
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXPIRY_S: Final = 60.0  # how long the lock outlives who held it
+EXPIRY_S: Final = 60.0  # how long the lock outlives its holder
 RENEW_S: Final = 15.0
 
 
 def lock_key(settings: DeploymentSettings) -> str:
-    """Name the key that holds who trains."""
+    """Return the key of the lock."""
     return f"{{{settings.group}:training}}:lock"
 
 
-def whose() -> str:
-    """Make a token of this host, this process, and something that never comes twice.
+def holder_token() -> str:
+    """Return a token of this host, this process, and a random number.
 
-    >>> whose().count(" ")
+    >>> holder_token().count(" ")
     2
     """
     return f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
 
 
-def told(token: bytes | None) -> str:
-    """Say who a token is of.
+def holder_name(token: bytes | None) -> str:
+    """Return the process that a token names.
 
-    >>> told(b"shop-1 42 5ccb")
-    'process 42 on shop-1'
+    >>> holder_name(b"host-1 42 5ccb")
+    'process 42 on host-1'
     """
     host, process, *_ = [*(token or b"").decode(errors="replace").split(" "), ""]
-    return f"process {process} on {host}" if process else "somebody else"
+    return f"process {process} on {host}" if process else "an unknown process"
 
 
 @contextmanager
 def training_lock(settings: DeploymentSettings, *, renew_s: float = RENEW_S) -> Iterator[None]:
-    """Hold the deployment's lock round a training; a thread keeps it while that lasts.
+    """Hold the deployment's lock during a training; a thread renews it until the training ends.
 
-    Raises TrainingBusy where another one holds it, LockUnreachable where Redis doesn't answer.
+    Raises TrainingBusy where another process holds it, LockUnreachable where Redis doesn't answer.
     """
     url, timeout_s = settings.redis_url.get_secret_value(), settings.redis_timeout_s
     try:
@@ -83,37 +83,37 @@ def training_lock(settings: DeploymentSettings, *, renew_s: float = RENEW_S) -> 
         finally:
             done.set()
             keeper.join()
-            # Lost or unreachable: it expires, and what was published stands all the same.
+            # Where it was lost or Redis is unreachable, it expires. A model that was published stays published.
             with suppress(LockError, RedisError, OSError):
                 lock.release()
 
 
 def _acquire(settings: DeploymentSettings, redis: Redis, lock: Lock) -> None:
     try:
-        if lock.acquire(blocking=False, token=whose()):
+        if lock.acquire(blocking=False, token=holder_token()):
             return
         holder = redis.get(lock_key(settings))
     except (RedisError, OSError) as error:
-        parts = urlsplit(settings.redis_url.get_secret_value())  # of it only what is no secret
+        parts = urlsplit(settings.redis_url.get_secret_value())  # host and port only: the rest may be secret
         raise LockUnreachable(
             f"Redis at {parts.hostname}:{parts.port or 6379}: {error}.",
-            hint="Check SEGSTREAM_REDIS_URL, and that it runs.",
+            hint="Check SEGSTREAM_REDIS_URL, and that Redis runs.",
         ) from error
     raise TrainingBusy(
-        f"another training is under way: {told(holder if isinstance(holder, bytes) else None)}.",
-        hint=f"Wait for it; if it died, the lock goes within {EXPIRY_S:.0f} s.",
+        f"another training is under way: {holder_name(holder if isinstance(holder, bytes) else None)}.",
+        hint=f"Wait for it to end; if that process has died, the lock expires within {EXPIRY_S:.0f} s.",
     )
 
 
 def _keep(lock: Lock, done: threading.Event, renew_s: float) -> None:
-    """Put the expiry off until done. A lock that was lost is told, and the training goes on."""
+    """Renew the lock until done. Where it was lost, log a warning; the training goes on."""
     while not done.wait(renew_s):
         try:
             lock.reacquire()
         except LockError:
             log.warning(
-                "the training's lock was lost: another training may have begun, and one of the two will hear it"
+                "the lock of this training was lost: another training may have begun; the second to publish is refused"
             )
             return
         except (RedisError, OSError) as error:
-            log.warning("the training's lock can't be renewed: %s", error)
+            log.warning("the lock of this training can't be renewed: %s", error)

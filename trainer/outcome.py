@@ -1,8 +1,8 @@
-"""All that a training run found out, as plain frozen values: what the report, `--json` and the tests read.
+"""The results of a training run as plain frozen values, for the report, `--json` and the tests.
 
-Nothing here computes. Segments stand in one order everywhere (that of the model, by id): `Sample.segment`, the rows of
-`Outcome.segments`, `Projection.centroids` and the columns of `Comparison.moves` all count by it. Numbers are finite or
-None, so that the JSON form gives back what went in.
+Nothing here computes. Segments have one order everywhere (that of the model, by id): `Sample.segment`, the rows of
+`TrainingOutcome.segments`, `Projection.centroids` and the columns of `Comparison.moves` refer to it. Numbers are finite
+or None, so that the JSON can be read back without loss.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final, Literal, Self
 
 import msgspec
 
-SAMPLE: Final = 20_000  # customers shown and measured one by one at most; a silhouette's cost is quadratic
+SAMPLE: Final = 20_000  # customers of the sample, at most: the cost of a silhouette is quadratic
 
 Choice = Literal["gates", "silhouette", "elbow", "asked"]
 Verdict = Literal["active", "candidate", "dry-run", "refused"]
@@ -20,9 +20,9 @@ Verdict = Literal["active", "candidate", "dry-run", "refused"]
 class RecipeUsed(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that decided the model.
 
-    `choice` says how k and transform were chosen: by the gates, the silhouette alone, the elbow; "asked" where only
-    one combination was allowed. `fitted`: on whom: "in window", "all", "ordinary" (|z| < 3 in each feature). Others
-    are left out of the fit, never of the model: they are scored all the same. `starts`: of K-Means. `rounds`: resamples behind each stability.
+    `choice`: how k and transform were chosen: by the gates, the silhouette alone, or the elbow; "asked" where only one
+    combination was allowed. `fitted`: the customers of the fit: "in window", "all", or "ordinary" (|z| < 3 in each
+    feature); the others are scored too. `starts`: of K-Means. `rounds`: resamples for each stability.
     """
 
     name: str  # "default", "textbook", "tutorial"
@@ -42,7 +42,7 @@ class RecipeUsed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeatureQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How one untransformed feature lies over all customers; `beyond_3`: customers with |z| >= 3 in it."""
+    """The distribution of one untransformed feature over all customers; `beyond_3`: customers with |z| >= 3."""
 
     name: str
     least: float
@@ -54,10 +54,10 @@ class FeatureQuality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quality(msgspec.Struct, frozen=True, kw_only=True):
-    """The input, counted. `left_out`: customers without an order that stands, who are not among `customers`.
+    """Counts of the input. `left_out`: customers without an order that stands, not counted in `customers`.
 
-    `without_orders`: every order has left the window; `without_money`: monetary is zero; `negative_money`: below it.
-    `not_fitted`: left out of the fit, as the recipe's `fitted` has it.
+    `without_orders`: all orders have left the window; `without_money`: monetary is zero; `negative_money`: it is less.
+    `not_fitted`: left out of the fit by the recipe's `fitted`.
     """
 
     customers: int
@@ -70,10 +70,10 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gate(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition on a fit or on the model. `bound` "least": value >= limit passes; "most": value <= limit does.
+    """One condition on a fit or on the model. `bound` "least": value >= limit passes; "most": value <= limit passes.
 
-    `value` is None where it couldn't be measured, which doesn't pass. `name` is one of "smallest share",
-    "largest share", "stability", "moved".
+    A `value` of None couldn't be measured, and doesn't pass. `name` is one of "smallest share", "largest share",
+    "stability", "moved".
     """
 
     name: str
@@ -84,11 +84,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """One combination of transform and k. The measures are None where it couldn't be fitted; `failure` says why.
+    """One combination of transform and k. Where it couldn't be fitted, the measures are None and `failure` is the reason.
 
     `stability`: median adjusted Rand index between this clustering and those of bootstrap resamples; None where the
-    recipe doesn't ask for it. Shares are parts of 1. `warm`: K-Means started at the active model's centroids, and no
-    random start was better by enough.
+    recipe has no resamples. Shares are fractions of 1. `warm`: the start at the active model's centroids was kept.
     """
 
     transform: str
@@ -107,7 +106,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeatureSpread(msgspec.Struct, frozen=True, kw_only=True):
-    """Five figures and the mean of a feature inside a segment, in the feature's own unit."""
+    """The quartiles, extremes and mean of a feature within a segment, in the feature's own unit."""
 
     least: float
     lower: float  # quartile
@@ -118,11 +117,11 @@ class FeatureSpread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One segment of the new model on this snapshot. Spreads and silhouette are None where nobody is in it.
+    """One segment of the new model on this snapshot. Spreads and silhouette are None where it has no customers.
 
-    `money`: sum of monetary, in currency units; `money_share`: part of the sum over all, None where that isn't above
-    zero. `centroid`: in z space; `centroid_raw`: in the features' own units. `lasting`: id, name and action come from
-    the active model. `silhouette`: mean over the sample.
+    `money`: sum of monetary, in currency units; `money_share`: its fraction of the sum over all, None unless that sum is
+    above zero. `centroid`: in z space; `centroid_raw`: in the features' own units. `lasting`: id, name and action come
+    from the active model. `silhouette`: mean over the sample.
     """
 
     id: int
@@ -142,10 +141,10 @@ class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """Customers one by one, in columns of one length: all of them, or SAMPLE drawn by the seed. Without their ids.
+    """Single customers, without their ids, in columns of one length: all of them, or SAMPLE drawn by the seed.
 
     Raw and transformed (z) figures, index of the segment, silhouette (None where it isn't defined for the sample),
-    and place in the projection (x, y).
+    and position in the projection (x, y).
     """
 
     recency_days: tuple[float, ...]
@@ -161,7 +160,10 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
-    """The plane of the two largest principal components of z. `explained`: parts of the variance; `loadings`: [2][3]."""
+    """The plane of the two largest principal components of z.
+
+    `explained`: their fractions of the variance; `loadings`: [component][feature]; `centroids`: of the segments, (x, y).
+    """
 
     explained: tuple[float, float]
     loadings: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -178,11 +180,11 @@ class SegmentBefore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """The active model against the new one, both on this snapshot: what changes by the model alone.
+    """The movement from the active model to the new one on this snapshot, without any new order.
 
-    `moves[a][b]`: customers whom the active model puts in its segment a (order of `before`) and whom the workers then
-    have in b (order of the new model), the margin in their favour. `money[a][b]`: their money. A customer has moved
-    when the ids of the two differ. `moved`: their part of all; `moved_without_margin`: of nearest against nearest.
+    `moves[a][b]`: customers in segment a of the active model (order of `before`) whom the workers would put in segment b
+    of the new one, applying the margin. `money[a][b]`: their money. A customer moves where the ids of the two differ.
+    `moved`: the fraction of all who move; `moved_without_margin`: the same by the nearest centroid alone.
     """
 
     version: str
@@ -195,10 +197,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PublicationDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the model, and why: whole sentences, the decisive one first.
+    """The verdict on the model, and the reasons: sentences, the decisive one first.
 
-    `forced`: a gate failed and someone published anyway. `activation`: offset of the `active` record, None unless
-    active.
+    `forced`: a gate failed and was overruled. `activation`: offset of the `active` record, None unless active.
     """
 
     verdict: Verdict
@@ -209,7 +210,7 @@ class PublicationDecision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long one step of the run took."""
+    """The duration of one step of the run."""
 
     step: str
     seconds: float
@@ -218,9 +219,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """A run from snapshot to decision.
 
-    Refused by the gates, there is no model: `version` is None, `segments` is empty, and `sample`, `projection` and
-    `comparison` are None; `fits` say why. `source` is a few words: "Redis", or the file's name.
-    `parent`: the version of the active model, None without one. `chosen`: index into `fits`.
+    Where the gates refuse every fit there is no model: `version`, `sample`, `projection` and `comparison` are None,
+    `segments` is empty, and `fits` show the reasons. `source`: "Redis", or the file's name. `parent`: the version of
+    the active model, None without one. `chosen`: index into `fits`.
     """
 
     format: Literal[1] = 1
@@ -243,10 +244,10 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     currency: str | None = None  # of all money here; None where unknown
 
     def to_json(self) -> bytes:
-        """Give the form that `from_json` reads."""
+        """Return the JSON that `from_json` reads."""
         return msgspec.json.encode(self)
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
-        """Read what `to_json` gave. Raises msgspec.ValidationError or msgspec.DecodeError where it is something else."""
+        """Parse what `to_json` returned. Raises msgspec.DecodeError (ValidationError is one) for anything else."""
         return msgspec.json.decode(value, type=cls)

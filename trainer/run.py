@@ -1,4 +1,4 @@
-"""A training run from beginning to end: the customers read, a model learned, published and reported."""
+"""A training run from beginning to end: read the customers, learn a model, publish and report it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one run is to do, beside how it trains.
+    """The task of one run, except how it trains.
 
     `file`: orders to read instead of Redis; `replica_url`: a Redis to read instead of the deployment's. `status`:
-    "auto" activates where the model moves few enough customers, else leaves a candidate. `alone`: the models topic
-    isn't read, so ids and names begin anew; only with `dry_run`. `by`, `reason`: who publishes, and why.
+    "auto" activates a model that moves few enough customers, and publishes another one as a candidate. `alone`: the
+    models topic isn't read, so ids and names start from the beginning; only with `dry_run`. `by`, `reason`: who
+    publishes, and why.
     """
 
     as_of_ms: int | None = None
@@ -65,18 +66,18 @@ def run(
     clock_s: Callable[[], float],
     progress: Progress,
 ) -> TrainingOutcome:
-    """Train once. Raises TrainerError: then nothing was published, but see PublishError.
+    """Train once. Raises TrainerError; then nothing was published, but see PublishError.
 
-    1. What is active, from the models topic.
-    2. The snapshot, from Redis or a file.
-    3. The model, as `learn` has it. Refused by the gates, the outcome says so, and nothing is published.
-    4. The model's file, so that a folder that can't be written stops the run before anything is published.
-    5. The publication, unless another model became active since 1.
-    6. The report of a model that was published, kept in Kafka. If that fails, the run has succeeded all the same.
-    7. The report as files: report.html, report.md, and report.json, which holds the outcome.
+    1. Read the active model from the models topic.
+    2. Read the snapshot, from Redis or a file.
+    3. Make the model (`learn`). Where the gates refuse every fit, the outcome says so and nothing is published.
+    4. Write the model's file: a folder that can't be written stops the run before anything is published.
+    5. Publish, unless another model became active since 1.
+    6. Keep the report of a published model in Kafka. If that fails, the run has still succeeded.
+    7. Write the report as files: report.html, report.md, and report.json, which holds the outcome.
     """
     if job.alone and not job.dry_run:
-        raise PublishError("a model that knows of no other can't be published.", hint="Add --dry-run.")
+        raise PublishError("a model trained without the models topic can't be published.", hint="Add --dry-run.")
     watch = Stopwatch(clock_s)
     lineage = Lineage()
     if not job.alone:
@@ -85,7 +86,7 @@ def run(
     progress("reading the customers", 0, 1)
     with watch.step("snapshot"):
         snapshot = _snapshot(settings, job, now_ms)
-    lesson = learn(
+    result = learn(
         snapshot,
         plan,
         lineage,
@@ -95,15 +96,15 @@ def run(
         progress=progress,
         force=job.force,
     )
-    model = lesson.trained.model if lesson.trained else None
+    model = result.trained.model if result.trained else None
     if job.out is not None and model is not None:
         _write(job.out, f"model-{model.version}.json", model.to_json())
-    verdict, why = _verdict(lesson, job)
+    verdict, why = _verdict(result, job)
     activation = None
     if model is not None and verdict in ("active", "candidate"):
         with watch.step("publication"):
             activation = _publish(settings, model, lineage, job, activate=verdict == "active", now_ms=now_ms)
-    outcome = _decided(lesson.outcome, verdict, why, activation)
+    outcome = _decided(result.outcome, verdict, why, activation)
     outcome = msgspec.structs.replace(outcome, timings=tuple(watch.timings), currency=settings.currency)
     if verdict in ("active", "candidate"):
         _keep(settings, outcome, job.out)
@@ -119,22 +120,22 @@ def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> CustomerSn
     return take(source, job.as_of_ms, now_ms=now_ms)
 
 
-def _verdict(lesson: TrainingResult, job: Job) -> tuple[Verdict, str | None]:
-    """Say what becomes of the model, and why in a sentence, where the choice of the fit doesn't say it already."""
-    if lesson.trained is None:
+def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:
+    """Return the verdict, and a sentence with its reason unless the choice of the fit gives it already."""
+    if result.trained is None:
         return "refused", None
-    status: Verdict = "active" if job.status == "activate" or lesson.may_activate else "candidate"
+    status: Verdict = "active" if job.status == "activate" or result.may_activate else "candidate"
     why = None
     if job.status == "candidate":
-        status, why = "candidate", "It was asked to be a candidate."
-    elif not lesson.may_activate:
-        [moved] = [g for g in lesson.outcome.decision.gates if g.name == "moved"]
+        status, why = "candidate", "It is a candidate, as requested."
+    elif not result.may_activate:
+        [moved] = [g for g in result.outcome.decision.gates if g.name == "moved"]
         over = f"{moved.value or 0.0:.1%} of the customers would move, above the limit of {moved.limit:.1%}"
         asked = job.status == "activate"
-        why = f"Activated as asked, though {over}." if asked else f"It stays a candidate: {over}."
+        why = f"Activated as requested, though {over}." if asked else f"It stays a candidate: {over}."
     if not job.dry_run:
         return status, why
-    return "dry-run", f"Dry run: nothing was published; it would be {status}. {why or ''}".rstrip()
+    return "dry-run", f"Dry run: nothing was published; the model would be {status}. {why or ''}".rstrip()
 
 
 def _decided(outcome: TrainingOutcome, verdict: Verdict, why: str | None, activation: int | None) -> TrainingOutcome:
@@ -173,8 +174,8 @@ def _write(folder: Path, name: str, content: bytes) -> None:
 
 
 def _keep(settings: DeploymentSettings, outcome: TrainingOutcome, folder: Path | None) -> None:
-    """Keep the report. Whatever is wrong with it, the model is published, and the run has not failed."""
-    where = f"It lies in {folder} alone." if folder else "With --out DIR a run writes it to files as well."
+    """Keep the report. If that fails, the run hasn't: the model is published."""
+    where = f"It is only in {folder}." if folder else "With --out DIR a run writes it to files too."
     try:
         keep(settings, outcome)
     except NoReport as error:
@@ -188,6 +189,7 @@ def _report(outcome: TrainingOutcome, folder: Path) -> None:
         write_report(outcome, folder)
     except OSError as error:
         raise PublishError(
-            f"the report can't be written to {folder}: {error.strerror}; the run itself ended: {outcome.decision.verdict}.",
+            f"the report can't be written to {folder}: {error.strerror}; the run itself has ended "
+            f"({outcome.decision.verdict}).",
             hint="Give another --out.",
         ) from None

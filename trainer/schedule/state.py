@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from trainer.lock import EXPIRY_S, whose
+from trainer.lock import EXPIRY_S, holder_token
 from trainer.schedule.policy import LastRun
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RunMemory:
 
     async def take_turn(self) -> bool:
         """Say whether this scheduler may run now, and no other may until `end_turn`, or EXPIRY_S without `renew`."""
-        return bool(await self._lock.acquire(blocking=False, token=whose()))
+        return bool(await self._lock.acquire(blocking=False, token=holder_token()))
 
     async def renew(self) -> bool:
         """Put off the expiry. False: the turn is another's by now. A server that doesn't answer is only told."""

@@ -1,6 +1,6 @@
-"""The customers as of one instant, from a file of orders instead of Redis, through the state algebra of the worker.
+"""The customers as of one instant, from a file of orders instead of Redis, computed by the worker's state algebra.
 
-The one file of the trainer that knows of `stream`'s readers of files.
+The only module of the trainer that uses `stream`'s readers of files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class OrderBook:
-    """Every order of a file, by customer: snapshots of it as of any instant."""
+    """All orders of a file, by customer; gives snapshots as of any instant."""
 
     def __init__(self, entries: dict[bytes, list[Entry]], rules: Rules, left_out_rows: int) -> None:
         self.entries = {name: sorted(own) for name, own in sorted(entries.items())}
@@ -39,23 +39,24 @@ class OrderBook:
 
     @property
     def latest_ms(self) -> int:
-        """The instant of the last event; SnapshotError where there is none."""
+        """The instant of the last event, ms since 1970. Raises SnapshotError where there is none."""
         latest = max((own[-1].time for own in self.entries.values()), default=None)
         if latest is None:
-            raise SnapshotError("there is no order that can be used.", hint="docs/how-to/files.md says what is needed.")
+            raise SnapshotError("there is no usable order.", hint="docs/how-to/files.md says what is needed.")
         return latest
 
     def as_of(self, at_ms: int) -> CustomerSnapshot:
-        """Give the customers as if all that happened up to the instant, and nothing later, had been told in order."""
+        """Return the customers as if exactly the events up to the instant had arrived, in order."""
         known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
         states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
         return columns(states, at_ms, self._rules)
 
 
 def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
-    """Read a file of orders or invoice lines (docs/how-to/files.md); `currency`: of rows that name none. Raises SnapshotError.
+    """Read a file of orders or invoice lines (docs/how-to/files.md). Raises SnapshotError.
 
-    Rows that can't be used are left out and counted, as in `segstream replay`; so are those in another currency.
+    `currency`: of rows that name none. Rows that can't be used are left out and counted, as by `segstream replay`, and
+    so are rows in another currency.
     """
     counts: Counter[str] = Counter()
     entries: dict[bytes, list[Entry]] = {}
@@ -69,30 +70,30 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
             entries.setdefault(row.customer_id.encode(), []).append(entry)
     except SegstreamError as error:
         raise SnapshotError(str(error)) from None
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
+    left_out = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
     if not entries:
         raise SnapshotError(
-            f"{path} has no order that can be used; rows left out: {told}.",
+            f"{path} has no usable order; rows left out: {left_out}.",
             hint="docs/how-to/files.md says what is needed.",
         )
     if counts:
-        log.info("%s: rows left out: %s", path.name, told)
-    return OrderBook(_once(entries), rules, sum(counts.values()))
+        log.info("%s: rows left out: %s", path.name, left_out)
+    return OrderBook(_without_repetitions(entries), rules, sum(counts.values()))
 
 
-def _once(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:
-    """Drop what a file has twice, as the worker does."""
+def _without_repetitions(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:
+    """Drop repeated entries, as the worker does."""
     return {name: list(dict.fromkeys(own)) for name, own in entries.items()}
 
 
 def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> CustomerSnapshot:
-    """Read a file as of an instant; None: of its last event. Raises SnapshotError."""
+    """Read the customers of a file as of an instant; None: of its last event. Raises SnapshotError."""
     book = read_book(path, rules, currency)
     at = book.latest_ms if as_of_ms is None else as_of_ms
     snapshot = book.as_of(at)
     if not len(snapshot.customers):
         raise SnapshotError(
-            f"{path} has nobody with an order up to {iso(at)}; its last event is of {iso(book.latest_ms)}.",
+            f"{path} has no customer with an order up to {iso(at)}; its last event is of {iso(book.latest_ms)}.",
             hint="Give a later --as-of.",
         )
     assert np.all(snapshot.recency_days >= 0.0)

@@ -1,7 +1,4 @@
-"""The customers as of one instant, read from the live states by the code that the worker runs.
-
-The one file of the trainer that knows of `stream`, and of it only the read side of the store.
-"""
+"""The customers as of one instant, read from the live states by the worker's own code."""
 
 from __future__ import annotations
 
@@ -37,9 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# States turned to columns at a time: bounds the memory that their entries take.
+# States read at a time: bounds the memory of their entries.
 _BLOCK: Final = 10_000
-# In wall time a deployment without any event for so long is worth a look; a small shop's quiet night isn't.
+# In wall time, a deployment without any event for so long is worth a warning; one without orders at night isn't.
 _QUIET_MS: Final = DAY_MS
 
 
@@ -47,7 +44,7 @@ _QUIET_MS: Final = DAY_MS
 class CustomerSnapshot:
     """Customers in the order of their bytes, and a column [customers] of each feature as of one instant.
 
-    So equal states make equal snapshots, however many partitions they lie in.
+    Equal states give equal snapshots, whatever the number of partitions.
     """
 
     customers: tuple[bytes, ...]
@@ -58,17 +55,17 @@ class CustomerSnapshot:
     left_out: int  # customers without an order that stands
 
     def column(self, feature: str) -> NDArray[np.float64]:
-        """Give the column of a name in segmentation.model.FEATURES."""
+        """Return the column of a name in segmentation.model.FEATURES."""
         return {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}[feature]
 
 
 def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> CustomerSnapshot:
     """Read all shards as of an instant; None: now in wall time, the highest shard clock in event time.
 
-    From a replica that has lost its primary, now is the moment when it did: what was bought since isn't in it. That is
-    logged as a warning. Customers whose every order was cancelled or erased have no recency: they are left out and
-    counted. Those whose orders have all left the window stay, with frequency 0. Workers may go on meanwhile: who buys
-    during the read shows that order already, with recency 0. Raises SnapshotError.
+    For a replica that has lost its primary, now is the moment of the loss, because later orders are missing; a warning
+    is logged. Customers whose orders were all cancelled or erased have no recency: they are left out and counted.
+    Customers whose orders have all left the window stay, with frequency 0. Workers may go on meanwhile: an order placed
+    during the read can be included, with recency 0. Raises SnapshotError.
     """
     url = settings.redis_url.get_secret_value()
     timeout_s = settings.redis_timeout_s
@@ -78,95 +75,96 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
         ) as redis:
             return _take(redis, settings, as_of_ms, now_ms)
     except (RedisError, OSError) as error:
-        raise SnapshotError(f"Redis at {_place(settings)}: {error}.", hint=_hint(error)) from error
+        raise SnapshotError(f"Redis at {_address(settings)}: {error}.", hint=_hint(error)) from error
     except HeadUnreadable as error:
         raise SnapshotError(str(error)) from error
     except ValueError as error:
         if isinstance(error, StateFormatError):
             raise SnapshotError(
                 f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
-                hint="Was it written by another version? `segstream rebuild` makes the states anew.",
+                hint="If another version wrote it, `segstream rebuild` builds the states again.",
             ) from error
         raise SnapshotError(
             f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.",
-            hint="Where SEGSTREAM_TRAINER_REDIS_URL is set, it is that one.",
+            hint="If SEGSTREAM_TRAINER_REDIS_URL is set, correct that one.",
         ) from None
 
 
 def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_ms: int) -> CustomerSnapshot:
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-    # Before the states: what a replica hears of while they are read is no harm, what it doesn't hear of is.
+    # Before the states: checked afterwards, a replica that has reconnected meanwhile would look in sync.
     link = read_link(redis)
     known = [clock for keys in shards if (clock := read_clock(redis, keys)) is not None]
     if not known:
-        raise _nobody(settings, link)
+        raise _no_customers(settings, link)
     beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
     if redis.exists(beyond.head):
         raise SnapshotError(
-            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {_place(settings)} has more shards of topic "
+            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {_address(settings)} has more shards of topic "
             f"{settings.orders_topic}: their customers would be missing.",
-            hint="Give the number that the workers have.",
+            hint="Set the number that the workers have.",
         )
     at = _instant(max(known), as_of_ms, now_ms, link, settings)
     return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
 
 
-def _nobody(settings: DeploymentSettings, link: Link | None) -> SnapshotError:
-    told = f"Redis at {_place(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
+def _no_customers(settings: DeploymentSettings, link: Link | None) -> SnapshotError:
+    message = f"Redis at {_address(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
     if link is not None and not link.up:
         return SnapshotError(
-            f"{told}: it is a replica, and {link.told}.", hint="Wait for its copy, or read from the primary."
+            f"{message}: it is a replica, and {link.description}.",
+            hint="Wait until it is in sync, or read from the primary.",
         )
     return SnapshotError(
-        f"{told}: there is nobody to train on.",
+        f"{message}: there are no customers to train on.",
         hint="Run `segstream worker` on some orders first, with the same SEGSTREAM_ settings.",
     )
 
 
 def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None, settings: DeploymentSettings) -> int:
-    """Choose the instant. `earliest`: the highest clock, for a state has forgotten what left the window before it."""
+    """Choose the instant. `earliest`: the highest shard clock; states have forgotten what left the window before it."""
     if as_of_ms is not None and as_of_ms < earliest:
         raise SnapshotError(
-            f"as of {iso(as_of_ms)} can't be told: the states stand at {iso(earliest)}.",
+            f"the customers can't be read as of {iso(as_of_ms)}: their states are already at {iso(earliest)}.",
             hint="Give that or a later time, or replay the orders `--until` the earlier one.",
         )
-    heard = now_ms
+    synced_ms = now_ms
     if link is not None and not link.up:
-        heard = earliest if link.lost_s is None else now_ms - link.lost_s * 1000
+        synced_ms = earliest if link.lost_s is None else now_ms - link.lost_s * 1000
     chosen = as_of_ms
     if chosen is None:
-        chosen = earliest if settings.time == "event" else max(heard, earliest)
+        chosen = earliest if settings.time == "event" else max(synced_ms, earliest)
     if link is not None and not link.up:
         log.warning(
-            "Redis at %s is a replica, and %s: what was bought since isn't in the customers, read as of %s",
-            *(_place(settings), link.told, iso(chosen)),
+            "Redis at %s is a replica, and %s: the customers are read as of %s, without later orders",
+            *(_address(settings), link.description, iso(chosen)),
         )
     elif settings.time == "wall" and chosen - earliest > _QUIET_MS:
         log.warning(
-            "nothing has happened since %s by Redis at %s, %.1f days before %s: do the workers run, and is it theirs?",
-            *(iso(earliest), _place(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
+            "the last event is of %s by Redis at %s, %.1f days before %s: check that the workers run and use this Redis",
+            *(iso(earliest), _address(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
         )
     return chosen
 
 
-def _place(settings: DeploymentSettings) -> str:
-    """Of the URL only what is no secret."""
+def _address(settings: DeploymentSettings) -> str:
+    """Return the host and port of the URL: the rest may be secret."""
     parts = urlsplit(settings.redis_url.get_secret_value())
     return f"{parts.hostname}:{parts.port or 6379}"
 
 
 def _hint(error: Exception) -> str:
     if isinstance(error, BusyLoadingError):
-        return "It is reading its data in: wait until it has, or read from another."
+        return "It is loading its data: wait until it has finished, or read from another Redis."
     if isinstance(error, MasterDownError):
-        return "It is a replica without its primary: mend that, or read from another."
+        return "It is a replica without its primary: restore the link, or read from another Redis."
     if str(error).startswith("WRONGTYPE"):
         return "Its keys aren't those of segstream: check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
-    return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that it runs."
+    return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that Redis runs."
 
 
 def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> CustomerSnapshot:
-    """Bring each state to the instant and keep of it the three figures."""
+    """Return the snapshot of these (customer, state) rows: each state advanced to the instant, and its three figures."""
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
     left_out = 0

@@ -1,4 +1,4 @@
-"""How far behind its primary a Redis is that customers are read from, by what it says of itself."""
+"""Read whether a Redis is a replica, and since when it has had no link to its primary."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A replica's way to its primary. `lost_s`: seconds since it broke; None where it holds, or nobody knows since when."""
+    """A replica's link to its primary. `lost_s`: seconds since it broke; None while it is up, or where that is unknown."""
 
     up: bool
     lost_s: int | None = None
 
     @property
-    def told(self) -> str:
-        """Say it in words.
+    def description(self) -> str:
+        """The state of a broken link, in words.
 
-        >>> Link(up=False, lost_s=90).told, Link(up=False).told
-        ('lost its primary 90 s ago', 'has no link to its primary, it is not known since when')
+        >>> Link(up=False, lost_s=90).description, Link(up=False).description
+        ('lost its primary 90 s ago', 'has no link to its primary, since an unknown time')
         """
         if self.lost_s is None:
-            return "has no link to its primary, it is not known since when"
+            return "has no link to its primary, since an unknown time"
         return f"lost its primary {self.lost_s} s ago"
 
 
 def read_link(redis: Redis) -> Link | None:
-    """Ask by INFO. None: it is no replica, or its INFO isn't for this user (some hosted ones). Raises RedisError."""
+    """Read the link from INFO. Return None for a primary, or where this user may not call INFO. Raises RedisError."""
     try:
         return parse(redis.info("replication"))
     except ResponseError:
@@ -41,7 +41,7 @@ def read_link(redis: Redis) -> Link | None:
 
 
 def parse(info: Mapping[str, Any]) -> Link | None:
-    """Read the section `replication`; None where it isn't that of a replica.
+    """Parse the section `replication` of INFO. Return None where it isn't that of a replica.
 
     >>> parse({"role": "slave", "master_link_status": "down", "master_link_down_since_seconds": 90})
     Link(up=False, lost_s=90)
@@ -54,6 +54,6 @@ def parse(info: Mapping[str, Any]) -> Link | None:
         return None
     if info.get("master_link_status") == "up":
         return Link(up=True)
-    # Below zero where it has had no link since it started.
+    # -1 where it has had no link since it started.
     lost_s = info.get("master_link_down_since_seconds", -1)
     return Link(up=False, lost_s=lost_s if isinstance(lost_s, int) and lost_s >= 0 else None)

@@ -194,7 +194,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
     assert [(problem.topic, problem.setting) for problem in problems] == [(absent, "missing")]
     caplog.clear()
     train(orders, "--candidate", "--out", str(tmp_path / "run"), k=2)
-    assert f"It lies in {tmp_path}/run alone." in caplog.text
+    assert f"It is only in {tmp_path}/run." in caplog.text
     assert (tmp_path / "run" / "report.html").exists()
 
 

@@ -230,7 +230,7 @@ def test_wall_time_takes_the_present_but_never_what_lies_before_the_clocks(shop:
     wall = shop.settings.model_copy(update={"time": "wall"})
     assert take(wall, None, now_ms=NOW).as_of_ms == NOW
     assert take(wall, None, now_ms=T0).as_of_ms == shop.clock
-    with pytest.raises(SnapshotError, match=r"can't be told: the states stand at .*--until"):
+    with pytest.raises(SnapshotError, match=r"can't be read as of .*: their states are already at .*--until"):
         take(wall, shop.clock - 1, now_ms=NOW)
 
 
@@ -243,7 +243,7 @@ def test_a_clock_is_absent_before_the_first_record(shop: Shop) -> None:
         redis.set(keys.head, head(0, PARTITIONS))
         assert read_clock(redis, keys) == 0
         redis.delete(keys.head)
-    with pytest.raises(SnapshotError, match=r"nobody to train on.*segstream worker"):
+    with pytest.raises(SnapshotError, match=r"no customers to train on.*segstream worker"):
         take(shop.settings.model_copy(update={"group": "nobody"}), None, now_ms=NOW)
 
 
@@ -360,7 +360,7 @@ def test_a_model_that_moves_too_many_stays_a_candidate_unless_it_is_to_be_active
     assert read_lineage(shop.settings).activation == first["activation"]
     third = json.loads(CliRunner().invoke(cli.app, [*arguments, "--activate"]).stdout)
     assert third["decision"]["verdict"] == "active"
-    assert third["decision"]["why"][-1].startswith("Activated as asked, though ")
+    assert third["decision"]["why"][-1].startswith("Activated as requested, though ")
 
 
 def test_a_replica_is_read_instead_where_one_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ class Ugly:
 
 REDIS = {
     "empty": Ugly(
-        r"Redis at 127.0.0.1:\d+ has no shard of group group-\w+, .* nobody to train on. Run `segstream worker`"
+        r"Redis at 127.0.0.1:\d+ has no shard of group group-\w+, .* no customers to train on. Run `segstream worker`"
     ),
     "one customer": Ugly(r"1 customers have an order that stands, expected at least 200. Wait for more", ordinary(1)),
     "199": Ugly(r"199 customers have an order that stands, expected at least 200. Wait for more", ordinary(199)),
@@ -154,18 +154,18 @@ def _file(rows: list[str]) -> bytes:
 
 FILES = {
     "not a number": Ugly(
-        r"no order that can be used; rows left out: amount 4. ",
+        r"no usable order; rows left out: amount 4. ",
         file=_file([f"o{i},c{i},2011-05-05,{bad}" for i, bad in enumerate(("NaN", "Infinity", "-inf", "1e400"))]),
     ),
     "a giant": Ugly(r"rows left out: amount_out_of_range 1. ", file=_file([f"o1,c1,2011-05-05,{10**12}"])),
-    "no rows": Ugly(r"no order that can be used; rows left out: none. docs/how-to/files.md", file=_file([])),
+    "no rows": Ugly(r"no usable order; rows left out: none. docs/how-to/files.md", file=_file([])),
     "no columns": Ugly(
         r"orders.csv: no column order_id, .*; the file has a, b. A file of orders needs", file=b"a,b\n1,2\n"
     ),
     "not text": Ugly(r"orders.csv", file=b"\x00\xff\xfe" * 50),
     "nothing": Ugly(r"orders.csv", file=b""),
     "before the first": Ugly(
-        r"has nobody with an order up to 2010-01-01.* its last event is of 2011-05-05.* later --as-of",
+        r"has no customer with an order up to 2010-01-01.* its last event is of 2011-05-05.* later --as-of",
         file=_file(["o1,c1,2011-05-05,3"]),
         arguments=("--as-of", "2010-01-01"),
     ),
