@@ -1,1 +1,1 @@
-"""Records that can't be used, and how they are sent back. Imported by engine, adapters, outputs and the commands."""
+"""Records that can't be used, and how they are sent back. Imported by engine, adapters, outputs and commands."""

@@ -1,4 +1,4 @@
-"""The reasons of dead letters that are sent back unless others are chosen."""
+"""The reasons of dead letters that a redrive sends back unless others are chosen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from segmentation.events import Reason
 
-# What something outside of the record can heal: a setting, a model, a newer version, the adapter, or time alone.
+# A change outside of the record can fix these: of a setting, a model, the version, the adapter, or time alone.
 FIXABLE: Final = (
     Reason.ADAPTER_FAILED,
     Reason.CLOCK_JUMP,

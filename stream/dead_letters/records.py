@@ -1,4 +1,7 @@
-"""A record that can't be used, as it goes to the dead-letter topic: itself unchanged, and why, in headers. And the way back."""
+"""Dead letters as records of their topic: the original record, and in headers why it can't be used.
+
+`dead_record` writes one, `read_dead_letter` reads one, `sent_back_headers` makes the headers of the record sent back.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,40 @@ from stream.storage.heads import (
     NOTE_HEADER,
 )
 
-CONNECT: Final = "__connect.errors."  # Kafka Connect's names, which operators' tools know already
-REDRIVES_HEADER: Final = "segstream_redrives"  # how often the record was sent back before
-HEADER_ROOM: Final = 65_536  # how much larger the dead-letter topic's limit is than the input's
-KEPT_OF_HUGE: Final = 65_536
+CONNECT: Final = "__connect.errors."  # Kafka Connect's header names, which operators' tools know
+REDRIVES_HEADER: Final = "segstream_redrives"  # how often the record has been sent back
+HEADER_ROOM: Final = 65_536  # by how much the dead-letter topic's limit exceeds the input's
+KEPT_OF_HUGE: Final = 65_536  # bytes kept of the key and of the value of a record that is too large
 UNKNOWN_REASON: Final = "unknown"
 _HEADER_BYTES: Final = 12  # most that a header takes besides name and value: two lengths
 _CUT: Final = ("segstream_value_sha256", "segstream_key_sha256", "segstream_headers_dropped")
 
 
-def dead_record(
-    record: Any, letter: DeadLetter, topic: str, partition: int, *, now_ms: int, max_bytes: int
-) -> DeadRecord:
-    """The dead letter of a consumed record: its original key, value and headers, and why.
+@dataclass(slots=True)
+class DeadRecord:
+    """A complete record for the dead-letter topic."""
 
-    Of a record beyond `max_bytes` the first 64 KiB of key and value and their SHA-256 are kept, and the headers are left
-    out; the coordinates lead to the rest.
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+def dead_record(
+    record: Any, dead_letter: DeadLetter, topic: str, partition: int, *, now_ms: int, max_bytes: int
+) -> DeadRecord:
+    """Return the dead letter of a consumed record: its key, value and headers, and headers that say why.
+
+    Of a record of more than `max_bytes`, the first 64 KiB of key and value and their SHA-256 are kept, and the headers
+    are left out; topic, partition and offset lead to the complete record.
     """
     headers = [
         (f"{CONNECT}topic", topic.encode()),
         (f"{CONNECT}partition", b"%d" % partition),
         (f"{CONNECT}offset", b"%d" % record.offset),
         (f"{CONNECT}stage", b"VALUE_CONVERTER"),
-        (f"{CONNECT}exception.message", letter.message.encode(errors="replace")[:4_096]),
-        ("segstream_reason", letter.reason.encode()),
-        ("segstream_field", (letter.field or "").encode()),
+        (f"{CONNECT}exception.message", dead_letter.message.encode(errors="replace")[:4_096]),
+        ("segstream_reason", dead_letter.reason.encode()),
+        ("segstream_field", (dead_letter.field or "").encode()),
         ("segstream_failed_at", iso(now_ms).encode()),
     ]
     key, value, original = record.key, record.value, list(record.headers)
@@ -47,7 +59,7 @@ def dead_record(
         if original:
             headers.append(("segstream_headers_dropped", b"%d" % len(original)))
         original = []
-        # Where the limit is set very low, both beginnings must still fit it together.
+        # With a very low limit, both beginnings together must still be within it.
         kept = min(KEPT_OF_HUGE, max_bytes // 2)
         for name, part in (("value", value), ("key", key)):
             if part is not None and len(part) > kept:
@@ -56,13 +68,13 @@ def dead_record(
         value = value and value[:kept]
         key = key and key[:kept]
     if value is None and key is None:
-        value = b""  # Kafka takes no record without both
+        value = b""  # Kafka takes no record without key and value
     return DeadRecord(key, value, [*original, *headers])
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
-    """A dead letter, read back: what its headers say, and the record as it was. None: its headers don't say."""
+    """A dead letter read from its topic: the original record, and what the headers say; None where they don't."""
 
     topic: str | None
     partition: int | None
@@ -74,13 +86,13 @@ class StoredDeadLetter:
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]  # the record's own
-    redrives: int  # how often it was sent back before
-    cut: bool  # not all of it is here
+    redrives: int  # how often it has been sent back
+    cut: bool  # the record was too large: only its beginning is here
 
 
 def read_dead_letter(record: Any) -> StoredDeadLetter:
-    """Read a dead letter, and anything else that somebody has put into its topic."""
-    own, ours = _parted(list(record.headers))
+    """Read a record of a dead-letter topic, also one that segstream didn't write."""
+    own, ours = _split_headers(list(record.headers))
     redrives = _number(dict(own).get(REDRIVES_HEADER)) or 0
     return StoredDeadLetter(
         topic=_text(ours.get(f"{CONNECT}topic")) or None,
@@ -98,16 +110,18 @@ def read_dead_letter(record: Any) -> StoredDeadLetter:
     )
 
 
-def sent_back_headers(letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
-    """The headers of a record that is sent back: its own, and how often that has happened by now."""
-    # A move that comes again isn't the shard's own output any more: a takeover counts those by their marks.
-    gone = {REDRIVES_HEADER, MARK_HEADER, NOTE_HEADER}
-    kept = [(name, value) for name, value in letter.headers if name not in gone]
-    return [*kept, (REDRIVES_HEADER, b"%d" % (letter.redrives + 1))]
+def sent_back_headers(dead_letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
+    """Return the headers of the record that is sent back: its own, and how often it has been sent back."""
+    # Without the shard's marks: a takeover counts the shard's own outputs by them, and a move sent back is none.
+    dropped = {REDRIVES_HEADER, MARK_HEADER, NOTE_HEADER}
+    kept = [(name, value) for name, value in dead_letter.headers if name not in dropped]
+    return [*kept, (REDRIVES_HEADER, b"%d" % (dead_letter.redrives + 1))]
 
 
-def _parted(headers: list[tuple[str, bytes | None]]) -> tuple[list[tuple[str, bytes | None]], dict[str, bytes | None]]:
-    """(the record's own headers, ours). Ours come last, so a record may have had some of the same names."""
+def _split_headers(
+    headers: list[tuple[str, bytes | None]],
+) -> tuple[list[tuple[str, bytes | None]], dict[str, bytes | None]]:
+    """Return the record's own headers, and ours. Ours come last: the record may have had headers of the same names."""
     firsts = [at for at, (name, _) in enumerate(headers) if name == f"{CONNECT}topic"]
     at = firsts[-1] if firsts else len(headers)
     return headers[:at], dict(headers[at:])
@@ -118,14 +132,5 @@ def _text(value: bytes | None) -> str:
 
 
 def _number(value: bytes | None) -> int | None:
-    """Read a number of up to 18 digits; anything else is none."""
+    """Return a number of up to 18 digits, None for anything else."""
     return int(value) if value is not None and value.isdigit() and len(value) <= 18 else None
-
-
-@dataclass(slots=True)
-class DeadRecord:
-    """A record for the dead-letter topic, complete."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]

@@ -1,10 +1,10 @@
-"""Dead letters back to where they came from, after a fix: each once, whatever happens on the way.
+"""Send dead letters back to the topics they came from, after a fix: each exactly once.
 
-How far each partition has been sent back stands in a compacted topic of its own, one record a partition, written in the
-same transaction as the records that go back. Not in a consumer group: its offsets expire after a week, dead letters after a
-month, and an offset that has just been committed may be answered late (KAFKA-17507). What stands on a partition does neither.
+A compacted topic records how far each partition's dead letters have been sent back, in one record a partition, written
+in the same transaction as the records sent back. A consumer group wouldn't do: its offsets expire after a week, dead
+letters after a month, and a broker may answer with an offset older than the one just committed (KAFKA-17507).
 
-Each reason has a mark of its own, and so have controls: who redrives one reason leaves the others where they are.
+Each reason has a mark, and so have its controls: redriving one reason leaves the others in place.
 """
 
 from __future__ import annotations
@@ -27,30 +27,29 @@ from stream.kafka.aiokafka_internals import TRANSACTION_RETRY_MS, shorten_transa
 from stream.kafka.clients import TopicUnusable, at_end, kafka_consumer, kafka_producer, partitions_of
 from stream.settings import Settings
 
-_PAGE: Final = 500  # records read at once, and most in a transaction
+_PAGE: Final = 500  # records read at once, and the most in a transaction
 _POLL_MS: Final = 200
-_WAIT_MS: Final = (
-    20  # of a fetch without records: every other request stands in line behind it, half a second by default
-)
+# The broker's wait in a fetch without records. All other requests wait behind it: half a second by default.
+_WAIT_MS: Final = 20
 _TRANSACTION_BYTES: Final = 4_194_304
 _BARRIER: Final = b"\0barrier"
 
-Marks = dict[str, int]  # of one partition: by lane, the offset behind the last letter dealt with
+Marks = dict[str, int]  # of one partition, by queue: the offset behind the last dead letter that was dealt with
 
 
 class RedriveError(SegstreamError):
-    """A redrive can't go on."""
+    """The redrive can't go on."""
 
 
 class RedriveReport(msgspec.Struct, frozen=True):
-    """What a redrive did, or with `dry_run` would do. Counts of records: by reason, by topic, by why they were left."""
+    """The result of a redrive, or of a dry run. Records sent by reason and by topic, and records left by why."""
 
     topic: str
     sent: dict[str, int]
     to: dict[str, int]
     left: dict[str, int]
     dry_run: bool
-    limited: bool  # `limit` ended it
+    limited: bool  # it ended at `limit`
     interrupted: bool
 
 
@@ -71,10 +70,11 @@ async def redrive(
     progress: Callable[[int, int, int], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> RedriveReport:
-    """Send the selected letters back, those there are by now and not yet sent back; `limit`: at most so many.
+    """Send back the selected dead letters that exist now and haven't been sent back; `limit`: at most this many.
 
-    `dead_letters`: their topic. A second redrive of the same topic ends the first one. `progress` is told (offsets done, of
-    how many, records sent). `stop` ends it between two transactions. Raises RedriveError, KafkaUnreachable, TopicMissing.
+    `dead_letters`: their topic. A second redrive of the same topic ends the first one. `progress` is called with
+    (offsets done, offsets in all, records sent). `stop` ends the redrive between two transactions. Raises RedriveError,
+    KafkaUnreachable, TopicUnusable.
     """
     async with AsyncExitStack() as stack:
         consumer = await stack.enter_async_context(kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS))
@@ -82,7 +82,7 @@ async def redrive(
         producer = None
         if not dry_run:
             producer = await stack.enter_async_context(_fencing_producer(settings, dead_letters))
-        # In this order: the predecessor is fenced, then what it has done is read, then what there is to do.
+        # In this order: fence the predecessor, then read its marks, then the present ends.
         marks = await _read_marks(settings, dead_letters, producer)
         ends = await consumer.end_offsets(partitions)
         firsts = await consumer.beginning_offsets(partitions)
@@ -91,7 +91,7 @@ async def redrive(
             for tp in partitions
         }
         run = _Redrive(settings, consumer, producer, selection, limit, stop or asyncio.Event())
-        await run.all(spans, progress or (lambda _done, _total, _sent: None))
+        await run.send_all(spans, progress or (lambda _done, _total, _sent: None))
         tally = run.tally
         return RedriveReport(
             topic=dead_letters,
@@ -106,7 +106,7 @@ async def redrive(
 
 @dataclass(slots=True)
 class _PartitionRange:
-    """What there is to read of a partition, and how far that has come."""
+    """The offsets of a partition that are still to be read, and its marks."""
 
     marks: Marks
     position: int
@@ -114,14 +114,14 @@ class _PartitionRange:
 
     @classmethod
     def of(cls, marks: Marks, selection: Selection, *, first: int, end: int) -> _PartitionRange:
-        """From the first letter that may still be asked for, up to the end there is by now."""
-        # A mark beyond the end belongs to a topic of the same name that was deleted since.
-        known = {lane: at for lane, at in marks.items() if at <= end}
-        return cls(known, min(max(first, min(known.get(lane, 0) for lane in selection.lanes())), end), end)
+        """Return the range from the first dead letter that may still be selected to the present end."""
+        # A mark beyond the end belongs to a topic of the same name that has been deleted.
+        known = {queue: at for queue, at in marks.items() if at <= end}
+        return cls(known, min(max(first, min(known.get(queue, 0) for queue in selection.queues())), end), end)
 
 
 class _Redrive:
-    """One redrive under way."""
+    """One redrive."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class _Redrive:
         limit: int | None,
         stop: asyncio.Event,
     ) -> None:
-        """`producer` None: nothing is sent."""
+        """Prepare a redrive. `producer` None: nothing is sent."""
         self._settings = settings
         self._consumer = consumer
         self._producer = producer
         self._selection = selection
         self._limit = limit
-        self._counts: dict[str, int] = {}  # partitions of the topics that letters go back to
+        self._partition_counts: dict[str, int] = {}  # partitions of the topics that records go back to
         self.stop = stop
         self.tally = _Tally()
 
@@ -147,54 +147,54 @@ class _Redrive:
         """Whether the limit is reached."""
         return self._limit is not None and self.tally.sent.total() >= self._limit
 
-    async def all(
+    async def send_all(
         self, spans: dict[TopicPartition, _PartitionRange], progress: Callable[[int, int, int], None]
     ) -> None:
-        """Send back what is selected, a transaction at a time: partition by partition in order, among them as it comes."""
+        """Send back the selected dead letters in transactions: in order within a partition, partitions in any order."""
         consumer, total = self._consumer, sum(span.end - span.position for span in spans.values())
         consumer.assign(list(spans))
         for tp, span in spans.items():
             consumer.seek(tp, span.position)
-        while waiting := [] if self._over else [tp for tp, span in spans.items() if span.position < span.end]:
+        while waiting := [] if self._ended else [tp for tp, span in spans.items() if span.position < span.end]:
             answer = await consumer.getmany(*waiting, timeout_ms=_POLL_MS, max_records=_PAGE)
             for tp, records in answer.items():
                 page = [record for record in records if record.offset < spans[tp].end]
-                while page and not self._over:
-                    page = await self._slice(tp, spans[tp], page)
+                while page and not self._ended:
+                    page = await self._send_some(tp, spans[tp], page)
                     progress(total - sum(s.end - s.position for s in spans.values()), total, self.tally.sent.total())
-            if not self._over:
+            if not self._ended:
                 for tp in waiting:
-                    # Past what is no record: aborted ones, and the ends of transactions.
+                    # Past offsets without a record: aborted records, and the ends of transactions.
                     spans[tp].position = min(await consumer.position(tp), spans[tp].end)
 
     @property
-    def _over(self) -> bool:
+    def _ended(self) -> bool:
         return self.full or self.stop.is_set()
 
-    async def _slice(self, tp: TopicPartition, span: _PartitionRange, page: list[Any]) -> list[Any]:
-        """Send back as many of these records as a transaction holds; gives the rest."""
+    async def _send_some(self, tp: TopicPartition, span: _PartitionRange, page: list[Any]) -> list[Any]:
+        """Send back as many of these records as a transaction holds. Returns the rest."""
         marks = span.marks
         batch: list[SentBack] = []
         tally, size, taken = _Tally(), 0, 0
         for record in page:
-            letter = read_dead_letter(record)
-            lane = self._selection.lane(letter)
-            if lane in self._selection.lanes() and record.offset >= marks.get(lane, 0):
-                way = await self._way(letter)
-                if isinstance(way, str):
-                    tally.left[way] += 1
+            dead_letter = read_dead_letter(record)
+            queue = self._selection.queue_of(dead_letter)
+            if queue in self._selection.queues() and record.offset >= marks.get(queue, 0):
+                routed = await self._route(dead_letter)
+                if isinstance(routed, str):
+                    tally.left[routed] += 1
                 else:
-                    batch.append(way)
-                    size += way.size()
-                    tally.sent[letter.reason] += 1
-                    tally.to[way.topic] += 1
+                    batch.append(routed)
+                    size += routed.size()
+                    tally.sent[dead_letter.reason] += 1
+                    tally.to[routed.topic] += 1
             taken += 1
             if size >= _TRANSACTION_BYTES or len(batch) == self._room():
                 break
         span.position = page[taken - 1].offset + 1
         if batch and self._producer:
-            # A mark never goes back: another reason may have come further.
-            marks |= {lane: max(marks.get(lane, 0), span.position) for lane in self._selection.lanes()}
+            # A mark never decreases: another queue may be further already.
+            marks |= {queue: max(marks.get(queue, 0), span.position) for queue in self._selection.queues()}
             await self._commit(self._producer, tp, marks, batch)
         self.tally.sent += tally.sent
         self.tally.to += tally.to
@@ -204,25 +204,25 @@ class _Redrive:
     def _room(self) -> int | None:
         return None if self._limit is None else self._limit - self.tally.sent.total()
 
-    async def _way(self, letter: StoredDeadLetter) -> SentBack | str:
-        way = route(letter, self._settings)
-        if isinstance(way, SentBack) and way.partition >= await self._partitions(way.topic):
+    async def _route(self, dead_letter: StoredDeadLetter) -> SentBack | str:
+        routed = route(dead_letter, self._settings)
+        if isinstance(routed, SentBack) and routed.partition >= await self._partitions(routed.topic):
             return "no_way_back"
-        return way
+        return routed
 
     async def _partitions(self, topic: str) -> int:
-        """How many a topic has; 0: there is no such topic."""
-        if topic not in self._counts:
+        """Return the number of a topic's partitions, 0 where it doesn't exist."""
+        if topic not in self._partition_counts:
             try:
-                self._counts[topic] = len(await partitions_of(self._consumer, [topic]))
+                self._partition_counts[topic] = len(await partitions_of(self._consumer, [topic]))
             except TopicUnusable:
-                self._counts[topic] = 0
-        return self._counts[topic]
+                self._partition_counts[topic] = 0
+        return self._partition_counts[topic]
 
     async def _commit(
         self, producer: AIOKafkaProducer, tp: TopicPartition, marks: Marks, batch: list[SentBack]
     ) -> None:
-        """One transaction: the records, all acknowledged; then how far this partition is; then commit."""
+        """Send the records, wait for all acknowledgements, write the partition's marks, commit: in one transaction."""
         async with _transaction(self._settings, producer):
             sent = [
                 await producer.send(r.topic, r.value, key=r.key, partition=r.partition, headers=r.headers)
@@ -236,7 +236,7 @@ class _Redrive:
 
 @asynccontextmanager
 async def _fencing_producer(settings: Settings, dead_letters: str) -> AsyncIterator[AIOKafkaProducer]:
-    """The one producer that may send this topic's letters back: its start ends its predecessor's transaction."""
+    """Start the one producer that may send back this topic's dead letters. It fences its predecessor."""
     shorten_transaction_retries()
     async with kafka_producer(
         settings,
@@ -251,30 +251,33 @@ async def _fencing_producer(settings: Settings, dead_letters: str) -> AsyncItera
 
 @asynccontextmanager
 async def _transaction(settings: Settings, producer: AIOKafkaProducer) -> AsyncIterator[None]:
-    """Begin, and commit at the end. Any error ends the redrive: what is open, its successor aborts."""
+    """Begin a transaction, and commit it at the end.
+
+    Any error ends the redrive; its successor aborts the transaction.
+    """
     try:
         async with asyncio.timeout(settings.commit_timeout_s):
             await producer.begin_transaction()
             yield
             await producer.commit_transaction()
-    # aiokafka lets a fenced producer run into its own assertions, too.
+    # A fenced producer may also fail in an assertion of aiokafka.
     except (KafkaError, TimeoutError, AssertionError) as error:
         fenced = isinstance(error, ProducerFenced)
-        what = "another redrive of this topic has begun" if fenced else str(error) or type(error).__name__
+        message = "another redrive of this topic has begun" if fenced else str(error) or type(error).__name__
         raise RedriveError(
-            f"a transaction of the redrive failed: {what}.",
-            hint="The same command again sends the rest: what was sent back isn't sent twice.",
+            f"a transaction of the redrive failed: {message}.",
+            hint="Run the same command again to send the rest: no record is sent back twice.",
         ) from error
 
 
 async def _read_marks(settings: Settings, dead_letters: str, producer: AIOKafkaProducer | None) -> dict[int, Marks]:
-    """How far each partition of a dead-letter topic is.
+    """Read how far each partition of a dead-letter topic has been sent back.
 
-    Read up to a record of one's own, which comes after all that the fenced predecessor has committed: no trust in an
-    end offset. Without a producer (a dry run) up to the end that there is.
+    With a producer, a record of its own is written and read up to: it comes after all that the fenced predecessor has
+    committed, while an end offset may be older. Without a producer (a dry run), read up to the end offset.
     """
     marks: dict[int, Marks] = {}
-    # A consumer of its own: in aiokafka 0.14 one that was assigned twice may hang when it is stopped.
+    # In another consumer: in aiokafka 0.14, one that was assigned twice may hang when it is stopped.
     async with kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS) as consumer:
         (tp,) = await partitions_of(consumer, [settings.redrives_topic])
         if producer:

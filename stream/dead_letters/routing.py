@@ -1,4 +1,4 @@
-"""Which dead letters go back, and where each of them goes: pure."""
+"""The selection of the dead letters that are sent back, and the partition that each goes to. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from segmentation.partitioners import PARTITIONERS
 from stream.dead_letters.records import StoredDeadLetter, sent_back_headers
 from stream.settings import Settings
 
-MAX_REDRIVES: Final = 8  # of one record: then it goes round in a circle
+MAX_REDRIVES: Final = 8  # of one record; after that it goes round in circles
 LEFT_REASONS: Final[Mapping[str, str]] = {
-    "cut": "only their beginnings are here; the coordinates lead to the whole",
+    "cut": "only their beginnings are here; topic, partition and offset lead to the complete records",
     "too_often": f"sent back {MAX_REDRIVES} times already",
     "too_large": "SEGSTREAM_MAX_EVENT_BYTES is too low for them",
-    "no_way_back": "their headers name no partition that there is",
+    "no_way_back": "their headers name no partition that exists",
     "empty": "Kafka takes no record without key and value",
 }
 _RECORD_BYTES: Final = 128  # most that a record and its batch take besides key, value and headers
@@ -24,7 +24,7 @@ _HEADER_BYTES: Final = 12
 
 
 class SentBack(NamedTuple):
-    """A record on its way back."""
+    """The record that is sent back for a dead letter."""
 
     topic: str
     partition: int
@@ -33,44 +33,50 @@ class SentBack(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
     def size(self) -> int:
-        """The most bytes that it takes in a topic."""
+        """Return the largest number of bytes that it takes in a topic."""
         size = _RECORD_BYTES + len(self.key or b"") + len(self.value or b"")
         return size + sum(len(name.encode()) + len(value or b"") + _HEADER_BYTES for name, value in self.headers)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters are asked for."""
+    """The dead letters to be sent back: those of some reasons, with or without controls.
+
+    Each reason is a queue, and its controls are another: how far a queue has been sent back is recorded by its name.
+    """
 
     reasons: frozenset[str]
     controls: bool = False
 
-    def lanes(self) -> set[str]:
-        """The names under which it keeps its marks."""
+    def queues(self) -> set[str]:
+        """Return the names of the selected queues."""
         return set(self.reasons) | ({f"{reason}/control" for reason in self.reasons} if self.controls else set())
 
     @staticmethod
-    def lane(letter: StoredDeadLetter) -> str:
-        """The one that a letter belongs to."""
-        return f"{letter.reason}/control" if letter.key == CONTROL_KEY else letter.reason
+    def queue_of(dead_letter: StoredDeadLetter) -> str:
+        """Return the name of the queue that a dead letter belongs to."""
+        return f"{dead_letter.reason}/control" if dead_letter.key == CONTROL_KEY else dead_letter.reason
 
 
-def route(letter: StoredDeadLetter, settings: Settings) -> SentBack | str:
-    """Where a letter goes, as what; or why it stays, a key of LEFT. Whether the partition exists isn't looked at."""
-    if letter.cut:
+def route(dead_letter: StoredDeadLetter, settings: Settings) -> SentBack | str:
+    """Return the record to send back; or why the dead letter stays, a key of LEFT_REASONS.
+
+    The caller checks that the partition exists.
+    """
+    if dead_letter.cut:
         return "cut"
-    if letter.redrives >= MAX_REDRIVES:
+    if dead_letter.redrives >= MAX_REDRIVES:
         return "too_often"
-    if letter.key is None and not letter.value:
+    if dead_letter.key is None and not dead_letter.value:
         return "empty"
-    topic, partition = letter.topic, letter.partition
+    topic, partition = dead_letter.topic, dead_letter.partition
     if topic is None or partition is None:
         return "no_way_back"
     if topic == settings.orders_topic:
         partitioner = PARTITIONERS[settings.partitioner]
-        if letter.reason == Reason.KEY_NOT_CUSTOMER:
+        if dead_letter.reason == Reason.KEY_NOT_CUSTOMER:
             topic = settings.unkeyed_topic
-        elif letter.reason == Reason.WRONG_PARTITION and partitioner and letter.key is not None:
-            partition = partitioner(letter.key, settings.partitions)
-    record = SentBack(topic, partition, letter.key, letter.value, sent_back_headers(letter))
+        elif dead_letter.reason == Reason.WRONG_PARTITION and partitioner and dead_letter.key is not None:
+            partition = partitioner(dead_letter.key, settings.partitions)
+    record = SentBack(topic, partition, dead_letter.key, dead_letter.value, sent_back_headers(dead_letter))
     return "too_large" if record.size() > settings.max_event_bytes else record

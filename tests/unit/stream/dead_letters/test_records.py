@@ -9,18 +9,18 @@ import pytest
 from segmentation.step import DeadLetter
 from stream.dead_letters.records import KEPT_OF_HUGE, DeadRecord, dead_record
 
-LETTER = DeadLetter(0, "not_json", "amount", "it isn't.")
+WHY = DeadLetter(0, "not_json", "amount", "it isn't.")
 
 
 def dead(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]] | None = None
 ) -> tuple[DeadRecord, dict[str, bytes]]:
     record: Any = SimpleNamespace(offset=7, key=key, value=value, headers=headers or [])
-    made = dead_record(record, LETTER, "orders", 3, now_ms=1_772_547_600_000, max_bytes=1_000_000)
+    made = dead_record(record, WHY, "orders", 3, now_ms=1_772_547_600_000, max_bytes=1_000_000)
     return made, dict(made.headers)
 
 
-def test_a_dead_letter_is_its_record_and_why() -> None:
+def test_a_dead_letter_holds_its_record_and_why() -> None:
     made, headers = dead(b"k", b"v", [("own", b"1")])
     assert (made.key, made.value) == (b"k", b"v")
     assert made.headers[0] == ("own", b"1")
@@ -33,13 +33,13 @@ def test_a_dead_letter_is_its_record_and_why() -> None:
     assert headers["segstream_failed_at"] == b"2026-03-03T14:20:00.000Z"
 
 
-def test_a_record_without_key_and_value_is_kept_as_far_as_kafka_allows() -> None:
+def test_a_record_without_key_and_value_gets_an_empty_value() -> None:
     assert dead(None, None)[0].value == b""
     assert dead(b"k", None)[0].value is None
 
 
 @pytest.mark.parametrize("part", ["key", "value", "headers"])
-def test_of_a_huge_record_the_beginning_and_the_digest_are_kept(part: str) -> None:
+def test_the_beginning_and_the_digest_of_a_huge_record_are_kept(part: str) -> None:
     huge = b"x" * 3_000_000
     made, headers = dead(
         huge if part == "key" else b"k",

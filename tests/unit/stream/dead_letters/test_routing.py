@@ -1,4 +1,4 @@
-"""Which dead letters go back, and where to; and what a dead letter tells of its record."""
+"""The dead letters that go back, the partitions that they go to, and the records read back from them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Consumed(NamedTuple):
     offset: int = 5
 
 
-def buried(
+def dead_letter(
     key: bytes | None = b"k",
     value: bytes | None = b"v",
     headers: list[tuple[str, bytes | None]] | None = None,
@@ -42,63 +42,63 @@ header_lists = st.lists(st.tuples(names, st.none() | st.binary(max_size=8)), max
 
 
 @given(st.none() | st.binary(max_size=9), st.binary(max_size=9), header_lists, st.sampled_from(list(Reason)))
-def test_a_letter_gives_its_record_back_whatever_it_was(
+def test_any_record_can_be_read_back_from_its_dead_letter(
     key: bytes | None, value: bytes, headers: list[tuple[str, bytes | None]], reason: Reason
 ) -> None:
-    letter = read_dead_letter(buried(key, value, headers, reason))
-    assert (letter.key, letter.value, letter.headers) == (key, value, headers)
-    assert (letter.topic, letter.partition, letter.offset) == ("orders", 3, 5)
-    assert (letter.reason, letter.field, letter.message, letter.redrives) == (reason, "id", "why.", 0)
-    assert not letter.cut
-    assert sent_back_headers(letter) == [*headers, (REDRIVES_HEADER, b"1")]
+    stored = read_dead_letter(dead_letter(key, value, headers, reason))
+    assert (stored.key, stored.value, stored.headers) == (key, value, headers)
+    assert (stored.topic, stored.partition, stored.offset) == ("orders", 3, 5)
+    assert (stored.reason, stored.field, stored.message, stored.redrives) == (reason, "id", "why.", 0)
+    assert not stored.cut
+    assert sent_back_headers(stored) == [*headers, (REDRIVES_HEADER, b"1")]
 
 
 @given(header_lists)
-def test_what_is_no_dead_letter_of_ours_is_read_all_the_same(headers: list[tuple[str, bytes | None]]) -> None:
-    letter = read_dead_letter(Consumed(b"k", b"v", headers))
-    assert letter.partition is None
-    assert isinstance(route(letter, SETTINGS), str)
+def test_a_record_that_segstream_did_not_write_is_read_too(headers: list[tuple[str, bytes | None]]) -> None:
+    stored = read_dead_letter(Consumed(b"k", b"v", headers))
+    assert stored.partition is None
+    assert isinstance(route(stored, SETTINGS), str)
 
 
-def test_each_time_is_counted() -> None:
+def test_redrives_are_counted() -> None:
     headers: list[tuple[str, bytes | None]] = [("own", b"1")]
     for time in range(1, 9):
-        letter = read_dead_letter(buried(headers=headers))
-        assert letter.redrives == time - 1
-        assert isinstance(route(letter, SETTINGS), SentBack)
-        headers = sent_back_headers(letter)
+        stored = read_dead_letter(dead_letter(headers=headers))
+        assert stored.redrives == time - 1
+        assert isinstance(route(stored, SETTINGS), SentBack)
+        headers = sent_back_headers(stored)
         assert headers == [("own", b"1"), (REDRIVES_HEADER, b"%d" % time)]
-    assert route(read_dead_letter(buried(headers=headers)), SETTINGS) == "too_often"
+    assert route(read_dead_letter(dead_letter(headers=headers)), SETTINGS) == "too_often"
 
 
 @pytest.mark.parametrize("text", [b"", b"-1", b"9" * 30, b"\xff", b"1.5", "²".encode()])
-def test_a_count_that_somebody_else_wrote_is_none(text: bytes) -> None:
-    assert read_dead_letter(buried(headers=[(REDRIVES_HEADER, text)])).redrives == 0
+def test_an_unreadable_count_is_zero(text: bytes) -> None:
+    assert read_dead_letter(dead_letter(headers=[(REDRIVES_HEADER, text)])).redrives == 0
 
 
-def test_where_to() -> None:
+def test_the_partition_that_a_dead_letter_goes_to() -> None:
     def target(**changes: Any) -> tuple[str, int] | str:
-        way = route(read_dead_letter(buried(**changes)), SETTINGS)
-        return way if isinstance(way, str) else (way.topic, way.partition)
+        routed = route(read_dead_letter(dead_letter(**changes)), SETTINGS)
+        return routed if isinstance(routed, str) else (routed.topic, routed.partition)
 
     assert target() == ("orders", 3)
     assert target(reason=Reason.KEY_NOT_CUSTOMER) == ("orders-unkeyed", 3)
     assert target(reason=Reason.WRONG_PARTITION) == ("orders", murmur2(b"k", SETTINGS.partitions))
-    # Only the orders have an adapter for wrong keys, and a partitioner.
+    # Only the topic of orders has an adapter for wrong keys, and a partitioner.
     assert target(reason=Reason.KEY_NOT_CUSTOMER, topic="segment-changes") == ("segment-changes", 3)
     assert target(reason=Reason.ADAPTER_FAILED, topic="shop-orders") == ("shop-orders", 3)
     anywhere = SETTINGS.model_copy(update={"partitioner": "none"})
-    letter = read_dead_letter(buried(reason=Reason.WRONG_PARTITION))
-    assert route(letter, anywhere) == route(read_dead_letter(buried()), SETTINGS)
+    stored = read_dead_letter(dead_letter(reason=Reason.WRONG_PARTITION))
+    assert route(stored, anywhere) == route(read_dead_letter(dead_letter()), SETTINGS)
     assert target(key=None, value=None) == "empty"
     assert target(value=b"x" * 200_000) == "cut"
     assert target(headers=[("a", b"")] * 30_000) == "cut"
 
 
-def test_controls_and_reasons_have_lanes_of_their_own() -> None:
+def test_each_reason_is_a_queue_and_its_controls_another() -> None:
     usual, all_of_them = Selection(frozenset(FIXABLE)), Selection(frozenset(FIXABLE), controls=True)
-    clock = read_dead_letter(buried(CONTROL_KEY, reason=Reason.CLOCK_JUMP))
-    assert Selection.lane(clock) not in usual.lanes()
-    assert Selection.lane(clock) in all_of_them.lanes()
-    assert Selection.lane(read_dead_letter(buried(reason=Reason.CLOCK_JUMP))) in usual.lanes()
-    assert Selection.lane(read_dead_letter(buried(reason=Reason.NOT_JSON))) not in all_of_them.lanes()
+    clock = read_dead_letter(dead_letter(CONTROL_KEY, reason=Reason.CLOCK_JUMP))
+    assert Selection.queue_of(clock) not in usual.queues()
+    assert Selection.queue_of(clock) in all_of_them.queues()
+    assert Selection.queue_of(read_dead_letter(dead_letter(reason=Reason.CLOCK_JUMP))) in usual.queues()
+    assert Selection.queue_of(read_dead_letter(dead_letter(reason=Reason.NOT_JSON))) not in all_of_them.queues()
