@@ -12,7 +12,8 @@ from stream.commands.options import AsJson
 
 if TYPE_CHECKING:
     from stream.models.drift import DriftReport
-    from stream.models.shadow import ModelRow, ShadowReport, ShardModel
+    from stream.models.listing import ModelRow, ShardModel
+    from stream.models.shadow import ShadowReport
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
 
@@ -27,7 +28,7 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
         return
     import msgspec
 
-    from stream.models.shadow import model_rows, shard_models
+    from stream.models.listing import model_rows, shard_models
     from stream.models.topic import read_published
     from stream.settings import load_settings
 
@@ -74,7 +75,7 @@ def shadow(
     """Show the moves that activating a model would cause now: who, from where to where, how much money. Changes nothing."""
     import msgspec
 
-    from stream.models.shadow import chosen
+    from stream.models.listing import find_model
     from stream.models.shadow import shadow as shadow_of
     from stream.models.topic import read_published
     from stream.progress import progress_bar
@@ -83,7 +84,7 @@ def shadow(
 
     settings = load_settings()
     published = asyncio.run(read_published(settings))
-    model = chosen(published, version)
+    model = find_model(published, version)
     with progress_bar("customers", customers_stored(settings)) as show:
         report = shadow_of(settings, published, model, lambda count: show(count, ""))
     if as_json:

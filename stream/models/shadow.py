@@ -1,10 +1,11 @@
-"""`segstream models`: which model scores, how far a rescore has come, and a preview of what a candidate would do."""
+"""`segstream models shadow`: a preview of the moves that a model's activation would make."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -12,15 +13,9 @@ from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.events import iso
 from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
-from stream.errors import SegstreamError
-from stream.storage.client import redis_client
-from stream.storage.keys import ShardKeys
-from stream.storage.reads import HeadUnreadable, read_head
 from stream.storage.scan import look_at_all
 
 if TYPE_CHECKING:
-    from redis import Redis
-
     from segmentation.model import SegmentModel
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
@@ -28,37 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES: Final = 3  # of customers, of each flow
 
 
-class ModelUnknown(SegstreamError):
-    """No such model is on the topic."""
-
-
-class ShardModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The model that a shard scores by. `rescored`: the share of its customers that were rescored; None: all.
-
-    `quarantined`: why the shard is quarantined, where its head in Redis is unreadable; its model is unknown then.
-    """
-
-    partition: int
-    version: str
-    activation: int
-    rescored: float | None
-    quarantined: str = ""
-
-
-class ModelRow(msgspec.Struct, frozen=True):
-    """A model on the topic. `shards`: how many score by it."""
-
-    version: str
-    state: str  # active, candidate, or nothing
-    parent: str | None
-    as_of: str | None
-    customers: int | None
-    segments: list[str]
-    silhouette: float | None
-    shards: int
-
-
-class Flow(msgspec.Struct, frozen=True):
+class SegmentFlow(msgspec.Struct, frozen=True):
     """Customers who would go from one segment to another; `money`: their monetary value."""
 
     from_segment: str | None
@@ -68,7 +33,7 @@ class Flow(msgspec.Struct, frozen=True):
     examples: list[str]
 
 
-class Held(msgspec.Struct, frozen=True):
+class SegmentTotals(msgspec.Struct, frozen=True):
     """A segment's customers now, and after the model's activation. `money`: their monetary value."""
 
     segment: str | None
@@ -86,75 +51,8 @@ class ShadowReport(msgspec.Struct, frozen=True):
     as_of: str | None
     customers: int
     moving: float
-    flows: list[Flow]
-    segments: list[Held]
-
-
-def shard_models(settings: Settings) -> list[ShardModel]:
-    """Return the model of each shard that has a head in Redis. Raises RedisUnreachable."""
-    found = []
-    with redis_client(settings) as redis:
-        for partition in range(settings.partitions):
-            keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            try:
-                head = read_head(redis, keys)
-            except HeadUnreadable as error:
-                found.append(ShardModel(partition, "", 0, None, f"{error.reason}: {error}"))
-                continue
-            if head is None:
-                continue
-            found.append(ShardModel(partition, head.version, head.activation, _rescored(redis, keys, head.cursor)))
-    return found
-
-
-def _rescored(redis: Redis, keys: ShardKeys, cursor: str | None) -> float | None:
-    if cursor is None:
-        return None
-    everyone = redis.zcard(keys.customers)
-    done = redis.zlexcount(keys.customers, "-", f"[{cursor}") if cursor else 0
-    return done / everyone if everyone else 1.0
-
-
-def model_rows(published: PublishedModels, shards: list[ShardModel]) -> list[ModelRow]:
-    """Return a row for every model on the topic, in the topic's order."""
-    scoring: dict[str, int] = {}
-    for shard in shards:
-        scoring[shard.version] = scoring.get(shard.version, 0) + 1
-    return [_row(model, published, scoring.get(model.version, 0)) for model in published.models.values()]
-
-
-def _row(model: SegmentModel, published: PublishedModels, shards: int) -> ModelRow:
-    active = published.active is not None and published.active.version == model.version
-    candidate = published.candidate is not None and published.candidate.version == model.version
-    facts = model.training
-    return ModelRow(
-        version=model.version,
-        state="active" if active else "candidate" if candidate else "",
-        parent=model.parent,
-        as_of=None if facts is None else facts.as_of.isoformat(),
-        customers=None if facts is None else facts.customers,
-        segments=[segment.name for segment in model.segments],
-        silhouette=None if facts is None else facts.silhouette,
-        shards=shards,
-    )
-
-
-def chosen(published: PublishedModels, version: str | None) -> SegmentModel:
-    """Return the model whose version begins so, by default the candidate. Raises ModelUnknown."""
-    if version is None:
-        if published.candidate is None:
-            raise ModelUnknown(
-                "there is no candidate.",
-                hint="`segtrainer run --candidate` makes one; or name a version: `segstream models`.",
-            )
-        return published.candidate
-    found = [model for name, model in published.models.items() if name.startswith(version)]
-    if len(found) != 1:
-        raise ModelUnknown(
-            f"{len(found) or 'no'} models have a version that begins with {version!r}.",
-            hint=f"The topic has {', '.join(published.models) or 'none'}.",
-        )
-    return found[0]
+    flows: list[SegmentFlow]
+    segments: list[SegmentTotals]
 
 
 def shadow(
@@ -166,41 +64,83 @@ def shadow(
     """
     compiled = CompiledModel.of(model, settings.group, published.names)
     scoring = ScoringContext.of(compiled, settings.dwell_ms, settings.rules)
+    tally, latest_ms = _Tally(), 0
+
+    def look(at_ms: int, page: list[tuple[bytes, bytes]]) -> list[Verdict]:
+        return verdicts(page, at_ms, scoring)
+
+    for at_ms, found in look_at_all(settings, look, progress):
+        latest_ms = max(latest_ms, at_ms)
+        for verdict in found:
+            tally.add(verdict)
     named = replace(published, names=published.names | {segment.id: segment.name for segment in model.segments})
-    flows: dict[tuple[int, int], list[Any]] = {}
-    held: dict[int, list[int]] = {}
-    seen, moving, latest = 0, 0, 0
-
-    def look(at: int, page: list[tuple[bytes, bytes]]) -> list[Verdict]:
-        return verdicts(page, at, scoring)
-
-    for at, found in look_at_all(settings, look, progress):
-        for one in found:
-            before, after = held.setdefault(one.announced, [0] * 4), held.setdefault(one.segment, [0] * 4)
-            before[0] += 1
-            before[1] += one.monetary
-            after[2] += 1
-            after[3] += one.monetary
-            if one.announced != one.segment:
-                moving += 1
-                flow = flows.setdefault((one.announced, one.segment), [0, 0, []])
-                flow[0] += 1
-                flow[1] += one.monetary
-                if len(flow[2]) < EXAMPLES:
-                    flow[2].append(one.key.decode())
-        seen, latest = seen + len(found), max(latest, at)
+    customers = tally.all.customers
+    moving = sum(flow.customers for flow in tally.flows.values())
     return ShadowReport(
         version=model.version,
         active=None if published.active is None else published.active.version,
-        as_of=iso(latest) if seen else None,
-        customers=seen,
-        moving=moving / seen if seen else 0.0,
-        flows=[
-            Flow(named.name(source), named.name(target), customers, format_units(money), examples)
-            for (source, target), (customers, money, examples) in sorted(flows.items(), key=lambda row: -row[1][0])
-        ],
-        segments=[
-            Held(named.name(segment), now, format_units(money), then, format_units(money_then))
-            for segment, (now, money, then, money_then) in sorted(held.items())
-        ],
+        as_of=iso(latest_ms) if customers else None,
+        customers=customers,
+        moving=moving / customers if customers else 0.0,
+        flows=tally.segment_flows(named),
+        segments=tally.segment_totals(named),
     )
+
+
+@dataclass(slots=True)
+class _Total:
+    customers: int = 0
+    money: int = 0  # ten-thousandths
+
+    def add(self, verdict: Verdict) -> None:
+        self.customers += 1
+        self.money += verdict.monetary
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Totals of all customers, by segment id: those in it now, those in it afterwards, and those who would move."""
+
+    all: _Total = field(default_factory=_Total)
+    now: defaultdict[int, _Total] = field(default_factory=lambda: defaultdict(_Total))
+    after: defaultdict[int, _Total] = field(default_factory=lambda: defaultdict(_Total))
+    flows: defaultdict[tuple[int, int], _Total] = field(default_factory=lambda: defaultdict(_Total))
+    examples: defaultdict[tuple[int, int], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, verdict: Verdict) -> None:
+        """Count a customer."""
+        self.all.add(verdict)
+        self.now[verdict.announced].add(verdict)
+        self.after[verdict.segment].add(verdict)
+        if verdict.announced != verdict.segment:
+            move = (verdict.announced, verdict.segment)
+            self.flows[move].add(verdict)
+            if len(self.examples[move]) < EXAMPLES:
+                self.examples[move].append(verdict.key.decode())
+
+    def segment_flows(self, named: PublishedModels) -> list[SegmentFlow]:
+        """Return who would move, the largest flow first."""
+        return [
+            SegmentFlow(
+                named.name(source),
+                named.name(target),
+                flow.customers,
+                format_units(flow.money),
+                self.examples[source, target],
+            )
+            for (source, target), flow in sorted(self.flows.items(), key=lambda item: -item[1].customers)
+        ]
+
+    def segment_totals(self, named: PublishedModels) -> list[SegmentTotals]:
+        """Return each segment's totals now and afterwards, by segment id."""
+        none = _Total()
+        rows = [
+            (segment, self.now.get(segment, none), self.after.get(segment, none))
+            for segment in sorted({*self.now, *self.after})
+        ]
+        return [
+            SegmentTotals(
+                named.name(segment), now.customers, format_units(now.money), after.customers, format_units(after.money)
+            )
+            for segment, now, after in rows
+        ]

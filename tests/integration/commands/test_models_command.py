@@ -19,7 +19,8 @@ from segmentation.events import Amount, OrderPlaced, encode, instant
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.kafka import topics
-from stream.models.shadow import ModelUnknown, chosen, shadow
+from stream.models.listing import ModelUnknown, find_model
+from stream.models.shadow import shadow
 from stream.models.topic import read_published
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
@@ -49,11 +50,11 @@ async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Setti
         await replay(settings, rows, until_ms=START + 200 * DAY)
         await settled(settings)
         with pytest.raises(ModelUnknown, match="no candidate"):
-            chosen(await read_published(settings), None)
+            find_model(await read_published(settings), None)
         version = another().version
         await asyncio.to_thread(put, settings, another(), active=False)
         published = await read_published(settings)
-        report = await asyncio.to_thread(shadow, settings, published, chosen(published, None))
+        report = await asyncio.to_thread(shadow, settings, published, find_model(published, None))
         shown = await asyncio.to_thread(run, settings, "models", "shadow", version[:6])
         listed = await asyncio.to_thread(run, settings, "models", "--json")
         before = sum(map(len, await moves(settings)))
