@@ -13,18 +13,17 @@ import threading
 import uuid
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
-from redis.retry import Retry
 
 from trainer.errors import LockUnreachable, TrainingBusy
+from trainer.redis_client import open_redis, redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from redis import Redis
 
     from stream.settings import DeploymentSettings
 
@@ -64,13 +63,7 @@ def training_lock(settings: DeploymentSettings, *, renew_s: float = RENEW_S) -> 
 
     Raises TrainingBusy where another process holds it, LockUnreachable where Redis doesn't answer.
     """
-    url, timeout_s = settings.redis_url.get_secret_value(), settings.redis_timeout_s
-    try:
-        redis = Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1), protocol=2
-        )
-    except ValueError as error:
-        raise LockUnreachable(f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.") from None
+    redis = open_redis(settings, LockUnreachable)
     # The token must be known to the thread that renews it.
     lock = Lock(redis, lock_key(settings), timeout=EXPIRY_S, thread_local=False)
     done = threading.Event()
@@ -94,10 +87,8 @@ def _acquire(settings: DeploymentSettings, redis: Redis, lock: Lock) -> None:
             return
         holder = redis.get(lock_key(settings))
     except (RedisError, OSError) as error:
-        parts = urlsplit(settings.redis_url.get_secret_value())  # host and port only: the rest may be secret
         raise LockUnreachable(
-            f"Redis at {parts.hostname}:{parts.port or 6379}: {error}.",
-            hint="Check SEGSTREAM_REDIS_URL, and that Redis runs.",
+            f"Redis at {redis_address(settings)}: {error}.", hint="Check SEGSTREAM_REDIS_URL, and that Redis runs."
         ) from error
     raise TrainingBusy(
         f"another training is under way: {holder_name(holder if isinstance(holder, bytes) else None)}.",

@@ -6,13 +6,9 @@ import logging
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import numpy as np
-from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
-from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
@@ -21,12 +17,14 @@ from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import HeadUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
+from trainer.redis_client import open_redis, redis_address
 from trainer.snapshot.replica import read_link
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from redis import Redis
 
     from segmentation.rfm import Rules
     from stream.settings import DeploymentSettings
@@ -67,27 +65,18 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
     Customers whose orders have all left the window stay, with frequency 0. Workers may go on meanwhile: an order placed
     during the read can be included, with recency 0. Raises SnapshotError.
     """
-    url = settings.redis_url.get_secret_value()
-    timeout_s = settings.redis_timeout_s
     try:
-        with Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1), protocol=2
-        ) as redis:
+        with open_redis(settings, SnapshotError) as redis:
             return _take(redis, settings, as_of_ms, now_ms)
     except (RedisError, OSError) as error:
-        raise SnapshotError(f"Redis at {_address(settings)}: {error}.", hint=_hint(error)) from error
+        raise SnapshotError(f"Redis at {redis_address(settings)}: {error}.", hint=_hint(error)) from error
     except HeadUnreadable as error:
         raise SnapshotError(str(error)) from error
-    except ValueError as error:
-        if isinstance(error, StateFormatError):
-            raise SnapshotError(
-                f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
-                hint="If another version wrote it, `segstream rebuild` builds the states again.",
-            ) from error
+    except StateFormatError as error:
         raise SnapshotError(
-            f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.",
-            hint="If SEGSTREAM_TRAINER_REDIS_URL is set, correct that one.",
-        ) from None
+            f"group {settings.group}, topic {settings.orders_topic}: {str(error).removesuffix('.')}.",
+            hint="If another version wrote it, `segstream rebuild` builds the states again.",
+        ) from error
 
 
 def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_ms: int) -> CustomerSnapshot:
@@ -100,7 +89,7 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
     beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
     if redis.exists(beyond.head):
         raise SnapshotError(
-            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {_address(settings)} has more shards of topic "
+            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {redis_address(settings)} has more shards of topic "
             f"{settings.orders_topic}: their customers would be missing.",
             hint="Set the number that the workers have.",
         )
@@ -109,7 +98,9 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
 
 
 def _no_customers(settings: DeploymentSettings, link: Link | None) -> SnapshotError:
-    message = f"Redis at {_address(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
+    message = (
+        f"Redis at {redis_address(settings)} has no shard of group {settings.group}, topic {settings.orders_topic}"
+    )
     if link is not None and not link.up:
         return SnapshotError(
             f"{message}: it is a replica, and {link.description}.",
@@ -137,20 +128,14 @@ def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None
     if link is not None and not link.up:
         log.warning(
             "Redis at %s is a replica, and %s: the customers are read as of %s, without later orders",
-            *(_address(settings), link.description, iso(chosen)),
+            *(redis_address(settings), link.description, iso(chosen)),
         )
     elif settings.time == "wall" and chosen - earliest > _QUIET_MS:
         log.warning(
             "the last event is of %s by Redis at %s, %.1f days before %s: check that the workers run and use this Redis",
-            *(iso(earliest), _address(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
+            *(iso(earliest), redis_address(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
         )
     return chosen
-
-
-def _address(settings: DeploymentSettings) -> str:
-    """Return the host and port of the URL: the rest may be secret."""
-    parts = urlsplit(settings.redis_url.get_secret_value())
-    return f"{parts.hostname}:{parts.port or 6379}"
 
 
 def _hint(error: Exception) -> str:

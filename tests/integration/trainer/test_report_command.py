@@ -184,7 +184,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warning == (
         f"model {version} is published, but its report isn't kept: no topic {absent}. Run `segstream topics create`. "
-        "With --out DIR a run writes it to files as well."
+        "With --out DIR a run writes it to files too."
     )
     assert (now := read_models(DeploymentSettings()).active) is not None
     assert now.version == version

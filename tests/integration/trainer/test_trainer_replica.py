@@ -164,10 +164,12 @@ def test_a_replica_that_has_nothing_yet_says_so(valkeys: list[ValkeyServer]) -> 
     replica.start()
     with Redis.from_url(replica.url) as redis:
         redis.replicaof(HOST, free_port())
-        with pytest.raises(SnapshotError, match=r"it is a replica, and has no link .* Wait for its copy"):
+        with pytest.raises(SnapshotError, match=r"it is a replica, and has no link .* Wait until it is in sync"):
             take(reading(replica), None, now_ms=CLOCK)
         redis.config_set("replica-serve-stale-data", "no")
-        with pytest.raises(SnapshotError, match="a replica without its primary: mend that, or read from another"):
+        with pytest.raises(
+            SnapshotError, match="a replica without its primary: restore the link, or read from another"
+        ):
             take(reading(replica), None, now_ms=CLOCK)
 
 

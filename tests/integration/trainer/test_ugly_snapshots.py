@@ -122,7 +122,7 @@ REDIS = {
     "one customer": Ugly(r"1 customers have an order that stands, expected at least 200. Wait for more", ordinary(1)),
     "199": Ugly(r"199 customers have an order that stands, expected at least 200. Wait for more", ordinary(199)),
     "two customers": Ugly(r"No .*k = 2 .* \(at least 0.8\)", ordinary(2), ("--min-customers", "2", "--k", "2")),
-    "all equal": Ugly(r"recency_days is 0 for all 250 customers: .* Train on orders that differ", alike()),
+    "all equal": Ugly(r"recency_days is 0 for all 250 customers, .* Train on orders that differ", alike()),
     "all equal, long ago": Ugly(
         r"recency_days is 10 for all 250 customers", alike(), ("--as-of", "2011-03-23T07:06:40Z")
     ),
@@ -141,7 +141,7 @@ REDIS = {
     "a state torn": Ugly(r"customer b'c001': 4 bytes .* `segstream rebuild`", ordinary(250), spoil=torn_state),
     "a head torn": Ugly(r"missing required field .* `segstream rebuild`", ordinary(250), spoil=torn_head),
     "too few partitions": Ugly(
-        r"SEGSTREAM_PARTITIONS is 2, but .* more shards .* Give the number that the workers have",
+        r"SEGSTREAM_PARTITIONS is 2, but .* more shards .* Set the number that the workers have",
         ordinary(250),
         variables={"SEGSTREAM_PARTITIONS": "2"},
     ),
