@@ -1,4 +1,4 @@
-"""Kafka: a shard's transactional producer. The only arbiter (PROTOCOL)."""
+"""A shard's transactional producer. What its transactions hold is what has happened."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -41,7 +41,7 @@ BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
 
 @dataclass(slots=True)
 class Publication:
-    """All that one turn tells Kafka."""
+    """All that one turn sends to Kafka."""
 
     head: KafkaHead
     outputs: Sequence[Output] = ()
@@ -50,15 +50,23 @@ class Publication:
 
 
 @dataclass(slots=True)
-class Published:
-    """Where the outputs ended: the position behind the last one, and its fingerprint. None: there were none."""
+class PublishedOutputs:
+    """The end of a turn's outputs in the log: the position behind the last one, and its fingerprint."""
 
     position: int
     last: Fingerprint
 
 
+class Acknowledgement(Protocol):
+    """The broker's answer to a batch (aiokafka's RecordMetadata)."""
+
+    @property
+    def offset(self) -> int:
+        """The offset of the batch's first record."""
+
+
 class Ledger:
-    """A shard's way of writing: one transactional id, one producer, thrown away after any error."""
+    """The writer of a shard: one transactional id, one producer, thrown away after any error."""
 
     def __init__(self, producer: AIOKafkaProducer, settings: Settings, streams: Streams, partition: int) -> None:
         """Use `open`."""
@@ -69,7 +77,7 @@ class Ledger:
 
     @classmethod
     async def open(cls, settings: Settings, streams: Streams, partition: int) -> Ledger:
-        """Start a producer: fences the predecessor, and finishes or aborts its open transaction (takeover 1)."""
+        """Start a producer, which fences the predecessor and ends its open transaction (takeover, step 1)."""
         shorten_transaction_retries()
         producer = AIOKafkaProducer(
             **settings.kafka_client(),
@@ -92,16 +100,16 @@ class Ledger:
         return ledger
 
     async def close(self) -> None:
-        """Throw the producer away. Never raises, never hangs: `stop()` can do both after an error."""
+        """Throw the producer away. It never raises and never hangs, though after an error its `stop()` does."""
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._producer.stop(), 5)
 
     async def take_over(self, record: TakeoverRecord) -> int:
-        """Commit the barrier of takeover 3; returns its offset in the heads topic."""
+        """Commit the barrier record (takeover, step 3). Return its offset on the heads topic."""
         return await self._heads_only(TAKEOVER_KEY, encode_head(record))
 
     async def cover(self, head: KafkaHead) -> None:
-        """Commit a head alone (takeover 4b)."""
+        """Commit a head alone (takeover, step 4b)."""
         await self._heads_only(HEAD_KEY, encode_head(head))
 
     async def _heads_only(self, key: bytes, value: bytes) -> int:
@@ -115,10 +123,10 @@ class Ledger:
         sent = await self._producer.send(self._streams.heads, value, key=key, partition=self._partition)
         return int((await sent).offset)
 
-    async def publish(self, turn: Publication) -> Published | None:
-        """One transaction: outputs and dead letters; then, all acknowledged, the head; then commit.
+    async def publish(self, turn: Publication) -> PublishedOutputs | None:
+        """Send one transaction: outputs and dead letters; once all are acknowledged, the head; then commit.
 
-        The outputs are acknowledged before the head is sent, or a torn transaction could show a head without its outputs.
+        Otherwise a torn transaction could show a head without its outputs. Return None where there were no outputs.
         """
         producer, p = self._producer, self._partition
         async with self._in_time("a turn's transaction"):
@@ -136,9 +144,9 @@ class Ledger:
         last_batch, rows_in_it = outputs[-1]
         offset = (await last_batch).offset + rows_in_it - 1
         final = turn.outputs[-1]
-        return Published(offset + 1, Fingerprint.of(offset, 0, final.key, final.value))
+        return PublishedOutputs(offset + 1, Fingerprint.of(offset, 0, final.key, final.value))
 
-    async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Any], int]]:
+    async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
         mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
         behind = b":%d:%d:%d:%b" % mark
         first = turn.head.count - len(turn.outputs) + 1
@@ -148,29 +156,29 @@ class Ledger:
         ]
         return await self._send_rows(self._streams.output, rows)
 
-    async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Any]]:
-        """The last output of each key, for the compacted topic; with its note, should the outputs ever be gone."""
+    async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Acknowledgement]]:
+        """Send the last output of each key to the compacted topic, with its note in case the outputs expire."""
         if self._streams.latest is None:
             return []
         rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note)]) for o in {o.key: o for o in outputs}.values()]
         return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
 
-    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Any]]:
+    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Acknowledgement]]:
         if self._streams.tombstones is None or not tombstones:
             return []
         rows: list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]] = [(k, v, []) for k, v in tombstones.items()]
         return [future for future, _ in await self._send_rows(self._streams.tombstones, rows)]
 
-    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Any]]:
-        """In batches, for a flood of them; one that is larger than a batch makes one of its own."""
+    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Acknowledgement]]:
+        """Send dead letters in batches: there can be a flood. One that is larger than a batch is sent alone."""
         rows = [(d.key, d.value, d.headers) for d in dead]
         return [future for future, _ in await self._send_rows(self._streams.dead_letters, rows)]
 
     async def _send_rows(
         self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
-    ) -> list[tuple[asyncio.Future[Any], int]]:
-        """Send rows in whole batches (2 µs a record instead of 35); each future, with the number of its rows."""
-        sent: list[tuple[asyncio.Future[Any], int]] = []
+    ) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
+        """Send rows in whole batches (2 µs a record instead of 35). Return each future with the number of its rows."""
+        sent: list[tuple[asyncio.Future[Acknowledgement], int]] = []
         at = 0
         while at < len(rows):
             batch = self._producer.create_batch()
@@ -181,13 +189,13 @@ class Ledger:
                     break
                 at += 1
             future = await self._producer.send_batch(batch, topic, partition=self._partition)
-            future.add_done_callback(_look_at)
+            future.add_done_callback(_mark_seen)
             sent.append((future, at - first))
         return sent
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncIterator[None]:
-        """A time-out is a producer error: EndTxn is retried for ever otherwise."""
+        """Treat a time-out as an error of the producer: otherwise it retries EndTxn for ever."""
         limit_s = self._settings.commit_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -196,7 +204,7 @@ class Ledger:
             raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
 
 
-def _look_at(future: asyncio.Future[Any]) -> None:
-    """Mark an error as seen: where one send of a turn fails, nobody awaits the others."""
+def _mark_seen(future: asyncio.Future[Acknowledgement]) -> None:
+    """Mark an error as seen: where one send of a turn fails, the others aren't awaited."""
     if not future.cancelled():
         future.exception()

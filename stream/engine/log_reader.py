@@ -1,4 +1,4 @@
-"""Kafka: reading a shard's own logs back by offset. What stands there is what happened."""
+"""The reader of a shard's logs by offset: input, outputs, heads and the compacted topics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from segmentation.step import KafkaRecord
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.aiokafka_internals import (
     accept_any_header_name,
@@ -33,18 +34,25 @@ from stream.storage.heads import (
 )
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
-IMPATIENT_MS: Final = (
-    10  # Kafka answers one request of a connection at a time: what waits for records holds up the next
-)
-PATIENT_MS: Final = 200  # in turns there is no next one
-LOOK_MS: Final = 20  # between looks at the position: it also moves where there are no records to tell
-FIRST_LOOK: Final = 64  # offsets behind one's own takeover record, doubled until a head is found
+# Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next request.
+TAKEOVER_FETCH_WAIT_MS: Final = 10
+TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
+POSITION_POLL_MS: Final = 20  # the position also moves over offsets without records
+FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a head; doubled until one is found
 
-Bounds = dict[str, tuple[int, int]]  # topic -> first offset there is, offset behind the last committed record
+Bounds = dict[str, tuple[int, int]]  # topic -> (first available offset, offset behind the last committed record)
+
+
+class LogRecord(KafkaRecord, Protocol):
+    """A record as aiokafka reads it."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Names and values, in the producer's order."""
 
 
 class OutputMark(NamedTuple):
-    """What each output carries of its turn: its own number S, and the N, T and M of the turn's head."""
+    """The header of each output: its number S, and the N, T and M of its turn's head."""
 
     number: int
     offset: int
@@ -54,25 +62,25 @@ class OutputMark(NamedTuple):
 
     @classmethod
     def parse(cls, header: bytes) -> OutputMark:
-        """Read the header back."""
+        """Parse the header's value."""
         number, offset, clock, activation, version = header.split(b":", 4)
         return cls(int(number), int(offset), int(clock), int(activation), version.decode())
 
 
 @dataclass(slots=True)
 class OutputPage:
-    """A stretch of a shard's own output log."""
+    """A part of a shard's output log."""
 
-    position: int  # behind it
+    position: int  # the offset behind it
     notes: dict[bytes, bytes] = field(default_factory=dict)  # the last note of each key
-    mark: OutputMark | None = None  # of its last output: they all grow
+    mark: OutputMark | None = None  # of its last output, which is the highest
     last: Fingerprint | None = None
 
 
 class LogReader:
-    """Reads a shard's partitions by offset, read_committed. One consumer, always with one partition assigned.
+    """Reads a shard's partitions by offset, read_committed: one consumer, with one partition assigned at a time.
 
-    A takeover asks many questions, so at first an empty fetch is answered at once. `settle` makes the reader patient.
+    A takeover sends many requests, so a fetch hardly waits for records at first. After `settle` it waits longer.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -85,7 +93,7 @@ class LogReader:
             auto_offset_reset="none",
             isolation_level="read_committed",
             max_partition_fetch_bytes=524_288,
-            fetch_max_wait_ms=IMPATIENT_MS,
+            fetch_max_wait_ms=TAKEOVER_FETCH_WAIT_MS,
             retry_backoff_ms=20,
         )
         pause_between_connection_attempts(self._consumer)
@@ -96,17 +104,17 @@ class LogReader:
         await asyncio.wait_for(self._consumer.start(), self._settings.commit_timeout_s)
 
     async def close(self) -> None:
-        """Never raises, never hangs."""
+        """Disconnect. It never raises and never hangs."""
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._consumer.stop(), 5)
 
     async def describe(self, topics: Sequence[str]) -> tuple[str, dict[str, int]]:
-        """(Kafka's id of the cluster, partitions of each topic). Raises ShardQuarantined where a topic doesn't exist."""
+        """Return (the cluster's id, the partition count of each topic). Raises ShardQuarantined for a missing topic."""
         metadata = await asyncio.wait_for(describe_topics(self._consumer, topics), self._settings.commit_timeout_s)
         cluster = str(metadata.get("cluster_id") or "")
-        told = {t["topic"]: t for t in metadata["topics"]}
+        found = {t["topic"]: t for t in metadata["topics"]}
         for topic in topics:
-            code = told[topic]["error_code"] if topic in told else UNKNOWN_TOPIC
+            code = found[topic]["error_code"] if topic in found else UNKNOWN_TOPIC
             if code == UNKNOWN_TOPIC:
                 raise ShardQuarantined(
                     "topic_missing",
@@ -115,21 +123,23 @@ class LogReader:
                 )
             if code:
                 raise ShardLost("topic_unavailable", f"topic {topic!r} can't be described now: error {code}.")
-        return cluster, {topic: len(told[topic]["partitions"]) for topic in topics}
+        return cluster, {topic: len(found[topic]["partitions"]) for topic in topics}
 
     async def bounds(self, topics: Sequence[str], partition: int) -> Bounds:
-        """Of this partition of each topic: first offset there is, offset behind the last committed record."""
+        """Return the bounds of this partition of each topic. Raises ShardLost where Kafka doesn't answer in time."""
         tps = [TopicPartition(topic, partition) for topic in topics]
         try:
             async with asyncio.timeout(self._settings.commit_timeout_s):
                 begin = await self._consumer.beginning_offsets(tps)
                 end = await self._consumer.end_offsets(tps)
         except TimeoutError:
-            raise ShardLost("read_timeout", f"partition {partition} of {topics} doesn't tell its offsets.") from None
+            raise ShardLost(
+                "read_timeout", f"Kafka didn't send the offsets of partition {partition} of {topics}."
+            ) from None
         return {tp.topic: (int(begin[tp]), int(end[tp])) for tp in tps}
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read on from here."""
+        """Continue reading at this offset."""
         tp = TopicPartition(topic, partition)
         if self._at != tp:
             self._consumer.assign([tp])
@@ -137,35 +147,35 @@ class LogReader:
         self._consumer.seek(tp, offset)
 
     def settle(self) -> None:
-        """From here on one partition is read, and nothing else is asked: Kafka may wait for records."""
-        set_fetch_wait(self._consumer, PATIENT_MS)
+        """Let fetches wait for records: from now on one partition is read, and no other request is sent."""
+        set_fetch_wait(self._consumer, TURN_FETCH_WAIT_MS)
 
     async def position(self) -> int:
-        """The offset that is read next."""
+        """Return the offset to be read next."""
         return int(await self._consumer.position(self._at))
 
     def known_end(self) -> int | None:
-        """The offset behind the last committed record, as of the last fetch; None: nothing was fetched yet."""
+        """Return the offset behind the last committed record, as of the last fetch; None: nothing was fetched yet."""
         end = self._consumer.highwater(self._at)
-        stands = self._consumer.last_stable_offset(self._at)
-        known = [offset for offset in (end, stands) if offset is not None and offset >= 0]
+        stable = self._consumer.last_stable_offset(self._at)
+        known = [offset for offset in (end, stable) if offset is not None and offset >= 0]
         return min(known) if known else None
 
-    async def read(self, limit: int, timeout_ms: int) -> list[Any]:
-        """The next records, at most `limit`; empty after the time-out."""
+    async def read(self, limit: int, timeout_ms: int) -> list[LogRecord]:
+        """Read the next records, at most `limit`; none after the time-out."""
         answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)
         return answer.get(self._at, []) if answer else []
 
-    async def read_on(self, limit: int) -> list[Any]:
-        """The next records, or none where the position has moved over what isn't told, or half a second has passed."""
+    async def read_on(self, limit: int) -> list[LogRecord]:
+        """Read the next records; none where the position moved over offsets without records, or after half a second."""
         before, deadline = await self.position(), time.monotonic() + 0.5
-        while not (records := await self.read(limit, LOOK_MS)):
+        while not (records := await self.read(limit, POSITION_POLL_MS)):
             if await self.position() > before or time.monotonic() > deadline:
                 break
         return records
 
-    async def record_at(self, topic: str, partition: int, offset: int) -> Any | None:
-        """The record of that very offset; None where there is none (any more)."""
+    async def record_at(self, topic: str, partition: int, offset: int) -> LogRecord | None:
+        """Read the record at exactly this offset; None: it has none (any more). Raises ShardLost after the time-out."""
         self.seek(topic, partition, offset)
         deadline = time.monotonic() + self._settings.commit_timeout_s
         while time.monotonic() < deadline:
@@ -176,27 +186,29 @@ class LogReader:
         raise ShardLost("read_timeout", f"{topic}-{partition} can't be read at offset {offset}.")
 
     async def read_latest(
-        self, topic: str, partition: int, part: Callable[[Any], bytes | None] = lambda record: record.value
+        self, topic: str, partition: int, part: Callable[[LogRecord], bytes | None] = lambda record: record.value
     ) -> dict[bytes, bytes]:
-        """Of each key of a compacted topic, that part of its last record, as it stands now; none: nothing of that key."""
+        """Read a compacted topic as of now: for each key a part of its last record. Keys without one are left out."""
         begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
         async for record in self._between(topic, partition, begin, end):
-            if record.value is None or (told := part(record)) is None:
+            if record.key is None:
+                continue
+            if record.value is None or (found := part(record)) is None:
                 latest.pop(record.key, None)
             else:
-                latest[record.key] = told
+                latest[record.key] = found
         return latest
 
     async def first_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> int | None:
-        """The number of the first output that the log still has; None: it has none."""
+        """Return the number of the first output that the log still has; None: it has none."""
         async for record in self._between(topic, partition, *bounds):
             if mark := dict(record.headers).get(MARK_HEADER):
                 return OutputMark.parse(mark).number
         return None
 
-    async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[Any]:
-        """Every record from `begin` up to `end`. Raises ShardLost where they can't be read in time."""
+    async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[LogRecord]:
+        """Yield every record from `begin` up to `end`. Raises ShardLost where they can't be read in time."""
         if begin == end:
             return
         self.seek(topic, partition, begin)
@@ -212,11 +224,11 @@ class LogReader:
     async def read_kafka_head(
         self, topic: str, partition: int, begin: int, barrier: int
     ) -> tuple[KafkaHead | None, TakeoverRecord | None]:
-        """The last head before the barrier, and the last other takeover (takeover 3): backwards, in doubling steps.
+        """Return (the last head, the last other takeover) before the barrier (takeover, step 3).
 
-        `begin`: where the topic starts.
+        The search goes backwards, in steps that double. `begin`: where the topic starts.
         """
-        step = FIRST_LOOK
+        step = FIRST_STEP
         while True:
             start = max(begin, barrier - step)
             head, takeover = await self._heads_between(topic, partition, start, barrier)
@@ -237,13 +249,15 @@ class LogReader:
                     break
                 try:
                     if record.key == HEAD_KEY:
-                        head = decode_kafka_head(record.value)
+                        head = decode_kafka_head(record.value or b"")
                     elif record.key == TAKEOVER_KEY:
-                        takeover = decode_takeover(record.value)
+                        takeover = decode_takeover(record.value or b"")
                 except msgspec.DecodeError as error:
                     raise ShardQuarantined(
                         "head_format",
-                        f"{topic}-{partition} offset {record.offset} is not a head of this version: {error}.",
+                        f"the record at offset {record.offset} of {topic}-{partition} isn't a head of this version: "
+                        f"{error}.",
+                        hint="If a newer version wrote it, run that version.",
                     ) from None
             if time.monotonic() > deadline:
                 raise ShardLost("read_timeout", f"{topic}-{partition} can't be read up to offset {barrier}.")
@@ -252,7 +266,7 @@ class LogReader:
     async def read_outputs(
         self, topic: str, partition: int, start: int, seen: int, number: int, end: int
     ) -> AsyncIterator[OutputPage]:
-        """The output log from `start`, page by page, until output `number` was seen and the position has reached `end`.
+        """Yield the output log from `start` in pages, until output `number` was seen and the position reached `end`.
 
         `seen`: the number of the last output before `start`. Raises ShardQuarantined where outputs are missing.
         """
@@ -264,9 +278,9 @@ class LogReader:
             for record in await self.read_on(5_000):
                 headers = dict(record.headers)
                 if MARK_HEADER not in headers:
-                    continue  # somebody else's record: this log is ours alone, but a reader must not fall over it
+                    continue  # a foreign record: only the owner should write here, but a reader must survive one
                 page.mark = OutputMark.parse(headers[MARK_HEADER])
-                page.notes[record.key] = headers[NOTE_HEADER]
+                page.notes[record.key or b""] = headers[NOTE_HEADER]
                 page.last = Fingerprint.of(record.offset, 0, record.key, record.value)
             if page.mark:
                 highest = page.mark.number
@@ -280,6 +294,7 @@ class LogReader:
             if time.monotonic() > deadline:
                 raise ShardQuarantined(
                     "outputs_missing",
-                    f"{topic}-{partition} ends with output {highest}, the head says {number}: outputs are missing.",
-                    hint="Was the topic truncated or recreated? Restore it, or start over under another group.",
+                    f"{topic}-{partition} ends with output {highest}, but the head counts {number}: was the topic "
+                    "truncated or recreated?",
+                    hint="Restore the topic, or start over with another SEGSTREAM_GROUP.",
                 )

@@ -1,7 +1,7 @@
-"""Kafka in: which shards are this worker's, by membership in the consumer group, and one task for each.
+"""The supervisor of a worker's shards: one task for each partition that the consumer group assigns to this worker.
 
-The membership consumer never reads: its partitions are paused, it polls to stay a member. Each shard reads through a
-consumer of its own.
+The membership consumer never reads: its partitions are paused, and it polls to stay a member. Each shard has its own
+consumer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import aiokafka.errors
 
@@ -19,34 +19,34 @@ from stream.kafka.membership import GroupMembership
 
 log = logging.getLogger(__name__)
 
-DRAIN_S: Final = 20.0  # how long a shard may take over its last turn
-REPORT_S: Final = 1.0  # between two reports of the group's offsets
+DRAIN_S: Final = 20.0  # longest last turn of a shard
+REPORT_S: Final = 1.0  # between two commits of the group's offsets
 
 
 class Supervisor:
-    """Runs one shard task for each partition that the group gives this worker."""
+    """Runs one shard task for each partition that the group assigns to this worker."""
 
     def __init__(self, membership: GroupMembership, make_shard: Callable[[int], Shard]) -> None:
         """`make_shard` builds the shard of a partition."""
         self._membership = membership
         self._make_shard = make_shard
         self._running: dict[int, tuple[Shard, asyncio.Task[None]]] = {}
-        self._leaving: dict[asyncio.Task[None], int] = {}  # told to stop, in their last turn
+        self._leaving: dict[asyncio.Task[None], int] = {}  # stopping, in their last turn
         self._stopping = asyncio.Event()
         self._failure: asyncio.Future[None] | None = None
 
     @property
     def owned(self) -> int:
-        """How many shards run here."""
+        """The number of shards that run here."""
         return len(self._running)
 
     @property
     def partitions(self) -> list[int]:
-        """The partitions of these shards."""
+        """The partitions of the shards that run here."""
         return sorted(self._running)
 
     async def run(self) -> None:
-        """Join, follow the assignments, drain when stopped. Raises WorkerFailed."""
+        """Join the group, follow its assignments, and drain when stopped. Raises WorkerFailed."""
         self._failure = asyncio.get_running_loop().create_future()
         try:
             await asyncio.wait_for(self._membership.start(), 60)
@@ -55,17 +55,14 @@ class Supervisor:
                 f"Kafka can't be reached: {error!r}.",
                 hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.",
             ) from error
-        tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(work) for work in (self._poll(), self._follow(), self._report())
-        ]
-        stopping: asyncio.Task[Any] = asyncio.create_task(self._stopping.wait())
+        work = (self._poll(), self._follow(), self._report(), self._stopped())
+        tasks: list[asyncio.Future[None]] = [asyncio.create_task(each) for each in work]
         try:
-            watched: list[asyncio.Future[Any]] = [*tasks, stopping, self._failure]
-            done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
             for finished in done:
                 finished.result()
         finally:
-            for task in (*tasks, stopping):
+            for task in tasks:
                 task.cancel()
             last = self._shards()
             self._let_go(set(self._running))
@@ -74,14 +71,17 @@ class Supervisor:
             await self._membership.stop()
 
     def stop(self) -> None:
-        """Finish the turns, leave the group; `run` returns."""
+        """Let `run` finish the turns, leave the group and return."""
         self._stopping.set()
+
+    async def _stopped(self) -> None:
+        await self._stopping.wait()
 
     def _shards(self) -> dict[int, Shard]:
         return {partition: shard for partition, (shard, _) in self._running.items()}
 
     async def _report(self) -> None:
-        """The group's offsets, at intervals: in the turn's transaction they would cost two requests of six."""
+        """Commit the group's offsets at intervals: in each turn's transaction that would be two requests of six."""
         reported: dict[int, int] = {}
         while True:
             await asyncio.sleep(REPORT_S)
@@ -94,23 +94,24 @@ class Supervisor:
             try:
                 await self._membership.poll()
             except (aiokafka.errors.KafkaConnectionError, aiokafka.errors.KafkaTimeoutError, OSError) as error:
-                log.warning("the group can't be reached: %s", error)
+                log.warning("the consumer group can't be reached: %s", error)
                 await asyncio.sleep(1)
             except aiokafka.errors.KafkaError as error:
                 raise WorkerFailed(
-                    f"the consumer group refuses this worker: {error!r}.", hint="The broker's log says more."
+                    f"the consumer group refuses this worker: {error!r}.",
+                    hint="Look into the broker's log for the reason.",
                 ) from error
 
     async def _follow(self) -> None:
-        """After each assignment: stop what was lost, take over what is new, leave the rest alone."""
+        """After each assignment, stop the shards that were lost and start those that are new."""
         while True:
             await self._membership.changed.wait()
             self._membership.changed.clear()
             assigned = self._membership.assigned
             self._let_go(set(self._running) - assigned)
             for partition in sorted(assigned - set(self._running)):
-                # A shard that comes back while its last turn here isn't over: one at a time.
-                await self._gone(partition)
+                # A shard may come back before its last turn here has ended: never run it twice at one time.
+                await self._drain([task for task, p in self._leaving.items() if p == partition])
                 shard = self._make_shard(partition)
                 task = asyncio.create_task(shard.run(), name=f"shard-{partition}")
                 task.add_done_callback(self._ended)
@@ -123,22 +124,19 @@ class Supervisor:
             self._leaving[task] = partition
             task.add_done_callback(self._leaving.pop)
 
-    async def _gone(self, partition: int) -> None:
-        await self._drain([task for task, p in self._leaving.items() if p == partition])
-
     async def _drain(self, tasks: Sequence[asyncio.Task[None]] | None = None) -> None:
-        """Wait for last turns, but not for ever."""
+        """Wait for the last turns of shards, at most DRAIN_S. `tasks` None: of all that are stopping."""
         waiting = list(self._leaving) if tasks is None else list(tasks)
         if not waiting:
             return
         _, late = await asyncio.wait(waiting, timeout=DRAIN_S)
         for task in late:
-            log.warning("%s takes too long over its last turn: cancelled", task.get_name())
+            log.warning("%s didn't end its last turn within %d s: cancelled", task.get_name(), DRAIN_S)
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A shard's task ends when it is told to. In any other case the worker must not live on as if nothing were."""
+        """End the worker where a shard's task has ended without being stopped."""
         if task in self._leaving or self._failure is None or self._failure.done():
             return
         error = None if task.cancelled() else task.exception()

@@ -15,6 +15,7 @@ from segmentation.step import Activation, DeadLetter, DueEntry, KafkaRecord, Sco
 from stream.dead_letters.records import HEADER_ROOM, dead_record
 from stream.engine.flow_control import FlowControl, TurnSlots
 from stream.engine.ledger import Publication
+from stream.engine.log_reader import LogRecord
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
@@ -69,7 +70,7 @@ class Turns:
         self._slots = slots
         self._now_ms = now_ms
         self._stopping = stopping
-        self._pending: list[KafkaRecord] = []  # fetched, not yet in a turn
+        self._pending: list[LogRecord] = []  # fetched, not yet in a turn
         self._flow = FlowControl(shard.settings, slots)
         self._failures = StepFailures(self._flow)
         self._rescored = False  # the last turn was a slice of a rescore
@@ -173,7 +174,7 @@ class Turns:
         # A customer due at T is looked at once the clock has passed T.
         return min(poll_ms, max(self._next_due + 1 - self._now_ms(), 0))
 
-    async def _take(self, owned: Owned) -> tuple[list[KafkaRecord], int]:
+    async def _take(self, owned: Owned) -> tuple[list[LogRecord], int]:
         """Return (the next records within the bounds, the reader's position behind all that was fetched)."""
         settings = self.shard.settings
         if (room := settings.turn_max_orders - len(self._pending)) > 0:

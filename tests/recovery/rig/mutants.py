@@ -18,7 +18,7 @@ from aiokafka import TopicPartition
 from segmentation.scoring import ScoringStep
 from segmentation.step import TurnContext
 from stream.engine import catch_up, ledger, shard, takeover
-from stream.engine.ledger import Ledger, Publication, Published
+from stream.engine.ledger import Ledger, Publication, PublishedOutputs
 from stream.engine.log_reader import Bounds, LogReader, OutputPage
 from stream.engine.ownership import Owned, ShardContext
 from stream.engine.store import Loaded, ShardStore, Writes
@@ -84,7 +84,7 @@ def _mutant(number: int) -> Callable[[Callable[[Replace], None]], Callable[[Repl
 def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = True) -> Any:
     """`Ledger.publish` as it would be without awaiting the outputs, or the head, or the outputs before the head."""
 
-    async def publish(self: Ledger, turn: Publication) -> Published | None:
+    async def publish(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         producer, p = self._producer, self._partition
         async with self._in_time("a turn's transaction"):
             await producer.begin_transaction()
@@ -96,7 +96,7 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             if outputs and in_order:
                 await acknowledged
             heads = await producer.send(self._streams.heads, encode_head(turn.head), key=HEAD_KEY, partition=p)
-            heads.add_done_callback(ledger._look_at)
+            heads.add_done_callback(ledger._mark_seen)
             if head:
                 await heads
             if outputs and not in_order:
@@ -106,7 +106,7 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             return None
         batch, rows = sent[-1]
         offset, last = (await batch).offset + rows - 1, turn.outputs[-1]
-        return Published(offset + 1, Fingerprint.of(offset, 0, last.key, last.value))
+        return PublishedOutputs(offset + 1, Fingerprint.of(offset, 0, last.key, last.value))
 
     return publish
 
@@ -141,7 +141,7 @@ def _redis_before_kafka(replace: Replace) -> None:
     commit, publish = Owned.commit, Ledger.publish
     waiting: dict[Ledger, Publication] = {}
 
-    async def later(self: Ledger, turn: Publication) -> Published | None:
+    async def later(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         waiting[self] = turn
         return None
 
@@ -158,7 +158,7 @@ def _redis_before_kafka(replace: Replace) -> None:
 def _no_quiet_transactions(replace: Replace) -> None:
     publish, follow = Ledger.publish, takeover._follow_outputs
 
-    async def only_with_something(self: Ledger, turn: Publication) -> Published | None:
+    async def only_with_something(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         return await publish(self, turn) if turn.outputs or turn.dead or turn.tombstones else None
 
     async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:

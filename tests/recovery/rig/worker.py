@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from stream.clock import now_ms
 from stream.engine import catch_up, shard, takeover
-from stream.engine.ledger import Ledger, Publication, Published
+from stream.engine.ledger import Ledger, Publication, PublishedOutputs
 from stream.engine.log_reader import LogReader, OutputPage
 from stream.engine.ownership import Owned
 from stream.engine.store import ShardStore
@@ -98,7 +98,7 @@ def _plant_in_ledger(bomb: Bomb) -> None:
     take_over, cover, open_ = Ledger.take_over, Ledger.cover, Ledger.open.__func__  # type: ignore[attr-defined]  # a classmethod has it
     torn = False
 
-    async def publish_(self: Ledger, turn: Publication) -> Published | None:
+    async def publish_(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         _phase.set("turn")
         bomb.passing("turn.before_transaction")
         commit = self._producer.commit_transaction

@@ -1,4 +1,4 @@
-"""How many customers a rescore looks at in one turn."""
+"""The number of customers that a rescore looks at in one turn."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from stream.engine.flow_control import ORDERS_LATELY_S, RESCORED_BESIDE_ORDERS, 
 from stream.settings import Settings
 
 
-def _pace(**fields: Any) -> FlowControl:
+def _flow(**fields: Any) -> FlowControl:
     return FlowControl(Settings(**fields), TurnSlots(4))
 
 
-def test_slices_of_a_rescore_are_small_only_while_orders_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To whichever shard of the worker."""
+def test_slices_of_a_rescore_are_small_only_while_orders_come() -> None:
+    """To any shard of the worker."""
     slots, now = TurnSlots(4), [100.0]
-    monkeypatch.setattr("stream.engine.flow_control.time.monotonic", lambda: now[0])
-    one, other = FlowControl(Settings(rescore_slice=5_000), slots), FlowControl(Settings(rescore_slice=5_000), slots)
+    one, other = (FlowControl(Settings(rescore_slice=5_000), slots, lambda: now[0]) for _ in range(2))
     assert other.rescore_size(limited=True) == 5_000
     one.done(taken=3, due=0, seconds=0.01)
     assert one.rescore_size(limited=True) == other.rescore_size(limited=True) == RESCORED_BESIDE_ORDERS
@@ -37,16 +36,16 @@ def test_slices_of_a_rescore_are_small_only_while_orders_come(monkeypatch: pytes
     ],
 )
 def test_other_limits_of_a_slice_hold_while_orders_come(fields: dict[str, Any], size: int) -> None:
-    pace = _pace(**fields)
-    pace.done(taken=3, due=0, seconds=0.01)
-    assert pace.rescore_size(limited=True) == size
+    flow = _flow(**fields)
+    flow.done(taken=3, due=0, seconds=0.01)
+    assert flow.rescore_size(limited=True) == size
 
 
 def test_slices_of_a_rescore_share_a_turn_while_nothing_waits() -> None:
-    pace = _pace(model_moves_per_minute=None)
-    assert pace.rescore_slices(limited=True) == RESCORED_SLICES
-    pace.done(taken=10, due=0, seconds=0.01)
-    assert pace.rescore_slices(limited=True) == 1
-    limited = _pace(model_moves_per_minute=600)
+    flow = _flow(model_moves_per_minute=None)
+    assert flow.rescore_slices(limited=True) == RESCORED_SLICES
+    flow.done(taken=10, due=0, seconds=0.01)
+    assert flow.rescore_slices(limited=True) == 1
+    limited = _flow(model_moves_per_minute=600)
     assert limited.rescore_slices(limited=True) == 1
     assert limited.rescore_slices(limited=False) == RESCORED_SLICES
