@@ -1,4 +1,7 @@
-"""`segstream rebuild`: Redis made anew from Kafka; from all of it, or from what is left of it (PROTOCOL, "Redis lost altogether")."""
+"""`segstream rebuild`: Redis made anew from Kafka's logs, whole or truncated.
+
+docs/explanation/exactly-once.md, section 6.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,18 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 LOST: Final = (
-    "Gone for good: whatever stood before these offsets. A customer with an order left is scored by what is left; one with"
-    " none keeps the segment that was told last, until its next order. Every chain of moves goes on."
+    "Lost for good: the orders before these offsets. Customers with later orders are scored by those. Customers without"
+    " keep the segment published last until their next order. Every chain of moves continues."
 )
 
 
 class LogShortened(SegstreamError):
-    """The logs no longer start with their first record."""
+    """The logs don't start with their first record any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Remains:
-    """What Kafka still has of one shard."""
+    """The part of one shard's logs that Kafka still has."""
 
     partition: int
     bounds: Bounds
@@ -41,7 +44,7 @@ class _Remains:
 
 
 class Rebuilder:
-    """Empties the shards of one step, and puts a head in place from which their owners take them over again."""
+    """Empties the shards of one step, and sets heads from which their owners take them over again."""
 
     def __init__(self, settings: Settings, streams: Streams, step: Step) -> None:
         """Call `rebuild`."""
@@ -52,7 +55,7 @@ class Rebuilder:
         self._redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
 
     async def rebuild(self, only: int | None = None, *, allow_truncated_logs: bool = False) -> AsyncIterator[str]:
-        """Do it shard by shard, telling of each. Raises LogShortened before anything is touched."""
+        """Rebuild shard by shard; yield a line about each. Raises LogShortened before anything is changed."""
         try:
             await self._reader.start()
             cluster, counts = await self._reader.describe(self._streams.pinned())
@@ -61,8 +64,8 @@ class Rebuilder:
             shortened = [line for remains in found for line in remains.shortened]
             if shortened and not allow_truncated_logs:
                 raise LogShortened(
-                    f"{'; '.join(shortened)}: what stood before is gone, and Redis can't be made as it was.",
-                    hint="Restore a back-up of Redis whose offset is still in the log; or, if there is none, "
+                    f"{'; '.join(shortened)}: earlier records are gone, so Redis can't be restored completely.",
+                    hint="Restore a back-up of Redis whose offset is still in the log. If you have none, run "
                     "`segstream rebuild --allow-truncated-logs`.",
                 )
             for remains in found:
@@ -83,24 +86,25 @@ class Rebuilder:
         )
 
     async def _rebuild(self, remains: _Remains, head: StoreHead) -> str:
-        """The head last: until it is there, no owner takes the shard over."""
+        """Rebuild one shard; return a line about it. The head is set last: without it no owner takes the shard over."""
         settings, partition = self._settings, remains.partition
         keys = ShardKeys(settings.group, self._streams.input, partition)
         store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
         begin, end = remains.bounds[self._streams.input]
         await store.clear()
-        told = f"shard {partition}: emptied; {end - begin:,} offsets to read again"
+        line = f"shard {partition}: emptied; {end - begin:,} offsets to read again"
         if remains.shortened:
-            announced = await self._announced(partition)
-            await store.seed({key: self._step.patch(None, note) for key, note in announced.items()})
+            published = await self._published(partition)
+            await store.seed({key: self._step.patch(None, note) for key, note in published.items()})
             position = remains.bounds[self._streams.output][0]
             head = await self._behind(head, remains, position)
-            told += f", from {begin:,} on{await self._since(partition, begin, end)}; {len(announced):,} customers with a segment"
+            since = await self._since(partition, begin, end)
+            line += f", from {begin:,} on{since}; {len(published):,} customers with a segment"
         await self._redis.set(keys.head, encode_head(head))
-        return told
+        return line
 
-    async def _announced(self, partition: int) -> Mapping[bytes, bytes]:
-        """Customer -> the note of its last move. Read to the end, so that no move is missing before the outputs' begin."""
+    async def _published(self, partition: int) -> Mapping[bytes, bytes]:
+        """Return the note of each customer's last move, from all of the compacted topic: no move is missing."""
         if self._streams.latest is None:
             return {}
         return await self._reader.read_latest(
@@ -108,12 +112,12 @@ class Rebuilder:
         )
 
     async def _behind(self, head: StoreHead, remains: _Remains, position: int) -> StoreHead:
-        """The head as it stood where the output log starts now."""
+        """Return the head as it was where the output log starts now."""
         partition, streams = remains.partition, self._streams
         first = await self._reader.first_output(streams.output, partition, remains.bounds[streams.output])
         if first is None:
             begin, end = remains.bounds[streams.heads]
-            # The last offset is that of a transaction's end.
+            # The last offset is the marker that ends a transaction.
             kafka, _ = (
                 await self._reader.read_kafka_head(streams.heads, partition, begin, end - 1)
                 if end > begin

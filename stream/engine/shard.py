@@ -1,6 +1,7 @@
-"""The shard engine: a shard is taken over and worked, turn after turn, over any step; and what happens when one fails.
+"""One shard in a worker: its takeovers, its turns, and what follows an error.
 
-One rule for all errors: throw the producer away and take the shard over afresh. Never repair in place.
+One rule for all errors: throw the producer away and take the shard over afresh, never repair in place
+(docs/explanation/exactly-once.md, section 4).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Shard:
-    """One partition of one step in this worker: it owns it, works it, or says why not."""
+    """Owns one partition of a step in this worker and runs its turns, or shows why it can't."""
 
     def __init__(
         self,
@@ -34,7 +35,7 @@ class Shard:
         slots: TurnSlots,
         now_ms: Callable[[], int],
     ) -> None:
-        """`models` None: the step has none. `slots`: of the worker's turns under way at once. `now_ms`: the wall clock."""
+        """`models` None: the step uses none. `slots`: limits the worker's turns at one time. `now_ms`: the wall clock."""
         self.shard = shard
         self._metrics = metrics
         self._board = board
@@ -44,15 +45,15 @@ class Shard:
 
     @property
     def offset(self) -> int | None:
-        """N of the last turn told; None: not taken over yet."""
+        """N of the last turn published; None: not taken over yet."""
         return self._turns.offset
 
     def stop(self) -> None:
-        """Finish the turn, then let go."""
+        """Let `run` finish the turn, release the shard and return."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Own the shard until stopped. Raises WorkerFailed alone: everything else is answered here."""
+        """Own the shard until stopped. Raises only WorkerFailed: all other errors are handled here."""
         cause, attempt = "assigned", 0
         while not self._stopping.is_set():
             owned: Owned | None = None
@@ -73,13 +74,13 @@ class Shard:
                 await self._quarantine(stop)
             except StepFailed as fault:
                 cause = "retried"
-                log.exception("%s: the step failed without a record to blame", self.shard)
+                log.exception("%s: the step raised without a record", self.shard)
                 await self._close(owned)
                 owned = None
                 await self._quarantine(ShardQuarantined("step_failed", str(fault)))
             except WorkerFailed:
                 raise
-            except Exception as error:  # PROTOCOL: one rule for all errors
+            except Exception as error:  # one rule for all errors
                 cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
                 attempt += 1
                 log.warning(
@@ -98,17 +99,15 @@ class Shard:
         if owned:
             await owned.close()
 
-    # ---- when it doesn't work
-
     async def _quarantine(self, stop: ShardQuarantined) -> None:
-        """No turns until somebody says `segstream retry`, or the shard goes elsewhere."""
+        """Run no turns until `segstream retry`, or until the shard is assigned to another worker."""
         log.error("%s: quarantined (%s): %s", self.shard, stop.reason, stop)
         gauge = self._metrics.quarantined.labels(self.shard.step.name)
         gauge.inc()
         try:
             shown = False
             while not self._stopping.is_set():
-                if not shown:  # a missing entry asks for a retry only where the entry had been there
+                if not shown:  # a missing entry means a retry only where it was shown before
                     shown = await self._board.put(self.shard, "quarantined", reason=stop.reason, detail=str(stop))
                 elif await self._board.retry_asked(self.shard):
                     await self._back_off(1)
@@ -118,9 +117,9 @@ class Shard:
             gauge.dec()
 
     async def _back_off(self, attempt: int) -> None:
-        """Wait, longer each time, until the group has confirmed that the shard is still this worker's.
+        """Wait, longer each time, and until the group has confirmed that the shard is still this worker's.
 
-        An old owner that wakes up must not fence its healthy successor.
+        Otherwise an old owner that wakes up would fence its healthy successor.
         """
         longest = min(self.shard.settings.backoff_max_s, 0.1 * 2 ** min(attempt, 16))
         await self._pause(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret

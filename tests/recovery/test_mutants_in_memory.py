@@ -185,7 +185,7 @@ async def a_torn_transaction_ends_before_the_head(shop: Shop) -> None:
     shop.send(b"a")
 
 
-async def the_end_is_told_too_low(shop: Shop) -> None:
+async def the_end_offset_is_too_low(shop: Shop) -> None:
     shop.start()
     await shop.owned()
     shop.store.crashes = True
@@ -211,7 +211,7 @@ SCENARIOS: Final[tuple[tuple[Callable[[Shop], Awaitable[None]], tuple[int, ...]]
     (the_heads_send_fails, (2,)),
     (a_torn_transaction_ends_at_the_head, (3,)),
     (a_torn_transaction_ends_before_the_head, (6, 20)),
-    (the_end_is_told_too_low, (5,)),
+    (the_end_offset_is_too_low, (5,)),
     (a_late_record_is_in_no_transaction, (21,)),
 )
 

@@ -384,9 +384,9 @@ class MemoryStore(ShardStore):
         for key, at in writes.earlier.items():
             kept.due[key] = min(at, kept.due.get(key, at))
         kept.due |= writes.due
-        for key in (*writes.idle, *writes.gone):
+        for key in (*writes.idle, *writes.deleted):
             kept.due.pop(key, None)
-        for key in writes.gone:
+        for key in writes.deleted:
             kept.states.pop(key, None)
             kept.customers.discard(key)
         for key in writes.created:
