@@ -40,8 +40,8 @@ class Job:
     """The task of one run, except how it trains.
 
     `file`: orders to read instead of Redis; `replica_url`: a Redis to read instead of the deployment's. `status`:
-    "auto" activates a model that moves few enough customers, and publishes another one as a candidate. `alone`: the
-    models topic isn't read, so ids and names start from the beginning; only with `dry_run`. `by`, `reason`: who
+    "auto" activates a model that moves few enough customers, and publishes another one as a candidate. `without_kafka`:
+    the models topic isn't read, so ids and names start from the beginning; only with `dry_run`. `by`, `reason`: who
     publishes, and why.
     """
 
@@ -51,7 +51,7 @@ class Job:
     status: Literal["auto", "candidate", "activate"] = "auto"
     force: bool = False
     dry_run: bool = False
-    alone: bool = False
+    without_kafka: bool = False
     out: Path | None = None
     by: str = "segtrainer"
     reason: str = ""
@@ -76,11 +76,11 @@ def run(
     6. Keep the report of a published model in Kafka. If that fails, the run has still succeeded.
     7. Write the report as files: report.html, report.md, and report.json, which holds the outcome.
     """
-    if job.alone and not job.dry_run:
+    if job.without_kafka and not job.dry_run:
         raise PublishError("a model trained without the models topic can't be published.", hint="Add --dry-run.")
     watch = Stopwatch(clock_s)
     lineage = Lineage()
-    if not job.alone:
+    if not job.without_kafka:
         with watch.step("models topic"):
             lineage = read_lineage(settings)
     progress("reading the customers", 0, 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from stream.renamed_options import accepting
 from trainer.commands.models import By, Reason
 from trainer.errors import GatesFailed, PlanError
 from trainer.training.recipe import RecipeName
@@ -34,7 +35,7 @@ _RECIPES: Final = "How to fit and choose. textbook: raw, the best silhouette. tu
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("run")(run_command)
+    app.command("run", cls=accepting({"--alone": "--without-kafka"}))(run_command)
 
 
 def instant(text: str) -> int:
@@ -109,8 +110,12 @@ def run_command(
     activate: Annotated[bool, typer.Option("--activate", help="Activate it however many customers it moves.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Publish the best fit even if none passes the gates.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish nothing.")] = False,
-    alone: Annotated[
-        bool, typer.Option("--alone", help="Without Kafka: no comparison, ids and names anew (only with --dry-run).")
+    without_kafka: Annotated[
+        bool,
+        typer.Option(
+            "--without-kafka",
+            help="Don't read the models topic: no comparison, new segment ids and names. Only with --dry-run.",
+        ),
     ] = False,
     by: By = None,
     reason: Reason = "",
@@ -128,8 +133,8 @@ def run_command(
 
     if candidate and activate:
         raise typer.BadParameter("--candidate and --activate exclude each other")
-    if alone and not dry_run:
-        raise typer.BadParameter("--alone goes with --dry-run: what knows of no other model can't be published")
+    if without_kafka and not dry_run:
+        raise typer.BadParameter("--without-kafka needs --dry-run: the model can't be published without Kafka")
     settings = DeploymentSettings.load()
     logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
     # A library's own news are for whoever asks for them.
@@ -142,7 +147,7 @@ def run_command(
         status="candidate" if candidate else "activate" if activate else "auto",
         force=force,
         dry_run=dry_run,
-        alone=alone,
+        without_kafka=without_kafka,
         out=out,
         by=by or "segtrainer",
         reason=reason,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream.errors import SettingsError
+from stream.renamed_options import accepting
 from trainer.commands.models import settings_and_log
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _LOOKS = 4
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("schedule")(schedule_command)
+    app.command("schedule", cls=accepting({"--when-none": "--when-no-model"}))(schedule_command)
 
 
 def schedule_command(
@@ -54,8 +55,9 @@ def schedule_command(
     retry_s: Annotated[
         int | None, typer.Option(min=1, help="Seconds before the next attempt.", show_default="600")
     ] = None,
-    when_none: Annotated[
-        bool | None, typer.Option("--when-none", help="Train also while no model is active yet.", show_default=False)
+    when_no_model: Annotated[
+        bool | None,
+        typer.Option("--when-no-model", help="Train also while no model is active yet.", show_default=False),
     ] = None,
     when_drifted: Annotated[
         float | None,
@@ -81,7 +83,7 @@ def schedule_command(
         jitter_s=jitter_s,
         retries=retries,
         retry_s=retry_s,
-        when_none=when_none,
+        when_none=when_no_model,
         when_drifted=when_drifted,
         on_failure=on_failure,
         http_port=http_port,

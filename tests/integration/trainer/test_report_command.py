@@ -144,7 +144,7 @@ def test_what_publishes_nothing_keeps_nothing(
     worker: WorkerSettings, orders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(orders, "--dry-run")
-    train(orders, "--dry-run", "--alone")
+    train(orders, "--dry-run", "--without-kafka")
     monkeypatch.setenv("SEGSTREAM_TRAINER_SMALLEST_SHARE", "0.45")
     arguments = ("--from", str(orders), "--min-customers", "20", "--k", "3")
     assert isinstance(invoke("run", *arguments, code=1).exception, GatesFailed)

@@ -99,7 +99,7 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
 ) -> None:
     port = free_port()
     run = ("--from", str(orders), "--min-customers", "20", "--k", "3", "--activate", "--force")
-    with scheduler(tmp_path, "--when-none", "--http-port", str(port), "--", *run) as process:
+    with scheduler(tmp_path, "--when-no-model", "--http-port", str(port), "--", *run) as process:
         eventually(lambda: "segstream_training_runs_total{" in asked(port, "/metrics"))
         text = asked(port, "/metrics")
         told = msgspec.json.decode(eventually(lambda: asked(port, "/health")))
@@ -113,7 +113,7 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
     assert (active.signature.by, active.signature.reason) == ("schedule", "no model is active yet")
     assert remembered(mine)["outcome"] == "succeeded"
     # The next one knows, and leaves it at that.
-    with scheduler(tmp_path, "--when-none", "--http-port", str(port), "--", *run):
+    with scheduler(tmp_path, "--when-no-model", "--http-port", str(port), "--", *run):
         eventually(lambda: '"healthy": true' in asked(port, "/health"))
         assert msgspec.json.decode(asked(port, "/health"))["last_outcome"] == "succeeded"
     assert len(read_models(mine).history) == 1
@@ -125,7 +125,7 @@ def test_a_run_that_fails_is_told_and_touches_nothing(mine: DeploymentSettings, 
     program.write_text(f'#!/bin/sh\necho "$1 $SEGTRAINER_EXIT_CODE $SEGTRAINER_ATTEMPT $SEGTRAINER_ERROR" >> {heard}\n')
     program.chmod(0o755)
     run = ("--from", str(orders), "--min-customers", "5000")
-    with scheduler(tmp_path, "--when-none", "--on-failure", f"{program} training", "--", *run):
+    with scheduler(tmp_path, "--when-no-model", "--on-failure", f"{program} training", "--", *run):
         [line] = eventually(lambda: heard.exists() and heard.read_text().splitlines())
         eventually(lambda: remembered(mine).get("outcome") == "failed")
     assert line.startswith("training 1 1 segtrainer: ")
@@ -138,7 +138,7 @@ def test_asked_to_end_it_ends_its_run_too(mine: DeploymentSettings, tmp_path: Pa
     fifo = tmp_path / "orders.csv"
     os.mkfifo(fifo)  # a run that reads it waits for ever
     with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
-        with scheduler(tmp_path, "--when-none", "--", "--from", str(fifo)) as process:
+        with scheduler(tmp_path, "--when-no-model", "--", "--from", str(fifo)) as process:
             eventually(lambda: redis.exists(lock_key(mine)))
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0

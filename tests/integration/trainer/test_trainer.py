@@ -332,7 +332,7 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli.app, ["run", *arguments]).exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [["--candidate", "--activate"], ["--alone"], ["--k", "5-3"]])
+@pytest.mark.parametrize("arguments", [["--candidate", "--activate"], ["--without-kafka"], ["--k", "5-3"]])
 def test_what_excludes_each_other_ends_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli.app, ["run", *arguments]).exit_code == 2
 
@@ -386,7 +386,7 @@ def test_orders_of_a_file_need_neither_redis_nor_alone_kafka(
                     )
     monkeypatch.setenv("SEGSTREAM_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    told = _run("--from", str(path), "--dry-run", "--alone", "--as-of", iso(NOW))
+    told = _run("--from", str(path), "--dry-run", "--without-kafka", "--as-of", iso(NOW))
     assert (told["source"], told["customers"], told["as_of"]) == ("orders.csv", CUSTOMERS, iso(NOW))
 
 

@@ -70,7 +70,10 @@ def said(process: subprocess.Popen[bytes]) -> bytes:
 def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    entries, command = crowd(), ["-m", "trainer.cli", "run", "--k", "5", "--force", "--dry-run", "--alone", "--out"]
+    entries, command = (
+        crowd(),
+        ["-m", "trainer.cli", "run", "--k", "5", "--force", "--dry-run", "--without-kafka", "--out"],
+    )
     running = []
     for threads, partitions in (("1", 1), ("2", 8)):
         worker = settings_for(time="event", partitions=partitions)

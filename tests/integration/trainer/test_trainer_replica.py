@@ -107,7 +107,7 @@ def test_a_replica_trains_the_same_model(
     monkeypatch.setenv("SEGSTREAM_TRAINER_STABILITY_ROUNDS", "0")
 
     def train(**variables: str) -> tuple[str, str]:
-        arguments = ("run", "--k", "4", "--force", "--dry-run", "--alone", "--json")
+        arguments = ("run", "--k", "4", "--force", "--dry-run", "--without-kafka", "--json")
         ended = segtrainer(monkeypatch, capsys, *arguments, **variables)
         assert ended.code == 0, ended.err
         found = json.loads(ended.out)

@@ -7,24 +7,27 @@ import typer
 from typer.testing import CliRunner
 
 import stream.cli
+import trainer.cli
 from stream.renamed_options import accepting
 
 FORMER = [
-    (["demo"], "--keep", "--keep-running"),
-    (["rebuild"], "--from-what-is-left", "--allow-truncated-logs"),
+    (stream.cli.app, ["demo"], "--keep", "--keep-running"),
+    (stream.cli.app, ["rebuild"], "--from-what-is-left", "--allow-truncated-logs"),
+    (trainer.cli.app, ["run"], "--alone", "--without-kafka"),
+    (trainer.cli.app, ["schedule"], "--when-none", "--when-no-model"),
 ]
 
 
-@pytest.mark.parametrize(("command", "former", "present"), FORMER)
-def test_a_former_name_is_accepted_and_hidden(command: list[str], former: str, present: str) -> None:
+@pytest.mark.parametrize(("app", "command", "former", "present"), FORMER)
+def test_a_former_name_is_accepted_and_hidden(app: typer.Typer, command: list[str], former: str, present: str) -> None:
     runner = CliRunner()
-    shown = runner.invoke(stream.cli.app, [*command, "--help"], env={"COLUMNS": "200"}).output
+    shown = runner.invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
     assert present in shown
     assert former not in shown.replace(present, "")
     # Its help is an option's after it, so that nothing runs.
-    told = runner.invoke(stream.cli.app, [*command, former, "--help"])
-    assert told.exit_code == 0
-    assert f"{former} is now {present}" in told.stderr
+    result = runner.invoke(app, [*command, former, "--help"])
+    assert result.exit_code == 0
+    assert f"{former} is now {present}" in result.stderr
 
 
 def test_a_former_name_means_the_present_option() -> None:
