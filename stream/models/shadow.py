@@ -64,7 +64,7 @@ def shadow(
     """
     compiled = CompiledModel.of(model, settings.group, published.names)
     scoring = ScoringContext.of(compiled, settings.dwell_ms, settings.rules)
-    tally, latest_ms = _Tally(), 0
+    tally, latest_ms = _ShadowTally(), 0
 
     def look(at_ms: int, page: list[tuple[bytes, bytes]]) -> list[Verdict]:
         return verdicts(page, at_ms, scoring)
@@ -98,7 +98,7 @@ class _Total:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _ShadowTally:
     """Totals of all customers, by segment id: those in it now, those in it afterwards, and those who would move."""
 
     all: _Total = field(default_factory=_Total)

@@ -104,7 +104,9 @@ def without(name: str) -> dict[str, str]:
         (record(None, {"content-type": b"application/cloudevents+json"}), Reason.NULL_VALUE, "value"),
     ],
 )
-def test_what_is_no_cloud_event_is_refused_by_its_field(bad: SourceRecord, reason: Reason, field: str | None) -> None:
+def test_a_record_that_is_no_cloud_event_is_refused_by_its_field(
+    bad: SourceRecord, reason: Reason, field: str | None
+) -> None:
     with pytest.raises(RejectedEvent) as caught:
         read_cloud_event(bad)
     assert (caught.value.reason, caught.value.field) == (reason, field)
@@ -121,7 +123,7 @@ def test_what_is_no_cloud_event_is_refused_by_its_field(bad: SourceRecord, reaso
         (binary(REQUIRED | {"type": "order.eaten"}), Reason.UNKNOWN_TYPE, "type"),
     ],
 )
-def test_what_is_no_order_is_refused(bad: SourceRecord, reason: Reason, field: str) -> None:
+def test_an_event_that_is_no_order_is_refused(bad: SourceRecord, reason: Reason, field: str) -> None:
     with pytest.raises(RejectedEvent) as caught:
         order_event(read_cloud_event(bad), types={"order.placed": "order.placed"})
     assert (caught.value.reason, caught.value.field) == (reason, field)
@@ -136,11 +138,11 @@ value = st.none() | st.binary(max_size=20) | named.map(msgspec.json.encode) | js
 
 
 @given(value, st.dictionaries(header, st.none() | known))
-def test_whatever_comes_is_an_event_or_refused(value: bytes | None, headers: dict[str, bytes | None]) -> None:
+def test_any_record_becomes_an_event_or_is_refused(value: bytes | None, headers: dict[str, bytes | None]) -> None:
     try:
         event = order_event(read_cloud_event(record(value, headers)))
     except RejectedEvent as why:
-        told = why.message
+        result = why.message
     else:
-        told = event["id"]
-    assert 0 < len(told) < 1_000
+        result = event["id"]
+    assert 0 < len(result) < 1_000

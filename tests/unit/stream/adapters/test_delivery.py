@@ -45,7 +45,7 @@ class Broker:
         return self.answers[-1]
 
 
-class Event:
+class ConsumedEvent:
     def __init__(self, offset: int, value: bytes | None, acked: list[int]) -> None:
         self.message = SimpleNamespace(
             topic="t", partition=5, offset=offset, timestamp=1.5, key=b"k", value=value, headers=[("h", b"1")]
@@ -57,9 +57,9 @@ class Event:
         return True
 
 
-async def events(values: list[bytes | None], acked: list[int]) -> AsyncIterator[Event]:
+async def events(values: list[bytes | None], acked: list[int]) -> AsyncIterator[ConsumedEvent]:
     for offset, value in enumerate(values):
-        yield Event(offset, value, acked)
+        yield ConsumedEvent(offset, value, acked)
 
 
 def outlet(broker: Broker, metrics: Metrics) -> Outlet:
@@ -71,7 +71,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_is_sent_first_is_acknowledged_first_whatever_kafka_answers_first() -> None:
+async def test_records_are_acknowledged_in_the_order_of_the_sends_not_of_kafka_s_answers() -> None:
     broker, acked, metrics = Broker(), list[int](), Metrics()
     values = [GOOD % 0, b"{", None, GOOD % 3]
     running = asyncio.create_task(DeliveryQueue(Route(rekeyed), outlet(broker, metrics)).run(events(values, acked)))
@@ -86,22 +86,22 @@ async def test_what_is_sent_first_is_acknowledged_first_whatever_kafka_answers_f
     assert decode(broker.sent[3][1]["value"]).id == "3"
     dead = broker.sent[1][1]
     assert (dead["value"], dead["key"], dead["partition"]) == (b"{", b"k", 1)
-    told = dict(dead["headers"])
-    assert (told["h"], told["__connect.errors.topic"], told["__connect.errors.offset"]) == (b"1", b"t", b"1")
-    assert told["segstream_reason"] == b"not_json"
+    headers = dict(dead["headers"])
+    assert (headers["h"], headers["__connect.errors.topic"], headers["__connect.errors.offset"]) == (b"1", b"t", b"1")
+    assert headers["segstream_reason"] == b"not_json"
     rendered = metrics.render().decode()
     assert 'segstream_dead_letters_total{reason="null_value",step="adapters"} 1.0' in rendered
     assert 'segstream_events_total{outcome="mapped",step="adapters"} 2.0' in rendered
 
 
-async def test_behind_a_failed_sending_nothing_is_acknowledged() -> None:
+async def test_after_a_failed_send_nothing_is_acknowledged() -> None:
     broker, acked = Broker(), list[int]()
     host = AdapterHost(SETTINGS, {"t": Route(rekeyed)})
     host._outlet = outlet(broker, Metrics())
 
-    async def endless() -> AsyncIterator[Event]:
+    async def endless() -> AsyncIterator[ConsumedEvent]:
         for offset in range(10**9):
-            yield Event(offset, GOOD % offset, acked)
+            yield ConsumedEvent(offset, GOOD % offset, acked)
         raise AssertionError
 
     running = asyncio.create_task(host.work("t", endless()))
@@ -118,13 +118,13 @@ async def test_behind_a_failed_sending_nothing_is_acknowledged() -> None:
 
 
 def test_a_faust_message_becomes_a_record() -> None:
-    message = Event(7, None, []).message
+    message = ConsumedEvent(7, None, []).message
     assert to_record(message) == SourceRecord("t", 5, 7, 1_500, b"k", None, (("h", b"1"),))
     message.headers = message.timestamp = None
     assert to_record(message) == SourceRecord("t", 5, 7, 0, b"k", None)
 
 
-async def test_what_is_committed_lies_behind_the_last_acknowledged() -> None:
+async def test_the_committed_offset_is_behind_the_last_acknowledged_record() -> None:
     consumer = InOrderConsumer.__new__(InOrderConsumer)
     consumer._acked, consumer._acked_index = defaultdict(list), defaultdict(set)
     tp = TP("t", 0)
@@ -165,19 +165,19 @@ async def test_an_agent_that_ends_before_its_app_ends_the_app(
 ) -> None:
     app = build_app(SETTINGS, {"t": Route(rekeyed)}, tmp_path)
     app.host._outlet = outlet(Broker(), Metrics())
-    told: list[Any] = []
+    crashes: list[Any] = []
 
     async def crash(reason: BaseException) -> None:
-        told.append(reason)
+        crashes.append(reason)
 
-    async def taken() -> AsyncIterator[Event]:
+    async def taken() -> AsyncIterator[ConsumedEvent]:
         if failing:
             raise RuntimeError("of Faust's own")
-        for event in list[Event]():
+        for event in list[ConsumedEvent]():
             yield event
 
     monkeypatch.setattr(app, "crash", crash)
     agent: Any = app.agents["adapter-t"]
     await agent.fun(SimpleNamespace(noack=lambda: SimpleNamespace(events=taken)))
-    assert told == [app.failure]
-    assert str(told[0]).startswith("of Faust's own" if failing else "Faust ended the agent of t.")
+    assert crashes == [app.failure]
+    assert str(crashes[0]).startswith("of Faust's own" if failing else "Faust ended the agent of t.")

@@ -97,7 +97,7 @@ def deep(_: SourceRecord) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("mapping", "told"),
+    ("mapping", "message"),
     [
         (broken, "the mapping of t raised KeyError: 'price'"),
         (unspeakable, "Unspeakable"),
@@ -108,10 +108,10 @@ def deep(_: SourceRecord) -> list[Any]:
         (lambda _: [ORDER, None], "NoneType returned"),
     ],
 )
-def test_a_mapping_that_fails_is_a_reason_of_its_own(mapping: Any, told: str) -> None:
+def test_a_mapping_that_fails_has_its_own_reason(mapping: Any, message: str) -> None:
     why = refused(mapping)
     assert why.reason is Reason.ADAPTER_FAILED
-    assert told in why.message
+    assert message in why.message
 
 
 def test_a_mapping_may_refuse_a_record_with_a_reason() -> None:
@@ -126,7 +126,7 @@ def test_a_mapping_may_refuse_a_record_with_a_reason() -> None:
     [
         ({"amount": Amount("1.00", "USD")}, Reason.UNKNOWN_CURRENCY, "amount.currency"),
         ({"amount": Amount("1.00001", "EUR")}, Reason.TOO_MANY_DECIMALS, "amount.value"),
-        ({"amount": Amount(1.5, "EUR")}, Reason.WRONG_FIELD, "amount.value"),  # type: ignore[arg-type]  # what a shop may do
+        ({"amount": Amount(1.5, "EUR")}, Reason.WRONG_FIELD, "amount.value"),  # type: ignore[arg-type]  # as a user might
         ({"occurred_at": datetime(2026, 3, 3)}, Reason.NO_TIME_ZONE, "occurred_at"),  # noqa: DTZ001  # the fault itself
         ({"occurred_at": datetime(2100, 1, 1, tzinfo=UTC)}, Reason.DATED_AHEAD, "occurred_at"),
         ({"id": ""}, Reason.ID_LENGTH, "id"),
@@ -146,7 +146,7 @@ def test_a_control_is_refused() -> None:
     assert refused(lambda _: ClockAdvanced(id="1", to=AT)).reason is Reason.CONTROL_NOT_ALLOWED
 
 
-def test_what_would_not_fit_its_topic_with_key_and_headers_is_refused_here() -> None:
+def test_an_event_too_large_for_its_topic_with_key_and_headers_is_refused() -> None:
     small = Settings(currency="EUR", max_event_bytes=1_024)
     padded = JSON.ljust(1_024 - 200)
     route = Route(rekeyed, keep_headers=True)
@@ -154,7 +154,7 @@ def test_what_would_not_fit_its_topic_with_key_and_headers_is_refused_here() -> 
     assert refused(route, record(padded, ("trace", b"x" * 100)), small).reason is Reason.TOO_LARGE
 
 
-def test_rekeyed_gives_the_event_on_unchanged_with_its_headers() -> None:
+def test_rekeyed_passes_the_event_and_its_headers_on_unchanged() -> None:
     grown = JSON[:-1] + b', "unknown": [1]}'
     (found,) = mapped(Route(rekeyed, keep_headers=True), record(grown, ("trace", b"1"), ("segstream_source", b"old")))
     assert (found.key, found.value) == (b"c", grown)
@@ -191,7 +191,7 @@ def test_the_example_maps_what_it_says() -> None:
     assert decode(placed.value) == msgspec.structs.replace(ORDER, id="/s#1")
 
 
-def test_what_cannot_be_set_up() -> None:
+def test_wrong_set_ups_are_refused() -> None:
     own = Adapters()
     own.map("a")(lambda _: None)
     with pytest.raises(AdapterError, match="the topic a has two mappings"):
@@ -217,12 +217,12 @@ def test_adapters_are_found_by_module_and_name(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert isinstance(load_adapters("adapter_here:mine"), Adapters)
-    for name, told in {
+    for name, message in {
         "adapter_here": "isn't MODULE:NAME",
         ":mine": "isn't MODULE:NAME",
         "adapter_here:theirs": "no attribute 'theirs'",
         "adapter_there:mine": "No module named 'adapter_there'",
         "adapter_here:other": "is int, expected",
     }.items():
-        with pytest.raises(AdapterError, match=told):
+        with pytest.raises(AdapterError, match=message):
             load_adapters(name)

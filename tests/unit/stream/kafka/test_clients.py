@@ -1,4 +1,4 @@
-"""Which errors are told as Kafka's or Redis's, and which aren't."""
+"""The errors that are translated as Kafka's or Redis's, and those that aren't."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Takes the place of a consumer or producer; `start` may fail."""
+    """Stands in for a consumer or producer; `start` may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.stopped = error, False
@@ -31,7 +31,7 @@ class Client:
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), TimeoutError(), KafkaConnectionError("refused")])
-async def test_whatever_keeps_from_connecting_is_kafka_s(error: Exception) -> None:
+async def test_any_error_in_connecting_is_kafka_s(error: Exception) -> None:
     client: Any = Client(error)
     with pytest.raises(KafkaUnreachable, match=r"Kafka at 127\.0\.0\.1:9092: .*segstream local up"):
         async with _connected(Settings(), client):
@@ -39,8 +39,8 @@ async def test_whatever_keeps_from_connecting_is_kafka_s(error: Exception) -> No
     assert client.stopped
 
 
-@pytest.mark.parametrize("make", [TimeoutError, lambda: KafkaError("gone")])
-async def test_later_too_if_kafka_raises_it(make: Callable[[], Exception]) -> None:
+@pytest.mark.parametrize("make", [TimeoutError, lambda: KafkaError("closed")])
+async def test_an_error_that_kafka_raises_later_is_kafka_s_too(make: Callable[[], Exception]) -> None:
     client: Any = Client()
     with pytest.raises(KafkaUnreachable):
         async with _connected(Settings(), client):
@@ -58,7 +58,7 @@ async def test_the_block_s_own_errors_stay_what_they_are(error: OSError) -> None
 
 
 @pytest.mark.parametrize("url", ["nonsense", "redis://:se/cret@127.0.0.1"])
-def test_a_redis_url_that_is_none_is_told_without_it(url: str) -> None:
+def test_an_invalid_redis_url_is_reported_without_its_password(url: str) -> None:
     settings = Settings(redis_url=SecretStr(url))
     with (
         pytest.raises(RedisUnreachable, match="SEGSTREAM_REDIS_URL isn't a Redis URL") as caught,

@@ -47,7 +47,7 @@ def test_a_dead_letter_may_be_larger_than_its_record() -> None:
         assert specs[name].config["max.message.bytes"] == "2065536"
 
 
-def test_what_states_and_histories_are_made_of_is_never_deleted() -> None:
+def test_records_that_states_and_histories_are_made_of_are_never_deleted() -> None:
     for spec in topics.specs(Settings()):
         kept_forever = spec.config.get("retention.ms") == "-1" or spec.config["cleanup.policy"] == "compact"
         assert kept_forever != spec.name.endswith("-dead-letters"), spec.name
@@ -85,7 +85,7 @@ async def test_check_names_what_differs(settings: Settings) -> None:
     assert len(problems) == 14
 
 
-async def test_a_broker_that_is_not_there_is_named() -> None:
+async def test_a_broker_that_does_not_answer_is_named() -> None:
     settings = Settings(kafka_bootstrap_servers="127.0.0.1:1")
     with pytest.raises(topics.TopicsError, match=r"127\.0\.0\.1:1.*SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS"):
         await topics.check(settings)
@@ -105,8 +105,8 @@ def test_the_commands_end_with_1_while_something_is_wrong(
     runner = CliRunner()
     before = runner.invoke(topics_commands.app, ["check", "--json"])
     assert before.exit_code == 1
-    told = [msgspec.json.decode(line, type=Problem) for line in before.stdout.splitlines()]
-    assert [p.setting for p in told] == ["missing"] * 13
+    problems = [msgspec.json.decode(line, type=Problem) for line in before.stdout.splitlines()]
+    assert [p.setting for p in problems] == ["missing"] * 13
     created = runner.invoke(topics_commands.app, ["create"])
     assert (created.exit_code, created.stdout.count("created ")) == (0, 13)
     after = runner.invoke(topics_commands.app, ["check"])

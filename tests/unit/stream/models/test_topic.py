@@ -1,4 +1,4 @@
-"""Three readers of the models topic, one opinion: the worker's feed, the commands, the trainer."""
+"""The worker's feed, the commands and the trainer read the same from the models topic."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def _active_versions(records: Records) -> tuple[str, str, str]:
         (b"candidate", b"\xff"),
     ],
 )
-def test_a_broken_record_is_passed_over_by_all(broken: tuple[bytes | None, bytes | None]) -> None:
+def test_all_readers_skip_a_broken_record(broken: tuple[bytes | None, bytes | None]) -> None:
     assert _active_versions([broken, (KEY, VALUE), broken, _active(GOOD.version), broken]) == (GOOD.version,) * 3
 
 
-def test_a_model_under_another_key_is_at_nobody_s_hand() -> None:
+def test_no_reader_accepts_a_model_under_another_key() -> None:
     assert _active_versions([(OTHER.version.encode(), VALUE), _active(GOOD.version)]) == ("", "", "")
     assert _active_versions([(b"\xff", VALUE), _active(GOOD.version)]) == ("", "", "")
 
