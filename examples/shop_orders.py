@@ -1,11 +1,11 @@
-"""A shop's own order records, mapped to order events. Run it: `segstream adapters --app examples.shop_orders:adapters`.
+"""Map a shop's own order records to order events. Run it: `segstream adapters --app examples.shop_orders:adapters`.
 
 The shop writes to the topic `shop-orders`, keyed by order number:
 
     {"number": 1001, "buyer": "c-42", "paid_at": 1772547600, "total_cents": 1990, "currency": "EUR", "state": "paid"}
     {"number": 1001, "buyer": "c-42", "paid_at": 1772547600, "voided_at": 1772634000, "state": "void", ...}
 
-Every other state (a basket, a quote) is no order yet. A delivery by CloudEvents comes on `shop-events`.
+Records in any other state (a basket, a quote) aren't orders yet. Deliveries as CloudEvents come on `shop-events`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ adapters = Adapters()
 
 @adapters.map("shop-orders")
 def from_shop(record: SourceRecord) -> OrderPlaced | OrderCancelled | None:
-    """Map an order when it is paid, and again when it is void. What raises here ends in the dead letters."""
+    """Return the event of an order that is paid or void, else None. A record that raises here becomes a dead letter."""
     order = msgspec.json.decode(record.value or b"", type=ShopOrder)
     number = str(order.number)
     if order.state == "paid":
         return OrderPlaced(
-            id=f"paid-{number}",  # the shop's own number: the same order sent twice counts once
+            id=f"paid-{number}",  # from the shop's number: an order sent twice counts once
             order_id=number,
             customer_id=order.buyer,
             occurred_at=datetime.fromtimestamp(order.paid_at, UTC),
@@ -56,5 +56,5 @@ def from_shop(record: SourceRecord) -> OrderPlaced | OrderCancelled | None:
 
 @adapters.map("shop-events")
 def from_cloud_events(record: SourceRecord) -> dict[str, Any]:
-    """Map CloudEvents, in either mode, whose data has the fields of an order event."""
+    """Return the event of a CloudEvent, in either mode, whose data has the fields of an order event."""
     return order_event(read_cloud_event(record), types={"com.example.order.paid": "order.placed"})

@@ -1,1 +1,1 @@
-"""Files of orders become rows. Pure: knows no Kafka, Redis or settings. Imported by replay, demo, commands and the trainer."""
+"""Files of orders, read as rows. Knows no Kafka, Redis or settings. Imported by replay, demo, commands and trainer."""

@@ -1,4 +1,4 @@
-"""Orders from files, as a stream: any size, one row at a time, exact. What can't be used is left out and counted by reason."""
+"""Read the orders of a file of any size, one row at a time, exactly. Unusable rows are left out, counted by reason."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ FileFormat = Literal["orders", "lines"]
 CDNOW_CURRENCY: Final = "USD"
 _BATCH_ROWS: Final = 20_000
 _CDNOW_FIELDS: Final = 4
-# Its header, or a line of it where the header is missing: columns set apart by blanks, as in no other layout.
+# CDNOW's header, or a line where there is no header: columns separated by blanks, as in no other format.
 _CDNOW_LINE: Final = re.compile(r"\s*(customer_id\s+date\b.*|\d+\s+\d{8}\s+\d+\s+\d*\.?\d+\s*)", re.DOTALL)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
-_LONGEST_LINE: Final = 1_048_576  # characters: a file without line ends is none of orders, and would fill the memory
+_LONGEST_LINE: Final = 1_048_576  # characters; a file without line ends would fill the memory
 _KINDS: Final = {"", "order", "refund", "cancellation"}
 
 
 class OrderFileError(SegstreamError):
-    """The file can't be read, or isn't one of orders."""
+    """The file can't be read, or isn't a file of orders."""
 
 
 class Column(NamedTuple):
-    """A column that a format reads, by any of its names (lower case). One that isn't needed is empty where it is missing."""
+    """A column of a format, with its possible names in lower case. An optional column is empty where it is missing."""
 
     names: tuple[str, ...]
-    needed: bool = True
+    required: bool = True
 
 
 _ORDERS: Final = (
@@ -49,8 +49,8 @@ _ORDERS: Final = (
     Column(("customer_id",)),
     Column(("ordered_at",)),
     Column(("amount",)),
-    Column(("currency",), needed=False),
-    Column(("kind",), needed=False),
+    Column(("currency",), required=False),
+    Column(("kind",), required=False),
 )
 _LINES: Final = (
     Column(("invoiceno", "invoice")),
@@ -60,11 +60,11 @@ _LINES: Final = (
     Column(("customerid", "customer id")),
 )
 _FORMATS: Final[dict[FileFormat, tuple[Column, ...]]] = {"orders": _ORDERS, "lines": _LINES}
-_MISSING: Final = -1  # picks the empty text that stands behind every row
+_MISSING: Final = -1  # the position of the empty text behind every row
 
 
 class _Table(NamedTuple):
-    """A file's header, and its rows: `rows(places)` gives the texts at those places of each row."""
+    """A file's header and rows: `rows(positions)` yields the texts at those positions of each row."""
 
     header: list[str]
     rows: Callable[[Sequence[int]], Iterator[tuple[str, ...]]]
@@ -73,23 +73,24 @@ class _Table(NamedTuple):
 def read_orders(
     path: Path,
     *,
-    format: FileFormat | None = None,  # noqa: A002 - the option's name, for whoever calls it from the command
+    format: FileFormat | None = None,  # noqa: A002 - named as the command's option
     currency: str,
     counts: Counter[str] | None = None,
 ) -> Iterator[OrderRow]:
-    """Read the rows of a file in its own order. `currency`: of rows that name none. Raises OrderFileError.
+    """Yield the rows of a file in the file's order. Raises OrderFileError.
 
-    What a row is, the header says where `format` is None; a .txt may then also be laid out as CDNOW's. .parquet is read as
-    Parquet, .gz unpacked, all else is text. `counts` (LeftOutReason -> rows of the file) grows with each that is left out.
+    `format` None: the header decides, and a .txt may also be in CDNOW's format. A .parquet file is read as Parquet, .gz
+    is unpacked, anything else is text. `currency`: of rows that name none. `counts` (LeftOutReason -> rows of the file)
+    grows with each row that is left out.
     """
     counts = Counter() if counts is None else counts
-    with _told(path):
+    with _errors_translated(path):
         yield from _rows(path, format, currency, counts)
 
 
 def check_readable(path: Path) -> None:
-    """Refuse at once a file that isn't there or may not be read. Raises OrderFileError."""
-    with _told(path), path.open("rb"):
+    """Raise OrderFileError where a file doesn't exist or may not be read."""
+    with _errors_translated(path), path.open("rb"):
         pass
 
 
@@ -99,13 +100,13 @@ def _rows(path: Path, chosen: FileFormat | None, currency: str, counts: Counter[
         yield from _cdnow(path, currency, counts)
         return
     with _parquet(path) if name.endswith(".parquet") else _csv(path) as table:
-        chosen = chosen or _recognised(table.header)
-        rows = table.rows(_places(path, table.header, chosen))
+        chosen = chosen or _recognised_format(table.header)
+        rows = table.rows(_positions(path, table.header, chosen))
         yield from (orders_of_lines if chosen == "lines" else _orders)(rows, currency, counts)
 
 
 def cdnow_path() -> Path:
-    """Find CDNOW_master.txt in the package `lifetimes`, which is not imported. Raises OrderFileError."""
+    """Return the path of CDNOW_master.txt in the package `lifetimes`, which isn't imported. Raises OrderFileError."""
     try:
         files = importlib.metadata.files("lifetimes") or []
     except importlib.metadata.PackageNotFoundError:
@@ -113,35 +114,37 @@ def cdnow_path() -> Path:
     for file in files:
         if file.name == "CDNOW_master.txt":
             return Path(str(file.locate()))
-    raise OrderFileError("CDNOW's orders aren't installed.", hint="pip install 'segstream[demo]' brings them.")
+    raise OrderFileError("CDNOW's orders aren't installed.", hint="Install them: pip install 'segstream[demo]'.")
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Translate what can go wrong while a file is read."""
+def _errors_translated(path: Path) -> Iterator[None]:
+    """Raise OrderFileError for the errors of reading a file."""
     try:
         yield
     except (OSError, EOFError, csv.Error) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OrderFileError(f"{path}: {told}.", hint="Give a file of orders that can be read to its end.") from error
-
-
-def _recognised(header: Sequence[str]) -> FileFormat:
-    """Tell a format by the columns that are there; the one that lacks fewer, where neither is whole."""
-    return "lines" if len(_lacking(header, _LINES)) < len(_lacking(header, _ORDERS)) else "orders"
-
-
-def _lacking(header: Sequence[str], columns: Sequence[Column]) -> list[str]:
-    return [c.names[0] for c in columns if c.needed and not any(name in header for name in c.names)]
-
-
-def _places(path: Path, header: Sequence[str], chosen: FileFormat) -> list[int]:
-    """Find the columns of a format. Raises OrderFileError where one is missing."""
-    columns = _FORMATS[chosen]
-    if lacking := _lacking(header, columns):
+        message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise OrderFileError(
-            f"{path}: no column {', '.join(lacking)}; the file has {', '.join(header) or 'no header'}.",
-            hint=f"A file of {chosen} needs {', '.join(c.names[0] for c in columns if c.needed)} (any case).",
+            f"{path}: {message}.", hint="Give a file of orders that can be read to its end."
+        ) from error
+
+
+def _recognised_format(header: Sequence[str]) -> FileFormat:
+    """Return the format that lacks fewer of its required columns."""
+    return "lines" if len(_missing_columns(header, _LINES)) < len(_missing_columns(header, _ORDERS)) else "orders"
+
+
+def _missing_columns(header: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    return [c.names[0] for c in columns if c.required and not any(name in header for name in c.names)]
+
+
+def _positions(path: Path, header: Sequence[str], chosen: FileFormat) -> list[int]:
+    """Return the positions of a format's columns. Raises OrderFileError where a required one is missing."""
+    columns = _FORMATS[chosen]
+    if missing := _missing_columns(header, columns):
+        raise OrderFileError(
+            f"{path}: no column {', '.join(missing)}; the file has {', '.join(header) or 'no header'}.",
+            hint=f"A file of {chosen} needs {', '.join(c.names[0] for c in columns if c.required)} (any case).",
         )
     found = ((name for name in c.names if name in header) for c in columns)
     return [header.index(name) if (name := next(names, None)) else _MISSING for names in found]
@@ -160,8 +163,8 @@ def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]
 def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
     """Read one order, refund or cancellation. Raises RowLeftOut.
 
-    A refund names its order, whatever the sign of its amount. A negative amount under any other kind is a refund that names
-    none, for so shops write it: its `order_id` is the refund's own number.
+    A row of kind refund names its order, whatever the sign of its amount. A negative amount of any other kind is a
+    refund that names no order, as shops write it: its `order_id` is the refund's own number.
     """
     order_id, customer_id, ordered_at, amount, code, kind = (field.strip() for field in fields)
     kind = kind.lower()
@@ -182,14 +185,14 @@ def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
 
 
 def _looks_like_cdnow(path: Path) -> bool:
-    """Tell by the first line that isn't blank."""
+    """Return whether the first line that isn't blank is in CDNOW's format."""
     with _text(path) as lines:
         first = next((line for line in _bounded(path, lines) if line.strip()), "")
     return _CDNOW_LINE.fullmatch(first) is not None
 
 
 def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
-    """Read customer, day (YYYYMMDD), number of CDs, dollars. There are no order ids: the row's number is one that lasts."""
+    """Read customer, day (YYYYMMDD), number of CDs, dollars. The order's id is the number of its row in the file."""
     if currency != CDNOW_CURRENCY:
         raise OrderFileError(
             f"{path.name} is in {CDNOW_CURRENCY}, this deployment in {currency}.",
@@ -202,7 +205,7 @@ def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[OrderRow
             if not fields or fields[0] == "customer_id":
                 continue
             number += 1
-            # A torn line: what is missing reads as empty, and is refused as such.
+            # Missing fields of an incomplete line read as empty, and are refused as such.
             customer_id, date, _, dollars = (*fields, *[""] * _CDNOW_FIELDS)[:_CDNOW_FIELDS]
             try:
                 row = placed(str(number), customer_id, read_at(date), read_amount(dollars), CDNOW_CURRENCY)
@@ -214,7 +217,7 @@ def _cdnow(path: Path, currency: str, counts: Counter[str]) -> Iterator[OrderRow
 
 @contextmanager
 def _text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """Open a text file, gzipped or not. What isn't UTF-8 is marked: descriptions in Latin-1 do no harm, ids are refused."""
+    """Open a text file, gzipped or not. Bytes that aren't UTF-8 are marked: in an id, the row is left out."""
     with ExitStack() as stack:
         raw: Any = stack.enter_context(path.open("rb"))
         if path.suffix.lower() == ".gz":
@@ -223,11 +226,11 @@ def _text(path: Path) -> Iterator[io.TextIOWrapper]:
 
 
 def _bounded(path: Path, lines: io.TextIOWrapper) -> Iterator[str]:
-    """Give the lines that remain. Raises OrderFileError at one that is too long."""
+    """Yield the remaining lines. Raises OrderFileError at one that is too long."""
     while line := lines.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE and not line.endswith(("\n", "\r")):
             raise OrderFileError(
-                f"{path}: a line has more than {_LONGEST_LINE:,} characters.", hint="Give a file with a row a line."
+                f"{path}: a line has more than {_LONGEST_LINE:,} characters.", hint="Give a file with one row a line."
             )
         yield line
 
@@ -239,12 +242,12 @@ def _csv(path: Path) -> Iterator[_Table]:
         delimiter = max(",;\t", key=first.count)
         header = [name.strip().lower() for name in next(csv.reader([first], delimiter=delimiter), [])]
 
-        def rows(places: Sequence[int]) -> Iterator[tuple[str, ...]]:
-            pick = itemgetter(*places)
+        def rows(positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
+            pick = itemgetter(*positions)
             width = len(header)
             for row in csv.reader(_bounded(path, lines), delimiter=delimiter):
                 if row:
-                    # A short row lacks its last columns. Behind them stands the empty text that `_MISSING` picks.
+                    # A short row lacks its last columns. Behind them is the empty text that `_MISSING` refers to.
                     row.extend([""] * (width - len(row) + 1))
                     row[-1] = ""
                     yield pick(row)
@@ -254,7 +257,7 @@ def _csv(path: Path) -> Iterator[_Table]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[_Table]:
-    # Imported here: it takes half a second, which only those who read Parquet should wait for.
+    # Imported here: it takes half a second, and only Parquet files need it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -262,20 +265,22 @@ def _parquet(path: Path) -> Iterator[_Table]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
 
-            def rows(places: Sequence[int]) -> Iterator[tuple[str, ...]]:
-                chosen = [names[place] for place in places if place != _MISSING]
+            def rows(positions: Sequence[int]) -> Iterator[tuple[str, ...]]:
+                chosen = [names[position] for position in positions if position != _MISSING]
                 for batch in file.iter_batches(_BATCH_ROWS, columns=chosen):
                     empty = [""] * batch.num_rows
-                    columns = [empty if p == _MISSING else _texts(batch.column(names[p])) for p in places]
+                    columns = [empty if p == _MISSING else _texts(batch.column(names[p])) for p in positions]
                     yield from zip(*columns, strict=True)
 
             yield _Table([name.strip().lower() for name in names], rows)
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise OrderFileError(f"{path}: {error}.", hint="Give a Parquet file, or name it for what it is.") from error
+        raise OrderFileError(
+            f"{path}: {error}.", hint="Give a Parquet file, or rename the file after its format."
+        ) from error
 
 
 def _texts(column: Any) -> list[str]:
-    """Write a column as text: the shortest that is exact, also for floats. Missing values are empty."""
+    """Return a column as text: the shortest exact one, also for floats. Missing values are empty."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:

@@ -1,4 +1,4 @@
-"""The lines of invoices -> orders: an order a row is what the stream takes, a line an article what many shops export."""
+"""Sum the lines of invoices to orders: many shops export a line for each article, and the stream takes orders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable, Iterator
 
-# Tills write side by side, so the lines of two invoices may alternate: an invoice stays open until this many others have
-# had a line since its own last one. Bounds the memory for files of any size.
+# Tills write at the same time, so the lines of two invoices may alternate: an invoice stays open until this many others
+# have had a line since its own last one. The limit bounds the memory for files of any size.
 OPEN_INVOICES: Final = 1_000
-# A line that comes later still is noticed as long as its invoice is among this many closed last.
+# A line of a closed invoice is noticed as long as its invoice is among the last ones closed, this many.
 REMEMBERED_INVOICES: Final = 100_000
 
 
@@ -30,12 +30,13 @@ class _Invoice:
 def orders_of_lines(
     lines: Iterable[tuple[str, ...]], currency: str, counts: Counter[str], *, open_invoices: int = OPEN_INVOICES
 ) -> Iterator[OrderRow]:
-    """Sum the lines of each invoice up to one row. Lines: (invoice, quantity, date, price of one, customer), text.
+    """Yield one row for each invoice, the sum of its lines: (invoice, quantity, date, price of one, customer), as text.
 
-    An invoice that starts with C is a refund that names no order; one that starts with A (an adjustment of bad debt) or
-    has no customer is left out, and so is any line that can't be read: `counts` says how many lines, by reason.
+    An invoice whose number starts with C is a refund that names no order. One whose number starts with A (an adjustment
+    of bad debt) or that has no customer is left out, and so is any line that can't be read: `counts` grows with each
+    line left out, by reason.
     """
-    standing: OrderedDict[tuple[str, str], _Invoice] = OrderedDict()
+    unfinished: OrderedDict[tuple[str, str], _Invoice] = OrderedDict()
     closed: OrderedDict[tuple[str, str], None] = OrderedDict()
     for number, quantity, date, price, customer in lines:
         key = number.strip(), customer.strip()
@@ -47,26 +48,26 @@ def orders_of_lines(
         except RowLeftOut as why:
             counts[why.reason.value] += 1
             continue
-        invoice = standing.get(key)
+        invoice = unfinished.get(key)
         if invoice is None:
-            invoice = standing[key] = _Invoice(at_ms)
+            invoice = unfinished[key] = _Invoice(at_ms)
         else:
-            standing.move_to_end(key)
+            unfinished.move_to_end(key)
         invoice.lines += 1
         invoice.at_ms = min(invoice.at_ms, at_ms)
         invoice.product += product
-        if len(standing) > open_invoices:
-            oldest, complete = standing.popitem(last=False)
+        if len(unfinished) > open_invoices:
+            oldest, complete = unfinished.popitem(last=False)
             closed[oldest] = None
             if len(closed) > REMEMBERED_INVOICES:
                 closed.popitem(last=False)
             yield from _summed(oldest, complete, currency, counts)
-    for key, invoice in standing.items():
+    for key, invoice in unfinished.items():
         yield from _summed(key, invoice, currency, counts)
 
 
 def _summed(key: tuple[str, str], invoice: _Invoice, currency: str, counts: Counter[str]) -> Iterator[OrderRow]:
-    """Give the row of an invoice, or count its lines by why there is none."""
+    """Yield the row of an invoice, or count its lines under the reason why there is none."""
     number, customer = key
     try:
         yield _row(number, customer, invoice, currency)
@@ -81,7 +82,7 @@ def _row(number: str, customer: str, invoice: _Invoice, currency: str) -> OrderR
     units, rest = divmod(invoice.product, UNITS)
     if rest:
         raise RowLeftOut(LeftOutReason.TOO_MANY_DECIMALS)
-    if mark == "C" and units > 0:  # would take money from the customer: no refund
+    if mark == "C" and units > 0:  # a refund that would take money from the customer
         raise RowLeftOut(LeftOutReason.AMOUNT)
     if mark == "C" or units < 0:
         return refunded(number, customer, invoice.at_ms, -units, currency, names_order=False)

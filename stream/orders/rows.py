@@ -1,4 +1,4 @@
-"""One row of an orders file, exact: what it says of an order, and the event that it becomes. Text in, whole numbers out."""
+"""A row of a file of orders: read from text to whole numbers, exactly, and made into an event."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from segmentation.money import DECIMALS, AmountError, TooManyDecimalsError, form
 
 RowKind = Literal["placed", "refunded", "cancelled"]
 
-LONGEST_ID: Final = 256  # characters; the events take no longer one
+LONGEST_ID: Final = 256  # characters; the limit of the events
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# As spreadsheets in the United States write it: "12/1/2010 8:26" is the first of December.
+# As spreadsheets write it in the United States: "12/1/2010 8:26" is the first of December.
 _AMERICAN: Final = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: ([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
 _UNDECODED: Final = "\ufffd"
 
 
 class LeftOutReason(StrEnum):
-    """Why a row of a file isn't sent. A closed list: the labels of a replay's report."""
+    """The reasons why a row of a file isn't sent. A closed list: the labels in a replay's report."""
 
     NO_CUSTOMER = "no_customer"
     NO_ORDER_ID = "no_order_id"
     ID_LENGTH = "id_length"
-    NOT_UTF8 = "not_utf8"  # an id that can't be read: replaced by guesses, two customers could become one
+    NOT_UTF8 = "not_utf8"  # an id that isn't UTF-8: with replaced characters, two customers could become one
     DATE = "date"
-    DATED_AHEAD = "dated_ahead"  # of the present: no event may be dated later than its arrival
+    DATED_AHEAD = "dated_ahead"  # in the future: no event may be dated later than its arrival
     AMOUNT = "amount"
     TOO_MANY_DECIMALS = "too_many_decimals"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
-    CURRENCY = "currency"  # isn't three letters
-    KIND = "kind"  # neither order nor refund nor cancellation: bad debts, adjustments of stock
-    TORN_INVOICE = "torn_invoice"  # a line so far behind the rest of its invoice that this has been summed up
+    CURRENCY = "currency"  # not three letters
+    KIND = "kind"  # not an order, refund or cancellation: bad debts, adjustments of stock
+    TORN_INVOICE = "torn_invoice"  # a line so far behind its invoice's other lines that these have been summed already
 
 
 class RowLeftOut(ValueError):
-    """This row can't be sent; `reason` says why. It is counted, and the file goes on."""
+    """This row can't be sent, for `reason`. The reader counts it and goes on."""
 
     def __init__(self, reason: LeftOutReason) -> None:
         super().__init__(reason.value)
@@ -58,10 +58,10 @@ class RowLeftOut(ValueError):
 
 
 class OrderRow(Struct, frozen=True, gc=False, array_like=True):
-    """What one row says. `at_ms`: since 1970 UTC; `amount_units`: ten-thousandths, never negative.
+    """The content of one row. `at_ms`: since 1970 UTC; `amount_units`: ten-thousandths, never negative.
 
-    `order_id` is None for a refund that names no order. `event_id` is made of the row's own content, so that sending a
-    file twice sends the same events.
+    `order_id` is None for a refund that names no order. `event_id` is made of the row's content, so that sending a file
+    twice sends the same events.
     """
 
     kind: RowKind
@@ -74,15 +74,15 @@ class OrderRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: str) -> OrderRow:
-    """Make the row of an order. Raises RowLeftOut."""
+    """Return the row of an order. Raises RowLeftOut."""
     _check(order_id, customer_id, units, needs_order=True)
     return OrderRow("placed", order_id, customer_id, at_ms, units, currency, order_id)
 
 
 def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> OrderRow:
-    """Make the row of a cancellation. Raises RowLeftOut.
+    """Return the row of a cancellation. Raises RowLeftOut.
 
-    The id of the event takes the instant in: an order cancelled at two instants is two events, not one with two contents.
+    The event's id includes the instant: an order cancelled at two instants is two events, not one with two contents.
     """
     event_id = f"{order_id}@{iso(at_ms)}"
     _check(order_id, customer_id, 0, needs_order=True)
@@ -92,9 +92,9 @@ def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> Ord
 
 
 def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: str, *, names_order: bool) -> OrderRow:
-    """Make the row of a refund. `document`: the order that it names, or else the refund's own number (may be empty).
+    """Return the row of a refund. `document`: the order that it names, or else the refund's own number (may be empty).
 
-    An order may be refunded several times, so the id of the event takes the instant and the amount in. Raises RowLeftOut.
+    An order may be refunded several times, so the event's id includes the instant and the amount. Raises RowLeftOut.
     """
     event_id = f"{document}@{iso(at_ms)}:{format_units(units)}"
     _check(document, customer_id, units, needs_order=False)
@@ -119,9 +119,9 @@ def _check(order_id: str, customer_id: str, units: int, *, needs_order: bool) ->
 
 @lru_cache(maxsize=65_536)
 def parse_at(text: str) -> int:
-    """Read an instant, ms since 1970 UTC: ISO 8601, or "12/1/2010 8:26" (month first). No zone: UTC; no time: 00:00.
+    """Return an instant, ms since 1970 UTC, from ISO 8601 or "12/1/2010 8:26" (month first).
 
-    Raises ValueError where it isn't one, or lies outside 1970 to 9899.
+    Without a zone it is UTC, without a time 00:00. Raises ValueError where it isn't an instant of 1970 to 9899.
 
     >>> parse_at("1970-01-02"), parse_at("1/2/1970 0:01"), parse_at("1970-01-02T01:00:00.0019+01:00")
     (86400000, 86460000, 86400001)
@@ -137,7 +137,7 @@ def parse_at(text: str) -> int:
 
 
 def read_at(text: str) -> int:
-    """Do what `parse_at` does. Raises RowLeftOut."""
+    """Return what `parse_at` returns. Raises RowLeftOut."""
     try:
         return parse_at(text)
     except ValueError:
@@ -145,10 +145,10 @@ def read_at(text: str) -> int:
 
 
 def parse_signed(text: str) -> int:
-    """Read decimal text with or without a sign as ten-thousandths, exact. Raises AmountError.
+    """Return decimal text with or without a sign as ten-thousandths, exactly. Raises AmountError.
 
-    Zeros behind the fourth decimal say nothing and are let in; any other digit there is refused, for rounding it would
-    make the sums inexact.
+    Zeros behind the fourth decimal are accepted; any other digit there is refused, since rounding would make sums
+    inexact.
 
     >>> parse_signed("-12.5"), parse_signed("3.10000000"), parse_signed(".5")
     (-125000, 31000, 5000)
@@ -162,7 +162,7 @@ def parse_signed(text: str) -> int:
 
 
 def read_amount(text: str) -> int:
-    """Do what `parse_signed` does. Raises RowLeftOut."""
+    """Return what `parse_signed` returns. Raises RowLeftOut."""
     try:
         return parse_signed(text)
     except TooManyDecimalsError:
@@ -172,7 +172,7 @@ def read_amount(text: str) -> int:
 
 
 def to_event(row: OrderRow, backfill: str | None = None) -> CustomerEvent:
-    """Make the event of a row, as it goes to the topic of orders. `backfill`: the name of the one that it belongs to."""
+    """Return the event of a row for the topic of orders. `backfill`: the name of the backfill that it is part of."""
     at = instant(row.at_ms)
     if row.kind == "cancelled":
         return OrderCancelled(

@@ -1,4 +1,4 @@
-"""The rows of a file in the order of time, whatever its size: sorted in memory where they fit, else on disk and merged."""
+"""Sort the rows of a file of any size by time: in memory if they fit, else in runs on disk that are merged."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 IN_MEMORY_ROWS: Final = 250_000  # about 100 MB
-RUNS_AT_ONCE: Final = 64  # merged to one when there are so many: each is an open file, and a block in memory
-_BLOCK_ROWS: Final = 1_000  # what each run on disk holds in memory while runs are merged
+RUNS_AT_ONCE: Final = 64  # this many runs are merged to one: each is an open file, and a block in memory
+_BLOCK_ROWS: Final = 1_000  # rows that each run on disk holds in memory while runs are merged
 _LENGTH_BYTES: Final = 4
 
 _encoder = msgspec.msgpack.Encoder()
@@ -29,9 +29,9 @@ _at = attrgetter("at_ms")
 
 
 class InTimeOrder:
-    """Rows by time; rows of one instant as the file has them. To be gone through once.
+    """Rows sorted by time, those of one instant in the file's order. They can be iterated over once.
 
-    `total` counts the rows that were read; those that only the order of time shows to be unusable among them.
+    `total` counts the rows that were read, also those that only the order of time shows to be unusable.
     """
 
     def __init__(self, total: int, rows: Iterator[OrderRow]) -> None:
@@ -58,10 +58,11 @@ def in_time_order(
     runs_at_once: int = RUNS_AT_ONCE,
     reading: Callable[[int], None] | None = None,
 ) -> Iterator[InTimeOrder]:
-    """Read all rows, then give them by time, equal refunds told apart (`told_apart`). `reading` is told now and then how many have been read.
+    """Read all rows, then yield them by time, with ids that distinguish equal refunds (`numbered_refunds`).
 
-    A file sorted by customer, as many are, would otherwise put its first customer's last order before everybody else's
-    first one, and the clock of event time with it. At most `in_memory_rows` are held; temporary files take the rest.
+    A file that is sorted by customer, as many are, would otherwise bring the first customer's last order, and with it
+    the clock of event time, before the other customers' first orders. At most `in_memory_rows` are in memory; temporary
+    files hold the rest. `reading` is called now and then with the number of rows read.
     """
     left_out = Counter() if left_out is None else left_out
     with ExitStack() as stack:
@@ -73,7 +74,7 @@ def in_time_order(
             if reading:
                 reading(total)
             if len(chunk) < in_memory_rows and not runs:
-                yield InTimeOrder(total, told_apart(chunk, left_out))
+                yield InTimeOrder(total, numbered_refunds(chunk, left_out))
                 return
             runs.append(_SortedRun(0, stack.enter_context(tempfile.TemporaryFile())))
             _spill(chunk, runs[-1].file)
@@ -83,18 +84,19 @@ def in_time_order(
                 for run in runs[-runs_at_once:]:
                     run.file.close()
                 runs[-runs_at_once:] = [merged]
-        yield InTimeOrder(total, told_apart(_merged(runs), left_out))
+        yield InTimeOrder(total, numbered_refunds(_merged(runs), left_out))
 
 
-def told_apart(rows: Iterable[OrderRow], left_out: Counter[str]) -> Iterator[OrderRow]:
-    """Number refunds that are equal in all that their id is made of: half of an order may be given back twice at one instant.
+def numbered_refunds(rows: Iterable[OrderRow], left_out: Counter[str]) -> Iterator[OrderRow]:
+    """Give refunds with equal ids a number: half of an order may be refunded twice at one instant.
 
-    The first keeps its id, the others get #2, #3…; one whose id becomes too long is left out, and counted. Rows come by
-    time, so equal ones lie at one instant: only that one's refunds are held, and the order of the file doesn't matter.
+    The first keeps its id, the others get #2, #3…; one whose id becomes too long is left out and counted. Rows are
+    sorted by time, so equal refunds have one instant: only its refunds are held, and the order of the file doesn't
+    matter.
 
     >>> from stream.orders.rows import refunded
     >>> half = refunded("7", "c", 0, 25_000, "USD", names_order=True)
-    >>> [row.event_id for row in told_apart([half, half], Counter())]
+    >>> [row.event_id for row in numbered_refunds([half, half], Counter())]
     ['7@1970-01-01T00:00:00.000Z:2.50', '7@1970-01-01T00:00:00.000Z:2.50#2']
     """
     seen: Counter[tuple[str, str]] = Counter()
@@ -119,7 +121,7 @@ def told_apart(rows: Iterable[OrderRow], left_out: Counter[str]) -> Iterator[Ord
 
 
 def _merged(runs: Iterable[_SortedRun]) -> Iterator[OrderRow]:
-    # merge() takes equal rows from the earlier run first, so the order of the file stays.
+    # merge() takes equal rows from the earlier run first, which keeps the file's order.
     return heapq.merge(*[_spilled(run.file) for run in runs], key=_at)
 
 

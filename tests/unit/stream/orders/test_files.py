@@ -64,7 +64,7 @@ def _csv(folder: Path, text: str, name: str = "orders.csv", encoding: str = "utf
             "1,c,2010-12-01T08:26:00Z,-5,,refund",
             OrderRow("refunded", "1", "c", AT, 50_000, "GBP", "1@2010-12-01T08:26:00.000Z:5.00"),
         ),
-        # A negative amount under any other kind is a refund that names none.
+        # A negative amount of any other kind is a refund that names no order.
         *(
             (
                 f"R1,c,2010-12-01T08:26:00Z,-5,,{kind}",
@@ -82,7 +82,7 @@ def _csv(folder: Path, text: str, name: str = "orders.csv", encoding: str = "utf
         ("1,c,2010-12-01,1", OrderRow("placed", "1", "c", parse_at("2010-12-01T00:00:00Z"), 10_000, "GBP", "1")),
     ],
 )
-def test_what_a_row_means(tmp_path: Path, line: str, row: OrderRow) -> None:
+def test_the_meaning_of_a_row(tmp_path: Path, line: str, row: OrderRow) -> None:
     assert _read(_csv(tmp_path, HEADER + line + "\n")) == ([row], {})
 
 
@@ -115,23 +115,23 @@ def test_what_a_row_means(tmp_path: Path, line: str, row: OrderRow) -> None:
         ("1", "no_customer"),
     ],
 )
-def test_what_is_left_out(tmp_path: Path, line: str, reason: str) -> None:
+def test_unusable_rows_are_left_out_by_reason(tmp_path: Path, line: str, reason: str) -> None:
     good = "2,c,2010-12-01T08:26:00Z,1,,\n"
     rows, counts = _read(_csv(tmp_path, HEADER + line + "\n" + good))
     assert counts == {reason: 1}
     assert [row.order_id for row in rows] == ["2"]
 
 
-def test_equal_refunds_are_told_apart_in_any_order_of_the_rows(tmp_path: Path) -> None:
+def test_equal_refunds_are_numbered_in_any_order_of_the_rows(tmp_path: Path) -> None:
     lines = [
         "1,a,2010-12-01T08:26:00Z,5,,refund",
-        "1,b,2010-12-01T08:26:00Z,5,,refund",  # another customer: an event of its own already
+        "1,b,2010-12-01T08:26:00Z,5,,refund",  # another customer, so another event
         "1,a,2010-12-01T08:26:00Z,-5,,refund",
         "1,a,2010-12-01T08:26:00Z,6,,refund",
         "1,a,2010-12-01T08:26:00Z,5.00,,refund",
         "1,a,2010-12-01T08:26:00Z,9,,",
         "1,a,2010-12-01T08:26:00Z,9,,",  # the same order again is the same event
-        "1,a,2010-12-01T08:26:01Z,5,,refund",  # another instant: an event of its own already
+        "1,a,2010-12-01T08:26:01Z,5,,refund",  # another instant, so another event
     ]
     rows, counts = _read_by_time(_csv(tmp_path, HEADER + "\n".join(lines) + "\n"))
     half = "1@2010-12-01T08:26:00.000Z:5.00"
@@ -154,13 +154,13 @@ def test_a_refund_whose_number_makes_its_id_too_long_is_left_out(tmp_path: Path)
     assert ([len(row.event_id) for row in rows], counts) == ([256], {"id_length": 1})
 
 
-def test_a_second_cancellation_is_an_event_of_its_own(tmp_path: Path) -> None:
+def test_a_second_cancellation_is_another_event(tmp_path: Path) -> None:
     line = "1,c,2010-12-0{}T08:26:00Z,,,cancellation\n"
     rows, _ = _read(_csv(tmp_path, HEADER + line.format(1) + line.format(2) + line.format(1)))
     assert [row.event_id for row in rows] == [f"1@2010-12-0{day}T08:26:00.000Z" for day in (1, 2, 1)]
 
 
-def test_every_event_is_one_that_the_stream_takes(tmp_path: Path) -> None:
+def test_every_event_can_be_decoded(tmp_path: Path) -> None:
     lines = "1,c,2010-12-01,1,,\n1,c,2010-12-01,1,,refund\nR,c,2010-12-01,-1,,\n1,c,2010-12-02,,,cancellation\n"
     events = [to_event(row) for row in _read(_csv(tmp_path, HEADER + lines))[0]]
     assert [decode(encode(event)) for event in events] == events
@@ -169,7 +169,7 @@ def test_every_event_is_one_that_the_stream_takes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["orders.csv", "orders.csv.gz", "ORDERS.GZ"])
-def test_a_file_gzipped_or_not_with_a_mark_in_front_and_columns_of_any_case_and_order(
+def test_a_file_may_be_gzipped_with_a_byte_order_mark_and_columns_of_any_case_and_order(
     tmp_path: Path, name: str
 ) -> None:
     text = (
@@ -185,7 +185,7 @@ def test_semicolons(tmp_path: Path) -> None:
     assert [row.amount_units for row in _read(path)[0]] == [20_000]
 
 
-def test_an_id_that_is_not_utf8_is_left_out_and_a_description_is_not(tmp_path: Path) -> None:
+def test_a_row_is_left_out_if_an_id_is_not_utf8_but_not_for_a_description(tmp_path: Path) -> None:
     line = "536365,85123A,£ caf\xe9,6,12/1/2010 8:26,2.55,{},UK\n"
     path = _csv(tmp_path, LINES + line.format("17850") + line.format("caf\xe9"), encoding="latin-1")
     rows, counts = _read(path)
@@ -230,22 +230,22 @@ def test_lines_are_summed_up_exactly(tmp_path: Path) -> None:
     ]
     rows, counts = _read(_csv(tmp_path, LINES + "\n".join(lines) + "\n"))
     assert sorted(rows, key=lambda row: row.at_ms) == [
-        # The earliest of its lines dates an invoice.
+        # An invoice is dated by its earliest line.
         OrderRow("placed", "536365", "17850", AT, 153_030, "GBP", "536365"),
         OrderRow("refunded", None, "17850", AT + 4 * 60_000, 20_000, "GBP", "536367@2010-12-01T08:30:00.000Z:2.00"),
         OrderRow("refunded", None, "14527", AT + 75 * 60_000, 275_000, "GBP", "C536379@2010-12-01T09:41:00.000Z:27.50"),
     ]
-    # By line, also where a whole invoice is left out.
+    # Lines are counted, also where a whole invoice is left out.
     assert counts == {"no_customer": 2, "kind": 1, "amount": 3, "too_many_decimals": 1, "date": 1}
 
 
-def test_invoices_may_alternate_and_a_torn_one_is_counted() -> None:
+def test_invoices_may_alternate_and_later_lines_of_a_closed_one_are_counted() -> None:
     lines = [(number, "1", "2010-12-01", "1", "c") for number in ("1", "2", "1", "3", "4", "1")]
     counts: Counter[str] = Counter()
     rows = list(orders_of_lines(lines, "GBP", counts, open_invoices=2))
     assert {row.order_id: row.amount_units // UNITS for row in rows} == {"1": 2, "2": 1, "3": 1, "4": 1}
     assert counts == {"torn_invoice": 1}
-    # Which invoice is the oldest, its last line says, not its first.
+    # The oldest invoice is the one whose last line is oldest, not its first.
     lines = [(number, "1", "2010-12-01", "1", "c") for number in ("1", "2", "1", "3", "1")]
     rows = list(orders_of_lines(lines, "GBP", counts, open_invoices=2))
     assert {row.order_id: row.amount_units // UNITS for row in rows} == {"1": 3, "2": 1, "3": 1}
@@ -257,9 +257,9 @@ def test_the_second_spelling_of_the_columns_of_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "file_format", "told"),
+    ("name", "content", "file_format", "message"),
     [
-        ("gone.csv", None, None, "No such file"),
+        ("missing.csv", None, None, "No such file"),
         ("empty.csv", b"", None, "no header"),
         ("odd.csv", b"a,b\n1,2\n", None, "no column order_id, customer_id, ordered_at, amount"),
         ("odd.csv", b"Invoice,Price\n1,2\n", None, "no column quantity, invoicedate, customerid"),
@@ -272,15 +272,15 @@ def test_the_second_spelling_of_the_columns_of_lines(tmp_path: Path) -> None:
         ("endless.txt", b"1" * 2_000_000, None, "more than 1,048,576 characters"),
     ],
 )
-def test_a_file_that_is_none_is_told(
-    tmp_path: Path, name: str, content: bytes | None, file_format: FileFormat | None, told: str
+def test_the_error_of_an_unusable_file_names_it(
+    tmp_path: Path, name: str, content: bytes | None, file_format: FileFormat | None, message: str
 ) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(OrderFileError, match=told) as caught:
+    with pytest.raises(OrderFileError, match=message) as raised:
         _read(path, file_format)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(raised.value)
 
 
 def test_amounts_and_instants_are_not_guessed() -> None:
@@ -310,7 +310,7 @@ def test_cdnow_without_its_header(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
 @pytest.mark.parametrize("file_format", ["orders", None])
-def test_a_txt_that_has_the_columns_of_orders_is_one_of_orders(
+def test_a_txt_with_the_columns_of_orders_is_a_file_of_orders(
     tmp_path: Path, separator: str, file_format: FileFormat | None
 ) -> None:
     text = "customer_id,order_id,ordered_at,amount\nc,1,2010-12-01T08:26:00Z,5\n".replace(",", separator)
@@ -318,7 +318,7 @@ def test_a_txt_that_has_the_columns_of_orders_is_one_of_orders(
     assert (rows, counts) == ([OrderRow("placed", "1", "c", AT, 50_000, "GBP", "1")], {})
 
 
-def test_a_txt_is_read_as_told_even_if_it_looks_like_cdnow(tmp_path: Path) -> None:
+def test_a_txt_is_read_in_the_chosen_format_even_if_it_looks_like_cdnow(tmp_path: Path) -> None:
     with pytest.raises(OrderFileError, match="no column order_id"):
         _read(_csv(tmp_path, " 00001 19970101  1   11.77\n", "x.txt"), "orders")
 
@@ -334,18 +334,18 @@ def test_the_whole_of_cdnow() -> None:
         assert list(ordered) == sorted(rows, key=lambda row: row.at_ms)
 
 
-def test_without_the_demo_s_extra_cdnow_is_told_how_to_come_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_cdnow_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.files", lambda _: None)
     with pytest.raises(OrderFileError, match=r"segstream\[demo\]"):
         cdnow_path()
 
 
-def test_rows_beyond_the_memory_are_sorted_all_the_same() -> None:
+def test_more_rows_than_fit_in_memory_are_sorted() -> None:
     rows = [OrderRow("placed", str(n), "c", n * 7919 % 100, 0, "USD", str(n)) for n in range(5_003)]
     read: list[int] = []
     with in_time_order(iter(rows), in_memory_rows=1_000, reading=read.append) as ordered:
         assert ordered.total == len(rows)
-        # Rows of one instant stay as the file has them.
+        # Rows of one instant stay in the file's order.
         assert list(ordered) == sorted(rows, key=lambda row: row.at_ms)
     assert read == [1_000, 2_000, 3_000, 4_000, 5_000, 5_003]
     with in_time_order(()) as none:
@@ -360,7 +360,7 @@ def test_many_runs_on_disk_are_merged_a_few_at_a_time(in_memory_rows: int) -> No
         assert list(ordered) == sorted(rows, key=lambda row: row.at_ms)
 
 
-def test_equal_refunds_are_told_apart_wherever_they_lie_in_a_large_file() -> None:
+def test_equal_refunds_are_numbered_wherever_they_are_in_a_large_file() -> None:
     half = OrderRow("refunded", "7", "c", 5, 1, "USD", "7@x")
     rows = [half, *(OrderRow("placed", str(n), "c", n, 0, "USD", str(n)) for n in range(100)), half]
     with in_time_order(rows, in_memory_rows=10) as ordered:
@@ -370,9 +370,9 @@ def test_equal_refunds_are_told_apart_wherever_they_lie_in_a_large_file() -> Non
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
-        # Stock adjustments and bad debts have no customer: in the one file they are told by their kind, in the other by that.
+        # Stock adjustments and bad debts have no customer. In this file they are recognised by their kind,
         ("orders.csv.gz", {"kind": 2_098 + 3, "no_customer": 1_427 + 182}),
-        # By line. The data's own description counts as many without a customer.
+        # in this one by that; counted by line. The data's own description counts as many without a customer.
         ("lines.parquet", {"no_customer": 135_080 - 3, "kind": 3}),
     ],
 )
@@ -400,7 +400,7 @@ def test_real_orders_agree_with_the_golden_figures(test_data: Path, name: str, l
         assert Decimal(format_units(net[name])) == Decimal(customer["net"])
 
 
-def test_both_files_of_the_real_orders_say_the_same(test_data: Path) -> None:
+def test_both_files_of_the_real_orders_have_the_same_orders(test_data: Path) -> None:
     folder = test_data / "online_retail"
     of_orders, of_lines = (_read(folder / name)[0] for name in ("orders.csv.gz", "lines.parquet"))
     assert sorted(of_orders, key=lambda row: row.event_id) == sorted(of_lines, key=lambda row: row.event_id)

@@ -12,13 +12,13 @@ START = parse_at("2025-01-01")
 WEEK = 7 * 86_400_000
 
 
-def test_the_same_seed_gives_the_same_shop_and_another_another() -> None:
+def test_the_same_seed_gives_the_same_rows() -> None:
     one, same, other = (list(islice(simulate(seed, 500, START), 2_000)) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
-def test_rows_come_by_time_and_every_event_is_its_own() -> None:
+def test_rows_are_sorted_by_time_and_every_event_has_its_own_id() -> None:
     rows = list(islice(simulate(3, 2_000, START, currency="EUR"), 20_000))
     assert rows[0].at_ms >= START
     assert all(a.at_ms <= b.at_ms for a, b in pairwise(rows))
@@ -43,7 +43,7 @@ def test_refunds_and_cancellations_follow_an_order_of_the_same_customer() -> Non
     assert 0.005 < kinds["cancelled"] / kinds["placed"] < 0.015
 
 
-def test_the_shop_is_like_cdnow() -> None:
+def test_the_customers_behave_like_cdnow_s() -> None:
     # CDNOW's 39 weeks after a cohort of 12 weeks' joining: 1.0 repeat purchases a customer, 60 % buy once, 36 dollars.
     rows = [r for r in islice(simulate(5, 3_000, START), 30_000) if r.kind == "placed"]
     assert rows[-1].at_ms > START + 51 * WEEK
@@ -60,12 +60,12 @@ def test_the_shop_is_like_cdnow() -> None:
     assert 28 < sum(r.amount_units for r in rows) / len(rows) / 10_000 < 44
 
 
-def test_there_is_no_end_to_it_even_where_everybody_leaves() -> None:
-    rows = simulate(6, 10, START, shop=PurchaseModel(leave_a=1e6, leave_b=1e-6, refunded=0, cancelled=0))
+def test_there_is_no_end_even_if_every_customer_leaves() -> None:
+    rows = simulate(6, 10, START, model=PurchaseModel(leave_a=1e6, leave_b=1e-6, refunded=0, cancelled=0))
     names = [row.customer_id for row in islice(rows, 1_000)]
     assert len(set(names)) == 1_000
 
 
-def test_a_shop_without_customers_is_refused() -> None:
+def test_a_simulation_without_customers_is_refused() -> None:
     with pytest.raises(ValueError, match="customers is 0"):
         next(simulate(1, 0, START))
