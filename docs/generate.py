@@ -170,7 +170,7 @@ def commands_page() -> str:
         "",
         "The help of every command, as `--help` prints it. Exit codes: 0 done; 1 failed, with one line on stderr that says what to do;",
         "2 wrong usage; 130 interrupted; 141 the reader of stdout ended. `segtrainer` has",
-        "[two more](../how-to/schedule-trainings.md#by-another-clock).",
+        "[two more](../how-to/schedule-trainings.md#with-another-scheduler).",
         "",
     ]
     for name, app in (("segstream", stream.cli.app), ("segtrainer", trainer.cli.app)):
