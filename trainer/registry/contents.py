@@ -1,4 +1,4 @@
-"""What lies on the models topic: every model, every activation with who, when and why, and the candidate."""
+"""The contents of the models topic: every model, every activation with who, when and why, and the candidate."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Activations that a pointer remembers: compaction removes their own records, all but the last.
+# Earlier activations that an `active` record lists: compaction removes all their own records but the last.
 REMEMBERED: Final = 200
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """Who wrote a record, when (ISO 8601), and why. Each is a header of the record; an empty one is left out."""
+    """The writer of a record, the time (ISO 8601) and the reason. Each is a header of the record unless it is empty."""
 
     by: str = ""
     at: str = ""
@@ -35,7 +35,7 @@ class Signature(msgspec.Struct, frozen=True):
 
     @classmethod
     def now(cls, by: str, now_ms: int, reason: str = "") -> Signature:
-        """Sign as of an instant, ms since 1970.
+        """Return a signature as of an instant, ms since 1970.
 
         >>> Signature.now("ada", 0).headers()
         [('by', b'ada'), ('at', b'1970-01-01T00:00:00.000Z')]
@@ -43,12 +43,12 @@ class Signature(msgspec.Struct, frozen=True):
         return cls(by, iso(now_ms), reason)
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """Give the headers of a record."""
+        """Return the headers of a record."""
         return [(name, text.encode()) for name in self.__struct_fields__ if (text := getattr(self, name))]
 
     @classmethod
     def of(cls, headers: Iterable[tuple[str, bytes | None]]) -> Signature:
-        """Read the headers of a record, whoever wrote them.
+        """Parse the headers of a record, by this trainer or any other writer.
 
         >>> Signature.of([("by", b"ada"), ("reason", None), ("trace", b"1")])
         Signature(by='ada', at='', reason='')
@@ -63,7 +63,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class ActivationRecord(msgspec.Struct, frozen=True):
-    """An activation: its number (the offset of its record), what it made active, and by whom. `rollback`: went back."""
+    """An activation: its number (the offset of its record), the version, and its signature. `rollback`: was a rollback."""
 
     activation: int
     version: str
@@ -72,7 +72,7 @@ class ActivationRecord(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The value of the records `active` and `candidate`: which version. Of `active` also what was active before it."""
+    """The value of the records `active` and `candidate`: a version; that of `active` also lists the activations before."""
 
     version: str
     rollback: bool = False
@@ -81,7 +81,7 @@ class Pointer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A model as it was first published."""
+    """A model, and the signature of its first publication."""
 
     model: SegmentModel
     signature: Signature
@@ -89,7 +89,7 @@ class Version:
 
 @dataclass(slots=True)
 class TopicContents:
-    """The models topic. `versions`: in the order of publication; `history`: activations, the present one last."""
+    """The contents of the models topic: versions in the order of publication, activations with the current one last."""
 
     versions: dict[str, Version] = field(default_factory=dict)
     history: tuple[ActivationRecord, ...] = ()
@@ -97,11 +97,11 @@ class TopicContents:
 
     @property
     def active(self) -> ActivationRecord | None:
-        """The activation that is in force; None before the first."""
+        """The current activation; None before the first."""
         return self.history[-1] if self.history else None
 
     def lineage(self) -> Lineage:
-        """Give what a training needs to know of it."""
+        """Return what a training needs to know of the published models."""
         from trainer.training.naming import Lineage
 
         ids = [segment.id for version in self.versions.values() for segment in version.model.segments]
@@ -113,37 +113,37 @@ class TopicContents:
         )
 
 
-def way_back(history: Iterable[ActivationRecord]) -> tuple[ActivationRecord, ...]:
-    """Give the activations that a rollback goes back through, the present one last.
+def rollback_path(history: Iterable[ActivationRecord]) -> tuple[ActivationRecord, ...]:
+    """Return the activations that rollbacks go back through, the current one last.
 
-    A rollback takes away what it goes back over: after A, B, C and a rollback to B the next one leads to A, not to C.
+    A rollback removes the activations that it skips: after A, B, C and a rollback to B, the next one leads to A.
 
     >>> a, b, c = (ActivationRecord(number, version) for number, version in enumerate("abc"))
-    >>> [past.version for past in way_back([a, b, c, ActivationRecord(3, "b", rollback=True)])]
+    >>> [past.version for past in rollback_path([a, b, c, ActivationRecord(3, "b", rollback=True)])]
     ['a', 'b']
     """
-    way: list[ActivationRecord] = []
+    path: list[ActivationRecord] = []
     for past in history:
         if past.rollback:
-            while way and way[-1].version != past.version:
-                way.pop()
-            # The same model as before, under the number it has now.
-            del way[-1:]
-        way.append(past)
-    return tuple(way)
+            while path and path[-1].version != past.version:
+                path.pop()
+            # The same model, under the number of its new activation.
+            del path[-1:]
+        path.append(past)
+    return tuple(path)
 
 
 async def read_published(settings: DeploymentSettings, *, past: int | None = None) -> TopicContents:
-    """Read the models topic to its end, or past an offset: whatever a transaction under way decides before it.
+    """Read the models topic to its end, or past an offset, when all transactions before it are decided.
 
-    What can't be read there is skipped, as the worker does. Raises PublishError where a topic is missing, KafkaError.
+    Unreadable records are skipped, as by the worker. Raises PublishError where a topic is missing, KafkaError.
     """
-    return published(
+    return contents(
         await read_whole(settings, settings.models_topic, lambda there: _expect_topics(settings, there), past=past)
     )
 
 
-def published(records: Sequence[Any]) -> TopicContents:
+def contents(records: Sequence[Any]) -> TopicContents:
     """Fold all records of the topic, in their order. A refused record changes nothing: the last good one stays."""
     topic, found = ModelsTopic(), TopicContents()
     for record in records:
@@ -155,7 +155,7 @@ def published(records: Sequence[Any]) -> TopicContents:
         elif isinstance(change, ModelChosen):
             version = change.activation.version
             pointer = _pointer(record.value, version)
-            # A record written by hand remembers nothing: then what was read before it counts.
+            # A record that was written by hand lists no earlier activations; then those read before it count.
             before = [past for past in pointer.before if past.version in found.versions] or found.history
             now = ActivationRecord(record.offset, version, Signature.of(record.headers), pointer.rollback)
             found.history = (*before, now)[-REMEMBERED:]
@@ -164,7 +164,7 @@ def published(records: Sequence[Any]) -> TopicContents:
 
 
 def _pointer(value: bytes, version: str) -> Pointer:
-    """Read a pointer whose version is usable. What else it says may be anybody's: unreadable, it says nothing."""
+    """Parse a pointer with a usable version; where the rest is unreadable, return one with the version alone."""
     try:
         return msgspec.json.decode(value, type=Pointer)
     except msgspec.DecodeError:

@@ -1,8 +1,9 @@
-"""One more model on the models topic, or another one activated: in one transaction, and never over somebody's head.
+"""Publish a model on the models topic, or activate another one: in one transaction, and without overwriting others.
 
-All writers share one transactional id. Whoever starts last fences the others, writes a barrier (a transaction that is
-taken back, so that no reader ever sees it), and reads the topic past it: all that others wrote is decided then. If what
-is active isn't what the caller expected, nothing is written. So of two at once one wins, and the other hears it.
+All writers share one transactional id. The last one to start fences the others, writes a barrier (a transaction that is
+aborted, so that no reader ever sees it), and reads the topic past it: then all other transactions are decided. If
+another model is active than the caller expected, nothing is written. Of two writers at once, one succeeds and the other
+gets PublishConflict.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
 from stream.kafka.clients import TopicUnusable, check_partition_count
 from trainer.errors import PublishConflict, PublishError
-from trainer.registry.contents import REMEMBERED, Pointer, Signature, TopicContents, read_published, way_back
+from trainer.registry.contents import REMEMBERED, Pointer, Signature, TopicContents, read_published, rollback_path
 from trainer.registry.topic import REQUEST_MS, started
 
 if TYPE_CHECKING:
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a transaction
 _BARRIER: Final = b"barrier"
-# The latter is told to one of two that start in the same moment.
+# InvalidProducerEpoch: raised for one of two producers that start at the same moment.
 _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
 
 
 @dataclass(frozen=True, slots=True)
 class PublicationResult:
-    """What was published. `number`: the offset of its `active` record, which only grows; None for a candidate."""
+    """A publication or activation. `number`: the offset of its `active` record, which only grows; None for a candidate."""
 
     number: int | None
     version: str
@@ -45,7 +46,7 @@ class PublicationResult:
 
 @dataclass(frozen=True, slots=True)
 class _ModelChange:
-    """What is to be written. `model`: None where it must be on the topic already."""
+    """The change to write. `model`: None where it is on the topic already."""
 
     version: str
     model: SegmentModel | None
@@ -56,17 +57,17 @@ class _ModelChange:
 
 
 def read_models(settings: DeploymentSettings) -> TopicContents:
-    """Read the models topic to its end. What can't be read there is skipped, as the worker does. Raises PublishError."""
+    """Read the models topic to its end. Unreadable records are skipped, as by the worker. Raises PublishError."""
     return asyncio.run(_read(settings))
 
 
 def read_lineage(settings: DeploymentSettings) -> Lineage:
-    """Read of the models topic what a training needs to know. Raises PublishError."""
+    """Return what a training needs to know of the published models. Raises PublishError."""
     return read_models(settings).lineage()
 
 
 async def active_model(settings: DeploymentSettings) -> SegmentModel | None:
-    """Give the active model; None: none is. Raises PublishError."""
+    """Return the active model, or None. Raises PublishError."""
     found = await _read(settings)
     return found.versions[found.active.version].model if found.active else None
 
@@ -81,15 +82,14 @@ def publish(
     signed: Signature | None = None,
     expected: Lineage | None = None,
 ) -> PublicationResult:
-    """Publish a model, in one transaction: all of it or nothing. Raises PublishError.
+    """Publish a model in one transaction. Raises PublishError.
 
-    1. The model under its version, unless it is there: an activation must stay behind its model when the topic is
-       compacted.
-    2. Under `active` (or `candidate`) the version. The offset of this record is the activation.
-    3. In event time and if activated: `model.activated` on every partition of the orders, where it starts among them.
+    1. Write the model under its version, unless it is there: after compaction an activation must still follow its model.
+    2. Write the version under `active` (or `candidate`). The offset of this record is the number of the activation.
+    3. In event time, if activated: write `model.activated` to every partition of the orders, where the model starts.
 
-    `expected`: what the topic held when the training began. Raises PublishConflict where another model is active by
-    now, or where another one has got the ids of this one's new segments.
+    `expected`: the published models when the training began. Raises PublishConflict where another model has become
+    active since, or where another one has taken the ids of this one's new segments.
     """
     signature = signed or Signature.now("segtrainer", now_ms)
     change = _ModelChange(model.version, model, signature, activate=activate, event_time=event_time)
@@ -103,7 +103,7 @@ def publish(
         fresh = max(segment.id for segment in model.segments) > expected.highest_id
         if fresh and now.highest_id > expected.highest_id and model.version not in found.versions:
             raise PublishConflict(
-                f"another model was published meanwhile, and its new segments have the ids of those of {model.version}.",
+                f"another model was published meanwhile, and its new segments have the same ids as those of {model.version}.",
                 hint="Nothing was published: run the training again.",
             )
 
@@ -113,10 +113,10 @@ def publish(
 def promote(
     settings: DeploymentSettings, version: str, signed: Signature, *, expected: str | None = None
 ) -> PublicationResult:
-    """Activate a model that is on the topic. Raises PublishError: it isn't there, or it is active already.
+    """Activate a model that is on the topic. Raises PublishError where it isn't there, or is active already.
 
-    `expected`: the version that the caller takes for active ("": none is); None: the one that is as this begins.
-    Raises PublishConflict where another one is.
+    `expected`: the version that must be active ("": none may be); None: the one that is active as this begins. Raises
+    PublishConflict where another one is active.
     """
 
     async def go() -> PublicationResult:
@@ -124,7 +124,7 @@ def promote(
         _require(found, version)
         now = found.active
         if expected is not None and expected != (now.version if now else ""):
-            raise PublishConflict(f"active is {_told(found)}, expected {expected or 'none'}.", hint=_LOOK)
+            raise PublishConflict(f"the active model is {_active(found)}, expected {expected or 'none'}.", hint=_LOOK)
         if now and now.version == version:
             raise PublishError(f"model {version} is active already (activation {now.activation}).")
         change = _ModelChange(version, None, signed, event_time=settings.time == "event")
@@ -134,29 +134,30 @@ def promote(
 
 
 def roll_back(settings: DeploymentSettings, version: str | None, signed: Signature) -> PublicationResult:
-    """Activate a model again that was active before. None: the one before the present one, then the one before that.
+    """Activate a model that was active before; None: the one before the current one, and next time the one before that.
 
     Raises PublishError where there is none, PublishConflict where another one becomes active meanwhile.
     """
 
     async def go() -> PublicationResult:
         found = await _read(settings)
-        way = way_back(found.history)
+        path = rollback_path(found.history)
         if version is not None:
             _require(found, version)
-        if len(way) < 2:
+        if len(path) < 2:
             raise PublishError(
-                f"there is nothing to go back to: active is {_told(found)}, and no other was before it.", hint=_LOOK
+                f"there is no model to roll back to: the active model is {_active(found)}, and none was active before it.",
+                hint=_LOOK,
             )
-        target = way[-2].version if version is None else version
-        if target not in {past.version for past in way[:-1]} or target == way[-1].version:
+        target = path[-2].version if version is None else version
+        if target not in {past.version for past in path[:-1]} or target == path[-1].version:
             raise PublishError(
-                f"model {target} isn't on the way back from {_told(found)}: that is "
-                f"{', '.join(past.version for past in reversed(way[:-1]))}.",
+                f"model {target} can't be rolled back to from {_active(found)}; possible: "
+                f"{', '.join(past.version for past in reversed(path[:-1]))}.",
                 hint=f"`segtrainer promote {target}` activates any model.",
             )
         change = _ModelChange(target, None, signed, rollback=True, event_time=settings.time == "event")
-        return await _commit(settings, change, lambda late: _expect_active(late, way[-1].activation))
+        return await _commit(settings, change, lambda late: _expect_active(late, path[-1].activation))
 
     return asyncio.run(go())
 
@@ -170,8 +171,8 @@ def _require(found: TopicContents, version: str) -> None:
         raise PublishError(f"no model {version!r} on the models topic; there are: {there}.", hint=_LOOK)
 
 
-def _told(found: TopicContents) -> str:
-    """Say what is active, since when and by whom."""
+def _active(found: TopicContents) -> str:
+    """Return the active version, with the number, writer and time of its activation."""
     now = found.active
     if now is None:
         return "none"
@@ -183,7 +184,7 @@ def _expect_active(found: TopicContents, number: int | None) -> None:
     now = found.active
     if (now.activation if now else None) != number:
         raise PublishConflict(
-            f"another model became active meanwhile: {_told(found)}.", hint="Nothing was published. " + _LOOK
+            f"another model became active meanwhile: {_active(found)}.", hint="Nothing was published. " + _LOOK
         )
 
 
@@ -193,14 +194,14 @@ async def _read(settings: DeploymentSettings) -> TopicContents:
 
 
 async def _commit(settings: DeploymentSettings, change: _ModelChange, check: Any) -> PublicationResult:
-    """Fence the others, read past one's own barrier, let `check(TopicContents)` refuse, and write. Raises PublishError."""
-    asyncio.get_running_loop().set_exception_handler(_unheard)
+    """Fence other writers, read past the barrier, let `check(TopicContents)` raise, and write. Raises PublishError."""
+    asyncio.get_running_loop().set_exception_handler(_ignore_fenced)
     async with _translated(settings), _producer(settings) as producer:
         partitions = await _order_partitions(settings, producer) if change.activate and change.event_time else []
         found = await read_published(settings, past=await _barrier(producer, settings.models_topic))
         check(found)
         async with producer.transaction():
-            number = await _written(settings, producer, change, found)
+            number = await _write_change(settings, producer, change, found)
             if change.activate:
                 event = encode(
                     ModelActivated(id=f"model.activated:{number}", activation=number, version=change.version)
@@ -210,14 +211,14 @@ async def _commit(settings: DeploymentSettings, change: _ModelChange, check: Any
     return PublicationResult(number if change.activate else None, change.version)
 
 
-def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Pass over what a fenced producer tells futures that nobody waits for: the caller hears it by the exception."""
+def _ignore_fenced(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Ignore the errors of a fenced producer in futures that nothing awaits: the caller gets the exception."""
     if not isinstance(context.get("exception"), _FENCED):
         loop.default_exception_handler(context)
 
 
-async def _written(settings: DeploymentSettings, producer: Any, change: _ModelChange, found: TopicContents) -> int:
-    """Write model and pointer, and take the mark of a candidate off what becomes active. Returns the pointer's offset."""
+async def _write_change(settings: DeploymentSettings, producer: Any, change: _ModelChange, found: TopicContents) -> int:
+    """Write model and pointer, and clear the candidate where it becomes active. Return the pointer's offset."""
     topic, headers = settings.models_topic, change.signature.headers()
     if change.model is not None and change.version not in found.versions:
         await _sent(producer, topic, change.version.encode(), change.model.to_json(), 0, headers)
@@ -232,7 +233,7 @@ async def _written(settings: DeploymentSettings, producer: Any, change: _ModelCh
 
 
 async def _barrier(producer: Any, topic: str) -> int:
-    """Write a record and take it back. Readers of committed records pass its offset, and never see it."""
+    """Write a record and abort it. Return its offset, which readers of committed records pass without seeing it."""
     await producer.begin_transaction()
     offset = int((await _sent(producer, topic, _BARRIER, b"", 0)).offset)
     await producer.abort_transaction()
@@ -247,12 +248,12 @@ async def _sent(
     partition: int,
     headers: list[tuple[str, bytes]] | None = None,
 ) -> Any:
-    """Send one record and wait until it is acknowledged: a commit doesn't tell of a send that failed."""
+    """Send one record and wait for its acknowledgement: a commit doesn't report a failed send."""
     return await (await producer.send(topic, value, key=key, partition=partition, headers=headers or []))
 
 
 async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list[int]:
-    """Give the partitions of the orders. Raises PublishError where there aren't as many as the deployment has shards."""
+    """Return the partitions of the orders topic. Raises PublishError where their number isn't SEGSTREAM_PARTITIONS."""
     found = sorted(await producer.partitions_for(settings.orders_topic))
     try:
         check_partition_count(settings.orders_topic, len(found), settings.partitions)
@@ -262,7 +263,7 @@ async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list
 
 
 def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
-    """Give the one transactional producer of the deployment's trainers. To start it fences any other."""
+    """Return the transactional producer that all trainers of a deployment share: starting it fences the others."""
     return started(
         AIOKafkaProducer(
             **settings.kafka_client(),
@@ -276,19 +277,20 @@ def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
 
 @asynccontextmanager
 async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
-    """Bound the block in time, and turn Kafka's errors into PublishError."""
+    """Limit the block to TIMEOUT_S, and translate Kafka's errors to PublishError."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             yield
     except _FENCED as error:
         raise PublishConflict(
-            "another trainer or promotion began after this one, and goes first.", hint="Nothing was published. " + _LOOK
+            "another training or promotion began after this one, and takes precedence.",
+            hint="Nothing was published. " + _LOOK,
         ) from error
     except (KafkaError, OSError, AssertionError) as error:  # TimeoutError is an OSError
         what = str(error) or repr(error)
         if isinstance(error, TimeoutError):
-            what = f"no end within {TIMEOUT_S:.0f} s (a change under way may be published all the same)"
+            what = f"no answer within {TIMEOUT_S:.0f} s (the change may still have been published)"
         raise PublishError(
             f"Kafka at {settings.kafka_bootstrap_servers}: {what}.",
-            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, that the brokers run, and that no other trainer does.",
+            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, that the brokers run, and that no other training does.",
         ) from error

@@ -1,8 +1,8 @@
-"""The reports of training runs, kept in Kafka: the disk of a run is often gone by the time that somebody asks.
+"""Keep the reports of training runs in Kafka: the machine of a run, and its disk, may not exist any more later.
 
-One record for each published model, under its version, on a compacted topic of its own. It holds the page and the
-Markdown as the run wrote them, and the outcome without the customers one by one: with them it would be 1.5 MB, above
-what Kafka takes, and without them it is some 40 KB. No customer's id lies in it.
+There is one record for each published model, under its version, on a compacted topic. It holds the page and the
+Markdown as the run wrote them, and the outcome without the single customers: with them it would have 1.5 MB, more than
+Kafka accepts by default, and without them it has about 40 KB. It contains no customer ids.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from trainer.registry.contents import TopicContents
 
 TIMEOUT_S: Final = 30.0  # for all of a reading, or of a writing
-# Far above any report: what claims to be more isn't one, and isn't unpacked.
+# Far above any report: larger content is refused while it is decompressed.
 _LARGEST_BYTES: Final = 32 * 1024 * 1024
-_TOLD: Final = 10  # versions that an error names, at most
+_LISTED: Final = 10  # versions that an error names, at most
 
 
 class NoReport(TrainerError):
-    """A report isn't kept, can't be read, or can't be kept. The model is what it was."""
+    """A report isn't kept, can't be read, or can't be kept. The model itself isn't affected."""
 
 
 class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a run. `outcome`: the outcome's JSON, its `sample` null.
+    """The kept report of a run. `outcome`: the outcome's JSON, with `sample` null.
 
-    The outcome is handed on as it was written, and never read here: a report outlives the trainer that made it.
+    The outcome is passed on unread, because another version of the trainer may have written it.
     """
 
     format: Literal[1] = 1
@@ -53,7 +53,7 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, outcome: TrainingOutcome) -> Self:
-        """Make it of the outcome of a run that published. Raises ValueError where there is no version."""
+        """Return the report of a run that made a model. Raises ValueError where the outcome has no version."""
         if outcome.version is None:
             raise ValueError("the outcome has no version: expected that of a run that made a model")
         bare = msgspec.structs.replace(outcome, sample=None)
@@ -65,12 +65,12 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def to_bytes(self) -> bytes:
-        """Give the value of its record: JSON, compressed by zlib."""
+        """Return the value of its record: JSON, compressed by zlib."""
         return zlib.compress(msgspec.json.encode(self), level=9)
 
     @classmethod
     def from_bytes(cls, version: str, value: bytes) -> Self:
-        """Read the value of a version's record. Raises NoReport where it is something else."""
+        """Parse the value of a version's record. Raises NoReport where it isn't its report."""
         try:
             report = msgspec.json.decode(_unpacked(value), type=cls)
         except (zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -81,13 +81,16 @@ class KeptReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keep(settings: DeploymentSettings, outcome: TrainingOutcome) -> None:
-    """Keep the report of a run under the version of its model, in place of an earlier one. Raises NoReport."""
+    """Write the report of a run under the version of its model; it replaces an earlier one. Raises NoReport."""
     report = KeptReport.of(outcome)
     asyncio.run(_write(settings, report.version, report.to_bytes()))
 
 
 def find(settings: DeploymentSettings, version: str | None = None) -> KeptReport:
-    """Give the report of a model: its version, or the beginning of it; None: the active one. Raises NoReport, PublishError."""
+    """Return the report of a model, by its version or the beginning of it; None: of the active model.
+
+    Raises NoReport, PublishError.
+    """
     published = read_models(settings)
     kept = asyncio.run(_read(settings))
     name = choose(version, published, kept)
@@ -95,11 +98,11 @@ def find(settings: DeploymentSettings, version: str | None = None) -> KeptReport
 
 
 def choose(version: str | None, published: TopicContents, kept: Iterable[str]) -> str:
-    """Tell which model is meant, of those on the models topic and those with a report. Raises NoReport."""
+    """Return the version that is meant, of the models on the topic and those with a report. Raises NoReport."""
     kept = list(kept)
     if version is None:
         if published.active is None:
-            raise NoReport("no model is active, and no VERSION was named.", hint=_told(kept))
+            raise NoReport("no model is active, and no VERSION was given.", hint=_kept_reports(kept))
         name = published.active.version
     else:
         there = dict.fromkeys((*published.versions, *kept))
@@ -107,22 +110,22 @@ def choose(version: str | None, published: TopicContents, kept: Iterable[str]) -
         if len(found) > 1:
             raise NoReport(
                 f"{len(found)} models have a version that begins with {version!r}: {_listed(found)}.",
-                hint="Give more of it.",
+                hint="Give more characters of it.",
             )
         if not found:
-            raise NoReport(f"no model has a version that begins with {version!r}.", hint=_told(kept))
+            raise NoReport(f"no model has a version that begins with {version!r}.", hint=_kept_reports(kept))
         [name] = found
     if name not in kept:
         raise NoReport(
-            f"no report of model {name} is kept: the model is older than that, it wasn't `segtrainer run` that "
-            "published it, or the run has warned that its report isn't kept.",
-            hint=_told(kept),
+            f"no report of model {name} is kept: reports weren't kept yet when it was published, something else than "
+            "`segtrainer run` published it, or the run has warned that its report isn't kept.",
+            hint=_kept_reports(kept),
         )
     return name
 
 
 def write(report: KeptReport, folder: Path) -> None:
-    """Write report.html, report.md and report.json into a folder, made where it isn't there. Raises NoReport."""
+    """Write report.html, report.md and report.json into a folder, which is created if needed. Raises NoReport."""
     files = {
         "report.json": bytes(report.outcome) + b"\n",
         "report.md": report.markdown.encode(),
@@ -136,20 +139,20 @@ def write(report: KeptReport, folder: Path) -> None:
         raise NoReport(f"{folder} can't be written: {error.strerror}.", hint="Give another --out.") from None
 
 
-def _told(kept: list[str]) -> str:
+def _kept_reports(kept: list[str]) -> str:
     if not kept:
-        return "No report is kept at all; `segtrainer run` keeps that of each model that it publishes."
+        return "No reports are kept; `segtrainer run` keeps the report of each model that it publishes."
     return f"Reports are kept of {_listed(kept)}."
 
 
 def _listed(versions: list[str]) -> str:
-    """Name the latest of them.
+    """Return the latest versions, and the number of older ones.
 
     >>> _listed(["a", "b"]), _listed([str(n) for n in range(12)])
     ('a, b', '2 older ones, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11')
     """
-    older = len(versions) - _TOLD
-    return ", ".join(([f"{older} older ones"] if older > 0 else []) + versions[-_TOLD:])
+    older = len(versions) - _LISTED
+    return ", ".join(([f"{older} older ones"] if older > 0 else []) + versions[-_LISTED:])
 
 
 def _broken(version: str, what: str) -> NoReport:
@@ -160,7 +163,7 @@ def _broken(version: str, what: str) -> NoReport:
 
 
 def _unpacked(value: bytes) -> bytes:
-    """Undo the compression. Raises zlib.error."""
+    """Decompress a report. Raises zlib.error."""
     stream = zlib.decompressobj()
     content = stream.decompress(value, _LARGEST_BYTES)
     if not stream.eof:
@@ -175,7 +178,7 @@ async def _write(settings: DeploymentSettings, version: str, value: bytes) -> No
 
 
 async def _read(settings: DeploymentSettings) -> dict[str, bytes]:
-    """Read the topic to its end: the latest record of each version, in the order of the records."""
+    """Read the topic to its end. Return the latest value of each version, in the order of the records."""
     found: dict[str, bytes] = {}
     async with _translated(settings):
         records = await read_whole(settings, settings.reports_topic, lambda there: _expect_topic(settings, there))
@@ -188,7 +191,7 @@ async def _read(settings: DeploymentSettings) -> dict[str, bytes]:
 
 
 def _expect_topic(settings: DeploymentSettings, existing: set[str]) -> None:
-    """Look before the topic is named to a broker, which might make one by its own settings. Raises NoReport."""
+    """Raise NoReport where the topic doesn't exist: a broker might otherwise create it with settings of its own."""
     if settings.reports_topic not in existing:
         raise NoReport(f"no topic {settings.reports_topic}.", hint="Run `segstream topics create`.")
 
@@ -199,13 +202,13 @@ def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
 
 @asynccontextmanager
 async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
-    """Bound the block in time, and turn Kafka's errors into NoReport."""
+    """Limit the block to TIMEOUT_S, and translate Kafka's errors to NoReport."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             yield
     except (KafkaError, OSError) as error:  # TimeoutError is an OSError
-        what = f"no end within {TIMEOUT_S:.0f} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
+        what = f"no answer within {TIMEOUT_S:.0f} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
         raise NoReport(
             f"Kafka at {settings.kafka_bootstrap_servers}: {what}.",
-            hint=f"Check that the brokers run, and let this user read and write the topic {settings.reports_topic}.",
+            hint=f"Check that the brokers run, and that this user may read and write topic {settings.reports_topic}.",
         ) from error

@@ -1,4 +1,4 @@
-"""What the trainer does to a small topic of one partition: read it whole, and write to it by a client that always ends."""
+"""Read a small topic of one partition to its end, and run a producer that always stops."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from stream.settings import DeploymentSettings
 
 REQUEST_MS: Final = 10_000
-_STOP_S: Final = 5.0  # a producer that was fenced may hang in stop()
+_STOP_S: Final = 5.0  # a fenced producer can hang in stop()
 _POLL_MS: Final = 200
 
 
 async def read_whole(
     settings: DeploymentSettings, topic: str, expect: Callable[[set[str]], None], *, past: int | None = None
 ) -> list[Any]:
-    """Read what was committed, to the end, or past an offset: whatever a transaction under way decides before it.
+    """Read the committed records to the end, or past an offset, when all transactions before it are decided.
 
-    `expect(topics that exist)` may raise before the topic is named to a broker, which might make one by its own
-    settings. Raises KafkaError.
+    `expect(existing topics)` may raise before the topic is named to a broker, which might create it with settings of its
+    own. Raises KafkaError.
     """
     consumer = AIOKafkaConsumer(
         **settings.kafka_client(),
@@ -49,7 +49,7 @@ async def read_whole(
 
 @asynccontextmanager
 async def started(producer: Any) -> AsyncIterator[Any]:
-    """Start a producer for the block, and stop it whatever comes."""
+    """Start a producer for the block, and stop it in any case."""
     try:
         await producer.start()
         yield producer

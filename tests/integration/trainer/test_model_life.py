@@ -24,7 +24,7 @@ from tests.support.engine.real_worker import processes, settled, store_heads
 from trainer import cli
 from trainer.errors import PublishConflict, PublishError, TrainerError
 from trainer.registry import publish
-from trainer.registry.contents import Signature, published, way_back
+from trainer.registry.contents import Signature, rollback_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,25 +135,25 @@ def test_rollbacks_go_further_and_further_back(mine: DeploymentSettings, worker:
         numbers.append(told["activation"])
     assert numbers == sorted(set(numbers))
     assert [version for _, version in controls(worker)[0]] == [m.version for m in (A, B, C, B, A)]
-    with pytest.raises(PublishError, match="nothing to go back to"):
+    with pytest.raises(PublishError, match="no model to roll back to"):
         publish.roll_back(mine, None, ME)
     # And a promotion starts a way of its own.
     run("promote", C.version)
     assert run("rollback")["version"] == A.version
 
 
-def test_a_rollback_names_what_lies_on_the_way_back(mine: DeploymentSettings) -> None:
+def test_a_rollback_names_the_models_that_it_can_go_back_to(mine: DeploymentSettings) -> None:
     add(mine, A, B, C, activate=True)
     add(mine, model(0.9))
     assert run("rollback", A.version)["version"] == A.version
-    with pytest.raises(PublishError, match="nothing to go back to"):
+    with pytest.raises(PublishError, match="no model to roll back to"):
         publish.roll_back(mine, None, ME)
     run("promote", B.version)
     with pytest.raises(
-        PublishError, match=rf"isn't on the way back.*that is {A.version}.*promote {model(0.9).version}"
+        PublishError, match=rf"can't be rolled back to from .*possible: {A.version}.*promote {model(0.9).version}"
     ):
         publish.roll_back(mine, model(0.9).version, ME)
-    with pytest.raises(PublishError, match="isn't on the way back"):
+    with pytest.raises(PublishError, match="can't be rolled back to"):
         publish.roll_back(mine, B.version, ME)
 
 
@@ -179,7 +179,7 @@ def test_on_an_empty_topic(mine: DeploymentSettings) -> None:
     assert run("list") == {"active": None, "candidate": None, "versions": [], "activations": []}
     with pytest.raises(PublishError, match="there are: none"):
         publish.promote(mine, A.version, ME)
-    with pytest.raises(PublishError, match="nothing to go back to: active is none"):
+    with pytest.raises(PublishError, match="no model to roll back to: the active model is none"):
         publish.roll_back(mine, None, ME)
     # The barriers of what was refused are nobody's business.
     assert add(mine, A, activate=True)[0].version == A.version
@@ -248,7 +248,7 @@ def test_new_segments_never_share_an_id_with_another_model_s(mine: DeploymentSet
     add(mine, A, activate=True)
     lineage = publish.read_lineage(mine)
     add(mine, with_new(0.5))
-    with pytest.raises(PublishConflict, match="its new segments have the ids of those"):
+    with pytest.raises(PublishConflict, match="its new segments have the same ids as those"):
         publish.publish(mine, with_new(0.6), activate=False, event_time=True, now_ms=NOW, expected=lineage)
     # The same model again is the same model.
     publish.publish(mine, with_new(0.5), activate=False, event_time=True, now_ms=NOW, expected=lineage)
@@ -259,7 +259,7 @@ def test_who_began_later_goes_first(
 ) -> None:
     add(mine, A, B, C)
     add(mine, A, activate=True)
-    real, others = publish._written, [C.version]
+    real, others = publish._write_change, [C.version]
 
     async def overtaken(*arguments: Any) -> int:
         """Between the check of the one and its first record, the other does all of its own."""
@@ -267,8 +267,8 @@ def test_who_began_later_goes_first(
             await asyncio.to_thread(publish.promote, mine, others.pop(), ME)
         return await real(*arguments)
 
-    monkeypatch.setattr(publish, "_written", overtaken)
-    with pytest.raises(PublishConflict, match="began after this one, and goes first"):
+    monkeypatch.setattr(publish, "_write_change", overtaken)
+    with pytest.raises(PublishConflict, match="began after this one, and takes precedence"):
         publish.promote(mine, B.version, ME)
     assert [version for _, version in controls(worker)[0]] == [A.version, C.version]
     assert run("list")["active"] == C.version
@@ -361,9 +361,9 @@ def test_compaction_takes_nothing_that_counts(mine: DeploymentSettings, worker: 
     everything = records(worker, worker.models_topic)
     left = _compacted(everything)
     assert len(left) == 5  # four models and one activation; the candidate was promoted
-    before, after = published(everything), published(left)
+    before, after = contents(everything), contents(left)
     assert after.history == before.history
-    assert [past.version for past in way_back(after.history)] == [A.version, B.version, C.version]
+    assert [past.version for past in rollback_path(after.history)] == [A.version, B.version, C.version]
     assert after.versions.keys() == before.versions.keys()
     assert after.candidate is before.candidate is None
     # And for those who score by it.

@@ -150,8 +150,8 @@ def test_what_publishes_nothing_keeps_nothing(
     assert isinstance(invoke("run", *arguments, code=1).exception, GatesFailed)
     assert records(worker) == []
     assert failed() == (
-        "no model is active, and no VERSION was named. "
-        "No report is kept at all; `segtrainer run` keeps that of each model that it publishes."
+        "no model is active, and no VERSION was given. "
+        "No reports are kept; `segtrainer run` keeps the report of each model that it publishes."
     )
 
 
@@ -160,7 +160,7 @@ def test_what_is_not_there_names_what_is(worker: WorkerSettings, orders: Path) -
     publish(DeploymentSettings(), bench_model(), activate=True, event_time=False, now_ms=NOW)
     other = bench_model().version
     assert failed("xyz") == f"no model has a version that begins with 'xyz'. Reports are kept of {kept}."
-    assert failed().startswith(f"no report of model {other} is kept: the model is older than that")
+    assert failed().startswith(f"no report of model {other} is kept: reports weren't kept yet when")
     assert failed(other).endswith(f"Reports are kept of {kept}.")
     # A report that isn't one stops nobody else's.
     send(worker, other, b"\x78\x9c torn")

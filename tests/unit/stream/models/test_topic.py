@@ -11,7 +11,7 @@ from segmentation.model import Feature, Segment, SegmentModel, Training
 from stream.models.feed import ModelFeed
 from stream.models.topic import published
 from stream.settings import Settings
-from trainer.registry.contents import published as published_for_training
+from trainer.registry.contents import contents as contents_for_training
 
 Records = list[tuple[bytes | None, bytes | None]]
 
@@ -63,7 +63,7 @@ def _active_versions(records: Records) -> tuple[str, str, str]:
     feed.caught_up.set()  # before, it reports none
     there = [TopicRecord(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
     found = published(there).active
-    lineage = published_for_training(there).lineage()
+    lineage = contents_for_training(there).lineage()
     return (
         feed.latest().version,
         found.version if found else "",
@@ -109,7 +109,7 @@ def _candidates(records: Records) -> tuple[str | None, str | None]:
     """The candidate by the commands and the trainer."""
     there = [TopicRecord(offset, key, value) for offset, (key, value) in enumerate(records)]
     found = published(there).candidate
-    return found.version if found else None, published_for_training(there).candidate
+    return found.version if found else None, contents_for_training(there).candidate
 
 
 def test_a_candidate_is_the_last_usable_one_that_was_named() -> None:

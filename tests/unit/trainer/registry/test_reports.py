@@ -120,12 +120,12 @@ def test_the_beginning_of_a_version_is_enough() -> None:
 @pytest.mark.parametrize(
     ("asked", "kept", "told"),
     [
-        ("a", ["aa11"], r"2 models have a version that begins with 'a': aa11, ab22\. Give more of it\."),
+        ("a", ["aa11"], r"2 models have a version that begins with 'a': aa11, ab22\. Give more characters of it\."),
         ("", ["aa11"], r"2 models have a version that begins with ''"),
         ("x", ["aa11"], r"no model has a version that begins with 'x'\. Reports are kept of aa11\."),
         ("ab", ["aa11"], r"no report of model ab22 is kept: .* Reports are kept of aa11\."),
-        ("ab", [], r"no report of model ab22 is kept: .* No report is kept at all; `segtrainer run`"),
-        (None, ["aa11"], r"no model is active, and no VERSION was named\. Reports are kept of aa11\."),
+        ("ab", [], r"no report of model ab22 is kept: .* No reports are kept; `segtrainer run`"),
+        (None, ["aa11"], r"no model is active, and no VERSION was given\. Reports are kept of aa11\."),
     ],
 )
 def test_what_is_not_there_names_what_is(asked: str | None, kept: list[str], told: str) -> None:
