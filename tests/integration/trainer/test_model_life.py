@@ -24,7 +24,7 @@ from tests.support.engine.real_worker import processes, settled, store_heads
 from trainer import cli
 from trainer.errors import PublishConflict, PublishError, TrainerError
 from trainer.registry import publish
-from trainer.registry.contents import Signature, rollback_path
+from trainer.registry.contents import Signature, contents, rollback_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
