@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 
 INTERNALS = "stream/storage/redis_internals.py"
 PUBLIC = {
-    "redis", "redis.asyncio", "redis.asyncio.client", "redis.asyncio.retry", "redis.backoff",
+    "redis", "redis.asyncio", "redis.asyncio.client", "redis.asyncio.lock", "redis.asyncio.retry", "redis.backoff",
     "redis.exceptions", "redis.lock", "redis.retry",
 }  # fmt: skip
 
