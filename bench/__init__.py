@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench`, or `python -m bench`. Ratios measured side by side in one run; outputs checked."""
+"""Benchmarks of segstream (`python -m bench`): measured side by side in one run, with checked outputs."""

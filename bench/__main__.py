@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m bench`: everything measured side by side in one run, outputs checked."""
+"""Measure segstream beside an ordinary Faust agent in one run, and check all outputs (`make bench`)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS: Final = (
     "profile",
     "rolling",
     "takeover",
-)  # those about time and models only by name: they take minutes more
+)  # The rows about time and models take minutes more: they run only when `--only` names them.
 OUT: Final = Path("out/bench.json")
 TIME_OUT: Final = Path("out/bench-time.json")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
@@ -40,48 +40,85 @@ DOCS: Final = ROOT / "docs" / "benchmarks.md"
 def _parser() -> argparse.ArgumentParser:
     usual, time = Options(), TimeOptions()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--orders", type=int, default=usual.orders, help="orders preloaded")
-    parser.add_argument("--customers", type=int, default=usual.customers, help="customers who made them")
-    parser.add_argument("--faust-orders", type=int, default=usual.faust_orders, help="orders for the Faust agent")
-    parser.add_argument("--profile-orders", type=int, default=usual.profile_orders, help="orders for the profile")
-    parser.add_argument("--latency-seconds", type=float, default=usual.latency_s, help="seconds measured at 500/s")
-    parser.add_argument("--warm-up-seconds", type=float, default=usual.warm_up_s, help="seconds of it before that")
+    parser.add_argument("--orders", type=int, default=usual.orders, help="orders in Kafka before the measurement")
+    parser.add_argument("--customers", type=int, default=usual.customers, help="customers of these orders")
+    parser.add_argument("--faust-orders", type=int, default=usual.faust_orders, help="orders of the Faust agent")
+    parser.add_argument("--profile-orders", type=int, default=usual.profile_orders, help="orders of the CPU profile")
     parser.add_argument(
-        "--rolling-rate", type=int, default=usual.rolling_rate, help="orders/s during a rolling restart"
+        "--latency-seconds",
+        type=float,
+        default=usual.latency_s,
+        help="seconds of the latency measurement, at 500 orders/s",
     )
-    parser.add_argument("--calm-seconds", type=float, default=usual.calm_s, help="seconds between changes of workers")
-    parser.add_argument("--takeover-orders", type=int, default=usual.takeover_orders, help="orders for the takeovers")
-    parser.add_argument("--takeover-times", type=int, default=usual.takeover_times, help="takeovers at each lag")
-    parser.add_argument("--due-customers", type=int, default=time.due_customers, help="customers, few of them due")
-    parser.add_argument("--due-rate", type=int, default=time.due_rate, help="of them due each second")
-    parser.add_argument("--due-seconds", type=float, default=time.due_s, help="seconds with orders, and without")
     parser.add_argument(
-        "--rest-customers", type=int, nargs="+", default=time.rest_customers, help="customers at rest, of each line"
+        "--warm-up-seconds",
+        type=float,
+        default=usual.warm_up_s,
+        help="seconds of warm-up before each latency measurement",
     )
-    parser.add_argument("--rest-seconds", type=float, default=time.rest_s, help="seconds at each number of customers")
-    parser.add_argument("--flood-customers", type=int, default=time.flood_customers, help="customers due in one second")
-    parser.add_argument("--swap-customers", type=int, default=time.swap_customers, help="customers of a model's swap")
-    parser.add_argument("--swap-rate", type=int, default=time.swap_rate, help="orders/s during one")
-    parser.add_argument("--swap-calm-seconds", type=float, default=time.swap_calm_s, help="seconds measured before it")
+    parser.add_argument(
+        "--rolling-rate", type=int, default=usual.rolling_rate, help="orders/s during the rolling restart"
+    )
+    parser.add_argument(
+        "--calm-seconds", type=float, default=usual.calm_s, help="seconds after each stop or start of a worker"
+    )
+    parser.add_argument(
+        "--takeover-orders", type=int, default=usual.takeover_orders, help="orders before the takeovers"
+    )
+    parser.add_argument(
+        "--takeover-times", type=int, default=usual.takeover_times, help="takeovers measured at each lag of Redis"
+    )
+    parser.add_argument("--due-customers", type=int, default=time.due_customers, help="customers of the row due")
+    parser.add_argument("--due-rate", type=int, default=time.due_rate, help="customers that become due each second")
+    parser.add_argument(
+        "--due-seconds", type=float, default=time.due_s, help="seconds measured with orders, and as many without"
+    )
+    parser.add_argument(
+        "--rest-customers",
+        type=int,
+        nargs="+",
+        default=time.rest_customers,
+        help="numbers of customers at rest to measure",
+    )
+    parser.add_argument(
+        "--rest-seconds", type=float, default=time.rest_s, help="seconds measured at each number of customers"
+    )
+    parser.add_argument(
+        "--flood-customers", type=int, default=time.flood_customers, help="customers that become due within one second"
+    )
+    parser.add_argument(
+        "--swap-customers", type=int, default=time.swap_customers, help="customers during a change of the model"
+    )
+    parser.add_argument("--swap-rate", type=int, default=time.swap_rate, help="orders/s during the change of the model")
+    parser.add_argument(
+        "--swap-calm-seconds",
+        type=float,
+        default=time.swap_calm_s,
+        help="seconds measured before the change of the model",
+    )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=(*ROWS, *TIME_ROWS),
         default=ROWS,
-        help=f"these rows (all but {', '.join(TIME_ROWS)})",
+        help=f"rows to measure (default: all but {', '.join(TIME_ROWS)})",
     )
-    parser.add_argument("--out", type=Path, help=f"results as JSON ({OUT}; of the rows about time alone {TIME_OUT})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"file for the results, JSON (default: {OUT}; without any of the default rows {TIME_OUT})",
+    )
     parser.add_argument(
         "--write-docs",
         action="store_true",
-        help=f"write {DOCS.relative_to(ROOT)} (needs all rows; those about time from {TIME_OUT} where it exists)",
+        help=f"write {DOCS.relative_to(ROOT)}; needs all default rows, and takes rows about time from {TIME_OUT} too",
     )
-    parser.add_argument("--from", dest="source", type=Path, help="measure nothing: show the results of this file")
+    parser.add_argument("--from", dest="source", type=Path, help="measure nothing, and show the results in this file")
     return parser
 
 
 def measure_all(options: Options, rows: list[str], console: Console) -> dict[str, Any]:
-    """Run the rows on one fresh stack. Raises SegstreamError where one can't be measured."""
+    """Measure the rows on one fresh stack, and return the results as JSON has them. Raises SegstreamError."""
     result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -116,19 +153,19 @@ def measure_all(options: Options, rows: list[str], console: Console) -> dict[str
 
 
 def _about_time(result: dict[str, Any]) -> dict[str, Any] | None:
-    """The results of the rows about time: this run's, else those of the last run that had them; None: none at hand."""
+    """Return results with rows about time: this run's, else those in TIME_OUT; None where none exist."""
     if any(result.get(row) for row in TIME_ROWS):
         return result
     return json.loads(TIME_OUT.read_text(encoding="utf-8")) if TIME_OUT.exists() else None
 
 
 def main() -> int:
-    """Measure, show, write. Ends with 1 where an output was wrong or a row couldn't be measured."""
+    """Measure, show and write. Return 1 where an output was wrong or a row couldn't be measured, else 0."""
     parser = _parser()
     arguments = parser.parse_args()
     rows = [row for row in (*ROWS, *TIME_ROWS) if row in arguments.only]
     if arguments.write_docs and arguments.source is None and not {*ROWS} <= {*rows}:
-        parser.error("--write-docs needs all rows: leave --only out")
+        parser.error("--write-docs needs all default rows: leave out --only")
     console = Console(stderr=True)
     options = Options(
         arguments.orders,

@@ -1,4 +1,7 @@
-"""The rows of the benchmark: each can be run alone, all share one stack and, where they can, one topic of orders."""
+"""The rows of the benchmark's tables: each is one measurement that can run alone.
+
+All rows share one stack and, where possible, one topic of orders.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from stream.local.machine import free_port
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 
-_DAYS_BACK: Final = 181  # the orders span the half-year before now, so that wall time finds them where it would
+_DAYS_BACK: Final = 181  # the orders span the half-year before now: in wall time all lie in the window
 _READY_S: Final = 60.0
 _PATIENCE_S: Final = 120.0
 LABELS: Final = {
@@ -45,28 +48,28 @@ GUARANTEES: Final = {"drain": "none", "wall": "exactly once", "event": "exactly 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is measured. A customer makes as many orders in every row's topic."""
+    """The sizes of a run. The number of orders per customer is the same in every topic."""
 
     orders: int = 1_000_000
     customers: int = 200_000
     faust_orders: int = 20_000
     profile_orders: int = 200_000
     latency_s: float = 30.0
-    warm_up_s: float = 60.0  # for Java too
+    warm_up_s: float = 60.0  # the broker's JVM needs it too
     rolling_rate: int = 5_000  # orders/s during a rolling restart
-    calm_s: float = 5.0  # under load, behind each change of a rolling restart, and before the next
+    calm_s: float = 5.0  # under load, after each change of a rolling restart and again before the next
     takeover_orders: int = 120_000
-    takeover_times: int = 3  # of each lag of Redis
+    takeover_times: int = 3  # at each lag of Redis
     time: TimeOptions = field(default_factory=TimeOptions)
 
     def customers_of(self, orders: int) -> int:
-        """As many customers as leaves the number of orders of each the same."""
+        """Return how many customers make this many orders, at the usual number of orders each."""
         return max(1, self.customers * orders // self.orders)
 
 
 @dataclass(frozen=True, slots=True)
 class PreloadedTopic:
-    """A preloaded topic: offsets of the first order and behind the last, by partition; what its orders come to."""
+    """A preloaded topic: offsets of the first order and after the last by partition, and every customer's totals."""
 
     topic: str
     orders: int
@@ -77,7 +80,7 @@ class PreloadedTopic:
 
 @dataclass(slots=True)
 class Bench:
-    """One run. `report` gets a line for each step that takes time."""
+    """One run of the benchmark. `report` receives a line before each step that takes time."""
 
     options: Options
     stack: LocalStack
@@ -87,7 +90,7 @@ class Bench:
     _inputs: dict[str, PreloadedTopic] = field(default_factory=dict)
 
     def run(self, row: str) -> dict[str, Any]:
-        """Measure one row and check its outputs. Raises BenchError where it can't be measured."""
+        """Measure one row and check its outputs. Raises BenchError."""
         if row == "latency":
             return self._latency()
         if row == "profile":
@@ -113,7 +116,7 @@ class Bench:
         }
 
     def _input(self, topic: str, orders: int, *, with_model: bool = True) -> PreloadedTopic:
-        """Preload a topic, once. `with_model`: each partition begins with the start of the model."""
+        """Preload a topic, once. `with_model`: each partition begins with the activation of the model."""
         if topic in self._inputs:
             return self._inputs[topic]
         settings = self._deployment("input", topic)
@@ -137,8 +140,8 @@ class Bench:
 
     def _drain(self) -> tuple[Throughput, Checked | None]:
         given = self._input("orders", self.options.orders)
-        records = given.orders + PARTITIONS  # each partition begins with the start of the model
-        return self._tallied("drain", "bench.scenarios.drain", self._deployment("drain", given.topic), records), None
+        records = given.orders + PARTITIONS  # each partition begins with the activation of the model
+        return self._counted("drain", "bench.scenarios.drain", self._deployment("drain", given.topic), records), None
 
     def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Throughput, Checked | None]:
         given = self._input("orders", self.options.orders)
@@ -155,23 +158,23 @@ class Bench:
         given = self._input("orders-faust", self.options.faust_orders, with_model=False)
         settings = self._deployment("faust", given.topic)
         make_topics(settings)
-        measured = self._tallied("faust", "bench.scenarios.faust_agent", settings, given.orders)
+        measured = self._counted("faust", "bench.scenarios.faust_agent", settings, given.orders)
         return measured, asyncio.run(check_agent(settings, self.redis, given.expected))
 
-    def _tallied(self, name: str, module: str, settings: Settings, records: int) -> Throughput:
-        """Measure a program that counts in a file."""
-        tally = CountFile(self.folder / f"{name}.tally")
+    def _counted(self, name: str, module: str, settings: Settings, records: int) -> Throughput:
+        """Measure a program that counts its records in a CountFile."""
+        counts = CountFile(self.folder / f"{name}.count")
 
         def progress() -> Progress:
-            count = tally.read()
+            count = counts.read()
             return Progress(count or 0, begun=count is not None, finished=count is not None and count >= records)
 
         try:
-            arguments = ["-m", module, str(self.folder / f"{name}.tally")]
+            arguments = ["-m", module, str(self.folder / f"{name}.count")]
             with MeasuredProcess(name, arguments, folder=self.folder, environment=environment(settings)) as child:
                 return measure(child, self.stack, progress, _PATIENCE_S + records / 50)
         finally:
-            tally.close()
+            counts.close()
 
     def _latency(self) -> dict[str, Any]:
         settings = self._deployment("latency", "orders-latency")
@@ -243,7 +246,7 @@ class Bench:
         return found
 
     def _profile(self) -> dict[str, Any]:
-        """Where the worker's CPU time goes, on a part of the orders in wall time."""
+        """Sample where the worker's CPU time goes, with fewer orders, in wall time."""
         given = self._input("orders-profile", self.options.profile_orders)
         settings = self._deployment("profile", given.topic)
         make_topics(settings)

@@ -1,4 +1,4 @@
-"""The rows about time and models: `due`, `rest`, `flood` and `swap`, each with one worker that owns all shards and scores under the model."""
+"""The rows `due`, `rest`, `flood` and `swap`: one worker owns all shards and scores with the benchmark's model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stream.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class TimeOptions:
-    """How much of it is measured."""
+    """The sizes of these rows."""
 
     due_customers: int = 1_000_000
     due_rate: int = 1_000  # a second
@@ -32,13 +32,13 @@ class TimeOptions:
     rest_s: float = 20.0
     flood_customers: int = 1_000_000
     swap_customers: int = 200_000
-    swap_rate: int = 5_000  # orders a second, at one of the two swaps
-    swap_calm_s: float = 10.0  # before that one, for comparison
+    swap_rate: int = 5_000  # orders a second, during the second of the two swaps
+    swap_calm_s: float = 10.0  # before that swap, for comparison
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRow:
-    """One of them, about to be measured."""
+    """One of these rows with all that it is measured on."""
 
     row: str
     options: TimeOptions
@@ -51,7 +51,7 @@ class TimeRow:
     report: Callable[[str], None]
 
     def measure(self) -> dict[str, Any]:
-        """Measure it while the worker runs; what Redis must have in the end is looked at, too. Raises BenchError."""
+        """Measure the row while the worker runs, and check what Redis holds at the end. Raises BenchError."""
         if self.row == "rest":
             return self._rest()
         if self.row == "swap":

@@ -1,4 +1,4 @@
-"""What the tests share: one real Kafka and Valkey a session, settings of its own for each test, the real orders."""
+"""Fixtures of all tests: one real Kafka and Valkey a session, separate settings for each test, the real orders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.paths import TEST_DATA
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Variables that say where things lie on this machine. All others would make a test depend on whose machine it is.
+# Paths of this machine. All other variables are removed, so that tests don't depend on the environment.
 _OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_TEST_DATA"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # By its fixtures, so that no test can forget the marker.
+    # Mark tests by their fixtures, so that none can lack the marker.
     for item in items:
         if isinstance(item, pytest.Function) and "stack" in item.fixturenames:
             item.add_marker(pytest.mark.servers)
@@ -39,14 +39,14 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """The session's Kafka and Valkey. A test that kills or suspends one must leave it running."""
+    """Start the session's Kafka and Valkey. A test that kills or suspends one must leave it running."""
     with LocalStack(tmp_path_factory.mktemp("stack"), report=print) as servers:
         yield servers
 
 
 @pytest.fixture
 def settings_for(stack: LocalStack) -> Callable[..., Settings]:
-    """Make settings for the session's servers, with a group and topic names that no other test has."""
+    """Return a maker of settings for the session's servers, with a group and topics that no other test has."""
 
     def make(**overrides: Any) -> Settings:
         mark = uuid.uuid4().hex[:12]
@@ -66,7 +66,7 @@ def settings_for(stack: LocalStack) -> Callable[..., Settings]:
 
 @pytest.fixture
 async def settings(settings_for: Callable[..., Settings]) -> Settings:
-    """Settings of this test's own, its topics made."""
+    """Return settings of this test alone, with its topics created."""
     made = settings_for()
     await topics.create(made)
     return made
@@ -82,7 +82,7 @@ def test_data() -> Path:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Take away again what `segtrainer`, run in this process, does to the log."""
+    """Restore the logging that `segtrainer`, run in this process, changes."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield

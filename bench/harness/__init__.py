@@ -1,1 +1,1 @@
-"""What every scenario needs: processes, orders, meters, checks. Imported by everything else in bench."""
+"""The ground of every benchmark: processes, orders, meters and checks. Everything else in bench may import it."""

@@ -1,4 +1,4 @@
-"""The measured programs: real processes of their own, which end with the benchmark, however that ends."""
+"""The measured programs: real processes that end with the benchmark, however the benchmark ends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _GRACE_S: Final = 15.0  # to finish a turn and leave the group
 
 
 class MeasuredProcess:
-    """`python ARGUMENTS…`, its output in a log, under a watchdog. A context: leaving it ends the process."""
+    """A process `python ARGUMENTS…` under a watchdog, with its output in a log. Leaving the context ends it."""
 
     def __init__(self, name: str, arguments: list[str], *, folder: Path, environment: dict[str, str]) -> None:
-        """Start it in `folder`, where its log is too. Raises BenchError where it can't be started."""
+        """Start the process in `folder`, where its log is written too. Raises BenchError."""
         self.name = name
         self.log = folder / f"{name}.log"
         path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
@@ -46,16 +46,16 @@ class MeasuredProcess:
             raise self.failed() from None
 
     def check(self) -> None:
-        """Raise BenchError where it has ended."""
+        """Raise BenchError if the process has ended."""
         if self._watchdog.poll() is not None:
             raise self.failed()
 
     def failed(self) -> BenchError:
-        """Say that it ended, and why as far as its log knows."""
+        """Return an error with the exit code and the end of the log."""
         return BenchError(f"{self.name} ended with {self._watchdog.poll()}; its log ends: {tail(self.log)}")
 
     def end(self) -> int:
-        """Ask it to end (SIGTERM), wait, and give its exit code."""
+        """Ask the process to end (SIGTERM), wait, and return its exit code."""
         with contextlib.suppress(BrokenPipeError):
             if self._watchdog.stdin is not None:
                 self._watchdog.stdin.close()
@@ -78,14 +78,14 @@ class CountFile:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def write(self, count: int) -> None:
-        """Tell how many."""
+        """Write the number."""
         os.pwrite(self._file, count.to_bytes(8, "little"), 0)
 
     def read(self) -> int | None:
-        """How many; None before the first word."""
-        told = os.pread(self._file, 8, 0)
-        return int.from_bytes(told, "little") if told else None
+        """Return the number; None before the first write."""
+        found = os.pread(self._file, 8, 0)
+        return int.from_bytes(found, "little") if found else None
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)

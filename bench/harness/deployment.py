@@ -1,4 +1,4 @@
-"""The deployments that are measured: settings, topics and model of each, on one stack."""
+"""The measured deployments on one stack: settings, topics and model of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTITIONS = 8
 def deployment(
     endpoints: Endpoints, name: str, orders_topic: str, time_mode: Literal["wall", "event"] = "wall"
 ) -> Settings:
-    """A deployment of its own: group, output topics, Redis keys. Orders and models are shared by topic name."""
+    """Return the settings of a deployment with its own group, output topics and Redis keys; models are shared."""
     return Settings(
         kafka_bootstrap_servers=endpoints.kafka,
         redis_url=SecretStr(endpoints.redis),
@@ -38,7 +38,7 @@ def deployment(
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that give a program these very settings, and none from whoever runs the benchmark."""
+    """Return a program's environment: exactly these settings, and no other setting of this process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return kept | {f"{PREFIX}{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
 
@@ -48,16 +48,16 @@ def _text(value: Any) -> str:
 
 
 def make_topics(settings: Settings) -> None:
-    """Make the deployment's topics where they are missing."""
+    """Create the deployment's missing topics."""
     asyncio.run(topics.create(settings))
 
 
 def activate_model(settings: Settings, model: SegmentModel | None = None) -> int:
-    """Publish a model and start it; gives the number of the activation.
+    """Publish a model and activate it; return the number of the activation.
 
-    None: the benchmark's, started in front of the orders, too: event time needs that, wall time skips it.
+    None: the benchmark's model, activated on the orders topic too: event time needs that, wall time skips it.
     """
-    # Workers in wall time take the start from the models topic: only what both modes read needs one among the orders.
+    # Workers in wall time read activations from the models topic; event time needs one among the orders.
     activated = publish(
         settings, model or bench_model(), activate=True, event_time=model is None, now_ms=time.time_ns() // 1_000_000
     )

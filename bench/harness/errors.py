@@ -1,4 +1,4 @@
-"""What can go wrong in a benchmark."""
+"""The error of the benchmark."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from stream.errors import SegstreamError
 
 
 class BenchError(SegstreamError):
-    """A row can't be measured; the message says why and where the log lies."""
+    """A row can't be measured; the message says why, and the hint where the log is."""

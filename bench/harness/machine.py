@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine and the versions that a benchmark ran on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PACKAGES: Final = ("faust-streaming", "aiokafka", "redis", "hiredis", "numpy", 
 
 
 def machine(redis: Redis) -> dict[str, Any]:
-    """Cores, processor, memory (GB), system, and the versions of what was measured."""
-    told: Any = redis.info("server")
+    """Return cores, processor, memory (GB) and system of this machine, and the versions of the measured software."""
+    server: Any = redis.info("server")
     return {
         "cores": os.cpu_count(),
         "cpu": _cpu(),
@@ -26,13 +26,13 @@ def machine(redis: Redis) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "kafka": KAFKA_VERSION,
-        "valkey": told.get("valkey_version") or told["redis_version"],
+        "valkey": server.get("valkey_version") or server["redis_version"],
         "packages": {name: version(name) for name in _PACKAGES},
     }
 
 
 def _cpu() -> str:
-    """The processor's name, as well as the system tells it."""
+    """Return the processor's name as the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

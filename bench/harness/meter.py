@@ -1,4 +1,4 @@
-"""CPU time, memory and progress of a program, with the broker's, Valkey's and everybody else's beside."""
+"""CPU time, memory and progress of a program, and the CPU time of the broker, Valkey and everything else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_S: Final = 0.05  # a shorter interval is about one poll: its rate would b
 
 
 class Progress(NamedTuple):
-    """How many orders are done; whether the work has begun (the start-up is over), and whether all is settled."""
+    """How many orders are done; whether the start-up is over; whether all is settled."""
 
     orders: int
     begun: bool
@@ -29,7 +29,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CpuReading:
-    """CPU seconds used so far, at one instant."""
+    """CPU seconds used up to one instant."""
 
     at_s: float  # of a monotonic clock
     own_s: float
@@ -37,10 +37,24 @@ class CpuReading:
     valkey_s: float
     others_s: float  # all other processes of the machine, this one included
 
+    def cores_since(self, before: CpuReading) -> dict[str, float]:
+        """Return the cores that each kept busy between two readings, by the names that results have for them.
+
+        >>> CpuReading(2.0, 1.5, 1.0, 0.5, 0.25).cores_since(CpuReading(0.0, 0.5, 0.0, 0.0, 0.5))
+        {'worker_cores': 0.5, 'broker_cores': 0.5, 'valkey_cores': 0.25, 'others_cores': 0.0}
+        """
+        seconds = self.at_s - before.at_s
+        return {
+            "worker_cores": round((self.own_s - before.own_s) / seconds, 3),
+            "broker_cores": round((self.broker_s - before.broker_s) / seconds, 3),
+            "valkey_cores": round((self.valkey_s - before.valkey_s) / seconds, 3),
+            "others_cores": round(max(self.others_s - before.others_s, 0.0) / seconds, 3),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What a row took, from the end of its start-up until all was settled. None: too short a time to tell."""
+    """A row's figures from the end of its start-up until all was settled. None: too short a time to measure."""
 
     orders: int
     seconds: float
@@ -50,11 +64,11 @@ class Throughput:
     valkey_cpu_s_per_million: float | None
     peak_rss_mb: float
     load_average: float  # one minute's, before the row
-    others_cores: float | None  # cores that everything else kept busy meanwhile, the benchmark itself included
+    others_cores: float | None  # cores that everything else kept busy in that time, the benchmark itself included
 
 
 class Meter:
-    """Reads the CPU times of one program and of the servers beside it."""
+    """Reads the CPU times of one program and of the servers."""
 
     def __init__(self, child: MeasuredProcess, stack: LocalStack) -> None:
         self._own = child.process
@@ -62,7 +76,7 @@ class Meter:
         self._valkey = psutil.Process(stack.valkey.pid)
 
     def read(self) -> CpuReading:
-        """CPU seconds now."""
+        """Return the CPU seconds up to now."""
         own, broker, valkey = (_cpu_s(p) for p in (self._own, self._broker, self._valkey))
         total = psutil.cpu_times()
         # "guest" is part of "user" on Linux, and not every system has the others.
@@ -70,7 +84,7 @@ class Meter:
         return CpuReading(time.perf_counter(), own, broker, valkey, busy - own - broker - valkey)
 
     def rss_mb(self) -> float:
-        """Resident memory of the program now, in MB (10^6 bytes)."""
+        """Return the program's resident memory in MB (10^6 bytes)."""
         return float(self._own.memory_info().rss) / _MILLION
 
 
@@ -82,9 +96,10 @@ def _cpu_s(process: psutil.Process) -> float:
 def measure(
     child: MeasuredProcess, stack: LocalStack, progress: Callable[[], Progress], timeout_s: float
 ) -> Throughput:
-    """Watch a program from the end of its start-up until all is settled. Raises BenchError where it ends or takes too long.
+    """Watch a program from the end of its start-up until all is settled.
 
-    The first orders count with all the work that was done for them: what begins the span is that work may begin.
+    The span begins when the work may begin, so it contains all work for the first orders. Raises BenchError where the
+    program ends or takes too long.
     """
     meter, load = Meter(child, stack), os.getloadavg()[0]
     deadline = time.monotonic() + timeout_s
@@ -108,20 +123,20 @@ def measure(
 
 def _difference(begun: int, first: CpuReading, done: int, last: CpuReading, peak: float, load: float) -> Throughput:
     seconds, count = last.at_s - first.at_s, done - begun
-    told = count > 0 and seconds >= _LEAST_S
+    measurable = count > 0 and seconds >= _LEAST_S
 
     def per_million(spent: float) -> float | None:
-        return round(spent / count * _MILLION, 2) if told else None
+        return round(spent / count * _MILLION, 2) if measurable else None
 
     return Throughput(
         orders=done,
         seconds=round(seconds, 3),
-        orders_per_s=round(count / seconds, 1) if told else None,
+        orders_per_s=round(count / seconds, 1) if measurable else None,
         cpu_s_per_million=per_million(last.own_s - first.own_s),
         broker_cpu_s_per_million=per_million(last.broker_s - first.broker_s),
         valkey_cpu_s_per_million=per_million(last.valkey_s - first.valkey_s),
         peak_rss_mb=round(peak, 1),
         load_average=round(load, 2),
         # The system's books and a process's own tick apart: nobody else may come out as a little less than nobody.
-        others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 2) if told else None,
+        others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 2) if measurable else None,
     )

@@ -1,16 +1,18 @@
-"""The benchmark's orders: seeded, one million of 200,000 customers by default, preloaded into Kafka."""
+"""The benchmark's orders: seeded, and preloaded into Kafka."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from segmentation.entries import DAY_MS
-from segmentation.events import iso
+from segmentation.events import Amount, OrderPlaced, encode, iso
 from segmentation.partitioners import murmur2
 from stream.settings import Settings
 
@@ -19,7 +21,7 @@ SPAN_MS = 180 * DAY_MS
 
 
 def bodies(count: int, customers: int, start_ms: int = START_MS, seed: int = 1) -> Iterator[tuple[bytes, bytes]]:
-    """(key, value) of orders in time order, evenly over half a year; amounts of 1 to 400."""
+    """Yield (key, value) of orders in time order, evenly over half a year, with amounts of 1 to 400."""
     rng = random.Random(seed)
     step = SPAN_MS / count
     for i in range(count):
@@ -36,7 +38,7 @@ def bodies(count: int, customers: int, start_ms: int = START_MS, seed: int = 1) 
 
 
 async def preload(settings: Settings, orders: Iterable[tuple[bytes, bytes]]) -> None:
-    """Send all these (key, value), compressed with lz4, each to its customer's partition."""
+    """Send these (key, value), compressed with lz4, each to its customer's partition."""
     producer = AIOKafkaProducer(
         **settings.kafka_client(), compression_type="lz4", max_batch_size=262_144, linger_ms=5, acks=1
     )
@@ -58,3 +60,16 @@ async def preload(settings: Settings, orders: Iterable[tuple[bytes, bytes]]) -> 
         waiting.append(await producer.send_batch(batch, settings.orders_topic, partition=partition))
     await asyncio.gather(*waiting)
     await producer.stop()
+
+
+def new_order(number: int, customer: str | None = None) -> tuple[bytes, bytes, str]:
+    """Return (body, key, event id) of an order placed now; `customer` None: by a new one."""
+    name = uuid.uuid4().hex
+    order = OrderPlaced(
+        id=f"event-{name}",
+        order_id=f"order-{name}",
+        customer_id=customer or f"customer-{name}",
+        occurred_at=datetime.now(UTC),
+        amount=Amount(f"{1 + number % 400}.00", "USD"),
+    )
+    return encode(order), order.customer_id.encode(), order.id

@@ -1,4 +1,4 @@
-"""What came out, checked: chains of moves, figures against a recomputation from the orders, segments at rest."""
+"""Checks of the outputs: chains of moves, figures against a recomputation from the orders, and segments."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_states
 
-SAMPLE: Final = 1_000  # customers whose segment is asked for again
+SAMPLE: Final = 1_000  # customers whose segment is computed again
 _SHOWN: Final = 5
 _UNITS: Final = 10_000  # ten-thousandths, as states keep money
 
 
 @dataclass(slots=True)
 class CustomerTotals:
-    """What a customer's orders come to: number, sum in ten-thousandths, time of the latest (ms)."""
+    """A customer's totals: number of orders, sum in ten-thousandths, time of the latest order (ms)."""
 
     frequency: int = 0
     monetary: int = 0
@@ -40,7 +40,7 @@ class CustomerTotals:
 
 @dataclass(slots=True)
 class Checked:
-    """What was compared, and what didn't agree (the first few; none: all is well)."""
+    """The numbers of things compared, and the first few differences."""
 
     moves: int = 0
     causes: dict[str, int] = field(default_factory=dict)
@@ -49,13 +49,13 @@ class Checked:
     problems: list[str] = field(default_factory=list)
 
     def complain(self, problem: str) -> None:
-        """Note one problem; the rest of many are like the first."""
+        """Add a problem, unless there are some already: the first few show the cause."""
         if len(self.problems) < _SHOWN:
             self.problems.append(problem)
 
 
 class _CheckedMove(msgspec.Struct, gc=False):
-    """What the check needs of a `segment.changed`."""
+    """The fields of a `segment.changed` that the check reads."""
 
     customer_id: str
     sequence: int
@@ -65,7 +65,7 @@ class _CheckedMove(msgspec.Struct, gc=False):
 
 
 def recompute(orders: Iterable[tuple[bytes, bytes]]) -> dict[bytes, CustomerTotals]:
-    """Every customer's figures from the orders' JSON, by the standard library alone. All lie within one window.
+    """Return every customer's totals from the orders' JSON, by the standard library alone. No order leaves the window.
 
     >>> body = b'{"occurred_at": "1970-01-01T00:00:00.007Z", "amount": {"value": "1.25", "currency": "USD"}}'
     >>> recompute([(b"c1", body), (b"c1", body)])
@@ -82,7 +82,7 @@ def recompute(orders: Iterable[tuple[bytes, bytes]]) -> dict[bytes, CustomerTota
 
 
 async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, CustomerTotals]) -> Checked:
-    """Compare what a worker has told and stored with the orders' own figures. The worker rests, or has ended."""
+    """Compare a worker's moves and states with the orders' totals. The worker is idle or has ended."""
     checked = Checked(customers=len(expected))
     last = await _chains(settings, checked)
     names = {segment.id: segment.name for segment in bench_model().segments}
@@ -95,20 +95,20 @@ async def check_worker(settings: Settings, redis: Redis, expected: dict[bytes, C
             seen += 1
             head = headers([value])[0]
             _compare(customer, head, expected.get(customer), checked)
-            told = last.get(customer)
-            if told != (names.get(int(head["segment"])), int(head["sequence"])):
-                checked.complain(f"{customer!r}: the last move told is {told}, the state says {head}")
+            move = last.get(customer)
+            if move != (names.get(int(head["segment"])), int(head["sequence"])):
+                checked.complain(f"{customer!r}: the last published move is {move}, the state has {head}")
             elif clock is not None and customer in expected:
                 candidates.append((customer, head, clock))
     if seen != len(expected):
         checked.complain(f"{seen} customers in Redis, {len(expected)} in the orders")
-    asked = random.Random(1).sample(candidates, min(SAMPLE, len(candidates)))
-    _ask_again(asked, expected, checked)
+    sampled = random.Random(1).sample(candidates, min(SAMPLE, len(candidates)))
+    _check_segments(sampled, expected, checked)
     return checked
 
 
 async def _chains(settings: Settings, checked: Checked) -> dict[bytes, tuple[str | None, int]]:
-    """Read all moves: each customer's last segment and sequence. Sequences count 1, 2, 3…; `from` is the `to` before."""
+    """Check that sequences count 1, 2, 3… and `from` is the `to` before; return each last (segment, sequence)."""
     decoder, causes = msgspec.json.Decoder(_CheckedMove), Counter[str]()
     last: dict[bytes, tuple[str | None, int]] = {}
     async with kafka_consumer(settings) as consumer:
@@ -132,36 +132,39 @@ async def _chains(settings: Settings, checked: Checked) -> dict[bytes, tuple[str
 def _compare(customer: bytes, head: Any, figures: CustomerTotals | None, checked: Checked) -> None:
     found = CustomerTotals(int(head["frequency"]), int(head["monetary"]), int(head["last"]))
     if found != figures:
-        checked.complain(f"{customer!r}: Redis has {found}, the orders come to {figures}")
+        checked.complain(f"{customer!r}: Redis has {found}, the orders give {figures}")
 
 
-def _ask_again(asked: list[tuple[bytes, Any, int]], expected: dict[bytes, CustomerTotals], checked: Checked) -> None:
-    """At the shard's clock the model must leave each of them where the last move has put them."""
+def _check_segments(
+    sampled: list[tuple[bytes, Any, int]], expected: dict[bytes, CustomerTotals], checked: Checked
+) -> None:
+    """Check that at the shard's clock the model leaves each customer in the segment of their last move."""
     scorer = Scorer(bench_model())
-    head = np.array([row[1] for row in asked], dtype=HEAD)
-    figures = [expected[customer] for customer, _, _ in asked]
-    told = scorer.index_from_ids(head["segment"])
+    head = np.array([row[1] for row in sampled], dtype=HEAD)
+    figures = [expected[customer] for customer, _, _ in sampled]
+    announced = scorer.index_from_ids(head["segment"])
     rest = scorer.rest(
         np.array([f.frequency for f in figures], dtype=np.float64),
         np.array([f.monetary / _UNITS for f in figures], dtype=np.float64),
     )
-    at = np.array([clock for _, _, clock in asked], dtype=np.int64)
-    right = scorer.decide(told, at, np.array([f.last for f in figures], dtype=np.int64), rest)
-    for row in np.flatnonzero(right != told).tolist():
+    at = np.array([clock for _, _, clock in sampled], dtype=np.int64)
+    right = scorer.decide(announced, at, np.array([f.last for f in figures], dtype=np.int64), rest)
+    names = [segment.name for segment in bench_model().segments]
+    for row in np.flatnonzero(right != announced).tolist():
         checked.complain(
-            f"{asked[row][0]!r}: told {bench_model().segments[told[row]].name}, the model says {bench_model().segments[right[row]].name}"
+            f"{sampled[row][0]!r}: the last move is to {names[announced[row]]}, the model gives {names[right[row]]}"
         )
-    checked.segments_asked = len(asked)
+    checked.segments_asked = len(sampled)
 
 
 async def check_agent(settings: Settings, redis: Redis, expected: dict[bytes, CustomerTotals]) -> Checked:
-    """Compare the Faust agent's hashes with the orders' own figures; count its changes."""
+    """Compare the Faust agent's hashes with the orders' totals, and count its changes."""
     checked = Checked(customers=len(expected))
     for customer, figures in expected.items():
         row: Any = redis.hgetall(f"{settings.group}:{customer.decode()}")
         found = int(row.get(b"frequency", 0)), round(float(row.get(b"monetary", 0)) * _UNITS)
         if found != (figures.frequency, figures.monetary):
-            checked.complain(f"{customer!r}: Redis has {found}, the orders come to {figures}")
+            checked.complain(f"{customer!r}: Redis has {found}, the orders give {figures}")
     async with kafka_consumer(settings) as consumer:
         ends = await consumer.end_offsets(await partitions_of(consumer, [settings.changes_topic]))
     checked.moves = sum(ends.values())

@@ -1,7 +1,7 @@
-"""Where a program's CPU time goes: `python -m bench.harness.sampler OUT MODULE ARGUMENTS…`.
+"""A sampling profiler of CPU time: `python -m bench.harness.sampler OUT MODULE ARGUMENTS…`.
 
-A signal every few milliseconds of CPU time looks at the running frame; its innermost line that a stage of the work owns
-gets the sample. Nothing is slowed down for being called often, unlike under cProfile, and waiting isn't counted.
+A signal every few milliseconds of CPU time looks at the stack; the innermost frame that belongs to a stage of the work
+gets the sample. Unlike under cProfile, functions that are called often aren't slowed down. Waiting isn't counted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 INTERVAL_S: Final = 0.005
 REST: Final = "event loop and the rest"
 START: Final = "start-up"
-# Stage of the work, part of the file's path, functions (none: all of the file). The first that fits counts.
+# Stage of the work, part of the file's path, functions (empty: all of the file). The first match counts.
 STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
     (START, "<frozen importlib", frozenset()),
     ("consume", "aiokafka/consumer/", frozenset()),
@@ -40,7 +40,7 @@ STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
 
 
 def stage_of(path: str, function: str) -> str | None:
-    """The stage that a line belongs to; None: ask its caller.
+    """Return the stage that a function belongs to; None: the stage of its caller.
 
     >>> stage_of("/x/segmentation/scoring.py", "_merge"), stage_of("/x/segmentation/rfm.py", "append")
     ('merge', None)
@@ -59,7 +59,7 @@ class Sampler:
         self._stages: dict[CodeType, str | None] = {}
 
     def sample(self, _: int, frame: FrameType | None) -> None:
-        """A signal's handler: one sample for the innermost stage on the stack."""
+        """Count one sample for the innermost stage on the stack. A signal handler."""
         while frame is not None:
             code = frame.f_code
             if code not in self._stages:
@@ -72,7 +72,7 @@ class Sampler:
 
 
 def shares(counts: dict[str, int]) -> dict[str, float]:
-    """Parts of 1 by stage, largest first, without the start-up.
+    """Return each stage's share of 1, largest first, without the start-up.
 
     >>> shares({"decode": 1, "merge": 3, "start-up": 9})
     {'merge': 0.75, 'decode': 0.25}
@@ -83,7 +83,7 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the module as a program, sampled, and write the counts as JSON when it ends."""
+    """Run the module as a program, sample it, and write the counts as JSON when it ends."""
     out, module = Path(sys.argv[1]), sys.argv[2]
     sys.argv[1:] = sys.argv[3:]
     sampler = Sampler()

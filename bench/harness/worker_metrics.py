@@ -1,4 +1,4 @@
-"""What a worker says of itself on /metrics."""
+"""A worker's own metrics, read from /metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT_S: Final = 10.0
 
 
 def read(port: int) -> list[Sample]:
-    """All samples of the worker at this port. Raises OSError."""
+    """Return all samples of the worker at this port. Raises OSError."""
     connection = HTTPConnection(HOST, port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", "/metrics")
@@ -29,25 +29,25 @@ def read(port: int) -> list[Sample]:
 
 @dataclass(frozen=True, slots=True)
 class TurnHistogram:
-    """A worker's turns: how many took at most so many seconds (the last bound: infinity), and all their seconds."""
+    """A worker's turns: by bound in seconds (the last: infinity) how many took at most that, and their total time."""
 
     within: Mapping[float, float]
     seconds: float
 
     @classmethod
     def of(cls, samples: list[Sample]) -> TurnHistogram:
-        """Read the histogram."""
+        """Return the histogram in these samples."""
         within = {float(s.labels["le"]): s.value for s in samples if s.name == f"{_TURN}_bucket"}
         return cls(within, sum(s.value for s in samples if s.name == f"{_TURN}_sum"))
 
     def since(self, before: TurnHistogram) -> TurnHistogram:
-        """Those that came after `before`."""
+        """Return the turns after `before`."""
         within = {bound: count - before.within.get(bound, 0) for bound, count in self.within.items()}
         return TurnHistogram(within, self.seconds - before.seconds)
 
     @property
     def mean_ms(self) -> float | None:
-        """None: there were none.
+        """The mean duration; None: there were no turns.
 
         >>> TurnHistogram({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).mean_ms
         125.0
@@ -56,7 +56,7 @@ class TurnHistogram:
         return round(self.seconds / count * 1e3, 1) if count else None
 
     def bound_ms(self, share: float) -> float | None:
-        """The histogram's least bound that this share of the turns keeps; None: there were none, or it isn't told.
+        """Return the least bound that this share of the turns keeps; None: no turns, or beyond the last bound.
 
         >>> TurnHistogram({0.1: 3, 0.5: 4, float("inf"): 4}, 0.5).bound_ms(0.75)
         100.0

@@ -1,1 +1,1 @@
-"""One benchmark on real servers a file. Imported by the rows of the command line."""
+"""The benchmarks on real servers, one a file. The rows of the command line import it."""

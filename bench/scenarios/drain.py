@@ -1,4 +1,4 @@
-"""The floor: a program that only drains the orders, `python -m bench.scenarios.drain`. Nothing is decoded."""
+"""The floor: a program that reads all orders and decodes none (`python -m bench.scenarios.drain`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stream.settings import load_settings
 MOST: Final = 20_000  # records a call
 
 
-async def drain(tally: CountFile) -> None:
+async def drain(progress: CountFile) -> None:
     """Read the orders topic (read_committed) from its beginning to its present end."""
     settings = load_settings()
     async with kafka_consumer(settings) as consumer:
@@ -24,17 +24,17 @@ async def drain(tally: CountFile) -> None:
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
         count = 0
-        tally.write(count)
+        progress.write(count)
         while not await at_end(consumer, ends):
             count += sum(len(some) for some in (await consumer.getmany(timeout_ms=200, max_records=MOST)).values())
-            tally.write(count)
+            progress.write(count)
 
 
 def main() -> None:
-    """Drain, then wait for SIGTERM: whoever measures reads this process's CPU time after its end."""
+    """Drain, then wait for SIGTERM: the benchmark reads this process's CPU time after the last record."""
     parser = argparse.ArgumentParser(prog="python -m bench.scenarios.drain", description=__doc__)
-    parser.add_argument("tally", type=Path, help="file for the count of records read")
-    asyncio.run(drain(CountFile(parser.parse_args().tally)))
+    parser.add_argument("progress", type=Path, help="file for the count of records read")
+    asyncio.run(drain(CountFile(parser.parse_args().progress)))
     signal.pause()
 
 

@@ -1,4 +1,4 @@
-"""A move by silence: how long from the instant due until it can be seen, with a million customers at rest beside those due."""
+"""Latency of moves by silence, from the due instant until the move is visible, among a million customers at rest."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from bench.scenarios.silence import Cohort, Pattern, not_moved, seed
 from segmentation.entries import DAY_MS
 from stream.settings import Settings
 
-ORDERS_RATE: Final = 500  # orders/s beside those due, in one of the two spans
-SEEDED_A_S: Final = 20_000  # customers put into Redis, on a busy machine
+ORDERS_RATE: Final = 500  # orders/s in the first of the two spans
+SEEDED_A_S: Final = 20_000  # customers put into Redis a second, on a busy machine
 LEAD_S: Final = 3.0
 _HOUR_MS: Final = 3_600_000
-_REST_DAYS: Final = 5  # whoever rests is due within as many: no pattern waits for less
+_REST_DAYS: Final = 5  # customers at rest are due within this: no pattern waits for less
 _PAUSE_S: Final = 1.0
 _ARRIVE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One stretch of time, and who used how much of a core in it."""
+    """Latencies in one span of time, and the cores that each process used."""
 
     orders_per_s: int
     due: LatencySpread
@@ -42,7 +42,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class DueMoves:
-    """Customers due at an even rate, with orders beside and without."""
+    """Customers due at an even rate, in a span with orders and in one without."""
 
     customers: int
     rate_per_s: int
@@ -54,12 +54,12 @@ class DueMoves:
 
 
 def at_rest(first: int, count: int, now_ms: int) -> Cohort:
-    """Customers of whom none is due for an hour, evenly over some days."""
+    """Return customers who become due evenly over some days, the first in an hour."""
     return Cohort(first, np.linspace(now_ms + _HOUR_MS, now_ms + _REST_DAYS * DAY_MS, count).astype(np.int64))
 
 
 def evenly(first: int, begin_ms: int, seconds: float, rate: int) -> Cohort:
-    """Customers due at an even rate from an instant on.
+    """Return customers who become due at an even rate from an instant on.
 
     >>> evenly(7, 1_000, 0.01, 400).due_ms.tolist()
     [1000, 1002, 1005, 1007]
@@ -79,9 +79,9 @@ async def measure_due(
     warm_up_s: float,
     report: Callable[[str], None],
 ) -> DueMoves:
-    """Let `rate` customers a second come due, for `seconds` with orders beside them and as long without; then check each.
+    """Let `rate` customers a second become due, for `seconds` with orders and as long without; then check each move.
 
-    The worker runs, and owns all shards. Raises BenchError where customers can't be put into Redis in time.
+    The worker runs and owns all shards. Raises BenchError where the customers can't be put into Redis in time.
     """
     total_s = warm_up_s + 2 * seconds + 2 * _PAUSE_S
     moving = round(total_s * rate)
@@ -91,9 +91,9 @@ async def measure_due(
     cohort = evenly(0, int(begin * 1e3), total_s, rate)
     seed(settings, redis, cohort, made)
     if time.time() > begin:
-        raise BenchError(f"{moving:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
+        raise BenchError(f"{moving:,} customers were due before all were in Redis.", hint="Choose fewer.")
     seen, stop = DueWatch(cohort, made), asyncio.Event()
-    report(f"{rate:,} due a second, from {LEAD_S:.0f} s on, for {total_s:.0f} s")
+    report(f"{rate:,} customers due a second for {total_s:.0f} s, from {LEAD_S:.0f} s on")
     async with watching(settings, seen) as producer:
         sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
         begin += warm_up_s
@@ -107,15 +107,15 @@ async def measure_due(
         customers=max(customers, moving),
         rate_per_s=rate,
         seconds=seconds,
-        busy=_told(seen, *busy, ORDERS_RATE),
-        quiet=_told(seen, *quiet, 0),
+        busy=_summary(seen, *busy, ORDERS_RATE),
+        quiet=_summary(seen, *quiet, 0),
         latest_send_ms=round(seen.latest_send_ms, 1),
         checks={"problems": seen.problems + seen.missing() + not_moved(settings, redis, cohort, made)},
     )
 
 
 async def arrived(seen: DueWatch, until: float) -> None:
-    """Wait until nothing is missing any more, or this instant (seconds since 1970), and then for Redis, which follows Kafka."""
+    """Wait for missing moves until an instant (seconds since 1970), then for Redis, which is written after Kafka."""
     while not seen.all_seen():
         if time.time() > until:
             break
@@ -134,14 +134,10 @@ async def _span(meter: Meter, begin: float, seconds: float) -> tuple[float, floa
     return begin, begin + seconds, first, meter.read()
 
 
-def _told(seen: DueWatch, begin: float, end: float, first: CpuReading, last: CpuReading, rate: int) -> Span:
-    seconds = last.at_s - first.at_s
+def _summary(seen: DueWatch, begin: float, end: float, first: CpuReading, last: CpuReading, rate: int) -> Span:
     return Span(
         orders_per_s=rate,
         due=seen.due(begin, end),
         orders=seen.orders(begin, end),
-        worker_cores=round((last.own_s - first.own_s) / seconds, 3),
-        broker_cores=round((last.broker_s - first.broker_s) / seconds, 3),
-        valkey_cores=round((last.valkey_s - first.valkey_s) / seconds, 3),
-        others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 3),
+        **last.cores_since(first),
     )

@@ -1,8 +1,9 @@
-"""The rival: an ordinary Faust agent that does the same job, `python -m bench.scenarios.faust_agent`. At least once.
+"""An ordinary Faust agent that does the same job, at least once: `python -m bench.scenarios.faust_agent`.
 
-Written as Faust's documentation has it: one agent, one event at a time; state in Redis; the trained scikit-learn objects
-asked per event; a change sent where the segment differs. Yeo-Johnson is plain `math`, which is quicker for one row than
-scikit-learn's own transformer. It keeps sums only: no window, no moves by silence, no cancellations, no repeats detected.
+It is written as Faust's documentation shows: one agent takes one event at a time, keeps its state in Redis, asks the
+trained scikit-learn objects per event, and sends a change where the segment differs. Yeo-Johnson is plain `math`, which
+is quicker for one row than scikit-learn's own transformer. The agent keeps sums only: it has no window, no moves by
+silence and no cancellations, and doesn't detect repeats.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Classifier:
         self._names = [segment.name for segment in model.segments]
 
     def segment(self, recency_days: float, frequency: int, monetary: float) -> str:
-        """The nearest segment's name."""
+        """Return the nearest segment's name."""
         row = [
             math.expm1(lam * math.log1p(value)) / lam
             for lam, value in zip(self._lambdas, (recency_days, frequency, monetary), strict=True)
@@ -68,8 +69,8 @@ class Classifier:
         return self._names[int(self._clusters.predict(self._scaler.transform([row]))[0])]
 
 
-def build(settings: Settings, tally: CountFile) -> Any:
-    """The Faust app."""
+def build(settings: Settings, progress: CountFile) -> Any:
+    """Return the Faust app."""
     app: Any = faust.App(
         settings.group,
         broker=f"aiokafka://{settings.kafka_bootstrap_servers}",
@@ -90,21 +91,21 @@ def build(settings: Settings, tally: CountFile) -> Any:
         count = 0
         async for order in stream:
             if not count:
-                tally.write(count)
+                progress.write(count)
             key = f"{settings.group}:{order.customer_id}"
             known: dict[str, str] = await redis.hgetall(key)
             at_s = max(datetime.fromisoformat(order.occurred_at).timestamp(), float(known.get("last", 0)))
             frequency = int(known.get("frequency", 0)) + 1
             monetary = float(known.get("monetary", 0)) + float(order.amount.value)
             recency_days = (datetime.now(UTC).timestamp() - at_s) / _DAY_S
-            told, segment = known.get("segment"), classifier.segment(recency_days, frequency, monetary)
-            if segment != told:
-                change = {"customer_id": order.customer_id, "from": told, "to": segment, "causation_id": order.id}
+            before, segment = known.get("segment"), classifier.segment(recency_days, frequency, monetary)
+            if segment != before:
+                change = {"customer_id": order.customer_id, "from": before, "to": segment, "causation_id": order.id}
                 await changes.send(key=order.customer_id, value=change)
             after: dict[str, Any] = {"last": at_s, "frequency": frequency, "monetary": monetary, "segment": segment}
             await redis.hset(key, mapping=after)
             count += 1
-            tally.write(count)
+            progress.write(count)
 
     return app
 
@@ -112,11 +113,11 @@ def build(settings: Settings, tally: CountFile) -> Any:
 def main() -> None:
     """Run until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench.scenarios.faust_agent", description=__doc__)
-    parser.add_argument("tally", type=Path, help="file for the count of events")
-    tally = CountFile(parser.parse_args().tally)
-    # Faust parses the arguments itself, where there are any.
+    parser.add_argument("progress", type=Path, help="file for the count of events")
+    progress = CountFile(parser.parse_args().progress)
+    # Faust would parse them too.
     sys.argv[1:] = []
-    faust.Worker(build(load_settings(), tally), loglevel="WARNING", quiet=True).execute_from_commandline()
+    faust.Worker(build(load_settings(), progress), loglevel="WARNING", quiet=True).execute_from_commandline()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A flood: a million customers due within one second, as after a long outage, while orders come: neither waits for the other."""
+"""A flood: a million customers due within one second, as after a long outage, while orders arrive."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from bench.scenarios.silence import Pattern, not_moved, seed
 from stream.settings import Settings
 
 _CALM_S: Final = 10.0  # before the flood, for comparison
-_BEHIND_S: Final = 3.0  # orders still sent behind it
-_LEAST_A_S: Final = 500  # moves, else it is given up
+_BEHIND_S: Final = 3.0  # orders are still sent after the flood
+_LEAST_A_S: Final = 500  # moves a second, else the measurement is given up
 _POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """All due within one second; orders before it and while it drains."""
+    """The flood, and the latency of orders before it and while it drains."""
 
     customers: int
     orders_per_s: int
-    drained_s: float  # from the first due instant until the last move could be seen
+    drained_s: float  # from the first due instant until the last move was visible
     moves_per_s: float
-    calm: LatencySpread  # of the orders before
+    calm: LatencySpread  # of the orders before the flood
     during: LatencySpread  # of the orders sent while it drained
-    turn_mean_ms: float | None  # by the worker's own metric
-    turn_p99_bound_ms: float | None  # 99 of 100 took no longer: a bound of the metric's histogram
+    turn_mean_ms: float | None  # of the worker's own metric
+    turn_p99_bound_ms: float | None  # the bound of the metric's histogram that 99 of 100 turns keep
     rss_before_mb: float
     rss_peak_mb: float
     latest_send_ms: float
@@ -52,9 +52,9 @@ async def measure_flood(
     warm_up_s: float,
     report: Callable[[str], None],
 ) -> Flood:
-    """Put the customers into Redis, send orders until they are due, and go on until all were told.
+    """Put the customers into Redis, and send orders until they are due and all their moves are published.
 
-    The worker runs, and owns all shards; `settings.http_port` is its own. Raises BenchError where there isn't time enough.
+    The worker runs, owns all shards and serves `settings.http_port`. Raises BenchError where the time is too short.
     """
     begin = time.time() + LEAD_S + warm_up_s + customers / SEEDED_A_S
     cohort = evenly(0, int(begin * 1e3), 1.0, customers)
@@ -62,7 +62,7 @@ async def measure_flood(
     report(f"putting {customers:,} customers, due within one second, into Redis")
     seed(settings, redis, cohort, made)
     if time.time() > begin - warm_up_s:
-        raise BenchError(f"{customers:,} customers were due before they were all in Redis.", hint="Ask for fewer.")
+        raise BenchError(f"{customers:,} customers were due before all were in Redis.", hint="Choose fewer.")
     report(f"{ORDERS_RATE} orders/s; the flood begins in {begin - time.time():.0f} s")
     async with watching(settings, seen) as producer:
         sending = asyncio.create_task(seen.send(producer, settings, ORDERS_RATE, stop))
@@ -79,7 +79,7 @@ async def measure_flood(
         await sending
         await arrived(seen, time.time() + 30)
     if not drained:
-        raise BenchError(f"none of {customers:,} customers due was told within {most_s:.0f} s.")
+        raise BenchError(f"none of {customers:,} due customers was moved within {most_s:.0f} s.")
     meanwhile = turns_behind.since(turns_before)
     return Flood(
         customers=customers,

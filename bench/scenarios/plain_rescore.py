@@ -1,8 +1,8 @@
-"""What an engineer writes for a night: read every customer, ask which centroid is nearest, write the customer back with it.
+"""The plain loop of a nightly job: read every customer, find the nearest centroid, write the customer back with it.
 
-`python -m bench.scenarios.plain_rescore BY` does it once with `nearer_at_risk(BY)`, in one process, over the states that the worker keeps,
-and prints as JSON how many customers there were and how many seconds it took. It is what the worker's rescore is measured against, and does
-less: no margin, no move told, no time at which to look again, nothing that would survive a crash.
+`python -m bench.scenarios.plain_rescore BY` does this once with `nearer_at_risk(BY)`, in one process, over the worker's
+states, and prints the number of customers and the seconds as JSON. The worker's rescore is measured against it. It does
+less: it has no margin, publishes no moves, computes no due instants, and starts again after a crash.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from stream.settings import Settings, load_settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import PAGE, read_states
 
-OUT: Final = "bench:plain:states"  # a hash: customer -> state; beside the worker's own, which must stay as they are
+OUT: Final = "bench:plain:states"  # a hash: customer -> state; the worker's own states must not change
 
 
 def nearest(values: Sequence[bytes], at_ms: int, model: SegmentModel) -> NDArray[np.int64]:
-    """Give the segment id of the nearest centroid of each state, by NumPy alone. No order in it stands: anything."""
+    """Return the segment id of each state's nearest centroid, by NumPy alone. Without orders the id means nothing."""
     head = headers(values)
     recency = np.maximum(at_ms - head["last"], 0) / DAY_MS
     figures = (recency, head["frequency"].astype(np.float64), head["monetary"] / UNITS)
@@ -44,13 +44,13 @@ def nearest(values: Sequence[bytes], at_ms: int, model: SegmentModel) -> NDArray
 
 
 def _z(x: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    """Yeo-Johnson of x >= 0 with the model's λ, which isn't 0, and its scale."""
+    """Return Yeo-Johnson of x >= 0 with the model's λ, which isn't 0, scaled."""
     lam = feature.lam or 1.0
     return (((1.0 + x) ** lam - 1.0) / lam - feature.mean) / feature.scale
 
 
 def rescore(settings: Settings, redis: Any, model: SegmentModel) -> int:
-    """Go through all shards, page by page; gives the number of customers."""
+    """Rescore all shards, page by page; return the number of customers."""
     customers = 0
     for partition in range(settings.partitions):
         rows = read_states(redis, ShardKeys(settings.group, settings.orders_topic, partition))
@@ -67,7 +67,7 @@ def rescore(settings: Settings, redis: Any, model: SegmentModel) -> int:
 
 
 def main() -> None:
-    """Do it once; what it wrote is taken away again, outside the clock."""
+    """Measure one rescore, and delete its output afterwards."""
     settings, model = load_settings(), nearer_at_risk(float(sys.argv[1]))
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         redis.delete(OUT)

@@ -1,4 +1,4 @@
-"""The cost at rest: what a worker, Redis and Kafka do while nobody orders and nobody is due, by how many customers there are."""
+"""The cost at rest: the work of a worker, Redis and Kafka without orders or due customers, by number of customers."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _GIGA: Final = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """So many customers at rest, all work a minute or a second."""
+    """The work a minute or a second with so many customers at rest."""
 
     customers: int
     worker_cpu_s_per_minute: float
     valkey_cpu_s_per_minute: float
     broker_cpu_s_per_minute: float
     redis_commands_per_s: float
-    redis_commands: dict[str, float]  # a second, by command, those within scripts included
-    kafka_bytes_per_s: float  # appended to any log of the broker
+    redis_commands: dict[str, float]  # a second, by command, with those in scripts
+    kafka_bytes_per_s: float  # appended to all logs of the broker
     worker_rss_mb: float
     bytes_a_customer: float  # of Valkey's memory
-    seeding_s: float  # to put those into Redis that weren't there yet
+    seeding_s: float  # to put the additional customers into Redis
 
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """The rows, the fewest customers first."""
+    """The rows, the fewest customers first; `skipped`: sizes that were too large for this machine."""
 
     seconds: float  # of each
     rows: list[Rest]
@@ -56,38 +56,38 @@ class AtRest:
 
 @dataclass(frozen=True, slots=True)
 class ServerProbe:
-    """What is looked at while nothing happens."""
+    """The counters of the servers and the worker."""
 
     redis: Redis
     logs: Path  # the broker's
     meter: Meter
 
     def commands(self) -> Counter[str]:
-        """Calls of each command since Valkey's start, those of these very questions left out."""
-        told: Any = self.redis.info("commandstats")
-        calls = {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in told.items()}
+        """Return the calls of each command since Valkey's start, without those of this probe."""
+        stats: Any = self.redis.info("commandstats")
+        calls = {name.removeprefix("cmdstat_"): int(row["calls"]) for name, row in stats.items()}
         return Counter(
             {name: count for name, count in calls.items() if name not in {"info", "hello", "client|setinfo"}}
         )
 
     def logged(self) -> int:
-        """Bytes of all Kafka logs."""
+        """Return the bytes in all Kafka logs."""
         return sum(path.stat().st_size for path in self.logs.rglob("*.log"))
 
     def memory(self) -> int:
-        """Valkey's, in bytes."""
-        told: Any = self.redis.info("memory")
-        return int(told["used_memory"])
+        """Return Valkey's memory in bytes."""
+        memory: Any = self.redis.info("memory")
+        return int(memory["used_memory"])
 
     def settle(self) -> None:
-        """Wait until Valkey has rewritten its append-only file: that is the work of putting customers there, not of their rest."""
+        """Wait until Valkey has rewritten its append-only file, which belongs to the seeding and not to the rest."""
         deadline = time.monotonic() + _REWRITE_S
         while True:
-            told: Any = self.redis.info("persistence")
-            if not (told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"]):
+            persistence: Any = self.redis.info("persistence")
+            if not (persistence["aof_rewrite_in_progress"] or persistence["aof_rewrite_scheduled"]):
                 break
             if time.monotonic() > deadline:
-                raise BenchError(f"Valkey rewrites its append-only file for more than {_REWRITE_S:.0f} s.")
+                raise BenchError(f"Valkey is still rewriting its append-only file after {_REWRITE_S:.0f} s.")
             time.sleep(0.2)
         time.sleep(_SETTLE_S)
 
@@ -101,9 +101,9 @@ def measure_rest(
     seconds: float,
     report: Callable[[str], None],
 ) -> AtRest:
-    """Measure `seconds` at each size, the smallest first; leave out what takes too much memory or time to set up.
+    """Measure `seconds` at each size, the smallest first; skip sizes that need too much memory or time to set up.
 
-    The worker runs, and owns all shards; there are no customers yet.
+    The worker runs and owns all shards; there are no customers yet.
     """
     rows, skipped = list[Rest](), list[str]()
     moves_before = _moves(settings)
@@ -120,14 +120,14 @@ def measure_rest(
         there = size
         servers.settle()
         rows.append(_measure(servers, size, seconds, (servers.memory() - empty) / size, seeding_s))
-    told = _moves(settings) - moves_before
-    return AtRest(seconds, rows, skipped, {"problems": [f"{told:,} moves told at rest"] if told else []})
+    moves = _moves(settings) - moves_before
+    return AtRest(seconds, rows, skipped, {"problems": [f"{moves:,} moves published at rest"] if moves else []})
 
 
 def too_much(last: Rest, size: int, available: int) -> str | None:
-    """Why so many customers can't be had, judged by the last row; None: they can. `available`: bytes of the machine's memory.
+    """Return why this size is too large, judged by the last row; None: it isn't. `available`: free memory in bytes.
 
-    The append-only file is rewritten by a second process, which may come to as much memory again.
+    Valkey rewrites its append-only file in a second process, which may need as much memory again.
     """
     needs = size * last.bytes_a_customer
     if needs > MOST_GB * _GIGA or 2 * needs > available:

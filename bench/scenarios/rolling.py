@@ -1,9 +1,8 @@
-"""A rolling restart under load: how long each shard pauses, as an order in it feels it; nothing lost, nothing told twice."""
+"""A rolling restart under load: how long orders of each shard wait; no move is lost or published twice."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,17 +11,16 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaProducer
 
 from bench.harness.children import MeasuredProcess
-from bench.harness.errors import BenchError
-from bench.scenarios.latency import order_of
-from stream.kafka.clients import kafka_consumer, partitions_of
+from bench.harness.followers import following_topics
+from bench.harness.orders import new_order
+from bench.harness.worker_run import end_worker
 from stream.settings import Settings
 
 WORKERS: Final = 3
-NEW: Final = 10  # one in so many orders is of a new customer, and so makes a move at once: these are timed
-REGULARS: Final = 20_000  # make the others
+NEW: Final = 10  # one in so many orders is of a new customer and makes a move at once: these are timed
+REGULARS: Final = 20_000  # customers of the other orders
 _EVERY_S: Final = 0.002
 _READY_S: Final = 60.0
 _ARRIVE_S: Final = 30.0
@@ -30,12 +28,12 @@ _ARRIVE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Rolling:
-    """Three workers, each stopped and started again. `pause`: of a shard, the longest an order in it waited, for each change."""
+    """Three workers, each stopped and started again. A pause is the longest wait of an order, by shard and change."""
 
     orders: int
     timed: int  # those of new customers
     rate_per_s: float
-    changes: int  # a worker that leaves, or comes
+    changes: int  # stops and starts of a worker
     pauses: int  # shards times changes
     calm_p99_ms: float  # between the changes
     pause_p50_ms: float
@@ -53,7 +51,7 @@ class _RollingMove(msgspec.Struct, gc=False):
 
 @dataclass(slots=True)
 class _RollingWatch:
-    """What was sent, and what was seen of it: by partition, (when sent in ns, how long it took in ms)."""
+    """The orders sent, and the latencies of their moves by partition: (when sent in ns, latency in ms)."""
 
     sent: dict[str, int] = field(default_factory=dict)
     took: dict[int, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
@@ -83,7 +81,7 @@ class _RollingWatch:
             due = int((time.perf_counter() - began) * rate)
             for number in range(self.orders, due):
                 regular = None if number % NEW == 0 else f"regular-{number * 7_919 % REGULARS}"
-                body, key, event_id = order_of(number, regular)
+                body, key, event_id = new_order(number, regular)
                 if regular is None:
                     self.sent[event_id] = time.perf_counter_ns()
                 await producer.send(settings.orders_topic, body, key=key)
@@ -91,7 +89,7 @@ class _RollingWatch:
             await asyncio.sleep(_EVERY_S)
 
     def longest(self, begin: int, end: int) -> list[float]:
-        """Of each partition, the longest that an order sent in this span (ns) took, ms."""
+        """Return each partition's longest latency (ms) of the orders sent in this span (ns)."""
         return [max((ms for at, ms in rows if begin <= at < end), default=0.0) for rows in self.took.values()]
 
 
@@ -104,27 +102,18 @@ async def measure_rolling(
     warm_up_s: float,
     calm_s: float,
 ) -> Rolling:
-    """Restart each of the workers that `start` starts, under `rate` orders/s, `calm_s` behind each change and again before the next.
+    """Start workers by `start`, and restart each under `rate` orders/s, with twice `calm_s` between two changes.
 
-    The first `warm_up_s` are not looked at: a broker that has just started works off its own start first.
-
-    Raises BenchError where a worker doesn't end well.
+    Orders of the first `warm_up_s` don't count: the broker is still busy with its own start. Raises BenchError where a
+    worker ends with an error.
     """
     workers = [start(number) for number in range(WORKERS)]
     watch, stop, spans = _RollingWatch(), asyncio.Event(), list[tuple[int, int]]()
-    producer = AIOKafkaProducer(**settings.kafka_client(), linger_ms=5, acks="all")
     try:
         await _until(ready)
-        await producer.start()
-        async with kafka_consumer(settings) as consumer:
-            partitions = await partitions_of(consumer, [settings.changes_topic])
-            consumer.assign(partitions)
-            await consumer.seek_to_end(*partitions)
-            gc.disable()
-            tasks = [
-                asyncio.create_task(watch.follow(consumer)),
-                asyncio.create_task(watch.send(producer, settings, rate, stop)),
-            ]
+        topics = [settings.changes_topic]
+        async with following_topics(settings, topics, watch.follow, linger_ms=5) as producer:
+            sending = asyncio.create_task(watch.send(producer, settings, rate, stop))
             await asyncio.sleep(warm_up_s)
             warm = time.perf_counter_ns()
             await asyncio.sleep(2 * calm_s)
@@ -132,29 +121,20 @@ async def measure_rolling(
                 for change in ("leave", "come"):
                     begin = time.perf_counter_ns()
                     if change == "leave":
-                        await asyncio.to_thread(_end, workers[number])
+                        await asyncio.to_thread(end_worker, workers[number])
                     else:
                         workers[number] = start(number)
                     await asyncio.sleep(calm_s)
                     spans.append((begin, time.perf_counter_ns()))
                     await asyncio.sleep(calm_s)
             stop.set()
-            await tasks[1]
+            await sending
             await producer.flush()
             await _until(lambda: not watch.sent, _ARRIVE_S)
-            tasks[0].cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
     finally:
-        gc.enable()
-        await producer.stop()
         for worker in workers:
             await asyncio.to_thread(worker.end)
     return _rolling(watch, warm, spans)
-
-
-def _end(worker: MeasuredProcess) -> None:
-    if code := worker.end():
-        raise BenchError(f"{worker.name} ended with {code}, expected 0.", hint=f"Look at {worker.log}.")
 
 
 async def _until(condition: Callable[[], bool], within_s: float = _READY_S) -> None:

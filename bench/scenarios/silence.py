@@ -1,7 +1,8 @@
-"""Customers who wait for time to move them, put into Redis as the engine would hold them, each due at an instant of choice.
+"""Customers whom time alone will move, put into Redis as the engine would hold them, each due at a chosen instant.
 
-A million orders through Kafka would take minutes, and leave the instants to chance. Instead, a few customers are made by the engine's
-own functions, order by order; all others are these, shifted in time: recency is a difference, so the same wait lies before them.
+A million orders through Kafka would take minutes, and leave the instants to chance. Instead, the engine's own functions
+make a few customers, order by order; all others are copies of these, shifted in time. Recency is a difference, so a
+shifted customer waits as long.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 
 REFERENCE_MS: Final = 1_700_000_000_000  # the patterns' last order
-# Orders and their amount, of each pattern: out of three segments into three, after 6 to 31 days.
+# Each pattern's number of orders and their amount: from three segments into three others, after 6 to 31 days.
 ORDERS: Final = ((1, 40), (3, 80), (5, 120), (4, 390))
-_BETWEEN_MS: Final = 60_000  # two orders of a pattern: time alone moves nobody so soon
+_BETWEEN_MS: Final = 60_000  # between two orders of a pattern: time alone moves nobody so soon
 _BLOCK: Final = 16_384
 _MOVING: Final = ("moved_at", "last", "first", "newest", "next_change")  # instants in a state's header
 _NAME: Final = b"c%010d"
@@ -39,10 +40,10 @@ _NAME: Final = b"c%010d"
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One customer in all detail; the others of its kind are shifted copies."""
+    """One customer; all others of its kind are copies, shifted in time."""
 
     value: bytes  # the state, with the last order at REFERENCE_MS
-    wait_ms: int  # from there to the first move by silence
+    wait_ms: int  # from the last order to the first move by silence
     source: str
     target: str
     target_id: int
@@ -58,12 +59,12 @@ class Cohort:
 
     @property
     def names(self) -> list[bytes]:
-        """Their keys."""
+        """The customers' keys."""
         return [name_of(number) for number in range(self.first, self.first + self.due_ms.size)]
 
 
 def name_of(number: int) -> bytes:
-    """A customer's key.
+    """Return a customer's key.
 
     >>> name_of(42), number_of("c0000000042")
     (b'c0000000042', 42)
@@ -72,12 +73,12 @@ def name_of(number: int) -> bytes:
 
 
 def number_of(name: str) -> int:
-    """Which customer that is. Raises ValueError where it is none of these."""
+    """Return the customer's number. Raises ValueError where it isn't a seeded one."""
     return int(name.removeprefix("c"))
 
 
 def patterns(rules: Rules) -> list[Pattern]:
-    """Make one of each kind with the engine's own functions. Raises BenchError where silence doesn't move it as the scorer says."""
+    """Make all patterns with the engine's own functions. Raises BenchError where the search and the scorer disagree."""
     model = CompiledModel.of(bench_model(), "bench", {})
     return [_pattern(model, rules, orders, amount) for orders, amount in ORDERS]
 
@@ -98,8 +99,8 @@ def _pattern(model: CompiledModel, rules: Rules, orders: int, amount: int) -> Pa
     assert value is not None
     if due == NEVER_DUE or not _first_by_the_scorer(model, value, due, target):
         raise BenchError(
-            f"{orders} orders of {amount}: the search says {due}, the scorer something else.",
-            hint="Choose other orders, or mend the search.",
+            f"{orders} orders of {amount}: the search gives {due} as due, the scorer another instant.",
+            hint="Choose other orders, or fix the search.",
         )
     segment, sequence, _ = announcement(value)
     names = {s.id: s.name for s in bench_model().segments}
@@ -107,7 +108,7 @@ def _pattern(model: CompiledModel, rules: Rules, orders: int, amount: int) -> Pa
 
 
 def _first_by_the_scorer(model: CompiledModel, value: bytes, due: int, target: int) -> bool:
-    """Return whether the scorer moves it at `due`, to `target` (a segment's id), and leaves it a millisecond before."""
+    """Return whether the scorer moves the customer at `due` to `target` (a segment's id), and not 1 ms before."""
     scorer, head = model.scorer, headers([value])
     source, rest = scorer.index_from_ids(head["segment"]), rest_of(head, scorer)
     found = [int(scorer.decide(source, np.array([at]), head["last"], rest)[0]) for at in (due - 1, due)]
@@ -115,7 +116,7 @@ def _first_by_the_scorer(model: CompiledModel, value: bytes, due: int, target: i
 
 
 def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[bytes]:
-    """States of this pattern, each due at its own instant, its orders' and events' hashes made its own by its number."""
+    """Return states of this pattern, each due at its own instant, with hashes of orders and events of its own."""
     one = np.frombuffer(pattern.value, layout(int(headers([pattern.value])["n"][0])))
     states = np.tile(one, due_ms.size)
     by = due_ms - (REFERENCE_MS + pattern.wait_ms)
@@ -130,11 +131,11 @@ def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int
 
 
 def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> None:
-    """Put a cohort into its shards: states, customers, due index, as commits would. The heads stay: nothing of them has changed.
+    """Put a cohort into its shards as commits would: states, customers and due index. The heads stay as they are.
 
-    Owners may be at work meanwhile.
+    The shards' owners may be at work.
     """
-    # The next customers are made while Valkey works on the last ones.
+    # Make the next customers while Valkey works on the last ones.
     with ThreadPoolExecutor(1) as sender:
         sent: Future[Any] | None = None
         for pipe in _commands(settings, redis, cohort, made):
@@ -165,15 +166,15 @@ def _commands(settings: Settings, redis: Redis, cohort: Cohort, made: list[Patte
 def _customers(
     numbers: NDArray[np.int64], due_ms: NDArray[np.int64], made: list[Pattern]
 ) -> Iterator[tuple[bytes, bytes, int]]:
-    for place, pattern in enumerate(made):
-        own = np.flatnonzero(numbers % len(made) == place)
+    for kind, pattern in enumerate(made):
+        own = np.flatnonzero(numbers % len(made) == kind)
         states = shifted(pattern, due_ms[own], numbers[own])
         names = map(name_of, numbers[own].tolist())
         yield from zip(names, states, due_ms[own].tolist(), strict=True)
 
 
 def not_moved(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> list[str]:
-    """Whom Redis doesn't have where the one move has put it: segment, number and instant in the state, the due index behind it."""
+    """Return a text where customers' states don't hold their one move, or their due entries aren't later; else []."""
     wrong = 0
     for begin in range(0, cohort.due_ms.size, _BLOCK):
         due_ms = cohort.due_ms[begin : begin + _BLOCK].tolist()
@@ -194,4 +195,4 @@ def not_moved(settings: Settings, redis: Redis, cohort: Cohort, made: list[Patte
                 expected = pattern.target_id, pattern.sequence, due
                 later = score_ms is None or float(score_ms) > due
                 wrong += state is None or announcement(state) != expected or not later
-    return [f"Redis has {wrong:,} customers elsewhere than their move by silence has put them"] if wrong else []
+    return [f"in Redis {wrong:,} customers aren't where their move by silence has put them"] if wrong else []

@@ -1,4 +1,4 @@
-"""A model's swap: how long until every customer was looked at under the new one, at rest and while orders come, and what these wait meanwhile."""
+"""A change of the model: the time until all customers are rescored, at rest and under load, and orders' latency."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_states
 
-# How much nearer "At Risk" lies under the second model and the third: each moves about one customer in twenty.
+# By how much the second and the third model move "At Risk": each moves about one customer in twenty.
 SECOND: Final = 0.1
 THIRD: Final = -0.3
 PLAIN_RUNS: Final = 3  # of the plain loop: the median counts
 _POLL_S: Final = 0.02
-_LEAST_A_S: Final = 2_000  # customers looked at, else it is given up
-_BEHIND_S: Final = 3.0  # orders still sent behind it
+_LEAST_A_S: Final = 2_000  # customers rescored a second, else the measurement is given up
+_BEHIND_S: Final = 3.0  # orders are still sent after the swap
 _ARRIVE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """One start of a model, until the last shard has looked at its last customer."""
+    """One activation of a model, until the last shard has rescored its last customer."""
 
-    orders_per_s: float  # sent meanwhile
+    orders_per_s: float  # sent during the swap
     customers: int
-    started_s: float  # from the instant at which the activation can be read until each shard has started it
-    seconds: float  # from there until the last one was done
+    started_s: float  # from the instant at which the activation is visible until each shard has started it
+    seconds: float  # from the same instant until the last shard was done
     customers_per_s: float
-    plain_per_s: float  # the plain loop over the same keys, in the same circumstances
+    plain_per_s: float  # of the plain loop over the same keys, under the same load
     ratio: float
-    calm: LatencySpread  # orders before it
+    calm: LatencySpread  # of orders before the swap
     during: LatencySpread
     most_behind: int  # orders sent and not yet stored, at most
     behind: int  # the same at the end
@@ -60,7 +60,7 @@ class Swap:
     others_cores: float  # everything else, the sender and the reader included
     rss_before_mb: float
     rss_peak_mb: float
-    # Of the customers who order nothing: moved once, as they must; untouched, to the byte; moved by time meanwhile.
+    # Customers without orders: moved once, as they must; unchanged, to the byte; moved by time during the swap.
     moves: int = 0
     stayed: int = 0
     by_time: int = 0
@@ -68,17 +68,17 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
-    """`segstream models shadow` while orders come: a process of its own that reads every state."""
+    """`segstream models shadow` under load: a separate process that reads every state."""
 
-    seconds: float  # its start included
+    seconds: float  # with the start of the process
     customers: int
-    during: LatencySpread  # orders meanwhile
+    during: LatencySpread  # of orders at that time
     most_behind: int
 
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """One swap at rest, one while orders come, and a look ahead at what a third model would do."""
+    """One swap at rest, one under load, and a preview of the moves of a third model."""
 
     customers: int  # put into Redis
     rate_per_s: int
@@ -93,7 +93,7 @@ class Swaps:
 
 @dataclass(slots=True)
 class SwapRun:
-    """What is measured, and who measures."""
+    """The deployment under measurement and its meters."""
 
     settings: Settings
     redis: Redis
@@ -101,34 +101,34 @@ class SwapRun:
     heads: Heads
     watch: SwapWatch
     report: Callable[[str], None]
-    offsets: int = 0  # sums of the heads before the first order: how far, and how many moves
-    told: int = 0
+    offsets: int = 0  # sum over the heads before the first order
+    moves: int = 0  # likewise: moves published
 
     def begin(self) -> None:
-        """Nothing was ordered yet, and all is told."""
+        """Read the heads before the first order."""
         found = self.heads.read()
-        self.offsets, self.told = sum(head.offset for head in found), sum(head.count for head in found)
+        self.offsets, self.moves = sum(head.offset for head in found), sum(head.count for head in found)
 
     async def plain(self) -> float:
-        """Customers a second that the plain loop does now, in a process of its own: the median of some runs."""
+        """Return the plain loop's customers a second, in a separate process: the median of some runs."""
         rates = []
         for _ in range(PLAIN_RUNS):
-            asked = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "bench.scenarios.plain_rescore", str(SECOND)),
                 cwd=ROOT,
                 env=environment(self.settings),
                 stdout=asyncio.subprocess.PIPE,
             )
-            out, _ = await asked.communicate()
-            if asked.returncode:
-                raise BenchError(f"the plain loop ended with {asked.returncode}, expected 0.")
-            told: dict[str, float] = json.loads(out)
-            rates.append(told["customers"] / told["seconds"])
+            out, _ = await process.communicate()
+            if process.returncode:
+                raise BenchError(f"the plain loop ended with {process.returncode}, expected 0.")
+            done: dict[str, float] = json.loads(out)
+            rates.append(done["customers"] / done["seconds"])
         return statistics.median(rates)
 
     def states(self) -> dict[bytes, bytes]:
-        """Those of the customers who order nothing."""
+        """Return the states of the customers without orders."""
         return {
             key: value
             for partition in range(self.settings.partitions)
@@ -137,18 +137,18 @@ class SwapRun:
         }
 
     def customers(self) -> int:
-        """All that there are, by now."""
+        """Return the number of customers."""
         return sum(int(self.redis.zcard(self._keys(p).customers)) for p in range(self.settings.partitions))
 
     def _keys(self, partition: int) -> ShardKeys:
         return ShardKeys(self.settings.group, self.settings.orders_topic, partition)
 
     def behind(self) -> int:
-        """Orders sent that aren't stored."""
+        """Return how many orders are sent and not yet stored."""
         return self.watch.orders - (sum(head.offset for head in self.heads.read()) - self.offsets)
 
     async def swap(self, by: float, plain_per_s: float, calm_s: float) -> tuple[Swap, tuple[int, int]]:
-        """Start `nearer_at_risk(by)`, wait for the last shard; gives that and the span (ms). Raises BenchError."""
+        """Activate `nearer_at_risk(by)`, wait for the last shard; return the swap and its span (ms)."""
         asked, customers, rss_mb = time.time(), self.customers(), self.meter.rss_mb()
         deadline = asked + _ARRIVE_S + customers / _LEAST_A_S
         publishing = asyncio.create_task(asyncio.to_thread(activate_model, self.settings, nearer_at_risk(by)))
@@ -158,7 +158,7 @@ class SwapRun:
         activation = max(self.watch.activated)
         begun, started, peak, most_behind = self.watch.activated[activation], 0.0, rss_mb, 0
 
-        def looked_at_all() -> bool:
+        def all_rescored() -> bool:
             nonlocal peak, most_behind, started
             peak, most_behind = max(peak, self.meter.rss_mb()), max(most_behind, self.behind())
             found = self.heads.read()
@@ -167,10 +167,10 @@ class SwapRun:
             started = started or time.time()
             return all(head.cursor is None for head in found)
 
-        await self._until(looked_at_all, deadline, _POLL_S)
+        await self._until(all_rescored, deadline, _POLL_S)
         done, last = time.time(), self.meter.read()
         await publishing
-        seconds = last.at_s - first.at_s
+        seconds, cores = last.at_s - first.at_s, last.cores_since(first)
         found = Swap(
             orders_per_s=round((self.watch.orders - sent) / seconds, 1),
             customers=customers,
@@ -183,50 +183,50 @@ class SwapRun:
             during=self.watch.spread(begun, done),
             most_behind=most_behind,
             behind=self.behind(),
-            worker_cores=round((last.own_s - first.own_s) / seconds, 3),
-            broker_cores=round((last.broker_s - first.broker_s) / seconds, 3),
-            valkey_cores=round((last.valkey_s - first.valkey_s) / seconds, 3),
-            others_cores=round(max(last.others_s - first.others_s, 0.0) / seconds, 3),
+            worker_cores=cores["worker_cores"],
+            broker_cores=cores["broker_cores"],
+            valkey_cores=cores["valkey_cores"],
+            others_cores=cores["others_cores"],
             rss_before_mb=round(rss_mb, 1),
             rss_peak_mb=round(peak, 1),
         )
         return found, (int(begun * 1e3), int(done * 1e3))
 
     async def shadow(self, version: str) -> Shadow:
-        """Ask what a start of that model would do, and watch the orders meanwhile. Raises BenchError."""
+        """Run `models shadow` for that model, and measure the orders at that time. Raises BenchError."""
         begun, most_behind = time.time(), 0
-        asked = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "stream.cli", "models", "shadow", version, "--json"),
             cwd=ROOT,
             env=environment(self.settings),
             stdout=asyncio.subprocess.PIPE,
         )
-        answering = asyncio.create_task(asked.communicate())
+        answering = asyncio.create_task(process.communicate())
         while not answering.done():
             most_behind = max(most_behind, self.behind())
             await asyncio.wait({answering}, timeout=_POLL_S)
         done = time.time()
-        if asked.returncode:
-            raise BenchError(f"segstream models shadow ended with {asked.returncode}, expected 0.")
-        await asyncio.sleep(_BEHIND_S)  # until the orders of its end have arrived
+        if process.returncode:
+            raise BenchError(f"segstream models shadow ended with {process.returncode}, expected 0.")
+        await asyncio.sleep(_BEHIND_S)  # until the last orders have their moves
         customers = json.loads(answering.result()[0])["customers"]
         return Shadow(round(done - begun, 2), customers, self.watch.spread(begun, done), most_behind)
 
     async def arrived(self) -> None:
-        """Wait until all that was told is seen, and all that was sent is told; a while at most, then that is a problem."""
+        """Wait until every order has its move and every published move is seen; at last note a problem."""
 
         def all_seen() -> bool:
-            told = sum(head.count for head in self.heads.read()) - self.told
-            return not self.watch.unseen and told == self.watch.causes.total() and not self.behind()
+            published = sum(head.count for head in self.heads.read()) - self.moves
+            return not self.watch.unseen and published == self.watch.causes.total() and not self.behind()
 
         try:
             await self._until(all_seen, time.time() + _ARRIVE_S, _POLL_S)
         except BenchError:
-            self.watch.problems.append(f"{self.watch.unseen:,} orders made no move, {self.behind():,} aren't stored")
+            self.watch.problems.append(f"{self.watch.unseen:,} orders have no move, {self.behind():,} aren't stored")
 
     async def judged(self, found: Swap, span_ms: tuple[int, int], before: dict[bytes, bytes], by: float) -> Swap:
-        """The same with what its outputs were, checked; what is wrong goes to the watch. The moves seen are let go."""
+        """Check the outputs, note problems in the watch, clear its moves; return the swap with move counts."""
         model = CompiledModel.of(nearer_at_risk(by), self.settings.group, {})
         after = await asyncio.to_thread(self.states)
         made = judge(before, after, self.watch.moves, model, span_ms, self.settings.rules)
@@ -245,9 +245,9 @@ class SwapRun:
 async def measure_swap(
     run: SwapRun, made: list[Pattern], *, customers: int, rate: int, calm_s: float, warm_up_s: float
 ) -> Swaps:
-    """Put customers into Redis, start a second model at rest and a third under `rate` orders/s.
+    """Put customers into Redis, activate a second model at rest and a third under `rate` orders/s.
 
-    The worker runs, owns all shards, and scores under the benchmark's model. Raises BenchError.
+    The worker runs, owns all shards and scores with the benchmark's model. Raises BenchError.
     """
     run.report(f"putting {customers:,} customers into Redis")
     seed(run.settings, run.redis, at_rest(0, customers, time.time_ns() // 1_000_000), made)

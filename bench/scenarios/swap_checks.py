@@ -1,4 +1,4 @@
-"""Whether a model's start did what the worker's own rule says it must, customer by customer."""
+"""Check of a model's activation against the worker's own rule, customer by customer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _NEVER_MOVED: tuple[SeenMove, ...] = ()
 
 @dataclass(slots=True)
 class Judged:
-    """What became of customers who ordered nothing meanwhile."""
+    """The customers without orders during the swap, by outcome."""
 
-    moved: int = 0  # once, as they must
-    stayed: int = 0  # untouched, to the byte
-    by_time: int = 0  # time moved them meanwhile: only the chain of their moves is looked at
+    moved: int = 0  # once, as the rule says
+    stayed: int = 0  # unchanged, to the byte
+    by_time: int = 0  # moved by time during the swap: only the chain of their moves is checked
     problems: list[str] = field(default_factory=list)
 
 
@@ -36,41 +36,41 @@ def judge(
     span_ms: tuple[int, int],
     rules: Rules,
 ) -> Judged:
-    """Compare states and moves with `verdicts`, asked at both ends of the start; where these differ either will do."""
+    """Compare states and moves with the verdicts at both ends of the span; where these differ, either is right."""
     judged = Judged()
     rows = list(before.items())
     begin, end = (verdicts(rows, at, ScoringContext.of(model, 0, rules)) for at in span_ms)
     for early, late in zip(begin, end, strict=True):
         key = early.key
-        told = moves.get(key.decode(), _NEVER_MOVED)
-        if any(move.cause != Cause.MODEL for move in told):
+        own = moves.get(key.decode(), _NEVER_MOVED)
+        if any(move.cause != Cause.MODEL for move in own):
             judged.by_time += 1
             continue
-        wrong = _wrong(before[key], after.get(key), told, {early.segment, late.segment}, model)
+        wrong = _wrong(before[key], after.get(key), own, {early.segment, late.segment}, model)
         if wrong and len(judged.problems) < _SHOWN:
             judged.problems.append(f"{key.decode()}: {wrong}")
-        judged.moved += bool(told)
-        judged.stayed += not told
+        judged.moved += bool(own)
+        judged.stayed += not own
     return judged
 
 
 def _wrong(
-    before: bytes, after: bytes | None, told: Sequence[SeenMove], right: set[int], model: CompiledModel
+    before: bytes, after: bytes | None, moves: Sequence[SeenMove], right: set[int], model: CompiledModel
 ) -> str | None:
-    """Say what is wrong with one customer; None: nothing."""
+    """Return the problem with one customer; None: there is none."""
     announced, sequence, _ = announcement(before)
     name = model.writer.name
-    if not told:
+    if not moves:
         if announced not in right:
             return f"stayed in {name(announced)}, expected {sorted(map(str, map(name, right)))}"
-        return None if after == before else "was told nothing, but the state has changed"
-    [move, *more] = told
+        return None if after == before else "has no move, but the state has changed"
+    [move, *more] = moves
     target = next((segment for segment in right if name(segment) == move.target), announced)
     if more or target == announced:
-        return f"was told {[(m.source, m.target) for m in told]}, expected {sorted(map(str, map(name, right)))}"
+        return f"has the moves {[(m.source, m.target) for m in moves]}, expected {sorted(map(str, map(name, right)))}"
     if (move.source, move.sequence) != (name(announced), sequence + 1):
-        return f"was told from {move.source} as number {move.sequence}, expected {name(announced)}, {sequence + 1}"
+        return f"has the move number {move.sequence} from {move.source}, expected {name(announced)}, {sequence + 1}"
     at = (move.occurred_at - _EPOCH) // timedelta(milliseconds=1)
     if after != with_announcement(before, target, sequence + 1, at):
-        return "has a state that isn't the one before with this move noted in it"
+        return "has a state that differs from the one before by more than this move"
     return None

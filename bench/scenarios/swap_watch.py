@@ -1,4 +1,4 @@
-"""What is sent and what is told while models change: how long orders took, and the chain of every customer's moves."""
+"""The orders sent and the moves published while models change: latencies, and the chain of each customer's moves."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.errors import BenchError
-from bench.scenarios.moves_seen import LatencySpread, SeenMove, beside
+from bench.harness.followers import following_topics
+from bench.scenarios.moves_seen import LatencySpread, SeenMove
 from segmentation.events import Amount, OrderPlaced, encode, iso
 from segmentation.model import ACTIVE_KEY
 from segmentation.partitioners import murmur2
 from stream.engine.ledger import BATCH_BYTES
 from stream.settings import Settings
 
-NEW: Final = 10  # one in so many orders is of a new customer, and so makes a move at once: these are timed
-REGULARS: Final = 20_000  # make the others
+NEW: Final = 10  # one in so many orders is of a new customer and makes a move at once: these are timed
+REGULARS: Final = 20_000  # customers of the other orders
 _SHOWN: Final = 5
-_A_CALL: Final = 500  # records: whoever sends in this loop mustn't wait long for their decoding
+_A_CALL: Final = 500  # records: the sender runs in the same loop and mustn't wait long for their decoding
 _EVERY_S: Final = 0.01
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WHEN: Final = b"1970-01-01T00:00:00Z"
-_FORM: Final = encode(
+_TEMPLATE: Final = encode(
     OrderPlaced(
         id="event-NAME",
         order_id="order-NAME",
@@ -43,26 +44,26 @@ _FORM: Final = encode(
 
 
 class PreparedOrder(NamedTuple):
-    """One order as it is sent."""
+    """One encoded order."""
 
     key: bytes
     body: bytes
     partition: int
     event_id: str
-    is_new: bool  # of a customer never seen before
+    is_new: bool  # of a new customer
 
 
 class OrderMaker:
-    """Makes orders by filling in a form: encoding each would cost the sender more than sending it."""
+    """Makes orders from a template: encoding each would cost the sender more than sending it."""
 
     def __init__(self, partitions: int) -> None:
-        """Begin with names that nobody has had."""
+        """Begin with names that no other run has."""
         self._partitions = partitions
         self._run = uuid.uuid4().hex
-        self._places: dict[bytes, int] = {}
+        self._partition_of: dict[bytes, int] = {}
 
     def order(self, number: int, at: bytes) -> PreparedOrder:
-        """Give the order of this number, placed at an instant (ISO 8601).
+        """Return the order of this number, placed at an instant (ISO 8601).
 
         >>> made, at = OrderMaker(8), b"2026-01-01T00:00:00Z"
         >>> made.order(10, at).is_new, made.order(11, at).key
@@ -70,43 +71,45 @@ class OrderMaker:
         """
         is_new, name = number % NEW == 0, b"%b-%d" % (self._run.encode(), number)
         key = b"customer-" + name if is_new else b"regular-%d" % (number * 7_919 % REGULARS)
-        body = _FORM.replace(b"NAME", name).replace(b"CUSTOMER", key).replace(b"AMOUNT", b"%d.00" % (1 + number % 400))
+        body = (
+            _TEMPLATE.replace(b"NAME", name).replace(b"CUSTOMER", key).replace(b"AMOUNT", b"%d.00" % (1 + number % 400))
+        )
         body = body.replace(_WHEN, at)
-        place = self._places.get(key)
-        if place is None:
-            place = murmur2(key, self._partitions)
+        partition = self._partition_of.get(key)
+        if partition is None:
+            partition = murmur2(key, self._partitions)
             if not is_new:
-                self._places[key] = place
-        return PreparedOrder(key, body, place, f"event-{name.decode()}", is_new)
+                self._partition_of[key] = partition
+        return PreparedOrder(key, body, partition, f"event-{name.decode()}", is_new)
 
 
 @dataclass(slots=True)
 class SwapWatch:
-    """All moves of a deployment as they become visible, and all orders that were sent."""
+    """The moves of a deployment as they become visible, and the orders sent."""
 
-    cohort: frozenset[str]  # customers who order nothing: their moves are kept
+    cohort: frozenset[str]  # customers without orders: their moves are kept
     moves: dict[str, list[SeenMove]] = field(default_factory=lambda: defaultdict(list))
     causes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    activated: dict[int, float] = field(default_factory=dict)  # activation -> when it could be seen, seconds since 1970
+    activated: dict[int, float] = field(default_factory=dict)  # activation -> when it was visible, seconds since 1970
     orders: int = 0
-    latest_send_ms: float = 0.0  # how far the sender fell behind at worst: what it measures then is its own
+    latest_send_ms: float = 0.0  # the sender's greatest delay: latencies contain it
     _sent: dict[str, float] = field(default_factory=dict)  # event id -> seconds since 1970
     _took: list[tuple[float, float]] = field(default_factory=list)  # (when sent, ms it took)
     _last: dict[str, tuple[int, str | None]] = field(default_factory=dict)  # customer -> (sequence, segment)
 
     def take(self, move: SeenMove, now: float) -> None:
-        """One move, visible since `now`."""
+        """Check one move, visible since `now`, and note its latency."""
         self.causes[move.cause] += 1
         in_cohort = move.customer_id in self.cohort
         if in_cohort:
             self.moves[move.customer_id].append(move)
         before = self._last.get(move.customer_id)
         self._last[move.customer_id] = move.sequence, move.target
-        # Of the cohort the first move goes on from what lay in Redis: that is compared with the states.
+        # The cohort's first moves continue from the states in Redis: `judge` compares these.
         expected = before or (None if in_cohort else (0, None))
         if expected is not None and (move.sequence - 1, move.source) != expected:
-            self._complain(f"{move} doesn't go on from {expected}")
+            self._complain(f"{move} doesn't continue from {expected}")
         if (sent := self._sent.pop(move.causation_id or "", None)) is not None:
             self._took.append((sent, (now - sent) * 1e3))
 
@@ -115,7 +118,7 @@ class SwapWatch:
             self.problems.append(problem)
 
     async def send(self, producer: Any, settings: Settings, rate: int, stop: asyncio.Event) -> None:
-        """Send orders at an even pace, most of them by regulars, in batches of some milliseconds: single sends cost half a core."""
+        """Send orders at an even rate until `stop`, in batches of some milliseconds: single sends cost half a core."""
         began, maker = time.perf_counter(), OrderMaker(settings.partitions)
         while not stop.is_set():
             behind = time.perf_counter() - began - self.orders / rate
@@ -138,15 +141,15 @@ class SwapWatch:
 
     @property
     def unseen(self) -> int:
-        """Orders of new customers whose move hasn't been seen."""
+        """The number of orders of new customers without a visible move."""
         return len(self._sent)
 
     def spread(self, begin: float, end: float) -> LatencySpread:
-        """From just before `send` to visible, of the new customers' orders sent in this span of seconds since 1970."""
+        """Return latencies of the new customers' orders sent in this span (seconds since 1970)."""
         return LatencySpread.of(np.array([ms for sent, ms in self._took if begin <= sent < end], dtype=np.float64))
 
     async def follow(self, changes: str, consumer: Any) -> None:
-        """Take all that comes, of moves (topic `changes`) and of models."""
+        """Note all moves (topic `changes`) and activations."""
         decoder = msgspec.json.Decoder(SeenMove)
         while True:
             answer = await consumer.getmany(timeout_ms=1_000, max_records=_A_CALL)
@@ -160,6 +163,6 @@ class SwapWatch:
 
 
 def following(settings: Settings, watch: SwapWatch) -> AbstractAsyncContextManager[AIOKafkaProducer]:
-    """Follow moves and activations within this block. Gives a producer for `SwapWatch.send`."""
+    """Note moves and activations within the block. Yields a producer for `SwapWatch.send`."""
     topics = [settings.changes_topic, settings.models_topic]
-    return beside(settings, topics, partial(watch.follow, settings.changes_topic), max_batch_size=BATCH_BYTES)
+    return following_topics(settings, topics, partial(watch.follow, settings.changes_topic), max_batch_size=BATCH_BYTES)

@@ -1,7 +1,7 @@
-"""Start-up and takeover: how long a worker takes until all shards are its own, by how far Redis lags behind Kafka.
+"""Start-up and takeover: the time until a worker owns all shards, by the number of orders that Redis lags behind Kafka.
 
-Redis is put back to how it stood some orders ago, as after a restore or a fail-over; Kafka has told everything. The worker must catch
-up in silence: whatever it tells in a takeover is wrong, unless time alone has moved a customer meanwhile.
+Redis is put back to its content some orders ago, as after a restore or a fail-over, while Kafka has every move. The
+worker must catch up in silence: a takeover may only publish moves by time.
 """
 
 from __future__ import annotations
@@ -35,51 +35,55 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key
 from stream.storage.reads import read_states
 
-LAGS: Final = (5 / 6, 1 / 12, 1 / 120, 0.0)  # parts of all orders: 100,000, 10,000, 1,000 and none of the usual 120,000
+LAGS: Final = (
+    5 / 6,
+    1 / 12,
+    1 / 120,
+    0.0,
+)  # shares of all orders: 100,000, 10,000, 1,000 and none of the default 120,000
 _PATIENCE_S: Final = 120.0
-_LEAST_S: Final = 0.5  # less than this on top of a takeover without lag is the noise of starts
+_LEAST_S: Final = 0.5  # a smaller difference to a takeover without lag is noise
 _METRIC: Final = "segstream_takeover_seconds"
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """The takeovers with Redis so many orders behind Kafka."""
+    """The takeovers at one lag of Redis behind Kafka."""
 
     orders: int
     rebuilt: bool  # Redis was emptied by `segstream rebuild`
-    ready_s: list[float]  # of each: from the start of the process until all shards are owned and have caught up
+    ready_s: list[float]  # of each takeover: from the start of the process until all shards are owned and caught up
     ready_p50_s: float
-    takeover_p50_s: float  # of it, since the first shard's takeover began
-    shard_p50_s: float  # a shard's takeover as the worker's metric has it: the shards' mean; the takeovers' median
-    orders_per_s: (
-        float | None
-    )  # read again, over what the takeover took longer than without a lag; None: too little to tell
+    takeover_p50_s: float  # the part of it since the first shard's takeover began
+    shard_p50_s: float  # of one shard, by the worker's metric: mean of the shards, median of the takeovers
+    # The lag, over the time that the takeover took longer than without a lag; None: too short a time to measure.
+    orders_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Takeovers:
-    """One worker takes over all shards, at each lag."""
+    """Takeovers of all shards by one worker, at each lag."""
 
     orders: int
     customers: int
     shards: int
-    times: int  # of each lag but the rebuilt one
+    times: int  # takeovers at each lag but the rebuilt one
     lags: list[Lag]  # the shortest first, the rebuilt one last
-    moved_by_time: int  # told while this was measured, and rightly so
+    moved_by_time: int  # moves by time, published during the takeovers
     checks: Checked
 
 
 @dataclass(frozen=True, slots=True)
 class RedisDump:
-    """What Redis has of a deployment's shards at some instant: each key as DUMP gives it (None: it isn't there)."""
+    """A deployment's shards in Redis at one instant: each key as DUMP returns it (None: it doesn't exist)."""
 
     lag: int
     rebuilt: bool
-    dumps: list[dict[str, bytes | None]]  # by shard
+    shards: list[dict[str, bytes | None]]
 
 
 class TakeoverTimes(NamedTuple):
-    """Of one takeover of all shards, in seconds: see `Lag`."""
+    """The times of one takeover of all shards, in seconds: see `Lag`."""
 
     ready_s: float
     takeover_s: float
@@ -88,7 +92,7 @@ class TakeoverTimes(NamedTuple):
 
 @dataclass(slots=True)
 class Shards:
-    """A deployment's shards in Redis. No other key is touched: other rows' deployments lie beside them."""
+    """A deployment's shards in Redis. No other key is touched: other rows' deployments are in the same Redis."""
 
     settings: Settings
     redis: Redis
@@ -99,7 +103,7 @@ class Shards:
         self.keys = [ShardKeys(group, topic, p) for p in range(self.settings.partitions)]
 
     def dump(self, lag: int, *, rebuilt: bool = False) -> RedisDump:
-        """As they stand. Each shard at one instant, as its commits are."""
+        """Return the shards' present keys, each shard at one instant."""
         dumps = []
         for keys in self.keys:
             pipe = self.redis.pipeline(transaction=True)
@@ -108,35 +112,35 @@ class Shards:
             dumps.append(dict(zip(keys.all(), pipe.execute(), strict=True)))
         return RedisDump(lag, rebuilt, dumps)
 
-    def restore(self, snapshot: RedisDump) -> None:
-        """Put them back, and forget who owned them. No worker may run."""
-        for dumps in snapshot.dumps:
+    def restore(self, dump: RedisDump) -> None:
+        """Put the shards back, and delete their owners' statuses. No worker may run."""
+        for values in dump.shards:
             pipe = self.redis.pipeline(transaction=True)
-            pipe.delete(*dumps)
-            for key, value in dumps.items():
+            pipe.delete(*values)
+            for key, value in values.items():
                 if value is not None:
                     pipe.restore(key, 0, cast("Any", value))
             pipe.execute()
         self.redis.delete(self._status)
 
-    def told(self) -> list[str]:
-        """The states in which their owners say they are, of those that have one."""
+    def statuses(self) -> list[str]:
+        """Return the states that the shards' owners report."""
         shown = cast("dict[bytes, bytes]", self.redis.hgetall(self._status))
         return [msgspec.json.decode(value, type=ShardStatus).state for value in shown.values()]
 
     def at_rest(self) -> bool:
-        """Whether nobody is due: a takeover makes everyone due whose orders it has read again."""
+        """Return whether no customer is due: a takeover makes those due whose orders it has read again."""
         pipe, now_ms = self.redis.pipeline(transaction=False), time.time_ns() // 1_000_000
         for keys in self.keys:
             pipe.zcount(keys.due, "-inf", now_ms)
         return not any(pipe.execute())
 
-    def settled(self, place: Heads) -> bool:
-        """Whether all orders of this place are worked off, too."""
-        return place.progress().finished and self.at_rest()
+    def settled(self, heads: Heads) -> bool:
+        """Return whether all orders are stored and no customer is due."""
+        return heads.progress().finished and self.at_rest()
 
     def states(self) -> dict[bytes, bytes]:
-        """Every customer's state."""
+        """Return every customer's state."""
         return {customer: value for keys in self.keys for customer, value in read_states(self.redis, keys)}
 
     @property
@@ -153,26 +157,26 @@ def measure_takeovers(
     times: int,
     report: Callable[[str], None],
 ) -> Takeovers:
-    """Work off the orders, then let a new worker take over `times` times at each lag (rebuilt: once); check that it tells nothing.
+    """Process the orders, let new workers take over `times` times at each lag (rebuilt: once), and check the outputs.
 
-    The topics are there, the model is active, and there are no orders yet. Raises BenchError where a worker doesn't end well.
+    The topics exist, the model is active, and there are no orders yet. Raises BenchError where a worker fails.
     """
     shards, expected = Shards(settings, redis), recompute(orders)
     begins = asyncio.run(end_offsets(settings, settings.orders_topic))
-    report(f"working off {len(orders):,} orders in stages")
-    snapshots = _stages(shards, folder, orders, begins)
-    place = Heads(settings, redis, begins, asyncio.run(end_offsets(settings, settings.orders_topic)))
+    report(f"processing {len(orders):,} orders in stages")
+    dumps = _stages(shards, folder, orders, begins)
+    heads = Heads(settings, redis, begins, asyncio.run(end_offsets(settings, settings.orders_topic)))
     before, reference = asyncio.run(check_worker(settings, redis, expected)), shards.states()
-    snapshots.append(_rebuilt(shards, folder, len(orders)))
+    dumps.append(_rebuilt(shards, folder, len(orders)))
     problems = list(before.problems)
-    took: list[list[TakeoverTimes]] = [[] for _ in snapshots]
+    took: list[list[TakeoverTimes]] = [[] for _ in dumps]
     for number in range(times):
         last = number == times - 1
-        for snapshot, row in zip(snapshots, took, strict=True):
-            if snapshot.rebuilt and not last:
+        for dump, row in zip(dumps, took, strict=True):
+            if dump.rebuilt and not last:
                 continue  # the longest by far: once is enough
-            report(f"takeover {number + 1} of {times}, Redis {snapshot.lag:,} orders behind")
-            row.append(_take_over(shards, folder, place, snapshot, rest=last))
+            report(f"takeover {number + 1} of {times}, Redis {dump.lag:,} orders behind")
+            row.append(_take_over(shards, folder, heads, dump, rest=last))
             problems += differences(reference, shards.states())
     checked = asyncio.run(check_worker(settings, redis, expected))
     for problem in (*problems, *unexpected_moves(before, checked)):
@@ -182,7 +186,7 @@ def measure_takeovers(
         customers=len(expected),
         shards=len(shards.keys),
         times=times,
-        lags=lags_of(snapshots, took),
+        lags=lags_of(dumps, took),
         moved_by_time=checked.moves - before.moves,
         checks=checked,
     )
@@ -191,7 +195,7 @@ def measure_takeovers(
 def _stages(
     shards: Shards, folder: Path, orders: Sequence[tuple[bytes, bytes]], begins: dict[int, int]
 ) -> list[RedisDump]:
-    """Send the orders up to each lag and let one worker work them off: Redis at each, the shortest lag first."""
+    """Send the orders in stages, one worker processing them; return Redis at each lag, the shortest lag first."""
     settings, found = shards.settings, list[RedisDump]()
     rest = iter(orders)
     sent = 0
@@ -200,8 +204,8 @@ def _stages(
             asyncio.run(preload(settings, islice(rest, len(orders) - lag - sent)))
             sent = len(orders) - lag
             ends = asyncio.run(end_offsets(settings, settings.orders_topic))
-            place = Heads(settings, shards.redis, begins, ends)
-            until(partial(shards.settled, place), child, _PATIENCE_S + sent / 1_000)
+            heads = Heads(settings, shards.redis, begins, ends)
+            until(partial(shards.settled, heads), child, _PATIENCE_S + sent / 1_000)
             if lag:
                 found.append(shards.dump(lag))
         end_worker(child)
@@ -209,7 +213,7 @@ def _stages(
 
 
 def _rebuilt(shards: Shards, folder: Path, orders: int) -> RedisDump:
-    """Redis as `segstream rebuild` leaves it."""
+    """Run `segstream rebuild`, and return Redis after it."""
     arguments = ["-m", "stream.cli", "rebuild", "--yes"]
     with MeasuredProcess("rebuild", arguments, folder=folder, environment=environment(shards.settings)) as child:
         child.process.wait(_PATIENCE_S)
@@ -217,19 +221,19 @@ def _rebuilt(shards: Shards, folder: Path, orders: int) -> RedisDump:
     return shards.dump(orders, rebuilt=True)
 
 
-def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: RedisDump, *, rest: bool) -> TakeoverTimes:
-    """Put Redis back, start a worker, and end it when it is ready; `rest`: when it has looked again at everyone it made due, too."""
-    shards.restore(snapshot)
+def _take_over(shards: Shards, folder: Path, heads: Heads, dump: RedisDump, *, rest: bool) -> TakeoverTimes:
+    """Put Redis back, start a worker, and end it when it is ready; `rest`: and when no customer is due."""
+    shards.restore(dump)
     port = free_port()
     settings = shards.settings.model_copy(update={"http_port": port})
-    name = f"takeover-{'rebuilt' if snapshot.rebuilt else snapshot.lag}"
+    name = f"takeover-{'rebuilt' if dump.rebuilt else dump.lag}"
     began = time.perf_counter()
     with start_worker(settings, name, folder) as child:
-        patience_s = _PATIENCE_S + snapshot.lag / 1_000
-        until(lambda: bool(shards.told()), child, patience_s)
+        patience_s = _PATIENCE_S + dump.lag / 1_000
+        until(lambda: bool(shards.statuses()), child, patience_s)
         first = time.perf_counter()
         running = ["running"] * len(shards.keys)
-        until(lambda: shards.told() == running and place.progress().finished, child, patience_s)
+        until(lambda: shards.statuses() == running and heads.progress().finished, child, patience_s)
         ready = time.perf_counter()
         shard_s = _shard_s(port)
         if rest:
@@ -239,15 +243,15 @@ def _take_over(shards: Shards, folder: Path, place: Heads, snapshot: RedisDump, 
 
 
 def _shard_s(port: int) -> float:
-    """What the worker's metric says of its takeovers so far: their mean. Raises BenchError where it tells of none."""
-    told = {sample.name: sample.value for sample in worker_metrics.read(port) if sample.name.startswith(_METRIC)}
-    if not (count := told.get(f"{_METRIC}_count")):
-        raise BenchError(f"{HOST}:{port}/metrics tells of no {_METRIC}, though all shards were taken over.")
-    return told[f"{_METRIC}_sum"] / count
+    """Return the mean of the takeovers so far, by the worker's metric. Raises BenchError where it has none."""
+    found = {sample.name: sample.value for sample in worker_metrics.read(port) if sample.name.startswith(_METRIC)}
+    if not (count := found.get(f"{_METRIC}_count")):
+        raise BenchError(f"{HOST}:{port}/metrics has no {_METRIC}, though all shards were taken over.")
+    return found[f"{_METRIC}_sum"] / count
 
 
 def differences(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> list[str]:
-    """What a takeover has made of the states that it shouldn't have: each is the same to the byte, or time has moved its customer, once."""
+    """Return a text where a takeover changed a state other than by one move by time; else []."""
     if before.keys() != after.keys():
         return [f"{len(after):,} customers after a takeover, {len(before):,} before it"]
     wrong = [customer for customer, value in before.items() if not _same(value, after[customer])]
@@ -255,33 +259,33 @@ def differences(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> list[s
 
 
 def _same(before: bytes, after: bytes) -> bool:
-    """Whether nothing has changed, or what was announced alone, by one move."""
-    told = announcement(before)
-    return before == after or (announcement(after)[1] == told[1] + 1 and with_announcement(after, *told) == before)
+    """Return whether the states are the same, to the byte, or differ by one announced move alone."""
+    old = announcement(before)
+    return before == after or (announcement(after)[1] == old[1] + 1 and with_announcement(after, *old) == before)
 
 
 def unexpected_moves(before: Checked, after: Checked) -> list[str]:
-    """Moves told in the takeovers that have another cause than time."""
+    """Return texts on moves that takeovers published and time didn't cause."""
     causes = sorted({*before.causes, *after.causes} - {Cause.SILENCE})
     more = {cause: after.causes.get(cause, 0) - before.causes.get(cause, 0) for cause in causes}
-    return [f"{count} moves told in takeovers: {cause}" for cause, count in more.items() if count]
+    return [f"{count} moves published in takeovers: {cause}" for cause, count in more.items() if count]
 
 
-def lags_of(snapshots: Iterable[RedisDump], took: Iterable[Sequence[TakeoverTimes]]) -> list[Lag]:
-    """The figures of each lag. The first snapshot is the one without a lag."""
+def lags_of(dumps: Iterable[RedisDump], took: Iterable[Sequence[TakeoverTimes]]) -> list[Lag]:
+    """Return the figures of each lag. The first dump is the one without a lag."""
     found: list[Lag] = []
-    for snapshot, row in zip(snapshots, took, strict=True):
+    for dump, row in zip(dumps, took, strict=True):
         takeover_s = median(one.takeover_s for one in row)
         longer_s = takeover_s - (found[0].takeover_p50_s if found else takeover_s)
         found.append(
             Lag(
-                orders=snapshot.lag,
-                rebuilt=snapshot.rebuilt,
+                orders=dump.lag,
+                rebuilt=dump.rebuilt,
                 ready_s=[round(one.ready_s, 3) for one in row],
                 ready_p50_s=round(median(one.ready_s for one in row), 3),
                 takeover_p50_s=round(takeover_s, 3),
                 shard_p50_s=round(median(one.shard_s for one in row), 3),
-                orders_per_s=round(snapshot.lag / longer_s, 1) if longer_s >= _LEAST_S else None,
+                orders_per_s=round(dump.lag / longer_s, 1) if longer_s >= _LEAST_S else None,
             )
         )
     return found

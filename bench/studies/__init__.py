@@ -1,1 +1,1 @@
-"""Longer questions with a command line of their own, answered without servers or with few. Imported by nothing."""
+"""Studies without a Kafka broker, and the training of a million customers: programs of their own."""

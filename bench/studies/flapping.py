@@ -1,7 +1,7 @@
-"""`python -m bench.studies.flapping --data DIR`: what margin and dwell do to moves, flaps and delay, as Markdown.
+"""The effect of margin and dwell on moves, flaps and delay, as Markdown: `python -m bench.studies.flapping --data DIR`.
 
-Orders are replayed in event time through the scoring step, the very object that a worker runs, with states and due times
-in memory. One model is fitted at the start by the trainer's recipe, and then scores under each margin and dwell.
+Orders are replayed in event time through the worker's own scoring step, with states and due index in memory. One model
+is trained at the start by the trainer's recipe, and then scores with each margin and dwell.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BY_TIME: Final = (Cause.SILENCE, Cause.WINDOW)
 
 
 class Hop(NamedTuple):
-    """A move. Segments by name."""
+    """A move between segments, by their names."""
 
     at: int  # ms
     source: str | None
@@ -49,11 +49,11 @@ class Hop(NamedTuple):
     by_time: bool
 
 
-Hops = dict[str, list[Hop]]  # by customer, in their order; the first is that of the model's start
+Hops = dict[str, list[Hop]]  # by customer, in time order; the first is at the model's activation
 
 
 class OrderHistory(NamedTuple):
-    """Rows by time; the model is fitted at `start_ms`, and moves count from there to `end_ms`."""
+    """Rows in time order; the model is trained at `start_ms`, and moves count from there to `end_ms`."""
 
     title: str
     rows: list[OrderRow]
@@ -63,36 +63,36 @@ class OrderHistory(NamedTuple):
 
 
 class MarginResult(NamedTuple):
-    """What a margin and a dwell come to. Shares are parts of 1."""
+    """The result of one margin and dwell. Shares are parts of 1."""
 
     moves_per_year: float  # of one customer
-    flaps: float  # share of the moves that go back where the customer came from at most 7 days before
-    delay_days: float  # median, of the lasting moves by time without margin and dwell
-    missed: float  # share of these that are never told while they last
+    flaps: float  # share of the moves that return the customer to the segment left at most 7 days before
+    delay_days: float  # median over the lasting moves, which are by time, without margin and dwell
+    missed: float  # share of the lasting moves that are never published while they last
 
 
 @dataclass(frozen=True, slots=True)
 class FlappingTable:
-    """All that was measured on one shop."""
+    """The results for one history of orders."""
 
-    shop: OrderHistory
-    customers: int  # who had a segment at the start
-    lasting: int  # moves that the delay is measured on
+    history: OrderHistory
+    customers: int  # with a segment at the start
+    lasting: int  # moves on which the delay is measured
     cells: dict[tuple[float, int], MarginResult]  # by margin and dwell in days
 
 
 def retail(folder: Path) -> OrderHistory:
-    """Online Retail, from half a year on."""
+    """Return Online Retail; the second half-year counts."""
     with in_time_order(read_orders(folder / "online_retail" / "orders.csv.gz", currency="GBP")) as ordered:
         return OrderHistory("Online Retail", list(ordered), "GBP", parse_at("2011-06-01"), parse_at("2011-12-10"))
 
 
 def synthetic(customers: int, seed: int = 1) -> OrderHistory:
-    """A shop of three years, of which the third counts: long enough for orders to leave the window.
+    """Return synthetic orders of three years, of which the third counts: orders have left the window by then.
 
-    Each customer joins within the first two years, buys at a rate of their own (gamma, shape 1.5, six a year in the mean)
-    during a lifetime of their own (exponential, two years in the mean), and spends round a mean of their own. 6 % of the
-    orders are refunded, whole, within two weeks.
+    Each customer joins within the first two years, and has an own rate of orders (gamma, shape 1.5, mean six a year),
+    an own lifetime (exponential, mean two years) and an own mean amount. 6 % of the orders are refunded in full within
+    two weeks.
     """
     rng = np.random.default_rng(seed)
     begin = parse_at("2020-01-01")
@@ -101,8 +101,8 @@ def synthetic(customers: int, seed: int = 1) -> OrderHistory:
     for number in range(customers):
         name, at = f"C{number:05}", begin + rng.uniform(0, 2 * YEAR_DAYS) * DAY_MS
         gap_ms = YEAR_DAYS * DAY_MS / max(rng.gamma(1.5, 4.0), 0.05)
-        gone, spend = at + rng.exponential(2 * YEAR_DAYS) * DAY_MS, rng.lognormal(3.5, 0.7)
-        while at < min(gone, end):
+        end_of_life, spend = at + rng.exponential(2 * YEAR_DAYS) * DAY_MS, rng.lognormal(3.5, 0.7)
+        while at < min(end_of_life, end):
             order = placed(f"o{len(rows)}", name, int(at), _cents(rng.lognormal(0.0, 0.5) * spend), "USD")
             rows.append(order)
             if rng.random() < 0.06 and (back := int(at + rng.uniform(0.5, 14) * DAY_MS)) < end:
@@ -113,7 +113,7 @@ def synthetic(customers: int, seed: int = 1) -> OrderHistory:
 
 
 def _cents(amount: float) -> int:
-    """An amount in ten-thousandths, in whole cents."""
+    """Return an amount in ten-thousandths, rounded to cents."""
     return max(round(amount * 100), 1) * UNITS // 100
 
 
@@ -135,30 +135,30 @@ def _five_segments(snapshot: CustomerSnapshot) -> SegmentModel:
 
 
 def measure_all(
-    shop: OrderHistory, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS
+    orders: OrderHistory, margins: Sequence[float] = MARGINS, dwells: Sequence[int] = DWELLS_DAYS
 ) -> FlappingTable:
-    """Replay the shop under every margin and dwell, and without either."""
-    history = MemoryReplay(shop.currency, Rules())
-    history.send([row for row in shop.rows if row.at_ms < shop.start_ms], until_ms=shop.start_ms)
-    model = _five_segments(snapshot_of(history))
-    rest = [row for row in shop.rows if row.at_ms >= shop.start_ms]
+    """Replay the orders with every margin and dwell, and without either."""
+    before = MemoryReplay(orders.currency, Rules())
+    before.send([row for row in orders.rows if row.at_ms < orders.start_ms], until_ms=orders.start_ms)
+    model = _five_segments(snapshot_of(before))
+    rest = [row for row in orders.rows if row.at_ms >= orders.start_ms]
 
     def hops(margin: float, dwell_days: int) -> Hops:
-        one = history.copy(dwell_ms=dwell_days * DAY_MS)
+        one = before.copy(dwell_ms=dwell_days * DAY_MS)
         one.start(model.model_copy(update={"margin": margin}))
-        known = {move.customer_id for move in one.told()}
-        one.send(rest, until_ms=shop.end_ms)
-        return by_customer(one.told(), known)
+        known = {move.customer_id for move in one.moves()}
+        one.send(rest, until_ms=orders.end_ms)
+        return by_customer(one.moves(), known)
 
     plain = hops(0.0, 0)
-    wanted = list(lasting(plain, shop.end_ms))
-    years = (shop.end_ms - shop.start_ms) / (YEAR_DAYS * DAY_MS) * len(plain)
+    wanted = list(lasting(plain, orders.end_ms))
+    years = (orders.end_ms - orders.start_ms) / (YEAR_DAYS * DAY_MS) * len(plain)
     cells = {(margin, dwell): measure(hops(margin, dwell), wanted, years) for dwell in dwells for margin in margins}
-    return FlappingTable(shop, len(plain), len(wanted), cells)
+    return FlappingTable(orders, len(plain), len(wanted), cells)
 
 
 def by_customer(moves: Iterable[SegmentChanged], known: set[str]) -> Hops:
-    """The moves of those who had a segment from the model's start on."""
+    """Return the moves of the customers with a segment from the model's activation on."""
     found: Hops = {}
     for move in moves:
         if move.customer_id in known and move.to is not None:
@@ -168,7 +168,7 @@ def by_customer(moves: Iterable[SegmentChanged], known: set[str]) -> Hops:
 
 
 def lasting(hops: Hops, end_ms: int) -> Iterator[tuple[str, str, int, int]]:
-    """The moves by time that hold for 30 days or more: customer, segment, from (ms), until (ms)."""
+    """Yield the moves by time that last 30 days or more: customer, segment, from (ms), until (ms)."""
     for customer, own in hops.items():
         ends = [*(hop.at for hop in own[1:]), end_ms]
         for hop, until in zip(own, ends, strict=True):
@@ -177,10 +177,11 @@ def lasting(hops: Hops, end_ms: int) -> Iterator[tuple[str, str, int, int]]:
 
 
 def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: float) -> MarginResult:
-    """One margin and dwell against the lasting moves without; `years`: of all customers together.
+    """Compare one margin and dwell with the lasting moves without either; `years`: of all customers together.
 
-    >>> there = Hop(0, None, "A", by_time=False), Hop(DAY_MS, "A", "B", by_time=True), Hop(3 * DAY_MS, "B", "A", by_time=False)
-    >>> measure({"c": list(there)}, [("c", "B", 0, 40 * DAY_MS)], years=1.0)
+    >>> first, second = Hop(0, None, "A", by_time=False), Hop(DAY_MS, "A", "B", by_time=True)
+    >>> third = Hop(3 * DAY_MS, "B", "A", by_time=False)
+    >>> measure({"c": [first, second, third]}, [("c", "B", 0, 40 * DAY_MS)], years=1.0)
     MarginResult(moves_per_year=2.0, flaps=0.5, delay_days=1.0, missed=0.0)
     """
     moves = [pair for own in hops.values() for pair in pairwise(own)]
@@ -188,17 +189,17 @@ def measure(hops: Hops, wanted: Sequence[tuple[str, str, int, int]], years: floa
         then.source is not None and was.source == then.target and then.at - was.at <= FLAP_MS for was, then in moves
     )
     delays = [_delay(hops.get(customer, ()), target, since, until) for customer, target, since, until in wanted]
-    told = [delay for delay in delays if delay is not None]
+    published = [delay for delay in delays if delay is not None]
     return MarginResult(
         moves_per_year=len(moves) / years,
         flaps=flaps / max(len(moves), 1),
-        delay_days=float(np.median(told)) / DAY_MS if told else 0.0,
-        missed=1 - len(told) / len(delays) if delays else 0.0,
+        delay_days=float(np.median(published)) / DAY_MS if published else 0.0,
+        missed=1 - len(published) / len(delays) if delays else 0.0,
     )
 
 
 def _delay(own: Sequence[Hop], target: str, since: int, until: int) -> int | None:
-    """How much later than `since` (ms) the customer is told to be in the segment; None: not before `until`."""
+    """Return how long after `since` (ms) the move to the segment is published; None: not before `until`."""
     ends = [*(hop.at for hop in own[1:]), until]
     for hop, end in zip(own, ends, strict=True):
         if hop.target == target and end > since and hop.at < until:
@@ -207,9 +208,9 @@ def _delay(own: Sequence[Hop], target: str, since: int, until: int) -> int | Non
 
 
 def markdown(table: FlappingTable) -> str:
-    """The table of one shop, a row a margin."""
-    shop = table.shop
-    span = f"{_day(shop.start_ms)} to {_day(shop.end_ms)}"
+    """Return the results of one history as a table, one row for each margin."""
+    orders = table.history
+    span = f"{_day(orders.start_ms)} to {_day(orders.end_ms)}"
     head = ["margin"]
     dwells = sorted({dwell for _, dwell in table.cells})
     for dwell in dwells:
@@ -219,7 +220,7 @@ def markdown(table: FlappingTable) -> str:
             "delay",
             "missed",
         ]
-    lines = [f"**{shop.title}**: {table.customers:,} customers, {span}, {table.lasting:,} lasting moves by time", ""]
+    lines = [f"**{orders.title}**: {table.customers:,} customers, {span}, {table.lasting:,} lasting moves by time", ""]
     lines += [f"| {' | '.join(head)} |", f"|{'---:|' * len(head)}"]
     for margin in sorted({margin for margin, _ in table.cells}):
         cells = [f"{margin:g}"]
@@ -234,21 +235,21 @@ def _day(ms: int) -> str:
     return date.fromordinal(date(1970, 1, 1).toordinal() + ms // DAY_MS).isoformat()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure both shops, or the synthetic one alone, and print the tables."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure Online Retail where `--data` names it, then the synthetic orders, and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.flapping", description=__doc__)
     parser.add_argument(
-        "--data", type=Path, help="folder with online_retail/orders.csv.gz; without: the synthetic shop alone"
+        "--data", type=Path, help="folder with online_retail/orders.csv.gz (default: synthetic orders only)"
     )
-    parser.add_argument("--customers", type=int, default=3_000, help="of the synthetic shop")
-    parser.add_argument("--margins", type=float, nargs="+", default=MARGINS, help="on squared distance")
-    parser.add_argument("--dwells", type=int, nargs="+", default=DWELLS_DAYS, help="days")
-    told = parser.parse_args(arguments)
-    if told.data is not None and not (told.data / "online_retail" / "orders.csv.gz").is_file():
-        parser.error(f"--data {told.data}: there is no online_retail/orders.csv.gz")
-    shops = [] if told.data is None else [retail(told.data)]
-    for shop in [*shops, synthetic(told.customers)]:
-        print(markdown(measure_all(shop, told.margins, told.dwells)), end="\n\n")
+    parser.add_argument("--customers", type=int, default=3_000, help="number of synthetic customers")
+    parser.add_argument("--margins", type=float, nargs="+", default=MARGINS, help="margins, in squared distance")
+    parser.add_argument("--dwells", type=int, nargs="+", default=DWELLS_DAYS, help="dwells, in days")
+    arguments = parser.parse_args(argv)
+    if arguments.data is not None and not (arguments.data / "online_retail" / "orders.csv.gz").is_file():
+        parser.error(f"--data {arguments.data}: there is no online_retail/orders.csv.gz")
+    real = [] if arguments.data is None else [retail(arguments.data)]
+    for orders in [*real, synthetic(arguments.customers)]:
+        print(markdown(measure_all(orders, arguments.margins, arguments.dwells)), end="\n\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Rows through the scoring step in event time, with what the engine keeps in Redis and Kafka held in memory."""
+"""A replay of rows through the scoring step in event time, with states, due index and moves in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LARGEST_EVENT: Final = 1_048_576
 
 
 class MemoryRecord(NamedTuple):
-    """A record of the only partition."""
+    """A record of the one partition."""
 
     offset: int
     timestamp: int
@@ -42,7 +42,7 @@ class MemoryRecord(NamedTuple):
 
 @dataclass
 class MemoryReplay:
-    """One shard. What is sent is scored at once, in turns as a worker takes them. Instants and durations in ms."""
+    """One shard. Rows are scored at once, in turns as a worker takes them. Instants and durations are in ms."""
 
     currency: str
     rules: Rules
@@ -50,9 +50,8 @@ class MemoryReplay:
     clock: int = -1
     states: dict[bytes, bytes] = field(default_factory=dict)
     due: dict[bytes, int] = field(default_factory=dict)
-    queue: list[tuple[int, bytes]] = field(
-        default_factory=list
-    )  # of `due`; entries that no longer hold are passed over
+    # A heap of `due`; entries that no longer agree with it are skipped.
+    queue: list[tuple[int, bytes]] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     model: CompiledModel | None = None
 
@@ -61,7 +60,7 @@ class MemoryReplay:
         self._step = ScoringStep(reader, self.rules, dwell_ms=self.dwell_ms)
 
     def copy(self, *, dwell_ms: int) -> MemoryReplay:
-        """The shard as it stands, to go on with under a dwell."""
+        """Return a copy of the shard that goes on with another dwell."""
         return replace(
             self,
             dwell_ms=dwell_ms,
@@ -72,26 +71,26 @@ class MemoryReplay:
         )
 
     def start(self, model: SegmentModel) -> None:
-        """Score by this model from here on; everybody first."""
+        """Rescore all customers with this model, and use it from here on."""
         self.model = CompiledModel.of(model, GROUP, {})
         names = sorted(self.states)
         for begin in range(0, len(names), RESCORE):
             rows = [(name, self.states[name]) for name in names[begin : begin + RESCORE]]
-            self._apply(self._step.rescore(rows, [False] * len(rows), self._frame()))
+            self._apply(self._step.rescore(rows, [False] * len(rows), self._context()))
 
     def send(self, rows: Iterable[OrderRow], *, until_ms: int) -> None:
-        """Send rows by time, and the clock's advances as `segstream replay` does; score all of it. Raises ValueError on what can't be used."""
+        """Score rows in time order, with clock advances as `segstream replay` sends them. Raises ValueError."""
         log = list(self.records(rows, until_ms))
         done = 0
         while done < len(log):
             done += self._turn(log[done : done + TURN_RECORDS])
 
-    def told(self) -> Iterator[SegmentChanged]:
-        """All moves, in their order."""
+    def moves(self) -> Iterator[SegmentChanged]:
+        """Return all moves, in their order."""
         return (msgspec.json.decode(output.value, type=SegmentChanged) for output in self.outputs)
 
     def records(self, rows: Iterable[OrderRow], until_ms: int) -> Iterator[MemoryRecord]:
-        """What these rows are on the topic, with the clock's advances from where the shard stands."""
+        """Yield the records of these rows, with clock advances from the shard's clock on."""
         clock = None if self.clock < 0 else self.clock
         items = timeline(rows, step_ms=(JUMP_DAYS - 1) * DAY_MS, clock_ms=clock, until_ms=until_ms)
         for offset, item in enumerate(items):
@@ -101,26 +100,26 @@ class MemoryReplay:
                 event = ClockAdvanced(id=f"clock@{iso(item.to_ms)}", to=instant(item.to_ms))
                 yield MemoryRecord(offset, until_ms, CONTROL_KEY, encode(event))
 
-    def _frame(self) -> TurnContext:
+    def _context(self) -> TurnContext:
         return TurnContext(self.clock, self.clock, Activation(1, "") if self.model else Activation(), self.model)
 
     def _turn(self, records: list[MemoryRecord]) -> int:
-        plan = self._step.plan(records, 0, self._frame())
+        plan = self._step.plan(records, 0, self._context())
         due = [] if plan.horizon is None else self._fired(plan.horizon)
         fired = [DueEntry(at, key, self.states.get(key)) for at, key in due]
         values = [self.states.get(key) for key in plan.keys]
-        turn = self._step.decide(plan, values, fired, len(fired) > TURN_DUE, self._frame())
+        turn = self._step.decide(plan, values, fired, len(fired) > TURN_DUE, self._context())
         if turn.dead:
             raise ValueError(f"a row can't be used: {turn.dead[0].message}")
         self._apply(turn)
-        # Looked at isn't taken: what the turn left alone is due as before.
+        # Entries that the turn looked at and didn't take are due as before.
         for at, key in due:
             if self.due.get(key) == at:
                 heapq.heappush(self.queue, (at, key))
         return turn.taken
 
     def _fired(self, horizon: int) -> list[tuple[int, bytes]]:
-        """Take the earliest entries before the horizon out of the queue, one more than a turn may hold."""
+        """Take the earliest entries before the horizon from the queue, one more than a turn may hold."""
         found: list[tuple[int, bytes]] = []
         while self.queue and self.queue[0][0] < horizon and len(found) <= TURN_DUE:
             entry = heapq.heappop(self.queue)
@@ -141,12 +140,12 @@ class MemoryReplay:
 
 
 def snapshot_of(shard: MemoryReplay) -> CustomerSnapshot:
-    """What `segtrainer run` would read of a shard."""
+    """Return the snapshot that `segtrainer run` would read of a shard."""
     names = sorted(shard.states)
     head = headers([advance_bytes(shard.states[name], shard.clock, shard.rules) for name in names])
-    stands = head["last"] != NONE
-    known = tuple(name for name, keep in zip(names, stands.tolist(), strict=True) if keep)
-    head = head[stands]
+    has_orders = head["last"] != NONE
+    known = tuple(name for name, keep in zip(names, has_orders.tolist(), strict=True) if keep)
+    head = head[has_orders]
     return CustomerSnapshot(
         customers=known,
         recency_days=(shard.clock - head["last"]) / float(DAY_MS),

@@ -1,11 +1,11 @@
-"""Twelve monthly retrains over a file of orders: how many customers each model moves by itself, and whether names keep their meaning.
+"""Twelve monthly trainings on a file of orders: how many customers each model moves, and whether names last.
 
-    python -m bench.studies.retrains orders.csv.gz --currency GBP [--k 5] [--activate] [--fitted all] [--first 2011-01-01]
+    python -m bench.studies.retrains orders.csv.gz --currency GBP [--k 5] [--activate] [--fitted all]
     python -m bench.studies.retrains cdnow --first 1997-07-01
 
-Each month is trained as `segtrainer run` would: on the customers as of its first day, against the model that is active
-then. A model that the gates refuse, or that moves more customers than the limit, doesn't become active; with --activate
-every one does, as by `segtrainer run --force --activate`.
+Each training is that of `segtrainer run`: on the customers as of the month's first day, against the active model. A
+model that the gates refuse, or that moves more customers than the limit, isn't activated. With --activate every model
+is, as by `segtrainer run --force --activate`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RULES = Rules(WINDOW_DAYS * DAY_MS, 7 * DAY_MS)
 
 @dataclass(frozen=True)
 class Month:
-    """One retrain. `moved`: the part of the customers whom the model would move by itself; None for the first."""
+    """One training. `moved`: the share of the customers that the change of the model would move; None for the first."""
 
     day: str
     customers: int
@@ -45,12 +45,12 @@ class Month:
     moved: float | None
     moved_without_margin: float | None
     names: tuple[str, ...]
-    swapped: tuple[str, ...]  # by where the centroids lie
-    usurped: tuple[str, ...]  # by where the customers were
+    swapped: tuple[str, ...]  # by the centroids
+    usurped: tuple[str, ...]  # by the customers' segments before
 
 
 def months_from(first: datetime) -> list[datetime]:
-    """Give the first days of twelve months.
+    """Return the first days of twelve months.
 
     >>> [day.date().isoformat() for day in months_from(datetime(1997, 7, 1, tzinfo=UTC))[5:7]]
     ['1997-12-01', '1998-01-01']
@@ -64,9 +64,9 @@ def retrains(
 ) -> Iterator[Month]:
     lineage = Lineage()
     for number, day in enumerate(months_from(first), start=1):
-        lesson = _lesson(book, plan, lineage, day, force=activate)
-        becomes_active = lesson.trained is not None and (activate or lesson.may_activate)
-        outcome, trained = lesson.outcome, lesson.trained
+        training = _training(book, plan, lineage, day, force=activate)
+        becomes_active = training.trained is not None and (activate or training.may_activate)
+        outcome, trained = training.outcome, training.trained
         comparison = outcome.comparison
         yield Month(
             day=day.date().isoformat(),
@@ -76,15 +76,15 @@ def retrains(
             moved=comparison.moved if comparison else None,
             moved_without_margin=comparison.moved_without_margin if comparison else None,
             names=tuple(segment.name for segment in outcome.segments),
-            swapped=swapped(lesson, lineage),
-            usurped=usurped(lesson),
+            swapped=swapped(training, lineage),
+            usurped=usurped(training),
         )
         if trained is not None and becomes_active:
             highest = max(lineage.highest_id, *(segment.id for segment in trained.model.segments))
             lineage = Lineage(trained.model, number, highest)
 
 
-def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> TrainingResult:
+def _training(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime, *, force: bool) -> TrainingResult:
     at_ms = int(day.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     snapshot = book.as_of(at_ms)
@@ -100,11 +100,11 @@ def _lesson(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: datetime
     )
 
 
-def swapped(lesson: TrainingResult, lineage: Lineage) -> tuple[str, ...]:
-    """Name the lasting segments that lie nearer to where another one of them lay than to where they lay themselves."""
-    if lesson.trained is None or lineage.active is None:
+def swapped(training: TrainingResult, lineage: Lineage) -> tuple[str, ...]:
+    """Return the names of the lasting segments that lie nearer to the old place of another one than to their own."""
+    if training.trained is None or lineage.active is None:
         return ()
-    model, active = lesson.trained.model, lineage.active
+    model, active = training.trained.model, lineage.active
     before = carried(active, model.features)
     lay = {segment.id: before[i] for i, segment in enumerate(active.segments)}
     lasting = [segment for segment in model.segments if segment.id in lay]
@@ -116,19 +116,19 @@ def swapped(lesson: TrainingResult, lineage: Lineage) -> tuple[str, ...]:
     return tuple(found)
 
 
-def usurped(lesson: TrainingResult) -> tuple[str, ...]:
-    """Name the lasting segments that have more customers from another segment than from their own."""
-    comparison = lesson.outcome.comparison
+def usurped(training: TrainingResult) -> tuple[str, ...]:
+    """Return the names of the lasting segments with more customers from another segment than from their own."""
+    comparison = training.outcome.comparison
     if comparison is None:
         return ()
     came = np.array(comparison.moves)
     ids = [segment.id for segment in comparison.before]
-    columns = enumerate(lesson.outcome.segments)
+    columns = enumerate(training.outcome.segments)
     return tuple(s.name for j, s in columns if s.lasting and ids[int(came[:, j].argmax())] != s.id)
 
 
 def table(months: Sequence[Month]) -> str:
-    """Give the months as Markdown."""
+    """Return the months as Markdown."""
     rows = [
         "| as of | customers | | k | would move | without a margin | segments |",
         "|---|---:|---|---:|---:|---:|---|",
@@ -143,17 +143,17 @@ def table(months: Sequence[Month]) -> str:
 
 
 def moved_by_active(months: Sequence[Month]) -> list[float]:
-    """What each model that replaced another moved. A month whose model stayed out isn't a calm one, so it doesn't count."""
+    """Return the shares of customers that activated models moved. Months without an activation don't count."""
     return [m.moved for m in months if m.verdict == "active" and m.moved is not None]
 
 
 def summary(months: Sequence[Month]) -> str:
     moved = moved_by_active(months)
     stayed = ", ".join(f"{m.verdict} {m.day}" for m in months if m.verdict != "active") or "none"
-    told = (
+    shares = (
         f"median {_percent(statistics.median(moved))}, most {_percent(max(moved))}" if moved else "nothing to measure"
     )
-    return f"{len(moved)} of {len(months) - 1} retrains replaced the active model: {told}. Not activated: {stayed}."
+    return f"{len(moved)} of {len(months) - 1} retrains replaced the active model: {shares}. Not activated: {stayed}."
 
 
 def _percent(share: float | None) -> str:
@@ -162,7 +162,7 @@ def _percent(share: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.studies.retrains", description="Twelve monthly retrains over a file of orders."
+        prog="python -m bench.studies.retrains", description="Train twelve times, monthly, on a file of orders."
     )
     parser.add_argument("file", help="docs/how-to/files.md; or cdnow")
     parser.add_argument("--currency", default="USD")

@@ -1,7 +1,7 @@
-"""How long a training of many customers takes: `python -m bench.studies.training --customers 1000000`.
+"""Duration and memory of a training on many customers: `python -m bench.studies.training --customers 1000000`.
 
-Customers are put into a Valkey of its own as the engine would hold them; then `segtrainer run` trains on them twice, as a process
-like any other: the first model, and one against that.
+The customers are put into a fresh Valkey as the engine would hold them. Then `segtrainer run` trains twice, as a
+process of its own: the first model, and a second one that is compared with it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
 
 OUT: Final = Path("out/bench-training.json")
-TEMPLATES: Final = 4_000  # customers in all detail; the others are these at other times
+TEMPLATES: Final = 4_000  # customers made one by one; the others are copies, shifted in time
 _SEED: Final = 42
 _MOST_ORDERS: Final = 200
-_SPAN_DAYS: Final = 300  # that a customer's orders lie apart at most
+_SPAN_DAYS: Final = 300  # between a customer's first and last order, at most
 _MEAN_RECENCY_DAYS: Final = 75.0
 _A_CALL: Final = 5_000  # customers put into Redis at a time
 _TIMEOUT_S: Final = 1_800
@@ -58,11 +58,11 @@ class TrainingRun:
     peak_rss_mb: float
     verdict: str
     k: int
-    steps: dict[str, float]  # seconds of each step, as the outcome tells them
+    steps: dict[str, float]  # seconds of each step, from the outcome
 
 
 def template(rng: np.random.Generator, rules: Rules) -> Pattern:
-    """Make one customer, the last order at REFERENCE_MS: skewed frequency, lognormal amounts; few have refunds."""
+    """Make a customer, the last order at REFERENCE_MS: skewed frequency, lognormal amounts, few refunds."""
     count = min(int(rng.negative_binomial(0.7, 0.15)) + 1, _MOST_ORDERS)
     size = rng.lognormal(3.6, 0.6)  # of this customer's baskets
     apart = np.sort(rng.integers(0, _SPAN_DAYS * DAY_MS, count - 1)) if count > 1 else np.empty(0, np.int64)
@@ -78,18 +78,18 @@ def template(rng: np.random.Generator, rules: Rules) -> Pattern:
 
 
 def customers(count: int, now_ms: int, rules: Rules) -> Iterator[tuple[bytes, bytes]]:
-    """Give customers and their states: copies of the templates, their last orders at times of their own before now."""
+    """Yield customers and states: copies of the templates, each with its own time of the last order."""
     rng = np.random.default_rng(_SEED)
     templates = min(TEMPLATES, count)
-    for place in range(templates):
-        numbers: NDArray[np.int64] = np.arange(place, count, templates)
+    for first in range(templates):
+        numbers: NDArray[np.int64] = np.arange(first, count, templates)
         recency = np.minimum(rng.exponential(_MEAN_RECENCY_DAYS, numbers.size), 5 * 365) * DAY_MS
         states = shifted(template(rng, rules), now_ms - 2 - recency.astype(np.int64), numbers)
         yield from zip(map(name_of, numbers.tolist()), states, strict=True)
 
 
 def fill(settings: Settings, redis: Any, count: int, now_ms: int) -> None:
-    """Put the customers into their shards, and a head into each. Nobody is in the due index: a training doesn't look there."""
+    """Put the customers and a head into each shard. The due index stays empty: a training doesn't read it."""
     rows: list[list[tuple[bytes, bytes]]] = [[] for _ in range(settings.partitions)]
     keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
 
@@ -115,14 +115,25 @@ def fill(settings: Settings, redis: Any, count: int, now_ms: int) -> None:
 def _head(now_ms: int) -> bytes:
     return encode_head(
         StoreHead(
-            token="bench", turn=1, offset=0, position=0, count=0, clock=now_ms, merge_clock=now_ms, activation=0, version="",
-            cursor=None, quiet=None, cluster="bench", partitions=(8, 8),
+            token="bench",
+            turn=1,
+            offset=0,
+            position=0,
+            count=0,
+            clock=now_ms,
+            merge_clock=now_ms,
+            activation=0,
+            version="",
+            cursor=None,
+            quiet=None,
+            cluster="bench",
+            partitions=(8, 8),
         )
-    )  # fmt: skip
+    )
 
 
 def train(settings: Settings, folder: Path) -> TrainingRun:
-    """Run `segtrainer run` with the default recipe. Raises BenchError where it fails."""
+    """Run `segtrainer run` with the default recipe, and return its figures. Raises BenchError where it fails."""
     began = time.perf_counter()
     with (folder / "train.json").open("w+b") as out, (folder / "train.log").open("w+b") as errors:
         process = subprocess.Popen(
@@ -132,7 +143,7 @@ def train(settings: Settings, folder: Path) -> TrainingRun:
             cwd=ROOT,
             env=environment(settings),
         )
-        # Not by `process.wait`: only wait4 tells what this one child has used.
+        # Not `process.wait`: only wait4 returns the resources that this one child has used.
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
@@ -152,7 +163,7 @@ def train(settings: Settings, folder: Path) -> TrainingRun:
 
 
 def measure(count: int, console: Console) -> dict[str, Any]:
-    """Fill, then train twice. Raises SegstreamError."""
+    """Fill Valkey, train twice, and return the results as JSON has them. Raises SegstreamError."""
 
     def report(line: str) -> None:
         console.print(line, style="dim", markup=False)
@@ -165,7 +176,7 @@ def measure(count: int, console: Console) -> dict[str, Any]:
             report(f"putting {count:,} customers into Valkey")
             fill(settings, redis, count, time.time_ns() // 1_000_000)
             runs = []
-            for what in ("the first model", "another one, against it"):
+            for what in ("the first model", "a second one, against it"):
                 report(f"training: {what}")
                 runs.append(asdict(train(settings, folder)))
             return {
@@ -178,7 +189,7 @@ def measure(count: int, console: Console) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures as Markdown: a row for each step, the steps of both runs beside each other."""
+    """Return the figures as Markdown: a row for each step, a column for each training."""
     first, again = result["first"], result["again"]
     lines = ["| | first model | against the active one |", "|---|---:|---:|"]
     for step in dict.fromkeys([*first["steps"], *again["steps"]]):
@@ -194,19 +205,19 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure, show, write. Ends with 1 where it can't be measured."""
+    """Measure, show and write. Return 1 where the training can't be measured, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.training", description=__doc__)
     parser.add_argument("--customers", type=int, default=1_000_000, help="customers to train on")
-    parser.add_argument("--out", type=Path, default=OUT, help=f"results as JSON ({OUT})")
-    told = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=OUT, help=f"file for the results, JSON (default: {OUT})")
+    arguments = parser.parse_args()
     console = Console(stderr=True)
     try:
-        result = measure(told.customers, console)
+        result = measure(arguments.customers, console)
     except SegstreamError as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
-    told.out.parent.mkdir(parents=True, exist_ok=True)
-    told.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(result))
     return 0
 

@@ -1,4 +1,4 @@
-"""What .ci/browser does on machines with and without a browser, root, apt and a network."""
+"""The script .ci/browser on machines with and without a browser, root, apt and a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INSTALLS = 'printf "#!/bin/sh\\n" > "$BIN/chromium"; chmod +x "$BIN/chromium"'
 
 
 class Machine:
-    """A PATH of its own, with nothing on it but what the script needs and what a test puts there."""
+    """A machine whose PATH has only the script's own tools and those that a test adds."""
 
     def __init__(self, folder: Path) -> None:
         self.bin = folder
@@ -32,7 +32,7 @@ class Machine:
         path.chmod(0o755)
 
     def run(self) -> tuple[int, str]:
-        """Give exit code and stderr."""
+        """Return the exit code and stderr."""
         environment = {"PATH": str(self.bin), "BIN": str(self.bin), "HOME": os.environ.get("HOME", "/")}
         done = subprocess.run([str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=60, check=False)
         return done.returncode, done.stderr
@@ -45,13 +45,13 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_where_there_is_a_browser_nothing_is_installed(machine: Machine) -> None:
+def test_an_existing_browser_is_used(machine: Machine) -> None:
     machine.put("google-chrome")
     machine.put("apt-get", "exit 9")
     assert machine.run() == (0, "")
 
 
-def test_where_there_is_none_root_gets_debians(machine: Machine) -> None:
+def test_root_installs_the_browser_of_debian(machine: Machine) -> None:
     machine.put("apt-get", f'case "$*" in *install*chromium) {INSTALLS};; esac')
     assert machine.run() == (0, "")
 
@@ -65,14 +65,12 @@ def test_where_there_is_none_root_gets_debians(machine: Machine) -> None:
         ("exit 0", 0, "is not on the PATH"),
     ],
 )
-def test_without_a_browser_it_says_so_loudly_and_ends_with_1(
-    machine: Machine, apt: str | None, user: int, why: str
-) -> None:
+def test_without_a_browser_it_warns_and_ends_with_1(machine: Machine, apt: str | None, user: int, why: str) -> None:
     machine.put("id", f"echo {user}")
     if apt is not None:
         machine.put("apt-get", apt)
-    code, told = machine.run()
+    code, errors = machine.run()
     assert code == 1
-    assert "WARNING: no Chromium or Chrome" in told.splitlines()[-1]
-    assert why in told.splitlines()[-1]
+    assert "WARNING: no Chromium or Chrome" in errors.splitlines()[-1]
+    assert why in errors.splitlines()[-1]
     assert not (machine.bin / "chromium").exists()

@@ -1,4 +1,4 @@
-"""The files round the code: what can be checked of them without a Docker engine or a network."""
+"""The files for deployment and CI, as far as they can be checked without a Docker engine or a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compose() -> dict[str, Any]:
 
 
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """As a container sees it where the caller has set nothing: ${NAME:-default} is its default."""
+    """Return a service's environment where the caller sets no variables: ${NAME:-default} is its default."""
     return {k: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(v)) for k, v in service.get("environment", {}).items()}
 
 
@@ -52,7 +52,7 @@ def test_follows_its_schema(schema: str, file: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hadolint_has_nothing_to_say_of_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = run(BIN / "hadolint", "--no-color", "Dockerfile")
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
@@ -72,7 +72,7 @@ def test_a_service_starts_with_settings_that_exist(name: str, monkeypatch: pytes
     assert settings.redis_url.get_secret_value() == "redis://valkey:6379/0"
 
 
-def test_all_services_are_of_one_deployment() -> None:
+def test_all_services_have_the_settings_of_one_deployment() -> None:
     plain = {}
     for name, service in our_services().items():
         settings = environment_of(service)
@@ -93,14 +93,14 @@ def test_a_service_runs_a_command_that_exists(name: str) -> None:
     assert "Usage" in done.stdout
 
 
-def test_what_serves_health_is_asked_on_the_port_it_serves() -> None:
+def test_health_checks_use_the_port_of_their_service() -> None:
     for name, variable in (("worker", "HTTP"), ("dispatcher", "HTTP"), ("trainer", "SCHEDULE_HTTP")):
         service = our_services()[name]
         port = environment_of(service)[f"{PREFIX}{variable}_PORT"]
         assert f":{port}/health" in service["healthcheck"]["test"][-1]
 
 
-def test_everything_that_stays_up_has_a_health_check_and_comes_back() -> None:
+def test_every_long_running_service_has_a_health_check_and_restarts() -> None:
     for name, service in compose()["services"].items():
         if name != "topics":
             assert service["restart"] == "unless-stopped", name
@@ -112,7 +112,7 @@ def test_kafka_is_the_version_that_the_tests_run_on() -> None:
 
 
 def pins(lock: str) -> dict[str, set[str]]:
-    """Name -> versions: more than one where markers choose."""
+    """Return name -> versions: several where markers choose between them."""
     found: dict[str, set[str]] = {}
     for name, version in re.findall(r"(?m)^([a-z0-9._-]+)==(\S+)", (ROOT / lock).read_text()):
         found.setdefault(name, set()).add(version)
@@ -124,7 +124,7 @@ def names(requirements: list[str]) -> set[str]:
     return found - {"segstream"}
 
 
-def test_the_locks_hold_what_the_project_asks_for() -> None:
+def test_the_locks_contain_the_project_s_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     run_time, everything = pins("requirements-run.lock"), pins("requirements.lock")
     assert names(project["dependencies"]) <= set(run_time)
@@ -144,15 +144,15 @@ def test_the_image_installs_with_the_installer_of_the_makefile() -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_alone_tells_of_every_target() -> None:
+def test_make_without_arguments_lists_every_target() -> None:
     phony = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text())
     assert phony
-    told = re.findall(r"(?m)^  make ([\w-]+) +\S.*$", run("make").stdout)
-    assert sorted(told) == sorted(phony[1].split())
+    listed = re.findall(r"(?m)^  make ([\w-]+) +\S.*$", run("make").stdout)
+    assert sorted(listed) == sorted(phony[1].split())
 
 
 def setup_with(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
-    """Run .ci/setup in a copy of its own, where python3 and its kin are this shell script."""
+    """Run a copy of .ci/setup on a PATH where every Python is this shell script."""
     (folder / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "setup", folder / ".ci")
     tools = folder / "bin"
@@ -166,7 +166,7 @@ def setup_with(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_setup_says_what_it_needs_where_python_is_too_old(tmp_path: Path) -> None:
+def test_setup_names_the_needed_version_where_python_is_too_old(tmp_path: Path) -> None:
     done = setup_with(tmp_path, 'test "$1" = --version && echo Python 3.9.2 && exit 0; exit 1')
     assert done.returncode != 0
     assert "found Python 3.9.2, expected Python 3.11 or later" in done.stderr

@@ -1,4 +1,4 @@
-"""A real browser without a window, over the DevTools protocol: what a page looks like, and what it complains about."""
+"""A real headless browser, driven over the DevTools protocol: pictures of a page, and its errors."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ MM_PER_INCH = 25.4
 
 
 def executable() -> str | None:
-    """The browser to test with: $BROWSER_FOR_TESTS, or what there is of Chromium and Chrome."""
+    """Return the browser to test with: $BROWSER_FOR_TESTS, else an installed Chromium or Chrome, else None."""
     return next(filter(None, map(shutil.which, [os.environ.get("BROWSER_FOR_TESTS", ""), *NAMES])), None)
 
 
 @dataclass
 class Page:
-    """A tab. `complaints`: errors and warnings of its console and log, and what it asked the network for."""
+    """A tab. `complaints`: errors and warnings of its console and log, and its network requests."""
 
     socket: aiohttp.ClientWebSocketResponse
     complaints: list[str] = field(default_factory=list)
@@ -38,27 +38,27 @@ class Page:
     _loaded: bool = False
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol; what the tab reports meanwhile is kept."""
+        """Call a method of the protocol, keep the tab's events until then, and return the result."""
         number = next(self._ids)
         await self.socket.send_json({"id": number, "method": method, "params": parameters})
         while True:
-            told = await self._hear()
-            if told.get("id") == number:
-                assert "error" not in told, told
-                result: dict[str, Any] = told["result"]
+            message = await self._receive()
+            if message.get("id") == number:
+                assert "error" not in message, message
+                result: dict[str, Any] = message["result"]
                 return result
 
     async def open(self, address: str) -> None:
-        """Open a page (its URI) and wait until it's loaded."""
+        """Open a page by its URI, and wait until it is loaded."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
         self._loaded = False
         await self.call("Page.navigate", url=address)
         while not self._loaded:
-            await self._hear()
+            await self._receive()
 
     async def look(self, width: int, *, dark: bool = False, media: str = "screen") -> None:
-        """Make the window so wide, light or dark, on a screen or as on paper."""
+        """Set the width of the window, light or dark, for a screen or as for paper."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
@@ -66,37 +66,37 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     async def value(self, expression: str) -> Any:
-        """Evaluate JavaScript."""
+        """Return the value of a JavaScript expression."""
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     async def screenshot(self, top: float | None = None, height: float = 1600) -> bytes:
-        """Give a PNG: of the whole page, or of so many pixels from `top` on."""
+        """Return a PNG of the whole page, or of `height` pixels from `top` on."""
         width, whole = await self.value("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": top or 0, "width": width, "height": whole if top is None else height, "scale": 1}
         shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(shot["data"])
 
     async def pdf(self) -> bytes:
-        """Print it as its style sheet says."""
+        """Return the page as a PDF, printed by its style sheet."""
         await self.call("Emulation.clearDeviceMetricsOverride")
         await self.call("Emulation.setEmulatedMedia", media="", features=[])
         printed = await self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=True)
         return base64.b64decode(printed["data"])
 
-    async def _hear(self) -> dict[str, Any]:
-        told: dict[str, Any] = await self.socket.receive_json(timeout=CALL_S)
-        method, about = told.get("method"), told.get("params", {})
+    async def _receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = await self.socket.receive_json(timeout=CALL_S)
+        method, params = message.get("method"), message.get("params", {})
         if method == "Page.loadEventFired":
             self._loaded = True
         elif method == "Log.entryAdded":
-            self.complaints.append(about["entry"]["text"])
+            self.complaints.append(params["entry"]["text"])
         elif method in {"Runtime.consoleAPICalled", "Runtime.exceptionThrown"}:
-            self.complaints.append(str(about))
-        elif method == "Network.requestWillBeSent" and not about["request"]["url"].startswith("file:"):
-            self.complaints.append(f"asked for {about['request']['url']}")
-        return told
+            self.complaints.append(str(params))
+        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith("file:"):
+            self.complaints.append(f"requested {params['request']['url']}")
+        return message
 
 
 @asynccontextmanager
@@ -114,7 +114,7 @@ async def browser() -> AsyncIterator[Page]:
             "--hide-scrollbars",
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
-            "about:blank",
+            "params:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -131,11 +131,11 @@ async def browser() -> AsyncIterator[Page]:
 
 
 async def _address(process: asyncio.subprocess.Process) -> str:
-    """Read from the browser's own words where it listens: ws://HOST:PORT/devtools/…"""
+    """Return HOST:PORT of the browser's DevTools, from its own output."""
     assert process.stderr is not None
-    said: list[str] = []
+    output: list[str] = []
     while line := (await process.stderr.readline()).decode(errors="replace"):
-        said.append(line)
+        output.append(line)
         if "DevTools listening on ws://" in line:
             return line.split("ws://", 1)[1].split("/", 1)[0]
-    raise AssertionError(f"the browser ended: {''.join(said)}")
+    raise AssertionError(f"the browser ended: {''.join(output)}")

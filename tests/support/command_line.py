@@ -1,4 +1,4 @@
-"""The commands as a user runs them: in this process, or as one of their own."""
+"""The commands as a user runs them, in this process or as a separate one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that make these settings, where they aren't the defaults."""
+    """Return the variables of these settings, as far as they differ from the defaults."""
     chosen = {name: getattr(settings, name) for name in settings.model_fields_set}
     return {
         f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -27,14 +27,14 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def run(settings: Settings, *arguments: str, code: int = 0) -> Any:
-    """Run a command to its end. In the main thread, where it is to take signals."""
+    """Run a command to its end. A command that handles signals must run in the main thread."""
     result = CliRunner().invoke(cli.app, arguments, env=environment(settings), catch_exceptions=code != 0)
     assert result.exit_code == code, result.output
     return result
 
 
 def start(settings: Settings, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a command as a process, with its output in pipes."""
+    """Start a command as a process, its output in pipes."""
     return subprocess.Popen(
         [sys.executable, "-m", "stream.cli", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Metrics as a table of the docs lists them."""
+"""Metrics as rows of the table in the docs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 
 def metric_rows(metrics: object) -> list[tuple[Any, ...]]:
-    """(name, type, labels, help) of each metric that is an attribute."""
+    """Return (name, type, labels, help) of each metric that is an attribute of the object."""
     there = [m for m in vars(metrics).values() if isinstance(m, MetricWrapperBase)]
     assert there
     return [

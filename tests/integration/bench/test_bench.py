@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 if TYPE_CHECKING:
     from stream.settings import Settings
 
-# Some twenty processes start, one after the other: it took 168 s on two busy cores.
+# Some twenty processes start, one after the other: that took 168 s on two busy cores.
 pytestmark = pytest.mark.timeout(300)
 
 ORDERS = 3_000
@@ -48,13 +48,13 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What the whole benchmark printed and wrote, on a stack of its own."""
+    """Return the output and the results of the whole benchmark."""
     return _run(tmp_path_factory.mktemp("bench") / "bench.json", *SMALL, *BRIEF, *TAKEOVER)
 
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """The same of the rows about time, which run by name alone."""
+    """Return the same for the rows about time, which run only by name."""
     return _run(
         tmp_path_factory.mktemp("bench") / "time.json", "--only", "due", "rest", "flood", "swap", *DUE, *REST, *SWAP
     )
@@ -96,54 +96,54 @@ def test_every_row_is_measured_and_its_outputs_are_right(ran: tuple[str, dict[st
 
 
 @pytest.mark.slow
-def test_latency_is_that_of_every_order_behind_the_warm_up(ran: tuple[str, dict[str, Any]]) -> None:
-    told = ran[1]["latency"]
-    assert told["orders"] == told["moves"] == 1_500
-    assert 0 < told["p50_ms"] <= told["p99_ms"] <= told["max_ms"]
+def test_latency_is_that_of_every_order_after_the_warm_up(ran: tuple[str, dict[str, Any]]) -> None:
+    latency = ran[1]["latency"]
+    assert latency["orders"] == latency["moves"] == 1_500
+    assert 0 < latency["p50_ms"] <= latency["p99_ms"] <= latency["max_ms"]
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_or_told_twice_by_a_rolling_restart(ran: tuple[str, dict[str, Any]]) -> None:
-    told = ran[1]["rolling"]
-    assert (told["lost"], told["doubled"]) == (0, 0)
-    assert (told["changes"], told["pauses"]) == (6, 48)
-    assert told["pause_max_ms"] >= told["pause_p99_ms"] >= told["pause_p50_ms"] > 0
+def test_a_rolling_restart_loses_no_move_and_publishes_none_twice(ran: tuple[str, dict[str, Any]]) -> None:
+    rolling = ran[1]["rolling"]
+    assert (rolling["lost"], rolling["doubled"]) == (0, 0)
+    assert (rolling["changes"], rolling["pauses"]) == (6, 48)
+    assert rolling["pause_max_ms"] >= rolling["pause_p99_ms"] >= rolling["pause_p50_ms"] > 0
 
 
 @pytest.mark.slow
-def test_takeovers_are_timed_by_lag_and_tell_nothing(ran: tuple[str, dict[str, Any]]) -> None:
-    told = ran[1]["takeover"]
-    assert [(lag["orders"], lag["rebuilt"]) for lag in told["lags"]] == [
+def test_takeovers_are_timed_by_lag_and_publish_no_moves(ran: tuple[str, dict[str, Any]]) -> None:
+    takeover = ran[1]["takeover"]
+    assert [(lag["orders"], lag["rebuilt"]) for lag in takeover["lags"]] == [
         (0, False),
         (20, False),
         (200, False),
         (2_000, False),
         (2_400, True),
     ]
-    for lag in told["lags"]:
-        assert len(lag["ready_s"]) == told["times"] == 1
+    for lag in takeover["lags"]:
+        assert len(lag["ready_s"]) == takeover["times"] == 1
         assert lag["ready_p50_s"] > lag["takeover_p50_s"] > 0
         assert lag["shard_p50_s"] > 0
-    checks = told["checks"]
+    checks = takeover["checks"]
     assert checks["problems"] == []
-    assert checks["moves"] >= checks["customers"] == told["customers"] > 300
+    assert checks["moves"] >= checks["customers"] == takeover["customers"] > 300
     assert checks["segments_asked"] > 100
-    assert told["moved_by_time"] == checks["causes"].get("silence", 0)
+    assert takeover["moved_by_time"] == checks["causes"].get("silence", 0)
 
 
 @pytest.mark.slow
-def test_profile_knows_where_the_time_went(ran: tuple[str, dict[str, Any]]) -> None:
-    told = ran[1]["profile"]
-    assert told["samples"] > 10
-    assert sum(told["shares"].values()) == pytest.approx(1, abs=0.01)
-    assert set(told["shares"]) <= {stage for stage, _, _ in sampler.STAGES} | {sampler.REST}
+def test_profile_divides_the_time_among_stages(ran: tuple[str, dict[str, Any]]) -> None:
+    profile = ran[1]["profile"]
+    assert profile["samples"] > 10
+    assert sum(profile["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert set(profile["shares"]) <= {stage for stage, _, _ in sampler.STAGES} | {sampler.REST}
 
 
 @pytest.mark.slow
-def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) -> None:
+def test_page_and_table_show_the_results(ran: tuple[str, dict[str, Any]]) -> None:
     printed, result = ran
     text = page(result)
-    assert "outputs checked: all as the orders say" in printed
+    assert "outputs checked: all agree with the orders" in printed
     assert f"p99 {result['latency']['p99_ms']} ms" in printed
     assert f"p99 {result['latency']['p99_ms']} ms" in text
     assert f"longest {result['rolling']['pause_max_ms']} ms" in text
@@ -156,7 +156,7 @@ def test_page_and_table_tell_what_was_measured(ran: tuple[str, dict[str, Any]]) 
 
 
 @pytest.mark.slow
-def test_moves_by_silence_are_timed_and_each_is_right(timed: tuple[str, dict[str, Any]]) -> None:
+def test_moves_by_silence_are_timed_and_correct(timed: tuple[str, dict[str, Any]]) -> None:
     due = timed[1]["due"]
     assert problems(timed[1]) == []
     assert due["busy"]["due"]["count"] == due["quiet"]["due"]["count"] == 200
@@ -171,12 +171,12 @@ def test_rest_costs_the_same_for_any_number_of_customers(timed: tuple[str, dict[
     few, many = rest["rows"]
     assert (few["customers"], many["customers"], rest["skipped"]) == (100, 1_000, [])
     assert many["redis_commands_per_s"] == pytest.approx(few["redis_commands_per_s"], rel=0.5)
-    # Nothing is told, and no head is written: what the logs grow by is a heartbeat of the group's offsets at most.
+    # No move is published and no head is written: at most the group's offsets add to the logs.
     assert max(row["kafka_bytes_per_s"] for row in rest["rows"]) < 2_000
 
 
 @pytest.mark.slow
-def test_a_flood_is_told_whole_while_orders_come(timed: tuple[str, dict[str, Any]]) -> None:
+def test_all_moves_of_a_flood_are_published_under_load(timed: tuple[str, dict[str, Any]]) -> None:
     printed, result = timed
     flood = result["flood"]
     assert flood["drained_s"] > 1
@@ -189,7 +189,7 @@ def test_a_flood_is_told_whole_while_orders_come(timed: tuple[str, dict[str, Any
 
 
 @pytest.mark.slow
-def test_a_new_model_reaches_everyone_at_rest_and_while_orders_come(timed: tuple[str, dict[str, Any]]) -> None:
+def test_a_new_model_rescores_all_customers_at_rest_and_under_load(timed: tuple[str, dict[str, Any]]) -> None:
     printed, result = timed
     swap = result["swap"]
     for kind in ("rest", "load"):
@@ -228,7 +228,7 @@ def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
         assert f"{run['seconds']:.1f}" in done.stdout
 
 
-def test_stages_are_those_of_files_and_functions_that_exist() -> None:
+def test_stages_name_existing_files_and_functions() -> None:
     for _, part, functions in sampler.STAGES:
         if part.startswith(("segmentation/", "stream/")):
             text = (ROOT / part).read_text(encoding="utf-8")
@@ -269,7 +269,7 @@ async def test_checks_see_a_broken_chain(
 
 
 def _sequenced(**sequences: int) -> dict[bytes, bytes]:
-    """States of customers, equal but for the number of moves told."""
+    """Return states that differ in the number of the last move alone."""
     return {name.encode(): pack(CustomerState(segment=2, sequence=n)) for name, n in sequences.items()}
 
 
@@ -287,34 +287,38 @@ def _sequenced(**sequences: int) -> dict[bytes, bytes]:
         (_sequenced(a=1) | {b"b": pack(CustomerState(segment=3, sequence=4, frequency=1))}, True),
     ],
 )
-def test_checks_see_what_a_takeover_changed(after: dict[bytes, bytes], *, wrong: bool) -> None:
+def test_checks_see_states_that_a_takeover_changed(after: dict[bytes, bytes], *, wrong: bool) -> None:
     assert bool(differences(_sequenced(a=1, b=3), after)) == wrong
 
 
-def test_checks_see_what_a_takeover_told() -> None:
+def test_checks_see_moves_that_a_takeover_published() -> None:
     before = Checked(causes={"first": 9, "order": 4})
     assert unexpected_moves(before, Checked(causes={"first": 9, "order": 4, "silence": 2})) == []
-    assert unexpected_moves(before, Checked(causes={"first": 9, "order": 5})) == ["1 moves told in takeovers: order"]
-    assert unexpected_moves(before, Checked(causes={"first": 9, "silence": 2})) == ["-4 moves told in takeovers: order"]
+    assert unexpected_moves(before, Checked(causes={"first": 9, "order": 5})) == [
+        "1 moves published in takeovers: order"
+    ]
+    assert unexpected_moves(before, Checked(causes={"first": 9, "silence": 2})) == [
+        "-4 moves published in takeovers: order"
+    ]
 
 
-def test_page_and_result_name_what_a_takeover_broke() -> None:
-    checks = {"problems": ["1 moves told in takeovers: order"]}
-    assert problems({"rows": [], "takeover": {"checks": checks}}) == ["takeover: 1 moves told in takeovers: order"]
+def test_problems_name_the_row_of_the_takeovers() -> None:
+    checks = {"problems": ["1 moves published in takeovers: order"]}
+    assert problems({"rows": [], "takeover": {"checks": checks}}) == ["takeover: 1 moves published in takeovers: order"]
 
 
-def test_rate_of_reading_again_leaves_out_what_a_takeover_takes_anyway() -> None:
-    snapshots = [
-        RedisDump(0, rebuilt=False, dumps=[]),
-        RedisDump(50, rebuilt=False, dumps=[]),
-        RedisDump(60_000, rebuilt=True, dumps=[]),
+def test_rate_of_reading_again_leaves_out_the_time_of_a_takeover_without_a_lag() -> None:
+    dumps = [
+        RedisDump(0, rebuilt=False, shards=[]),
+        RedisDump(50, rebuilt=False, shards=[]),
+        RedisDump(60_000, rebuilt=True, shards=[]),
     ]
     rows = [
         [TakeoverTimes(3.0, 0.5, 0.4)] * 3,
         [TakeoverTimes(3.1, 0.6, 0.5)] * 3,
         [TakeoverTimes(9, 9, 9), TakeoverTimes(5.4, 2.5, 2.0), TakeoverTimes(5, 2, 1)],
     ]
-    none, little, all_of_them = lags_of(snapshots, rows)
+    none, little, all_of_them = lags_of(dumps, rows)
     assert (none.orders_per_s, little.orders_per_s) == (None, None)
     assert (all_of_them.orders_per_s, all_of_them.ready_p50_s, all_of_them.rebuilt) == (30_000, 5.4, True)
 
@@ -335,16 +339,16 @@ def test_checks_see_a_figure_that_differs(fields: dict[str, int], *, wrong: bool
 
 def test_checks_see_a_segment_that_the_model_would_leave() -> None:
     figures = CustomerTotals(1, 50_000, 7)
-    # One small order, long ago: whoever calls that a champion was told wrong.
+    # One small order, long ago, isn't a champion's.
     long_after = 7 + 200 * 86_400_000
     for segment, wrong in ((5, False), (1, True)):
         checked = Checked()
-        outputs._ask_again([(b"c1", _state(segment=segment), long_after)], {b"c1": figures}, checked)
+        outputs._check_segments([(b"c1", _state(segment=segment), long_after)], {b"c1": figures}, checked)
         assert checked.segments_asked == 1
         assert bool(checked.problems) == wrong
 
 
-async def test_checks_see_customers_that_are_missing(settings: Settings) -> None:
+async def test_checks_see_missing_customers(settings: Settings) -> None:
     expected = await asyncio.to_thread(recompute, bodies(10, 3))
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         checked = await check_worker(settings, redis, expected)

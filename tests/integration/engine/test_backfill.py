@@ -1,4 +1,4 @@
-"""A back-fill through real servers and workers: muted, shown, resumed after a crash, told of once; or given up."""
+"""A backfill on real servers and workers: no moves while it runs, a crash in it, its moves at its end, its expiry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode, instant
-from segmentation.partitioners import murmur2
 from stream.clock import now_ms
 from stream.customers.lookup import customer
 from stream.engine.shard_report import open_backfills, report
@@ -22,6 +21,7 @@ from stream.models.topic import read_published
 from stream.settings import Settings
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, states
 from tests.support.engine.toy_engine import eventually
+from tests.support.orders import send_events
 
 DAY_MS = 86_400_000
 START_MS = 1_500_000_000_000
@@ -33,18 +33,13 @@ HOUR_MS = 3_600_000
 def order(name: str, number: int, day: float, backfill: str | None = None) -> OrderPlaced:
     text = f"{name}-{number}"
     return OrderPlaced(
-        id=text, order_id=text, customer_id=name, occurred_at=instant(START_MS + int(day * DAY_MS)),
-        amount=Amount(f"{20 + number * 7}.00", "USD"), backfill=backfill,
-    )  # fmt: skip
-
-
-async def send(settings: Settings, *events: CustomerEvent) -> None:
-    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for event in events:
-            key = event.customer_id.encode()
-            await producer.send(
-                settings.orders_topic, encode(event), key=key, partition=murmur2(key, settings.partitions)
-            )
+        id=text,
+        order_id=text,
+        customer_id=name,
+        occurred_at=instant(START_MS + int(day * DAY_MS)),
+        amount=Amount(f"{20 + number * 7}.00", "USD"),
+        backfill=backfill,
+    )
 
 
 async def finish(settings: Settings, name: str) -> None:
@@ -54,67 +49,67 @@ async def finish(settings: Settings, name: str) -> None:
             await producer.send(settings.orders_topic, event, key=CONTROL_KEY, partition=partition)
 
 
-def of(everything: list[list[dict[str, Any]]], names: list[str]) -> list[dict[str, Any]]:
-    return [move for partition in everything for move in partition if move["customer_id"] in names]
+def moves_of(names: list[str], moves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [move for partition in moves for move in partition if move["customer_id"] in names]
 
 
 def archive(numbers: range, backfill: str | None = "archive") -> list[CustomerEvent]:
     return [order(name, n, 3 * n, backfill) for n in numbers for name in OLD]
 
 
-async def test_history_is_loaded_while_the_shop_goes_on(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+async def test_history_is_loaded_while_orders_arrive(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(time="event", rescore_slice=7)
     await topics.create(settings)
     await asyncio.to_thread(activate, settings)
     worker = launch(settings, tmp_path, "worker")
     try:
-        await send(settings, *(order(name, 0, 0) for name in [*LIVE, *OLD[:20]]))
+        await send_events(settings, *(order(name, 0, 0) for name in [*LIVE, *OLD[:20]]))
         await settled(settings)
-        before = of(await moves(settings), OLD)
+        before = moves_of(OLD, await moves(settings))
         assert len(before) == 20
-        await send(settings, *archive(range(1, 6)), *(order(name, 1, 16) for name in LIVE))
+        await send_events(settings, *archive(range(1, 6)), *(order(name, 1, 16) for name in LIVE))
         await settled(settings)
-        told = await moves(settings)
-        assert of(told, OLD) == before
-        assert len(of(told, LIVE)) > len(LIVE)
+        published = await moves(settings)
+        assert moves_of(OLD, published) == before
+        assert len(moves_of(LIVE, published)) > len(LIVE)
         rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
         [line] = open_backfills(rows, 24 * HOUR_MS)
         assert line.startswith(f"backfill archive is open on {settings.partitions} of {settings.partitions} shards")
         shown = await asyncio.to_thread(customer, settings, await read_published(settings), OLD[0])
         assert (shown.backfill, shown.next, shown.frequency) == ("archive", None, 6)
-        # It crashes, and so does the worker; it is sent again from its beginning, and to its end.
+        # The backfill and the worker crash; then the backfill is sent again from its beginning to its end.
         os.kill(worker.pid, signal.SIGKILL)
         worker.wait()
-        await send(settings, *archive(range(1, 10)))
+        await send_events(settings, *archive(range(1, 10)))
         await finish(settings, "archive")
         worker = launch(settings, tmp_path, "worker")
         await settled(settings)
-        told = await moves(settings)
-        check_chains(told)
-        released = [move for move in of(told, OLD) if move not in before]
+        published = await moves(settings)
+        check_chains(published)
+        released = [move for move in moves_of(OLD, published) if move not in before]
         assert {move["cause"] for move in released} == {"backfill"}
         assert len(released) == len({move["customer_id"] for move in released})
-        assert {move["customer_id"] for move in of(told, OLD)} == set(OLD)
+        assert {move["customer_id"] for move in moves_of(OLD, published)} == set(OLD)
         assert open_backfills(await asyncio.to_thread(report, settings, "scoring", now_ms()), HOUR_MS) == []
-        # From here on they are customers like any other.
-        await send(settings, *(order(name, 10, 100) for name in OLD))
+        # After the backfill they are moved like all other customers.
+        await send_events(settings, *(order(name, 10, 100) for name in OLD))
         await settled(settings)
-        causes = {move["cause"] for move in of(await moves(settings), OLD) if move not in released + before}
+        causes = {move["cause"] for move in moves_of(OLD, await moves(settings)) if move not in released + before}
         assert {"order", "silence"} & causes
     finally:
         worker.kill()
         worker.wait()
     stored, log = states(settings), settings.orders_topic
-    # The same log without a crash: the same moves, the same states.
-    twin = settings_for(time="event", orders_topic=log, models_topic=settings.models_topic)
-    await topics.create(twin)
-    with processes(twin, tmp_path / "twin", "worker"):
-        await settled(twin)
-    assert await moves(twin) == await moves(settings)
-    assert states(twin) == stored
+    # The same log without a crash gives the same moves and states.
+    second = settings_for(time="event", orders_topic=log, models_topic=settings.models_topic)
+    await topics.create(second)
+    with processes(second, tmp_path / "second", "worker"):
+        await settled(second)
+    assert await moves(second) == await moves(settings)
+    assert states(second) == stored
 
 
-async def test_a_back_fill_that_nobody_ends_expires(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+async def test_a_backfill_without_an_end_expires(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(backfill_expiry_hours=3 / 3_600)
     await topics.create(settings)
     now = time.time_ns() // 1_000_000
@@ -133,14 +128,14 @@ async def test_a_back_fill_that_nobody_ends_expires(settings_for: Callable[..., 
         activation = await asyncio.to_thread(activate, settings)
         await settled(settings, activation=activation)
         sent = time.monotonic()
-        await send(settings, *events)
-        told: list[dict[str, Any]] = []
+        await send_events(settings, *events)
+        published: list[dict[str, Any]] = []
 
-        async def all_told() -> bool:
-            nonlocal told
-            told = of(await moves(settings), OLD)
-            return len(told) == len(OLD)
+        async def all_published() -> bool:
+            nonlocal published
+            published = moves_of(OLD, await moves(settings))
+            return len(published) == len(OLD)
 
-        await eventually(all_told, 60, "everyone is told of")
+        await eventually(all_published, 60, "a move of every customer")
         assert time.monotonic() - sent >= 3
-    assert {move["cause"] for move in told} == {"backfill"}
+    assert {move["cause"] for move in published} == {"backfill"}

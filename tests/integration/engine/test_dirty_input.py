@@ -1,4 +1,4 @@
-"""The whole corpus of ugly records through the real engine and the real step: each a dead letter, every good order counted."""
+"""Malformed records through the real engine and step: each becomes a dead letter, and every good order counts."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ HEADERS = [("trace", b"\x00\xff"), ("trace", b"2"), ("", b""), ("absent", None)]
 
 
 @dataclass
-class Sent:
-    """A record in its place."""
+class SentRecord:
+    """A record and its place in the topic."""
 
     key: bytes | None
     value: bytes | None
-    reason: str | None  # None: a good one
+    reason: str | None  # of the dead letter; None: a good record
     partition: int
     headers: list[tuple[str, bytes | None]] = field(default_factory=lambda: list(HEADERS))
     offset: int = -1
 
 
-async def send(settings: Settings, records: list[Sent], **options: Any) -> None:
-    """Send in order; each learns its offset."""
+async def send(settings: Settings, records: list[SentRecord], **options: Any) -> None:
+    """Send records in order, and note their offsets."""
     options = {"max_request_size": 2 * settings.max_event_bytes} | options
     async with AIOKafkaProducer(**settings.kafka_client(), **options) as producer:
         waiting = [
@@ -53,7 +53,7 @@ async def send(settings: Settings, records: list[Sent], **options: Any) -> None:
 
 
 async def taken(settings: Settings, number: int) -> Counter[str]:
-    """A worker has taken so many records, without taking a shard over twice; its dead letters by reason, from its metric."""
+    """Let a worker take so many records, with one takeover a shard; return its dead letters by reason (the metric)."""
     async with engine(settings, scoring_step(settings)) as running:
         await eventually(lambda: running.taken() >= number, what="taking everything")
         assert set(running.states().values()) == {"running"}
@@ -63,8 +63,8 @@ async def taken(settings: Settings, number: int) -> Counter[str]:
         return Counter({s.labels["reason"]: int(s.value) for s in letters.samples if s.name.endswith("_total")})
 
 
-async def check_letters(settings: Settings, sent: list[Sent]) -> None:
-    """Each bad record is one dead letter, on its own partition, in its order, whole."""
+async def check_letters(settings: Settings, sent: list[SentRecord]) -> None:
+    """Check that each bad record is one whole dead letter, in order, on its partition."""
     letters = await read_all(settings, settings.orders_dead_letters_topic)
     bad = sorted((r for r in sent if r.reason), key=lambda r: (r.partition, r.offset))
     assert len(letters) == len(bad)
@@ -84,7 +84,7 @@ async def check_letters(settings: Settings, sent: list[Sent]) -> None:
 
 
 def counted(settings: Settings) -> Counter[bytes]:
-    """How many orders each customer has in Redis."""
+    """Return how many orders each customer has in Redis."""
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         return Counter(
             {
@@ -95,31 +95,36 @@ def counted(settings: Settings) -> Counter[bytes]:
         )
 
 
-def good(settings: Settings, number: int) -> Sent:
+def good(settings: Settings, number: int) -> SentRecord:
     customer = f"good-{number % 37}"
     partition = murmur2(customer.encode(), settings.partitions)
-    return Sent(customer.encode(), order(customer_id=customer, id=f"g{number}", order_id=f"g{number}"), None, partition)
+    return SentRecord(
+        customer.encode(), order(customer_id=customer, id=f"g{number}", order_id=f"g{number}"), None, partition
+    )
 
 
-async def test_each_ugly_record_is_a_dead_letter_and_each_good_order_counts(settings: Settings) -> None:
+async def test_each_malformed_record_is_a_dead_letter_and_each_good_order_counts(settings: Settings) -> None:
     sent = []
-    for number, ugly in enumerate(UGLY):
-        sent += [good(settings, number), Sent(ugly.key, ugly.value, ugly.reason, number % settings.partitions)]
+    for number, malformed in enumerate(UGLY):
+        sent += [
+            good(settings, number),
+            SentRecord(malformed.key, malformed.value, malformed.reason, number % settings.partitions),
+        ]
     for number in range(200):
         sent.append(good(settings, 1_000 + number))
-    # What the record alone doesn't decide: a customer's own partition, and events that came before.
+    # These depend on more than the record: on the customer's partition, and on earlier events.
     at = murmur2(b"c1", settings.partitions)
-    sent.append(Sent(b"c1", order(), "wrong_partition", (at + 1) % settings.partitions))
-    sent.append(Sent(b"c1", order(), None, at))
-    sent.append(Sent(b"c1", amount("99.00"), "conflicting_id", at))
-    sent += [Sent(b"c1", amount("99.00"), None, at), Sent(b"c1", order(), None, at)]
+    sent.append(SentRecord(b"c1", order(), "wrong_partition", (at + 1) % settings.partitions))
+    sent.append(SentRecord(b"c1", order(), None, at))
+    sent.append(SentRecord(b"c1", amount("99.00"), "conflicting_id", at))
+    sent += [SentRecord(b"c1", amount("99.00"), None, at), SentRecord(b"c1", order(), None, at)]
     await send(settings, sent)
     metric = await taken(settings, len(sent))
     assert metric == Counter(r.reason for r in sent if r.reason)
     await check_letters(settings, sent)
     expected = Counter(r.key for r in sent if r.reason is None and r.key != b"c1")
     found = counted(settings)
-    assert found.pop(b"c1") == 2  # both contents of the event, so that the result is the same in either order
+    assert found.pop(b"c1") == 2  # both contents of the event: the result doesn't depend on their order
     assert found == expected
 
 
@@ -129,19 +134,19 @@ async def test_a_record_of_any_size_fits_its_dead_letter(settings_for: Any, max_
 
     settings = settings_for(max_event_bytes=max_event_bytes)
     await topics.create(settings)
-    # As large as the broker takes it: found by trying, for what a batch adds is the broker's affair.
+    # The largest size that the broker accepts, found by trying: it depends on the broker's overhead per batch.
     full = max_event_bytes - 200
     sent = [
-        Sent(b"k", b"x" * full, "not_json", 0, []),
-        Sent(b"x" * full, b"{", "not_json", 1, []),
-        Sent(b"k", b"{", "not_json", 2, [("own", b"x" * (full - 50))]),
-        Sent(b"k", b"{", "not_json", 3, [("", b"")] * (full // 4)),
+        SentRecord(b"k", b"x" * full, "not_json", 0, []),
+        SentRecord(b"x" * full, b"{", "not_json", 1, []),
+        SentRecord(b"k", b"{", "not_json", 2, [("own", b"x" * (full - 50))]),
+        SentRecord(b"k", b"{", "not_json", 3, [("", b"")] * (full // 4)),
         good(settings, 1),
     ]
     # Compressed, a record may be far larger than the topic's limit.
     bombs = [
-        Sent(b"k", b"x" * 9_000_000, "too_large", 0, [("own", b"1")]),
-        Sent(b"y" * 9_000_000, b"x" * 9_000_000, "too_large", 1, []),
+        SentRecord(b"k", b"x" * 9_000_000, "too_large", 0, [("own", b"1")]),
+        SentRecord(b"y" * 9_000_000, b"x" * 9_000_000, "too_large", 1, []),
     ]
     await send(settings, sent)
     await send(settings, bombs, compression_type="gzip", max_request_size=30_000_000, max_batch_size=30_000_000)
@@ -151,7 +156,7 @@ async def test_a_record_of_any_size_fits_its_dead_letter(settings_for: Any, max_
     for record in sent[:3]:
         assert (whole[record.partition].key, whole[record.partition].value) == (record.key, record.value)
         assert read_dead_letter(whole[record.partition]).headers == record.headers
-    # A header costs more than its name and value: so many of them are left out, and said to be.
+    # A header costs more than its name and value: these are dropped, and another header says so.
     dropped = dict(whole[3].headers)["segstream_headers_dropped"]
     assert int(dropped) == full // 4
     assert read_dead_letter(whole[3]).cut
@@ -165,12 +170,12 @@ async def test_a_record_of_any_size_fits_its_dead_letter(settings_for: Any, max_
     assert counted(settings) == {b"good-1": 1}
 
 
-async def test_a_flood_of_bad_records_neither_stops_nor_swells_a_worker(settings: Settings) -> None:
+async def test_a_flood_of_bad_records_neither_stops_a_worker_nor_grows_its_memory(settings: Settings) -> None:
     floods = [u for u in UGLY if len(u.value or b"") < 1_000 and u.key != CONTROL_KEY and len(u.key or b"") < 100]
     sent = []
     for number in range(20_000):
-        ugly = floods[number % len(floods)]
-        sent.append(Sent(ugly.key, ugly.value, ugly.reason, number % settings.partitions))
+        malformed = floods[number % len(floods)]
+        sent.append(SentRecord(malformed.key, malformed.value, malformed.reason, number % settings.partitions))
     sent += [good(settings, number) for number in range(400)]
     await send(settings, sent)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -178,14 +183,14 @@ async def test_a_flood_of_bad_records_neither_stops_nor_swells_a_worker(settings
     grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
     assert metric == Counter(r.reason for r in sent if r.reason)
     assert metric[Reason.NOT_JSON] > 1_000
-    # A turn holds 4,000 records at most, of each of four shards; the highest water mark so far may have hidden some of it.
+    # A turn holds at most 4,000 records of each of four shards; an earlier peak may hide a part of the growth.
     assert grown_kb < 150_000
     await check_letters(settings, sent)
     assert counted(settings).total() == 400
 
 
 def oddly_named(batch: Any) -> Any:
-    """The batch, but a header named "abcd" gets a name that isn't UTF-8: other clients let one send that."""
+    """Return the batch with a name that isn't UTF-8 for the header "abcd": other clients can send that."""
     build = batch._build
 
     def built() -> bytearray:
@@ -201,7 +206,7 @@ def oddly_named(batch: Any) -> Any:
     return batch
 
 
-async def test_a_header_name_that_is_not_text_stops_nobody(settings: Settings) -> None:
+async def test_a_header_name_that_is_not_text_stops_no_shard(settings: Settings) -> None:
     sent = [good(settings, number) for number in range(40)]
     partition = sent[0].partition
     own = [record for record in sent if record.partition == partition]

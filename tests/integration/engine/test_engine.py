@@ -1,4 +1,4 @@
-"""The engine over the toy step, on the real Kafka and Redis: turns, dead letters, poison, every stop of the protocol."""
+"""The engine with a toy step on the real Kafka and Redis: turns, dead letters, failing records, every quarantine."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def keys_of(settings: Settings, partition: int) -> ShardKeys:
 
 
 async def ran(settings: Settings, sent: int) -> None:
-    """An engine has taken everything, and is gone."""
+    """Let an engine take all records, and end it."""
     async with engine(settings) as running:
         await eventually(lambda: running.taken() >= sent, what="taking everything")
 
 
 def edit_head(settings: Settings, **changes: object) -> None:
-    """Another head in every shard of Redis."""
+    """Change fields of every shard's head in Redis."""
     with redis_of(settings) as redis:
         for partition in range(settings.partitions):
             key = keys_of(settings, partition).head
@@ -57,15 +57,15 @@ async def delete_topic(settings: Settings, topic: str) -> None:
     await admin.start()
     await admin.delete_topics([topic])
 
-    async def gone() -> bool:
+    async def deleted() -> bool:
         return topic not in await admin.list_topics()
 
-    await eventually(gone)
+    await eventually(deleted)
     await admin.close()
 
 
 async def stops(settings: Settings, reason: str) -> None:
-    """A new engine quarantines every shard for that reason, and tells it in Redis; no turn is taken."""
+    """Check that a new engine quarantines every shard for that reason, with a detail, and takes no turn."""
     before = len(await read_all(settings, settings.changes_topic))
     async with engine(settings) as running:
         await eventually(lambda: list(running.reasons().values()) == [reason] * settings.partitions, what=reason)
@@ -74,7 +74,7 @@ async def stops(settings: Settings, reason: str) -> None:
     assert len(await read_all(settings, settings.changes_topic)) == before
 
 
-async def test_every_record_counts_once_and_every_output_is_told_once(settings: Settings) -> None:
+async def test_every_record_counts_once_and_every_output_is_published_once(settings: Settings) -> None:
     await produce(settings, ROWS)
     await ran(settings, 600)
     assert await verify(settings, ROWS) > 100
@@ -86,14 +86,14 @@ async def test_every_record_counts_once_and_every_output_is_told_once(settings: 
     assert {r.key: r.value for r in latest} == {r.key: r.value for r in changes}
 
 
-async def test_the_groups_offsets_are_there_for_lag_monitors(settings: Settings) -> None:
+async def test_the_group_commits_offsets_for_lag_monitors(settings: Settings) -> None:
     await produce(settings, ROWS)
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     await admin.start()
 
     async def reported() -> int:
-        told = await admin.list_consumer_group_offsets(settings.group)
-        return sum(max(at.offset, 0) for at in told.values())
+        offsets = await admin.list_consumer_group_offsets(settings.group)
+        return sum(max(at.offset, 0) for at in offsets.values())
 
     async def all_reported() -> bool:
         return await reported() == 600
@@ -102,7 +102,7 @@ async def test_the_groups_offsets_are_there_for_lag_monitors(settings: Settings)
         await eventually(all_reported, what="the group's offsets at the end")
         await produce(settings, ROWS[:1])
         await eventually(lambda: running.taken() == 601)
-    # What came last is told when the worker leaves.
+    # The last offsets are committed when the worker leaves.
     assert await reported() == 601
     await admin.close()
 
@@ -151,8 +151,7 @@ async def test_two_engines_share_the_shards_and_a_third_joins(settings: Settings
     await verify(settings, ROWS * 3)
 
 
-async def test_a_flushed_redis_stops_the_shards_and_rebuild_brings_it_back(settings: Settings) -> None:
-
+async def test_a_flushed_redis_stops_the_shards_and_rebuild_recovers_it(settings: Settings) -> None:
     await produce(settings, ROWS)
     await ran(settings, 600)
     with redis_of(settings) as redis:
@@ -161,10 +160,10 @@ async def test_a_flushed_redis_stops_the_shards_and_rebuild_brings_it_back(setti
     await stops(settings, "redis_lost")
     await shards._rebuild(settings, "scoring", None)
     await ran(settings, 600)
-    told = await verify(settings, ROWS)
+    published = await verify(settings, ROWS)
     await produce(settings, ROWS)
     await ran(settings, 1200)
-    assert await verify(settings, ROWS * 2) > told
+    assert await verify(settings, ROWS * 2) > published
 
 
 async def test_redis_put_back_to_an_earlier_instant_catches_up_in_silence(settings: Settings) -> None:
@@ -175,36 +174,36 @@ async def test_redis_put_back_to_an_earlier_instant_catches_up_in_silence(settin
         dumps = {name: redis.dump(name) for name in names}
         await produce(settings, ROWS)
         await ran(settings, 1200)
-        told = await verify(settings, ROWS * 2)
+        published = await verify(settings, ROWS * 2)
         for name, dump in dumps.items():
             redis.delete(name)
             if isinstance(dump, bytes):
                 redis.restore(name, 0, dump)
     await ran(settings, 1200)
-    assert await verify(settings, ROWS * 2) == told
+    assert await verify(settings, ROWS * 2) == published
 
 
 def traces(settings: Settings) -> tuple[set[str], int]:
-    """(the structures of Redis that name the erased key anywhere, how many tombstones there are)."""
+    """Return (the keys of Redis that still name the erased customer, the number of tombstones)."""
     found, stones = set(), 0
     with redis_of(settings) as redis:
         for partition in range(settings.partitions):
             keys = keys_of(settings, partition)
-            if redis.hexists(keys.states, "gone"):
+            if redis.hexists(keys.states, "former"):
                 found.add("states")
-            found |= {name for name in (keys.due, keys.customers) if redis.zscore(name, "gone") is not None}
+            found |= {name for name in (keys.due, keys.customers) if redis.zscore(name, "former") is not None}
             names = [name for name in redis.hkeys(keys.tombstones) if name != b"salt"]
-            assert b"gone" not in b"".join(names)
+            assert b"former" not in b"".join(names)
             stones += len(names)
     return found, stones
 
 
-async def test_an_erased_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_stood(settings: Settings) -> None:
-    life = [(b"gone", b"x")] * 7
-    await produce(settings, [*ROWS, *life, (b"gone", b"erase")])
+async def test_an_erased_key_leaves_only_a_hash_and_continues_its_chain(settings: Settings) -> None:
+    life = [(b"former", b"x")] * 7
+    await produce(settings, [*ROWS, *life, (b"former", b"erase")])
     await ran(settings, 608)
     assert traces(settings) == (set(), 1)
-    # From Kafka alone, and with the input read again behind what the tombstones' topic says.
+    # A rebuild from Kafka alone reads the input again, before the erasure too.
     for _ in range(2):
         await shards._rebuild(settings, "scoring", None)
         await ran(settings, 608)
@@ -213,8 +212,8 @@ async def test_an_erased_key_leaves_no_trace_but_a_hash_and_goes_on_where_it_sto
     await ran(settings, 615)
     assert traces(settings)[0] != set()
     assert traces(settings)[1] == 0
-    told = [r.value for r in await read_all(settings, settings.changes_topic) if r.key == b"gone"]
-    assert told == [b"gone:1:1", b"gone:2:2", b"gone:3:1", b"gone:4:2"]
+    published = [r.value for r in await read_all(settings, settings.changes_topic) if r.key == b"former"]
+    assert published == [b"former:1:1", b"former:2:2", b"former:3:1", b"former:4:2"]
 
 
 async def test_another_salt_stops_every_shard_with_erased_keys(settings: Settings) -> None:
@@ -285,7 +284,7 @@ async def test_redis_ahead_of_kafka_stops_the_shards(settings: Settings) -> None
     await stops(settings, "redis_ahead")
 
 
-async def test_an_unreadable_head_stops_the_shards_until_it_is_mended(settings: Settings) -> None:
+async def test_an_unreadable_head_stops_its_shard_until_it_is_restored(settings: Settings) -> None:
     await produce(settings, ROWS)
     await ran(settings, 600)
     key = keys_of(settings, 0).head
@@ -326,7 +325,7 @@ async def test_an_input_that_was_truncated_past_redis_stops_the_shards(settings:
     await stops(settings, "input_gone")
 
 
-async def test_a_first_start_on_a_log_that_has_lost_its_beginning_starts_where_the_log_does(settings: Settings) -> None:
+async def test_a_first_start_on_a_truncated_log_begins_at_its_first_record(settings: Settings) -> None:
     await produce(settings, ROWS)
     ends = {p: sum(1 for r in await read_all(settings, settings.orders_topic) if r.partition == p) for p in range(4)}
     admin = AIOKafkaAdminClient(**settings.kafka_client())
@@ -340,7 +339,7 @@ async def test_a_first_start_on_a_log_that_has_lost_its_beginning_starts_where_t
     await verify(settings, ROWS)
 
 
-async def test_an_unreadable_state_stops_its_shard_and_blames_no_record(settings: Settings) -> None:
+async def test_an_unreadable_state_stops_its_shard_and_makes_no_dead_letter(settings: Settings) -> None:
     class Strict(ToyStep):
         def decide(
             self,
@@ -366,7 +365,7 @@ async def test_an_unreadable_state_stops_its_shard_and_blames_no_record(settings
     assert not await read_all(settings, settings.orders_dead_letters_topic)
 
 
-async def test_other_partitions_than_the_settings_say_stop_the_shards(settings: Settings) -> None:
+async def test_a_number_of_partitions_that_differs_from_the_settings_stops_the_shards(settings: Settings) -> None:
     await produce(settings, ROWS)
     other = settings.model_copy(update={"partitions": 5})
     async with engine(other) as running:
@@ -384,7 +383,7 @@ async def test_added_partitions_stop_the_shards(settings: Settings) -> None:
         await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 6)
 
 
-async def test_a_missing_topic_is_named(settings_for: Callable[..., Settings]) -> None:
+async def test_a_missing_topic_is_named_in_the_detail(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
     await topics.create(settings)
     await delete_topic(settings, settings.changes_topic)
@@ -395,14 +394,26 @@ async def test_a_missing_topic_is_named(settings_for: Callable[..., Settings]) -
 
 def test_the_head_has_one_encoding() -> None:
     head = StoreHead(
-        token="t", turn=1, offset=2, position=3, count=4, clock=5, merge_clock=5, activation=6, version="v", cursor=None, quiet="",
-        cluster="c", partitions=(1, 1), read=Fingerprint(1, 2, 3),
-    )  # fmt: skip
+        token="t",
+        turn=1,
+        offset=2,
+        position=3,
+        count=4,
+        clock=5,
+        merge_clock=5,
+        activation=6,
+        version="v",
+        cursor=None,
+        quiet="",
+        cluster="c",
+        partitions=(1, 1),
+        read=Fingerprint(1, 2, 3),
+    )
     assert encode_head(decode_store_head(encode_head(head))) == encode_head(head)
 
 
 @pytest.mark.parametrize("decode", [decode_kafka_head, decode_store_head, decode_takeover])
 @pytest.mark.parametrize("value", [b"", b"no head", b"{}", b'{"token":"\xff"}', b"\xff\xfe"])
-def test_what_is_no_head_is_told_in_one_way(decode: Callable[[bytes], object], value: bytes) -> None:
+def test_bytes_that_are_no_head_raise_one_error(decode: Callable[[bytes], object], value: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode(value)

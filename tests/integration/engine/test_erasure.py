@@ -1,4 +1,4 @@
-"""An erased customer: forgotten in Redis, told once, not brought back by what is old, and again a customer by what is new."""
+"""An erased customer: gone from Redis, one move, not restored by old orders, and a new customer with new orders."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 from redis import Redis
 
-from segmentation.events import Amount, CustomerErased, OrderPlaced, encode
-from segmentation.partitioners import murmur2
+from segmentation.events import Amount, OrderPlaced
 from stream.commands import shards
 from stream.customers.erase import Erasure, ErasureRefused, erase
 from stream.customers.lookup import customer
@@ -25,6 +23,7 @@ from stream.models.topic import read_published
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
+from tests.support.orders import send_events
 
 ANN, BOB = "ann-of-the-test", "bob-of-the-test"
 
@@ -39,14 +38,6 @@ def order(name: str, number: int) -> OrderPlaced:
     )
 
 
-async def send(settings: Settings, *events: OrderPlaced | CustomerErased) -> None:
-    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for event in events:
-            key = event.customer_id.encode()
-            partition = murmur2(key, settings.partitions)
-            await producer.send_and_wait(settings.orders_topic, encode(event), key=key, partition=partition)
-
-
 async def of_ann(settings: Settings) -> list[dict[str, Any]]:
     everyone = await moves(settings)
     check_chains(everyone)
@@ -54,7 +45,7 @@ async def of_ann(settings: Settings) -> list[dict[str, Any]]:
 
 
 def everything_stored(settings: Settings) -> dict[str, bytes]:
-    """Each key of the deployment in Redis, dumped as text enough to look for a name in."""
+    """Return the content of each key of the deployment in Redis, as bytes in which a customer can be searched."""
     found: dict[str, bytes] = {}
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         for name in cast("list[bytes]", redis.keys(f"*{settings.group}*")):
@@ -75,20 +66,22 @@ def tombstones(settings: Settings, topic: str) -> dict[bytes, bytes]:
     return {name: value for name, value in rows.items() if name != b"salt"}
 
 
-async def test_an_erased_customer(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+async def test_an_erased_customer_is_forgotten_and_can_return(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
     settings = settings_for(erasure_salt=SecretStr("of the test"))
     await topics.create(settings)
     life = [order(ANN, 1), order(ANN, 2), order(BOB, 1)]
     with processes(settings, tmp_path, "worker", "dispatch"):
         activation = await asyncio.to_thread(activate, settings)
-        await send(settings, *life)
+        await send_events(settings, *life)
         await settled(settings, activation=activation)
         before = await of_ann(settings)
         assert before[-1]["to"]
-        told = await erase(settings, ANN, None, wait_s=60)
-        assert told.done
+        erasure = await erase(settings, ANN, None, wait_s=60)
+        assert erasure.done
         await settled(settings, topic=settings.changes_topic)
-        check_told(settings, told)
+        check_report(settings, erasure)
         after = await of_ann(settings)
         assert after[:-1] == before
         last = after[-1]
@@ -96,25 +89,25 @@ async def test_an_erased_customer(settings_for: Callable[..., Settings], tmp_pat
         assert not [name for name, text in everything_stored(settings).items() if ANN.encode() in text]
         assert len(tombstones(settings, settings.orders_topic)) == 1
         assert len(tombstones(settings, settings.changes_topic)) == 1
-        check_the_one_who_stays(settings)
+        check_the_other_customer(settings)
         report = customer(settings, await read_published(settings), ANN)
-        assert report.erased_at == told.erased_until
+        assert report.erased_at == erasure.erased_until
         assert (report.frequency, report.entries[0].kind) == (0, "erased")
 
-        # What is old, and what is told again, brings nobody back; nor does a second erasure of somebody unknown.
-        await send(settings, *life)
+        # Old orders and repeated ones don't bring the customer back; nor does the erasure of an unknown customer.
+        await send_events(settings, *life)
         assert (await erase(settings, "never-seen", None, wait_s=60)).done
         await settled(settings)
         assert await of_ann(settings) == after
         assert len(tombstones(settings, settings.orders_topic)) == 2
 
-        await send(settings, order(ANN, 3))
+        await send_events(settings, order(ANN, 3))
         await settled(settings)
         await settled(settings, topic=settings.changes_topic)
         again = (await of_ann(settings))[len(after) :]
         assert [(m["from"], m["cause"], m["rfm"]["frequency"]) for m in again] == [(None, "first", 1)]
         assert len(tombstones(settings, settings.orders_topic)) == 1
-        told = await erase(settings, ANN, None, wait_s=60)
+        erasure = await erase(settings, ANN, None, wait_s=60)
     kept, stored = tombstones(settings, settings.orders_topic), states(settings)
     latest = [r for r in await read_topic(settings, settings.state_topic) if r.key == ANN.encode()]
     assert latest[-1].value is None
@@ -128,8 +121,8 @@ async def test_an_erased_customer(settings_for: Callable[..., Settings], tmp_pat
     assert states(settings) == stored
 
 
-def check_told(settings: Settings, told: Erasure) -> None:
-    kept = {k.topic: k for k in told.kept}
+def check_report(settings: Settings, erasure: Erasure) -> None:
+    kept = {k.topic: k for k in erasure.kept}
     assert kept[settings.orders_topic].until is None
     assert kept[settings.orders_topic].policy == "delete"
     letters = kept[settings.orders_dead_letters_topic].until
@@ -138,14 +131,14 @@ def check_told(settings: Settings, told: Erasure) -> None:
     assert kept[settings.state_topic].policy == "compact"
 
 
-def check_the_one_who_stays(settings: Settings) -> None:
+def check_the_other_customer(settings: Settings) -> None:
     assert list(states(settings)) == [BOB.encode()]
 
 
-async def test_the_erasure_waits_for_a_worker_to_come(settings: Settings) -> None:
+async def test_the_erasure_waits_for_a_worker(settings: Settings) -> None:
     began = time.monotonic()
-    told = await erase(settings, ANN, None, wait_s=0.2)
-    assert not told.done
+    erasure = await erase(settings, ANN, None, wait_s=0.2)
+    assert not erasure.done
     assert time.monotonic() - began < 20
     assert len(await read_topic(settings, settings.orders_topic)) == 1
 

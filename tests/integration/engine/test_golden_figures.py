@@ -1,4 +1,4 @@
-"""Online Retail through the real path (file, Kafka, worker, export) against its golden figures: in order, shuffled, and twice."""
+"""Online Retail from file through Kafka and worker to export, against its golden figures: in order, shuffled, twice."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SettingsFor = Callable[..., Settings]
 
 SEED = 1
 LARGEST = 3_650  # days
-# In ten years nothing leaves, and all can be looked back on.
+# Within ten years no order leaves the window, and an export can look back on all of them.
 NOTHING_LEAVES = {"window_days": LARGEST, "grace_days": LARGEST}
 REPEATS_WITHIN = 500  # records
 END = parse_at("2011-12-10")  # the last of the golden dates
 
 
-class Figures(NamedTuple):
-    """A customer's line of an export. `recency`: calendar days."""
+class ExportedFigures(NamedTuple):
+    """A customer's figures in an export. `recency` is in calendar days."""
 
     recency: int | None
     frequency: int
@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """The data's own figures, as its README defines them."""
+    """The orders and the golden figures, as their README defines them."""
 
     rows: list[OrderRow]
     customers: list[dict[str, str]]
@@ -69,8 +69,8 @@ def golden(test_data: Path) -> Golden:
     return Golden(rows, customers, dates)
 
 
-def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, Figures]:
-    """Every customer's figures, by the code behind `segstream export`."""
+def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, ExportedFigures]:
+    """Return every customer's figures from an export."""
     out = folder / "customers.csv"
     report = export(settings, PublishedModels(names={}), out, as_of_ms=parse_at(as_of))
     assert (report.incomplete, report.behind) == (0, None)
@@ -79,8 +79,8 @@ def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, Figures]
     names = [row["customer_id"] for row in rows]
     assert names == sorted(set(names))
     return {
-        row["customer_id"]: Figures(
-            # Full days since midnight after the order: as the data counts, calendar days.
+        row["customer_id"]: ExportedFigures(
+            # The golden figures count calendar days: full days since the midnight after the order.
             math.ceil(float(row["recency_days"])) if row["recency_days"] else None,
             int(row["frequency"]),
             Decimal(row["monetary"]),
@@ -90,14 +90,14 @@ def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, Figures]
 
 
 def states_now(settings: Settings) -> dict[bytes, bytes]:
-    """Every state as of the end. One that nobody has looked at since it changed by time alone still has its former bytes."""
+    """Return every state as of END. A state that has changed by time alone may still be stored as it was before."""
     return {name: advance_bytes(value, END, settings.rules) for name, value in states(settings).items()}
 
 
 async def in_order(
     settings: Settings, golden: Golden, rows: Sequence[OrderRow], folder: Path
-) -> list[dict[str, Figures]]:
-    """Send a file's rows, with a halt at each date; the exports of the dates, each made when it was the present."""
+) -> list[dict[str, ExportedFigures]]:
+    """Send the rows up to each date; return the exports of the dates, each made when it was the present."""
     found = []
     async with engine(settings, scoring_step(settings)):
         since = 0
@@ -110,31 +110,31 @@ async def in_order(
     return found
 
 
-async def taken_up(settings: Settings) -> None:
-    """Let a worker score all that has been sent."""
+async def score_all(settings: Settings) -> None:
+    """Let a worker score all orders."""
     async with engine(settings, scoring_step(settings)):
         await settled(settings)
 
 
-def looked_back(settings: Settings, golden: Golden, folder: Path) -> list[dict[str, Figures]]:
-    """Give the exports of the dates, all made at the end."""
+def looked_back(settings: Settings, golden: Golden, folder: Path) -> list[dict[str, ExportedFigures]]:
+    """Return the exports of the dates, all made at the end."""
     return [exported(settings, folder, date["as_of"]) for date in golden.dates]
 
 
 def shuffled(records: Sequence[Any], rng: random.Random) -> Iterator[Any]:
-    """Any order within a partition, its clock's advances among them."""
+    """Return a partition's records, with those that advance the clock, in random order."""
     return iter(rng.sample(records, len(records)))
 
 
 def twice(records: Sequence[Any], rng: random.Random) -> Iterator[Any]:
-    """Each record a second time, up to 500 places later."""
-    places = [(float(n), n) for n in range(len(records))]
-    places += [(n + rng.random() * REPEATS_WITHIN, n) for n in range(len(records))]
-    return (records[n] for _, n in sorted(places))
+    """Return each record twice, the second one up to 500 places later."""
+    positions = [(float(n), n) for n in range(len(records))]
+    positions += [(n + rng.random() * REPEATS_WITHIN, n) for n in range(len(records))]
+    return (records[n] for _, n in sorted(positions))
 
 
 async def records_of(settings: Settings) -> list[list[Any]]:
-    """The orders as they lie on each partition."""
+    """Return the records of the orders topic by partition."""
     found: list[list[Any]] = [[] for _ in range(settings.partitions)]
     for record in sorted(await read_topic(settings, settings.orders_topic), key=lambda record: record.offset):
         found[record.partition].append(record)
@@ -142,7 +142,7 @@ async def records_of(settings: Settings) -> list[list[Any]]:
 
 
 async def sent_again(settings: Settings, partitions: list[list[Any]], arranged: Callable[..., Iterator[Any]]) -> None:
-    """Send another deployment's orders to this one's, to the same partitions, arranged anew."""
+    """Send another deployment's records to this one's topic, rearranged within each partition."""
     await topics.create(settings)
     rng = random.Random(SEED)
     async with AIOKafkaProducer(**settings.kafka_client()) as producer:
@@ -152,13 +152,13 @@ async def sent_again(settings: Settings, partitions: list[list[Any]], arranged: 
             await future
 
 
-async def arranged_anew(settings_for: SettingsFor, first: Settings, **rules: int) -> list[Settings]:
-    """Make deployments of the shuffled and of the doubled orders of the first."""
+async def rearranged(settings_for: SettingsFor, first: Settings, **rules: int) -> list[Settings]:
+    """Return the first deployment, one with its orders shuffled, and one with its orders twice."""
     others = [settings_for(time="event", currency="GBP", max_clock_jump_days=LARGEST, **rules) for _ in range(2)]
     partitions = await records_of(first)
     for other, arranged in zip(others, (shuffled, twice), strict=True):
         await sent_again(other, partitions, arranged)
-    await asyncio.gather(*map(taken_up, others))
+    await asyncio.gather(*map(score_all, others))
     for run in (first, *others):
         assert await read_topic(run, run.orders_dead_letters_topic) == []
     return [first, *others]
@@ -171,11 +171,11 @@ def check_bytes(runs: Sequence[Settings], customers: int) -> None:
         assert [name for name, value in states_now(run).items() if value != want[name]] == []
 
 
-def total(figures: dict[str, Figures]) -> Decimal:
+def total(figures: dict[str, ExportedFigures]) -> Decimal:
     return sum((f.monetary for f in figures.values()), Decimal(0))
 
 
-async def test_gross_every_customer_and_every_date_to_the_penny(
+async def test_gross_figures_of_every_customer_and_date_agree_to_the_penny(
     settings_for: SettingsFor, golden: Golden, tmp_path: Path
 ) -> None:
     rows = [row for row in golden.rows if row.kind == "placed" and row.amount_units > 0]
@@ -183,11 +183,11 @@ async def test_gross_every_customer_and_every_date_to_the_penny(
     first = settings_for(time="event", currency="GBP", **NOTHING_LEAVES)
     await topics.create(first)
     found = [await in_order(first, golden, rows, tmp_path)]
-    runs = await arranged_anew(settings_for, first, **NOTHING_LEAVES)
+    runs = await rearranged(settings_for, first, **NOTHING_LEAVES)
     found += [await asyncio.to_thread(looked_back, run, golden, tmp_path) for run in runs[1:]]
     for run in found:
         assert run[-1] == {
-            c["customer_id"]: Figures(int(c["recency_days"]), int(c["frequency"]), Decimal(c["monetary"]))
+            c["customer_id"]: ExportedFigures(int(c["recency_days"]), int(c["frequency"]), Decimal(c["monetary"]))
             for c in golden.customers
         }
         for date, figures in zip(golden.dates, run, strict=True):
@@ -200,24 +200,24 @@ async def test_gross_every_customer_and_every_date_to_the_penny(
     check_bytes(runs, 4_338)
 
 
-async def test_net_of_cancellations_every_customer_and_every_date_to_the_penny(
+async def test_net_figures_of_every_customer_and_date_agree_to_the_penny(
     settings_for: SettingsFor, golden: Golden, tmp_path: Path
 ) -> None:
     first = settings_for(time="event", currency="GBP", **NOTHING_LEAVES)
     await topics.create(first)
     await replay(first, golden.rows, until_ms=END)
-    await taken_up(first)
-    runs = await arranged_anew(settings_for, first, **NOTHING_LEAVES)
+    await score_all(first)
+    runs = await rearranged(settings_for, first, **NOTHING_LEAVES)
     free = [row for row in golden.rows if row.kind == "placed" and row.amount_units == 0]
     for run in runs:
         figures = await asyncio.to_thread(exported, run, tmp_path, "2011-12-10")
         for customer in golden.customers:
             name = customer["customer_id"]
             assert figures[name].monetary == Decimal(customer["net"])
-            # The golden figures leave orders of amount zero out; here they are orders.
+            # The golden figures leave out orders with an amount of zero; segstream counts them.
             assert figures[name].frequency == int(customer["frequency"]) + sum(row.customer_id == name for row in free)
         others = [figures[name] for name in figures.keys() - {c["customer_id"] for c in golden.customers}]
-        # Those with cancellations only, and one whose only order is free.
+        # These have cancellations only, and one has a single order with an amount of zero.
         assert Counter((f.frequency, f.recency is None) for f in others) == {(0, True): 33, (1, False): 1}
         assert len([f for f in figures.values() if f.monetary < 0]) == 41
     for date, figures in zip(golden.dates, looked_back(runs[1], golden, tmp_path), strict=True):
@@ -227,15 +227,15 @@ async def test_net_of_cancellations_every_customer_and_every_date_to_the_penny(
     check_bytes(runs, 4_372)
 
 
-async def test_the_bytes_are_those_of_the_set_though_orders_leave_the_window(
+async def test_states_don_t_depend_on_the_order_of_records_when_orders_leave_the_window(
     settings_for: SettingsFor, golden: Golden
 ) -> None:
-    """The cancellations of this file name no order, so nothing but ordinary orders and refunds comes later than the grace."""
+    """Shuffle orders in a short window: the file's cancellations name no order, so only orders and refunds are late."""
     rules = {"window_days": 90, "grace_days": 7}
     first = settings_for(time="event", currency="GBP", **rules)
     await topics.create(first)
     await replay(first, golden.rows, until_ms=END)
-    await taken_up(first)
-    runs = await arranged_anew(settings_for, first, **rules)
+    await score_all(first)
+    runs = await rearranged(settings_for, first, **rules)
     assert sum(unpack(value).cut > NONE for value in states(first).values()) > 1_000
     check_bytes(runs, 4_372)

@@ -1,4 +1,4 @@
-"""A new model's start on real servers: goes on after a crash where it stood, and gives way to a newer one without finishing."""
+"""The activation of a model on real servers: it resumes after a crash, and a newer one takes over before its end."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
 
 from bench.harness.model import bench_model
-from segmentation.events import Amount, OrderPlaced, encode, instant
-from segmentation.partitioners import murmur2
+from segmentation.events import Amount, OrderPlaced, instant
 from stream.kafka import topics
 from tests.support.command_line import run
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually
+from tests.support.orders import send_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ NAMES = [f"c{i:03}" for i in range(40)]
 
 
 def with_ids_from(first: int) -> SegmentModel:
-    """The same segments under other ids and names: every customer moves."""
+    """Return the same segments under other ids and names, so that every customer moves."""
     segments = tuple(
         s.model_copy(update={"id": first + i, "name": f"{s.name} {first}"})
         for i, s in enumerate(bench_model().segments)
@@ -43,21 +42,19 @@ SECOND, THIRD = with_ids_from(10), with_ids_from(20)
 
 
 async def scored(settings: Settings) -> None:
-    """Everybody has bought once, and is in a segment of the first model."""
+    """Put every customer into a segment of the first model, by one order each."""
     await topics.create(settings)
     await asyncio.to_thread(activate, settings)
     now = instant(time.time_ns() // 1_000_000)
-    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for name in NAMES:
-            event = OrderPlaced(
-                id=name, order_id=name, customer_id=name, occurred_at=now, amount=Amount("90.00", "USD")
-            )
-            partition = murmur2(name.encode(), settings.partitions)
-            await producer.send(settings.orders_topic, encode(event), key=name.encode(), partition=partition)
+    orders = (
+        OrderPlaced(id=name, order_id=name, customer_id=name, occurred_at=now, amount=Amount("90.00", "USD"))
+        for name in NAMES
+    )
+    await send_events(settings, *orders)
 
 
 async def in_the_middle(settings: Settings, activation: int) -> None:
-    """Each shard has looked at some of its customers under the model, and at some not."""
+    """Wait until each shard has rescored some of its customers, and some not."""
     await eventually(
         lambda: all(h.activation == activation and h.cursor for h in store_heads(settings, settings.orders_topic)),
         30,
@@ -65,10 +62,10 @@ async def in_the_middle(settings: Settings, activation: int) -> None:
     )
 
 
-def by_name(told: list[list[dict[str, Any]]], model: SegmentModel) -> Counter[str]:
-    """Customers told of by a model's start, from the events."""
+def moved_by(model_moves: list[list[dict[str, Any]]], model: SegmentModel) -> Counter[str]:
+    """Return how often the activation of the model moved each customer."""
     names = {s.name for s in model.segments}
-    return Counter(m["customer_id"] for rows in told for m in rows if m["to"] in names and m["cause"] == "model")
+    return Counter(m["customer_id"] for rows in model_moves for m in rows if m["to"] in names and m["cause"] == "model")
 
 
 @contextmanager
@@ -82,9 +79,7 @@ def killed_at_the_end(settings: Settings, folder: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-async def test_a_start_goes_on_after_a_crash_where_it_stood(
-    settings_for: Callable[..., Settings], tmp_path: Path
-) -> None:
+async def test_an_activation_resumes_after_a_crash(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(partitions=2, model_moves_per_minute=600)  # five a second of each shard
     await scored(settings)
     with killed_at_the_end(settings, tmp_path):
@@ -92,15 +87,15 @@ async def test_a_start_goes_on_after_a_crash_where_it_stood(
         activation = await asyncio.to_thread(activate, settings, SECOND)
         await in_the_middle(settings, activation)
     before = await moves(settings)
-    done = by_name(before, SECOND)
+    done = moved_by(before, SECOND)
     assert 0 < len(done) < len(NAMES)
-    told = await asyncio.to_thread(run, settings, "models", "--json")
-    rescored = [row["rescored"] for row in map(json.loads, told.stdout.splitlines()) if "rescored" in row]
+    shown = await asyncio.to_thread(run, settings, "models", "--json")
+    rescored = [row["rescored"] for row in map(json.loads, shown.stdout.splitlines()) if "rescored" in row]
     assert all(0 < part < 1 for part in rescored), rescored
     with processes(settings, tmp_path, "worker"):
         await settled(settings, activation=activation)
     after = await moves(settings)
-    assert by_name(after, SECOND) == Counter(NAMES)
+    assert moved_by(after, SECOND) == Counter(NAMES)
     assert all(now[: len(then)] == then for then, now in zip(before, after, strict=True))
     check_chains(after)
 
@@ -115,7 +110,7 @@ async def test_a_newer_model_takes_over_without_the_older_one_finishing(
         await in_the_middle(settings, await asyncio.to_thread(activate, settings, SECOND))
         activation = await asyncio.to_thread(activate, settings, THIRD)
         await settled(settings, activation=activation)
-        told = await moves(settings)
-    assert 0 < len(by_name(told, SECOND)) < len(NAMES)
-    assert by_name(told, THIRD) == Counter(NAMES)
-    check_chains(told)
+        published = await moves(settings)
+    assert 0 < len(moved_by(published, SECOND)) < len(NAMES)
+    assert moved_by(published, THIRD) == Counter(NAMES)
+    check_chains(published)

@@ -1,4 +1,4 @@
-"""`segstream rebuild` where the logs no longer reach back to their beginning: what can be had back, and what it says of the rest."""
+"""`segstream rebuild` from logs that have lost their beginning: what it recovers, and what it reports as lost."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis import Redis
 
-from segmentation.events import Amount, OrderPlaced, encode
-from segmentation.partitioners import murmur2
+from segmentation.events import Amount, OrderPlaced
 from segmentation.rfm import announcement, unpack
 from stream.engine.rebuild import LOST, LogShortened, Rebuilder
 from stream.kafka import topics
@@ -24,6 +23,7 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.worker.steps import step_of
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
+from tests.support.orders import send_events
 
 EARLY = [f"early-{i}" for i in range(30)]  # all their orders leave the log
 BOTH = [f"both-{i}" for i in range(30)]
@@ -37,17 +37,11 @@ def order(name: str, number: int) -> OrderPlaced:
 
 
 async def send(settings: Settings, names: Iterable[str], numbers: range) -> None:
-    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for name in names:
-            partition = murmur2(name.encode(), settings.partitions)
-            for number in numbers:
-                await producer.send(
-                    settings.orders_topic, encode(order(name, number)), key=name.encode(), partition=partition
-                )
+    await send_events(settings, *(order(name, number) for name in names for number in numbers))
 
 
 async def cut(settings: Settings, topic: str) -> None:
-    """Retention takes away all that the topic holds now."""
+    """Delete all records of the topic, as its retention would."""
     ends = await end_offsets(settings, topic)
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     await admin.start()
@@ -55,7 +49,7 @@ async def cut(settings: Settings, topic: str) -> None:
     await admin.close()
 
 
-def lose(settings: Settings) -> None:
+def delete_redis(settings: Settings) -> None:
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         for p in range(settings.partitions):
             redis.delete(*ShardKeys(settings.group, settings.orders_topic, p).all())
@@ -74,15 +68,15 @@ async def test_allow_truncated_logs(settings_for: Callable[..., Settings], tmp_p
         activation = await asyncio.to_thread(activate, settings)
         await send(settings, EARLY + BOTH, range(3))
         await settled(settings, activation=activation)
-        told_early = await moves(settings)
+        early_moves = await moves(settings)
         await cut(settings, settings.orders_topic)
         if outputs_too:
             await cut(settings, settings.changes_topic)
         await send(settings, BOTH, range(3, 5))
         await settled(settings)
     before = states(settings)
-    told = await moves(settings)
-    lose(settings)
+    published = await moves(settings)
+    delete_redis(settings)
 
     with pytest.raises(LogShortened, match=r"orders.*-0 starts at offset \d+.*gone") as refused:
         await rebuilt(settings)
@@ -93,7 +87,7 @@ async def test_allow_truncated_logs(settings_for: Callable[..., Settings], tmp_p
     assert sum(int(line.split("; ")[-1].split()[0]) for line in lines[:-1]) == len(EARLY + BOTH)
 
     with processes(settings, tmp_path, "worker"):
-        # A turn of every shard, which would tell of whoever is due; and a model's start, which looks at everyone.
+        # A turn of every shard, which moves due customers; and an activation, which rescores all customers.
         await send(settings, BOTH, range(5, 6))
         await settled(settings, activation=await asyncio.to_thread(activate, settings))
         await send(settings, BOTH, range(6, 7))
@@ -101,14 +95,14 @@ async def test_allow_truncated_logs(settings_for: Callable[..., Settings], tmp_p
         after = states(settings)
         assert {k: announcement(v) for k, v in after.items() if k.startswith(b"early")} == {
             k: announcement(v) for k, v in before.items() if k.startswith(b"early")
-        }, "no order is left of them: their segment stays"
+        }, "customers without any order left keep their segment"
         assert {unpack(v).frequency for k, v in after.items() if k.startswith(b"both")} == {4}
         await send(settings, EARLY + BOTH, range(7, 22))
         await settled(settings)
         final = await moves(settings)
-    # What was told stays as it was, and every chain goes on where it stood.
-    assert [rows[: len(was)] for rows, was in zip(final, told, strict=True)] == told
-    everything = [early + rows for early, rows in zip(told_early, final, strict=True)] if outputs_too else final
+    # Published moves stay, and every chain of moves continues.
+    assert [rows[: len(was)] for rows, was in zip(final, published, strict=True)] == published
+    everything = [early + rows for early, rows in zip(early_moves, final, strict=True)] if outputs_too else final
     check_chains(everything)
     assert {m["customer_id"] for rows in everything for m in rows} == {*EARLY, *BOTH}
     by_name = {m["customer_id"]: m for rows in final for m in rows}

@@ -1,4 +1,4 @@
-"""Online Retail and CDNOW in event time through Kafka and real workers: every move, to the millisecond, as a brute force finds it."""
+"""Online Retail and CDNOW in event time through Kafka and workers: every move agrees with a brute force, to the ms."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from trainer.snapshot.redis import CustomerSnapshot
 SettingsFor = Callable[..., Settings]
 Deploy = Callable[..., Settings]
 
-LATE = 0.03  # part of Online Retail's rows that come late
+LATE = 0.03  # share of Online Retail's rows that arrive late
 LATEST_MS = 3 * DAY_MS
 KINDS = {"placed": "order", "refunded": "refund"}
 
 
 @dataclass(frozen=True)
-class Shop:
-    """A file's rows as they arrive, the instants of the training and of the end, and what the deployment is."""
+class RealOrders:
+    """A file's rows as they arrive, the instants of the training and of the end, and the settings for them."""
 
     rows: list[OrderRow]
     train_ms: int
@@ -50,22 +50,22 @@ class Shop:
     currency: str
     window_days: int
 
-    def some(self, share: int) -> Shop:
-        """Every so manieth customer."""
+    def some(self, share: int) -> RealOrders:
+        """Return the orders of one customer in `share`."""
         names = set(sorted({row.customer_id for row in self.rows})[::share])
         return replace(self, rows=[row for row in self.rows if row.customer_id in names])
 
-    def in_order(self) -> Shop:
-        """None late."""
+    def in_order(self) -> RealOrders:
+        """Return the same orders without late rows."""
         return replace(self, rows=sorted(self.rows, key=lambda row: row.at_ms))
 
     def halves(self) -> tuple[list[OrderRow], list[OrderRow]]:
-        """What arrives before the training, and the rest: late rows of it may be dated before the training."""
+        """Return the rows that arrive before the training, and the rest, where late rows may be older."""
         cut = next(n for n, row in enumerate(self.rows) if row.at_ms >= self.train_ms)
         return self.rows[:cut], self.rows[cut:]
 
     def model(self) -> SegmentModel:
-        """What the trainer makes of the first half: on figures that are the brute force's own."""
+        """Train on the first half, with figures of the brute force."""
         events: dict[str, list[Event]] = {}
         history, _ = self.halves()
         for row in history:
@@ -87,25 +87,25 @@ def rows_of(path: Path, currency: str) -> list[OrderRow]:
 
 
 @pytest.fixture(scope="module")
-def retail(test_data: Path) -> Shop:
-    """A window in which orders leave by the thousand, and some rows that come up to three days late."""
+def retail(test_data: Path) -> RealOrders:
+    """Return Online Retail with a window that thousands of orders leave, and some rows up to three days late."""
     rng = random.Random(1)
     rows = rows_of(test_data / "online_retail" / "orders.csv.gz", "GBP")
     arrival = [row.at_ms + (rng.randrange(LATEST_MS) if rng.random() < LATE else 0) for row in rows]
     rows = [row for _, row in sorted(zip(arrival, rows, strict=True), key=lambda pair: pair[0])]
-    return Shop(rows, parse_at("2011-06-01"), parse_at("2012-06-01"), "GBP", 120)
+    return RealOrders(rows, parse_at("2011-06-01"), parse_at("2012-06-01"), "GBP", 120)
 
 
 @pytest.fixture(scope="module")
-def cdnow() -> Shop:
-    """Dated by the day, so that all orders of a day are of one instant."""
-    return Shop(rows_of(cdnow_path(), "USD"), parse_at("1997-10-01"), parse_at("1999-01-01"), "USD", 365)
+def cdnow() -> RealOrders:
+    """Return CDNOW: its dates are days, so all orders of a day have one instant."""
+    return RealOrders(rows_of(cdnow_path(), "USD"), parse_at("1997-10-01"), parse_at("1999-01-01"), "USD", 365)
 
 
 @pytest.fixture
 def deploy(settings_for: SettingsFor) -> Deploy:
-    def make(shop: Shop, **overrides: object) -> Settings:
-        return settings_for(time="event", currency=shop.currency, window_days=shop.window_days, **overrides)
+    def make(dataset: RealOrders, **overrides: object) -> Settings:
+        return settings_for(time="event", currency=dataset.currency, window_days=dataset.window_days, **overrides)
 
     return make
 
@@ -113,31 +113,31 @@ def deploy(settings_for: SettingsFor) -> Deploy:
 async def kill_and_restart(
     settings: Settings, running: list[subprocess.Popen[bytes]], folder: Path, offsets: int
 ) -> None:
-    """Kill -9 the first worker once the shards have come so far; wait until its successor has a shard."""
+    """Kill the first worker (SIGKILL) once the shards have come this far; wait until its successor owns one."""
     await eventually(lambda: sum(h.offset for h in store_heads(settings, settings.orders_topic) if h) >= offsets, 90)
     running[0].kill()
     assert running[0].wait(20) == -signal.SIGKILL
     running[0] = launch(settings, folder, "worker")
-    mine = f":{running[0].pid}"
+    suffix = f":{running[0].pid}"
 
     async def owns() -> bool:
         rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
-        return any(row.owner.endswith(mine) for row in rows)
+        return any(row.owner.endswith(suffix) for row in rows)
 
     await eventually(owns, 60)
 
 
-async def told(
-    settings: Settings, shop: Shop, model: SegmentModel, folder: Path, *, count: int = 1, kills: int = 0
+async def published_moves(
+    settings: Settings, dataset: RealOrders, model: SegmentModel, folder: Path, *, count: int = 1, kills: int = 0
 ) -> list[list[Told]]:
-    """History, the model, the rest, and silence until the end: the moves of each partition as they were published."""
+    """Replay history, activate the model, replay the rest; return the published moves by partition."""
     await topics.create(settings)
-    history, rest = shop.halves()
+    history, rest = dataset.halves()
     with processes(settings, folder, *["worker"] * count) as running:
         await replay(settings, history)
         await settled(settings)
         activation = await asyncio.to_thread(activate, settings, model)
-        replaying = asyncio.create_task(replay(settings, rest, until_ms=shop.end_ms))
+        replaying = asyncio.create_task(replay(settings, rest, until_ms=dataset.end_ms))
         for number in range(1, kills + 1):
             offsets = len(history) + len(rest) * number // (kills + 1)
             await kill_and_restart(settings, running, folder, offsets)
@@ -150,14 +150,14 @@ async def told(
     return [[read_move(move) for move in partition] for partition in found]
 
 
-async def foreseen(settings: Settings, shop: Shop, model: SegmentModel) -> list[list[Told]]:
-    """The brute force's moves, of the orders as they lie on the topic."""
+async def expected_moves(settings: Settings, dataset: RealOrders, model: SegmentModel) -> list[list[Told]]:
+    """Return the brute force's moves for the records on the topic."""
     records = await read_topic(settings, settings.orders_topic)
     logs = [read_log(r for r in records if r.partition == p) for p in range(settings.partitions)]
     ids = Counter(event.id for log in logs for own in log.events.values() for event in own)
-    assert ids == Counter(row.event_id for row in shop.rows)
+    assert ids == Counter(row.event_id for row in dataset.rows)
     dwell_ms = int(settings.dwell_hours * 3_600_000)
-    find = partial(told_by, model=model, window_ms=shop.window_days * DAY_MS, dwell_ms=dwell_ms)
+    find = partial(told_by, model=model, window_ms=dataset.window_days * DAY_MS, dwell_ms=dwell_ms)
     return [await asyncio.to_thread(find, log) for log in logs]
 
 
@@ -166,44 +166,48 @@ def causes(found: list[list[Told]]) -> Counter[str]:
 
 
 def check_equal(found: list[list[Told]], wanted: list[list[Told]], model: SegmentModel) -> None:
-    """All that is told, in its order within each partition."""
+    """Check that the published moves are the expected ones, in their order within each partition."""
     print(f"{sum(map(len, wanted)):,} moves: {dict(sorted(causes(wanted).items()))}")
-    for mine, theirs in zip(found, wanted, strict=True):
-        known = {(move.customer, move.sequence): move for move in theirs}
-        shown = [move._replace(upcoming="?") if known.get(move[:2], move).upcoming == "?" else move for move in mine]
-        pairs = itertools.zip_longest(shown, theirs)
+    for published, expected in zip(found, wanted, strict=True):
+        known = {(move.customer, move.sequence): move for move in expected}
+        shown = [
+            move._replace(upcoming="?") if known.get(move[:2], move).upcoming == "?" else move for move in published
+        ]
+        pairs = itertools.zip_longest(shown, expected)
         differing = [pair for pair in pairs if pair[0] != pair[1]]
-        assert not differing, f"{len(differing)} of {len(theirs)} differ; told, foreseen: {differing[:3]}"
+        assert not differing, f"{len(differing)} of {len(expected)} differ; published, expected: {differing[:3]}"
     assert plainly_wrong(itertools.chain(*wanted), model) == []
 
 
-async def test_a_part_of_the_retailer_s_customers(deploy: Deploy, retail: Shop, tmp_path: Path) -> None:
-    """Of every twelfth: what can't wait for `make slow`."""
+async def test_one_customer_in_twelve_of_online_retail(deploy: Deploy, retail: RealOrders, tmp_path: Path) -> None:
+    """Run the part of the data that is quick enough for `make test`."""
     few, model = retail.some(12), retail.model()
     settings = deploy(few)
-    found = await told(settings, few, model, tmp_path)
-    wanted = await foreseen(settings, few, model)
+    found = await published_moves(settings, few, model, tmp_path)
+    wanted = await expected_moves(settings, few, model)
     check_equal(found, wanted, model)
     assert min(causes(wanted)[cause] for cause in ("first", "order", "silence", "window")) > 50
 
 
 @pytest.mark.slow
-async def test_a_dwell_puts_off_what_is_told(deploy: Deploy, retail: Shop, tmp_path: Path) -> None:
-    """Rows in order: of one that comes late a state can't tell whether it came before the last move."""
+async def test_a_dwell_delays_moves(deploy: Deploy, retail: RealOrders, tmp_path: Path) -> None:
+    """Send rows in order: a state doesn't show whether a late row arrived before the last move."""
     few, model = retail.some(4).in_order(), retail.model()
     settings = deploy(few, dwell_hours=60)
-    found = await told(settings, few, model, tmp_path)
-    check_equal(found, await foreseen(settings, few, model), model)
+    found = await published_moves(settings, few, model, tmp_path)
+    check_equal(found, await expected_moves(settings, few, model), model)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_online_retail_whatever_happens_on_the_way(deploy: Deploy, retail: Shop, tmp_path: Path) -> None:
-    """One worker, three, killed ones, small turns: the moves that the brute force finds, in the same order."""
+async def test_online_retail_gives_the_same_moves_under_any_trouble(
+    deploy: Deploy, retail: RealOrders, tmp_path: Path
+) -> None:
+    """Compare one worker, three workers, killed workers and small turns with the brute force."""
     model = retail.model()
     calm = deploy(retail)
-    found = await told(calm, retail, model, tmp_path / "calm")
-    wanted = await foreseen(calm, retail, model)
+    found = await published_moves(calm, retail, model, tmp_path / "calm")
+    wanted = await expected_moves(calm, retail, model)
     check_equal(found, wanted, model)
     many = causes(wanted)
     assert many["silence"] > 4_000
@@ -212,18 +216,18 @@ async def test_online_retail_whatever_happens_on_the_way(deploy: Deploy, retail:
     small = deploy(retail, turn_max_orders=40, due_slice=16, rescore_slice=100)
     three = deploy(retail, session_timeout_ms=3_000)
     killed = deploy(retail, turn_max_orders=100, session_timeout_ms=3_000)
-    assert await told(small, retail, model, tmp_path / "small") == found
-    assert await told(three, retail, model, tmp_path / "three", count=3) == found
-    assert await told(killed, retail, model, tmp_path / "killed", count=2, kills=3) == found
+    assert await published_moves(small, retail, model, tmp_path / "small") == found
+    assert await published_moves(three, retail, model, tmp_path / "three", count=3) == found
+    assert await published_moves(killed, retail, model, tmp_path / "killed", count=2, kills=3) == found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_cdnow(deploy: Deploy, cdnow: Shop, tmp_path: Path) -> None:
+async def test_cdnow(deploy: Deploy, cdnow: RealOrders, tmp_path: Path) -> None:
     model = cdnow.model()
     settings = deploy(cdnow)
-    found = await told(settings, cdnow, model, tmp_path)
-    wanted = await foreseen(settings, cdnow, model)
+    found = await published_moves(settings, cdnow, model, tmp_path)
+    wanted = await expected_moves(settings, cdnow, model)
     check_equal(found, wanted, model)
     many = causes(wanted)
     assert many["silence"] > 10_000

@@ -1,4 +1,4 @@
-"""Order -> move -> action, through the real commands as processes; and the same moves whatever happens on the way."""
+"""From orders to moves and actions, with the real commands as processes, and the same moves under any trouble."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ DAY = 86_400_000
 START = 1_600_000_000_000
 
 
-def shop(customers: int = 60, days: int = 500) -> tuple[list[OrderRow], list[OrderRow], int]:
-    """(history, the rest, the end) of a simulated shop."""
+def simulated(customers: int = 60, days: int = 500) -> tuple[list[OrderRow], list[OrderRow], int]:
+    """Return (history, the rest, the end) of simulated orders."""
     rows = list(itertools.takewhile(lambda row: row.at_ms < START + days * DAY, simulate(7, customers, START)))
     middle = START + days // 3 * DAY
     return [r for r in rows if r.at_ms < middle], [r for r in rows if r.at_ms >= middle], START + days * DAY
 
 
 def check_due_index(settings: Settings) -> None:
-    """Nobody's entry is later than the true instant, found anew from state, clock and model; entries may be early."""
+    """Check that no due entry is later than the instant computed from state, clock and model; early ones are fine."""
     model = CompiledModel.of(bench_model(), settings.group, {})
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         for p, head in enumerate(store_heads(settings, settings.orders_topic)):
@@ -74,20 +74,20 @@ def passed(settings: Settings, offsets: int) -> bool:
 
 
 async def owned_again(settings: Settings, pid: int) -> None:
-    """A worker process owns a shard: its signal handlers stand."""
+    """Wait until this worker process owns a shard, so its signal handlers are installed."""
 
-    def there() -> bool:
+    def owns_a_shard() -> bool:
         return any(row.owner.endswith(f":{pid}") for row in report(settings, "scoring", now_ms()))
 
     async def off_loop() -> bool:
-        return await asyncio.to_thread(there)
+        return await asyncio.to_thread(owns_a_shard)
 
     await eventually(off_loop)
 
 
-async def whole(settings: Settings, folder: Path, *, workers: int = 1, trouble: str = "") -> None:
-    """History, first model, the rest; then everything settled."""
-    history, rest, end = shop()
+async def run_all(settings: Settings, folder: Path, *, workers: int = 1, trouble: str = "") -> None:
+    """Replay history, activate the model, replay the rest, and wait until everything is settled."""
+    history, rest, end = simulated()
     await topics.create(settings)
     with processes(settings, folder, *["worker"] * workers) as running:
         await replay(settings, history)
@@ -108,19 +108,21 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
     settings = settings_for(time="event", commit_timeout_s=5)
-    history, rest, end = shop()
+    history, rest, end = simulated()
     await topics.create(settings)
     with processes(settings, tmp_path, "worker", "dispatch"):
         await replay(settings, history)
         await settled(settings)
-        assert await moves(settings) == [[]] * settings.partitions  # before the first model: merged in silence
+        assert (
+            await moves(settings) == [[]] * settings.partitions
+        )  # before the first model orders are merged without moves
         people = {c for c, v in states(settings).items() if headers([v])["last"][0] != NONE}
         activation = await asyncio.to_thread(activate, settings)
         await settled(settings, activation=activation)
         first = list(itertools.chain.from_iterable(await moves(settings)))
         assert {m["customer_id"].encode() for m in first} == people
         assert {(m["cause"], m["from"], m["sequence"]) for m in first} == {("first", None, 1)}
-        # Garbage on the way: into the dead letters, and on.
+        # Malformed records become dead letters.
         async with AIOKafkaProducer(**settings.kafka_client()) as producer:
             for key, value in (
                 (b"x", b"garbage"),
@@ -130,15 +132,15 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
                 (b"\xff", b"\xff"),
             ):
                 await producer.send_and_wait(settings.orders_topic, value, key=key, partition=1)
-            # A model that was never published: waited for, then left out; the last good one stays.
+            # The worker waits for an unpublished model, then makes a dead letter; the last good model stays.
             ghost = encode(ModelActivated(id="ghost", activation=10**6, version="0" * 16))
             await producer.send_and_wait(settings.orders_topic, ghost, key=CONTROL_KEY, partition=2)
         await replay(settings, rest, until_ms=end)
         await settled(settings)
-        told = await moves(settings)
-        check_chains(told)
+        published = await moves(settings)
+        check_chains(published)
         check_due_index(settings)
-        causes = {m["cause"] for m in itertools.chain.from_iterable(told)}
+        causes = {m["cause"] for m in itertools.chain.from_iterable(published)}
         assert {"first", "order", "silence"} <= causes
         await settled(settings, topic=settings.changes_topic)
         actions = [msgspec.json.decode(r.value) for r in await read_topic(settings, settings.actions_topic)]
@@ -155,13 +157,13 @@ async def test_an_order_becomes_a_move_and_a_move_an_action(
         before = states(settings)
         await replay(settings, history + rest, until_ms=end)
         await settled(settings)
-        assert await moves(settings) == told
+        assert await moves(settings) == published
         assert states(settings) == before
 
 
 @pytest.mark.slow
 async def test_the_moves_are_a_function_of_the_log(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
-    """Other batches, three workers, workers stopped and killed in the middle: the same moves in the same order, the same states."""
+    """Compare moves and states for other batch sizes, three workers, and workers stopped and killed half-way."""
     calm = settings_for(time="event")
     runs = {
         "small": (settings_for(time="event", turn_max_orders=7, due_slice=3, rescore_slice=5), {}),
@@ -169,19 +171,19 @@ async def test_the_moves_are_a_function_of_the_log(settings_for: Callable[..., S
         "stopped": (settings_for(time="event", turn_max_orders=20), {"trouble": "stop"}),
         "killed": (settings_for(time="event", turn_max_orders=20, session_timeout_ms=3_000), {"trouble": "kill"}),
     }
-    await whole(calm, tmp_path / "calm")
+    await run_all(calm, tmp_path / "calm")
     want_moves, want_states = await moves(calm), states(calm)
     check_chains(want_moves)
     assert sum(map(len, want_moves)) > 200
     for name, (settings, options) in runs.items():
-        await whole(settings, tmp_path / name, **options)  # type: ignore[arg-type]  # one dict of options for all runs
+        await run_all(settings, tmp_path / name, **options)  # type: ignore[arg-type]  # one dict of options for all runs
         assert await moves(settings) == want_moves, name
         assert states(settings) == want_states, name
         check_due_index(settings)
 
 
-def test_the_shop_is_worth_testing_on() -> None:
-    history, rest, _ = shop()
+def test_the_simulated_orders_contain_all_kinds() -> None:
+    history, rest, _ = simulated()
     assert len(history) > 50
     assert len(rest) > 50
     assert len({row.kind for row in rest}) == 3

@@ -29,13 +29,13 @@ def test_a_return_is_a_flap_for_seven_days() -> None:
         assert measure({"c": [start, there, back]}, [], 2.0) == (1.0, flaps, 0.0, 0.0)
 
 
-def test_only_moves_by_time_that_hold_for_thirty_days_are_lasting() -> None:
+def test_moves_by_time_that_last_thirty_days_are_lasting() -> None:
     own = [hop(0, None, "A"), hop(10, "A", "B", by_time=True), hop(39, "B", "A"), hop(50, "A", "C", by_time=True)]
     assert list(lasting({"c": own}, 80 * DAY)) == [("c", "C", 50 * DAY, 80 * DAY)]
     assert list(lasting({"c": own}, 79 * DAY)) == []
 
 
-def test_delay_counts_from_the_true_move_and_missed_is_what_was_never_told_in_its_time() -> None:
+def test_delay_counts_from_the_lasting_move_and_late_moves_are_missed() -> None:
     wanted = [("c", "B", 10 * DAY, 60 * DAY)]
 
     def of(*hops: Hop) -> tuple[float, float]:
@@ -45,13 +45,13 @@ def test_delay_counts_from_the_true_move_and_missed_is_what_was_never_told_in_it
     start = hop(0, None, "A")
     assert of(start, hop(10, "A", "B")) == (0, 0)
     assert of(start, hop(13, "A", "B"), hop(20, "B", "A")) == (3, 0)
-    assert of(hop(5, None, "B")) == (0, 0)  # there already
+    assert of(hop(5, None, "B")) == (0, 0)  # in the segment already
     assert of(hop(5, None, "B"), hop(10, "B", "A")) == (0, 1)
     assert of(start, hop(60, "A", "B")) == (0, 1)
     assert of(start) == (0, 1)
 
 
-def test_a_margin_takes_moves_away_and_puts_the_others_off() -> None:
+def test_a_margin_makes_fewer_and_later_moves() -> None:
     table = measure_all(synthetic(250), margins=(0.0, 0.5), dwells=(0, 7))
     plain, margin, dwell = (table.cells[key] for key in ((0.0, 0), (0.5, 0), (0.0, 7)))
     assert (plain.delay_days, plain.missed) == (0, 0)
@@ -65,20 +65,20 @@ def test_a_margin_takes_moves_away_and_puts_the_others_off() -> None:
     assert f"{table.lasting:,} lasting moves" in text
 
 
-def test_the_replay_in_memory_tells_every_move_that_a_brute_force_finds() -> None:
-    shop = synthetic(60)
-    rows = [row for row in shop.rows if row.kind == "placed"]
-    history, rest = ([r for r in rows if (r.at_ms < shop.start_ms) == before] for before in (True, False))
+def test_the_replay_in_memory_publishes_every_move_that_a_brute_force_finds() -> None:
+    orders = synthetic(60)
+    rows = [row for row in orders.rows if row.kind == "placed"]
+    history, rest = ([r for r in rows if (r.at_ms < orders.start_ms) == before] for before in (True, False))
     model, rules = bench_model(), Rules()
     shard = MemoryReplay("USD", rules)
-    log = list(shard.records(history, shop.start_ms))
-    shard.send(history, until_ms=shop.start_ms)
+    log = list(shard.records(history, orders.start_ms))
+    shard.send(history, until_ms=orders.start_ms)
     shard.start(model)
     start = ModelActivated(id="m", activation=1, version=model.version)
-    log += [MemoryRecord(0, 0, CONTROL_KEY, encode(start)), *shard.records(rest, shop.end_ms)]
-    shard.send(rest, until_ms=shop.end_ms)
+    log += [MemoryRecord(0, 0, CONTROL_KEY, encode(start)), *shard.records(rest, orders.end_ms)]
+    shard.send(rest, until_ms=orders.end_ms)
     wanted = told_by(read_log(r._replace(offset=n) for n, r in enumerate(log)), model, rules.window)
-    assert [read_move(to_builtins(move)) for move in shard.told()] == wanted
+    assert [read_move(to_builtins(move)) for move in shard.moves()] == wanted
     assert {"first", "order", "silence", "window"} == {move.cause for move in wanted}
 
 
@@ -96,13 +96,13 @@ def test_the_command_prints_a_table() -> None:
     assert [row.split()[1] for row in rows] == ["0", "1"]
 
 
-def test_data_that_isn_t_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_data_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--data", str(tmp_path)])
     assert "there is no online_retail/orders.csv.gz" in capsys.readouterr().err
 
 
-def test_a_row_that_can_t_be_used_isn_t_left_out_in_silence() -> None:
+def test_a_row_that_can_t_be_used_raises() -> None:
     shard = MemoryReplay("USD", Rules())
     with pytest.raises(ValueError, match=r"amount\.currency"):
         shard.send([placed("o", "c", DAY, 1, "EUR")], until_ms=2 * DAY)

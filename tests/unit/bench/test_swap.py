@@ -19,7 +19,7 @@ from segmentation.events import OrderPlaced, decode
 from segmentation.partitioners import murmur2
 from segmentation.rfm import announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN
-from segmentation.shadow import verdicts
+from segmentation.shadow import Verdict, verdicts
 
 RULES = Rules()
 NOW_MS = 1_790_000_000_123
@@ -29,18 +29,24 @@ SECOND_MODEL = CompiledModel.of(nearer_at_risk(SECOND), "test", {})
 
 
 def _before() -> dict[bytes, bytes]:
-    """Customers of each pattern, due within some days."""
+    """Return customers of each pattern, due within some days."""
     made = patterns(RULES)
     due = np.linspace(NOW_MS + 3_600_000, NOW_MS + 5 * DAY_MS, 400).astype(np.int64)
     return {name_of(n): shifted(made[n % len(made)], due[n : n + 1], np.array([n]))[0] for n in range(due.size)}
 
 
+def _moving(states: dict[bytes, bytes], at_ms: int, model: CompiledModel) -> list[Verdict]:
+    """Return the verdicts that differ from the announced segment."""
+    found = verdicts([*states.items()], at_ms, ScoringContext.of(model, 0, RULES))
+    return [verdict for verdict in found if verdict.segment != verdict.announced]
+
+
 BEFORE = _before()
-MOVED = {v.key: v.segment for v in verdicts([*BEFORE.items()], NOW_MS, ScoringContext.of(SECOND_MODEL, 0, RULES)) if v.segment != v.announced}  # fmt: skip
+MOVED = {v.key: v.segment for v in _moving(BEFORE, NOW_MS, SECOND_MODEL)}
 MOVER, STAYER = next(iter(MOVED)), next(key for key in BEFORE if key not in MOVED)
 
 
-def _told(key: bytes, **changes: Any) -> SeenMove:
+def _move(key: bytes, **changes: Any) -> SeenMove:
     source, sequence, _ = announcement(BEFORE[key])
     names = {s.id: s.name for s in bench_model().segments}
     move: dict[str, Any] = {
@@ -65,12 +71,11 @@ def _after() -> dict[bytes, bytes]:
 def test_each_model_moves_some_customers_in_a_hundred() -> None:
     assert 0.02 < len(MOVED) / len(BEFORE) < 0.1
     third = CompiledModel.of(nearer_at_risk(THIRD), "test", {})
-    back = [v for v in verdicts([*_after().items()], NOW_MS + 60_000, ScoringContext.of(third, 0, RULES)) if v.segment != v.announced]  # fmt: skip
-    assert 0.02 < len(back) / len(BEFORE) < 0.1
+    assert 0.02 < len(_moving(_after(), NOW_MS + 60_000, third)) / len(BEFORE) < 0.1
 
 
-def test_a_start_as_it_must_be_is_right() -> None:
-    judged = judge(BEFORE, _after(), {k.decode(): [_told(k)] for k in MOVED}, SECOND_MODEL, SPAN_MS, RULES)
+def test_a_correct_activation_has_no_problems() -> None:
+    judged = judge(BEFORE, _after(), {k.decode(): [_move(k)] for k in MOVED}, SECOND_MODEL, SPAN_MS, RULES)
     assert (judged.problems, judged.moved, judged.stayed) == ([], len(MOVED), len(BEFORE) - len(MOVED))
 
 
@@ -78,28 +83,28 @@ def test_a_start_as_it_must_be_is_right() -> None:
     ("key", "moves"),
     [
         (MOVER, []),
-        (MOVER, [_told(MOVER), _told(MOVER, sequence=9)]),
-        (MOVER, [_told(MOVER, target="Champions")]),
-        (MOVER, [_told(MOVER, source="Champions")]),
-        (MOVER, [_told(MOVER, sequence=9)]),
-        (MOVER, [_told(MOVER, occurred_at=datetime(2026, 1, 1, tzinfo=UTC))]),
-        (STAYER, [_told(STAYER)]),
+        (MOVER, [_move(MOVER), _move(MOVER, sequence=9)]),
+        (MOVER, [_move(MOVER, target="Champions")]),
+        (MOVER, [_move(MOVER, source="Champions")]),
+        (MOVER, [_move(MOVER, sequence=9)]),
+        (MOVER, [_move(MOVER, occurred_at=datetime(2026, 1, 1, tzinfo=UTC))]),
+        (STAYER, [_move(STAYER)]),
     ],
 )
 def test_checks_see_a_move_that_is_wrong(key: bytes, moves: list[SeenMove]) -> None:
-    told = {k.decode(): [_told(k)] for k in MOVED} | {key.decode(): moves}
-    assert judge(BEFORE, _after(), told, SECOND_MODEL, SPAN_MS, RULES).problems
+    seen = {k.decode(): [_move(k)] for k in MOVED} | {key.decode(): moves}
+    assert judge(BEFORE, _after(), seen, SECOND_MODEL, SPAN_MS, RULES).problems
 
 
-def test_checks_see_a_state_that_changed_in_silence() -> None:
+def test_checks_see_a_state_that_changed_without_a_move() -> None:
     after = _after() | {STAYER: with_announcement(BEFORE[STAYER], 1, 1, NOW_MS)}
-    told = {k.decode(): [_told(k)] for k in MOVED}
-    assert judge(BEFORE, after, told, SECOND_MODEL, SPAN_MS, RULES).problems
+    moves = {k.decode(): [_move(k)] for k in MOVED}
+    assert judge(BEFORE, after, moves, SECOND_MODEL, SPAN_MS, RULES).problems
 
 
-def test_whom_time_moves_meanwhile_is_left_out() -> None:
-    told = {k.decode(): [_told(k)] for k in MOVED} | {STAYER.decode(): [_told(STAYER, cause="silence")]}
-    judged = judge(BEFORE, _after(), told, SECOND_MODEL, SPAN_MS, RULES)
+def test_customers_moved_by_time_during_the_swap_are_counted_apart() -> None:
+    moves = {k.decode(): [_move(k)] for k in MOVED} | {STAYER.decode(): [_move(STAYER, cause="silence")]}
+    judged = judge(BEFORE, _after(), moves, SECOND_MODEL, SPAN_MS, RULES)
     assert (judged.problems, judged.by_time) == ([], 1)
 
 
@@ -112,7 +117,7 @@ def test_plain_loop_finds_the_nearest_centroid() -> None:
     assert nearest(values, NOW_MS, scorer.model).tolist() == scorer.ids[own].tolist()
 
 
-def test_orders_are_each_ones_own_and_lie_where_their_customer_belongs() -> None:
+def test_orders_are_distinct_and_in_their_customers_partition() -> None:
     maker = OrderMaker(8)
     made = [maker.order(number, b"2026-01-01T00:00:00Z") for number in range(200)]
     assert len({order.event_id for order in made}) == 200
@@ -127,12 +132,12 @@ def test_orders_are_each_ones_own_and_lie_where_their_customer_belongs() -> None
 def test_watch_sees_a_chain_that_breaks_and_times_new_customers() -> None:
     watch = SwapWatch(frozenset({"c1"}))
     watch._sent["e1"] = 10.0
-    first = _told(STAYER, customer_id="c2", cause="first", sequence=1, source=None, target="Loyal", causation_id="e1")
+    first = _move(STAYER, customer_id="c2", cause="first", sequence=1, source=None, target="Loyal", causation_id="e1")
     watch.take(first, 10.25)
     assert (watch.unseen, watch.spread(10, 11).max_ms) == (0, 250.0)
     for cohort, sequence in (("c1", 5), ("c1", 6)):
-        watch.take(_told(STAYER, customer_id=cohort, sequence=sequence, source="Loyal", target="Loyal"), 11)
+        watch.take(_move(STAYER, customer_id=cohort, sequence=sequence, source="Loyal", target="Loyal"), 11)
     assert watch.problems == []
     for broken in ({"sequence": 3}, {"sequence": 2, "source": "Lost"}):
-        watch.take(_told(STAYER, **({"customer_id": "c2", "source": "Loyal"} | broken)), 12)
+        watch.take(_move(STAYER, **({"customer_id": "c2", "source": "Loyal"} | broken)), 12)
     assert len(watch.problems) == 2

@@ -32,7 +32,7 @@ def test_shifted_states_are_canonical_and_due_at_the_chosen_instant(pattern: Any
     scoring = ScoringContext.of(model, 1, RULES)
     for at, value in zip(due.tolist(), shifted(pattern, due, np.arange(3)), strict=True):
         state = unpack(value)
-        # Made from its own entries alone, by the engine, it comes out the same to the byte.
+        # The engine makes the same state from its entries, to the byte.
         assert pack(settle(state, state.entries, at - 1, RULES)) == value
         assert pack(advance(state, at, RULES)) == value
         found = search([value], [state.last + 1], scoring)
@@ -43,22 +43,22 @@ def test_shifted_states_are_canonical_and_due_at_the_chosen_instant(pattern: Any
         assert not list(moves_ahead([(b"c", value)], state.last + 1, at, scoring))
 
 
-def test_shifted_states_are_each_customers_own() -> None:
+def test_shifted_states_differ_between_customers() -> None:
     at = np.full(1_000, BEGIN_MS)
     for pattern in MADE:
         assert len(set(shifted(pattern, at, np.arange(1_000)))) == 1_000
 
 
-def test_patterns_go_different_ways() -> None:
+def test_patterns_move_between_different_segments() -> None:
     assert len({(p.source, p.target) for p in MADE}) >= 3
 
 
-def test_due_instants_are_even_and_rest_is_far_off() -> None:
+def test_due_instants_are_evenly_spaced_and_those_at_rest_are_far_off() -> None:
     cohort = evenly(0, BEGIN_MS, 3, 1_000)
     assert cohort.due_ms.tolist() == [*range(BEGIN_MS, BEGIN_MS + 3_000)]
     resting = at_rest(5, 100, BEGIN_MS).due_ms
     assert resting.min() >= BEGIN_MS + 3_600_000
-    # Nobody's last order lies ahead of now.
+    # No customer's last order is in the future.
     assert resting.max() - min(p.wait_ms for p in MADE) < BEGIN_MS
 
 
@@ -85,7 +85,7 @@ def _seen(*moves: SeenMove) -> DueWatch:
     return seen
 
 
-def test_each_customer_due_is_timed_from_its_own_instant() -> None:
+def test_latency_of_a_due_customer_counts_from_its_own_instant() -> None:
     seen = _seen(*map(_due, range(4)))
     assert seen.all_seen()
     assert (seen.problems, seen.missing()) == ([], [])
@@ -109,10 +109,10 @@ def test_checks_see_a_move_that_is_wrong(change: dict[str, Any]) -> None:
     assert _seen(_due(0, **change)).problems
 
 
-def test_checks_see_a_move_told_twice_and_one_never_told() -> None:
+def test_checks_see_a_move_published_twice_and_one_never_published() -> None:
     seen = _seen(_due(0), _due(1), _due(0))
     assert len(seen.problems) == 1
-    assert seen.missing() == ["2 customers due were never told"]
+    assert seen.missing() == ["2 due customers were never moved"]
 
 
 def _rest(**changes: Any) -> Rest:
@@ -121,7 +121,7 @@ def _rest(**changes: Any) -> Rest:
 
 
 @pytest.mark.parametrize(
-    ("last", "available", "left_out"),
+    ("last", "available", "skipped"),
     [
         (_rest(), 32e9, False),
         (_rest(seeding_s=0.02), 32e9, True),
@@ -129,21 +129,21 @@ def _rest(**changes: Any) -> Rest:
         (_rest(), 7e9, True),
     ],
 )
-def test_sizes_that_take_too_much_are_left_out(last: Rest, available: int, *, left_out: bool) -> None:
-    assert bool(too_much(last, 10_000_000, available)) == left_out
+def test_sizes_that_need_too_much_are_skipped(last: Rest, available: int, *, skipped: bool) -> None:
+    assert bool(too_much(last, 10_000_000, available)) == skipped
 
 
-def test_turns_are_those_in_between() -> None:
+def test_turns_between_two_readings_are_their_difference() -> None:
     before, behind = TurnHistogram({0.1: 5, float("inf"): 5}, 0.2), TurnHistogram({0.1: 5, float("inf"): 7}, 1.2)
     assert behind.since(before).mean_ms == 500.0
     assert behind.since(before).bound_ms(0.99) is None
     assert behind.since(behind).mean_ms is None
 
 
-def test_page_has_no_section_without_rows_and_names_what_is_wrong() -> None:
+def test_page_has_no_section_without_rows_and_lists_problems() -> None:
     assert time_section(None, apart=True) == ""
     assert time_section({"rows": []}, apart=True) == ""
-    assert time_problems({"flood": {"checks": {"problems": ["2 orders made no move"]}}}) == [
-        "flood: 2 orders made no move"
+    assert time_problems({"flood": {"checks": {"problems": ["2 orders have no move"]}}}) == [
+        "flood: 2 orders have no move"
     ]
     assert time_problems({}) == []

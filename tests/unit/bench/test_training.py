@@ -22,13 +22,13 @@ def test_states_are_as_the_engine_makes_them() -> None:
         assert state.newest < NOW_MS
 
 
-def test_copies_of_a_template_are_customers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_a_template_differ_from_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.studies.training.TEMPLATES", 10)
     rows = dict(customers(1_000, NOW_MS, RULES))
     assert len(rows) == len(set(rows.values())) == 1_000
 
 
-def test_customers_are_skewed_as_those_of_a_shop() -> None:
+def test_figures_of_customers_are_skewed_like_real_ones() -> None:
     found = columns(customers(3_000, NOW_MS, RULES), NOW_MS, RULES)
     assert (len(found.customers), found.left_out) == (3_000, 0)
     assert np.median(found.frequency) < found.frequency.mean() < 10
@@ -44,7 +44,7 @@ def test_a_template_has_refunds_now_and_then() -> None:
     assert (made["last"] - made["first"]).max() < 300 * DAY_MS
 
 
-def test_table_has_a_row_for_each_step_of_either_run() -> None:
+def test_table_has_a_row_for_each_step_of_both_runs() -> None:
     run: dict[str, Any] = {"seconds": 9.0, "cpu_s": 8.0, "peak_rss_mb": 1_500.0}
     text = table({"first": run | {"steps": {"fits": 5.0}}, "again": run | {"steps": {"fits": 4.0, "comparison": 1.0}}})
     assert "| fits, s | 5.0 | 4.0 |" in text

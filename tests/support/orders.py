@@ -1,0 +1,23 @@
+"""Events of customers on the orders topic, each on its customer's partition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaProducer
+
+from segmentation.events import encode
+from segmentation.partitioners import murmur2
+
+if TYPE_CHECKING:
+    from segmentation.events import CustomerErased, CustomerEvent
+    from stream.settings import Settings
+
+
+async def send_events(settings: Settings, *events: CustomerEvent | CustomerErased) -> None:
+    """Send events in their order, and wait until Kafka has all of them."""
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for event in events:
+            key = event.customer_id.encode()
+            partition = murmur2(key, settings.partitions)
+            await producer.send(settings.orders_topic, encode(event), key=key, partition=partition)
