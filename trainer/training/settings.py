@@ -20,7 +20,7 @@ PREFIX: Final = f"{DEPLOYMENT_PREFIX}TRAINER_"
 
 
 class TrainingSettings(TableSettings):
-    """What a run does unless its options say otherwise. Shares are fractions of 1; None takes the recipe's value."""
+    """The settings of a run, which its options override. Shares are fractions of 1; None takes the recipe's value."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", coerce_numbers_to_str=True)
     TABLE = "trainer"
