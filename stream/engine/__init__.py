@@ -1,1 +1,1 @@
-"""The shard engine and its protocol: turns, takeovers, ownership. Knows nothing of customers. Imported by worker, commands and demo."""
+"""The shard engine: turns, takeovers, ownership, ledger, store and status. Imported by worker, commands and demo."""

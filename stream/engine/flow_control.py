@@ -42,7 +42,7 @@ class FlowControl:
         self._rescore_at = 0.0
 
     async def keep_distance(self) -> None:
-        """After a small turn, wait for SEGSTREAM_TURN_MIN_GAP_MS since its start: a small turn costs as much as a large one."""
+        """After a small turn, wait until SEGSTREAM_TURN_MIN_GAP_MS after its start: it costs as much as a large one."""
         gap_s = self._began + self._settings.turn_min_gap_ms / 1000 - self._clock_s()
         if self._small and gap_s > 0:
             await asyncio.sleep(gap_s)
@@ -74,7 +74,7 @@ class FlowControl:
         return not limited or self._clock_s() >= self._rescore_at
 
     def rescore_size(self, *, limited: bool) -> int:
-        """Return the most customers of a slice: fewer while orders come; with a limit, as many as may move in a second."""
+        """Return the most customers of a slice: fewer while orders come; with a limit, those that may move in a second."""
         size = self._settings.rescore_slice
         if self._orders_come():
             size = min(size, RESCORED_BESIDE_ORDERS)

@@ -34,7 +34,7 @@ from stream.storage.heads import (
 )
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
-# Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next request.
+# Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next one.
 TAKEOVER_FETCH_WAIT_MS: Final = 10
 TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
 POSITION_POLL_MS: Final = 20  # the position also moves over offsets without records

@@ -35,7 +35,7 @@ class Shard:
         slots: TurnSlots,
         now_ms: Callable[[], int],
     ) -> None:
-        """`models` None: the step uses none. `slots`: limits the worker's turns at one time. `now_ms`: the wall clock."""
+        """`models` None: the step uses none. `slots`: limits the turns at one time. `now_ms`: the wall clock."""
         self.shard = shard
         self._metrics = metrics
         self._board = board

@@ -35,7 +35,7 @@ class StepName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """One shard, as Redis and Kafka have it. With an unreadable head it is quarantined, and its offset and model unknown."""
+    """One shard, as Redis and Kafka have it. With an unreadable head it is quarantined, its offset 0, its model empty."""
 
     step: str
     partition: int
@@ -87,7 +87,7 @@ def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus
     try:
         head = read_head(redis, keys)
     except HeadUnreadable as error:
-        # Its owner says the same once it comes across the head. There may be no owner to say it.
+        # The owner shows the same once it reads the head. There may be no owner now.
         state, reason, detail = QUARANTINED, error.reason, str(error)
     offset = head.offset if head else 0
     return ShardReport(

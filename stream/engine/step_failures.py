@@ -23,7 +23,7 @@ class StepFailures:
     """
 
     def __init__(self, flow: FlowControl) -> None:
-        """`flow`: the shard's; it is told to make the next batch smaller."""
+        """`flow`: the shard's, which makes the next batch smaller."""
         self._flow = flow
         self._attempts: dict[int, int] = {}  # by offset
 

@@ -1,7 +1,7 @@
 """A shard in Redis: its head, states and due index. One atomic load, one atomic commit; no decision is taken here.
 
-Every commit compares the head with the one that this owner wrote last. It is refused where another owner wrote since, or
-Redis was restored or flushed.
+Every commit compares the head with the one that this owner wrote last. It is refused where another owner wrote since,
+or Redis was restored or flushed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
-# Lua's unpack takes fewer than 8,000 values. The arguments are checked before the first write, because Redis doesn't undo
-# the writes of a script that fails.
+# Lua's unpack takes fewer than 8,000 values. The arguments are checked before the first write, because Redis doesn't
+# undo the writes of a script that fails.
 COMMIT: Final = """
 local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local counts = {}
@@ -152,7 +152,7 @@ class ShardStore:
         )
 
     async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
-        """Load states by key, and up to `limit` due customers before `horizon`: one atomic call, under the expected head.
+        """Load states by key and up to `limit` customers due before `horizon`: one atomic call, under the expected head.
 
         Raises ShardLost where the head is another.
         """
@@ -195,7 +195,7 @@ class ShardStore:
         Return (customers with their states, the number of customers found, the last one). Those without a state are
         counted only. `after` "": from the first. Raises ShardLost where the head is another.
         """
-        # Two requests, each with the head: only the owner writes. In one script they cost Valkey more than twice as much.
+        # Two requests, each with the head: only the owner writes. In one script they cost more than twice as much.
         bound = b"(" + after.encode() if after else b"-"
         pipe = self._redis.pipeline(transaction=True)
         pipe.get(self._keys.head)

@@ -41,7 +41,7 @@ class Models(Protocol):
 
 
 class BatchResult(NamedTuple):
-    """The outcome of a batch. `turn` None: the plan asks for another turn first, or the batch is tried again, smaller."""
+    """The outcome of a batch. `turn` None: the plan needs another turn first, or a smaller batch comes next."""
 
     plan: TurnPlan
     turn: Turn | None = None
@@ -61,7 +61,7 @@ class Turns:
         now_ms: Callable[[], int],
         stopping: asyncio.Event,
     ) -> None:
-        """`models` None: the step uses none. `slots`: limits the worker's turns at one time. `now_ms`: the wall clock."""
+        """`models` None: the step uses none. `slots`: limits the turns at one time. `now_ms`: the wall clock."""
         self.shard = shard
         self.offset: int | None = None  # N of the last turn published; None: not taken over yet
         self._models = models
@@ -90,8 +90,8 @@ class Turns:
            a rescore; or the start of an activation, alone.
         2. One atomic load under the head that this owner wrote last. (Else it would work on another owner's states.)
         3. The step: pure. An activation older than M never scores.
-        4. One Kafka transaction, with or without outputs: outputs acknowledged, then the head, then commit. (Every turn:
-           else an owner that still has Redis but has lost Kafka never notices.)
+        4. One Kafka transaction, with or without outputs: outputs acknowledged, then the head, then commit. (Every
+           turn: else an owner that still has Redis but has lost Kafka never notices.)
         5. One compare-and-set in Redis. (Kafka before Redis: else a move could be noted as published that never was.)
         6. When idle, the head is compared on every poll, also when nothing is due. (Else a rollback goes unseen.)
         """
@@ -289,7 +289,7 @@ class Turns:
         self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
     async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[KafkaRecord]) -> None:
-        """End back-fills, by the record that says so or because they expired: a turn by itself, and a rescore begins."""
+        """End back-fills, by a record or because they expired: a turn by itself, and a rescore begins."""
         head = owned.head
         why = "finished" if records else "expired: no record of it came for too long"
         log.info("%s: back-fill %s %s", self.shard, ", ".join(names), why)
@@ -301,7 +301,7 @@ class Turns:
         self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
     def _may_rescore(self, context: TurnContext) -> bool:
-        """Return whether a slice may come now. In wall time slices alternate with records; a limit may make them wait."""
+        """Return whether a slice may come now. In wall time slices alternate with records; a limit may delay them."""
         return not self._rescored and self._flow.rescores_now(limited=self._is_limited(context))
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""What lies where in Redis, and the one read side of it. Imported by engine, customers, models, commands and the trainer."""
+"""Redis: keys, heads, reads, scans. Imported by engine, customers, models, commands and the trainer."""

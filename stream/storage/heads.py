@@ -1,4 +1,4 @@
-"""A shard's two heads: the Kafka head says how far the shard has come, the Redis head how far Redis has followed."""
+"""A shard's two heads: Kafka's is how far the shard has come, Redis' is how far Redis has followed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class KafkaHead(msgspec.Struct, frozen=True):
-    """The Kafka head (docs/explanation/exactly-once.md, section 2): written in the same transaction as the turn's outputs."""
+    """The Kafka head (docs/explanation/exactly-once.md, section 2), written in the transaction of the turn's outputs."""
 
     offset: int  # N: of the last input record delivered, + 1
     count: int  # S: number of the last output
@@ -144,6 +144,6 @@ def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:
 def first_head(cluster: str, partitions: tuple[int, int], begin: int) -> StoreHead:
     """Return the head of a shard before its first record. `begin`: where the input log starts."""
     return StoreHead(
-        token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0, version="",
-        cursor=None, quiet="", cluster=cluster, partitions=partitions,
+        token="", turn=0, offset=begin, position=0, count=0, clock=NO_CLOCK, merge_clock=NO_CLOCK, activation=0,
+        version="", cursor=None, quiet="", cluster=cluster, partitions=partitions,
     )  # fmt: skip

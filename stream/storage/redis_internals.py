@@ -35,8 +35,8 @@ def pack_commands_in_c(client: AsyncRedis) -> None:
 def translate_closed_transport(client: AsyncRedis) -> None:
     """Let a client raise redis-py's ConnectionError for a closed transport. Call it before the client connects.
 
-    uvloop raises RuntimeError for a transport that was closed under a command, and redis-py doesn't translate it. A status
-    that can't be shown would then end the worker.
+    uvloop raises RuntimeError for a transport that was closed under a command, and redis-py doesn't translate it. A
+    status that can't be shown would then end the worker.
     """
     base: type[Any] = client.connection_pool.connection_class
 

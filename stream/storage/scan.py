@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from segmentation.rfm import StateFormatError
+from stream.clock import now_ms
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import REBUILD, StoreUnreadable, read_clock, read_states
@@ -25,6 +25,7 @@ def look_at_all(
     settings: Settings,
     look: Callable[[int, list[tuple[bytes, bytes]]], T],
     progress: Callable[[int], None] | None = None,
+    now_ms: Callable[[], int] = now_ms,
 ) -> Iterator[tuple[int, T]]:
     """Yield (an instant in ms, the result of `look` at a page of customers as of that instant), shard by shard.
 
@@ -38,7 +39,7 @@ def look_at_all(
             clock = read_clock(redis, keys)
             if clock is None:
                 continue
-            at = clock if settings.time == "event" else max(clock, time.time_ns() // 1_000_000)
+            at = clock if settings.time == "event" else max(clock, now_ms())
             states = read_states(redis, keys)
             while page := list(islice(states, _PAGE)):
                 try:

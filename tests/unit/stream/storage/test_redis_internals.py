@@ -112,7 +112,7 @@ def test_importing_changes_nothing() -> None:
 async def test_a_transport_closed_under_a_command_is_a_lost_connection(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As uvloop raises it when Redis fails over while a worker shows its status (the recovery suite, SEED=2 FAULTS=60)."""
+    """As uvloop raises it when Redis fails over while a worker shows its status (SEED=2 FAULTS=60 of the storm)."""
 
     async def closed(*_: object, **__: object) -> None:
         raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
