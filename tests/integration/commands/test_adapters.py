@@ -36,7 +36,7 @@ Place = tuple[str, int, int]  # topic, partition, offset
 SOURCE_PARTITIONS = 3
 SHOP = """
 import time
-from stream.adapters import Adapters
+from stream.adapters.mapping import Adapters
 
 adapters = Adapters()
 
