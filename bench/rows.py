@@ -19,7 +19,7 @@ from bench.harness import sampler
 from bench.harness.children import CountFile, MeasuredProcess
 from bench.harness.deployment import PARTITIONS, activate_model, deployment, environment, make_topics
 from bench.harness.errors import BenchError
-from bench.harness.meter import Meter, Progress, Throughput, measure
+from bench.harness.meter import MeasuredRun, Meter, Progress, measure
 from bench.harness.orders import bodies, preload
 from bench.harness.outputs import Checked, CustomerTotals, check_agent, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
@@ -138,12 +138,12 @@ class Bench:
     def _deployment(self, name: str, topic: str, time_mode: Literal["wall", "event"] = "wall") -> Settings:
         return deployment(self.stack.endpoints, name, topic, time_mode)
 
-    def _drain(self) -> tuple[Throughput, Checked | None]:
+    def _drain(self) -> tuple[MeasuredRun, Checked | None]:
         given = self._input("orders", self.options.orders)
         records = given.orders + PARTITIONS  # each partition begins with the activation of the model
         return self._counted("drain", "bench.scenarios.drain", self._deployment("drain", given.topic), records), None
 
-    def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[Throughput, Checked | None]:
+    def _worker(self, time_mode: Literal["wall", "event"]) -> tuple[MeasuredRun, Checked | None]:
         given = self._input("orders", self.options.orders)
         settings = self._deployment(time_mode, given.topic, time_mode)
         make_topics(settings)
@@ -154,14 +154,14 @@ class Bench:
         self.report("checking its moves and states")
         return measured, asyncio.run(check_worker(settings, self.redis, given.expected))
 
-    def _faust(self) -> tuple[Throughput, Checked | None]:
+    def _faust(self) -> tuple[MeasuredRun, Checked | None]:
         given = self._input("orders-faust", self.options.faust_orders, with_model=False)
         settings = self._deployment("faust", given.topic)
         make_topics(settings)
         measured = self._counted("faust", "bench.scenarios.faust_agent", settings, given.orders)
         return measured, asyncio.run(check_agent(settings, self.redis, given.expected))
 
-    def _counted(self, name: str, module: str, settings: Settings, records: int) -> Throughput:
+    def _counted(self, name: str, module: str, settings: Settings, records: int) -> MeasuredRun:
         """Measure a program that counts its records in a CountFile."""
         counts = CountFile(self.folder / f"{name}.count")
 

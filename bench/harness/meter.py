@@ -53,7 +53,7 @@ class CpuReading:
 
 
 @dataclass(frozen=True, slots=True)
-class Throughput:
+class MeasuredRun:
     """A row's figures from the end of its start-up until all was settled. None: too short a time to measure."""
 
     orders: int
@@ -95,7 +95,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 def measure(
     child: MeasuredProcess, stack: LocalStack, progress: Callable[[], Progress], timeout_s: float
-) -> Throughput:
+) -> MeasuredRun:
     """Watch a program from the end of its start-up until all is settled.
 
     The span begins when the work may begin, so it contains all work for the first orders. Raises BenchError where the
@@ -121,14 +121,14 @@ def measure(
         time.sleep(POLL_S)
 
 
-def _difference(begun: int, first: CpuReading, done: int, last: CpuReading, peak: float, load: float) -> Throughput:
+def _difference(begun: int, first: CpuReading, done: int, last: CpuReading, peak: float, load: float) -> MeasuredRun:
     seconds, count = last.at_s - first.at_s, done - begun
     measurable = count > 0 and seconds >= _LEAST_S
 
     def per_million(spent: float) -> float | None:
         return round(spent / count * _MILLION, 2) if measurable else None
 
-    return Throughput(
+    return MeasuredRun(
         orders=done,
         seconds=round(seconds, 3),
         orders_per_s=round(count / seconds, 1) if measurable else None,
