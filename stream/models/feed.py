@@ -75,7 +75,7 @@ class ModelFeed:
         )
         await consumer.start()
         try:
-            if not await consumer.topics() or topic not in await consumer.topics():
+            if topic not in await consumer.topics():
                 raise WorkerFailed(
                     f"topic {topic!r} doesn't exist.", hint="`segstream topics create` makes all of them."
                 )

@@ -23,6 +23,7 @@ from stream.engine.log_reader import Bounds, LogReader, OutputPage
 from stream.engine.ownership import Owned, ShardContext
 from stream.engine.store import Loaded, ShardStore, Writes
 from stream.engine.turns import Turns
+from stream.kafka.aiokafka_internals import join_transaction
 from stream.storage.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
 
 TAKEN_OUT: Final = {
@@ -88,7 +89,7 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
         producer, p = self._producer, self._partition
         async with self._in_time("a turn's transaction"):
             await producer.begin_transaction()
-            producer._txn_manager.maybe_add_partition_to_txn(TopicPartition(self._streams.heads, p))
+            join_transaction(producer, TopicPartition(self._streams.heads, p))
             sent = await self._send_outputs(turn)
             others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
             others += await self._send_tombstones(turn.tombstones)
