@@ -26,7 +26,7 @@ STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
     ("decode", "segmentation/decoder.py", frozenset()),
     ("merge", "segmentation/scoring.py", frozenset({"_merge"})),
     ("score", "segmentation/decisions.py", frozenset({"score"})),
-    ("search for the next move", "segmentation/decisions.py", frozenset({"search", "staying", "_wait_for_an_order"})),
+    ("search for the next move", "segmentation/decisions.py", frozenset({"search", "staying", "_first_segment"})),
     ("moves by time", "segmentation/decisions.py", frozenset({"move_by_time"})),
     ("write moves", "segmentation/moves.py", frozenset()),
     ("batches and turns", "segmentation/scoring.py", frozenset()),
