@@ -31,8 +31,8 @@ def test_every_reason_of_a_dead_letter_is_listed() -> None:
 @pytest.mark.parametrize(
     ("heading", "event"),
     [
-        ("What comes out, on `segment-changes`", SegmentChanged),
-        ("What a campaign does, on `campaign-actions`", CampaignAction),
+        ("Output: `segment-changes`", SegmentChanged),
+        ("Output: `campaign-actions`", CampaignAction),
     ],
 )
 def test_every_field_is_listed_in_its_order_on_the_wire(heading: str, event: type) -> None:
