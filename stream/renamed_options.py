@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def accepting(former: Mapping[str, str]) -> type[TyperCommand]:
     """Return a class for `@app.command(cls=…)` that accepts options under former names. `former`: old name to new.
 
-    The names are replaced before the arguments are parsed, so that this depends on no detail of Click's or Typer's options.
+    The names are replaced before the arguments are parsed, which depends on no detail of Click's or Typer's options.
     """
 
     class CommandWithFormerOptions(TyperCommand):

@@ -57,12 +57,13 @@ def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
     """Show what is known of a customer: events, figures, segment, and the next move if nothing is bought."""
     import msgspec
 
+    from stream.clock import now_ms
     from stream.customers.lookup import customer as look_up
     from stream.models.topic import read_published
     from stream.settings import load_settings
 
     settings = load_settings()
-    report = look_up(settings, asyncio.run(read_published(settings)), customer_id)
+    report = look_up(settings, asyncio.run(read_published(settings)), customer_id, now_ms())
     if as_json:
         typer.echo(msgspec.json.encode(report))
     else:
@@ -149,9 +150,10 @@ def export(
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write every customer's recency, frequency, monetary value, segment and number of moves to a file, sorted by id."""
+    """Write every customer's recency, frequency, monetary value, segment and number of moves to a file, by id."""
     import msgspec
 
+    from stream.clock import now_ms
     from stream.customers.export import export as export_states
     from stream.models.topic import read_published
     from stream.progress import progress_bar
@@ -161,7 +163,9 @@ def export(
     settings = load_settings()
     published = asyncio.run(read_published(settings))
     with progress_bar("exporting", customers_stored(settings)) as show:
-        report = export_states(settings, published, out, as_of_ms=as_of, progress=lambda done: show(done, ""))
+        report = export_states(
+            settings, published, out, now_ms=now_ms(), as_of_ms=as_of, progress=lambda done: show(done, "")
+        )
     typer.echo(msgspec.json.encode(report) if as_json else _export_summary(report))
 
 
@@ -249,10 +253,11 @@ def erase(customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, as_json:
     """
     import msgspec
 
+    from stream.clock import now_ms
     from stream.customers.erase import erase as erase_customer
     from stream.settings import load_settings
 
-    erasure = asyncio.run(erase_customer(load_settings(), customer_id, at, wait_s=wait))
+    erasure = asyncio.run(erase_customer(load_settings(), customer_id, at, now_ms=now_ms(), wait_s=wait))
     if as_json:
         typer.echo(msgspec.json.encode(erasure).decode())
     else:

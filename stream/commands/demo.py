@@ -8,7 +8,6 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +71,8 @@ def demo(
     Of your settings it uses only SEGSTREAM_CACHE_DIR and SEGSTREAM_CURRENCY.
     --speed applies to the orders after the training.
     """
+    from segmentation.events import instant
+    from stream.clock import now_ms
     from stream.demo.run import DemoPlan
     from stream.demo.run import demo as run
     from stream.demo.source import DemoRequest
@@ -79,13 +80,13 @@ def demo(
     from stream.settings import load_settings
 
     request = DemoRequest(source, orders, train_at, until, load_settings().currency)
-    folder = out or Path("out") / f"demo-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    # Right after topics are created the clients log missing leaders, which they find a moment later; real errors are raised.
+    folder = out or Path("out") / f"demo-{instant(now_ms()):%Y%m%dT%H%M%SZ}"
+    # Right after topics are created the clients log missing leaders, which they soon find; real errors are raised.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     # Ctrl-C stops everything on the way out, even if a script's shell had it ignored; SIGTERM does the same.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    with run(request, DemoPlan(folder.expanduser().resolve(), workers, speed), choose_view()) as result:
+    with run(request, DemoPlan(folder.expanduser().resolve(), workers, speed), choose_view(), now_ms) as result:
         _show(result, as_json=as_json)
         if keep_running:
             _wait(folder.resolve())

@@ -1,4 +1,4 @@
-"""`segstream models`: the models on the topic and in the shards; what another would change; how far customers drifted."""
+"""`segstream models`: the models on the topic and in the shards, the effect of another one, and drift."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def shadow(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show the moves that activating a model would cause now: who, from where to where, how much money. Changes nothing."""
+    """Show the moves that activating a model would cause now, by segments, with the money. Changes nothing."""
     import msgspec
 
     from stream.models.listing import find_model

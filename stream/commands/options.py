@@ -96,8 +96,8 @@ Until = Annotated[
     typer.Option(
         parser=instant_of,
         metavar="TIME",
-        help="Stop before the first row at or after this instant; in event time also advance every partition's clock to "
-        "it.",
+        help="Stop before the first row at or after this instant; in event time also advance every partition's clock "
+        "to it.",
     ),
 ]
 Speed = Annotated[

@@ -137,8 +137,8 @@ def _send(request: _ReplayRequest, *, as_json: bool) -> None:
             )
         if settings.time == "wall" and dates.old_rows:
             typer.echo(
-                f"SEGSTREAM_TIME is wall: {dates.old_rows:,} of these rows are more than a day old, but will be scored as "
-                "of now. Set SEGSTREAM_TIME=event to score them as of their own dates.",
+                f"SEGSTREAM_TIME is wall: {dates.old_rows:,} of these rows are more than a day old, but will be scored "
+                "as of now. Set SEGSTREAM_TIME=event to score them as of their own dates.",
                 err=True,
             )
         report = asyncio.run(_sent(settings, ordered, request, left_out))
@@ -177,8 +177,8 @@ def _show(report: ReplayReport, settings: Settings, *, as_json: bool) -> None:
 
     for currency, rows in report.other_currencies.items():
         typer.echo(
-            f"{rows:,} rows are in {currency}, but this deployment is in {settings.currency}: they become dead letters. "
-            f"Set SEGSTREAM_CURRENCY={currency} if all orders are in it.",
+            f"{rows:,} rows are in {currency}, but this deployment is in {settings.currency}: they become dead "
+            f"letters. Set SEGSTREAM_CURRENCY={currency} if all orders are in it.",
             err=True,
         )
     typer.echo(msgspec.json.encode(report) if as_json else _summary(report))

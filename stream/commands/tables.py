@@ -18,7 +18,7 @@ def console(width: int = 140) -> Console:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table without frame. A heading that begins with > is that of a column of figures, aligned to the right."""
+    """Return a table without frame. A heading that begins with > aligns its column to the right."""
     columns = (Column(h.lstrip(">"), justify="right" if h.startswith(">") else "left") for h in headings)
     found = Table(*columns, box=None, pad_edge=False)
     for row in rows:

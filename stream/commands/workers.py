@@ -19,7 +19,7 @@ app = typer.Typer()
 
 @app.command()
 def worker(http_port: HttpPort = None) -> None:
-    """Score orders: consume events, keep the customers' states in Redis, publish moves. Finishes its turn on SIGTERM."""
+    """Score orders: consume events, keep customers' states in Redis, publish moves. Finishes its turn on SIGTERM."""
     from stream.settings import load_settings
     from stream.worker.steps import scoring_step
 

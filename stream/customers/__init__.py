@@ -1,1 +1,1 @@
-"""What is known of customers: look-up, export, forecast, erasure. Imported by commands and demo."""
+"""Customers: look-up, export, forecast and erasure. Imported by commands and demo."""

@@ -1,4 +1,4 @@
-"""Erasing a customer: the event that does it, the wait until it is done, and what the logs still hold."""
+"""The erasure of a customer: its event, the wait until a worker has done it, and what the logs still hold."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LONGEST_ID: Final = 256
 
 
 class ErasureRefused(SegstreamError):
-    """This customer can't be erased so."""
+    """The id can't be one of a customer."""
 
 
 class RetainedData(msgspec.Struct, frozen=True):
-    """What a log still holds of the customer. `until`: None where nothing of its own accord removes it."""
+    """Data of the customer that a log still holds. `until`: None if the log keeps it without limit."""
 
     topic: str
     holds: str
@@ -40,7 +40,7 @@ class RetainedData(msgspec.Struct, frozen=True):
 
 
 class Erasure(msgspec.Struct, frozen=True):
-    """What was sent, whether the worker has taken it, and what stays where."""
+    """The erasure that was sent, whether a worker has done it, and the data that logs still hold."""
 
     customer_id: str
     erased_until: str
@@ -50,26 +50,25 @@ class Erasure(msgspec.Struct, frozen=True):
     kept: list[RetainedData]
 
 
-async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, wait_s: float) -> Erasure:
-    """Send customer.erased for everything dated up to `at_ms` (ms), and wait until the worker has taken it.
+async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_ms: int, wait_s: float) -> Erasure:
+    """Send customer.erased for everything dated up to `at_ms`, and wait until a worker has done it.
 
-    `at_ms` None: now; in event time the clock of the customer's shard. Raises ErasureRefused, KafkaUnreachable,
-    TopicMissing, RedisUnreachable.
+    `at_ms` None: now; in event time the clock of the customer's shard. Instants in ms. Raises ErasureRefused,
+    KafkaUnreachable, TopicMissing, RedisUnreachable.
     """
     key = customer_id.encode()
     if not 1 <= len(customer_id) <= _LONGEST_ID:
         raise ErasureRefused(f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}.")
-    # "none" asks for no particular partitioner, so the usual one will do.
+    # SEGSTREAM_PARTITIONER=none asks for no particular partitioner: Kafka's default will do.
     partition = (PARTITIONERS[settings.partitioner] or murmur2)(key, settings.partitions)
-    now_ms = time.time_ns() // 1_000_000
     with redis_client(settings) as redis:
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
         clock = await asyncio.to_thread(read_clock, redis, keys)
         if at_ms is None:
             at_ms = clock if settings.time == "event" and clock is not None else now_ms
         offset = await _send(settings, customer_id, at_ms, partition)
-        done = await _taken(redis, keys, offset, wait_s)
-    return Erasure(customer_id, iso(at_ms), partition, offset, done, await _kept(settings, now_ms))
+        done = await _processed(redis, keys, offset, wait_s)
+    return Erasure(customer_id, iso(at_ms), partition, offset, done, await _retained(settings, now_ms))
 
 
 async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int) -> int:
@@ -82,7 +81,7 @@ async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int
     return int(sent.offset)
 
 
-async def _taken(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> bool:
+async def _processed(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
     while True:
         head = await asyncio.to_thread(read_head, redis, keys)
@@ -93,29 +92,29 @@ async def _taken(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> boo
         await asyncio.sleep(_POLL_S)
 
 
-async def _kept(settings: Settings, now_ms: int) -> list[RetainedData]:
-    """What each log of the deployment may hold of a customer, by its own retention."""
+async def _retained(settings: Settings, now_ms: int) -> list[RetainedData]:
+    """Return what each log of the deployment may hold of a customer, by the log's retention."""
     orders = "the customer's events, as they were sent"
     moves = "the customer's moves, with their figures"
     holds = {
         settings.orders_topic: orders,
         settings.unkeyed_topic: orders,
-        settings.orders_dead_letters_topic: "those of the customer's events that could not be used",
+        settings.orders_dead_letters_topic: "the customer's events that could not be used",
         settings.changes_topic: moves,
-        settings.state_topic: "the latest move: a tombstone has been written over it",
-        settings.changes_dead_letters_topic: moves + ", where they could not be used",
+        settings.state_topic: "the latest move, which a tombstone now replaces",
+        settings.changes_dead_letters_topic: "the customer's moves that could not be used",
         settings.actions_topic: "the campaign actions for the customer",
     }
     return [
-        _kept_in(topic, holds[topic], policy, retention_ms, now_ms)
+        _retained_in(topic, holds[topic], policy, retention_ms, now_ms)
         for topic, (policy, retention_ms) in (await topics.retention(settings, list(holds))).items()
     ]
 
 
-def _kept_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> RetainedData:
-    """What one log says of itself.
+def _retained_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> RetainedData:
+    """Return what one log holds, and until when.
 
-    >>> _kept_in("orders", "events", "delete", 86_400_000, 0).until
+    >>> _retained_in("orders", "events", "delete", 86_400_000, 0).until
     '1970-01-02T00:00:00.000Z'
     """
     ends = policy == "delete" and retention_ms >= 0

@@ -1,10 +1,9 @@
-"""Every customer's figures at one instant, as a file: read from the states in Redis, a page at a time, exact to the last digit."""
+"""The export of all customers' figures at one instant: exact, read from the states in Redis page by page."""
 
 from __future__ import annotations
 
 import csv
 import heapq
-import time
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
@@ -38,11 +37,11 @@ _MONEY_DIGITS: Final = 19  # of 64 bits
 
 
 class ExportError(SegstreamError):
-    """The states can't be exported so."""
+    """The states can't be exported as asked."""
 
 
 class CustomerRow(msgspec.Struct, frozen=True, gc=False):
-    """One customer. `recency_days` is None where no order stands, `segment` where none was ever announced."""
+    """A customer. `recency_days`: None without an order; `segment`: None if none was ever published."""
 
     customer_id: str
     recency_days: float | None
@@ -54,28 +53,28 @@ class CustomerRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class ExportReport(msgspec.Struct, frozen=True):
-    """What was written, as of one instant. `behind`: how far the last shard has come in event time, if not so far."""
+    """The export as of one instant. `behind`: in event time the clock of the shard furthest behind, if earlier."""
 
     file: str
     customers: int
     incomplete: int
-    as_of: str | None  # None: no shard has begun
+    as_of: str | None  # None: no shard has a record yet
     behind: str | None
 
 
 class ExportInstant(NamedTuple):
-    """The instant (ms) as of which all shards are read. `behind_ms`: the clock of the one furthest behind, where that is earlier."""
+    """The instant as of which all shards are read. `behind_ms`: the clock of the shard furthest behind, if earlier."""
 
     at_ms: int
     behind_ms: int | None
-    partitions: tuple[int, ...]  # which have begun
+    partitions: tuple[int, ...]  # of the shards that have records
 
 
 class RowWriter(Protocol):
-    """Takes lines, in pages."""
+    """A function that writes customers, page by page."""
 
-    def __call__(self, lines: Sequence[CustomerRow]) -> None:
-        """Write them behind those before."""
+    def __call__(self, rows: Sequence[CustomerRow]) -> None:
+        """Write a page of customers after the earlier ones."""
 
 
 def export(
@@ -83,35 +82,36 @@ def export(
     published: PublishedModels,
     out: Path,
     *,
+    now_ms: int,
     as_of_ms: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Write every customer's figures to a .csv or .parquet file, which appears when it is whole. Sorted by id, none twice.
+    """Write every customer's figures to a .csv or .parquet file, sorted by id. The file appears when it is complete.
 
-    As of `as_of_ms`, or in event time of the clock that has come furthest, in wall time of now; the same instant for all.
-    Segment and sequence are those announced last. A worker that runs meanwhile goes on: what it adds to a customer not
-    read yet is in the figures, if dated so early. Raises ExportError, RedisUnreachable.
+    The figures of all are as of `as_of_ms`; None: in event time as of the most advanced shard's clock, in wall time as
+    of `now_ms`. Segment and sequence are those published last. A worker may run meanwhile: an order that it adds to a
+    customer not read yet counts if it is dated early enough. Raises ExportError, RedisUnreachable.
     """
     if out.suffix.lower() not in _WRITERS:
-        raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Name the file for what it shall be.")
+        raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Choose one of these formats.")
     customers, incomplete = 0, 0
     part = out.with_name(f".{out.name}.part")
     try:
         with redis_client(settings) as redis:
-            instant = instant_of_all(redis, settings, as_of_ms)
-            lines = _lines(redis, settings, published, instant)
+            instant = instant_of_all(redis, settings, as_of_ms, now_ms)
+            rows = _rows(redis, settings, published, instant)
             with _WRITERS[out.suffix.lower()](part) as write:
-                while page := list(islice(lines, _PAGE)):
+                while page := list(islice(rows, _PAGE)):
                     write(page)
                     customers += len(page)
-                    incomplete += sum(line.incomplete for line in page)
+                    incomplete += sum(row.incomplete for row in page)
                     if progress:
                         progress(customers)
         part.replace(out)
     except StateFormatError as error:
         raise ExportError(f"a state can't be read: {error}") from error
     except OSError as error:
-        raise ExportError(f"{out}: {error.strerror or error}.", hint="Give a file that can be written.") from error
+        raise ExportError(f"{out}: {error.strerror or error}.", hint="Choose a file that can be written.") from error
     finally:
         part.unlink(missing_ok=True)
     return ExportReport(
@@ -123,42 +123,43 @@ def export(
     )
 
 
-def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None) -> ExportInstant:
-    """Choose the instant as of which all shards are read. Raises ExportError.
+def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> ExportInstant:
+    """Return the instant as of which all shards are read. Raises ExportError.
 
-    `as_of_ms` may lie at most a grace before a shard's clock: what counted earlier may have been forgotten since.
+    `as_of_ms` may be at most a grace before a shard's clock: entries that counted earlier may have been dropped since.
     """
     keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     clocks = {k.partition: clock for k in keys if (clock := read_clock(redis, k)) is not None}
     event_time = settings.time == "event"
     at_ms = as_of_ms
     if at_ms is None:
-        at_ms = max(clocks.values(), default=0) if event_time else time.time_ns() // 1_000_000
+        at_ms = max(clocks.values(), default=0) if event_time else now_ms
     for partition, clock in clocks.items():
         if at_ms < clock - settings.rules.grace:
             raise ExportError(
-                f"{iso(at_ms)} is too early: partition {partition} has come to {iso(clock)}, and only the last "
-                f"{settings.grace_days} days can be looked back on.",
-                hint=f"For the figures of then: `segstream replay FILE --until {iso(at_ms)}` into a deployment of its own.",
+                f"{iso(at_ms)} is too early: partition {partition} has reached {iso(clock)}, and figures can be "
+                f"computed for the last {settings.grace_days} days only.",
+                hint=f"For older figures, run `segstream replay FILE --until {iso(at_ms)}` into a separate deployment.",
             )
     behind = min(clocks.values(), default=at_ms)
     return ExportInstant(at_ms, behind if event_time and behind < at_ms else None, tuple(clocks))
 
 
-def _lines(
+def _rows(
     redis: Redis, settings: Settings, published: PublishedModels, instant: ExportInstant
 ) -> Iterator[CustomerRow]:
-    """Give all customers, in the order of their ids. Each shard has its own in that order: they are merged. Raises ExportError."""
+    """Yield all customers by id, merged from the shards, each of which is in that order. Raises ExportError."""
     shards = [_of_shard(redis, settings, published, p, instant.at_ms) for p in instant.partitions]
     before = None
-    for line in heapq.merge(*shards, key=attrgetter("customer_id")):
-        if line.customer_id == before:
+    for row in heapq.merge(*shards, key=attrgetter("customer_id")):
+        if row.customer_id == before:
             raise ExportError(
-                f"customer {line.customer_id!r} is in two shards: the producers of {settings.orders_topic} choose partitions differently.",
+                f"customer {row.customer_id!r} is in two shards: the producers of {settings.orders_topic} choose "
+                "partitions differently.",
                 hint="Let all use one partitioner and name it in SEGSTREAM_PARTITIONER (docs/reference/events.md).",
             )
-        before = line.customer_id
-        yield line
+        before = row.customer_id
+        yield row
 
 
 def _of_shard(
@@ -185,18 +186,18 @@ def _csv(path: Path) -> Iterator[RowWriter]:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
 
-        def write(lines: Sequence[CustomerRow]) -> None:
+        def write(rows: Sequence[CustomerRow]) -> None:
             writer.writerows(
                 (
-                    line.customer_id,
-                    "" if line.recency_days is None else repr(line.recency_days),
-                    line.frequency,
-                    format_units(line.monetary_units),
-                    line.segment or "",
-                    line.sequence,
-                    "true" if line.incomplete else "false",
+                    row.customer_id,
+                    "" if row.recency_days is None else repr(row.recency_days),
+                    row.frequency,
+                    format_units(row.monetary_units),
+                    row.segment or "",
+                    row.sequence,
+                    "true" if row.incomplete else "false",
                 )
-                for line in lines
+                for row in rows
             )
 
         yield write
@@ -204,7 +205,7 @@ def _csv(path: Path) -> Iterator[RowWriter]:
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[RowWriter]:
-    # Imported here: it takes half a second, which only those who write Parquet should wait for.
+    # Imported here: the import takes half a second, and only Parquet needs it.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -220,20 +221,20 @@ def _parquet(path: Path) -> Iterator[RowWriter]:
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
     with pq.ParquetWriter(path, schema) as writer:
 
-        def write(lines: Sequence[CustomerRow]) -> None:
-            rows = (
+        def write(rows: Sequence[CustomerRow]) -> None:
+            cells = (
                 (
-                    line.customer_id,
-                    line.recency_days,
-                    line.frequency,
-                    Decimal(line.monetary_units) / UNITS,
-                    line.segment,
-                    line.sequence,
-                    line.incomplete,
+                    row.customer_id,
+                    row.recency_days,
+                    row.frequency,
+                    Decimal(row.monetary_units) / UNITS,
+                    row.segment,
+                    row.sequence,
+                    row.incomplete,
                 )
-                for line in lines
+                for row in rows
             )
-            columns = zip(*rows, strict=True)
+            columns = zip(*cells, strict=True)
             arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 

@@ -12,23 +12,22 @@ if TYPE_CHECKING:
 
 
 class CustomerFigures(NamedTuple):
-    """What a state says at an instant. `recency_days`: None where no order stands. `monetary_units`: ten-thousandths."""
+    """A customer's figures. `recency_days`: None without an order. `monetary_units`: ten-thousandths."""
 
     recency_days: float | None
     frequency: int
     monetary_units: int
-    segment: int  # id of the announced one, 0: never announced
+    segment: int  # id of the published one; 0: none was published
     sequence: int
-    incomplete: bool  # something that the window should hold has been forgotten
+    incomplete: bool  # the state has dropped entries that would count
 
 
 def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None:
-    """Read a state as of an instant, earlier or later than the one at which it was written. Raises StateFormatError.
+    """Return a customer's figures as of an instant, which may be before the state's last change or after it.
 
-    Always from the entries, never from the header's figures: those hold from the state's last change on, and a worker may
-    have written it later than `at_ms`. None: nothing of this customer is dated so early, or all has been
-    erased. Segment and sequence are the
-    present ones, whatever the instant.
+    They come from the entries. The header's figures hold only from the last change on, and a worker may have written
+    that later than `at_ms`. Segment and sequence are the present ones. None: the customer has nothing dated so early,
+    or has been erased. Raises StateFormatError.
     """
     state = unpack(value)
     if not any(e.kind != ERASED and e.time <= at_ms for e in state.entries):
@@ -41,9 +40,9 @@ def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None
 
 
 def complete(state: CustomerState, at_ms: int, rules: Rules) -> bool:
-    """Tell whether the entries hold all that counts at an instant.
+    """Return whether the entries hold everything that counts at an instant.
 
-    So it is if nothing later than a window and a grace before it has been forgotten, or only what an erasure took away.
+    They do if nothing later than a window and a grace before it has been dropped, except by an erasure.
     """
     erased = next((e.time for e in state.entries if e.kind == ERASED), None)
     return state.cut <= at_ms - rules.window - rules.grace or state.cut == erased

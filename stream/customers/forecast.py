@@ -1,4 +1,4 @@
-"""`segstream forecast`: how many customers time alone will move, from where, where to, and on which day."""
+"""The moves to come if nothing is bought: how many customers, from which segment to which, and on which day."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ForecastMove(msgspec.Struct, frozen=True, gc=False):
-    """One move to come, if nothing is bought, refunded or cancelled, and no model starts."""
+    """A move to come if nothing is bought, refunded or cancelled, and no model is activated."""
 
     customer_id: str
     at: str
@@ -33,7 +33,7 @@ class ForecastMove(msgspec.Struct, frozen=True, gc=False):
 
 
 class ForecastFlow(msgspec.Struct, frozen=True, gc=False):
-    """Of one day (UTC): how many go from one segment to another, and the money of theirs that counts then."""
+    """The moves of one day (UTC) from one segment to another: number of customers, and their money in the window."""
 
     day: str
     from_segment: str | None
@@ -43,10 +43,10 @@ class ForecastFlow(msgspec.Struct, frozen=True, gc=False):
 
 
 class MoveForecast(msgspec.Struct, frozen=True):
-    """All flows up to an instant, by day, then by segment."""
+    """All flows up to an instant, ordered by day, then by segments."""
 
     customers: int
-    as_of: str | None  # the clock that has come furthest; None: no shard has begun
+    as_of: str | None  # the most advanced clock; None: nobody will move
     until: str | None
     flows: list[ForecastFlow]
 
@@ -54,10 +54,11 @@ class MoveForecast(msgspec.Struct, frozen=True):
 def each_move(
     settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, Ahead]]:
-    """Give (the shard's clock in ms, a move) for all moves to come; (clock, …) shard by shard, within them unordered.
+    """Yield each move to come with its shard's clock (ms), shard by shard, within a shard unordered.
 
-    In event time a shard's clock is the instant to begin with, in wall time now. `progress` is told how many customers
-    were looked at. Raises StoreUnreadable, ExportError, NoActiveModel, RedisUnreachable.
+    The forecast starts at the shard's clock in event time, now in wall time. `progress` gets the number of customers
+    read.
+    Raises StoreUnreadable, ExportError, NoActiveModel, RedisUnreachable.
     """
     model = CompiledModel.of(published.require_active(), settings.group, published.names)
     scoring = ScoringContext.of(model, settings.dwell_ms, settings.rules)
@@ -72,7 +73,7 @@ def each_move(
 
 
 def named(move: Ahead, published: PublishedModels) -> ForecastMove:
-    """A move with the names of its segments."""
+    """Return a move with the names of its segments."""
     source, target = published.name(move.source), published.name(move.target)
     return ForecastMove(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
 
@@ -80,7 +81,7 @@ def named(move: Ahead, published: PublishedModels) -> ForecastMove:
 def forecast_flows(
     settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
 ) -> MoveForecast:
-    """Count the moves to come by day and segments. Raises as `each_move`."""
+    """Count the moves to come by day and segments. Raises the errors of `each_move`."""
     counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
     latest: int | None = None
     seen = 0

@@ -1,8 +1,7 @@
-"""One customer: what is known, where that puts them, and where they go if nothing more happens; and a score from figures alone."""
+"""The look-up of one customer, with their next move if nothing is bought; and a score from figures alone."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -39,21 +38,22 @@ _KINDS: Final = {
 }
 
 
-LEAST: Final = "0.01"
+_SMALLEST_PURCHASE: Final = "0.01"
 
 
 class CustomerUnknown(SegstreamError):
-    """No shard has a customer of that id."""
+    """No shard has a customer with that id."""
 
 
 class CustomerUnreadable(SegstreamError):
-    """What Redis has of the customer isn't a state."""
+    """The customer's value in Redis isn't a state."""
 
 
 class KnownEntry(msgspec.Struct, frozen=True):
-    """One event that the state keeps. Ids are kept as hashes only, so they can't be told.
+    """An event that the state keeps, without its id: the state has only a hash of that.
 
-    `counts`: it is part of frequency or monetary value. Cancellations never are, nor what they cancel or what has left the window.
+    `counts`: whether it is part of frequency or monetary value. Cancellations, cancelled orders and events that have
+    left the window aren't.
     """
 
     at: str
@@ -63,9 +63,9 @@ class KnownEntry(msgspec.Struct, frozen=True):
 
 
 class NextSegment(msgspec.Struct, frozen=True):
-    """Where the customer goes, and when, unless something happens before.
+    """The segment that the customer will move to, and when, unless something happens before.
 
-    `kept_by`: the least purchase just before that instant that keeps the segment; None: none does.
+    `kept_by`: the smallest purchase just before that instant that keeps the present segment; None: no purchase does.
     """
 
     segment: str
@@ -74,7 +74,7 @@ class NextSegment(msgspec.Struct, frozen=True):
 
 
 class CustomerReport(msgspec.Struct, frozen=True):
-    """All that is known of a customer, as of an instant: in event time the shard's clock, in wall time now."""
+    """All that is known of a customer, as of the shard's clock in event time, as of now in wall time."""
 
     customer_id: str
     partition: int
@@ -83,18 +83,18 @@ class CustomerReport(msgspec.Struct, frozen=True):
     frequency: int
     monetary: str
     incomplete: bool
-    erased_at: str | None  # where the erasure is all that is known of the customer
+    erased_at: str | None  # set if the erasure is all that is known of the customer
     first_order_at: str | None
     segment: str | None
     sequence: int
     last_move_at: str | None
-    backfill: str | None  # the back-fill that mutes the customer
+    backfill: str | None  # the backfill that mutes the customer
     next: NextSegment | None
     entries: list[KnownEntry]
 
 
 class ScoreReport(msgspec.Struct, frozen=True):
-    """Where figures alone put a customer. `distances`: in z space, by segment."""
+    """The segment for figures alone. `distances`: by segment, in standardised features."""
 
     segment: str
     action: str
@@ -102,8 +102,8 @@ class ScoreReport(msgspec.Struct, frozen=True):
     model_version: str
 
 
-def customer(settings: Settings, published: PublishedModels, customer_id: str) -> CustomerReport:
-    """Look a customer up. Raises CustomerUnknown, CustomerUnreadable, ExportError (no clock), RedisUnreachable."""
+def customer(settings: Settings, published: PublishedModels, customer_id: str, now_ms: int) -> CustomerReport:
+    """Return all that is known of a customer. Raises CustomerUnknown, CustomerUnreadable, RedisUnreachable."""
     salt = settings.erasure_salt.get_secret_value().encode()
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
@@ -113,17 +113,17 @@ def customer(settings: Settings, published: PublishedModels, customer_id: str) -
                 value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
             if value is None:
                 continue
-            at_ms = _as_of(redis, settings, keys)
+            at_ms = _as_of(redis, settings, keys, now_ms)
             try:
                 return report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
             except StateFormatError as error:
                 raise CustomerUnreadable(
                     f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
-                    hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` makes all states anew.",
+                    hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` rebuilds all states.",
                 ) from error
     raise CustomerUnknown(
         f"no customer {customer_id!r} in the {settings.partitions} shards of {settings.group}.",
-        hint="Check the id, and with `segstream status` that the worker has come so far.",
+        hint="Check the id, and check with `segstream status` that the workers have read its orders.",
     )
 
 
@@ -136,8 +136,8 @@ def report(
     as_of_ms: int,
     backfill: str | None = None,
 ) -> CustomerReport:
-    """Tell all that a state says as of an instant (ms). `backfill`: that mutes the customer. Raises StateFormatError."""
-    # The clock is read before the state, which a worker may have brought further in between.
+    """Return all that a state holds, as of an instant. `backfill`: the one that mutes it. Raises StateFormatError."""
+    # The clock was read before the state, which a worker may have advanced in between.
     state = unpack(advance_bytes(value, as_of_ms, settings.rules))
     known = figures_at(value, as_of_ms, settings.rules)
     erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
@@ -167,7 +167,7 @@ def report(
 
 
 def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> NextSegment | None:
-    """Tell a customer's next move by time alone, by the worker's own search. None: no model, no segment in it, or no move."""
+    """Return the next move if nothing is bought, by the worker's search; None without a model, segment or move."""
     if published.active is None or is_silent(value):
         return None
     model = CompiledModel.of(published.active, settings.group, published.names)
@@ -184,21 +184,20 @@ def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of
 
 
 def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
-    """The name of the back-fill that mutes a customer; None: none does."""
+    """Return the id of the backfill that mutes a customer; None: no backfill does."""
     slot = muted_by(value)
     head = read_head(redis, keys) if slot else None
     rows = head.backfills.rows if head else ()
     return next((row.id for row in rows if row.slot == slot and not row.closed), None)
 
 
-def _as_of(redis: Redis, settings: Settings, keys: ShardKeys) -> int:
-    now_ms = time.time_ns() // 1_000_000
+def _as_of(redis: Redis, settings: Settings, keys: ShardKeys, now_ms: int) -> int:
     clock = read_clock(redis, keys) if settings.time == "event" else None
     return now_ms if clock is None else clock
 
 
 def sentence(next_move: NextSegment, at_ms: int, segment: str, currency: str) -> str:
-    """Tell a forecast to a person, who is in that segment.
+    """Return a forecast as text for people. `segment`: the present one.
 
     >>> sentence(NextSegment("At Risk", "2026-03-03T14:20:00.000Z", "49.90"), 1_772_547_600_000, "Loyal", "EUR")
     'goes to At Risk on 3 March 2026, 14:20 UTC, unless something is bought: a purchase of 49.90 EUR keeps Loyal'
@@ -207,15 +206,17 @@ def sentence(next_move: NextSegment, at_ms: int, segment: str, currency: str) ->
     text = f"goes to {next_move.segment} on {at.day} {at:%B %Y, %H:%M} UTC, unless something is bought"
     if next_move.kept_by is None:
         return text
-    least = "any purchase" if next_move.kept_by == LEAST else f"a purchase of {next_move.kept_by} {currency}"
+    least = (
+        "any purchase" if next_move.kept_by == _SMALLEST_PURCHASE else f"a purchase of {next_move.kept_by} {currency}"
+    )
     return f"{text}: {least} keeps {segment}"
 
 
 def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> ScoreReport:
-    """Tell where figures put a customer who has no segment yet: the nearest, so no margin. Monetary in ten-thousandths."""
+    """Return the segment for figures: the nearest one, as for a new customer. Monetary in ten-thousandths."""
     scorer = Scorer(model)
     at = np.array([HORIZON_MS], dtype=np.int64)
-    # Recency is decided on in whole milliseconds, as for every customer.
+    # Decisions take recency in whole milliseconds, for every customer.
     last = at - round(min(max(recency_days, 0.0), HORIZON_MS / DAY_MS) * DAY_MS)
     rest = scorer.rest(np.array([float(frequency)]), np.array([monetary_units / float(UNITS)]))
     nearest = model.segments[int(scorer.decide(np.array([UNKNOWN]), at, last, rest)[0])]

@@ -1,1 +1,1 @@
-"""The demo: real orders through a stack of its own, to segments and actions. Imported by commands."""
+"""The demo: real orders on a Kafka and Valkey of its own, to segments and campaign actions. Imported by commands."""

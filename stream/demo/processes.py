@@ -1,4 +1,4 @@
-"""The demo's own workers, dispatcher and trainer: real processes, which end with the demo, however that ends."""
+"""The demo's workers, dispatcher and trainer: real processes, which end when the demo ends, even if it is killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream.demo.source import DemoError
 from stream.local import watchdog
 from stream.local.process import tail
 
-_GRACE_S: Final = 10.0  # to finish a turn and leave the group
+_GRACE_S: Final = 10.0  # for finishing a turn and leaving the consumer group
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -20,10 +20,10 @@ class DemoProcess:
     """`python ARGUMENTS…` with its output in a log, under a watchdog that ends it when this process has ended."""
 
     def __init__(self, name: str, arguments: list[str], *, log: Path, folder: Path) -> None:
-        """Start it in `folder`, with this process's environment."""
+        """Start the process in `folder`, with this process's environment."""
         self.name = name
         self.log = log
-        # The folder isn't the checkout's, and the packages may not be installed.
+        # The process starts in another folder than this repository's, and the packages may not be installed.
         path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH")) if p)
         with log.open("ab") as file:
             self._watchdog = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -38,23 +38,23 @@ class DemoProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The exit code; None while the process runs."""
         return self._watchdog.poll()
 
     def failed(self) -> DemoError:
-        """Say that it ended, and why as far as its log knows."""
+        """Return an error that says how the process ended, with the end of its log."""
         return DemoError(
             f"the {self.name} ended with {self.exit_code}; its log ends: {tail(self.log)}",
-            hint=f"The whole: {self.log}.",
+            hint=f"The whole log: {self.log}.",
         )
 
     def ask_to_end(self) -> None:
-        """Let it end in good order, without waiting for it."""
+        """Ask the process to end in good order, without waiting."""
         if self._watchdog.stdin is not None:
             self._watchdog.stdin.close()
 
     def end(self) -> None:
-        """Return when it has ended, by force if need be."""
+        """End the process, by force if need be, and wait for it."""
         self.ask_to_end()
         try:
             self._watchdog.wait(_GRACE_S + 5)
@@ -64,28 +64,28 @@ class DemoProcess:
 
 
 class DemoProcesses:
-    """All that were started, ended together."""
+    """The processes of a demo, which are ended together."""
 
     def __init__(self, logs: Path, folder: Path) -> None:
-        """`logs`: where each gets one, by its name; `folder`: where they run."""
+        """Write a log for each process into `logs`, named like the process; `folder`: their working directory."""
         self._logs = logs
         self._folder = folder
         self._all: list[DemoProcess] = []
 
     def start(self, name: str, *arguments: str) -> DemoProcess:
-        """Start one with arguments for Python; `name` is its log's too."""
+        """Start a process with arguments for Python; its log has its name."""
         child = DemoProcess(name, list(arguments), log=self._logs / f"{name}.log", folder=self._folder)
         self._all.append(child)
         return child
 
     def check(self) -> None:
-        """Raise DemoError where one has ended with an error."""
+        """Raise DemoError if a process has ended with an error."""
         for child in self._all:
             if child.exit_code not in {None, 0}:
                 raise child.failed()
 
     def end(self) -> None:
-        """End all at once, and wait for them."""
+        """End all processes at the same time, and wait for them."""
         for child in self._all:
             child.ask_to_end()
         for child in self._all:

@@ -1,4 +1,4 @@
-"""A demo's files, and its result read from them: customers, moves, actions and dead letters as they were stored and published."""
+"""The files of a demo, and its result: customers, moves, actions and dead letters as stored and published."""
 
 from __future__ import annotations
 
@@ -39,26 +39,32 @@ _action = msgspec.json.Decoder(CampaignAction)
 
 
 def read_result(
-    settings: Settings, orders: DemoOrders, paces: tuple[Throughput, Throughput], folder: Path, began_s: float
+    settings: Settings,
+    orders: DemoOrders,
+    throughputs: tuple[Throughput, Throughput],
+    folder: Path,
+    *,
+    began_s: float,
+    now_ms: int,
 ) -> DemoResult:
-    """Write the files into `folder` and count what they hold. `began_s`: monotonic, when the demo began.
+    """Write the files into `folder` and count what they hold. `began_s`: when the demo began, by the monotonic clock.
 
     Raises SegstreamError.
     """
     published = asyncio.run(read_published(settings))
     ranking = ranked(published.require_active())
-    export(settings, published, folder / "customers.csv")
+    export(settings, published, folder / "customers.csv", now_ms=now_ms)
     counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in OutputKind}
     moves = MoveStatistics(ranking)
     for move in read_moves(folder / "moves.jsonl"):
         moves.add(move)
     customers = CustomerStatistics()
     customers.read(folder / "customers.csv", moves, ranking)
-    history, live = paces
-    cast = customers.cast
-    champion = None if cast.champion is None else look_up(settings, published, cast.champion)
-    told = ExampleWriter(settings.currency, settings.window_days).tell(
-        champion, cast, chains(folder / "moves.jsonl", cast.ids)
+    history, live = throughputs
+    examples = customers.examples
+    champion = None if examples.champion is None else look_up(settings, published, examples.champion, now_ms)
+    stories = ExampleWriter(settings.currency, settings.window_days).sentences(
+        champion, examples, chains(folder / "moves.jsonl", examples.ids)
     )
     return DemoResult(
         source=orders.name,
@@ -77,7 +83,7 @@ def read_result(
         causes=dict(moves.causes.most_common()),
         actions=counts[OutputKind.ACTIONS],
         action_examples=_examples(folder / "actions.jsonl"),
-        stories=told,
+        stories=stories,
         dead_letters=counts[OutputKind.DEAD_LETTERS],
         check=ConsistencyCheck(moves.total, moves.customers, moves.broken, moves.duplicates, customers.strangers),
         files=_files(folder),
@@ -88,7 +94,7 @@ _FILES: Final = {OutputKind.CHANGES: "moves", OutputKind.ACTIONS: "actions", Out
 
 
 async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
-    """Write all that is committed, a JSON object a line, as `segstream tail` does; return how many."""
+    """Write all committed records, one JSON object per line, as `segstream tail` does; return their number."""
     with file.open("w", encoding="utf-8") as lines:
         return await tail(
             settings,
@@ -101,7 +107,7 @@ async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
 
 
 def _examples(file: Path) -> list[str]:
-    """Choose the latest action of each campaign, and write them for people."""
+    """Return the latest action of each campaign and segment, the most recent ones, as text for people."""
     latest: dict[tuple[str, str], CampaignAction] = {}
     with file.open("rb") as lines:
         for line in lines:

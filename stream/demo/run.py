@@ -1,4 +1,4 @@
-"""The whole way of an order on this machine: Kafka, Valkey, workers, dispatcher and trainer, all real, and real orders."""
+"""The run of a demo: Kafka, Valkey, workers, dispatcher and trainer on this machine, all real, with real orders."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from segmentation.events import iso
-from stream.clock import now_ms
 from stream.demo.processes import DemoProcesses
 from stream.demo.report import DemoResult, Throughput
 from stream.demo.result import LOGS, read_result
 from stream.demo.source import DemoError, DemoOrders, DemoRequest, opened
 from stream.demo.view import DemoProgress
-from stream.engine.shard_report import report, settled
+from stream.engine.shard_report import report as shard_reports
+from stream.engine.shard_report import settled
 from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.local.stack import Endpoints, LocalStack
@@ -40,17 +40,17 @@ T = TypeVar("T")
 SERVERS: Final = "servers"
 _PARTITIONS: Final = 8
 _POLL_S: Final = 0.1
-# What the script `segtrainer` holds: started by this interpreter, whatever the PATH says.
+# The same as the script `segtrainer`, but started by this interpreter, whatever the PATH is.
 _TRAINER: Final = "from trainer.cli import main; main()"
-# A shard that makes no progress for so long won't: session time-outs and takeovers take a few seconds.
+# A shard that makes no progress for so long is stuck: session time-outs and takeovers take a few seconds.
 _STUCK_S: Final = 60.0
-# Where downloads lie is a matter of the machine; every other setting is the demo's own.
+# The folder of downloads belongs to the machine; the demo sets every other setting itself.
 _KEPT_VARIABLES: Final = {f"{PREFIX}CACHE_DIR"}
 
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """How to go about it. `speed`: times the orders' own pace, after the training; None: as fast as it goes."""
+    """How to run a demo. `speed`: a multiple of the orders' own timing, after the training; None: without waiting."""
 
     folder: Path
     workers: int = 2
@@ -58,50 +58,50 @@ class DemoPlan:
 
 
 class _MoveSegments(msgspec.Struct, rename={"from_": "from"}):
-    """What the live picture needs of a move."""
+    """The part of a move that the live display needs."""
 
     from_: str | None
     to: str | None
 
 
-_told = msgspec.json.Decoder(_MoveSegments)
+_move_segments = msgspec.json.Decoder(_MoveSegments)
 
 
 @contextmanager
-def demo(wish: DemoRequest, plan: DemoPlan, view: View) -> Iterator[DemoResult]:
-    """Run the whole, and give what came out while everything still runs; then all of it is stopped.
+def demo(request: DemoRequest, plan: DemoPlan, view: View, clock: Callable[[], int]) -> Iterator[DemoResult]:
+    """Run the demo, yield its result while everything is still running, then stop everything. `clock`: now in ms.
 
-    Sets the environment of this process to the demo's servers, for its children and for who comes after. The servers' data
-    is deleted at the end unless the demo failed. Raises SegstreamError.
+    Points the environment of this process at the demo's servers, for its child processes and for its caller. The
+    servers' data is deleted at the end unless the demo failed. Raises SegstreamError.
     """
     began_s = time.monotonic()
     _check_folder(plan.folder)
     with ExitStack() as stack:
         with view.shown():
-            view.phase(f"reading the orders of {wish.source}")
-            orders = stack.enter_context(opened(wish, lambda rows: view.note(f"{rows:,} rows")))
+            view.phase(f"reading the orders of {request.source}")
+            orders = stack.enter_context(opened(request, lambda rows: view.note(f"{rows:,} rows")))
             _make_folder(plan.folder)
             stack.push(_Cleanup(plan.folder))
             view.phase("starting Kafka and Valkey")
             servers = stack.enter_context(LocalStack(plan.folder / SERVERS, report=view.note))
             settings = _own_settings(servers.endpoints, orders.currency)
             asyncio.run(topics.create(settings))
-            children = DemoProcesses(plan.folder / LOGS, plan.folder / SERVERS)
-            stack.callback(children.end)
-            paces = asyncio.run(_DemoRun(settings, orders, plan, view, children).play())
-            view.phase("reading again what was published")
-            result = read_result(settings, orders, paces, plan.folder, began_s)
+            processes = DemoProcesses(plan.folder / LOGS, plan.folder / SERVERS)
+            stack.callback(processes.end)
+            throughputs = asyncio.run(_DemoRun(settings, orders, plan, view, processes, clock).run())
+            view.phase("reading the published records again")
+            result = read_result(settings, orders, throughputs, plan.folder, began_s=began_s, now_ms=clock())
         yield result
 
 
 class _Cleanup:
-    """Keeps the servers' logs and deletes their data; after a failure all stays, to be looked at."""
+    """Keeps the servers' logs and deletes their data; after a failure it keeps everything, for inspection."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def __call__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        """Do so, once the servers have stopped."""
+        """Clean up after the servers have stopped; an exit callback of an ExitStack."""
         del error
         if kind is not None and issubclass(kind, Exception):
             return
@@ -113,22 +113,24 @@ class _Cleanup:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise DemoError where there is something already that files could be mixed up with."""
+    """Raise DemoError unless the folder is new or empty, so that no other files mix with the demo's."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DemoError(f"{folder} is there already.", hint="Choose a folder that is new or empty.")
+        raise DemoError(f"{folder} exists and isn't an empty folder.", hint="Choose a new or an empty folder.")
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the demo's folders. Raises DemoError."""
+    """Create the demo's folders. Raises DemoError."""
     try:
         (folder / "logs").mkdir(parents=True)
         (folder / "servers").mkdir()
     except OSError as error:
-        raise DemoError(f"{folder} can't be made: {error.strerror}.", hint="Choose another one with --out.") from error
+        raise DemoError(
+            f"{folder} can't be created: {error.strerror}.", hint="Choose another folder with --out."
+        ) from error
 
 
 def _own_settings(endpoints: Endpoints, currency: str) -> Settings:
-    """Point this process and its children at the demo's servers; nothing of the user's own deployment counts here."""
+    """Point this process and its child processes at the demo's servers, without the user's own settings."""
     for name in [n for n in os.environ if n.startswith(PREFIX) and n not in _KEPT_VARIABLES]:
         del os.environ[name]
     os.environ.update(endpoints.environment())
@@ -138,61 +140,68 @@ def _own_settings(endpoints: Endpoints, currency: str) -> Settings:
 
 
 def _owned_by(workers: int, rows: list[ShardReport]) -> bool:
-    """Tell whether every shard has an owner, and so many share them."""
+    """Return whether every shard has an owner, and at least `workers` processes share them."""
     owners = {row.owner for row in rows}
     return "" not in owners and len(owners) >= workers
 
 
 class _DemoRun:
-    """The play itself, once the servers run: history, training, the rest; and the watch over all processes meanwhile."""
+    """A run on started servers: history, training, then the other orders, with all processes watched meanwhile."""
 
     def __init__(
-        self, settings: Settings, orders: DemoOrders, plan: DemoPlan, view: View, children: DemoProcesses
+        self,
+        settings: Settings,
+        orders: DemoOrders,
+        plan: DemoPlan,
+        view: View,
+        processes: DemoProcesses,
+        clock: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._orders = orders
         self._plan = plan
         self._view = view
-        self._children = children
-        self._picture = DemoProgress(total=orders.total)
-        # Beside cancelling: a consumer under way was seen to swallow that, and would have gone on for ever.
+        self._processes = processes
+        self._clock = clock
+        self._progress = DemoProgress(total=orders.total)
+        # In addition to cancelling: a consumer was seen to swallow a cancellation, and would have run for ever.
         self._ending = asyncio.Event()
 
-    async def play(self) -> tuple[Throughput, Throughput]:
-        """Return how fast the history was merged, and the rest scored. Raises DemoError."""
+    async def run(self) -> tuple[Throughput, Throughput]:
+        """Run all phases; return the throughput of merging the history and of scoring the rest. Raises DemoError."""
         orders = self._orders
         following = asyncio.create_task(self._follow())
         try:
             self._view.phase(f"starting {self._plan.workers} workers and a dispatcher")
             for number in range(1, self._plan.workers + 1):
-                self._children.start(f"worker-{number}", "-m", "stream.cli", "worker")
-            self._children.start("dispatcher", "-m", "stream.cli", "dispatch")
+                self._processes.start(f"worker-{number}", "-m", "stream.cli", "worker")
+            self._processes.start("dispatcher", "-m", "stream.cli", "dispatch")
             await self._watched(self._all_owned(), following)
             day = iso(orders.train_at_ms)[:10]
-            self._view.phase(f"history up to {day}, merged in silence")
+            self._view.phase(f"merging the orders before {day}, without publishing moves")
             history = await self._watched(self._replayed(None, orders.train_at_ms, None), following)
-            self._view.phase(f"training the model as of {day}, and announcing every customer once")
+            self._view.phase(f"training the model as of {day}, and publishing every customer's first segment")
             await self._watched(self._trained(), following)
             await self._watched(self._settled("scoring"), following)
-            self._view.phase("the rest in event time, every order scored as of its own instant")
+            self._view.phase("scoring the other orders in event time, each as of its own instant")
             live = self._replayed(orders.train_at_ms, orders.until_ms, self._plan.speed)
-            pace = await self._watched(live, following)
-            self._view.phase("waiting for the campaigns' actions")
+            scoring = await self._watched(live, following)
+            self._view.phase("waiting for the campaign actions")
             await self._watched(self._settled("campaigns"), following)
         finally:
             self._ending.set()
             await asyncio.gather(following, return_exceptions=True)
-        return history, pace
+        return history, scoring
 
     async def _watched(self, work: Coroutine[Any, Any, T], following: asyncio.Task[None]) -> T:
-        """Do the work, look after the processes and show the picture meanwhile. Raises DemoError where one has ended."""
+        """Do the work; meanwhile watch the processes and show the progress. Raises DemoError if a process has ended."""
         task = asyncio.create_task(work)
         try:
             while not (await asyncio.wait({task}, timeout=_POLL_S))[0]:
-                self._children.check()
+                self._processes.check()
                 if following.done():
                     following.result()
-                self._view.tick(self._picture)
+                self._view.tick(self._progress)
             return task.result()
         finally:
             if not task.done():
@@ -201,16 +210,16 @@ class _DemoRun:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _replayed(self, from_ms: int | None, until_ms: int | None, speed: float | None) -> Throughput:
-        """Send the rows up to an instant, and wait until they are merged or scored."""
-        picture, before = self._picture, self._picture.sent
+        """Send the rows before an instant, and wait until they are merged or scored."""
+        progress, before = self._progress, self._progress.sent
         began_s = time.monotonic()
 
         def sent(rows: int, at_ms: int) -> None:
-            picture.sent, picture.at = before + rows, iso(at_ms)[:10]
-            picture.orders_per_s = rows / max(time.monotonic() - began_s, 1e-9)
+            progress.sent, progress.at = before + rows, iso(at_ms)[:10]
+            progress.orders_per_s = rows / max(time.monotonic() - began_s, 1e-9)
 
         rows = self._orders.rows.before(until_ms)
-        told = await replay(
+        report = await replay(
             self._settings,
             rows,
             speed=speed,
@@ -219,13 +228,13 @@ class _DemoRun:
             stop=self._ending,
             progress=sent,
         )
-        picture.sent, picture.orders_per_s = before + sum(told.sent.values()), 0.0
+        progress.sent, progress.orders_per_s = before + sum(report.sent.values()), 0.0
         await self._settled("scoring")
-        return Throughput(sum(told.sent.values()), round(time.monotonic() - began_s, 3))
+        return Throughput(sum(report.sent.values()), round(time.monotonic() - began_s, 3))
 
     async def _trained(self) -> None:
-        """Train and publish a model as a process of its own. Raises DemoError."""
-        trainer = self._children.start(
+        """Train and publish a model in a separate process. Raises DemoError."""
+        trainer = self._processes.start(
             "trainer", "-c", _TRAINER, "run", "--k", "5", "--force", "--out", str(self._plan.folder)
         )
         while trainer.exit_code is None:  # noqa: ASYNC110 - a process sets no event
@@ -236,22 +245,22 @@ class _DemoRun:
             model.replace(self._plan.folder / "model.json")
 
     async def _all_owned(self) -> None:
-        """Wait until every shard of both steps has been taken over, those of scoring by all the workers."""
+        """Wait until every shard of both steps has an owner, and all workers own shards of the scoring."""
         for step, workers in (("scoring", self._plan.workers), ("campaigns", 1)):
             await self._until(step, partial(_owned_by, workers))
 
     async def _settled(self, step: str) -> None:
-        """Wait until a step has worked off all that was sent, also on the trained model. Raises DemoError."""
+        """Wait until a step has processed all records, also for the trained model. Raises DemoError."""
         await self._until(step, settled)
 
     async def _until(self, step: str, reached: Callable[[list[ShardReport]], bool]) -> None:
-        """Look at a step's shards until they are there. Raises DemoError for one in quarantine, or if nothing moves any more."""
+        """Wait until a step's shards meet a condition. Raises DemoError if one is quarantined, or none progresses."""
         seen: object = None
         moved_s = time.monotonic()
         while True:
-            rows = await asyncio.to_thread(report, self._settings, step, now_ms())
+            rows = await asyncio.to_thread(shard_reports, self._settings, step, self._clock())
             if step == "scoring":
-                self._picture.lag = sum(row.lag for row in rows)
+                self._progress.lag = sum(row.lag for row in rows)
             for row in rows:
                 if row.state == "quarantined":
                     raise DemoError(
@@ -259,8 +268,8 @@ class _DemoRun:
                     )
             if reached(rows):
                 return
-            # Not their states: a shard that fails again and again changes those too.
-            now = [(row.offset, row.model, row.clock, row.due, self._picture.moves) for row in rows]
+            # Without their states: a shard that fails again and again changes those too.
+            now = [(row.offset, row.model, row.clock, row.due, self._progress.moves) for row in rows]
             if now != seen:
                 seen, moved_s = now, time.monotonic()
             elif time.monotonic() - moved_s > _STUCK_S:
@@ -268,11 +277,12 @@ class _DemoRun:
             await asyncio.sleep(_POLL_S)
 
     def _stuck(self, step: str, rows: list[ShardReport]) -> DemoError:
-        told = next(
+        detail = next(
             (f" (shard {row.partition}: {row.reason or row.state} {row.detail})" for row in rows if row.lag), ""
         )
         return DemoError(
-            f"{step} has made no progress for {_STUCK_S:.0f} s, with {sum(row.lag for row in rows):,} records to go{told}.",
+            f"{step} has made no progress for {_STUCK_S:.0f} s, with {sum(row.lag for row in rows):,} records left"
+            f"{detail}.",
             hint=self._look(),
         )
 
@@ -280,19 +290,19 @@ class _DemoRun:
         return f"Look at the logs in {self._plan.folder / LOGS}."
 
     async def _follow(self) -> None:
-        """Count moves and actions as they are committed, for the picture."""
+        """Count moves and actions as they are committed, for the progress."""
         names = (self._settings.changes_topic, self._settings.actions_topic)
-        picture = self._picture
+        progress = self._progress
         async with kafka_consumer(self._settings) as consumer:
             consumer.assign(await partitions_of(consumer, names))
             while not self._ending.is_set():
                 for partition, records in (await consumer.getmany(timeout_ms=200)).items():
                     if partition.topic == self._settings.actions_topic:
-                        picture.actions += len(records)
+                        progress.actions += len(records)
                         continue
-                    picture.moves += len(records)
-                    for move in (_told.decode(record.value) for record in records):
+                    progress.moves += len(records)
+                    for move in (_move_segments.decode(record.value) for record in records):
                         if move.from_ is not None:
-                            picture.segments[move.from_] -= 1
+                            progress.segments[move.from_] -= 1
                         if move.to is not None:
-                            picture.segments[move.to] += 1
+                            progress.segments[move.to] += 1

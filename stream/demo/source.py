@@ -1,4 +1,4 @@
-"""The orders of a demo, by time: CDNOW's, a simulated shop's, or one's own; and when the model is trained on them."""
+"""The orders of a demo, by time: CDNOW's, a simulated shop's or the user's own; and the instant of the training."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _CDNOW_TRAIN_AT: Final = parse_at("1997-10-01")
 _CDNOW_UNTIL: Final = parse_at("1998-07-01")
 _SIMULATED_SINCE: Final = parse_at("2022-01-03")
 _SIMULATED_SEED: Final = 1
-# So 50,000 orders take some 600 days, and orders leave the window of a year as well.
+# With this, 50,000 orders take some 600 days, so that orders also leave the window of a year.
 _ORDERS_PER_NEWCOMER: Final = 15
 _SIMULATED_HISTORY: Final = 0.4  # of the orders
 _FILE_HISTORY: Final = 0.6  # of the time from the first to the last row
 
 
 class DemoError(SegstreamError):
-    """The demo can't go on; nothing of it is left running."""
+    """The demo can't continue; none of its processes is left running."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoRequest:
-    """What the user asked for. `source`: cdnow, simulate or a file; instants in ms, None: the source's own."""
+    """A request for a demo. `source`: cdnow, simulate or a file; instants in ms, None: the source's default."""
 
     source: str = CDNOW
     orders: int = 50_000  # of a simulated shop
@@ -49,14 +49,14 @@ class DemoRequest:
 
 
 class SplitRows:
-    """Rows by time, taken in two goes: `before` an instant, then the rest."""
+    """Rows by time that are taken in two parts: those before an instant, then the rest."""
 
     def __init__(self, rows: Iterable[OrderRow]) -> None:
         self._rows = iter(rows)
         self._ahead: OrderRow | None = None
 
     def before(self, at_ms: int | None) -> Iterator[OrderRow]:
-        """Give the rows dated before `at_ms`, all that are left where it is None. The first one later is kept for the next go.
+        """Yield the rows dated before `at_ms`; None: all rows left. The first later row is kept for the next call.
 
         >>> from stream.orders.rows import placed
         >>> rows = SplitRows(placed(str(at), "c", at, 1, "USD") for at in (1, 2, 3))
@@ -73,7 +73,7 @@ class SplitRows:
 
 @dataclass(frozen=True, slots=True)
 class DemoOrders:
-    """A source that has been read: `total` rows from `first_ms` to `last_ms`. `left_out` counts rows by reason."""
+    """The orders of a source: `total` rows from `first_ms` to `last_ms`. `left_out` counts other rows by reason."""
 
     name: str
     rows: SplitRows
@@ -88,7 +88,7 @@ class DemoOrders:
 
 @dataclass(slots=True)
 class _SourceFacts:
-    """What is noticed of rows on their way to the sort."""
+    """The facts about a source that are collected while its rows are read."""
 
     first_ms: int | None = None
     last_ms: int = 0
@@ -103,22 +103,24 @@ class _SourceFacts:
 
 
 @contextmanager
-def opened(wish: DemoRequest, reading: Callable[[int], None] | None = None) -> Iterator[DemoOrders]:
-    """Read the source and settle the dates. `reading` is told now and then how many rows have been read.
+def opened(request: DemoRequest, reading: Callable[[int], None] | None = None) -> Iterator[DemoOrders]:
+    """Read the source and choose the dates. `reading` gets the number of rows read so far, now and then.
 
     Raises DemoError, OrderFileError.
     """
     left_out: Counter[str] = Counter()
     seen = _SourceFacts()
-    with in_time_order(seen.through(_rows(wish, left_out)), left_out=left_out, reading=reading) as ordered:
+    with in_time_order(seen.through(_rows(request, left_out)), left_out=left_out, reading=reading) as ordered:
         if seen.first_ms is None:
-            raise DemoError(f"{wish.source} has no usable order.", hint=f"Rows left out, by reason: {dict(left_out)}.")
-        train_at_ms, until_ms = _dates(wish, seen.first_ms, seen.last_ms)
-        # Everything else would end in the dead letters: one deployment has one currency, so it is the file's most frequent.
+            raise DemoError(
+                f"{request.source} has no usable order.", hint=f"Rows left out, by reason: {dict(left_out)}."
+            )
+        train_at_ms, until_ms = _dates(request, seen.first_ms, seen.last_ms)
+        # A deployment has one currency; orders in another become dead letters. So take the file's most frequent one.
         currency = seen.currencies.most_common(1)[0][0]
         rows = SplitRows(ordered)
         yield DemoOrders(
-            _name(wish),
+            _name(request),
             rows,
             ordered.total,
             seen.first_ms,
@@ -130,40 +132,41 @@ def opened(wish: DemoRequest, reading: Callable[[int], None] | None = None) -> I
         )
 
 
-def _name(wish: DemoRequest) -> str:
-    return {CDNOW: "CDNOW", SIMULATE: "a simulated shop"}.get(wish.source, Path(wish.source).name)
+def _name(request: DemoRequest) -> str:
+    return {CDNOW: "CDNOW", SIMULATE: "a simulated shop"}.get(request.source, Path(request.source).name)
 
 
-def _rows(wish: DemoRequest, left_out: Counter[str]) -> Iterator[OrderRow]:
-    if wish.source == CDNOW:
+def _rows(request: DemoRequest, left_out: Counter[str]) -> Iterator[OrderRow]:
+    if request.source == CDNOW:
         return read_orders(cdnow_path(), currency=CDNOW_CURRENCY, counts=left_out)
-    if wish.source == SIMULATE:
-        return islice(_simulated(wish), wish.orders)
-    return read_orders(Path(wish.source).expanduser(), currency=wish.currency, counts=left_out)
+    if request.source == SIMULATE:
+        return islice(_simulated(request), request.orders)
+    return read_orders(Path(request.source).expanduser(), currency=request.currency, counts=left_out)
 
 
-def _simulated(wish: DemoRequest) -> Iterator[OrderRow]:
-    newcomers = max(wish.orders // _ORDERS_PER_NEWCOMER, 1)
-    return simulate(_SIMULATED_SEED, newcomers, _SIMULATED_SINCE, currency=wish.currency)
+def _simulated(request: DemoRequest) -> Iterator[OrderRow]:
+    newcomers = max(request.orders // _ORDERS_PER_NEWCOMER, 1)
+    return simulate(_SIMULATED_SEED, newcomers, _SIMULATED_SINCE, currency=request.currency)
 
 
-def _dates(wish: DemoRequest, first_ms: int, last_ms: int) -> tuple[int, int | None]:
-    """Settle when to train and when to end. Raises DemoError where there is nothing before or after the training."""
-    train_at_ms, until_ms = wish.train_at_ms, wish.until_ms
-    if wish.source == CDNOW:
+def _dates(request: DemoRequest, first_ms: int, last_ms: int) -> tuple[int, int | None]:
+    """Return when to train and when to end. Raises DemoError without orders before the training or time after it."""
+    train_at_ms, until_ms = request.train_at_ms, request.until_ms
+    if request.source == CDNOW:
         train_at_ms = _CDNOW_TRAIN_AT if train_at_ms is None else train_at_ms
         until_ms = _CDNOW_UNTIL if until_ms is None else until_ms
-    elif train_at_ms is None and wish.source == SIMULATE:
-        at = max(int(wish.orders * _SIMULATED_HISTORY), 1)
-        # The shop is seeded: opened again, it has the same customers.
-        train_at_ms = next(islice(_simulated(wish), at, None)).at_ms
+    elif train_at_ms is None and request.source == SIMULATE:
+        at = max(int(request.orders * _SIMULATED_HISTORY), 1)
+        # The simulation has a fixed seed: run again, it yields the same orders.
+        train_at_ms = next(islice(_simulated(request), at, None)).at_ms
     elif train_at_ms is None:
         train_at_ms = first_ms + int((last_ms - first_ms) * _FILE_HISTORY)
-    assert train_at_ms is not None, "each source has its own"
+    assert train_at_ms is not None, "each source has a default"
     end_ms = last_ms + 1 if until_ms is None else until_ms
     if not first_ms < train_at_ms < end_ms:
         raise DemoError(
-            f"the model would be trained at {iso(train_at_ms)}, the orders go from {iso(first_ms)} to {iso(end_ms)}.",
+            f"the model would be trained at {iso(train_at_ms)}, but the orders are from {iso(first_ms)} to "
+            f"{iso(end_ms)}.",
             hint="Choose --train-at and --until so that there are orders before the training and some time after it.",
         )
     return train_at_ms, until_ms

@@ -1,4 +1,4 @@
-"""What a demo shows: a live picture on a terminal, plain lines elsewhere, and the tables at the end."""
+"""The output of a demo: a live display on a terminal, plain lines elsewhere, and the tables at the end."""
 
 from __future__ import annotations
 
@@ -29,48 +29,47 @@ _BAR: Final = 40
 
 @dataclass(slots=True)
 class DemoProgress:
-    """What goes on. `sent` of `total` orders; `at`: the day that the replay has come to; `lag`, `undispatched`: records."""
+    """The state of a demo. `sent` of `total` orders; `at`: the day that the replay has reached; `lag`: records."""
 
     total: int = 0
     sent: int = 0
     at: str = ""
     orders_per_s: float = 0.0
     lag: int = 0
-    undispatched: int = 0
     moves: int = 0
     actions: int = 0
     segments: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
-        """Write it in one line.
+        """Return the state as one line.
 
         >>> DemoProgress(total=2000, sent=1000, at="1997-01-02", orders_per_s=500.0, lag=3).line()
         '1,000 of 2,000 orders, 1997-01-02, 500 orders/s, lag 3, 0 moves, 0 actions'
         """
-        pace = f", {self.orders_per_s:,.0f} orders/s" if self.orders_per_s else ""
+        rate = f", {self.orders_per_s:,.0f} orders/s" if self.orders_per_s else ""
         day = f", {self.at}" if self.at else ""
-        sent = f"{self.sent:,} of {self.total:,} orders{day}{pace}"
+        sent = f"{self.sent:,} of {self.total:,} orders{day}{rate}"
         return f"{sent}, lag {self.lag:,}, {self.moves:,} moves, {self.actions:,} actions"
 
 
 class View(Protocol):
-    """Where a demo tells how it goes."""
+    """A display of a demo's progress."""
 
     def shown(self) -> AbstractContextManager[object]:
-        """Show while the demo runs."""
+        """Return a context in which the display is shown."""
 
     def phase(self, title: str) -> None:
-        """Tell that something new begins."""
+        """Begin a new phase."""
 
     def note(self, line: str) -> None:
-        """Tell a step of what has begun; the next one replaces it where that can be."""
+        """Show a step of the phase; on a terminal it replaces the step before."""
 
-    def tick(self, picture: DemoProgress) -> None:
-        """Show how it stands now."""
+    def tick(self, progress: DemoProgress) -> None:
+        """Show the present state."""
 
 
 class PlainView:
-    """Plain lines on stderr: one a phase, and one every three seconds.
+    """Plain lines: one for each phase, and one every three seconds.
 
     >>> ticks, written = iter([0.0, 1.0, 4.0]), []
     >>> view = PlainView(written.append, clock=lambda: next(ticks))
@@ -86,28 +85,28 @@ class PlainView:
         self._notes = PlainLines(lambda line: write(f"  {line}"))
 
     def shown(self) -> AbstractContextManager[object]:
-        """Nothing to put up or to take down."""
+        """Return a context that does nothing."""
         return nullcontext()
 
     def phase(self, title: str) -> None:
-        """Write it."""
+        """Write the title."""
         self._last_s = self._clock()
         self._write(title)
 
     def note(self, line: str) -> None:
-        """Write it; one that only counts on, now and then."""
+        """Write the line; one that only counts up is written now and then."""
         self._notes(line)
 
-    def tick(self, picture: DemoProgress) -> None:
-        """Write it, or leave it out."""
+    def tick(self, progress: DemoProgress) -> None:
+        """Write the state if the last line is three seconds old."""
         now_s = self._clock()
         if now_s - self._last_s >= _EVERY_S:
             self._last_s = now_s
-            self._write(f"  {picture.line()}")
+            self._write(f"  {progress.line()}")
 
 
 class LiveView:
-    """A picture that changes in its place; what is done stays above it."""
+    """A display that is updated in place, below the finished phases."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, refresh_per_second=8, transient=True)
@@ -116,11 +115,11 @@ class LiveView:
         self._began_s = 0.0
 
     def shown(self) -> AbstractContextManager[object]:
-        """Put the picture up, and take it down at the end."""
+        """Return a context in which the display is shown."""
         return self._live
 
     def phase(self, title: str) -> None:
-        """Leave the last phase above, with its time."""
+        """Print the finished phase with its time, and begin the next one."""
         now_s = time.monotonic()
         if self._title:
             self._console.print(f"[green]✓[/] {self._title} [dim]{now_s - self._began_s:.1f} s[/]", highlight=False)
@@ -128,41 +127,41 @@ class LiveView:
         self.note("")
 
     def note(self, line: str) -> None:
-        """Show it below the phase's title."""
+        """Show the line below the phase's title."""
         self._live.update(Group(self._heading(), Text(f"  {line}", style="dim")))
 
-    def tick(self, picture: DemoProgress) -> None:
-        """Show the figures, and a bar for each segment."""
+    def tick(self, progress: DemoProgress) -> None:
+        """Show the state, and a bar for each segment."""
         table = Table.grid(padding=(0, 2))
-        most = max(picture.segments.values(), default=0)
-        for segment, customers in sorted(picture.segments.items(), key=lambda item: -item[1]):
+        most = max(progress.segments.values(), default=0)
+        for segment, customers in sorted(progress.segments.items(), key=lambda item: -item[1]):
             if customers:
                 bar = "█" * max(round(_BAR * customers / most), 1)
                 table.add_row(f"  {segment}", f"{customers:,}", Text(bar, style="cyan"))
-        self._live.update(Group(self._heading(), Text(f"  {picture.line()}"), table))
+        self._live.update(Group(self._heading(), Text(f"  {progress.line()}"), table))
 
     def _heading(self) -> Text:
         return Text(f"… {self._title}", style="bold")
 
 
 def choose_view() -> View:
-    """Choose by what stderr is: stdout belongs to the result."""
+    """Return a display on stderr, as stdout is for the result: live on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
     return LiveView(console) if console.is_terminal else PlainView(lambda line: typer.echo(line, err=True))
 
 
 def show_result(result: DemoResult, console: Console) -> None:
-    """Print what a demo ends with."""
-    _show_pace(result, console)
+    """Print the result of a demo."""
+    _show_throughput(result, console)
     console.print(_segments(result))
     console.print(_matrix(result))
     causes = ", ".join(f"{moves:,} by {cause}" for cause, moves in result.causes.items())
     console.print(f"{result.check.moves:,} moves: {causes or 'none'}.")
-    console.print(f"\n{result.actions:,} campaign actions, such as:")
+    console.print(f"\n{result.actions:,} campaign actions, for example:")
     for line in result.action_examples:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     if result.stories:
-        console.print("\nOut of many:")
+        console.print("\nExamples of customers:")
     for story in result.stories:
         console.print(f"  {story}", markup=False, soft_wrap=True)
     console.print(f"\n{verdict(result)}", markup=False, soft_wrap=True)
@@ -172,37 +171,40 @@ def show_result(result: DemoResult, console: Console) -> None:
 
 
 def result_console() -> Console:
-    """Give stdout, wide enough for the tables where it isn't a terminal."""
+    """Return a console on stdout, wide enough for the tables if stdout isn't a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
 
 def verdict(result: DemoResult) -> str:
-    """Say what re-reading the moves has shown, in a line."""
+    """Return the outcome of the check as one line."""
     check = result.check
     if check.passed:
         return (
-            f"Checked by reading segment-changes again, committed records only: {check.moves:,} moves of {check.customers:,} "
-            "customers, every chain unbroken, none told twice, and each customer's stored segment is that of the last move."
+            f"Checked by reading all committed records of segment-changes again: {check.moves:,} moves of "
+            f"{check.customers:,} customers, none missing in any customer's chain, no move published twice, and each "
+            "customer's stored segment is that of the last move."
         )
     return (
-        f"CHECK FAILED: of {check.moves:,} moves {check.broken:,} don't follow from the one before, {check.duplicates:,} "
-        f"were told twice; {check.strangers:,} customers are stored otherwise than their last move says."
+        f"CHECK FAILED: of {check.moves:,} moves {check.broken:,} don't continue the one before, {check.duplicates:,} "
+        f"were published twice; {check.strangers:,} customers are stored with another segment than that of their last "
+        "move."
     )
 
 
-def _show_pace(result: DemoResult, console: Console) -> None:
+def _show_throughput(result: DemoResult, console: Console) -> None:
     left_out = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(result.left_out.items()))
     history, live = result.history, result.live
     console.print(
         f"\n{result.orders:,} orders of {result.source}{f' (left out: {left_out})' if left_out else ''}: "
-        f"[bold]{result.orders_per_s:,.0f} orders/s[/], from the first one sent until all was scored and told.",
+        f"[bold]{result.orders_per_s:,.0f} orders/s[/], from sending the first one until every order was scored and "
+        "every move published.",
         soft_wrap=True,
     )
     console.print(
-        f"  {history.orders:,} before {result.train_at[:10]}, merged in {history.seconds:.1f} s "
-        f"({history.orders_per_s:,.0f}/s); {live.orders:,} from then to {result.until[:10]}, scored one by one in "
-        f"{live.seconds:.1f} s ({live.orders_per_s:,.0f}/s).",
+        f"  {history.orders:,} orders before {result.train_at[:10]} merged in {history.seconds:.1f} s "
+        f"({history.orders_per_s:,.0f} orders/s); {live.orders:,} orders from then to {result.until[:10]} scored one "
+        f"by one in {live.seconds:.1f} s ({live.orders_per_s:,.0f} orders/s).",
         soft_wrap=True,
     )
     if result.dead_letters:
@@ -228,7 +230,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def _matrix(result: DemoResult) -> Table:
-    """Lay the moves out: from a row to a column."""
+    """Return the matrix of moves, from a row to a column."""
     moves = {(step.from_, step.to): step.moves for step in result.matrix}
     names = [line.segment for line in result.segments]
     known = {name for step in result.matrix for name in (step.from_, step.to)}

@@ -1,4 +1,4 @@
-"""The names of the steps whose shards the commands look at. Imports nothing, as every command line reads it."""
+"""The names of the steps. Without imports, because every start of `segstream` reads this."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class StepName(StrEnum):
-    """Whose shards."""
+    """A step: scoring of orders, or campaigns for moves."""
 
     SCORING = "scoring"
     CAMPAIGNS = "campaigns"

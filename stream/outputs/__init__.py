@@ -1,1 +1,1 @@
-"""What the output topics hold, as lines for people and scripts. Imported by commands."""
+"""The records of the output topics as lines, for people and scripts. Imported by commands and demo."""

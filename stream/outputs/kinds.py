@@ -1,4 +1,4 @@
-"""The kinds of output that can be followed. Imports nothing, as every command line reads it."""
+"""The kinds of output. Without imports, because every start of `segstream` reads this."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class OutputKind(StrEnum):
-    """What can be followed."""
+    """An output topic, or the dead letters."""
 
     CHANGES = "changes"
     ACTIONS = "actions"

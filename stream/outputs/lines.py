@@ -11,7 +11,7 @@ import msgspec
 from segmentation.events import CampaignAction, Rfm, SegmentChanged
 from stream.dead_letters.records import read_dead_letter
 
-_SHOWN: Final = 200  # characters of a message or a value on a person's line
+_SHOWN: Final = 200  # characters of a message or a value on a line for people
 _KEY_SHOWN: Final = 64
 
 _change = msgspec.json.Decoder(SegmentChanged)
@@ -19,10 +19,11 @@ _action = msgspec.json.Decoder(CampaignAction)
 
 
 class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A dead letter as one line of JSON. `topic`, `partition`, `offset` say where the record itself lies.
+    """A dead letter as one line of JSON. `topic`, `partition`, `offset` are those of the original record.
 
-    Key and value are text, or base64 under the other name where they aren't UTF-8. `headers` are the record's own;
-    `redrives` counts how often it was sent back before; `cut` says that only the beginnings are here.
+    Key and value are text, or base64 in `key_base64` and `value_base64` if they aren't UTF-8. `headers` are the
+    original record's; `redrives` counts how often it was sent back before; `cut`: only the beginnings of key and value
+    are kept.
     """
 
     topic: str
@@ -44,7 +45,7 @@ class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def published_json(record: Any) -> str:
-    """Give what was published, as it stands; anything else on the topic as a line that says so."""
+    """Return a published event unchanged, as one line; a record that isn't JSON as an object with `unreadable`."""
     try:
         return msgspec.json.encode(msgspec.Raw(msgspec.json.format(record.value or b"", indent=-1))).decode()
     except msgspec.DecodeError:
@@ -52,7 +53,7 @@ def published_json(record: Any) -> str:
 
 
 def change_line(record: Any) -> str:
-    """Write a move for people: when, who, from where to where, why, and the figures it was decided on."""
+    """Return a move as a line: instant, customer, segments, cause, and the figures that it was decided on."""
     try:
         event = _change.decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -67,7 +68,7 @@ def change_line(record: Any) -> str:
 
 
 def action_line(record: Any) -> str:
-    """Write an action for people: when, who, which campaign, what and by which channel."""
+    """Return an action as a line: instant, customer, segment, campaign, action, channel and reason."""
     try:
         event = _action.decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -77,7 +78,7 @@ def action_line(record: Any) -> str:
 
 
 def figures(rfm: Rfm) -> str:
-    """Write recency, frequency and monetary value for people.
+    """Return recency, frequency and monetary value as text.
 
     >>> figures(Rfm(41.25, 12, "1234.50"))
     'recency 41.2 days, frequency 12, monetary 1234.50'
@@ -86,7 +87,7 @@ def figures(rfm: Rfm) -> str:
 
 
 def dead_letter(record: Any) -> DeadLetterLine:
-    """Read a dead letter: the record's own key and value, and what its headers say."""
+    """Return the contents of a dead letter: the original record, and the facts in its headers."""
     letter = read_dead_letter(record)
     key, key_base64 = _text_or_base64(record.key)
     value, value_base64 = _text_or_base64(record.value)
@@ -111,23 +112,23 @@ def dead_letter(record: Any) -> DeadLetterLine:
 
 
 def dead_letter_json(record: Any) -> str:
-    """Write a dead letter as one line of JSON."""
+    """Return a dead letter as one line of JSON."""
     return msgspec.json.encode(dead_letter(record)).decode()
 
 
 def dead_letter_line(record: Any) -> str:
-    """Write a dead letter for people: when, why, where the record lies, its key, what is wrong, and how it begins."""
+    """Return a dead letter as a line: instant, reason, coordinates of the original record, key, message and value."""
     letter = read_dead_letter(record)
     when = _shown(letter.failed_at) if letter.failed_at else "-"
     where = f"{letter.topic}-{letter.partition}@{letter.offset}"
     field = f" ({letter.field})" if letter.field else ""
     again = f"  sent back {letter.redrives} times" if letter.redrives else ""
-    told = f"{when}  {letter.reason}{field}  {where}{again}  key {_begins(letter.key, _KEY_SHOWN)}"
-    return f"{told}  {_on_a_line(letter.message, _SHOWN)}  {_begins(letter.value, _SHOWN)}"
+    line = f"{when}  {letter.reason}{field}  {where}{again}  key {_begins(letter.key, _KEY_SHOWN)}"
+    return f"{line}  {_on_a_line(letter.message, _SHOWN)}  {_begins(letter.value, _SHOWN)}"
 
 
 def _shown(at: str) -> str:
-    """Write an event's instant for people, to the second, in UTC; any other text as it is."""
+    """Return an instant as text, to the second, in UTC; any other text unchanged."""
     try:
         return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
@@ -135,7 +136,7 @@ def _shown(at: str) -> str:
 
 
 def _begins(part: bytes | None, most: int) -> str:
-    """Show the beginning of a key or a value, for people, and how long it is where that isn't all of it."""
+    """Return the beginning of a key or a value as text, with its length if it is cut."""
     if part is None:
         return "none"
     shown = _on_a_line(part[: 4 * most].decode(errors="backslashreplace"), most)
@@ -143,7 +144,7 @@ def _begins(part: bytes | None, most: int) -> str:
 
 
 def _on_a_line(text: str, most: int) -> str:
-    r"""Put whatever somebody sent on one line, harmless to a terminal, and not too long.
+    r"""Return any text as one line of at most `most` characters that is harmless to a terminal.
 
     >>> _on_a_line("a\n  b" + chr(27) + "[2J", 10)
     'a b\\x1b[2J'

@@ -1,4 +1,4 @@
-"""What comes out of the pipeline, for people and for scripts: moves, actions and dead letters, as they are committed."""
+"""Follow an output topic: moves, actions or dead letters as lines, as they are committed."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ async def tail(
     as_json: bool = False,
     reasons: Collection[str] = (),
 ) -> int:
-    """Write a line for each record, of all partitions, each partition's in their order; return how many.
+    """Write a line for each record, each partition's in order, and return the number of lines.
 
-    From now on, or from the beginning. Ends `until_idle_s` seconds after the last record, once all that was there at the
-    start has been read; after `limit` records; or never. `reasons`: of dead letters, only those with one of these; none:
-    all. Raises KafkaUnreachable, TopicMissing.
+    Starts with the next new record, or with the oldest one. Ends `until_idle_s` seconds after the last record, once all
+    records that existed at the start have been read; after `limit` records; or never. `reasons`: only the dead letters
+    with one of these; none: all. Raises KafkaUnreachable, TopicMissing.
     """
     line = _line_of(what, as_json=as_json)
     async with kafka_consumer(settings) as consumer:
@@ -42,7 +42,7 @@ async def tail(
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
         if from_beginning:
-            # At once: each call waits behind a fetch of half a second where there is nothing to fetch.
+            # In one call: each call waits for a fetch, which takes half a second if there is nothing to fetch.
             await consumer.seek_to_beginning(*partitions)
         else:
             for partition in partitions:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class DateFilter:
-    """Leaves out the rows that the shards would refuse for their date, and counts those that are more than a day old."""
+    """Leaves out rows that the shards would refuse for their date, and counts those more than a day old."""
 
     def __init__(
         self, settings: Settings, left_out: Counter[str], *, now_ms: int, from_ms: int | None, until_ms: int | None
     ) -> None:
-        """Count into `left_out` by reason; `from_ms` and `until_ms` bound the rows that will be sent, None: no bound."""
+        """Count into `left_out` by reason; `from_ms` and `until_ms` bound the rows to be sent (None: no bound)."""
         self.old_rows = 0  # rows to be sent that are more than a day old
         self._left_out = left_out
         self._earliest_ms = parse_at(settings.earliest_date.isoformat())

@@ -1,4 +1,4 @@
-"""The names of the recipes. Imports nothing, as every command line of `segtrainer` reads it."""
+"""The names of the recipes. Without imports, because every start of `segtrainer` reads this."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class Shop:
         return {(tp.topic, tp.partition): at.offset for tp, at in found.items()}
 
     async def became(self) -> dict[Place, set[bytes]]:
-        """What has become of the records: each a set of order events, or of dead letters with their reason before them."""
+        """Return the outcome of each record: its set of order events, or its dead letters with their reasons."""
         found: dict[Place, set[bytes]] = defaultdict(set)
         for record in await read_topic(self.settings, self.settings.orders_topic):
             place = re.fullmatch(r"(.*)-(\d+)@(\d+)", dict(record.headers)["segstream_source"].decode())

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from segmentation.events import instant
+from stream.clock import now_ms
 from stream.demo.run import DemoPlan, demo
 from stream.demo.source import DemoRequest
 from stream.demo.view import PlainView
@@ -35,7 +36,7 @@ Order = tuple[str, str, int, Decimal]
 
 
 def _shop() -> list[Order]:
-    """Order, customer, instant in ms, amount: all come in the first weeks; one in three goes on, some after a long silence."""
+    """Return orders (id, customer, ms, amount): all begin in the first weeks, one in three goes on, some much later."""
     chance = random.Random(7)
     orders: list[Order] = []
     for number in range(CUSTOMERS):
@@ -196,7 +197,7 @@ def test_ctrl_c_ends_it_too(start: Callable[..., Started], orders_file: Path, tm
 @pytest.mark.parametrize(
     ("train_at", "folder", "source", "told"),
     [
-        (None, "old", None, "old is there already"),
+        (None, "old", None, "old exists and isn.t an empty folder"),
         ("2031-01-01", "new", None, "the model would be trained at 2031-01-01"),
         (None, "new", "none.csv", "none.csv: No such file"),
     ],
@@ -210,6 +211,6 @@ def test_what_cannot_be_done_is_refused_before_anything_starts(
         str(orders_file if source is None else tmp_path / source),
         train_at_ms=None if train_at is None else parse_at(train_at),
     )
-    with pytest.raises(SegstreamError, match=told), demo(wish, DemoPlan(tmp_path / folder), PlainView(print)):
+    with pytest.raises(SegstreamError, match=told), demo(wish, DemoPlan(tmp_path / folder), PlainView(print), now_ms):
         pass
     assert not (tmp_path / "new").exists()

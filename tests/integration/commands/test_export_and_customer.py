@@ -19,6 +19,7 @@ from segmentation.entries import DAY_MS
 from segmentation.events import instant
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
+from stream.clock import now_ms
 from stream.customers.export import ExportError, export
 from stream.customers.lookup import CustomerUnknown, CustomerUnreadable, score
 from stream.customers.lookup import customer as look_up
@@ -125,7 +126,7 @@ MODELS = PublishedModels(names={1: "Champions"})
 
 
 def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) -> None:
-    report = export(stored, MODELS, tmp_path / "out.csv")
+    report = export(stored, MODELS, tmp_path / "out.csv", now_ms=now_ms())
     assert (report.customers, report.incomplete, report.as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["customer_id"]: row for row in csv.DictReader(file)}
@@ -133,7 +134,7 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
     assert list(rows["gone"].values()) == ["gone", "", "0", "0.00", "", "0", "false"]
     assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
     assert rows["ü,1"]["monetary"] == "9999.00"
-    export(stored, MODELS, tmp_path / "out.parquet")
+    export(stored, MODELS, tmp_path / "out.parquet", now_ms=now_ms())
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [list(row.values()) for row in table] == [
         ["a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False],
@@ -145,19 +146,19 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
 
 def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stored: Settings, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    assert export(stored, MODELS, out, as_of_ms=START + 4 * DAY_MS).customers == 2
+    assert export(stored, MODELS, out, now_ms=now_ms(), as_of_ms=START + 4 * DAY_MS).customers == 2
     with out.open(newline="") as file:
         assert [row["monetary"] for row in csv.DictReader(file)] == ["12.00", "0.00"]
     before = out.read_bytes()
     with pytest.raises(ExportError, match=r"replay FILE --until 2011-03-04T09:59:59\.999Z"):
-        export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS - 1)
-    assert export(stored, MODELS, out, as_of_ms=START + 3 * DAY_MS).customers == 2
-    assert export(stored, MODELS, out, as_of_ms=START + 500 * DAY_MS).customers == 3
+        export(stored, MODELS, out, now_ms=now_ms(), as_of_ms=START + 3 * DAY_MS - 1)
+    assert export(stored, MODELS, out, now_ms=now_ms(), as_of_ms=START + 3 * DAY_MS).customers == 2
+    assert export(stored, MODELS, out, now_ms=now_ms(), as_of_ms=START + 500 * DAY_MS).customers == 3
     assert out.read_bytes() != before
     with pytest.raises(ExportError, match=r"neither in \.csv nor in \.parquet"):
-        export(stored, MODELS, tmp_path / "out.txt")
+        export(stored, MODELS, tmp_path / "out.txt", now_ms=now_ms())
     with pytest.raises(ExportError, match="can be written"):
-        export(stored, MODELS, tmp_path / "none" / "out.csv")
+        export(stored, MODELS, tmp_path / "none" / "out.csv", now_ms=now_ms())
 
 
 def _put_state(settings: Settings, partition: int, name: str, clock: int) -> None:
@@ -180,7 +181,7 @@ def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
     for partition, names in enumerate([("b", "é"), ("a", "z"), ("\U0001f600", "c10", "c2")]):
         for name in names:
             _put_state(settings, partition, name, START + partition * hour)
-    report = export(settings, MODELS, tmp_path / "out.csv")
+    report = export(settings, MODELS, tmp_path / "out.csv", now_ms=now_ms())
     assert (report.as_of, report.behind) == ("2011-03-01T12:00:00.000Z", "2011-03-01T10:00:00.000Z")
     with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["customer_id"]: float(row["recency_days"]) * 24 for row in csv.DictReader(file)}
@@ -193,7 +194,7 @@ def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
     assert customers_stored(settings) == 7
     # Shards further apart than the grace have no instant in common but a late one.
     _put_state(settings, 3, "d", START + 8 * DAY_MS)
-    assert export(settings, MODELS, tmp_path / "out.csv").as_of == "2011-03-09T10:00:00.000Z"
+    assert export(settings, MODELS, tmp_path / "out.csv", now_ms=now_ms()).as_of == "2011-03-09T10:00:00.000Z"
 
 
 def test_a_customer_in_two_shards_is_told_not_exported_twice(settings_for: SettingsFor, tmp_path: Path) -> None:
@@ -201,13 +202,13 @@ def test_a_customer_in_two_shards_is_told_not_exported_twice(settings_for: Setti
     for partition in (0, 1):
         _put_state(settings, partition, "c", START)
     with pytest.raises(ExportError, match=r"'c' is in two shards.*SEGSTREAM_PARTITIONER"):
-        export(settings, MODELS, tmp_path / "out.csv")
+        export(settings, MODELS, tmp_path / "out.csv", now_ms=now_ms())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
     wall = stored.model_copy(update={"time": "wall"})
-    export(wall, MODELS, tmp_path / "out.csv")
+    export(wall, MODELS, tmp_path / "out.csv", now_ms=now_ms())
     with (tmp_path / "out.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert abs(float(row["recency_days"]) - (time.time() * 1000 - START) / DAY_MS + 5) < 0.01
@@ -217,24 +218,24 @@ def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
 def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
     model = _model({1: "Champions", 2: "Lost"})
     known = PublishedModels(model, {1: "Champions", 2: "Lost"})
-    found = look_up(stored, known, "a")
+    found = look_up(stored, known, "a", now_ms())
     assert (found.partition, found.segment, found.sequence, found.frequency) == (0, "Champions", 4, 2)
     assert [(e.kind, e.amount, e.counts) for e in found.entries] == [
         ("placed", "0.0001", True),
         ("refunded", "0.50", True),
         ("placed", "12.50", True),
     ]
-    assert [(e.kind, e.counts) for e in look_up(stored, known, "gone").entries] == [
+    assert [(e.kind, e.counts) for e in look_up(stored, known, "gone", now_ms()).entries] == [
         ("cancelled", False),
         ("placed", False),
     ]
     assert found.next is not None
     assert found.next.segment == "Lost"
     assert found.next.at > found.as_of == "2011-03-11T10:00:00.000Z"
-    assert look_up(stored, MODELS, "a").next is None
-    assert look_up(stored, known, "gone").recency_days is None
+    assert look_up(stored, MODELS, "a", now_ms()).next is None
+    assert look_up(stored, known, "gone", now_ms()).recency_days is None
     with pytest.raises(CustomerUnknown, match="'nobody'"):
-        look_up(stored, known, "nobody")
+        look_up(stored, known, "nobody", now_ms())
 
 
 def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
@@ -244,9 +245,9 @@ def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
         assert isinstance(value, bytes)
         stone = entry(Kind.ERASED, "", START + 6 * DAY_MS)
         client.hset(keys.states, "a", absorb_bytes(value, stone, START + 10 * DAY_MS, stored.rules)[0])
-    found = look_up(stored, MODELS, "a")
+    found = look_up(stored, MODELS, "a", now_ms())
     assert (found.erased_at, found.recency_days, found.frequency) == ("2011-03-07T10:00:00.000Z", None, 0)
-    assert look_up(stored, MODELS, "gone").erased_at is None
+    assert look_up(stored, MODELS, "gone", now_ms()).erased_at is None
 
 
 def test_a_state_that_is_none_is_told_with_its_place(stored: Settings) -> None:
@@ -254,7 +255,7 @@ def test_a_state_that_is_none_is_told_with_its_place(stored: Settings) -> None:
     with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
         client.hset(keys.states, "a", b"torn")
     with pytest.raises(CustomerUnreadable, match=r"the state of 'a' in .*:states can't be read.*SEGSTREAM_GROUP"):
-        look_up(stored, MODELS, "a")
+        look_up(stored, MODELS, "a", now_ms())
 
 
 async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_path: Path) -> None:

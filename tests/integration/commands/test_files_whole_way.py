@@ -1,4 +1,4 @@
-"""Files through the real commands: killed and run again, over gaps, as back-fills, and larger than the memory they take."""
+"""Files through the real commands: killed and run again, with gaps, as backfills, and larger than memory."""
 
 from __future__ import annotations
 

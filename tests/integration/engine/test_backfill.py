@@ -75,7 +75,7 @@ async def test_history_is_loaded_while_orders_arrive(settings_for: Callable[...,
         rows = await asyncio.to_thread(report, settings, "scoring", now_ms())
         [line] = open_backfills(rows, 24 * HOUR_MS)
         assert line.startswith(f"backfill archive is open on {settings.partitions} of {settings.partitions} shards")
-        shown = await asyncio.to_thread(customer, settings, await read_published(settings), OLD[0])
+        shown = await asyncio.to_thread(customer, settings, await read_published(settings), OLD[0], now_ms())
         assert (shown.backfill, shown.next, shown.frequency) == ("archive", None, 6)
         # The backfill and the worker crash; then the backfill is sent again from its beginning to its end.
         os.kill(worker.pid, signal.SIGKILL)

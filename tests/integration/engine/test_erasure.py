@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from segmentation.events import Amount, OrderPlaced
+from stream.clock import now_ms
 from stream.commands import shards
 from stream.customers.erase import Erasure, ErasureRefused, erase
 from stream.customers.lookup import customer
@@ -78,7 +79,7 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         await settled(settings, activation=activation)
         before = await of_ann(settings)
         assert before[-1]["to"]
-        erasure = await erase(settings, ANN, None, wait_s=60)
+        erasure = await erase(settings, ANN, None, now_ms=now_ms(), wait_s=60)
         assert erasure.done
         await settled(settings, topic=settings.changes_topic)
         check_report(settings, erasure)
@@ -90,13 +91,13 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         assert len(tombstones(settings, settings.orders_topic)) == 1
         assert len(tombstones(settings, settings.changes_topic)) == 1
         check_the_other_customer(settings)
-        report = customer(settings, await read_published(settings), ANN)
+        report = customer(settings, await read_published(settings), ANN, now_ms())
         assert report.erased_at == erasure.erased_until
         assert (report.frequency, report.entries[0].kind) == (0, "erased")
 
         # Old orders and repeated ones don't bring the customer back; nor does the erasure of an unknown customer.
         await send_events(settings, *life)
-        assert (await erase(settings, "never-seen", None, wait_s=60)).done
+        assert (await erase(settings, "never-seen", None, now_ms=now_ms(), wait_s=60)).done
         await settled(settings)
         assert await of_ann(settings) == after
         assert len(tombstones(settings, settings.orders_topic)) == 2
@@ -107,7 +108,7 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         again = (await of_ann(settings))[len(after) :]
         assert [(m["from"], m["cause"], m["rfm"]["frequency"]) for m in again] == [(None, "first", 1)]
         assert len(tombstones(settings, settings.orders_topic)) == 1
-        erasure = await erase(settings, ANN, None, wait_s=60)
+        erasure = await erase(settings, ANN, None, now_ms=now_ms(), wait_s=60)
     kept, stored = tombstones(settings, settings.orders_topic), states(settings)
     latest = [r for r in await read_topic(settings, settings.state_topic) if r.key == ANN.encode()]
     assert latest[-1].value is None
@@ -137,7 +138,7 @@ def check_the_other_customer(settings: Settings) -> None:
 
 async def test_the_erasure_waits_for_a_worker(settings: Settings) -> None:
     began = time.monotonic()
-    erasure = await erase(settings, ANN, None, wait_s=0.2)
+    erasure = await erase(settings, ANN, None, now_ms=now_ms(), wait_s=0.2)
     assert not erasure.done
     assert time.monotonic() - began < 20
     assert len(await read_topic(settings, settings.orders_topic)) == 1
@@ -145,4 +146,4 @@ async def test_the_erasure_waits_for_a_worker(settings: Settings) -> None:
 
 async def test_an_empty_id_is_refused(settings: Settings) -> None:
     with pytest.raises(ErasureRefused, match="0 characters, expected 1 to 256"):
-        await erase(settings, "", None, wait_s=0)
+        await erase(settings, "", None, now_ms=now_ms(), wait_s=0)

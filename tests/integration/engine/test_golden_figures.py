@@ -17,6 +17,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from segmentation.rfm import NONE, advance_bytes, unpack
+from stream.clock import now_ms
 from stream.customers.export import export
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
@@ -72,7 +73,7 @@ def golden(test_data: Path) -> Golden:
 def exported(settings: Settings, folder: Path, as_of: str) -> dict[str, ExportedFigures]:
     """Return every customer's figures from an export."""
     out = folder / "customers.csv"
-    report = export(settings, PublishedModels(names={}), out, as_of_ms=parse_at(as_of))
+    report = export(settings, PublishedModels(names={}), out, now_ms=now_ms(), as_of_ms=parse_at(as_of))
     assert (report.incomplete, report.behind) == (0, None)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
