@@ -48,11 +48,11 @@ Text = Annotated[str, Field(min_length=1, max_length=256)]
 Trigger = Annotated[Cause, BeforeValidator(_trigger)]
 
 
-class _Plain(BaseModel):
+class _RulePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Rule(_Plain):
+class Rule(_RulePart):
     """Which moves it acts on, and how. A choice of None is any; None within `from_` is a customer who had no segment.
 
     Its name is the campaign's; its `reason` is told behind the move in the action's.
@@ -80,7 +80,7 @@ class Rule(_Plain):
         return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
 
 
-class RuleTable(_Plain):
+class RuleTable(_RulePart):
     """The rules in the order in which they are asked. Each has a name of its own: it is part of the ids of its actions."""
 
     rules: Annotated[tuple[Rule, ...], BeforeValidator(_listed), Field(min_length=1)]

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.features import figures
+from segmentation.features import feature_columns
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.rfm import Rules, advance_bytes, headers
 from segmentation.scorer import Scorer
@@ -47,7 +47,7 @@ class Tally:
         if not values:
             return
         head = headers([advance_bytes(value, at, self.rules) for value in values])
-        now = figures(head, at)
+        now = feature_columns(head, at)
         size = now.frequency.size
         if not size:
             return

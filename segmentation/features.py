@@ -12,7 +12,7 @@ from segmentation.rfm import NONE
 from segmentation.scorer import recency_days
 
 
-class Figures(NamedTuple):
+class FeatureColumns(NamedTuple):
     """Columns of the customers with an order that stands, [n]; `stands`, [customers]: of all given, who they are."""
 
     recency_days: NDArray[np.float64]
@@ -21,10 +21,10 @@ class Figures(NamedTuple):
     stands: NDArray[np.bool_]
 
 
-def figures(head: NDArray[np.void], at: int) -> Figures:
+def feature_columns(head: NDArray[np.void], at: int) -> FeatureColumns:
     """Read headers of states, [customers], that hold at an instant (ms)."""
     stands = head["last"] != NONE
     head = head[stands]
-    return Figures(
+    return FeatureColumns(
         recency_days(at, head["last"]), head["frequency"].astype(np.float64), head["monetary"] / float(UNITS), stands
     )

@@ -51,11 +51,11 @@ UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]
 Coordinate = Annotated[float, Field(ge=-Z_LIMIT, le=Z_LIMIT)]
 
 
-class _Plain(BaseModel):
+class _ModelPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Feature(_Plain):
+class Feature(_ModelPart):
     """One coordinate of z space: z = (t(x) - mean) / scale, t being the transform (lam: the λ of Yeo-Johnson)."""
 
     name: Literal["recency_days", "frequency", "monetary"]
@@ -74,7 +74,7 @@ class Feature(_Plain):
         return self
 
 
-class Segment(_Plain):
+class Segment(_ModelPart):
     """A segment: a lasting id, a name for people, its default action, its centre in z space (FEATURES order)."""
 
     id: Annotated[int, Field(ge=1, le=65_535)]
@@ -83,7 +83,7 @@ class Segment(_Plain):
     centroid: tuple[Coordinate, Coordinate, Coordinate]
 
 
-class Histogram(_Plain):
+class Histogram(_ModelPart):
     """How one feature lay at the training, untransformed: shares[i] of the customers had edges[i - 1] < x <= edges[i]."""
 
     edges: Annotated[tuple[float, ...], Field(max_length=63)]
@@ -98,7 +98,7 @@ class Histogram(_Plain):
         return self
 
 
-class Training(_Plain):
+class Training(_ModelPart):
     """How the model came about: facts for people, which nothing is decided by. Part of the content all the same.
 
     `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values and
@@ -123,7 +123,7 @@ class Training(_Plain):
     notes: dict[str, str] = {}
 
 
-class SegmentModel(_Plain):
+class SegmentModel(_ModelPart):
     """Everything that scoring needs, and where it came from. Checked when built: an instance can be scored by.
 
     `parent` is the version of the model that was active at the training. `margin` is on squared distance in z space.

@@ -190,28 +190,6 @@ class Scorer:
         dr = self.z_recency(at, last)[:, None] - self._recency
         return np.sqrt(dr * dr + rest)
 
-    def first(
-        self,
-        a: NDArray[np.int64],
-        last: NDArray[np.int64],
-        rest: NDArray[np.float64],
-        lo: NDArray[np.int64],
-        hi: NDArray[np.int64],
-    ) -> NDArray[np.int64]:
-        """Give the first instant in [lo, hi] at which each customer moves, else NEVER_DUE; a must be known.
-
-        Frequency and monetary stand still in between. Two evaluations, then two more as a rule and at most
-        2 log2(hi - lo).
-        """
-        out = np.full(a.size, NEVER_DUE, dtype=np.int64)
-        some = np.flatnonzero(lo <= hi)
-        now = self.moves(a[some], lo[some], last[some], rest[some])
-        out[some[now]] = lo[some[now]]
-        some = some[~now]
-        some = some[self.moves(a[some], hi[some], last[some], rest[some])]
-        out[some] = self._between(_Rows(a[some], last[some], rest[some]), lo[some], hi[some])
-        return out
-
     def _guess(self, rows: _Rows) -> NDArray[np.int64]:
         """Solve in closed form: the least root of g_ab = margin over all b of later recency, as an instant.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from segmentation.decoder import Reader
 from segmentation.events import InputEvent, Reason, RejectedEvent, decode, instant
-from tests.contract.ugly_inputs import ORDER, UGLY, Ugly, order
+from tests.contract.ugly_inputs import ORDER, UGLY, UglyRecord, order
 
 NOW_MS: Final = 1_772_600_000_000
 READER: Final = Reader("USD", "wall", 300_000, 90 * 86_400_000, 1 << 20, earliest_ms=631_152_000_000)
@@ -22,7 +22,7 @@ LONGEST_MESSAGE: Final = 1_000
 
 
 @dataclass
-class Sent:
+class ReceivedRecord:
     """A record as the reader gets it."""
 
     key: bytes | None
@@ -33,7 +33,7 @@ class Sent:
 
 def reading(value: bytes | None, key: bytes | None = b"c1") -> tuple[str, str | None, str] | None:
     """Why the record is refused; None: it isn't. Nothing else may happen."""
-    batch = READER.read([Sent(key, value)], NOW_MS)
+    batch = READER.read([ReceivedRecord(key, value)], NOW_MS)
     assert len(batch.clocks) == len(batch.events) == 1
     if not batch.dead:
         return None
@@ -46,7 +46,7 @@ def reading(value: bytes | None, key: bytes | None = b"c1") -> tuple[str, str | 
 
 
 @pytest.mark.parametrize("ugly", UGLY, ids=[ugly.name for ugly in UGLY])
-def test_ugly_inputs_are_refused_for_their_own_reason(ugly: Ugly) -> None:
+def test_ugly_inputs_are_refused_for_their_own_reason(ugly: UglyRecord) -> None:
     told = reading(ugly.value, ugly.key)
     assert told
     assert told[:2] == (ugly.reason, ugly.field)

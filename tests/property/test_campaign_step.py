@@ -36,14 +36,14 @@ SEGMENTS = ["Champions", "Loyal", "Lost", "Gone"]
 TRIGGERS = [Cause.ORDER, Cause.SILENCE, Cause.MODEL]
 
 
-class Row(NamedTuple):
+class ChangeRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     offset: int = 0
     timestamp: int = 0
 
 
-def change(customer: str, sequence: int, source: str | None, target: str | None, cause: Cause, at: int) -> Row:
+def change(customer: str, sequence: int, source: str | None, target: str | None, cause: Cause, at: int) -> ChangeRecord:
     event = SegmentChanged(
         id=str(uuid5(NAMESPACE_URL, f"{customer}:{sequence}")),
         customer_id=customer,
@@ -60,20 +60,20 @@ def change(customer: str, sequence: int, source: str | None, target: str | None,
         next=None,
         causation_id=None,
     )
-    return Row(customer.encode(), encode(event))
+    return ChangeRecord(customer.encode(), encode(event))
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> list[Row]:
+def streams(draw: st.DrawFn) -> list[ChangeRecord]:
     """Chains of moves of a few customers, with gaps, repeats, garbage and times that hold still or go back."""
     chains: dict[str, tuple[int, str | None]] = {}
-    rows: list[Row] = []
+    rows: list[ChangeRecord] = []
     for _ in range(draw(st.integers(0, 25))):
         kind = draw(st.sampled_from(["move"] * 6 + ["erasure", "repeat", "garbage"]))
         if kind == "repeat" and rows:
             rows.append(draw(st.sampled_from(rows)))
         elif kind == "garbage":
-            rows.append(Row(b"ann", draw(st.sampled_from([None, b"{", b'{"type": "order.placed"}']))))
+            rows.append(ChangeRecord(b"ann", draw(st.sampled_from([None, b"{", b'{"type": "order.placed"}']))))
         else:
             customer = draw(st.sampled_from(["ann", "bob", "Zoë"]))
             sequence, source = chains.get(customer, (0, None))
@@ -86,7 +86,7 @@ def streams(draw: st.DrawFn) -> list[Row]:
 
 
 @dataclass
-class Shard:
+class CampaignShard:
     """What the engine keeps: the states, the output log, the dead letters' places, the clock, the counts."""
 
     states: dict[bytes, bytes] = field(default_factory=dict)
@@ -95,10 +95,10 @@ class Shard:
     clock: int = -1
     counts: dict[str, int] = field(default_factory=dict)
 
-    def copy(self) -> Shard:
-        return Shard(dict(self.states), list(self.log), list(self.dead), self.clock, dict(self.counts))
+    def copy(self) -> CampaignShard:
+        return CampaignShard(dict(self.states), list(self.log), list(self.dead), self.clock, dict(self.counts))
 
-    def turns(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int = 0) -> None:
+    def turns(self, step: CampaignStep, rows: Sequence[ChangeRecord], cuts: Sequence[int], start: int = 0) -> None:
         for begin, end in batches(start, len(rows), cuts):
             context = TurnContext(self.clock, now=10**15 + begin)
             plan = step.plan(rows[begin:end], 0, context)
@@ -112,7 +112,7 @@ class Shard:
             for name, count in turn.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
 
-    def merge(self, step: CampaignStep, rows: Sequence[Row], cuts: Sequence[int], start: int) -> None:
+    def merge(self, step: CampaignStep, rows: Sequence[ChangeRecord], cuts: Sequence[int], start: int) -> None:
         for begin, end in batches(start, len(rows), cuts):
             plan = step.absorb(rows[begin:end], 0, TurnContext(self.clock, now=0))
             merged = step.merge(plan, [self.states.get(key) for key in plan.keys])
@@ -135,7 +135,7 @@ Cuts = st.lists(st.integers(0, 25), max_size=12)
 Steps = st.sampled_from(STEPS)
 
 
-def expected(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+def expected(rows: Sequence[ChangeRecord]) -> list[tuple[str, str, str]]:
     """The actions of RULES, said once more, by hand: (customer, campaign, change id)."""
     told = []
     seen: dict[str, int] = {}
@@ -158,8 +158,8 @@ def expected(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 @many
 @given(streams(), Cuts)
-def test_each_move_acts_once_as_the_rules_say(rows: list[Row], cuts: list[int]) -> None:
-    shard = Shard()
+def test_each_move_acts_once_as_the_rules_say(rows: list[ChangeRecord], cuts: list[int]) -> None:
+    shard = CampaignShard()
     shard.turns(STEPS[0], rows, cuts)
     bodies = [msgspec.json.decode(output.value) for output in shard.log]
     assert [(body["customer_id"], body["campaign"], body["change_id"]) for body in bodies] == expected(rows)
@@ -169,8 +169,8 @@ def test_each_move_acts_once_as_the_rules_say(rows: list[Row], cuts: list[int]) 
 
 @many
 @given(streams(), Cuts, Steps)
-def test_any_cut_gives_the_same(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
-    whole, cut = Shard(), Shard()
+def test_any_cut_gives_the_same(rows: list[ChangeRecord], cuts: list[int], step: CampaignStep) -> None:
+    whole, cut = CampaignShard(), CampaignShard()
     whole.turns(step, rows, [])
     cut.turns(step, rows, cuts)
     assert cut == whole
@@ -178,8 +178,8 @@ def test_any_cut_gives_the_same(rows: list[Row], cuts: list[int], step: Campaign
 
 @many
 @given(streams(), Cuts, Steps)
-def test_a_second_replay_changes_nothing(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
-    shard = Shard()
+def test_a_second_replay_changes_nothing(rows: list[ChangeRecord], cuts: list[int], step: CampaignStep) -> None:
+    shard = CampaignShard()
     shard.turns(step, rows, [])
     before = shard.copy()
     shard.turns(step, rows, cuts)
@@ -189,14 +189,14 @@ def test_a_second_replay_changes_nothing(rows: list[Row], cuts: list[int], step:
 @many
 @given(streams(), Cuts, Cuts, st.integers(0, 25), st.integers(0, 25), Steps)
 def test_a_takeover_goes_on_as_if_nothing_had_happened(
-    rows: list[Row], cuts: list[int], others: list[int], stored: int, published: int, step: CampaignStep
+    rows: list[ChangeRecord], cuts: list[int], others: list[int], stored: int, published: int, step: CampaignStep
 ) -> None:
     """Redis stands at record R, Kafka at N; the successor patches from the log and absorbs R to N in silence."""
     stored, published = sorted((min(stored, len(rows)), min(published, len(rows))))
-    undisturbed = Shard()
+    undisturbed = CampaignShard()
     undisturbed.turns(step, rows, cuts)
 
-    successor = Shard()
+    successor = CampaignShard()
     successor.turns(step, rows[:stored], cuts)
     kafka = successor.copy()
     kafka.turns(step, rows[:published], cuts, start=stored)
@@ -211,8 +211,10 @@ def test_a_takeover_goes_on_as_if_nothing_had_happened(
 
 @many
 @given(streams(), Cuts, Steps)
-def test_a_rebuild_from_the_logs_gives_the_same_states(rows: list[Row], cuts: list[int], step: CampaignStep) -> None:
-    shard, rebuilt = Shard(), Shard()
+def test_a_rebuild_from_the_logs_gives_the_same_states(
+    rows: list[ChangeRecord], cuts: list[int], step: CampaignStep
+) -> None:
+    shard, rebuilt = CampaignShard(), CampaignShard()
     shard.turns(step, rows, [])
     rebuilt.patch(step, shard.log)
     rebuilt.merge(step, rows, cuts, start=0)

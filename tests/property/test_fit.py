@@ -37,7 +37,7 @@ TRANSFORMS: tuple[Transform, ...] = ("identity", "log1p", "yeo-johnson")
 EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
 
 
-def a_shop(seed: int, customers: int = 300, *, refunds: bool = True) -> CustomerSnapshot:
+def a_snapshot(seed: int, customers: int = 300, *, refunds: bool = True) -> CustomerSnapshot:
     """Customers of a shop: whole milliseconds of silence, counts, cents, some balances below zero."""
     rng = np.random.default_rng(seed)
     frequency = rng.poisson(rng.gamma(1.2, 3.0, customers)).astype(float)
@@ -58,46 +58,46 @@ def raw(snapshot: CustomerSnapshot) -> NDArray[np.float64]:
     return np.stack([snapshot.column(name) for name in FEATURES], axis=1)
 
 
-shops = st.builds(a_shop, st.integers(0, 2**32 - 1), st.integers(200, 500))
+snapshots = st.builds(a_snapshot, st.integers(0, 2**32 - 1), st.integers(200, 500))
 plans = st.builds(one_fit, k=st.integers(2, 9), transform=st.sampled_from(TRANSFORMS), seed=st.integers(0, 2**32 - 1))
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, plans)
+@given(snapshots, plans)
 def test_the_same_snapshot_gives_the_same_bytes_and_they_can_be_read(
-    shop: CustomerSnapshot, plan: TrainingPlan
+    snapshot: CustomerSnapshot, plan: TrainingPlan
 ) -> None:
-    one, two = train(shop, plan), train(shop, plan)
+    one, two = train(snapshot, plan), train(snapshot, plan)
     assert one.model.to_json() == two.model.to_json()
     assert SegmentModel.from_json(one.model.to_json()) == one.model
     assert np.array_equal(one.labels, two.labels)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, st.sampled_from(TRANSFORMS))
-def test_z_is_what_scikit_learn_makes_of_the_customers(shop: CustomerSnapshot, kind: Transform) -> None:
-    x = raw(shop)
+@given(snapshots, st.sampled_from(TRANSFORMS))
+def test_z_is_what_scikit_learn_makes_of_the_customers(snapshot: CustomerSnapshot, kind: Transform) -> None:
+    x = raw(snapshot)
     if kind == "yeo-johnson":
         expected = PowerTransformer("yeo-johnson", standardize=True).fit_transform(x)
     else:
         expected = StandardScaler().fit_transform(x if kind == "identity" else np.log1p(np.maximum(x, 0.0)))
-    features = tuple(fit_feature(name, shop.column(name), kind) for name in FEATURES)
-    assert np.abs(coordinates(shop, features) - expected).max() < 1e-9
+    features = tuple(fit_feature(name, snapshot.column(name), kind) for name in FEATURES)
+    assert np.abs(coordinates(snapshot, features) - expected).max() < 1e-9
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, plans)
-def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot, plan: TrainingPlan) -> None:
-    model, labels = (trained := train(shop, plan)).model, trained.labels
+@given(snapshots, plans)
+def test_the_worker_puts_every_customer_where_k_means_did(snapshot: CustomerSnapshot, plan: TrainingPlan) -> None:
+    model, labels = (trained := train(snapshot, plan)).model, trained.labels
     scorer = Scorer(model.model_copy(update={"margin": 0.0}))
-    n = len(shop.customers)
-    last = AS_OF - np.rint(shop.recency_days * DAY_MS).astype(np.int64)
+    n = len(snapshot.customers)
+    last = AS_OF - np.rint(snapshot.recency_days * DAY_MS).astype(np.int64)
     at, nobody = np.full(n, AS_OF), np.full(n, UNKNOWN)
-    rest = scorer.rest(shop.frequency, shop.monetary)
+    rest = scorer.rest(snapshot.frequency, snapshot.monetary)
     decided = scorer.decide(nobody, at, last, rest)
     # Nor does anyone move once there, unless on the border itself.
     assert np.array_equal(scorer.decide(decided, at, last, rest), decided)
-    z = coordinates(shop, model.features)
+    z = coordinates(snapshot, model.features)
     with threadpool_limits(limits=1):
         fresh = KMeans(n_clusters=plan.ks[0], n_init=10, random_state=plan.seed, tol=0.0).fit(z)
     centroid_of = {segment.centroid: index for index, segment in enumerate(model.segments)}
@@ -113,24 +113,24 @@ def test_the_worker_puts_every_customer_where_k_means_did(shop: CustomerSnapshot
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(shops, st.integers(2, 8))
-def test_a_retrain_on_the_same_customers_changes_nobodys_segment(shop: CustomerSnapshot, k: int) -> None:
-    first = train(shop, one_fit(k=k))
-    again = train(shop, one_fit(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
+@given(snapshots, st.integers(2, 8))
+def test_a_retrain_on_the_same_customers_changes_nobodys_segment(snapshot: CustomerSnapshot, k: int) -> None:
+    first = train(snapshot, one_fit(k=k))
+    again = train(snapshot, one_fit(k=k, seed=42), Lineage(first.model, 1, highest_id=k))
     assert again.model.segments == first.model.segments
     assert again.model.parent == first.model.version
     assert np.array_equal(first.labels, again.labels)
 
 
 def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
-    shop = a_shop(1)
-    trained = train(shop)
+    snapshot = a_snapshot(1)
+    trained = train(snapshot)
     facts = trained.model.training
     assert (facts.customers, facts.k, facts.seed) == (300, 5, 42)
     assert sum(facts.shares.values()) == pytest.approx(1.0)
     for index, segment in enumerate(trained.model.segments):
         assert facts.shares[segment.name] == pytest.approx(np.mean(trained.labels == index))
-    assert facts.feature_means["monetary"] == pytest.approx(shop.monetary.mean())
+    assert facts.feature_means["monetary"] == pytest.approx(snapshot.monetary.mean())
     assert facts.as_of.timestamp() * 1000 == AS_OF
     assert [segment.id for segment in trained.model.segments] == [1, 2, 3, 4, 5]
 
@@ -144,32 +144,32 @@ def test_the_facts_of_the_training_are_those_of_the_snapshot() -> None:
 )
 def test_too_few_customers_make_no_model(customers: int, plan: TrainingPlan, message: str) -> None:
     with pytest.raises(FitError, match=message):
-        train(a_shop(3, customers), plan)
+        train(a_snapshot(3, customers), plan)
 
 
 @pytest.mark.parametrize("name", FEATURES)
 def test_a_feature_in_which_all_are_alike_makes_no_model(name: str) -> None:
-    shop = a_shop(4)
-    shop.column(name)[:] = 3.0
+    snapshot = a_snapshot(4)
+    snapshot.column(name)[:] = 3.0
     with pytest.raises(FitError, match=f"{name} is 3 for all 300 customers"):
-        train(shop)
+        train(snapshot)
 
 
 def test_fewer_kinds_of_customers_than_segments_make_no_model() -> None:
-    shop = a_shop(5)
+    snapshot = a_snapshot(5)
     for name in FEATURES:
-        shop.column(name)[:] = np.arange(300) % 3
+        snapshot.column(name)[:] = np.arange(300) % 3
     with pytest.raises(FitError, match=r"only 3 customers differ\. Give --k 3 or less"):
-        train(shop, one_fit(k=4))
+        train(snapshot, one_fit(k=4))
 
 
 def test_clusters_too_close_to_be_told_apart_make_no_model() -> None:
-    shop = a_shop(6)
+    snapshot = a_snapshot(6)
     for name in FEATURES:
-        shop.column(name)[:] = np.where(np.arange(300) < 150, 0.0, 1000.0)
-    shop.recency_days[0] = 1e-4
+        snapshot.column(name)[:] = np.where(np.arange(300) < 150, 0.0, 1000.0)
+    snapshot.recency_days[0] = 1e-4
     with pytest.raises(FitError, match=r"the centroids of .* are .* apart"):
-        train(shop, one_fit(k=3, transform="identity"))
+        train(snapshot, one_fit(k=3, transform="identity"))
 
 
 def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,11 +202,11 @@ def retail(test_data: Path) -> CustomerSnapshot:
     return CustomerSnapshot(tuple(row["customer_id"].encode() for row in rows), recency, frequency, monetary, AS_OF, 0)
 
 
-def _without_outliers(shop: CustomerSnapshot) -> CustomerSnapshot:
-    x = raw(shop)
+def _without_outliers(snapshot: CustomerSnapshot) -> CustomerSnapshot:
+    x = raw(snapshot)
     keep = np.flatnonzero((np.abs((x - x.mean(0)) / x.std(0)) < 3).all(axis=1))
     recency, frequency, monetary = x[keep].T
-    return CustomerSnapshot(tuple(shop.customers[i] for i in keep), recency, frequency, monetary, AS_OF, 0)
+    return CustomerSnapshot(tuple(snapshot.customers[i] for i in keep), recency, frequency, monetary, AS_OF, 0)
 
 
 @pytest.mark.parametrize(("k", "expected"), [(2, 0.558), (3, 0.519), (4, 0.507)])

@@ -20,9 +20,19 @@ from segmentation.entries import DAY_MS
 from segmentation.intervals import Pieces
 from segmentation.model import MARGIN_FLOOR
 from segmentation.scalar_scorer import HORIZON_MS
-from segmentation.scorer import UNKNOWN, Scorer, standardise, transform
+from segmentation.scorer import UNKNOWN, Scorer, _Rows, standardise, transform
 from segmentation.step import NEVER_DUE
-from tests.support.data.random_customers import LAMBDAS, NO_ORDER, any_crowd, any_scorer, feature, plain_scorer, scorer
+from tests.support.data.random_customers import (
+    LAMBDAS,
+    NO_ORDER,
+    Floats,
+    Instants,
+    feature,
+    plain_scorer,
+    random_customers,
+    random_scorer,
+    scorer,
+)
 from tests.support.oracles import time_checks
 from tests.support.oracles.time_checks import GAPS, ORIGIN, ZERO, distances2
 
@@ -48,42 +58,57 @@ def test_what_is_told_holds_by_plain_distances(seed: int) -> None:
 @given(SEEDS)
 def test_published_distances_and_the_unknown_agree_with_plain_distances(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 10)
-    j = crowd.pieces.offset[:-1]
-    f, m = crowd.pieces.frequency[j], crowd.pieces.monetary[j]
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 10)
+    j = customers.pieces.offset[:-1]
+    f, m = customers.pieces.frequency[j], customers.pieces.monetary[j]
     rest = s.rest(f, m)
-    got = s.distances(crowd.start, crowd.last, rest)
-    nearest = s.decide(np.full(10, UNKNOWN), crowd.start, crowd.last, rest)
+    got = s.distances(customers.start, customers.last, rest)
+    nearest = s.decide(np.full(10, UNKNOWN), customers.start, customers.last, rest)
     for i in range(10):
-        days = np.longdouble(min(max(int(crowd.start[i]) - int(crowd.last[i]), 0), HORIZON_MS)) / DAY_MS
+        days = np.longdouble(min(max(int(customers.start[i]) - int(customers.last[i]), 0), HORIZON_MS)) / DAY_MS
         d = np.sqrt(distances2(s, [days, np.longdouble(f[i]), np.longdouble(m[i])]))
         np.testing.assert_allclose(got[i], d.astype(np.float64), rtol=1e-9, atol=1e-9)
         assert d[nearest[i]] <= d.min() + 1e-9 + 1e-12 * d.max()
+
+
+def first_move(s: Scorer, a: Instants, last: Instants, rest: Floats, lo: Instants, hi: Instants) -> Instants:
+    """Search the first instant in [lo, hi] at which each customer moves, while frequency and monetary stand still; else NEVER_DUE."""
+    out = np.full(a.size, NEVER_DUE, dtype=np.int64)
+    some = np.flatnonzero(lo <= hi)
+    now = s.moves(a[some], lo[some], last[some], rest[some])
+    out[some[now]] = lo[some[now]]
+    some = some[~now]
+    some = some[s.moves(a[some], hi[some], last[some], rest[some])]
+    out[some] = s._between(_Rows(a[some], last[some], rest[some]), lo[some], hi[some])
+    return out
 
 
 @MANY
 @given(SEEDS)
 def test_first_is_the_first_of_its_stretch(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 40)
-    rest = s.rest(crowd.pieces.frequency[crowd.pieces.offset[:-1]], crowd.pieces.monetary[crowd.pieces.offset[:-1]])
-    hi = crowd.start + (rng.uniform(-1, 1, 40) * rng.choice([1, 1000, DAY_MS, 300 * DAY_MS], 40)).astype(np.int64)
-    got = s.first(crowd.a, crowd.last, rest, crowd.start, hi)
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 40)
+    rest = s.rest(
+        customers.pieces.frequency[customers.pieces.offset[:-1]],
+        customers.pieces.monetary[customers.pieces.offset[:-1]],
+    )
+    hi = customers.start + (rng.uniform(-1, 1, 40) * rng.choice([1, 1000, DAY_MS, 300 * DAY_MS], 40)).astype(np.int64)
+    got = first_move(s, customers.a, customers.last, rest, customers.start, hi)
     ask = [
-        (crowd.start, crowd.start <= hi),
-        (hi, crowd.start <= hi),
+        (customers.start, customers.start <= hi),
+        (hi, customers.start <= hi),
         (got, got != NEVER_DUE),
         (got - 1, got != NEVER_DUE),
     ]
     at_lo, at_hi, at_got, before = (
-        s.moves(crowd.a, np.where(asked, at, 0), crowd.last, rest) & asked for at, asked in ask
+        s.moves(customers.a, np.where(asked, at, 0), customers.last, rest) & asked for at, asked in ask
     )
     found = got != NEVER_DUE
     assert (found == (at_lo | at_hi)).all()
     assert at_got[found].all()
-    assert (got[at_lo] == crowd.start[at_lo]).all()
+    assert (got[at_lo] == customers.start[at_lo]).all()
     assert not before[found & ~at_lo].any()
     assert (got[found] <= hi[found]).all()
 
@@ -95,7 +120,7 @@ def test_the_guess_decides_nothing_but_the_time_it_takes(guess: int, monkeypatch
     # Roots all over the hundred years.
     rest = np.stack([np.zeros(60), np.linspace(-89_000, 128_000, 60)], axis=1)
     a, hi = np.zeros(60, dtype=np.int64), last + HORIZON_MS
-    expected = s.first(a, last, rest, last, hi)
+    expected = first_move(s, a, last, rest, last, hi)
     assert (expected < NEVER_DUE).all()
     monkeypatch.setattr(Scorer, "_guess", lambda _, rows: np.full(rows.a.size, guess))
     rounds = 0
@@ -107,7 +132,7 @@ def test_the_guess_decides_nothing_but_the_time_it_takes(guess: int, monkeypatch
         return moves(*arguments)
 
     monkeypatch.setattr(Scorer, "moves", counted)
-    assert s.first(a, last, rest, last, hi).tolist() == expected.tolist()
+    assert first_move(s, a, last, rest, last, hi).tolist() == expected.tolist()
     assert rounds <= 2 + 2 * 42
 
 
@@ -151,8 +176,8 @@ def digest() -> str:
     rng = np.random.default_rng(7)
     sha = hashlib.sha256()
     for seed in range(40):
-        s = any_scorer(np.random.default_rng(seed))
-        a, last, start, p = any_crowd(rng, s, 100)
+        s = random_scorer(np.random.default_rng(seed))
+        a, last, start, p = random_customers(rng, s, 100)
         rest = s.rest(p.frequency, p.monetary)
         z = s.z_recency(start, last)
         at, to = s.next_move(a, last, start, p)
@@ -178,8 +203,8 @@ def test_same_bits_on_another_cpu(off: str) -> None:
 def test_batch_alone_and_strided_give_the_same_bits() -> None:
     rng = np.random.default_rng(5)
     for seed in range(20):
-        s = any_scorer(np.random.default_rng(seed))
-        a, last, start, p = any_crowd(rng, s, 60)
+        s = random_scorer(np.random.default_rng(seed))
+        a, last, start, p = random_customers(rng, s, 60)
         rest, z = s.rest(p.frequency, p.monetary), s.z_recency(start, last)
         assert s.rest(p.frequency[::-3], p.monetary[::-3]).tobytes() == rest[::-3].tobytes()
         g = s.gain(a, z, rest[:60])
@@ -198,12 +223,12 @@ def test_one_by_one_and_in_columns_the_same_bits(seed: int) -> None:
 
 def test_blocks_of_the_search_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(11)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 200)
-    whole = s.next_move(*crowd)
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 200)
+    whole = s.next_move(*customers)
     for block in (1, 7, 64):
         monkeypatch.setattr(scorer_module, "_BLOCK", block)
-        at, to = s.next_move(*crowd)
+        at, to = s.next_move(*customers)
         assert at.tolist() == whole[0].tolist()
         assert to.tolist() == whole[1].tolist()
 
@@ -265,7 +290,7 @@ def test_without_an_order_recency_is_the_horizon_and_stands_still() -> None:
     rest = s.rest(np.zeros(1), np.zeros(1))
     assert s.z_recency(one, none).tobytes() == s.z_recency(one, long_ago).tobytes()
     assert s.decide(ZERO, one, none, rest).tolist() == [1]
-    assert s.first(np.array([1]), none, rest, one, one + DAY_MS).tolist() == [NEVER_DUE]
+    assert first_move(s, np.array([1]), none, rest, one, one + DAY_MS).tolist() == [NEVER_DUE]
     p = Pieces(np.array([0, 1]), one, np.zeros(1), np.zeros(1), np.array([NEVER_DUE]))
     assert [column.tolist() for column in s.next_move(ZERO, none, one + 5, p)] == [[now + 5], [1]]
     assert [column.tolist() for column in s.next_move(np.array([1]), none, one, p)] == [[NEVER_DUE], [1]]

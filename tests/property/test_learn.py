@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from segmentation.model import FEATURES
-from tests.support.data.datasets import KNOWN, crowd, following, known_segments, lesson
+from tests.support.data.datasets import KNOWN, following, known_segments, trained_on, unsegmented_customers
 from tests.support.paths import ROOT
 from trainer.errors import FitError
 from trainer.outcome import TrainingOutcome
@@ -29,35 +29,35 @@ QUICK = TrainingPlan(ks=(3, 4, 5), rounds=4, starts=5)
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_known_segments_are_found_again_with_their_number(seed: int) -> None:
-    shop, truth = known_segments(seed)
-    taught = lesson(shop, replace(TrainingPlan(), ks=(2, 3, 4, 5, 6, 7, 8), rounds=5))
-    assert taught.trained is not None
-    assert taught.trained.model.training.k == len(KNOWN)
-    assert adjusted_rand_score(truth, taught.trained.labels) >= 0.95
-    [chosen] = [fit for fit in taught.outcome.fits if fit.chosen]
-    assert (chosen.k, taught.outcome.chosen) == (len(KNOWN), 2)
+    snapshot, truth = known_segments(seed)
+    result = trained_on(snapshot, replace(TrainingPlan(), ks=(2, 3, 4, 5, 6, 7, 8), rounds=5))
+    assert result.trained is not None
+    assert result.trained.model.training.k == len(KNOWN)
+    assert adjusted_rand_score(truth, result.trained.labels) >= 0.95
+    [chosen] = [fit for fit in result.outcome.fits if fit.chosen]
+    assert (chosen.k, result.outcome.chosen) == (len(KNOWN), 2)
     assert chosen.stability is not None
     assert chosen.stability > 0.95
 
 
 def test_the_outcome_adds_up_and_survives_its_file() -> None:
-    shop, _ = known_segments(4)
-    taught = lesson(shop, QUICK)
-    outcome, trained = taught.outcome, taught.trained
+    snapshot, _ = known_segments(4)
+    result = trained_on(snapshot, QUICK)
+    outcome, trained = result.outcome, result.trained
     assert trained is not None
     assert TrainingOutcome.from_json(outcome.to_json()) == outcome
     assert sum(s.customers for s in outcome.segments) == outcome.quality.customers == 600
     assert sum(s.share for s in outcome.segments) == pytest.approx(1.0)
-    assert sum(s.money for s in outcome.segments) == pytest.approx(shop.monetary.sum())
+    assert sum(s.money for s in outcome.segments) == pytest.approx(snapshot.monetary.sum())
     assert sum(s.money_share or 0.0 for s in outcome.segments) == pytest.approx(1.0)
     assert outcome.sample is not None
     assert outcome.projection is not None
     assert outcome.sample.segment == tuple(trained.labels.tolist())
-    assert outcome.sample.monetary == pytest.approx(shop.monetary, abs=1e-6)
+    assert outcome.sample.monetary == pytest.approx(snapshot.monetary, abs=1e-6)
     for i, segment in enumerate(outcome.segments):
         inside = trained.labels == i
         assert segment.monetary is not None
-        assert segment.monetary.median == np.median(shop.monetary[inside])
+        assert segment.monetary.median == np.median(snapshot.monetary[inside])
         # A centroid is drawn in the middle of its customers.
         drawn = [np.mean(np.array(axis)[inside]) for axis in (outcome.sample.x, outcome.sample.y)]
         assert drawn == pytest.approx(outcome.projection.centroids[i], abs=1e-5)
@@ -66,10 +66,10 @@ def test_the_outcome_adds_up_and_survives_its_file() -> None:
 
 
 def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
-    shop, _ = known_segments(5)
-    first = lesson(shop, replace(QUICK, ks=(5,), least_stability=-1))
+    snapshot, _ = known_segments(5)
+    first = trained_on(snapshot, replace(QUICK, ks=(5,), least_stability=-1))
     lineage = following(first, Lineage(), 1)
-    second = lesson(shop, replace(QUICK, ks=(3,), margin=0.0), lineage)
+    second = trained_on(snapshot, replace(QUICK, ks=(3,), margin=0.0), lineage)
     assert first.trained is not None
     assert second.trained is not None
     told = second.outcome.comparison
@@ -77,31 +77,31 @@ def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
     old, new = first.trained.model, second.trained.model
     before, after = (
         first.trained.labels,
-        nearest(coordinates(shop, new.features), tuple(s.centroid for s in new.segments)),
+        nearest(coordinates(snapshot, new.features), tuple(s.centroid for s in new.segments)),
     )
     moves = np.zeros((5, 3), dtype=int)
     np.add.at(moves, (before, after), 1)
     assert told.moves == tuple(map(tuple, moves.tolist()))
     ids = np.array([s.id for s in old.segments]), np.array([s.id for s in new.segments])
     assert told.moved == told.moved_without_margin == np.mean(ids[0][before] != ids[1][after])
-    assert sum(map(sum, told.money)) == pytest.approx(shop.monetary.sum())
+    assert sum(map(sum, told.money)) == pytest.approx(snapshot.monetary.sum())
     assert [b.customers for b in told.before] == np.bincount(before, minlength=5).tolist()
     assert told.moved > QUICK.most_moved
     assert not second.may_activate
     # A wide margin keeps whoever's segment is still there.
-    wide = compare(shop, new.model_copy(update={"margin": 1e9}), lineage)
+    wide = compare(snapshot, new.model_copy(update={"margin": 1e9}), lineage)
     assert wide is not None
     gone = [b for b in wide.before if b.id not in ids[1]]
     assert wide.moved == pytest.approx(sum(b.customers for b in gone) / 600)
 
 
 def test_the_margin_keeps_who_is_hardly_nearer_to_another() -> None:
-    first = lesson(crowd(1), replace(QUICK, ks=(4,)), force=True)
-    shop, lineage = crowd(2), following(first, Lineage(), 1)
-    second = lesson(shop, replace(QUICK, ks=(4,)), lineage, force=True)
+    first = trained_on(unsegmented_customers(1), replace(QUICK, ks=(4,)), force=True)
+    snapshot, lineage = unsegmented_customers(2), following(first, Lineage(), 1)
+    second = trained_on(snapshot, replace(QUICK, ks=(4,)), lineage, force=True)
     assert second.trained is not None
     with_margin = second.outcome.comparison
-    without = compare(shop, second.trained.model.model_copy(update={"margin": 0.0}), lineage)
+    without = compare(snapshot, second.trained.model.model_copy(update={"margin": 0.0}), lineage)
     assert with_margin is not None
     assert without is not None
     assert 0.0 < with_margin.moved < with_margin.moved_without_margin == without.moved == without.moved_without_margin
@@ -122,8 +122,8 @@ def test_an_optimum_as_good_as_another_is_kept() -> None:
 def test_stability_tells_segments_from_cuts_through_a_crowd() -> None:
     z = np.random.default_rng(4).normal(size=(500, 3))
     cut = stability(z, cluster(z, 7, 1, 5).labels, 7, seed=1, rounds=6)
-    shop, _ = known_segments(14)
-    known = coordinates(shop, fit_features(shop, "yeo-johnson"))
+    snapshot, _ = known_segments(14)
+    known = coordinates(snapshot, fit_features(snapshot, "yeo-johnson"))
     found = stability(known, cluster(known, 4, 1, 5).labels, 4, seed=1, rounds=6)
     assert cut is not None
     assert found is not None
@@ -133,9 +133,9 @@ def test_stability_tells_segments_from_cuts_through_a_crowd() -> None:
 
 
 def test_the_same_customers_again_move_nobody() -> None:
-    shop, _ = known_segments(6)
-    first = lesson(shop, QUICK)
-    again = lesson(shop, replace(QUICK, seed=7), following(first, Lineage(), 1))
+    snapshot, _ = known_segments(6)
+    first = trained_on(snapshot, QUICK)
+    again = trained_on(snapshot, replace(QUICK, seed=7), following(first, Lineage(), 1))
     assert again.outcome.comparison is not None
     assert again.outcome.comparison.moved == 0.0
     assert again.may_activate
@@ -146,9 +146,9 @@ def test_the_same_customers_again_move_nobody() -> None:
 
 
 def changed(name: str, value: float, *, where: slice = slice(None)) -> CustomerSnapshot:
-    shop, _ = known_segments(7, each=75)
-    shop.column(name)[where] = value
-    return shop
+    snapshot, _ = known_segments(7, each=75)
+    snapshot.column(name)[where] = value
+    return snapshot
 
 
 def of(customers: int) -> CustomerSnapshot:
@@ -158,7 +158,7 @@ def of(customers: int) -> CustomerSnapshot:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
-    ("shop", "told"),
+    ("snapshot", "told"),
     [
         (of(0), "0 customers have an order"),
         (of(1), "1 customers have an order"),
@@ -172,49 +172,49 @@ def of(customers: int) -> CustomerSnapshot:
         (changed("frequency", 1.0), "frequency is 1 for all 300"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said_in_a_sentence(shop: CustomerSnapshot, told: str, force: bool) -> None:
+def test_what_cannot_be_trained_on_is_said_in_a_sentence(snapshot: CustomerSnapshot, told: str, force: bool) -> None:
     with pytest.raises(FitError, match=told):
-        lesson(shop, QUICK, force=force)
+        trained_on(snapshot, QUICK, force=force)
 
 
 def test_all_negative_money_is_said_too() -> None:
-    shop = changed("monetary", 0.0)
-    shop.monetary[:] = -np.arange(1.0, 301.0)
+    snapshot = changed("monetary", 0.0)
+    snapshot.monetary[:] = -np.arange(1.0, 301.0)
     with pytest.raises(FitError, match="monetary hardly differs between customers after log1p"):
-        lesson(shop, QUICK)
+        trained_on(snapshot, QUICK)
 
 
 def test_equal_customers_are_said_to_be() -> None:
-    shop = changed("monetary", 0.0)
+    snapshot = changed("monetary", 0.0)
     for name in FEATURES:
-        shop.column(name)[:] = 1 + np.arange(300) % 2
+        snapshot.column(name)[:] = 1 + np.arange(300) % 2
     with pytest.raises(FitError, match="only 2 customers differ"):
-        lesson(shop, QUICK)
+        trained_on(snapshot, QUICK)
 
 
 def test_whoever_has_no_order_in_the_window_is_scored_but_not_fitted() -> None:
     """Of an old shop they are most: the segments are those of the others, and they go to the nearest."""
-    shop, truth = known_segments(4)
-    fresh = lesson(shop, QUICK)
-    silent, n = 3, len(shop.customers)
+    snapshot, truth = known_segments(4)
+    fresh = trained_on(snapshot, QUICK)
+    silent, n = 3, len(snapshot.customers)
     old = replace(
-        shop,
+        snapshot,
         customers=tuple(f"{i:06}".encode() for i in range((1 + silent) * n)),
-        recency_days=np.concatenate([shop.recency_days, *[400.0 + np.arange(n)] * silent]),
-        frequency=np.concatenate([shop.frequency, np.zeros(silent * n)]),
-        monetary=np.concatenate([shop.monetary, np.zeros(silent * n)]),
+        recency_days=np.concatenate([snapshot.recency_days, *[400.0 + np.arange(n)] * silent]),
+        frequency=np.concatenate([snapshot.frequency, np.zeros(silent * n)]),
+        monetary=np.concatenate([snapshot.monetary, np.zeros(silent * n)]),
     )
-    taught = lesson(old, QUICK)
+    result = trained_on(old, QUICK)
     assert fresh.trained is not None
-    assert taught.trained is not None
-    assert [s.centroid for s in taught.trained.model.segments] == [s.centroid for s in fresh.trained.model.segments]
-    assert taught.trained.labels[:n].tolist() == fresh.trained.labels.tolist()
-    assert (taught.outcome.quality.customers, taught.outcome.quality.not_fitted) == ((1 + silent) * n, silent * n)
-    assert sum(segment.customers for segment in taught.outcome.segments) == (1 + silent) * n
+    assert result.trained is not None
+    assert [s.centroid for s in result.trained.model.segments] == [s.centroid for s in fresh.trained.model.segments]
+    assert result.trained.labels[:n].tolist() == fresh.trained.labels.tolist()
+    assert (result.outcome.quality.customers, result.outcome.quality.not_fitted) == ((1 + silent) * n, silent * n)
+    assert sum(segment.customers for segment in result.outcome.segments) == (1 + silent) * n
     # All of them lie in one, which has most customers then; the gates look at those who were fitted.
-    assert max(taught.trained.model.training.shares.values()) > QUICK.largest_share
-    assert taught.outcome.decision.verdict == "dry-run"
-    everyone = lesson(old, replace(QUICK, fitted="all"))
+    assert max(result.trained.model.training.shares.values()) > QUICK.largest_share
+    assert result.outcome.decision.verdict == "dry-run"
+    everyone = trained_on(old, replace(QUICK, fitted="all"))
     assert everyone.trained is not None
     assert (
         adjusted_rand_score(truth, everyone.trained.labels[:n]) < 0.9 < adjusted_rand_score(truth, fresh.trained.labels)
@@ -222,48 +222,48 @@ def test_whoever_has_no_order_in_the_window_is_scored_but_not_fitted() -> None:
 
     few = replace(old, frequency=np.where(np.arange((1 + silent) * n) < 150, old.frequency, 0.0))
     with pytest.raises(FitError, match="150 customers have an order in the window, expected at least 200"):
-        lesson(few, QUICK)
+        trained_on(few, QUICK)
 
 
 def test_one_giant_does_not_get_a_segment_of_its_own() -> None:
-    shop = changed("monetary", 1e12, where=slice(0, 1))
-    shop.frequency[0] = 1e6
-    raw = lesson(shop, replace(QUICK, transforms=("identity",)))
+    snapshot = changed("monetary", 1e12, where=slice(0, 1))
+    snapshot.frequency[0] = 1e6
+    raw = trained_on(snapshot, replace(QUICK, transforms=("identity",)))
     assert raw.trained is None
     assert raw.outcome.decision.verdict == "refused"
     assert raw.outcome.version is None
     assert all("smallest share" in why for why in raw.outcome.decision.why[1:])
-    forced = lesson(shop, replace(QUICK, transforms=("identity",)), force=True)
+    forced = trained_on(snapshot, replace(QUICK, transforms=("identity",)), force=True)
     assert forced.trained is not None
     assert forced.trained.model.training.forced
     # Transformed, the giant is one of many.
-    bent = lesson(shop, QUICK)
+    bent = trained_on(snapshot, QUICK)
     assert bent.trained is not None
     assert min(bent.trained.model.training.shares.values()) > 0.02
 
 
 def test_a_few_net_refunds_do_not_bend_everybody_elses_money() -> None:
     """Yeo-Johnson bends negatives by the power 2 - λ: five balances below zero pulled λ to 0.7, and z to 20 (docs/adr/0016)."""
-    shop, _ = known_segments(9)
-    shop.monetary[:5] = (-840.0, -1591.0, -1165.0, -451.0, -208.0)
-    taught = lesson(shop, TrainingPlan(ks=(4,), rounds=4))
-    assert taught.trained is not None
-    assert [f.transform for f in taught.trained.model.features] == ["yeo-johnson", "yeo-johnson", "log1p"]
-    assert taught.outcome.quality.negative_money == 5
-    assert np.abs(coordinates(shop, taught.trained.model.features)).max() < 6.0
+    snapshot, _ = known_segments(9)
+    snapshot.monetary[:5] = (-840.0, -1591.0, -1165.0, -451.0, -208.0)
+    result = trained_on(snapshot, TrainingPlan(ks=(4,), rounds=4))
+    assert result.trained is not None
+    assert [f.transform for f in result.trained.model.features] == ["yeo-johnson", "yeo-johnson", "log1p"]
+    assert result.outcome.quality.negative_money == 5
+    assert np.abs(coordinates(snapshot, result.trained.model.features)).max() < 6.0
 
 
 def test_the_tutorial_leaves_outliers_out_of_the_fit_and_scores_them_all_the_same() -> None:
-    shop, _ = known_segments(10)
-    shop.monetary[:3] = 90_000.0
-    taught = lesson(shop, of_recipe("tutorial"))
-    assert taught.trained is not None
-    assert taught.outcome.quality.not_fitted >= 3
-    assert len(taught.trained.labels) == 600
-    model = taught.trained.model
-    nearest_all = nearest(coordinates(shop, model.features), tuple(s.centroid for s in model.segments))
-    assert np.array_equal(taught.trained.labels, nearest_all)
-    assert model.training.feature_means["monetary"] == pytest.approx(shop.monetary.mean())
+    snapshot, _ = known_segments(10)
+    snapshot.monetary[:3] = 90_000.0
+    result = trained_on(snapshot, of_recipe("tutorial"))
+    assert result.trained is not None
+    assert result.outcome.quality.not_fitted >= 3
+    assert len(result.trained.labels) == 600
+    model = result.trained.model
+    nearest_all = nearest(coordinates(snapshot, model.features), tuple(s.centroid for s in model.segments))
+    assert np.array_equal(result.trained.labels, nearest_all)
+    assert model.training.feature_means["monetary"] == pytest.approx(snapshot.monetary.mean())
 
 
 # ---- determinism
@@ -272,11 +272,11 @@ _VERSION = """
 import sys
 sys.path.insert(0, ".")
 from dataclasses import replace
-from tests.support.data.datasets import known_segments, lesson
+from tests.support.data.datasets import known_segments, trained_on
 from trainer.training.plan import TrainingPlan
-shop, _ = known_segments(11, each=800)
-taught = lesson(shop, TrainingPlan(ks=(3, 4), rounds=3))
-print(taught.outcome.version, *(f"{fit.silhouette!r} {fit.stability!r}" for fit in taught.outcome.fits))
+snapshot, _ = known_segments(11, each=800)
+result = trained_on(snapshot, TrainingPlan(ks=(3, 4), rounds=3))
+print(result.outcome.version, *(f"{fit.silhouette!r} {fit.stability!r}" for fit in result.outcome.fits))
 """
 
 
@@ -293,6 +293,6 @@ def test_the_same_version_on_one_thread_and_on_two() -> None:
 
 
 def test_another_seed_may_find_another_but_an_equal_one_never_does() -> None:
-    shop, _ = known_segments(12)
-    versions = {lesson(shop, replace(QUICK, seed=seed)).outcome.version for seed in (1, 1, 2)}
+    snapshot, _ = known_segments(12)
+    versions = {trained_on(snapshot, replace(QUICK, seed=seed)).outcome.version for seed in (1, 1, 2)}
     assert len(versions) == 2

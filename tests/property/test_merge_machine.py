@@ -30,7 +30,7 @@ from segmentation.money import format_units
 from segmentation.rfm import Kind, Outcome, Rules, advance_bytes, announcement, unpack
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Past, Rec, a_model, at, check_chains, told
-from tests.support.oracles.batch import Event, batch_bytes, figures, related, takes
+from tests.support.oracles.batch import OracleEvent, batch_bytes, figures, related, takes
 
 WINDOW = 60 * DAY
 GRACES = (7 * DAY, 7 * DAY, 0, 70 * DAY)  # also none, and one beyond the window
@@ -39,11 +39,11 @@ NAMES = {i: f"s{i}" for i in range(1, 9)}
 KINDS = (*[Kind.PLACED] * 5, *[Kind.REFUNDED] * 2, *[Kind.CANCELLED] * 2)
 
 
-class Said(NamedTuple):
+class RecordMeaning(NamedTuple):
     """What a record means: whose, and what. A control is nobody's."""
 
     customer: str
-    event: Event
+    event: OracleEvent
 
 
 class Raw(NamedTuple):
@@ -98,8 +98,8 @@ class Merge(RuleBasedStateMachine):
         if not self.event_time:
             self.shard.now = T0
         self.log: list[Rec] = []
-        self.said: list[Said | None] = []
-        self.late: set[Said] = set()  # first came more than a grace late
+        self.said: list[RecordMeaning | None] = []
+        self.late: set[RecordMeaning] = set()  # first came more than a grace late
         self.past: Past | None = None
         self.rescored = False  # since that past
 
@@ -110,9 +110,9 @@ class Merge(RuleBasedStateMachine):
         for raw in batch:
             own = {said.event for said in self.said if said and said.customer == raw.customer}
             e = self.event_of(raw, own)
-            said = Said(raw.customer, e)
+            said = RecordMeaning(raw.customer, e)
             if self.punctual and any(
-                related(e, o) and o.rank > e.rank and Said(raw.customer, o) in self.late for o in own
+                related(e, o) and o.rank > e.rank and RecordMeaning(raw.customer, o) in self.late for o in own
             ):
                 continue  # what came very late may not replace this one
             if e not in own and e.time < self.end - self.state_rules.grace:
@@ -211,7 +211,7 @@ class Merge(RuleBasedStateMachine):
 
     # ---- making events
 
-    def event_of(self, raw: Raw, own: set[Event]) -> Event:
+    def event_of(self, raw: Raw, own: set[OracleEvent]) -> OracleEvent:
         earlier = sorted({e.time for e in own})
         base = earlier[raw.base % len(earlier)] if raw.base >= 6 and earlier else self.end
         time = base + raw.windows * self.state_rules.window + raw.graces * self.state_rules.grace + raw.hair
@@ -222,22 +222,22 @@ class Merge(RuleBasedStateMachine):
             e = dated(raw, max(time, self.end - self.state_rules.grace))
         return e
 
-    def append(self, key: bytes | None, value: bytes | None, said: Said | None) -> None:
+    def append(self, key: bytes | None, value: bytes | None, said: RecordMeaning | None) -> None:
         timestamp = T0 + 10_000 * DAY if self.event_time else self.shard.now
         self.log.append(Rec(len(self.log), key, value, timestamp))
         self.said.append(said)
 
 
-def dated(raw: Raw, time: int) -> Event:
+def dated(raw: Raw, time: int) -> OracleEvent:
     if raw.kind == Kind.ERASED:
-        return Event(raw.kind, "", time)
+        return OracleEvent(raw.kind, "", time)
     order = None if raw.kind == Kind.REFUNDED and raw.order == 5 else f"o{raw.order}"
     # Few ids are known ones: most events are new.
     name = f"e{raw.id}" if raw.id < 3 else f"{raw.order}.{raw.id}.{time}"
-    return Event(raw.kind, name, time, order, 0 if raw.kind == Kind.CANCELLED else raw.amount)
+    return OracleEvent(raw.kind, name, time, order, 0 if raw.kind == Kind.CANCELLED else raw.amount)
 
 
-def shop_event(said: Said) -> OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased:
+def shop_event(said: RecordMeaning) -> OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased:
     customer, e = said
     amount = Amount(value=format_units(e.amount), currency="USD")
     if e.kind == Kind.PLACED:

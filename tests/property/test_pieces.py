@@ -19,13 +19,13 @@ many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 RULES = Rules(window=100, grace=15, cap=1_000)
 
 
-class Customer(NamedTuple):
+class IntervalCase(NamedTuple):
     value: bytes
     as_of: int
     clock: int
 
 
-def customer(text: bytes, back: int, rules: Rules) -> Customer:
+def customer(text: bytes, back: int, rules: Rules) -> IntervalCase:
     """A state from four bytes an event, mostly plain orders, and an instant up to `back` before (or after) its clock."""
     value: bytes | None = None
     clock = 0
@@ -45,7 +45,7 @@ def customer(text: bytes, back: int, rules: Rules) -> Customer:
         e = entry(kind, str(i if which % 8 else which), max(time, 0), order=order, amount=units)
         clock = max(clock, min(time, clock + 10) if which % 5 else time)
         value, _ = absorb_bytes(value, e, clock, rules)
-    return Customer(advance_bytes(value or EMPTY, clock, rules), max(clock + 20 - back, 0), clock)
+    return IntervalCase(advance_bytes(value or EMPTY, clock, rules), max(clock + 20 - back, 0), clock)
 
 
 customers = st.lists(st.tuples(st.binary(max_size=80), st.integers(0, 45)), max_size=6)
@@ -53,17 +53,17 @@ caps = st.sampled_from([1_000, 1_000, 5])
 limits = st.sampled_from([64, 64, 1, 2, 5])
 
 
-def cut(group: list[Customer], rules: Rules, limit: int) -> Pieces:
+def cut(group: list[IntervalCase], rules: Rules, limit: int) -> Pieces:
     return pieces([c.value for c in group], np.array([c.as_of for c in group], np.int64), rules, limit)
 
 
-def figures(c: Customer, t: int, rules: Rules) -> tuple[float, float]:
+def figures(c: IntervalCase, t: int, rules: Rules) -> tuple[float, float]:
     state = unpack(c.value)
     reading = read(state.entries, t, state.cut, rules)
     return float(reading.frequency), reading.monetary / 10_000.0
 
 
-def check(c: Customer, p: Pieces, i: int, rules: Rules, limit: int) -> None:
+def check(c: IntervalCase, p: Pieces, i: int, rules: Rules, limit: int) -> None:
     mine = slice(p.offset[i], p.offset[i + 1])
     start, until = p.start[mine].tolist(), int(p.until[i])
     told = list(zip(p.frequency[mine].tolist(), p.monetary[mine].tolist(), strict=True))
@@ -200,6 +200,6 @@ def test_a_refund_that_has_left_the_window_before_its_order_is_still_subtracted(
     value, _ = absorb_bytes(None, entry(Kind.PLACED, "p", 100, order="o", amount=50_000), 100, RULES)
     value, _ = absorb_bytes(value, entry(Kind.PLACED, "q", 105, order="x", amount=10_000), 105, RULES)
     value, _ = absorb_bytes(value, entry(Kind.REFUNDED, "r", 90, order="o", amount=20_000), 106, RULES)
-    got = cut([Customer(advance_bytes(value, 195, RULES), 195, 195)], RULES, 64)
+    got = cut([IntervalCase(advance_bytes(value, 195, RULES), 195, 195)], RULES, 64)
     assert list(got.start) == [195, 200, 205]
     assert list(got.monetary) == [4.0, 1.0, 0.0]

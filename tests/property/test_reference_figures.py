@@ -14,7 +14,7 @@ from segmentation.entries import DAY_MS
 from segmentation.model import FEATURES
 from segmentation.rfm import CustomerState, Rules, absorb, pack
 from stream.orders.rows import parse_at
-from tests.support.data.datasets import lesson, retail_gross
+from tests.support.data.datasets import retail_gross, trained_on
 from trainer.errors import SnapshotError
 from trainer.snapshot.orders import read_book, take_from_file
 from trainer.snapshot.redis import columns
@@ -60,7 +60,7 @@ def expect(outcome: TrainingOutcome, silhouettes: tuple[float, ...]) -> None:
 
 
 def test_the_tutorial(retail: CustomerSnapshot) -> None:
-    outcome = lesson(retail, of_recipe("tutorial")).outcome
+    outcome = trained_on(retail, of_recipe("tutorial")).outcome
     assert (outcome.quality.customers, outcome.quality.not_fitted) == (4_338, 64)
     expect(outcome, RAW_TRIMMED)
     assert outcome.chosen is not None
@@ -70,7 +70,9 @@ def test_the_tutorial(retail: CustomerSnapshot) -> None:
 
 @pytest.mark.parametrize(("recipe", "chosen"), [("textbook", 2), ("default", 3)])
 def test_log1p(retail: CustomerSnapshot, recipe: RecipeName, chosen: int) -> None:
-    outcome = lesson(retail, replace(of_recipe(recipe), ks=tuple(range(2, 9)), transforms=("log1p",), rounds=0)).outcome
+    outcome = trained_on(
+        retail, replace(of_recipe(recipe), ks=tuple(range(2, 9)), transforms=("log1p",), rounds=0)
+    ).outcome
     expect(outcome, LOG1P)
     # Of two segments the larger has 61.5 %, which the gates refuse.
     assert outcome.chosen is not None
@@ -78,20 +80,20 @@ def test_log1p(retail: CustomerSnapshot, recipe: RecipeName, chosen: int) -> Non
 
 
 def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail: CustomerSnapshot) -> None:
-    textbook = lesson(retail, of_recipe("textbook")).outcome
+    textbook = trained_on(retail, of_recipe("textbook")).outcome
     assert textbook.chosen is not None
     chosen = textbook.fits[textbook.chosen]
     assert chosen.silhouette == max(fit.silhouette or -1.0 for fit in textbook.fits)
     assert chosen.largest_share is not None
     assert chosen.largest_share > 0.95
-    gated = lesson(retail, replace(TrainingPlan(), transforms=("identity",), rounds=2)).outcome
+    gated = trained_on(retail, replace(TrainingPlan(), transforms=("identity",), rounds=2)).outcome
     assert gated.chosen is None
     assert gated.decision.verdict == "refused"
     assert len(gated.decision.why) == 1 + len(TrainingPlan().ks)
 
 
 def test_five_segments_by_default_are_steady_and_pass(retail: CustomerSnapshot) -> None:
-    outcome = lesson(retail, replace(TrainingPlan(), ks=(5,))).outcome
+    outcome = trained_on(retail, replace(TrainingPlan(), ks=(5,))).outcome
     assert all(gate.passed for gate in outcome.decision.gates)
     assert [s.name for s in outcome.segments] == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]
 

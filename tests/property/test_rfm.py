@@ -38,7 +38,7 @@ from segmentation.rfm import (
     unpack,
     with_announcement,
 )
-from tests.support.oracles.batch import Event, Figures, batch_bytes, takes
+from tests.support.oracles.batch import OracleEvent, OracleFigures, batch_bytes, takes
 from tests.support.oracles.batch import figures as oracle
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
@@ -50,12 +50,12 @@ many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 
 
 @cache
-def made(e: Event) -> Entry:
+def made(e: OracleEvent) -> Entry:
     return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount)
 
 
-def figures(state: CustomerState) -> Figures:
-    return Figures(state.last, state.frequency, state.monetary)
+def figures(state: CustomerState) -> OracleFigures:
+    return OracleFigures(state.last, state.frequency, state.monetary)
 
 
 # ---- Streams: a set of events, and when each arrives (more than once, perhaps).
@@ -67,7 +67,7 @@ KINDS += [Kind.PLACED] * 5 + [Kind.CANCELLED] * 2 + [Kind.REFUNDED] * 3
 
 class Scene(NamedTuple):
     rules: Rules
-    events: set[Event]
+    events: set[OracleEvent]
 
 
 def raws(text: bytes) -> list[Raw]:
@@ -91,16 +91,16 @@ def a_time(n: int, rules: Rules) -> int:
     return windows * rules.window + graces * rules.grace + max(hair - 2, 0)
 
 
-def an_event(x: Raw, rules: Rules) -> Event:
+def an_event(x: Raw, rules: Rules) -> OracleEvent:
     kind, time, amount = KINDS[x[0]], a_time(x[2], rules), x[4]
     if kind == Kind.ERASED:
-        return Event(kind, "", time)
+        return OracleEvent(kind, "", time)
     single = f"{x[0]}.{x[2]}.{x[4]}"  # an id that is nobody else's
     order = None if kind == Kind.REFUNDED and x[3] == 5 else f"o{x[3]}" if x[3] < 3 else single
-    return Event(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
+    return OracleEvent(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
 
 
-Arrival = tuple[int, Event | None]  # clock, event (None: a visit by the clock alone)
+Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the clock alone)
 
 
 def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
@@ -241,8 +241,8 @@ def test_any_two_events_at_the_borders(grace: int, apart: int) -> None:
     rules = Rules(WINDOW, grace, 1_000)
     waits = sorted({a + k * WINDOW + b * grace for a in (0, 1) for k in (0, 1, 2) for b in (0, 1)})
     for kinds, one_order, one_id in product(product(PAIR, PAIR), (True, False), (True, False)):
-        first = Event(kinds[0], "e", 0, "o", 0 if kinds[0] == Kind.CANCELLED else 2)
-        second = Event(
+        first = OracleEvent(kinds[0], "e", 0, "o", 0 if kinds[0] == Kind.CANCELLED else 2)
+        second = OracleEvent(
             kinds[1], "e" if one_id else "f", apart, "o" if one_order else "p", 0 if kinds[1] == Kind.CANCELLED else 1
         )
         events = {first, second}
@@ -265,7 +265,7 @@ def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plai
     rules = rules._replace(cap=cap)
     events = {an_event(x, rules) for x in xs}
     if plain:  # mostly ordinary orders, so that the fast path is really taken
-        orders = [Event(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
+        orders = [OracleEvent(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
         events = {order if x[0] < 17 else an_event(x, rules) for order, x in zip(orders, xs, strict=True)}
     value, fast = None, 0
     for t, e in stream(Scene(rules, events), seed, punctual=False):

@@ -12,7 +12,7 @@ from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
 
 from segmentation.entries import DAY_MS
 from segmentation.events import iso
-from segmentation.features import figures
+from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import HeadUnreadable, read_clock, read_states
@@ -155,7 +155,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
     left_out = 0
     for block in _blocks(rows):
         head = headers([_advanced(customer, value, at, rules) for customer, value in block])
-        found = figures(head, at)
+        found = feature_columns(head, at)
         left_out += int(np.count_nonzero(~found.stands))
         customers += [customer for (customer, _), keep in zip(block, found.stands, strict=True) if keep]
         recency.append(found.recency_days)

@@ -29,7 +29,16 @@ from stream.settings import Settings
 from tests.support.data.training import train
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually
-from tests.support.oracles.silence import DAY_MS, Event, Told, figures_of, plainly_wrong, read_log, read_move, told_by
+from tests.support.oracles.silence import (
+    DAY_MS,
+    ExpectedMove,
+    LoggedEvent,
+    figures_of,
+    moves_of_log,
+    plainly_wrong,
+    read_log,
+    read_move,
+)
 from trainer.snapshot.redis import CustomerSnapshot
 
 SettingsFor = Callable[..., Settings]
@@ -66,10 +75,10 @@ class RealOrders:
 
     def model(self) -> SegmentModel:
         """Train on the first half, with figures of the brute force."""
-        events: dict[str, list[Event]] = {}
+        events: dict[str, list[LoggedEvent]] = {}
         history, _ = self.halves()
         for row in history:
-            event = Event(0, row.event_id, KINDS[row.kind], row.at_ms, row.amount_units)
+            event = LoggedEvent(0, row.event_id, KINDS[row.kind], row.at_ms, row.amount_units)
             events.setdefault(row.customer_id, []).append(event)
         at = max(row.at_ms for row in history)
         figures = {name: figures_of(own, at, self.window_days * DAY_MS) for name, own in sorted(events.items())}
@@ -129,7 +138,7 @@ async def kill_and_restart(
 
 async def published_moves(
     settings: Settings, dataset: RealOrders, model: SegmentModel, folder: Path, *, count: int = 1, kills: int = 0
-) -> list[list[Told]]:
+) -> list[list[ExpectedMove]]:
     """Replay history, activate the model, replay the rest; return the published moves by partition."""
     await topics.create(settings)
     history, rest = dataset.halves()
@@ -150,22 +159,22 @@ async def published_moves(
     return [[read_move(move) for move in partition] for partition in found]
 
 
-async def expected_moves(settings: Settings, dataset: RealOrders, model: SegmentModel) -> list[list[Told]]:
+async def expected_moves(settings: Settings, dataset: RealOrders, model: SegmentModel) -> list[list[ExpectedMove]]:
     """Return the brute force's moves for the records on the topic."""
     records = await read_topic(settings, settings.orders_topic)
     logs = [read_log(r for r in records if r.partition == p) for p in range(settings.partitions)]
     ids = Counter(event.id for log in logs for own in log.events.values() for event in own)
     assert ids == Counter(row.event_id for row in dataset.rows)
     dwell_ms = int(settings.dwell_hours * 3_600_000)
-    find = partial(told_by, model=model, window_ms=dataset.window_days * DAY_MS, dwell_ms=dwell_ms)
+    find = partial(moves_of_log, model=model, window_ms=dataset.window_days * DAY_MS, dwell_ms=dwell_ms)
     return [await asyncio.to_thread(find, log) for log in logs]
 
 
-def causes(found: list[list[Told]]) -> Counter[str]:
+def causes(found: list[list[ExpectedMove]]) -> Counter[str]:
     return Counter(move.cause for partition in found for move in partition)
 
 
-def check_equal(found: list[list[Told]], wanted: list[list[Told]], model: SegmentModel) -> None:
+def check_equal(found: list[list[ExpectedMove]], wanted: list[list[ExpectedMove]], model: SegmentModel) -> None:
     """Check that the published moves are the expected ones, in their order within each partition."""
     print(f"{sum(map(len, wanted)):,} moves: {dict(sorted(causes(wanted).items()))}")
     for published, expected in zip(found, wanted, strict=True):

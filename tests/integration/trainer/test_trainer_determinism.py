@@ -28,11 +28,11 @@ CUSTOMERS = 20_000
 _LARGE = """
 import sys
 sys.path.insert(0, ".")
-from tests.support.data.datasets import known_segments, lesson
+from tests.support.data.datasets import known_segments, trained_on
 from trainer.training.plan import TrainingPlan
-shop, _ = known_segments(11, each=26_000)
-taught = lesson(shop, TrainingPlan(ks=(4,), rounds=2, starts=4))
-sys.stdout.buffer.write(taught.trained.model.to_json())
+snapshot, _ = known_segments(11, each=26_000)
+result = trained_on(snapshot, TrainingPlan(ks=(4,), rounds=2, starts=4))
+sys.stdout.buffer.write(result.trained.model.to_json())
 """
 
 

@@ -44,18 +44,18 @@ def known_segments(seed: int, each: int = 150) -> tuple[CustomerSnapshot, NDArra
     return snapshot(recency, np.maximum(np.rint(frequency), 1.0), np.round(monetary, 2)), truth[order]
 
 
-def crowd(seed: int, customers: int = 600) -> CustomerSnapshot:
+def unsegmented_customers(seed: int, customers: int = 600) -> CustomerSnapshot:
     """Give customers without any segments in them, so that borders run where many live."""
     rng = np.random.default_rng(seed)
     recency, frequency, monetary = rng.lognormal((3.5, 1.5, 5.0), (1.0, 0.7, 1.0), (customers, 3)).T
     return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
 
 
-def lesson(
-    shop: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage | None = None, *, force: bool = False
+def trained_on(
+    customers: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage | None = None, *, force: bool = False
 ) -> TrainingResult:
     return learn(
-        shop,
+        customers,
         plan,
         lineage or Lineage(),
         source="test",
@@ -66,10 +66,10 @@ def lesson(
     )
 
 
-def following(lesson_: TrainingResult, before: Lineage, number: int) -> Lineage:
+def following(result: TrainingResult, before: Lineage, number: int) -> Lineage:
     """What the next training finds when this one's model was activated."""
-    assert lesson_.trained is not None
-    model = lesson_.trained.model
+    assert result.trained is not None
+    model = result.trained.model
     highest = max(before.highest_id, *(segment.id for segment in model.segments))
     return Lineage(model, number, highest)
 

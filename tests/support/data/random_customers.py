@@ -51,7 +51,7 @@ def plain_scorer(centroids: list[list[float]], margin: float) -> Scorer:
     return scorer((feature(0), feature(1), feature(2)), np.array(centroids), margin)
 
 
-def any_scorer(rng: np.random.Generator) -> Scorer:
+def random_scorer(rng: np.random.Generator) -> Scorer:
     def fitted(j: int, lo: float, hi: float) -> Feature:
         kind = KINDS[rng.integers(3)]
         lam = float(rng.choice(LAMBDAS[:-2])) if rng.random() < 0.5 else float(rng.uniform(-3, 4))
@@ -82,7 +82,7 @@ def without_twins(c: Floats) -> Floats:
     return np.array(kept if len(kept) > 1 else [kept[0], kept[0] + 1.0])
 
 
-class Crowd(NamedTuple):
+class RandomCustomers(NamedTuple):
     """Announced segments, last orders, earliest instants and pieces of n customers."""
 
     a: Instants
@@ -90,11 +90,11 @@ class Crowd(NamedTuple):
     start: Instants
     pieces: Pieces
 
-    def alone(self, i: int) -> Crowd:
+    def alone(self, i: int) -> RandomCustomers:
         p, row = self.pieces, slice(i, i + 1)
         o, e = int(p.offset[i]), int(p.offset[i + 1])
         only = Pieces(np.array([0, e - o]), p.start[o:e], p.frequency[o:e], p.monetary[o:e], p.until[row])
-        return Crowd(self.a[row], self.last[row], self.start[row], only)
+        return RandomCustomers(self.a[row], self.last[row], self.start[row], only)
 
     def piece_at(self, i: int, at: Instants) -> Instants:
         o, e = self.pieces.offset[i], self.pieces.offset[i + 1]
@@ -102,7 +102,7 @@ class Crowd(NamedTuple):
         return found
 
 
-def any_crowd(rng: np.random.Generator, scorer: Scorer, n: int) -> Crowd:
+def random_customers(rng: np.random.Generator, scorer: Scorer, n: int) -> RandomCustomers:
     a = rng.integers(0, scorer.ids.size, n)
     as_of = rng.integers(1_200_000_000_000, 1_900_000_000_000, n)
     last = as_of - (rng.uniform(0, 400, n) * rng.choice([0, 0.01, 1, 1, 10], n) * DAY_MS).astype(np.int64)
@@ -120,4 +120,4 @@ def any_crowd(rng: np.random.Generator, scorer: Scorer, n: int) -> Crowd:
     until = np.where(rng.random(n) < 0.6, NEVER_DUE, start + (rng.uniform(-1, 300, n) * DAY_MS).astype(np.int64))
     offset = np.append(0, np.cumsum(count))
     p = Pieces(offset, np.concatenate(begin), np.concatenate(frequency), np.concatenate(monetary), until)
-    return Crowd(a, last, start, p)
+    return RandomCustomers(a, last, start, p)

@@ -22,7 +22,7 @@ def hashed(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
-class Event(NamedTuple):
+class OracleEvent(NamedTuple):
     """What a shop said. Times in ms, amounts in ten-thousandths."""
 
     kind: Kind
@@ -45,28 +45,28 @@ class Event(NamedTuple):
         return self.time * 8 + self.kind, *self.rank[1:]
 
 
-class Figures(NamedTuple):
+class OracleFigures(NamedTuple):
     last: int
     frequency: int
     monetary: int
 
 
-def erasure(events: Iterable[Event]) -> int:
+def erasure(events: Iterable[OracleEvent]) -> int:
     return max((e.time for e in events if e.kind == Kind.ERASED), default=NONE)
 
 
-def standing(events: Iterable[Event], t: int, rules: Rules) -> tuple[set[Event], set[Event]]:
+def standing(events: Iterable[OracleEvent], t: int, rules: Rules) -> tuple[set[OracleEvent], set[OracleEvent]]:
     """(orders that stand at t, refunds that aren't void)."""
     erased = erasure(events)
     seen = {e for e in events if e.kind != Kind.ERASED and erased < e.time <= t}
 
-    def void(e: Event) -> bool:
+    def void(e: OracleEvent) -> bool:
         mine = [o for o in seen if (o.kind, o.id) == (e.kind, e.id)]
         return any(o.rank > e.rank and o.time < e.time + rules.window for o in mine)
 
     real = {e for e in seen if not void(e)}
 
-    def stands(p: Event) -> bool:
+    def stands(p: OracleEvent) -> bool:
         mine = [o for o in real if o.order == p.order]
         again = any(o.kind == Kind.PLACED and o.rank > p.rank and o.time < p.time + rules.window for o in mine)
         reach = range(p.time - rules.grace, p.time + rules.window)
@@ -76,12 +76,12 @@ def standing(events: Iterable[Event], t: int, rules: Rules) -> tuple[set[Event],
     return orders, {e for e in real if e.kind == Kind.REFUNDED}
 
 
-def figures(events: Iterable[Event], t: int, rules: Rules) -> Figures:
+def figures(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleFigures:
     """Recency's last order, frequency and monetary value at t, of every event there ever was."""
     return _figures(standing(set(events), t, rules), t, rules)
 
 
-def _figures(told: tuple[set[Event], set[Event]], t: int, rules: Rules) -> Figures:
+def _figures(told: tuple[set[OracleEvent], set[OracleEvent]], t: int, rules: Rules) -> OracleFigures:
     orders, refunds = told
     inside = {p for p in orders if t - rules.window < p.time}
     money = sum(p.amount for p in inside)
@@ -90,10 +90,10 @@ def _figures(told: tuple[set[Event], set[Event]], t: int, rules: Rules) -> Figur
             money -= r.amount if t - rules.window < r.time else 0
         elif any(p.order == r.order and r.time >= p.time - rules.grace for p in inside):
             money -= r.amount
-    return Figures(max((p.time for p in orders), default=NONE), len(inside), money)
+    return OracleFigures(max((p.time for p in orders), default=NONE), len(inside), money)
 
 
-def batch_bytes(events: Collection[Event], t: int, rules: Rules) -> bytes:
+def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     """The stored value at t, the announced fields clear; for customers who never had more events than the cap."""
     erased = erasure(events)
     live = sorted({e for e in events if e.kind != Kind.ERASED and e.time > erased}, key=lambda e: e.row)
@@ -102,7 +102,7 @@ def batch_bytes(events: Collection[Event], t: int, rules: Rules) -> bytes:
     told = standing(events, t, rules)
     anchor = max((p for p in told[0] if p.time <= cut), key=lambda e: e.rank, default=None)
 
-    def row(e: Event) -> Rank | None:
+    def row(e: OracleEvent) -> Rank | None:
         """None: forgotten."""
         if e.time > cut:
             return e.row
@@ -126,11 +126,11 @@ def batch_bytes(events: Collection[Event], t: int, rules: Rules) -> bytes:
     return struct.pack("<BBHIqIIqqqqqq", *head) + b"".join(struct.pack("<qQqQ", *r) for r in rows)
 
 
-def related(a: Event, b: Event) -> bool:
+def related(a: OracleEvent, b: OracleEvent) -> bool:
     """Whether one of the two replaces the other: a second content of an id, or a second placement of an order."""
     return a != b and a.kind == b.kind and (a.id == b.id or (a.kind == Kind.PLACED and a.order == b.order))
 
 
-def takes(e: Event, events: Iterable[Event]) -> bool:
+def takes(e: OracleEvent, events: Iterable[OracleEvent]) -> bool:
     """Whether an event can take another's effect away. Recency is exact if these are at most a grace late."""
     return e.kind in (Kind.CANCELLED, Kind.ERASED) or any(related(e, o) and e.rank > o.rank for o in events)

@@ -20,22 +20,22 @@ from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import Scorer
 from tests.support.data.random_customers import Instants
 from tests.support.oracles import batch
-from tests.support.oracles.batch import NONE, Event
+from tests.support.oracles.batch import NONE, OracleEvent
 
 CAUSES = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
 UNTOLD = 0  # the segment of who was never told, or was erased
 GRID = 100
 
 
-class Said(NamedTuple):
+class LogEntry(NamedTuple):
     """A record: an event of a customer, or (neither) that event time has come this far."""
 
     at: int  # ms
     customer: str = ""
-    event: Event | None = None
+    event: OracleEvent | None = None
 
 
-class Told(NamedTuple):
+class OracleMove(NamedTuple):
     """A move. Segments by lasting id, 0: none."""
 
     customer: str
@@ -50,21 +50,21 @@ class Told(NamedTuple):
 class _Life:
     """What there is to know of a customer."""
 
-    events: list[Event] = field(default_factory=list)  # as they came
+    events: list[OracleEvent] = field(default_factory=list)  # as they came
     segment: int = UNTOLD
     sequence: int = 0
     moved_at: int = NONE
-    _standing: tuple[int, tuple[set[Event], set[Event]]] = (0, (set(), set()))
+    _standing: tuple[int, tuple[set[OracleEvent], set[OracleEvent]]] = (0, (set(), set()))
 
     @property
     def erased(self) -> int:
         return batch.erasure(self.events)
 
     @property
-    def live(self) -> list[Event]:
+    def live(self) -> list[OracleEvent]:
         return [e for e in self.events if e.kind != Kind.ERASED and e.time > self.erased]
 
-    def standing(self, rules: Rules) -> tuple[set[Event], set[Event]]:
+    def standing(self, rules: Rules) -> tuple[set[OracleEvent], set[OracleEvent]]:
         """In event time nothing is dated after the clock, so what stands does so until another event comes."""
         if self._standing[0] != len(self.events):
             told = batch.standing(set(self.events), max(e.time for e in self.events), rules)
@@ -81,9 +81,9 @@ class Definition:
         self._rules = rules
         self._lives: dict[str, _Life] = {}
         self._due: dict[str, int] = {}
-        self.told: list[Told] = []
+        self.told: list[OracleMove] = []
 
-    def run(self, log: Sequence[Said]) -> list[Told]:
+    def run(self, log: Sequence[LogEntry]) -> list[OracleMove]:
         """TIME 7, (i) to (iii), for every record."""
         clock = NONE
         for record in log:
@@ -113,7 +113,7 @@ class Definition:
         came = any(e.time > life.moved_at for e in life.live) or self._target(life, [life.moved_at]) is not None
         return CAUSES.get(max(life.live, key=lambda e: e.row).kind) if came else None
 
-    def _by_record(self, customer: str, event: Event, clock: int) -> None:
+    def _by_record(self, customer: str, event: OracleEvent, clock: int) -> None:
         life = self._lives.setdefault(customer, _Life())
         if event.time <= life.erased or event in life.events:
             return
@@ -133,7 +133,7 @@ class Definition:
 
     def _note(self, customer: str, life: _Life, target: int, at: int, cause: Cause) -> None:
         life.sequence += 1
-        self.told.append(Told(customer, life.sequence, life.segment, target, at, cause))
+        self.told.append(OracleMove(customer, life.sequence, life.segment, target, at, cause))
         life.segment, life.moved_at = target, at
 
     def _look_ahead(self, customer: str, start: int) -> None:

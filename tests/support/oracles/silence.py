@@ -31,7 +31,7 @@ KINDS = {"order.placed": "order", "order.refunded": "refund"}
 FAR_STRETCHES = 60
 
 
-class Event(NamedTuple):
+class LoggedEvent(NamedTuple):
     """An order or a refund that names no order, at place `place` of its partition's log."""
 
     place: int
@@ -41,13 +41,13 @@ class Event(NamedTuple):
     units: int
 
 
-class Figures(NamedTuple):
+class LoggedFigures(NamedTuple):
     last: int
     frequency: int
     units: int
 
 
-class Told(NamedTuple):
+class ExpectedMove(NamedTuple):
     """A move as it must be told. `causation`: the event that made it. `upcoming`: segment and instant; "?": too far ahead to be held."""
 
     customer: str
@@ -61,15 +61,15 @@ class Told(NamedTuple):
     upcoming: tuple[str, int] | str | None
 
 
-class Log(NamedTuple):
+class PartitionLog(NamedTuple):
     """A partition: the clock after each record, each customer's events, and where the model starts."""
 
     clocks: list[int]
-    events: dict[str, list[Event]]
+    events: dict[str, list[LoggedEvent]]
     start: int
 
 
-class Due(NamedTuple):
+class NextByTime(NamedTuple):
     at: int
     to: int
     stretch: int
@@ -79,17 +79,19 @@ def ms(text: str) -> int:
     return (datetime.fromisoformat(text) - EPOCH) // timedelta(milliseconds=1)
 
 
-def read_log(records: Iterable[Any]) -> Log:
+def read_log(records: Iterable[Any]) -> PartitionLog:
     """What one partition of the orders says, from its bytes: record i has the clock C_i = max(C_i-1, time of i)."""
     clock, clocks, start = -1, [], -1
-    events: dict[str, list[Event]] = {}
+    events: dict[str, list[LoggedEvent]] = {}
     for place, record in enumerate(sorted(records, key=lambda r: r.offset)):
         told = msgspec.json.decode(record.value)
         if record.key != CONTROL:
             at = ms(told["occurred_at"])
             clock = max(clock, at)
             assert told.get("order_id") is None or told["type"] == "order.placed"  # no rule here for refunds of orders
-            event = Event(place, told["id"], KINDS[told["type"]], at, int(Decimal(told["amount"]["value"]) * UNITS))
+            event = LoggedEvent(
+                place, told["id"], KINDS[told["type"]], at, int(Decimal(told["amount"]["value"]) * UNITS)
+            )
             events.setdefault(told["customer_id"], []).append(event)
         elif told["type"] == "clock.advanced":
             clock = max(clock, ms(told["to"]))
@@ -97,20 +99,20 @@ def read_log(records: Iterable[Any]) -> Log:
             assert (told["type"], start) == ("model.activated", -1)
             start = place
         clocks.append(clock)
-    return Log(clocks, events, start)
+    return PartitionLog(clocks, events, start)
 
 
-def figures_of(events: Iterable[Event], at: int, window_ms: int) -> Figures | None:
+def figures_of(events: Iterable[LoggedEvent], at: int, window_ms: int) -> LoggedFigures | None:
     """What these events, none dated later than `at`, come to. None: no order."""
     orders = [e for e in events if e.kind == "order"]
     if not orders:
         return None
     inside = [e for e in events if at - window_ms < e.at <= at]
     units = sum(e.units if e.kind == "order" else -e.units for e in inside)
-    return Figures(max(e.at for e in orders), sum(e.kind == "order" for e in inside), units)
+    return LoggedFigures(max(e.at for e in orders), sum(e.kind == "order" for e in inside), units)
 
 
-class Decision:
+class BruteForceModel:
     """TIME 1: g_ab = d²_a - d²_b as a difference of squares; a move iff max_b g_ab is above the margin, strictly."""
 
     def __init__(self, model: SegmentModel) -> None:
@@ -119,7 +121,7 @@ class Decision:
         self._features = model.features
         self._centroids = [s.centroid for s in model.segments]
 
-    def rest(self, figures: Figures) -> list[float]:
+    def rest(self, figures: LoggedFigures) -> list[float]:
         """q of every segment: the squared distance without recency."""
         zf = standardise_one(float(figures.frequency), self._features[1])
         zm = standardise_one(figures.units / UNITS, self._features[2])
@@ -140,26 +142,26 @@ class Decision:
         return best if a is None or gains[best] > self.margin else a
 
 
-class Life:
+class BruteForceCustomer:
     """One customer, event by event."""
 
-    def __init__(self, name: str, decision: Decision, window_ms: int, dwell_ms: int) -> None:
+    def __init__(self, name: str, decision: BruteForceModel, window_ms: int, dwell_ms: int) -> None:
         self.name, self.decision, self.window_ms, self.dwell_ms = name, decision, window_ms, max(dwell_ms, 1)
-        self.events: list[Event] = []
+        self.events: list[LoggedEvent] = []
         self.segment: int | None = None
         self.sequence = 0
         self.moved_at = -1
         self.heard = 0  # how many events there were at the last move
-        self.due: Due | None = None
+        self.due: NextByTime | None = None
 
-    def figures(self, at: int) -> Figures | None:
+    def figures(self, at: int) -> LoggedFigures | None:
         return figures_of(self.events, at, self.window_ms)
 
     def wait(self, since: int) -> None:
         """Find when time alone moves the customer, from `since` on, if nothing comes."""
         self.due = None if self.segment is None else self._first(max(since, self.moved_at + self.dwell_ms))
 
-    def _first(self, since: int) -> Due | None:
+    def _first(self, since: int) -> NextByTime | None:
         assert self.segment is not None
         leaving = sorted({e.at + self.window_ms for e in self.events if e.at + self.window_ms > since})
         for number, (begin, following) in enumerate(itertools.pairwise([since, *leaving, None])):
@@ -178,7 +180,7 @@ class Life:
                 at = bisect.bisect_left(range(begin, end), True, key=moves) + begin
             else:
                 continue
-            return Due(at, self.decision.target(self.segment, at, last, rest), number)
+            return NextByTime(at, self.decision.target(self.segment, at, last, rest), number)
         return None
 
     def decide(self, at: int) -> int | None:
@@ -199,7 +201,7 @@ class Life:
         held = self.decision.target(self.segment, at - 1, figures.last, self.decision.rest(figures)) != self.segment
         return since[-1].kind if since and at == self.moved_at + self.dwell_ms and held else "silence"
 
-    def tell(self, target: int, at: int, cause: str, causation: str | None) -> Told:
+    def tell(self, target: int, at: int, cause: str, causation: str | None) -> ExpectedMove:
         """Note a move; look for the next."""
         source, self.segment = self.segment, target
         self.sequence += 1
@@ -211,7 +213,7 @@ class Life:
         if self.due:
             far = self.due.stretch >= FAR_STRETCHES
             upcoming = "?" if far else (self.decision.names[self.due.to], self.due.at)
-        return Told(
+        return ExpectedMove(
             self.name,
             self.sequence,
             None if source is None else self.decision.names[source],
@@ -234,11 +236,13 @@ def money(units: int) -> str:
 Key = tuple[int, int, int, bytes]  # a move's place in its partition (TIME 7)
 
 
-def told_of(life: Life, events: Sequence[Event], log: Log) -> Iterator[tuple[Key, Told]]:
+def moves_of_customer(
+    life: BruteForceCustomer, events: Sequence[LoggedEvent], log: PartitionLog
+) -> Iterator[tuple[Key, ExpectedMove]]:
     """All moves of one customer: before each event what fell due earlier than its clock, then the event's own."""
     key = life.name.encode()
 
-    def by_time(until: int) -> Iterator[tuple[Key, Told]]:
+    def by_time(until: int) -> Iterator[tuple[Key, ExpectedMove]]:
         while life.due and life.due.at < until:
             at = life.due.at
             place = (bisect.bisect_right(log.clocks, at), 0, at, key)
@@ -265,19 +269,19 @@ def told_of(life: Life, events: Sequence[Event], log: Log) -> Iterator[tuple[Key
     yield from by_time(log.clocks[-1])
 
 
-def told_by(log: Log, model: SegmentModel, window_ms: int, dwell_ms: int = 0) -> list[Told]:
+def moves_of_log(log: PartitionLog, model: SegmentModel, window_ms: int, dwell_ms: int = 0) -> list[ExpectedMove]:
     """All moves of a partition, in their order."""
-    decision = Decision(model)
-    found: list[tuple[Key, Told]] = []
+    decision = BruteForceModel(model)
+    found: list[tuple[Key, ExpectedMove]] = []
     for name, events in log.events.items():
-        found += told_of(Life(name, decision, window_ms, dwell_ms), events, log)
+        found += moves_of_customer(BruteForceCustomer(name, decision, window_ms, dwell_ms), events, log)
     return [told for _, told in sorted(found, key=lambda row: row[0])]
 
 
-def read_move(move: dict[str, Any]) -> Told:
+def read_move(move: dict[str, Any]) -> ExpectedMove:
     """A published move in the same words."""
     rfm, upcoming = move["rfm"], move["next"]
-    return Told(
+    return ExpectedMove(
         move["customer_id"],
         move["sequence"],
         move["from"],
@@ -290,7 +294,7 @@ def read_move(move: dict[str, Any]) -> Told:
     )
 
 
-def plainly_wrong(moves: Iterable[Told], model: SegmentModel) -> list[Told]:
+def plainly_wrong(moves: Iterable[ExpectedMove], model: SegmentModel) -> list[ExpectedMove]:
     """The moves whose target isn't nearer than their source by the margin, by plain squared distances: the form that isn't the decision's own.
 
     Up to 1e-9: more than its rounding, less than any mistake.

@@ -22,34 +22,34 @@ from segmentation.events import (
 from segmentation.rfm import Kind, Rules
 from segmentation.scorer import Scorer
 from segmentation.scoring import ScoringStep
-from tests.support.data.random_customers import any_scorer
+from tests.support.data.random_customers import random_scorer
 from tests.support.engine.memory_shard import T0, MemoryShard, Rec, a_model, at, ms_of, told
-from tests.support.oracles.batch import Event
-from tests.support.oracles.moves import Definition, Said, Told
+from tests.support.oracles.batch import OracleEvent
+from tests.support.oracles.moves import Definition, LogEntry, OracleMove
 
 GRACE = 7 * DAY_MS
 YEARS = 10
 
 
-def moment(rng: np.random.Generator, clock: int, customers: Sequence[str], n: int) -> Said:
+def moment(rng: np.random.Generator, clock: int, customers: Sequence[str], n: int) -> LogEntry:
     """A record at this clock, or up to five days late. n: what is new gets this number."""
     if rng.random() < 0.05:
-        return Said(clock)
+        return LogEntry(clock)
     when = clock - int(rng.choice([0, 0, 0, DAY_MS, 5 * DAY_MS]))
     kind = rng.choice([Kind.PLACED, Kind.REFUNDED, Kind.CANCELLED, Kind.ERASED], p=[0.75, 0.1, 0.12, 0.03])
     order = f"o{n if kind == Kind.PLACED else int(rng.integers(0, n + 1))}"
     if kind == Kind.ERASED or (kind == Kind.REFUNDED and rng.random() < 0.3):
         order = ""
     units = int(rng.integers(0, 300)) * 10_000 if kind in (Kind.PLACED, Kind.REFUNDED) else 0
-    return Said(when, str(rng.choice(customers)), Event(Kind(int(kind)), f"e{n}", when, order or None, units))
+    return LogEntry(when, str(rng.choice(customers)), OracleEvent(Kind(int(kind)), f"e{n}", when, order or None, units))
 
 
-def records(log: Sequence[Said]) -> list[Rec]:
+def records(log: Sequence[LogEntry]) -> list[Rec]:
     """As shops send them."""
     return [Rec(n, said.customer.encode() or CONTROL_KEY, body(said, n)) for n, said in enumerate(log)]
 
 
-def body(said: Said, n: int) -> bytes:
+def body(said: LogEntry, n: int) -> bytes:
     e, when = said.event, at(said.at)
     if e is None:
         return encode(ClockAdvanced(id=f"c{n}", to=when))
@@ -70,8 +70,8 @@ def body(said: Said, n: int) -> bytes:
 
 
 def run(
-    log: Sequence[Said], scorer: Scorer, dwell_ms: int, rules: Rules, cuts: tuple[int, int], seed: int
-) -> list[Told]:
+    log: Sequence[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, cuts: tuple[int, int], seed: int
+) -> list[OracleMove]:
     """The step's moves, at most `cuts` = (records, due customers) a turn; 0: any number up to eight, ever another."""
     reader = Reader("USD", "event", 300_000, 100 * 365 * DAY_MS, 1_000_000)
     shard = MemoryShard(ScoringStep(reader, rules, dwell_ms=dwell_ms), CompiledModel.of(scorer.model, "g", {}))
@@ -85,7 +85,7 @@ def run(
     assert not shard.dead, shard.reasons
     ids = {s.name: s.id for s in scorer.model.segments}
     return [
-        Told(
+        OracleMove(
             m.customer_id, m.sequence, ids.get(m.from_ or "", 0), ids.get(m.to or "", 0), ms_of(m.occurred_at), m.cause
         )
         for m in told(shard)
@@ -93,7 +93,7 @@ def run(
 
 
 def compare(
-    log: Sequence[Said], scorer: Scorer, dwell_ms: int, rules: Rules, seed: int, *cuts: tuple[int, int]
+    log: Sequence[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, seed: int, *cuts: tuple[int, int]
 ) -> None:
     expected = Definition(scorer, dwell_ms, rules).run(log)
     for cut in cuts:
@@ -101,8 +101,8 @@ def compare(
 
 
 def with_orders_at_moves(
-    rng: np.random.Generator, log: list[Said], scorer: Scorer, dwell_ms: int, rules: Rules, customers: Sequence[str]
-) -> list[Said]:
+    rng: np.random.Generator, log: list[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, customers: Sequence[str]
+) -> list[LogEntry]:
     """The same log with orders, and the clock, put on the very instants of moves, and a millisecond beside them."""
     log = list(log)
     for n, move in enumerate(Definition(scorer, dwell_ms, rules).run(log)):
@@ -110,8 +110,8 @@ def with_orders_at_moves(
             when = move.at + int(rng.choice([-1, 0, 0, 0, 1]))
             place = next((j for j, said in enumerate(log) if said.at > when), len(log))
             who = str(rng.choice([*customers, *[move.customer] * 3]))
-            order = Event(Kind.PLACED, f"x{n}", when, f"x{n}", 400_000)
-            log.insert(place, Said(when, who, order) if rng.random() < 0.8 else Said(when))
+            order = OracleEvent(Kind.PLACED, f"x{n}", when, f"x{n}", 400_000)
+            log.insert(place, LogEntry(when, who, order) if rng.random() < 0.8 else LogEntry(when))
     return log
 
 
@@ -130,14 +130,14 @@ def cut_anywhere(seed: int) -> None:
         if rng.random() < 0.1:
             log.append(log[-1])
     log = with_orders_at_moves(rng, log, scorer, dwell_ms, rules, customers)
-    log.append(Said(clock + 400 * DAY_MS))
+    log.append(LogEntry(clock + 400 * DAY_MS))
     compare(log, scorer, dwell_ms, rules, seed, (1, 1), (10**6, 10**6), (7, 2), (0, 0))
 
 
 def ten_years(seed: int) -> None:
     """Any model, margin, window and dwell; customers who buy daily, yearly, or never again."""
     rng = np.random.default_rng(seed)
-    scorer = any_scorer(rng)
+    scorer = random_scorer(rng)
     rules = Rules(int(rng.choice([30, 90, 365, 365, 730])) * DAY_MS, GRACE, 1_000)
     dwell_ms = int(rng.choice([0, 0, DAY_MS, 30 * DAY_MS]))
     end = T0 + YEARS * 365 * DAY_MS
@@ -149,4 +149,4 @@ def ten_years(seed: int) -> None:
             times.append((clock, customer))
             clock += int(rng.exponential(pace if rng.random() < 0.9 else 400) * DAY_MS)
     log = [moment(rng, clock, [who], n) for n, (clock, who) in enumerate(sorted(times)) if clock < end]
-    compare([*log, Said(end)], scorer, dwell_ms, rules, seed, (0, 0))
+    compare([*log, LogEntry(end)], scorer, dwell_ms, rules, seed, (0, 0))

@@ -25,13 +25,13 @@ from segmentation.step import NEVER_DUE
 from tests.support.data.random_customers import (
     KINDS,
     LAMBDAS,
-    Crowd,
     Floats,
     Instants,
-    any_crowd,
-    any_scorer,
+    RandomCustomers,
     feature,
     plain_scorer,
+    random_customers,
+    random_scorer,
     scorer,
 )
 
@@ -41,23 +41,23 @@ GAPS = (1.0, 1e-2, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10)
 RECORDED_Z = "d1c6ca3b89b12fd9e16a4a60b87582467f3f16d65e6d0ec99643bf84af908090"
 
 
-def decided(s: Scorer, crowd: Crowd, i: int, at: Instants, a: int | None = None) -> Instants:
+def decided(s: Scorer, customers: RandomCustomers, i: int, at: Instants, a: int | None = None) -> Instants:
     """The scorer's own word at many instants of customer i."""
-    j = crowd.piece_at(i, at)
-    rest = s.rest(crowd.pieces.frequency[j], crowd.pieces.monetary[j])
-    return s.decide(np.full(at.size, crowd.a[i] if a is None else a), at, np.full(at.size, crowd.last[i]), rest)
+    j = customers.piece_at(i, at)
+    rest = s.rest(customers.pieces.frequency[j], customers.pieces.monetary[j])
+    return s.decide(np.full(at.size, customers.a[i] if a is None else a), at, np.full(at.size, customers.last[i]), rest)
 
 
-def instants_before(rng: np.random.Generator, crowd: Crowd, i: int, end: int) -> Instants:
+def instants_before(rng: np.random.Generator, customers: RandomCustomers, i: int, end: int) -> Instants:
     """Instants of [start, end) worth asking: 300 after the start, 2,000 before the end, all edges, grids."""
-    start = int(crowd.start[i])
-    o, e = crowd.pieces.offset[i], crowd.pieces.offset[i + 1]
+    start = int(customers.start[i])
+    o, e = customers.pieces.offset[i], customers.pieces.offset[i + 1]
     span = max(end - start, 2)
     at = np.concatenate(
         [
             start + np.arange(300),
             end - np.arange(1, 2001),
-            *(crowd.pieces.start[o:e] + d for d in (-1, 0, 1)),
+            *(customers.pieces.start[o:e] + d for d in (-1, 0, 1)),
             np.linspace(start, end, 2000).astype(np.int64),
             start + np.geomspace(1, span, 500).astype(np.int64),
             rng.integers(start, start + span, 500),
@@ -69,28 +69,30 @@ def instants_before(rng: np.random.Generator, crowd: Crowd, i: int, end: int) ->
 def the_first_millisecond(seed: int) -> None:
     """Nothing moves before the instant told, and everything from it on; in columns and alone."""
     rng = np.random.default_rng(seed)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 20)
-    p = crowd.pieces
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 20)
+    p = customers.pieces
     with patch.object(scorer_module, "_FEW", 0):
-        at, to = s.next_move(crowd.a, crowd.last, crowd.start, p)
+        at, to = s.next_move(customers.a, customers.last, customers.start, p)
     for i in range(20):
         starts = p.start[p.offset[i] : p.offset[i + 1]]
         if at[i] == NEVER_DUE:
-            assert to[i] == crowd.a[i]
-            open_end = max(int(crowd.last[i]), -HORIZON_MS) + HORIZON_MS
-            end = min(max(open_end, int(starts[-1]), int(crowd.start[i])) + 10 * DAY_MS, int(p.until[i]))
+            assert to[i] == customers.a[i]
+            open_end = max(int(customers.last[i]), -HORIZON_MS) + HORIZON_MS
+            end = min(max(open_end, int(starts[-1]), int(customers.start[i])) + 10 * DAY_MS, int(p.until[i]))
         else:
             end = int(at[i])
-            assert crowd.start[i] <= end < p.until[i]
+            assert customers.start[i] <= end < p.until[i]
             one = np.array([end])
-            assert decided(s, crowd, i, one).tolist() == [to[i]] != [crowd.a[i]]
-            assert decided(s, crowd, i, one, a=int(to[i])).tolist() == [to[i]], "a second move at one instant"
+            assert decided(s, customers, i, one).tolist() == [to[i]] != [customers.a[i]]
+            assert decided(s, customers, i, one, a=int(to[i])).tolist() == [to[i]], "a second move at one instant"
             until_next_piece = int(starts[starts > end].min(initial=end + 2000))
             after = np.arange(end, min(end + 2000, until_next_piece))
-            assert (decided(s, crowd, i, after) != crowd.a[i]).all(), "not monotone"
-        assert (decided(s, crowd, i, instants_before(rng, crowd, i, end)) == crowd.a[i]).all(), "moved earlier"
-        alone = s.next_move(*crowd.alone(i))
+            assert (decided(s, customers, i, after) != customers.a[i]).all(), "not monotone"
+        assert (decided(s, customers, i, instants_before(rng, customers, i, end)) == customers.a[i]).all(), (
+            "moved earlier"
+        )
+        alone = s.next_move(*customers.alone(i))
         assert (int(alone[0][0]), int(alone[1][0])) == (at[i], to[i])
 
 
@@ -116,21 +118,21 @@ def distances2(s: Scorer, x: list[np.longdouble]) -> NDArray[np.longdouble]:
 def plain_distances(seed: int) -> None:
     """At the instant told d²(a) - d²(b) > margin with b nearest, the millisecond before not: up to 1e-9 of rounding."""
     rng = np.random.default_rng(seed)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 20)
-    at, to = s.next_move(crowd.a, crowd.last, crowd.start, crowd.pieces)
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 20)
+    at, to = s.next_move(customers.a, customers.last, customers.start, customers.pieces)
     for i in np.flatnonzero(at != NEVER_DUE).tolist():
         for when, moved in ((int(at[i]), True), (int(at[i]) - 1, False)):
-            j = int(crowd.piece_at(i, np.array([when]))[0])
-            recency = np.longdouble(min(max(when - int(crowd.last[i]), 0), HORIZON_MS)) / DAY_MS
-            f, m = crowd.pieces.frequency[j], crowd.pieces.monetary[j]
+            j = int(customers.piece_at(i, np.array([when]))[0])
+            recency = np.longdouble(min(max(when - int(customers.last[i]), 0), HORIZON_MS)) / DAY_MS
+            f, m = customers.pieces.frequency[j], customers.pieces.monetary[j]
             d = distances2(s, [recency, np.longdouble(f), np.longdouble(m)])
             tolerance = 1e-9 + 1e-12 * float(d.max())
-            lead = d[crowd.a[i]] - d.min()
+            lead = d[customers.a[i]] - d.min()
             if moved:
                 assert lead > s.margin - tolerance
                 assert d[to[i]] <= d.min() + tolerance
-            elif when >= crowd.start[i]:
+            elif when >= customers.start[i]:
                 assert lead <= s.margin + tolerance
 
 
@@ -147,8 +149,8 @@ def recency_is_monotone(seed: int, lam: float) -> None:
 def one_by_one_as_in_columns(seed: int) -> None:
     """Bit for bit."""
     rng = np.random.default_rng(seed)
-    s = any_scorer(rng)
-    crowd = any_crowd(rng, s, 40)
+    s = random_scorer(rng)
+    customers = random_customers(rng, s, 40)
     some = slice(0, 12)
     extreme = feature(
         0, "yeo-johnson", float(rng.choice(LAMBDAS)), float(rng.normal()), float(rng.choice([5e-324, 1.0]))
@@ -156,10 +158,13 @@ def one_by_one_as_in_columns(seed: int) -> None:
     signed = np.concatenate([rng.normal(0, 1000, 40), [0.0, -0.0, 1e300, 36_525.0]])
 
     def answers() -> list[bytes]:
-        at, to = s.next_move(*crowd)
-        rest, z = s.rest(crowd.pieces.frequency, crowd.pieces.monetary), s.z_recency(crowd.start, crowd.last)
-        first = rest[crowd.pieces.offset[:-1]]
-        there = s.decide(crowd.a[some], crowd.start[some], crowd.last[some], first[some])
+        at, to = s.next_move(*customers)
+        rest, z = (
+            s.rest(customers.pieces.frequency, customers.pieces.monetary),
+            s.z_recency(customers.start, customers.last),
+        )
+        first = rest[customers.pieces.offset[:-1]]
+        there = s.decide(customers.a[some], customers.start[some], customers.last[some], first[some])
         return [column.tobytes() for column in (at, to, rest, z, there, standardise(signed, extreme))]
 
     with patch.object(scorer_module, "_FEW", 0):

@@ -13,7 +13,7 @@ from bench.studies.memory_replay import MemoryRecord, MemoryReplay
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import Rules
 from stream.orders.rows import placed
-from tests.support.oracles.silence import read_log, read_move, told_by
+from tests.support.oracles.silence import moves_of_log, read_log, read_move
 from tests.support.paths import ROOT
 
 DAY = 86_400_000
@@ -77,7 +77,7 @@ def test_the_replay_in_memory_publishes_every_move_that_a_brute_force_finds() ->
     start = ModelActivated(id="m", activation=1, version=model.version)
     log += [MemoryRecord(0, 0, CONTROL_KEY, encode(start)), *shard.records(rest, orders.end_ms)]
     shard.send(rest, until_ms=orders.end_ms)
-    wanted = told_by(read_log(r._replace(offset=n) for n, r in enumerate(log)), model, rules.window)
+    wanted = moves_of_log(read_log(r._replace(offset=n) for n, r in enumerate(log)), model, rules.window)
     assert [read_move(to_builtins(move)) for move in shard.moves()] == wanted
     assert {"first", "order", "silence", "window"} == {move.cause for move in wanted}
 

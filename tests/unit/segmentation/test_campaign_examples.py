@@ -15,7 +15,7 @@ AT_TEXT = "2026-03-03T14:20:00.000Z"
 CONTEXT = TurnContext(clock=-1, now=0)
 
 
-class Row(NamedTuple):
+class InputRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     offset: int = 0
@@ -42,16 +42,18 @@ def a_change(**changes: Any) -> SegmentChanged:
     return SegmentChanged(**content | changes)
 
 
-def row(**changes: Any) -> Row:
+def row(**changes: Any) -> InputRecord:
     change = a_change(**changes)
-    return Row(change.customer_id.encode(), encode(change))
+    return InputRecord(change.customer_id.encode(), encode(change))
 
 
 def a_step(text: str | None = None, group: str = "shop") -> CampaignStep:
     return CampaignStep(parse_rules(text or default_rules()), group)
 
 
-def run(step: Step, *rows: Row, states: dict[bytes, bytes] | None = None, context: TurnContext = CONTEXT) -> Turn:
+def run(
+    step: Step, *rows: InputRecord, states: dict[bytes, bytes] | None = None, context: TurnContext = CONTEXT
+) -> Turn:
     plan = step.plan(rows, 0, context)
     assert (plan.horizon, plan.start, plan.taken) == (None, None, len(rows))
     return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, context=context)
@@ -194,19 +196,19 @@ def broken(**changes: Any) -> bytes:
     ],
 )
 def test_garbage_goes_to_the_dead_letters(value: bytes | None, reason: Reason, field: str | None) -> None:
-    turn = run(a_step(), row(), Row(b"ann", value), row(sequence=2))
+    turn = run(a_step(), row(), InputRecord(b"ann", value), row(sequence=2))
     assert [(letter.position, letter.reason, letter.field) for letter in turn.dead] == [(1, reason.value, field)]
     assert turn.dead[0].message
     assert (turn.taken, len(turn.outputs)) == (3, 2)
 
 
 def test_a_record_without_a_key_is_nobodys() -> None:
-    turn = run(a_step(), Row(None, encode(a_change())))
+    turn = run(a_step(), InputRecord(None, encode(a_change())))
     assert [letter.reason for letter in turn.dead] == ["key_not_customer"]
 
 
 def test_unknown_fields_are_ignored() -> None:
-    assert len(run(a_step(), Row(b"ann", broken(mood="good", distances="later a text"))).outputs) == 1
+    assert len(run(a_step(), InputRecord(b"ann", broken(mood="good", distances="later a text"))).outputs) == 1
 
 
 def test_a_state_has_its_bytes() -> None:

@@ -37,8 +37,8 @@ CROWD = a_crowd(1)
 MODEL = train(columns(CROWD.items(), AS_OF, RULES), one_fit(k=4)).model
 
 
-def lying(crowd: dict[bytes, bytes], at: int = AS_OF, model: SegmentModel = MODEL) -> Tally:
-    tally, values = Tally(model, RULES), list(crowd.values())
+def lying(customers: dict[bytes, bytes], at: int = AS_OF, model: SegmentModel = MODEL) -> Tally:
+    tally, values = Tally(model, RULES), list(customers.values())
     for begin in range(0, len(values), 150):
         tally.add(values[begin : begin + 150], at)
     return tally
