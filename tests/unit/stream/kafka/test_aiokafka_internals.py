@@ -37,14 +37,14 @@ class Parts(NamedTuple):
     coordinator: Any
 
 
-class Touch(NamedTuple):
+class PrivateUse(NamedTuple):
     read_in: str
     names: Callable[[Parts], dict[str, object]]  # path -> what it is in the installed version
 
 
 # Read a function's counterpart in the new version before you change its line here.
-TOUCHES: dict[str, Touch] = {
-    "accept_any_header_name": Touch(
+USES: dict[str, PrivateUse] = {
+    "accept_any_header_name": PrivateUse(
         "0.14.0",
         lambda _: {
             "fetcher.MemoryRecords": aiokafka.consumer.fetcher.MemoryRecords,
@@ -55,11 +55,13 @@ TOUCHES: dict[str, Touch] = {
             "_DefaultRecordBatchPy._buffer": _DefaultRecordBatchPy(bytearray(61))._buffer,
         },
     ),
-    "_network": Touch(
+    "_network": PrivateUse(
         "0.14.0", lambda parts: {"producer.client": parts.producer.client, "consumer._client": parts.consumer._client}
     ),
-    "all_partitions": Touch("0.14.0", lambda parts: {"fetch_all_metadata": parts.consumer._client.fetch_all_metadata}),
-    "describe_topics": Touch(
+    "all_partitions": PrivateUse(
+        "0.14.0", lambda parts: {"fetch_all_metadata": parts.consumer._client.fetch_all_metadata}
+    ),
+    "describe_topics": PrivateUse(
         "0.14.0",
         lambda parts: {
             "send": parts.consumer._client.send,
@@ -67,7 +69,7 @@ TOUCHES: dict[str, Touch] = {
             "request": MetadataRequest(["t"], allow_auto_topic_creation=False),
         },
     ),
-    "group_identity": Touch(
+    "group_identity": PrivateUse(
         "0.14.0",
         lambda parts: {
             "_coordinator": parts.consumer._coordinator,
@@ -75,26 +77,26 @@ TOUCHES: dict[str, Touch] = {
             "member_id": parts.coordinator.member_id,
         },
     ),
-    "join_transaction": Touch(
+    "join_transaction": PrivateUse(
         "0.14.0",
         lambda parts: {"maybe_add_partition_to_txn": parts.producer._txn_manager.maybe_add_partition_to_txn},
     ),
-    "pause_between_connection_attempts": Touch(
+    "pause_between_connection_attempts": PrivateUse(
         "0.14.0",
         lambda parts: {
             "producer.client": parts.producer.client._get_conn,
             "consumer._client": parts.consumer._client._get_conn,
         },
     ),
-    "read_committed_only": Touch("0.14.0", lambda parts: {"_isolation_level": parts.consumer._isolation_level}),
-    "set_fetch_wait": Touch(
+    "read_committed_only": PrivateUse("0.14.0", lambda parts: {"_isolation_level": parts.consumer._isolation_level}),
+    "set_fetch_wait": PrivateUse(
         "0.14.0",
         lambda parts: {
             "_fetcher": parts.consumer._fetcher,
             "_fetch_max_wait_ms": parts.fetcher._fetch_max_wait_ms,
         },
     ),
-    "shorten_transaction_retries": Touch(
+    "shorten_transaction_retries": PrivateUse(
         "0.14.0", lambda _: {"BACKOFF_OVERRIDE": aiokafka.producer.sender.BACKOFF_OVERRIDE}
     ),
 }
@@ -116,17 +118,17 @@ async def parts() -> Any:
 
 def test_every_function_is_listed() -> None:
     here = {name for name, value in getmembers(internals, isfunction) if value.__module__ == internals.__name__}
-    assert here == set(TOUCHES)
+    assert here == set(USES)
 
 
 def test_the_installed_version_is_the_one_that_was_read() -> None:
     installed = version("aiokafka").split(".")[:2]
-    assert {name for name, touch in TOUCHES.items() if touch.read_in.split(".")[:2] != installed} == set()
+    assert {name for name, use in USES.items() if use.read_in.split(".")[:2] != installed} == set()
 
 
-@pytest.mark.parametrize("function", TOUCHES)
-async def test_what_a_function_touches_exists(function: str, parts: Parts) -> None:
-    assert TOUCHES[function].names(parts)
+@pytest.mark.parametrize("function", USES)
+async def test_what_a_function_uses_exists(function: str, parts: Parts) -> None:
+    assert USES[function].names(parts)
 
 
 def _modules() -> Iterator[tuple[str, str]]:
