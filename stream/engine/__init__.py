@@ -1,1 +1,1 @@
-"""The shard engine: turns, takeovers, ownership, ledger, store and status. Imported by worker, commands and demo."""
+"""The shard engine: turns, takeovers, ownership, store, status; blind to customers. Imported by worker, commands, demo."""

@@ -74,7 +74,7 @@ class FlowControl:
         return not limited or self._clock_s() >= self._rescore_at
 
     def rescore_size(self, *, limited: bool) -> int:
-        """Return the most customers of a slice: fewer while orders come; with a limit, those that may move in a second."""
+        """Return the most customers of a slice: fewer while orders come; with a limit, one second's moves."""
         size = self._settings.rescore_slice
         if self._orders_come():
             size = min(size, RESCORED_BESIDE_ORDERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.engine.status_board import ShardStatus
+from stream.engine.step_name import StepName
 from stream.kafka.clients import end_offsets
 from stream.settings import Settings
 from stream.storage.client import redis_client
@@ -26,16 +26,9 @@ STALE_S: Final = 10.0  # an owner whose status is older has died, or can't reach
 QUARANTINED: Final = "quarantined"
 
 
-class StepName(StrEnum):
-    """The steps, by name."""
-
-    SCORING = "scoring"
-    CAMPAIGNS = "campaigns"
-
-
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """One shard, as Redis and Kafka have it. With an unreadable head it is quarantined, its offset 0, its model empty."""
+    """One shard, as Redis and Kafka have it. An unreadable head: quarantined, with offset 0 and no model."""
 
     step: str
     partition: int

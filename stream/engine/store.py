@@ -152,7 +152,7 @@ class ShardStore:
         )
 
     async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
-        """Load states by key and up to `limit` customers due before `horizon`: one atomic call, under the expected head.
+        """Load states by key and up to `limit` customers due before `horizon`: one atomic call under the expected head.
 
         Raises ShardLost where the head is another.
         """

@@ -34,7 +34,7 @@ class Fingerprint(msgspec.Struct, frozen=True):
 
 
 class KafkaHead(msgspec.Struct, frozen=True):
-    """The Kafka head (docs/explanation/exactly-once.md, section 2), written in the transaction of the turn's outputs."""
+    """The Kafka head (docs/explanation/exactly-once.md, section 2), written in each turn's transaction."""
 
     offset: int  # N: of the last input record delivered, + 1
     count: int  # S: number of the last output

@@ -29,7 +29,7 @@ from segmentation.events import (
 from segmentation.money import format_units
 from segmentation.rfm import Kind, Outcome, Rules, advance_bytes, announcement, unpack
 from segmentation.scoring import ScoringStep
-from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Past, Rec, a_model, at, check_chains, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, ShardPast, a_model, at, check_chains, told
 from tests.support.oracles.batch import OracleEvent, batch_bytes, figures, related, takes
 
 WINDOW = 60 * DAY
@@ -100,7 +100,7 @@ class Merge(RuleBasedStateMachine):
         self.log: list[Rec] = []
         self.said: list[RecordMeaning | None] = []
         self.late: set[RecordMeaning] = set()  # first came more than a grace late
-        self.past: Past | None = None
+        self.past: ShardPast | None = None
         self.rescored = False  # since that past
 
     # ---- the shop

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from tests.protocol_model.rules import Rules
+from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
-    Customer,
-    KafkaHead,
-    Move,
+    LoggedMove,
+    ModelKafkaHead,
+    ModelRedisHead,
+    OutputLog,
     Redis,
-    RedisHead,
+    SentTransaction,
     Slot,
     State,
-    Told,
-    Transaction,
+    StoredCustomer,
     Worker,
     Write,
 )
@@ -20,7 +20,7 @@ from tests.protocol_model.state import (
 GONE = 0  # the token of a head that is nowhere any more
 
 
-def reduced(rules: Rules, state: State) -> State:
+def reduced(rules: ProtocolRules, state: State) -> State:
     """Without what can't matter: a history that never comes back, a late commit that will be refused, a worker that can only go down."""
     if not state.rollbacks and state.history:
         state = state._replace(history=())
@@ -32,7 +32,7 @@ def reduced(rules: Rules, state: State) -> State:
     return state if slots == state.slots else state._replace(slots=slots)
 
 
-def canonical(rules: Rules, state: State) -> State:
+def canonical(rules: ProtocolRules, state: State) -> State:
     """The one state that stands for all that differ only by names: of workers, of tokens, and where counting began."""
     state = reduced(rules, state)
     state = _Renamed(state, _tokens(state)).state()
@@ -51,7 +51,7 @@ def _tokens(state: State) -> dict[int, int]:
     return names
 
 
-def _slot(rules: Rules, slot: Slot, tokens: dict[int, int]) -> Slot:
+def _slot(rules: ProtocolRules, slot: Slot, tokens: dict[int, int]) -> Slot:
     """An epoch without worker or transaction is nobody's."""
     if slot.worker and rules.lost_means_down and _is_lost(slot, slot.worker, tokens):
         slot = slot._replace(worker=None)
@@ -109,7 +109,7 @@ class _Renamed:
             self._redis(old.redis),
             tuple(self._redis(copy) for copy in old.history),
             old.rollbacks,
-            Told(self._segments, (0,) * len(self._sequences), self._as_of, moves),
+            OutputLog(self._segments, (0,) * len(self._sequences), self._as_of, moves),
             self._kafka(old.kafka),
             (self._slot(old.slots[0]), self._slot(old.slots[1])),
             old.clock,
@@ -124,30 +124,30 @@ class _Renamed:
             customers = tuple(self._customer(number, customer) for number, customer in enumerate(customers))
         return Redis(self._head(redis.head), customers)
 
-    def _head(self, head: RedisHead) -> RedisHead:
+    def _head(self, head: ModelRedisHead) -> ModelRedisHead:
         token, offset, position, number, clock, activation, cursor, quiet = head
         token, position, number = self._tokens.get(token, GONE), position - self._read, number - self._number
-        return RedisHead(token, offset, position, number, clock, activation, cursor, quiet)
+        return ModelRedisHead(token, offset, position, number, clock, activation, cursor, quiet)
 
-    def _customer(self, number: int, customer: Customer) -> Customer:
+    def _customer(self, number: int, customer: StoredCustomer) -> StoredCustomer:
         orders, announced, sequence, due = customer
-        return Customer(orders, announced, sequence - self._sequences[number], due)
+        return StoredCustomer(orders, announced, sequence - self._sequences[number], due)
 
     def _write(self, write: Write) -> Write:
         customers = tuple(c and self._customer(number, c) for number, c in enumerate(write.customers))
         return Write(self._head(write.head._replace(token=GONE)), customers)
 
-    def _kafka(self, head: KafkaHead) -> KafkaHead:
+    def _kafka(self, head: ModelKafkaHead) -> ModelKafkaHead:
         return head._replace(number=head.number - self._number) if self._number else head
 
-    def _move(self, move: Move) -> Move:
+    def _move(self, move: LoggedMove) -> LoggedMove:
         if not self._read:
             return move
         sequence, number = move.sequence - self._sequences[move.customer], move.number - self._number
         return move._replace(sequence=sequence, number=number)
 
-    def _transaction(self, sent: Transaction) -> Transaction:
-        return Transaction(tuple(self._move(move) for move in sent.moves), self._kafka(sent.head))
+    def _transaction(self, sent: SentTransaction) -> SentTransaction:
+        return SentTransaction(tuple(self._move(move) for move in sent.moves), self._kafka(sent.head))
 
     def _slot(self, slot: Slot) -> Slot:
         sent = slot.transaction and self._transaction(slot.transaction)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.protocol_model.rules import Rules
-from tests.protocol_model.state import CUSTOMERS, KafkaHead, Move, State, Told, chain, seen
+from tests.protocol_model.rules import ProtocolRules
+from tests.protocol_model.state import CUSTOMERS, LoggedMove, ModelKafkaHead, OutputLog, State, chain, seen
 from tests.protocol_model.turn import work
-from tests.protocol_model.world import World
+from tests.protocol_model.world import ModelWorld
 
 
-def append(told: Told, moves: tuple[Move, ...]) -> tuple[Told, str | None]:
+def append(told: OutputLog, moves: tuple[LoggedMove, ...]) -> tuple[OutputLog, str | None]:
     """(the log with the moves, the first promise they break)."""
     for move in moves:
         segment, sequence = chain(told, move.customer)
@@ -26,19 +26,19 @@ def append(told: Told, moves: tuple[Move, ...]) -> tuple[Told, str | None]:
     return told, None
 
 
-def as_of(move: Move) -> tuple[int, int, int]:
+def as_of(move: LoggedMove) -> tuple[int, int, int]:
     """What stands behind a move, none of which ever goes back."""
     return move.activation, move.clock, move.offset
 
 
-def advance(old: KafkaHead, new: KafkaHead) -> str | None:
+def advance(old: ModelKafkaHead, new: ModelKafkaHead) -> str | None:
     """C6 for the head: offset, number, clock, activation."""
     if any(b < a for a, b in zip(old[:4], new[:4], strict=True)):
         return f"C6: Kafka's head went back, from {tuple(old[:4])} to {tuple(new[:4])}"
     return None
 
 
-def at_rest(rules: Rules, world: World, state: State) -> bool:
+def at_rest(rules: ProtocolRules, world: ModelWorld, state: State) -> bool:
     """Whether nothing is left to do: one worker idles by its own lights, the other is down, and nothing is in flight."""
     if state.late or state.old_primary or any(slot.transaction for slot in state.slots):
         return False
@@ -52,7 +52,7 @@ def at_rest(rules: Rules, world: World, state: State) -> bool:
     return next(work(rules, world, state, alive[0]), None) is None
 
 
-def rest(world: World, state: State) -> str | None:
+def rest(world: ModelWorld, state: State) -> str | None:
     """C1 and C3 where everything rests."""
     for customer in range(CUSTOMERS):
         there = state.redis.customers[customer]

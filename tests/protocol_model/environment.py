@@ -5,54 +5,66 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.protocol_model.checks import advance, append
-from tests.protocol_model.rules import Rules
-from tests.protocol_model.state import KafkaHead, Move, State, Step, Transaction, with_slot, with_worker
+from tests.protocol_model.rules import ProtocolRules
+from tests.protocol_model.state import (
+    LoggedMove,
+    ModelKafkaHead,
+    SentTransaction,
+    State,
+    Transition,
+    with_slot,
+    with_worker,
+)
 from tests.protocol_model.store import succeeded, written
 from tests.protocol_model.takeover import back_to_2
 from tests.protocol_model.turn import acknowledged
-from tests.protocol_model.world import World
+from tests.protocol_model.world import ModelWorld
 
 
-def happenings(rules: Rules, world: World, state: State) -> Iterator[Step]:
+def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Transition]:
     """Everything that no worker decides."""
     if state.clock == 0 and world.clock_moves:
-        yield Step(None, "the clock moves to 1", (), state._replace(clock=1), outside=True)
+        yield Transition(None, "the clock moves to 1", (), state._replace(clock=1), outside=True)
     if state.published == 1 and world.new_model:
-        yield Step(None, "model 2 is published", (), state._replace(published=2), outside=True)
+        yield Transition(None, "model 2 is published", (), state._replace(published=2), outside=True)
     yield from _redis(world, state)
     for at, slot in enumerate(state.slots):
         if slot.worker:
-            yield Step(at, "crashes, or gives up", (), with_worker(state, at, None), outside=True)
+            yield Transition(at, "crashes, or gives up", (), with_worker(state, at, None), outside=True)
         if slot.transaction and (slot.epoch or not rules.one_transactional_id):
             yield from _coordinator(rules, world, state, at, slot.transaction)
 
 
-def _redis(world: World, state: State) -> Iterator[Step]:
+def _redis(world: ModelWorld, state: State) -> Iterator[Transition]:
     """A rollback, a split, a late commit. (One that never arrives is a crash before it was sent.)"""
     if state.old_primary:
         first, second = (slot._replace(cut_off=False) for slot in state.slots)
         whole = state._replace(old_primary=None, slots=(first, second))
-        yield Step(None, "Redis is whole again, the old primary discarded", (), whole)
+        yield Transition(None, "Redis is whole again, the old primary discarded", (), whole)
     elif state.rollbacks:
         for lost in range(1, len(state.history) + 1):
             yield from _roll_back(world, state, lost)
     if state.late and state.late[0] == state.redis.head:
         after = succeeded(world, state, written(state, state.redis, state.late[1]))
-        yield Step(None, "the commit that was given up arrives in Redis", (), after._replace(late=None), outside=True)
+        yield Transition(
+            None, "the commit that was given up arrives in Redis", (), after._replace(late=None), outside=True
+        )
 
 
-def _roll_back(world: World, state: State, lost: int) -> Iterator[Step]:
+def _roll_back(world: ModelWorld, state: State, lost: int) -> Iterator[Transition]:
     history, redis = state.history[:-lost], state.history[-lost]
     back = state._replace(redis=redis, history=history, rollbacks=state.rollbacks - 1)
-    yield Step(None, "Redis loses its commits; lost: {}", (lost,), back, outside=True)
+    yield Transition(None, "Redis loses its commits; lost: {}", (lost,), back, outside=True)
     for at, slot in enumerate(state.slots):
         if world.split and slot.worker:
             left = with_slot(back, at, slot._replace(cut_off=True))._replace(old_primary=state.redis)
             text = "stays with the old primary of Redis; commits that the new one lacks: {}"
-            yield Step(at, text, (lost,), left, outside=True)
+            yield Transition(at, text, (lost,), left, outside=True)
 
 
-def _coordinator(rules: Rules, world: World, state: State, at: int, sent: Transaction) -> Iterator[Step]:
+def _coordinator(
+    rules: ProtocolRules, world: ModelWorld, state: State, at: int, sent: SentTransaction
+) -> Iterator[Transition]:
     """Commit, whole or torn. (An aborted transaction is one that was never sent; a lost reply is a crash before it came.)"""
     yield _committed(rules, state, at, sent.moves, sent.head, "Kafka commits its {}, head {}")
     if not rules.await_outputs:
@@ -73,8 +85,15 @@ def _coordinator(rules: Rules, world: World, state: State, at: int, sent: Transa
 
 
 def _committed(
-    rules: Rules, state: State, at: int, moves: tuple[Move, ...], head: KafkaHead, text: str, *, fault: bool = False
-) -> Step:
+    rules: ProtocolRules,
+    state: State,
+    at: int,
+    moves: tuple[LoggedMove, ...],
+    head: ModelKafkaHead,
+    text: str,
+    *,
+    fault: bool = False,
+) -> Transition:
     told, violation = append(state.told, moves)
     violation = violation or advance(state.kafka, head)
     slot = state.slots[at]
@@ -84,10 +103,10 @@ def _committed(
         after = with_worker(after, at, back_to_2(rules, worker))
     elif worker and worker.phase in {"publishing", "telling late"}:
         after = with_worker(after, at, acknowledged(after, at))
-    return Step(at, text, (moves, head), after, violation, fault)
+    return Transition(at, text, (moves, head), after, violation, fault)
 
 
-def _torn(rules: Rules, state: State, at: int, sent: Transaction) -> Iterator[Step]:
+def _torn(rules: ProtocolRules, state: State, at: int, sent: SentTransaction) -> Iterator[Transition]:
     """A delayed EndTxn of the sender's last transaction commits what it has sent of this one; the broker refuses the rest."""
     slot = state.slots[at]
     refused = slot._replace(transaction=None, worker=None)
@@ -96,9 +115,11 @@ def _torn(rules: Rules, state: State, at: int, sent: Transaction) -> Iterator[St
         told, violation = append(state.told, moves)
         after = refused
         if moves == sent.moves:  # all are acknowledged, so the head is sent, and may open a transaction of its own
-            after = slot._replace(transaction=Transaction((), sent.head))
+            after = slot._replace(transaction=SentTransaction((), sent.head))
         torn = with_slot(state._replace(told=told), at, after)
-        yield Step(at, "a delayed EndTxn commits its {}, and not the head", (moves,), torn, violation, outside=True)
+        yield Transition(
+            at, "a delayed EndTxn commits its {}, and not the head", (moves,), torn, violation, outside=True
+        )
     if sent.moves and not rules.outputs_before_head:
         torn = with_slot(state._replace(kafka=sent.head), at, refused)
-        yield Step(at, "a delayed EndTxn commits the head alone: {}", (sent.head,), torn, outside=True)
+        yield Transition(at, "a delayed EndTxn commits the head alone: {}", (sent.head,), torn, outside=True)

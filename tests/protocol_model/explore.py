@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from tests.protocol_model.canonical import canonical, reduced
 from tests.protocol_model.checks import at_rest, rest
 from tests.protocol_model.environment import happenings
-from tests.protocol_model.rules import Rules
-from tests.protocol_model.state import Slot, State, Step, start
+from tests.protocol_model.rules import ProtocolRules
+from tests.protocol_model.state import Slot, State, Transition, start
 from tests.protocol_model.takeover import take_over
 from tests.protocol_model.turn import turn
 from tests.protocol_model.words import say
-from tests.protocol_model.world import World
+from tests.protocol_model.world import ModelWorld
 
 START = 0  # the parent of the first state
 REMEMBERED = 2_000_000  # raw states, of which half come up again soon
@@ -39,7 +39,7 @@ class Found:
 class Search:
     """Breadth first over canonical states. Of a state only its hash is kept, with the hash it came from."""
 
-    def __init__(self, rules: Rules, world: World, digest: Callable[[State], Hashable] = hash) -> None:
+    def __init__(self, rules: ProtocolRules, world: ModelWorld, digest: Callable[[State], Hashable] = hash) -> None:
         """`digest`: what is kept of a state; the state itself costs more memory, and no two are ever taken for one."""
         self._rules = rules
         self._world = world
@@ -103,7 +103,7 @@ class Search:
         self._met.add(digest)
         return False
 
-    def _trace(self, last: Hashable, final: Step) -> list[str]:
+    def _trace(self, last: Hashable, final: Transition) -> list[str]:
         """The way to a violation, walked again with names and numbers as they are."""
         chain = [last]
         while (parent := self.parents[chain[-1]]) != START:
@@ -119,11 +119,11 @@ class Search:
         told.append(say(next(step for step in alike if canonical(self._rules, step.state) == want)))
         return told
 
-    def _leads_to(self, step: Step, digest: Hashable) -> bool:
+    def _leads_to(self, step: Transition, digest: Hashable) -> bool:
         return not step.violation and self._digest(canonical(self._rules, step.state)) == digest
 
 
-def steps(rules: Rules, world: World, state: State) -> Iterator[Step]:
+def steps(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Transition]:
     """Everything that can happen next."""
     yield from happenings(rules, world, state)
     for at, slot in enumerate(state.slots):
@@ -133,7 +133,7 @@ def steps(rules: Rules, world: World, state: State) -> Iterator[Step]:
             yield from turn(rules, world, state, at)
 
 
-def comes_to_rest(rules: Rules, world: World, state: State, rng: random.Random) -> str | None:
+def comes_to_rest(rules: ProtocolRules, world: ModelWorld, state: State, rng: random.Random) -> str | None:
     """Let the faults stop and one worker survive, and walk at random. None: it rests, and all is well; else what isn't."""
     alive = rng.randrange(2)
     slots = [slot._replace(cut_off=False) for slot in state.slots]

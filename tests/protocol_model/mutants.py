@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.protocol_model.rules import PROTOCOL, Rules
-from tests.protocol_model.world import BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, World
+from tests.protocol_model.rules import PROTOCOL, ProtocolRules
+from tests.protocol_model.world import BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, ModelWorld
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +15,8 @@ class Variant:
 
     name: str
     says: str
-    rules: Rules
-    world: World
+    rules: ProtocolRules
+    world: ModelWorld
     breaks: str | None = None
 
     def in_full(self) -> Variant:
@@ -26,14 +26,14 @@ class Variant:
 
 # The world is cut in two, or it couldn't be exhausted while one waits: the clock moves, or a model is published. A torn
 # transaction and an end that is too low are never together: the protocol doesn't stand that.
-TIME: Final = World(new_model=False)
-MODEL: Final = World(clock_moves=False)
+TIME: Final = ModelWorld(new_model=False)
+MODEL: Final = ModelWorld(clock_moves=False)
 TORN: Final = replace(TIME, torn=True)
 SKEWED: Final = replace(TIME, skew=True)
 LOW_END: Final = replace(TIME, low_end=True)
 
 
-def _protocol(name: str, says: str, world: World) -> Variant:
+def _protocol(name: str, says: str, world: ModelWorld) -> Variant:
     return Variant(f"protocol-{name}", says, PROTOCOL, world)
 
 
@@ -63,7 +63,7 @@ LARGER: Final = (
 )  # fmt: skip
 
 
-def _without(number: int, says: str, breaks: str, world: World, **out: object) -> Variant:
+def _without(number: int, says: str, breaks: str, world: ModelWorld, **out: object) -> Variant:
     (name,) = out
     return Variant(f"{number}-{name.replace('_', '-')}", says, replace(PROTOCOL, **out), world, breaks)  # type: ignore[arg-type]  # names and types of Rules' fields
 

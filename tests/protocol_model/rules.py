@@ -9,7 +9,7 @@ Opening = Literal["producer", "redis", "kafka"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ProtocolRules:
     """True everywhere: the protocol."""
 
     await_outputs: bool = True
@@ -48,4 +48,4 @@ class Rules:
         )
 
 
-PROTOCOL: Final = Rules()
+PROTOCOL: Final = ProtocolRules()

@@ -16,7 +16,7 @@ LATER: Final = 1  # once the clock has moved
 NOW: Final = 2
 
 
-class Customer(NamedTuple):
+class StoredCustomer(NamedTuple):
     """A customer's state in Redis, with the entry in the due index."""
 
     orders: int = 0  # bit i: order i is in
@@ -25,7 +25,7 @@ class Customer(NamedTuple):
     due: int = NEVER
 
 
-class RedisHead(NamedTuple):
+class ModelRedisHead(NamedTuple):
     """How far Redis has followed."""
 
     token: int
@@ -41,18 +41,18 @@ class RedisHead(NamedTuple):
 class Redis(NamedTuple):
     """One server's copy of the shard."""
 
-    head: RedisHead
-    customers: tuple[Customer, ...]
+    head: ModelRedisHead
+    customers: tuple[StoredCustomer, ...]
 
 
 class Write(NamedTuple):
     """One commit to Redis: the head (its token comes when it is written), and the customers touched."""
 
-    head: RedisHead
-    customers: tuple[Customer | None, ...]
+    head: ModelRedisHead
+    customers: tuple[StoredCustomer | None, ...]
 
 
-class KafkaHead(NamedTuple):
+class ModelKafkaHead(NamedTuple):
     """How far the shard has come."""
 
     offset: int  # N
@@ -62,7 +62,7 @@ class KafkaHead(NamedTuple):
     cursor: int | None
 
 
-class Move(NamedTuple):
+class LoggedMove(NamedTuple):
     """One record of the output log, with the mark of its turn: number, offset, clock, activation."""
 
     customer: int
@@ -75,11 +75,11 @@ class Move(NamedTuple):
     activation: int
 
 
-class Transaction(NamedTuple):
+class SentTransaction(NamedTuple):
     """Sent, EndTxn included; the coordinator carries it out at any later time, also when its sender is gone."""
 
-    moves: tuple[Move, ...]
-    head: KafkaHead
+    moves: tuple[LoggedMove, ...]
+    head: ModelKafkaHead
 
 
 Phase = Literal[
@@ -93,29 +93,29 @@ class Worker(NamedTuple):
     phase: Phase
     opened: int = 0  # how many of steps 1, 2, 3 are done
     end: int = 0  # of the output log, asked after step 1
-    expected: RedisHead | None = None  # what Redis must hold
-    target: KafkaHead | None = None  # step 3
+    expected: ModelRedisHead | None = None  # what Redis must hold
+    target: ModelKafkaHead | None = None  # step 3
     until: int = 0  # step 6
     write: Write | None = None  # turn, step 5: what Redis gets once Kafka has committed
-    unsent: Transaction | None = None  # a mutant's alone: Redis first
+    unsent: SentTransaction | None = None  # a mutant's alone: Redis first
 
 
 class Slot(NamedTuple):
     """One worker's place. No worker: it is down, or about to take over afresh, which is the same."""
 
     worker: Worker | None = None
-    transaction: Transaction | None = None
+    transaction: SentTransaction | None = None
     epoch: bool = False  # its producer is the one that Kafka listens to
     cut_off: bool = False  # it talks to the old primary of Redis
 
 
-class Told(NamedTuple):
+class OutputLog(NamedTuple):
     """The output log, read_committed: its moves, and what stood before the first one that anybody may still read."""
 
     segments: tuple[int, ...]
     sequences: tuple[int, ...]
     as_of: tuple[int, int, int]  # activation, clock, offset of the move before
-    moves: tuple[Move, ...]
+    moves: tuple[LoggedMove, ...]
 
 
 class State(NamedTuple):
@@ -124,16 +124,16 @@ class State(NamedTuple):
     redis: Redis
     history: tuple[Redis, ...]  # what a rollback may bring back, the latest last
     rollbacks: int  # how many may still come
-    told: Told
-    kafka: KafkaHead
+    told: OutputLog
+    kafka: ModelKafkaHead
     slots: tuple[Slot, Slot]
     clock: int = 0
     published: int = 1  # the newest activation on the topic
-    late: tuple[RedisHead, Write] | None = None  # a commit in flight after its sender gave up
+    late: tuple[ModelRedisHead, Write] | None = None  # a commit in flight after its sender gave up
     old_primary: Redis | None = None  # of Redis, cut off, still serving some
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """One thing that can happen. `text` takes `facts`, so that only a trace pays for words."""
 
     actor: int | None  # the slot; None: the environment
@@ -146,10 +146,10 @@ class Step(NamedTuple):
 
 def start(rollbacks: int) -> State:
     """A shard at its beginning, under the first model; both workers are down."""
-    head = RedisHead(1, 0, 0, 0, 0, 1, None, 0)
-    told = Told((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
-    redis = Redis(head, (Customer(),) * CUSTOMERS)
-    return State(redis, (), rollbacks, told, KafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
+    head = ModelRedisHead(1, 0, 0, 0, 0, 1, None, 0)
+    told = OutputLog((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
+    redis = Redis(head, (StoredCustomer(),) * CUSTOMERS)
+    return State(redis, (), rollbacks, told, ModelKafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
 
 
 def with_slot(state: State, at: int, slot: Slot) -> State:
@@ -169,7 +169,7 @@ def seen(state: State, at: int) -> Redis:
     return state.redis
 
 
-def chain(told: Told, customer: int) -> tuple[int, int]:
+def chain(told: OutputLog, customer: int) -> tuple[int, int]:
     """(segment, sequence) that was told last."""
     for move in reversed(told.moves):
         if move.customer == customer:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.protocol_model.rules import Rules
-from tests.protocol_model.state import Redis, RedisHead, State, Write, seen
-from tests.protocol_model.world import World
+from tests.protocol_model.rules import ProtocolRules
+from tests.protocol_model.state import ModelRedisHead, Redis, State, Write, seen
+from tests.protocol_model.world import ModelWorld
 
 
 def commit(
-    rules: Rules, world: World, state: State, at: int, expected: RedisHead, write: Write
-) -> tuple[State, RedisHead] | None:
+    rules: ProtocolRules, world: ModelWorld, state: State, at: int, expected: ModelRedisHead, write: Write
+) -> tuple[State, ModelRedisHead] | None:
     """(the state after it, the head that was written); None: Redis holds another head."""
     before = seen(state, at)
     if rules.compare_and_set and before.head != expected:
@@ -20,7 +20,7 @@ def commit(
     return succeeded(world, state, after), after.head
 
 
-def succeeded(world: World, state: State, after: Redis) -> State:
+def succeeded(world: ModelWorld, state: State, after: Redis) -> State:
     """A new version on the primary; the old one is what a rollback brings back."""
     return state._replace(redis=after, history=(*state.history, state.redis)[-world.lost_commits :])
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.protocol_model.rules import Rules
+from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     CUSTOMERS,
     NOW,
-    Customer,
-    KafkaHead,
-    Move,
-    RedisHead,
+    LoggedMove,
+    ModelKafkaHead,
+    ModelRedisHead,
+    SentTransaction,
     Slot,
     State,
-    Step,
-    Transaction,
+    StoredCustomer,
+    Transition,
     Worker,
     Write,
     seen,
@@ -23,12 +23,12 @@ from tests.protocol_model.state import (
     with_worker,
 )
 from tests.protocol_model.store import commit
-from tests.protocol_model.world import World
+from tests.protocol_model.world import ModelWorld
 
 BATCH = 2  # records absorbed, or taken by a turn, at most
 
 
-def take_over(rules: Rules, world: World, state: State, at: int) -> Iterator[Step]:
+def take_over(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[Transition]:
     """What a worker that is taking over can do next."""
     worker = state.slots[at].worker or Worker("opening")
     if worker.phase == "opening":
@@ -39,12 +39,12 @@ def take_over(rules: Rules, world: World, state: State, at: int) -> Iterator[Ste
         yield from _catch_up(rules, world, state, at, worker)
 
 
-def back_to_2(rules: Rules, worker: Worker) -> Worker:
+def back_to_2(rules: ProtocolRules, worker: Worker) -> Worker:
     """Where a takeover goes on after 4b."""
     return Worker("opening", rules.opening.index("redis"), worker.end)
 
 
-def _open(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
     """Steps 1, 2, 3."""
     opened = worker.opened + 1
     phase = worker._replace(phase="following" if opened == len(rules.opening) else "opening", opened=opened)
@@ -52,19 +52,23 @@ def _open(rules: Rules, world: World, state: State, at: int, worker: Worker) -> 
     if what == "producer":
         # A low end is the lowest: any other leaves less to go wrong.
         end = 0 if world.low_end else len(state.told.moves)
-        yield Step(at, "1. starts a producer", (), _fence(rules, with_worker(state, at, phase._replace(end=end)), at))
+        yield Transition(
+            at, "1. starts a producer", (), _fence(rules, with_worker(state, at, phase._replace(end=end)), at)
+        )
     elif what == "redis":
         head = seen(state, at).head
-        yield Step(at, "2. reads the Redis head: {}", (head,), with_worker(state, at, phase._replace(expected=head)))
+        yield Transition(
+            at, "2. reads the Redis head: {}", (head,), with_worker(state, at, phase._replace(expected=head))
+        )
     elif rules.one_transactional_id and rules.opening[0] == "producer" and not state.slots[at].epoch:
-        yield Step(at, "3. its barrier is refused: fenced", (), with_worker(state, at, None))
+        yield Transition(at, "3. its barrier is refused: fenced", (), with_worker(state, at, None))
     else:
         # The last head before the barrier is what it was when the barrier was committed, however late it is read.
         after = with_worker(state, at, phase._replace(target=state.kafka))
-        yield Step(at, "3. reads the Kafka head: {}", (state.kafka,), after)
+        yield Transition(at, "3. reads the Kafka head: {}", (state.kafka,), after)
 
 
-def _fence(rules: Rules, state: State, at: int) -> State:
+def _fence(rules: ProtocolRules, state: State, at: int) -> State:
     """Kafka listens to this producer alone, and has aborted whatever was open. (Or committed it: that was a step before.)"""
     if not rules.one_transactional_id:
         return with_slot(state, at, state.slots[at]._replace(transaction=None))
@@ -72,19 +76,19 @@ def _fence(rules: Rules, state: State, at: int) -> State:
     return state._replace(slots=(first, second))
 
 
-def _follow(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+def _follow(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
     """Steps 4 and 5, a page at a time."""
     expected, target = worker.expected, worker.target
     assert expected is not None
     assert target is not None
     if expected.offset > target.offset and rules.transaction_every_turn:
         stopped = "stopped: a healthy shard, since Redis is ahead of Kafka's head"
-        yield Step(at, "4. finds R {} above N {}", (expected.offset, target.offset), state, stopped)
+        yield Transition(at, "4. finds R {} above N {}", (expected.offset, target.offset), state, stopped)
         return
     moves = state.told.moves
     if rules.read_until_last and target.number > _last(moves[expected.position :], expected):
         stopped = "stopped: a healthy shard, since Kafka's head counts moves that aren't there"
-        yield Step(at, "4. waits for move {}", (target.number,), state, stopped)
+        yield Transition(at, "4. waits for move {}", (target.number,), state, stopped)
         return
     if _has_all(rules, worker, expected.position, expected.number):
         yield from _patch(rules, world, state, at, worker, ())
@@ -95,7 +99,7 @@ def _follow(rules: Rules, world: World, state: State, at: int, worker: Worker) -
             yield from _patch(rules, world, state, at, worker, page)
 
 
-def _has_all(rules: Rules, worker: Worker, position: int, number: int) -> bool:
+def _has_all(rules: ProtocolRules, worker: Worker, position: int, number: int) -> bool:
     """Whether the log was read far enough: until move S, and to the end."""
     assert worker.target is not None
     return (number >= worker.target.number or not rules.read_until_last) and (
@@ -103,11 +107,13 @@ def _has_all(rules: Rules, worker: Worker, position: int, number: int) -> bool:
     )
 
 
-def _last(moves: tuple[Move, ...], head: RedisHead) -> int:
+def _last(moves: tuple[LoggedMove, ...], head: ModelRedisHead) -> int:
     return moves[-1].number if moves else head.number
 
 
-def _patch(rules: Rules, world: World, state: State, at: int, worker: Worker, page: tuple[Move, ...]) -> Iterator[Step]:
+def _patch(
+    rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker, page: tuple[LoggedMove, ...]
+) -> Iterator[Transition]:
     """Step 5 for one page; 4b where it goes beyond S."""
     expected, target = worker.expected, worker.target
     assert expected is not None
@@ -117,7 +123,7 @@ def _patch(rules: Rules, world: World, state: State, at: int, worker: Worker, pa
         yield _cover(rules, state, at, worker, target, page)
         return
     head = raised(rules, expected, target)._replace(position=expected.position + len(page), number=number)
-    patched: list[Customer | None] = [None] * CUSTOMERS
+    patched: list[StoredCustomer | None] = [None] * CUSTOMERS
     if rules.patch_announced:
         there = seen(state, at).customers
         for move in page:
@@ -128,7 +134,7 @@ def _patch(rules: Rules, world: World, state: State, at: int, worker: Worker, pa
     done = commit(rules, world, state, at, expected, write)
     facts = (len(page), head)
     if done is None:
-        yield Step(at, "5. finds another Redis head", (), with_worker(state, at, None))
+        yield Transition(at, "5. finds another Redis head", (), with_worker(state, at, None))
         return
     after, fresh = done
     if not _has_all(rules, worker, head.position, number):
@@ -137,12 +143,12 @@ def _patch(rules: Rules, world: World, state: State, at: int, worker: Worker, pa
         now = Worker("catching up", expected=fresh, until=until)
     else:
         now = Worker("running", expected=fresh)
-    yield Step(at, "4, 5. reads {} moves, and writes {}", facts, with_worker(after, at, now))
+    yield Transition(at, "4, 5. reads {} moves, and writes {}", facts, with_worker(after, at, now))
     if late := gives_up(world, state, at, expected, write):
         yield late
 
 
-def raised(rules: Rules, head: RedisHead, target: KafkaHead) -> RedisHead:
+def raised(rules: ProtocolRules, head: ModelRedisHead, target: ModelKafkaHead) -> ModelRedisHead:
     """Step 5: T and M only upwards; under a new M, everyone needs a due time, and those whom Kafka's cursor has passed were told."""
     if rules.raise_clock:
         head = head._replace(clock=max(head.clock, target.clock))
@@ -154,10 +160,12 @@ def raised(rules: Rules, head: RedisHead, target: KafkaHead) -> RedisHead:
     return head
 
 
-def _cover(rules: Rules, state: State, at: int, worker: Worker, target: KafkaHead, page: tuple[Move, ...]) -> Step:
+def _cover(
+    rules: ProtocolRules, state: State, at: int, worker: Worker, target: ModelKafkaHead, page: tuple[LoggedMove, ...]
+) -> Transition:
     """Step 4b: a head that covers what a torn transaction has left."""
     if rules.one_transactional_id and not state.slots[at].epoch:
-        return Step(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
+        return Transition(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
     last = page[-1]
     head = target._replace(
         offset=max(target.offset, last.offset),
@@ -165,19 +173,21 @@ def _cover(rules: Rules, state: State, at: int, worker: Worker, target: KafkaHea
         clock=max(target.clock, last.clock),
         activation=max(target.activation, last.activation),
     )
-    slot: Slot = state.slots[at]._replace(worker=Worker("covering", end=worker.end), transaction=Transaction((), head))
-    return Step(
+    slot: Slot = state.slots[at]._replace(
+        worker=Worker("covering", end=worker.end), transaction=SentTransaction((), head)
+    )
+    return Transition(
         at, "4b. finds moves beyond S, and sends a head that covers them: {}", (head,), with_slot(state, at, slot)
     )
 
 
-def _catch_up(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
     """Step 6."""
     expected = worker.expected
     assert expected is not None
     there = seen(state, at)
     if there.head != expected and rules.compare_and_set:
-        yield Step(at, "6. finds another Redis head", (), with_worker(state, at, None))
+        yield Transition(at, "6. finds another Redis head", (), with_worker(state, at, None))
         return
     for offset in range(expected.offset + 1, min(expected.offset + BATCH, worker.until) + 1):
         customers = absorbed(world, there.customers, expected.offset, offset)
@@ -189,14 +199,16 @@ def _catch_up(rules: Rules, world: World, state: State, at: int, worker: Worker)
         after, fresh = done
         now = worker._replace(expected=fresh) if offset < worker.until else Worker("running", expected=fresh)
         facts = (expected.offset, offset)
-        yield Step(at, "6. absorbs orders {}..{} in silence", facts, with_worker(after, at, now))
+        yield Transition(at, "6. absorbs orders {}..{} in silence", facts, with_worker(after, at, now))
         if late := gives_up(world, state, at, expected, write):
             yield late
 
 
-def absorbed(world: World, customers: tuple[Customer, ...], begin: int, end: int) -> tuple[Customer | None, ...]:
+def absorbed(
+    world: ModelWorld, customers: tuple[StoredCustomer, ...], begin: int, end: int
+) -> tuple[StoredCustomer | None, ...]:
     """The customers whom the orders begin..end change; an order that is known changes nobody."""
-    changed: list[Customer | None] = [None] * CUSTOMERS
+    changed: list[StoredCustomer | None] = [None] * CUSTOMERS
     for order, whose in world.orders[begin:end]:
         known = changed[whose] or customers[whose]
         if not known.orders & 1 << order:
@@ -204,9 +216,9 @@ def absorbed(world: World, customers: tuple[Customer, ...], begin: int, end: int
     return tuple(changed)
 
 
-def gives_up(world: World, state: State, at: int, expected: RedisHead, write: Write) -> Step | None:
+def gives_up(world: ModelWorld, state: State, at: int, expected: ModelRedisHead, write: Write) -> Transition | None:
     """A commit that is still on its way when its sender looks, doesn't find it, and takes over afresh."""
     if not world.late_commit or state.late or seen(state, at) is state.old_primary:
         return None
     after = with_worker(state, at, None)._replace(late=(expected, write))
-    return Step(at, "sends a commit to Redis, and gives up before it arrives", (), after, outside=True)
+    return Transition(at, "sends a commit to Redis, and gives up before it arrives", (), after, outside=True)

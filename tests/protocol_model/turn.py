@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.protocol_model.rules import Rules
+from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     CUSTOMERS,
     LATER,
     NOW,
-    Customer,
-    KafkaHead,
-    Move,
+    LoggedMove,
+    ModelKafkaHead,
+    SentTransaction,
     State,
-    Step,
-    Transaction,
+    StoredCustomer,
+    Transition,
     Worker,
     Write,
     seen,
@@ -24,10 +24,10 @@ from tests.protocol_model.state import (
 )
 from tests.protocol_model.store import commit
 from tests.protocol_model.takeover import BATCH, absorbed, gives_up
-from tests.protocol_model.world import World
+from tests.protocol_model.world import ModelWorld
 
 
-class Batch(NamedTuple):
+class TurnBatch(NamedTuple):
     """Step 1: what one turn takes."""
 
     clock: int
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     activation: int = 1  # to score under
 
 
-def turn(rules: Rules, world: World, state: State, at: int) -> Iterator[Step]:
+def turn(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[Transition]:
     """What an owner can do next."""
     slot = state.slots[at]
     worker = slot.worker
@@ -52,14 +52,14 @@ def turn(rules: Rules, world: World, state: State, at: int) -> Iterator[Step]:
         there = seen(state, at)
         if there.head != worker.expected:
             if rules.poll_compares or next(work(rules, world, state, at), None):
-                yield Step(at, "2. finds another Redis head", (), with_worker(state, at, None))
+                yield Transition(at, "2. finds another Redis head", (), with_worker(state, at, None))
             if rules.load_under_head:
                 return
         for batch in work(rules, world, state, at):
             yield from _take(rules, world, state, at, worker, batch)
 
 
-def work(rules: Rules, world: World, state: State, at: int) -> Iterator[Batch]:
+def work(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[TurnBatch]:
     """Step 1: the batches that the turn may take. Whether the worker has heard of the newest model, and how far its clock lags, is open."""
     worker = state.slots[at].worker
     assert worker is not None
@@ -71,40 +71,44 @@ def work(rules: Rules, world: World, state: State, at: int) -> Iterator[Batch]:
         if rules.monotone_clock and reading < state.clock <= head.clock:
             continue  # the same clock comes again
         if head.activation < state.published:
-            yield Batch(clock, head.offset, head.offset, start=head.activation + 1)
+            yield TurnBatch(clock, head.offset, head.offset, start=head.activation + 1)
         for activation in (head.activation,) if rules.refuse_older else range(1, state.published + 1):
             if head.cursor is not None:
-                yield Batch(clock, head.offset, head.offset, rescored=head.cursor, activation=activation)
+                yield TurnBatch(clock, head.offset, head.offset, rescored=head.cursor, activation=activation)
             due = tuple(c for c in range(CUSTOMERS) if customers[c].due == NOW or (customers[c].due == LATER and clock))
             for offset in range(head.offset, min(head.offset + BATCH, len(world.orders)) + 1):
                 for slice_ in range(len(due) + 1):
                     if slice_ or offset > head.offset:
-                        yield Batch(clock, head.offset, offset, due[:slice_], activation=activation)
+                        yield TurnBatch(clock, head.offset, offset, due[:slice_], activation=activation)
 
 
-def _take(rules: Rules, world: World, state: State, at: int, worker: Worker, batch: Batch) -> Iterator[Step]:
+def _take(
+    rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker, batch: TurnBatch
+) -> Iterator[Transition]:
     """Steps 2 to 4: load, decide, send."""
     sent, write = _decide(world, worker, seen(state, at).customers, batch)
     facts = (batch, sent.moves, sent.head)
     if not sent.moves and not rules.transaction_every_turn:
         after = with_worker(state, at, worker._replace(phase="committing", write=write))
-        yield Step(at, "takes {}; there is nothing to tell, so no transaction", facts, after)
+        yield Transition(at, "takes {}; there is nothing to tell, so no transaction", facts, after)
     elif not rules.kafka_first:
         write = write._replace(head=write.head._replace(position=write.head.position + len(sent.moves)))
         assert worker.expected is not None
         done = commit(rules, world, state, at, worker.expected, write)
         if done:
             after = with_worker(done[0], at, Worker("telling late", expected=done[1], unsent=sent))
-            yield Step(at, "takes {}, and commits to Redis; to be told: {}", facts, after)
+            yield Transition(at, "takes {}, and commits to Redis; to be told: {}", facts, after)
     elif rules.one_transactional_id and not state.slots[at].epoch:
-        yield Step(at, "takes {}: fenced", facts, with_worker(state, at, None))
+        yield Transition(at, "takes {}: fenced", facts, with_worker(state, at, None))
     else:
         publishing = worker._replace(phase="publishing", write=write)
         slot = state.slots[at]._replace(worker=publishing, transaction=sent)
-        yield Step(at, "takes {}; sends {}, head {}", facts, with_slot(state, at, slot))
+        yield Transition(at, "takes {}; sends {}, head {}", facts, with_slot(state, at, slot))
 
 
-def _decide(world: World, worker: Worker, there: tuple[Customer, ...], batch: Batch) -> tuple[Transaction, Write]:
+def _decide(
+    world: ModelWorld, worker: Worker, there: tuple[StoredCustomer, ...], batch: TurnBatch
+) -> tuple[SentTransaction, Write]:
     """Step 3, pure."""
     head = worker.expected
     assert head is not None
@@ -120,22 +124,22 @@ def _decide(world: World, worker: Worker, there: tuple[Customer, ...], batch: Ba
             changed[batch.rescored] = _only_due(world, there[batch.rescored], batch)
         else:
             asked.add(batch.rescored)
-    moves: list[Move] = []
+    moves: list[LoggedMove] = []
     for customer in sorted(asked):
         known = changed[customer] or there[customer]
         segment = world.segment(customer, known.orders, batch.clock, batch.activation)
         if segment != known.announced:
             sequence, number = known.sequence + 1, head.number + len(moves) + 1
             mark = (number, batch.offset, batch.clock, batch.activation)
-            moves.append(Move(customer, known.announced, segment, sequence, *mark))
+            moves.append(LoggedMove(customer, known.announced, segment, sequence, *mark))
             known = known._replace(announced=segment, sequence=sequence)
         changed[customer] = known._replace(due=world.due(customer, known.orders, batch.clock, batch.activation))
     new = new._replace(number=head.number + len(moves))
-    kafka = KafkaHead(new.offset, new.number, new.clock, new.activation, new.cursor)
-    return Transaction(tuple(moves), kafka), Write(new, tuple(changed))
+    kafka = ModelKafkaHead(new.offset, new.number, new.clock, new.activation, new.cursor)
+    return SentTransaction(tuple(moves), kafka), Write(new, tuple(changed))
 
 
-def _only_due(world: World, customer: Customer, batch: Batch) -> Customer:
+def _only_due(world: ModelWorld, customer: StoredCustomer, batch: TurnBatch) -> StoredCustomer:
     """A quiet slice of the rescore: what was told is told; who would move is due."""
     assert batch.rescored is not None
     if world.segment(batch.rescored, customer.orders, batch.clock, batch.activation) != customer.announced:
@@ -157,25 +161,25 @@ def acknowledged(state: State, at: int) -> Worker:
     return worker._replace(phase="committing", write=worker.write._replace(head=head))
 
 
-def _commit(rules: Rules, world: World, state: State, at: int, worker: Worker) -> Iterator[Step]:
+def _commit(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
     """Step 5."""
     assert worker.write is not None
     assert worker.expected is not None
     done = commit(rules, world, state, at, worker.expected, worker.write)
     if done is None:
-        yield Step(at, "5. finds another Redis head", (), with_worker(state, at, None))
+        yield Transition(at, "5. finds another Redis head", (), with_worker(state, at, None))
         return
     after, fresh = done
-    yield Step(at, "5. writes to Redis: {}", (fresh,), with_worker(after, at, Worker("running", expected=fresh)))
+    yield Transition(at, "5. writes to Redis: {}", (fresh,), with_worker(after, at, Worker("running", expected=fresh)))
     if late := gives_up(world, state, at, worker.expected, worker.write):
         yield late
 
 
-def _publish_late(rules: Rules, state: State, at: int, worker: Worker) -> Step:
+def _publish_late(rules: ProtocolRules, state: State, at: int, worker: Worker) -> Transition:
     """A mutant's: step 4 after step 5."""
     sent = worker.unsent
     assert sent is not None
     if rules.one_transactional_id and not state.slots[at].epoch:
-        return Step(at, "is fenced", (), with_worker(state, at, None))
+        return Transition(at, "is fenced", (), with_worker(state, at, None))
     slot = state.slots[at]._replace(transaction=sent)
-    return Step(at, "sends {}, head {}", (sent.moves, sent.head), with_slot(state, at, slot))
+    return Transition(at, "sends {}, head {}", (sent.moves, sent.head), with_slot(state, at, slot))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.protocol_model.state import KafkaHead, Move, RedisHead, Step
-from tests.protocol_model.turn import Batch
+from tests.protocol_model.state import LoggedMove, ModelKafkaHead, ModelRedisHead, Transition
+from tests.protocol_model.turn import TurnBatch
 
 
-def say(step: Step) -> str:
+def say(step: Transition) -> str:
     """One line."""
     who = "" if step.actor is None else f"{'AB'[step.actor]}: "
     return who + step.text.format(*(_words(fact) for fact in step.facts))
@@ -14,16 +14,16 @@ def say(step: Step) -> str:
 
 def _words(fact: object) -> str:
     match fact:
-        case RedisHead():
+        case ModelRedisHead():
             told = "all" if fact.quiet is None else f"the first {fact.quiet}"
             rescore = "" if fact.cursor is None else f", rescored {fact.cursor} ({told} in silence)"
             return f"R={fact.offset} C={fact.position} S={fact.number} T={fact.clock} M={fact.activation}{rescore}"
-        case KafkaHead():
+        case ModelKafkaHead():
             rescore = "" if fact.cursor is None else f", rescored {fact.cursor}"
             return f"N={fact.offset} S={fact.number} T={fact.clock} M={fact.activation}{rescore}"
-        case Batch():
+        case TurnBatch():
             return _batch(fact)
-        case Move():
+        case LoggedMove():
             return (
                 f"customer {fact.customer}: {fact.before} -> {fact.after} (sequence {fact.sequence}, S={fact.number})"
             )
@@ -33,7 +33,7 @@ def _words(fact: object) -> str:
             return str(fact)
 
 
-def _batch(batch: Batch) -> str:
+def _batch(batch: TurnBatch) -> str:
     if batch.start is not None:
         return f"the start of activation {batch.start}"
     parts = [f"order {offset}" for offset in range(batch.begin, batch.offset)]

@@ -20,7 +20,7 @@ ONLY_BY_TIME: Final[Segments] = (((1, 0), (1, 2)), ((0, 1), (2, 1)))
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ModelWorld:
     """One environment. Workers crash, hang, wake up and take over in every one of them, at will and without bound."""
 
     orders: tuple[tuple[int, int], ...] = TWO

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.servers import RigServers
 
 PLACES = 3
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RigServers]:
     """Kafka, two Valkeys, and wires for three workers. A test must leave them healed."""
-    with Servers(tmp_path_factory.mktemp("recovery"), PLACES) as made:
+    with RigServers(tmp_path_factory.mktemp("recovery"), PLACES) as made:
         yield made
 
 

@@ -11,19 +11,19 @@ import pytest
 from segmentation.events import OrderPlaced, encode
 from segmentation.rfm import EMPTY, Rules
 from stream.orders.rows import placed, to_event
-from tests.recovery.rig.checker import Row, Run, Shard, differences, violations
+from tests.recovery.rig.checker import GroupRun, ReadRow, ShardContent, differences, violations
 
 RULES = Rules(365 * 86_400_000, 7 * 86_400_000, 100)
 CLOCK = 1_000_000_000_000
 
 
-def order(offset: int, customer: str) -> Row:
+def order(offset: int, customer: str) -> ReadRow:
     event = to_event(placed(f"O{offset}", customer, CLOCK + offset, 10_000, "USD"))
     assert isinstance(event, OrderPlaced)
-    return Row(0, offset, customer.encode(), encode(event), {})
+    return ReadRow(0, offset, customer.encode(), encode(event), {})
 
 
-def told(offset: int, customer: str, sequence: int, source: str | None, target: str | None) -> Row:
+def told(offset: int, customer: str, sequence: int, source: str | None, target: str | None) -> ReadRow:
     event = {
         "id": f"{customer}:{sequence}",
         "customer_id": customer,
@@ -34,28 +34,28 @@ def told(offset: int, customer: str, sequence: int, source: str | None, target: 
         "scored_at": "now",
     }
     mark = f"{offset + 1}:{offset + 1}:{CLOCK + offset}:1:v".encode()
-    return Row(0, offset, customer.encode(), json.dumps(event).encode(), {"segstream_mark": mark})
+    return ReadRow(0, offset, customer.encode(), json.dumps(event).encode(), {"segstream_mark": mark})
 
 
-def letter(offset: int) -> Row:
-    return Row(0, 0, None, b"", {"__connect.errors.partition": b"0", "__connect.errors.offset": b"%d" % offset})
+def letter(offset: int) -> ReadRow:
+    return ReadRow(0, 0, None, b"", {"__connect.errors.partition": b"0", "__connect.errors.offset": b"%d" % offset})
 
 
-def head(offset: int, count: int) -> Row:
+def head(offset: int, count: int) -> ReadRow:
     value = {"offset": offset, "count": count, "clock": CLOCK + offset, "activation": 1}
-    return Row(0, offset, b"head", json.dumps(value).encode(), {})
+    return ReadRow(0, offset, b"head", json.dumps(value).encode(), {})
 
 
 MOVES = [told(0, "a", 1, None, "x"), told(1, "b", 1, None, "x"), told(2, "a", 2, "x", "y")]
 STATES = {b"a": EMPTY, b"b": EMPTY}
-GOOD = Run(
-    orders=[order(0, "a"), order(1, "b"), order(2, "a"), Row(0, 3, b"a", b"garbage", {})],
+GOOD = GroupRun(
+    orders=[order(0, "a"), order(1, "b"), order(2, "a"), ReadRow(0, 3, b"a", b"garbage", {})],
     moves=MOVES,
     latest=[MOVES[2], MOVES[1]],
     dead=[letter(3)],
     heads=[head(1, 1), head(2, 2), head(3, 3)],
     shards=[
-        Shard(
+        ShardContent(
             {"offset": 4, "count": 3, "cursor": None, "clock": CLOCK + 3},
             STATES,
             {b"a": 1.0},
@@ -73,7 +73,7 @@ def test_nothing_is_wrong_with_a_good_run() -> None:
     assert differences(GOOD, GOOD, RULES) == []
 
 
-WRONG: dict[str, Callable[[Run], Run]] = {
+WRONG: dict[str, Callable[[GroupRun], GroupRun]] = {
     "left the input": lambda r: replace(r, orders=r.orders[:2] + r.orders[3:], dead=[letter(3)]),
     "told twice": lambda r: replace(r, moves=[*r.moves, r.moves[2]]),
     "broken chains": lambda r: replace(r, moves=[*r.moves[:2], told(2, "a", 3, "x", "y")]),

@@ -18,8 +18,8 @@ from stream.kafka.clients import read_topic
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_states
-from tests.recovery.rig.feed import DAY_MS, Sent, variant
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.feed import DAY_MS, FeedRecord, variant
+from tests.recovery.rig.servers import RigServers
 from tests.recovery.rig.world import eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
@@ -28,7 +28,7 @@ CUSTOMERS = 400
 WEEK_MS = 7 * DAY_MS
 
 
-async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: Servers, tmp_path: Path, seed: int) -> None:
+async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: RigServers, tmp_path: Path, seed: int) -> None:
     """In wall time, where moves go by the worker's clock: it jumps ahead under one owner, the next one's is right."""
     hour_ms = 3_600_000
     settings = settings_on(servers, partitions=1, time="wall")
@@ -50,7 +50,7 @@ async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: Servers, tmp
         assert await made.wrong_alone() == []
 
 
-def orders(settings: Settings, now_ms: int) -> list[Sent]:
+def orders(settings: Settings, now_ms: int) -> list[FeedRecord]:
     """One order each, up to 25 days old."""
     sent = []
     for number in range(CUSTOMERS):
@@ -58,11 +58,11 @@ def orders(settings: Settings, now_ms: int) -> list[Sent]:
         event = OrderPlaced(
             id=name, order_id=name, customer_id=name, occurred_at=instant(at_ms), amount=Amount("90.00", "USD")
         )
-        sent.append(Sent(name.encode(), encode(event), murmur2(name.encode(), settings.partitions)))
+        sent.append(FeedRecord(name.encode(), encode(event), murmur2(name.encode(), settings.partitions)))
     return sent
 
 
-def foreseen(servers: Servers, settings: Settings, as_of_ms: int, until_ms: int) -> list[Ahead]:
+def foreseen(servers: RigServers, settings: Settings, as_of_ms: int, until_ms: int) -> list[Ahead]:
     """What time alone will do to them until then."""
     model = CompiledModel.of(variant(0), settings.group, {})
     with servers.redis() as redis:
@@ -80,7 +80,7 @@ def ms_of(text: str) -> int:
 
 
 async def test_after_a_week_without_workers_each_overdue_move_is_told_once_with_its_own_instant(
-    servers: Servers, tmp_path: Path, seed: int
+    servers: RigServers, tmp_path: Path, seed: int
 ) -> None:
     settings = settings_on(servers, partitions=2, time="wall")
     async with world(servers, tmp_path, seed, settings, garbage=False) as shop:

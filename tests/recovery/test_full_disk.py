@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from tests.recovery.rig.servers import Servers
-from tests.recovery.rig.world import World, eventually, settings_on, world
+from tests.recovery.rig.servers import RigServers
+from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
@@ -58,13 +58,13 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         made.close()
 
 
-def troubles(shop: World) -> int:
+def troubles(shop: RecoveryWorld) -> int:
     return len(shop.fleet.grep("taking over afresh"))
 
 
 async def test_a_disk_that_fills_up(disk: Disk, tmp_path: Path, seed: int) -> None:
     """Nothing is lost, nothing is told twice; once there is room again, all comes to rest by itself (Kafka is started again)."""
-    with Servers(tmp_path / "servers", 2) as servers:
+    with RigServers(tmp_path / "servers", 2) as servers:
         async with world(servers, tmp_path / "run", seed, settings_on(servers, partitions=2)) as shop:
             shop.fleet.start(0)
             await shop.feed(200)

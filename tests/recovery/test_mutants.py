@@ -21,12 +21,12 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from stream.kafka import topics
 from stream.settings import Settings
 from tests.recovery.rig import checker
-from tests.recovery.rig.feed import DAY_MS, Sent
+from tests.recovery.rig.feed import DAY_MS, FeedRecord
 from tests.recovery.rig.mutants import TAKEN_OUT
 from tests.recovery.rig.proxy import GROUP_TALK
-from tests.recovery.rig.servers import Servers
-from tests.recovery.rig.world import World, eventually, settings_on, twin_of, world
-from tests.recovery.test_points import Log, as_it_is, die, put_back
+from tests.recovery.rig.servers import RigServers
+from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, twin_of, world
+from tests.recovery.test_points import RecordedInput, as_it_is, die, put_back
 
 pytestmark = [pytest.mark.mutants, pytest.mark.timeout(300)]
 
@@ -40,8 +40,8 @@ WAKING: Final = r"taking over afresh|quarantined \("  # what a worker says that 
 
 
 @pytest.fixture(scope="module")
-def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Log:
-    async def made() -> Log:
+def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> RecordedInput:
+    async def made() -> RecordedInput:
         settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
         async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
             await first.feed(200, size=100)
@@ -53,34 +53,34 @@ def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -
             await first.feeder.send(started)
             await first.feed(600, size=100)
             await first.silence(400)
-            return Log(settings, first.feeder.acknowledged, await first.undisturbed())
+            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed())
 
     return asyncio.run(made())
 
 
-async def there(settings: Settings, text: bytes) -> list[Sent]:
+async def there(settings: Settings, text: bytes) -> list[FeedRecord]:
     """The records of the input that say so, to be sent again."""
     rows = await checker._rows(settings, settings.orders_topic)
-    return [Sent(r.key or b"", r.value or b"", r.partition) for r in rows if text in (r.value or b"")]
+    return [FeedRecord(r.key or b"", r.value or b"", r.partition) for r in rows if text in (r.value or b"")]
 
 
 # ---- what the scenarios are made of
 
 
-async def lag(shop: World, first: int, then: int) -> None:
+async def lag(shop: RecoveryWorld, first: int, then: int) -> None:
     """Redis is put back from turn `first` + `then` to turn `first`, as after a restore; nobody is at work."""
     kept = await kept_at(shop, first)
     await die(shop, "turn.after_commit", passing=then)
     put_back(shop, kept)
 
 
-async def kept_at(shop: World, turn: int) -> dict[bytes, bytes]:
+async def kept_at(shop: RecoveryWorld, turn: int) -> dict[bytes, bytes]:
     """A worker comes to its turn of that number, and is gone: Redis as it is then."""
     await die(shop, "turn.before_transaction", passing=turn)
     return as_it_is(shop)
 
 
-async def stopped(shop: World, place: int) -> None:
+async def stopped(shop: RecoveryWorld, place: int) -> None:
     """The worker has come to its point, and stands still."""
 
     def still() -> bool:
@@ -91,7 +91,7 @@ async def stopped(shop: World, place: int) -> None:
     await eventually(still, SOON_S, f"the worker on place {place} stands still")
 
 
-async def wake(shop: World, place: int) -> None:
+async def wake(shop: RecoveryWorld, place: int) -> None:
     """The worker goes on, and finds out that it was overtaken."""
     log = shop.fleet.log(place)
     before = len(re.findall(WAKING, log.read_text()))
@@ -99,14 +99,14 @@ async def wake(shop: World, place: int) -> None:
     await eventually(lambda: len(re.findall(WAKING, log.read_text())) > before, SOON_S, "an owner that is overtaken")
 
 
-def offset(shop: World) -> int:
+def offset(shop: RecoveryWorld) -> int:
     """R."""
     [shard] = checker.read_shards(shop.settings)
     return int(shard.head.get("offset", 0))
 
 
 @asynccontextmanager
-async def refusing(shop: World, topic: str) -> AsyncIterator[None]:
+async def refusing(shop: RecoveryWorld, topic: str) -> AsyncIterator[None]:
     """Kafka takes no record of that topic: each is too large."""
     [spec] = [spec for spec in topics.specs(shop.settings) if spec.name == topic]
 
@@ -121,7 +121,7 @@ async def refusing(shop: World, topic: str) -> AsyncIterator[None]:
         await configure(spec.config)
 
 
-async def goes_on(shop: World, place: int, *, beyond: int | None = None) -> None:
+async def goes_on(shop: RecoveryWorld, place: int, *, beyond: int | None = None) -> None:
     """The worker goes on, until it has noticed that something is wrong, or has come further (`beyond` that offset)."""
     log, before = shop.fleet.log(place), offset(shop) if beyond is None else beyond
     shop.fleet.resume(place)
@@ -132,7 +132,7 @@ async def goes_on(shop: World, place: int, *, beyond: int | None = None) -> None
 
 # ---- the scenarios
 
-Play = Callable[[World], Awaitable[None]]
+Play = Callable[[RecoveryWorld], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def shows(*numbers: int, wall: bool = False, **settings: Any) -> Callable[[Play]
 
 
 @shows(1)
-async def kafka_refuses_moves_for_a_while(shop: World) -> None:
+async def kafka_refuses_moves_for_a_while(shop: RecoveryWorld) -> None:
     shop.fleet.start(0, stop="turn.before_transaction:3")
     await stopped(shop, 0)
     async with refusing(shop, shop.settings.changes_topic):
@@ -168,7 +168,7 @@ async def kafka_refuses_moves_for_a_while(shop: World) -> None:
 
 
 @shows(2)
-async def kafka_refuses_heads_for_a_while(shop: World) -> None:
+async def kafka_refuses_heads_for_a_while(shop: RecoveryWorld) -> None:
     shop.fleet.start(0, stop="turn.before_transaction:12")
     await stopped(shop, 0)
     async with refusing(shop, shop.settings.heads_topic("scoring")):
@@ -177,7 +177,7 @@ async def kafka_refuses_heads_for_a_while(shop: World) -> None:
     shop.fleet.start(0)
 
 
-async def roll_back_at(shop: World, point: str) -> None:
+async def roll_back_at(shop: RecoveryWorld, point: str) -> None:
     """Redis is put back some turns while the owner stands still at that point."""
     kept = await kept_at(shop, 15)
     shop.fleet.start(0, stop=f"{point}:10")
@@ -187,17 +187,17 @@ async def roll_back_at(shop: World, point: str) -> None:
 
 
 @shows(4)
-async def redis_is_rolled_back_before_a_commit(shop: World) -> None:
+async def redis_is_rolled_back_before_a_commit(shop: RecoveryWorld) -> None:
     await roll_back_at(shop, "turn.before_redis")
 
 
 @shows(14)
-async def redis_is_rolled_back_between_turns(shop: World) -> None:
+async def redis_is_rolled_back_between_turns(shop: RecoveryWorld) -> None:
     await roll_back_at(shop, "turn.after_redis")
 
 
 @shows(18)
-async def redis_is_rolled_back_while_all_rest(shop: World) -> None:
+async def redis_is_rolled_back_while_all_rest(shop: RecoveryWorld) -> None:
     kept = await kept_at(shop, 20)
     shop.fleet.start(0)
     await shop.settled(within_s=SOON_S)
@@ -205,32 +205,32 @@ async def redis_is_rolled_back_while_all_rest(shop: World) -> None:
 
 
 @shows(6, 20, turn_max_orders=400, rescore_slice=2_000, due_slice=2_000)
-async def a_transaction_is_torn(shop: World) -> None:
+async def a_transaction_is_torn(shop: RecoveryWorld) -> None:
     await die(shop, "turn.torn", passing=2)
     # Smaller turns than the torn one: with only some of its orders, its customers look worse.
     shop.fleet.start(0, page=100)
 
 
 @shows(7, 8, 9)
-async def redis_falls_behind(shop: World) -> None:
+async def redis_falls_behind(shop: RecoveryWorld) -> None:
     await lag(shop, 28, 10)
     shop.fleet.start(0)
 
 
 @shows(12)
-async def redis_falls_behind_a_model(shop: World) -> None:
+async def redis_falls_behind_a_model(shop: RecoveryWorld) -> None:
     # The head it comes back to lies before the first model, Kafka's between the first and the second.
     await lag(shop, 3, 12)
     shop.fleet.start(0)
 
 
 @shows(13)
-async def an_old_model_starts_again(shop: World) -> None:
+async def an_old_model_starts_again(shop: RecoveryWorld) -> None:
     shop.fleet.start(0)
 
 
 @shows(15)
-async def an_owner_wakes_up_before_its_transaction(shop: World) -> None:
+async def an_owner_wakes_up_before_its_transaction(shop: RecoveryWorld) -> None:
     shop.fleet.start(0, stop="turn.before_transaction:12")
     await stopped(shop, 0)
     shop.fleet.start(1)
@@ -239,7 +239,7 @@ async def an_owner_wakes_up_before_its_transaction(shop: World) -> None:
 
 
 @shows(16)
-async def an_owner_publishes_and_dies_under_a_takeover(shop: World) -> None:
+async def an_owner_publishes_and_dies_under_a_takeover(shop: RecoveryWorld) -> None:
     # A turn before the first model: moves would show that something has been told beyond the head.
     owner = shop.fleet.start(0, stop="turn.before_transaction:3", point="turn.after_commit", passing=3)
     await stopped(shop, 0)
@@ -259,13 +259,13 @@ async def an_owner_publishes_and_dies_under_a_takeover(shop: World) -> None:
 
 
 @shows(17)
-async def a_worker_dies_after_redis(shop: World) -> None:
+async def a_worker_dies_after_redis(shop: RecoveryWorld) -> None:
     await die(shop, "turn.after_redis", passing=12)
     shop.fleet.start(0)
 
 
 @shows(22)
-async def a_successor_is_quicker(shop: World) -> None:
+async def a_successor_is_quicker(shop: RecoveryWorld) -> None:
     await die(shop, "turn.before_transaction", passing=10)
     shop.fleet.start(0, stop="takeover.after_barrier:1")
     await stopped(shop, 0)
@@ -277,7 +277,7 @@ async def a_successor_is_quicker(shop: World) -> None:
 # In wall time, where clocks can be wrong. The orders are of the year 2000, and so are the workers.
 
 
-async def begin_in_2000(shop: World) -> int:
+async def begin_in_2000(shop: RecoveryWorld) -> int:
     """Orders and a model; returns by how much a clock is wrong that tells the last order's time."""
     await shop.feed(300, size=100)
     assert await shop.feeder.activate()
@@ -287,7 +287,7 @@ async def begin_in_2000(shop: World) -> int:
 
 
 @shows(10, wall=True)
-async def a_clock_is_ahead_of_its_successors(shop: World) -> None:
+async def a_clock_is_ahead_of_its_successors(shop: RecoveryWorld) -> None:
     right = await begin_in_2000(shop)
     kept = await kept_at(shop, 3)
     shop.fleet.set_clock(0, right + 2 * DAY_MS)
@@ -299,7 +299,7 @@ async def a_clock_is_ahead_of_its_successors(shop: World) -> None:
 
 
 @shows(11, wall=True)
-async def a_clock_steps_back(shop: World) -> None:
+async def a_clock_steps_back(shop: RecoveryWorld) -> None:
     right = await begin_in_2000(shop)
     shop.fleet.set_clock(0, right + 2 * DAY_MS)
     shop.fleet.start(0)
@@ -309,7 +309,7 @@ async def a_clock_steps_back(shop: World) -> None:
 
 
 @shows(19, wall=True)
-async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: World) -> None:
+async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: RecoveryWorld) -> None:
     """The successor, whose clock is ahead, tells what time has moved, and dies; the old owner has nothing to tell."""
     right = await begin_in_2000(shop)
     shop.fleet.start(0)
@@ -329,7 +329,7 @@ async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: World) -> N
 # ---- the verdict
 
 
-async def verdict(shop: World, calm: checker.Run | None) -> list[str]:
+async def verdict(shop: RecoveryWorld, calm: checker.GroupRun | None) -> list[str]:
     """What is wrong in the end: a shard that stopped, or doesn't come to rest, or what the checker finds."""
     deadline = time.monotonic() + REST_S
     ends = await shop.ends(shop.settings)
@@ -353,7 +353,9 @@ async def verdict(shop: World, calm: checker.Run | None) -> list[str]:
     return shop._wrong_alone(run) + (checker.differences(run, calm, shop.settings.rules) if calm else [])
 
 
-async def played(servers: Servers, log: Log, folder: Path, seed: int, name: str, mutant: int | None) -> list[str]:
+async def played(
+    servers: RigServers, log: RecordedInput, folder: Path, seed: int, name: str, mutant: int | None
+) -> list[str]:
     scenario = SCENARIOS[name]
     settings = (
         settings_on(servers, partitions=1, session_timeout_ms=2_000, time="wall")
@@ -369,7 +371,9 @@ async def played(servers: Servers, log: Log, folder: Path, seed: int, name: str,
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_whole_protocol_stands_it(servers: Servers, log: Log, tmp_path: Path, seed: int, name: str) -> None:
+async def test_the_whole_protocol_stands_it(
+    servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, name: str
+) -> None:
     assert await played(servers, log, tmp_path, seed, name, None) == []
 
 
@@ -377,7 +381,7 @@ async def test_the_whole_protocol_stands_it(servers: Servers, log: Log, tmp_path
     ("number", "name"), sorted((number, name) for name, scenario in SCENARIOS.items() for number in scenario.shows)
 )
 async def test_a_mutant_is_caught(
-    servers: Servers, log: Log, tmp_path: Path, seed: int, number: int, name: str
+    servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, number: int, name: str
 ) -> None:
     found = await played(servers, log, tmp_path, seed, name, number)
     print(f"\nmutant {number:2}, without {TAKEN_OUT[number]}: {name}: {len(found)} violations; {' '.join(found)[:160]}")
@@ -386,7 +390,7 @@ async def test_a_mutant_is_caught(
 
 @pytest.mark.parametrize("number", sorted({n for s in SCENARIOS.values() for n in s.shows} - {IN_ANY_RUN}))
 async def test_a_mutant_does_well_where_nothing_happens(
-    servers: Servers, log: Log, tmp_path: Path, seed: int, number: int
+    servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, number: int
 ) -> None:
     """Else it would be caught for another reason than the ingredient that it lacks."""
     async with world(servers, tmp_path, seed, twin_of(log.settings), customers=150, garbage=False) as shop:

@@ -66,7 +66,7 @@ class Board:
 
 
 @dataclass
-class Shop:
+class MemoryDeployment:
     """One shard, whoever works on it."""
 
     broker: MemoryBroker
@@ -143,19 +143,19 @@ async def shop(monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = Settings(**QUICK)
     broker = MemoryBroker(1)
     broker.install(monkeypatch.setattr)
-    made = Shop(broker, MemoryStore(), settings, streams_of(settings, "scoring"))
+    made = MemoryDeployment(broker, MemoryStore(), settings, streams_of(settings, "scoring"))
     yield made
     await made.kill()
 
 
-async def a_send_of_outputs_fails(shop: Shop) -> None:
+async def a_send_of_outputs_fails(shop: MemoryDeployment) -> None:
     shop.start()
     await shop.owned()
     shop.broker.faults.refused[shop.streams.output] = 1
     shop.send(b"aaa")
 
 
-async def the_heads_send_fails(shop: Shop) -> None:
+async def the_heads_send_fails(shop: MemoryDeployment) -> None:
     shop.send(b"b")
     shop.start()
     await shop.owned()
@@ -168,7 +168,7 @@ async def the_heads_send_fails(shop: Shop) -> None:
     shop.send(b"a")
 
 
-async def a_torn_transaction_ends_at_the_head(shop: Shop) -> None:
+async def a_torn_transaction_ends_at_the_head(shop: MemoryDeployment) -> None:
     shop.start()
     await shop.owned()
     shop.broker.faults.slow.add(shop.streams.output)
@@ -176,7 +176,7 @@ async def a_torn_transaction_ends_at_the_head(shop: Shop) -> None:
     shop.send(b"aaa")
 
 
-async def a_torn_transaction_ends_before_the_head(shop: Shop) -> None:
+async def a_torn_transaction_ends_before_the_head(shop: MemoryDeployment) -> None:
     shop.start()
     await shop.owned()
     shop.broker.faults.torn_after = shop.streams.output
@@ -185,7 +185,7 @@ async def a_torn_transaction_ends_before_the_head(shop: Shop) -> None:
     shop.send(b"a")
 
 
-async def the_end_offset_is_too_low(shop: Shop) -> None:
+async def the_end_offset_is_too_low(shop: MemoryDeployment) -> None:
     shop.start()
     await shop.owned()
     shop.store.crashes = True
@@ -198,7 +198,7 @@ async def the_end_offset_is_too_low(shop: Shop) -> None:
     shop.send(b"a")
 
 
-async def a_late_record_is_in_no_transaction(shop: Shop) -> None:
+async def a_late_record_is_in_no_transaction(shop: MemoryDeployment) -> None:
     shop.start()
     await shop.owned()
     shop.broker.faults.rows_in_batch = 1
@@ -206,7 +206,7 @@ async def a_late_record_is_in_no_transaction(shop: Shop) -> None:
     shop.send(b"aaabbb")
 
 
-SCENARIOS: Final[tuple[tuple[Callable[[Shop], Awaitable[None]], tuple[int, ...]], ...]] = (
+SCENARIOS: Final[tuple[tuple[Callable[[MemoryDeployment], Awaitable[None]], tuple[int, ...]], ...]] = (
     (a_send_of_outputs_fails, (1,)),
     (the_heads_send_fails, (2,)),
     (a_torn_transaction_ends_at_the_head, (3,)),
@@ -216,25 +216,30 @@ SCENARIOS: Final[tuple[tuple[Callable[[Shop], Awaitable[None]], tuple[int, ...]]
 )
 
 
-async def found(shop: Shop, play: Callable[[Shop], Awaitable[None]]) -> list[str]:
+async def found(shop: MemoryDeployment, play: Callable[[MemoryDeployment], Awaitable[None]]) -> list[str]:
     await play(shop)
     return await found_at_rest(shop)
 
 
-async def found_at_rest(shop: Shop) -> list[str]:
+async def found_at_rest(shop: MemoryDeployment) -> list[str]:
     await shop.rests()
     return shop.wrong()
 
 
 @pytest.mark.parametrize("play", [play for play, _ in SCENARIOS])
-async def test_the_whole_protocol_stands_a_faulty_broker(shop: Shop, play: Callable[[Shop], Awaitable[None]]) -> None:
+async def test_the_whole_protocol_stands_a_faulty_broker(
+    shop: MemoryDeployment, play: Callable[[MemoryDeployment], Awaitable[None]]
+) -> None:
     assert await found(shop, play) == []
     assert shop.broker.told(shop.streams.output), "nothing was told at all"
 
 
 @pytest.mark.parametrize(("number", "play"), [(n, play) for play, numbers in SCENARIOS for n in numbers])
 async def test_a_mutant_is_caught_by_a_faulty_broker(
-    shop: Shop, number: int, play: Callable[[Shop], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+    shop: MemoryDeployment,
+    number: int,
+    play: Callable[[MemoryDeployment], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if number == BY_THE_BROKER:
         shop.broker.faults.verifies = False
@@ -247,7 +252,7 @@ async def test_a_mutant_is_caught_by_a_faulty_broker(
 
 @pytest.mark.parametrize("number", sorted({n for _, numbers in SCENARIOS for n in numbers}))
 async def test_a_mutant_does_well_on_a_broker_that_is_well(
-    shop: Shop, number: int, monkeypatch: pytest.MonkeyPatch
+    shop: MemoryDeployment, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else it would be caught for another reason than the ingredient that it lacks."""
     if number == BY_THE_BROKER:

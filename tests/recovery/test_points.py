@@ -13,9 +13,9 @@ import pytest
 
 from stream.settings import Settings
 from tests.recovery.rig import checker
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.servers import RigServers
 from tests.recovery.rig.worker import POINTS, TAKEOVER_POINTS, TURN_POINTS
-from tests.recovery.rig.world import World, eventually, settings_on, twin_of, world
+from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, twin_of, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
@@ -27,17 +27,17 @@ LAG = 25
 
 
 @dataclass(frozen=True)
-class Log:
+class RecordedInput:
     """One input for all the tests here, and what becomes of it where nothing happens."""
 
     settings: Settings
     acknowledged: set[tuple[int, bytes]]
-    calm: checker.Run
+    calm: checker.GroupRun
 
 
 @pytest.fixture(scope="module")
-def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> Log:
-    async def made() -> Log:
+def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> RecordedInput:
+    async def made() -> RecordedInput:
         # Without garbage: the dead letters of all groups lie in one topic.
         settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
         async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
@@ -45,20 +45,20 @@ def log(servers: Servers, tmp_path_factory: pytest.TempPathFactory, seed: int) -
             assert await first.feeder.activate()
             await first.feed(1_000, size=100)
             await first.silence(400)
-            return Log(settings, first.feeder.acknowledged, await first.undisturbed())
+            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed())
 
     return asyncio.run(made())
 
 
 @pytest.fixture
-async def shop(servers: Servers, log: Log, tmp_path: Path, seed: int) -> AsyncIterator[World]:
+async def shop(servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
     """The log before a group that hasn't begun."""
     async with world(servers, tmp_path, seed, twin_of(log.settings)) as made:
         made.feeder.acknowledged = log.acknowledged
         yield made
 
 
-async def die(made: World, point: str, *, passing: int = 1, page: int | None = None) -> None:
+async def die(made: RecoveryWorld, point: str, *, passing: int = 1, page: int | None = None) -> None:
     """A worker that passes the point, and is gone."""
     process = made.fleet.start(0, point=point, passing=passing, page=page)
     code = await asyncio.to_thread(process.wait, DEATH_S)
@@ -66,7 +66,7 @@ async def die(made: World, point: str, *, passing: int = 1, page: int | None = N
     made.fleet.kill(0)
 
 
-def as_it_is(made: World) -> dict[bytes, bytes]:
+def as_it_is(made: RecoveryWorld) -> dict[bytes, bytes]:
     """The group's shards in Redis, all at one instant."""
     with made.servers.redis() as redis:
         names = cast("list[bytes]", redis.keys(f"{{{made.settings.group}:*"))
@@ -77,19 +77,19 @@ def as_it_is(made: World) -> dict[bytes, bytes]:
         return {name: value for name, value in kept if value is not None}
 
 
-def put_back(made: World, kept: dict[bytes, bytes]) -> None:
+def put_back(made: RecoveryWorld, kept: dict[bytes, bytes]) -> None:
     with made.servers.redis() as redis:
         redis.delete(*as_it_is(made))
         for name, value in kept.items():
             cast("Any", redis).restore(name, 0, value)
 
 
-def moves_told(made: World) -> int:
+def moves_told(made: RecoveryWorld) -> int:
     [shard] = checker.read_shards(made.settings)
     return int(shard.head.get("count", 0))
 
 
-async def fall_behind(made: World) -> None:
+async def fall_behind(made: RecoveryWorld) -> None:
     """Redis stands many turns with moves behind Kafka, as after a restore."""
     process = made.fleet.start(0, point="turn.after_commit", passing=PASSING + LAG)
     await eventually(lambda: moves_told(made) > 0, DEATH_S, "a first move")
@@ -102,7 +102,7 @@ async def fall_behind(made: World) -> None:
 
 
 @pytest.mark.parametrize("point", TURN_POINTS)
-async def test_a_worker_dies_within_a_turn(shop: World, log: Log, point: str) -> None:
+async def test_a_worker_dies_within_a_turn(shop: RecoveryWorld, log: RecordedInput, point: str) -> None:
     # Turns with moves are what is counted between sends: the first of them comes soon after the model.
     await die(shop, point, passing=3 if point in {"turn.between_sends", "turn.torn"} else PASSING)
     shop.fleet.start(0)
@@ -113,7 +113,7 @@ async def test_a_worker_dies_within_a_turn(shop: World, log: Log, point: str) ->
 
 
 @pytest.mark.parametrize("point", TAKEOVER_POINTS)
-async def test_a_worker_dies_within_a_takeover(shop: World, log: Log, point: str) -> None:
+async def test_a_worker_dies_within_a_takeover(shop: RecoveryWorld, log: RecordedInput, point: str) -> None:
     if point == "takeover.after_cover":
         await die(shop, "turn.torn", passing=3)
     else:
@@ -124,7 +124,7 @@ async def test_a_worker_dies_within_a_takeover(shop: World, log: Log, point: str
     assert len(run.moves) > 100
 
 
-async def test_a_torn_transaction_is_covered_before_a_second_crash(shop: World, log: Log) -> None:
+async def test_a_torn_transaction_is_covered_before_a_second_crash(shop: RecoveryWorld, log: RecordedInput) -> None:
     """Else Redis knows the moves, and nobody that their orders were delivered."""
     await die(shop, "turn.torn", passing=3)
     await die(shop, "takeover.at_its_end")

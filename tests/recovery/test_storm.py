@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.recovery.rig.faults import FAULTS
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.servers import RigServers
 from tests.recovery.rig.storm import storm
 from tests.recovery.rig.world import settings_on, world
 
@@ -18,7 +18,7 @@ COUNT = int(os.environ.get("FAULTS", "24"))
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(1_200 + 60 * (MINUTES or 0) + 15 * COUNT)]
 
 
-async def test_every_move_is_told_once_through_a_storm(servers: Servers, tmp_path: Path, seed: int) -> None:
+async def test_every_move_is_told_once_through_a_storm(servers: RigServers, tmp_path: Path, seed: int) -> None:
     async with world(servers, tmp_path, seed, settings_on(servers)) as made:
         report = await storm(made, seed, COUNT, MINUTES)
     print(f"\n{report}")

@@ -17,8 +17,8 @@ import pytest
 
 from stream.local.machine import free_port
 from tests.recovery.rig.proxy import END_TXN, GROUP_TALK, HOST
-from tests.recovery.rig.servers import Servers
-from tests.recovery.rig.world import World, eventually, settings_on, world
+from tests.recovery.rig.servers import RigServers
+from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, world
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
@@ -28,13 +28,13 @@ SOON_S = 120.0
 
 
 @pytest.fixture
-async def shop(servers: Servers, tmp_path: Path, seed: int) -> AsyncIterator[World]:
+async def shop(servers: RigServers, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
     """Two workers, orders and a model."""
     async with world(servers, tmp_path, seed, settings_on(servers, partitions=2)) as made:
         yield made
 
 
-async def opened(shop: World, *places: int) -> None:
+async def opened(shop: RecoveryWorld, *places: int) -> None:
     for place in places:
         shop.fleet.start(place)
     await shop.feed(200)
@@ -43,26 +43,26 @@ async def opened(shop: World, *places: int) -> None:
     await shop.settled()
 
 
-def takeovers(shop: World, place: int) -> int:
+def takeovers(shop: RecoveryWorld, place: int) -> int:
     return len(re.findall("owned from offset", shop.fleet.log(place).read_text()))
 
 
-def lost(shop: World, place: int) -> int:
+def lost(shop: RecoveryWorld, place: int) -> int:
     return len(re.findall("taking over afresh", shop.fleet.log(place).read_text()))
 
 
-async def kept_busy(shop: World, seconds: float) -> None:
+async def kept_busy(shop: RecoveryWorld, seconds: float) -> None:
     async with asyncio.timeout(seconds + 60):
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
             await shop.feed(10, pace_s=0.2)
 
 
-def successor_of(shop: World, place: int) -> int:
+def successor_of(shop: RecoveryWorld, place: int) -> int:
     return next(p for p in shop.fleet.places if p != place)
 
 
-async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_alone(shop: World) -> None:
+async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_alone(shop: RecoveryWorld) -> None:
     await opened(shop, 0, 1)
     await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
     before = takeovers(shop, 1)
@@ -78,7 +78,7 @@ async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_
     await shop.judge(rebuild=False)
 
 
-async def test_an_owner_that_wakes_up_leaves_its_successor_alone(shop: World) -> None:
+async def test_an_owner_that_wakes_up_leaves_its_successor_alone(shop: RecoveryWorld) -> None:
     await opened(shop, 0, 1)
     await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
     before = takeovers(shop, 1)
@@ -102,7 +102,7 @@ def health(port: int) -> tuple[int, dict[str, Any]]:
             return refused.code, json.load(refused)
 
 
-def longest_wait_s(shop: World, since: datetime) -> float:
+def longest_wait_s(shop: RecoveryWorld, since: datetime) -> float:
     """The longest time between two failures of one shard, by the log."""
     found: dict[str, list[datetime]] = {}
     for line in shop.fleet.grep("taking over afresh"):
@@ -115,7 +115,7 @@ def longest_wait_s(shop: World, since: datetime) -> float:
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "no transactions"])
 async def test_a_server_that_refuses_is_asked_ever_more_seldom(
-    servers: Servers, tmp_path: Path, seed: int, trouble: str
+    servers: RigServers, tmp_path: Path, seed: int, trouble: str
 ) -> None:
     port, settings = free_port(), settings_on(servers, partitions=2, backoff_max_s=30.0)
     async with world(servers, tmp_path, seed, settings) as shop:

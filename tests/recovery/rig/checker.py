@@ -27,7 +27,7 @@ SALT_MARK: Final = b"salt"  # lies among the tombstones
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReadRow:
     """One record, as it was read."""
 
     partition: int
@@ -38,7 +38,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class ShardContent:
     """What lies in Redis for one partition."""
 
     head: dict[str, Any]
@@ -49,15 +49,15 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class GroupRun:
     """All that a group has left behind."""
 
-    orders: list[Row]
-    moves: list[Row]
-    latest: list[Row]
-    dead: list[Row]
-    heads: list[Row]
-    shards: list[Shard]
+    orders: list[ReadRow]
+    moves: list[ReadRow]
+    latest: list[ReadRow]
+    dead: list[ReadRow]
+    heads: list[ReadRow]
+    shards: list[ShardContent]
 
     def told(self) -> list[list[dict[str, Any]]]:
         """The moves of each partition in their order, without what differs from run to run."""
@@ -67,13 +67,13 @@ class Run:
         return told
 
 
-def move(row: Row) -> dict[str, Any]:
+def move(row: ReadRow) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads(row.value or b"null"))
 
 
-async def read_run(settings: Settings) -> Run:
+async def read_run(settings: Settings) -> GroupRun:
     """Read everything, past all proxies; `settings` name the servers themselves."""
-    return Run(
+    return GroupRun(
         orders=await _rows(settings, settings.orders_topic),
         moves=await _rows(settings, settings.changes_topic),
         latest=await _rows(settings, settings.state_topic),
@@ -83,21 +83,21 @@ async def read_run(settings: Settings) -> Run:
     )
 
 
-async def _rows(settings: Settings, topic: str) -> list[Row]:
+async def _rows(settings: Settings, topic: str) -> list[ReadRow]:
     found = sorted(await read_topic(settings, topic), key=lambda r: (r.partition, r.offset))
-    return [Row(r.partition, r.offset, r.key, r.value, dict(r.headers)) for r in found]
+    return [ReadRow(r.partition, r.offset, r.key, r.value, dict(r.headers)) for r in found]
 
 
-def read_shards(settings: Settings) -> list[Shard]:
+def read_shards(settings: Settings) -> list[ShardContent]:
     """Redis as it is. Key names as docs/architecture.md tells them."""
     with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=30) as redis:
         return [_shard(redis, settings, partition) for partition in range(settings.partitions)]
 
 
-def _shard(redis: Redis, settings: Settings, partition: int) -> Shard:
+def _shard(redis: Redis, settings: Settings, partition: int) -> ShardContent:
     tag = f"{{{settings.group}:{settings.orders_topic}:{partition}}}"
     head = cast("bytes | None", redis.get(f"{tag}:head"))
-    return Shard(
+    return ShardContent(
         json.loads(head or b"{}"),
         cast("dict[bytes, bytes]", redis.hgetall(f"{tag}:states")),
         dict(cast("list[tuple[bytes, float]]", redis.zrange(f"{tag}:due", 0, -1, withscores=True))),
@@ -109,7 +109,7 @@ def _shard(redis: Redis, settings: Settings, partition: int) -> Shard:
 # ---- one run alone
 
 
-def violations(run: Run, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
+def violations(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
     """Whatever a run by itself shows to be wrong. `acknowledged`: (partition, value) of what the shop was told has arrived."""
     return [
         *_input(run, acknowledged),
@@ -126,12 +126,12 @@ def _some(kind: str, wrong: Sequence[Any]) -> list[str]:
     return [f"{kind}: {len(wrong)}, such as {wrong[:SHOWN]}"] if wrong else []
 
 
-def _input(run: Run, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
+def _input(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
     there = {(row.partition, row.value) for row in run.orders}
     return _some("acknowledged orders that left the input", [v for v in acknowledged if v not in there])
 
 
-def _events(run: Run) -> Iterator[tuple[Row, dict[str, Any]]]:
+def _events(run: GroupRun) -> Iterator[tuple[ReadRow, dict[str, Any]]]:
     """The records that are events; the rest is garbage."""
     for row in run.orders:
         with suppress(ValueError):
@@ -140,7 +140,7 @@ def _events(run: Run) -> Iterator[tuple[Row, dict[str, Any]]]:
                 yield row, event
 
 
-def _chains(moves: Sequence[Row]) -> list[str]:
+def _chains(moves: Sequence[ReadRow]) -> list[str]:
     """Per customer: sequence 1, 2, 3..., from = to before, one partition, one key; per partition: ids once, time never back."""
     wrong: list[str] = []
     last: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -163,7 +163,7 @@ def _chains(moves: Sequence[Row]) -> list[str]:
     return wrong + _some("broken chains", broken)
 
 
-def _marks(moves: Sequence[Row]) -> list[str]:
+def _marks(moves: Sequence[ReadRow]) -> list[str]:
     """Per partition: S counts 1, 2, 3...; N, T, M never go back; nor does the time of a move."""
     count: Counter[int] = Counter()
     behind: dict[int, tuple[int, int, int]] = {}
@@ -190,7 +190,7 @@ def _marks(moves: Sequence[Row]) -> list[str]:
     ]
 
 
-def _latest(run: Run) -> list[str]:
+def _latest(run: GroupRun) -> list[str]:
     """The compacted topic ends with the last move of each customer; with a tombstone for who left all segments."""
     latest = {row.key: row.value for row in run.latest}
     last = {row.key: row.value if move(row)["to"] else None for row in run.moves}
@@ -199,7 +199,7 @@ def _latest(run: Run) -> list[str]:
     )
 
 
-def _dead(run: Run) -> list[str]:
+def _dead(run: GroupRun) -> list[str]:
     """Each unusable record once, with its coordinates; no usable one."""
     usable = {(row.partition, row.offset) for row, _ in _events(run)}
     every = {(row.partition, row.offset) for row in run.orders}
@@ -214,7 +214,7 @@ def _dead(run: Run) -> list[str]:
     ]
 
 
-def _heads(run: Run) -> list[str]:
+def _heads(run: GroupRun) -> list[str]:
     """The Kafka head of each shard: all moves counted; nothing in it ever goes back."""
     told = Counter(row.partition for row in run.moves)
     wrong: list[Any] = []
@@ -232,7 +232,7 @@ def _heads(run: Run) -> list[str]:
     return [*_some("Kafka heads that went back", wrong), *_some("Kafka heads that count other moves", ends)]
 
 
-def _redis(run: Run) -> list[str]:
+def _redis(run: GroupRun) -> list[str]:
     """Redis has followed to the end; every customer of the input is there, and nobody else."""
     lasting: defaultdict[int, int] = defaultdict(int)
     people: list[set[bytes]] = [set() for _ in run.shards]
@@ -261,7 +261,7 @@ def _redis(run: Run) -> list[str]:
 # ---- two runs of the same input
 
 
-def differences(run: Run, calm: Run, rules: Rules) -> list[str]:
+def differences(run: GroupRun, calm: GroupRun, rules: Rules) -> list[str]:
     """How a run differs from an undisturbed one of the same input: moves in their order, states and tombstones byte by byte."""
     wrong: list[str] = []
     for p, (ours, theirs) in enumerate(zip(run.told(), calm.told(), strict=True)):
@@ -272,7 +272,7 @@ def differences(run: Run, calm: Run, rules: Rules) -> list[str]:
     return wrong + other_states(run.shards, calm.shards, rules)
 
 
-def other_states(ours: Sequence[Shard], theirs: Sequence[Shard], rules: Rules) -> list[str]:
+def other_states(ours: Sequence[ShardContent], theirs: Sequence[ShardContent], rules: Rules) -> list[str]:
     """How two sets of states differ, byte by byte, once each is brought to its shard's clock.
 
     A state in Redis is of the instant of its last visit, and a takeover may visit it more often: that says nothing.

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.recovery.rig.proxy import ADD_PARTITIONS, END_TXN, GROUP_TALK, PRODUCE, Proxy
 from tests.recovery.rig.worker import TAKEOVER_POINTS, TURN_POINTS
-from tests.recovery.rig.world import SHORT, World
+from tests.recovery.rig.world import SHORT, RecoveryWorld
 
 HOUR_MS: Final = 3_600_000
 SESSION_S: Final = SHORT["session_timeout_ms"] / 1000
@@ -25,16 +25,18 @@ class Fault:
     name: str
     resource: str
     weight: int
-    strike: Callable[[World, random.Random], Awaitable[None]]
+    strike: Callable[[RecoveryWorld, random.Random], Awaitable[None]]
 
 
 FAULTS: list[Fault] = []
 
 
-def fault(resource: str, weight: int = 4) -> Callable[[Callable[[World, random.Random], Awaitable[None]]], Fault]:
+def fault(
+    resource: str, weight: int = 4
+) -> Callable[[Callable[[RecoveryWorld, random.Random], Awaitable[None]]], Fault]:
     """Enter a fault into the list."""
 
-    def entered(strike: Callable[[World, random.Random], Awaitable[None]]) -> Fault:
+    def entered(strike: Callable[[RecoveryWorld, random.Random], Awaitable[None]]) -> Fault:
         made = Fault(strike.__name__, resource, weight, strike)
         FAULTS.append(made)
         return made
@@ -45,13 +47,13 @@ def fault(resource: str, weight: int = 4) -> Callable[[Callable[[World, random.R
 # ---- workers
 
 
-def some_place(world: World, rng: random.Random) -> int:
+def some_place(world: RecoveryWorld, rng: random.Random) -> int:
     # There may be none for a moment: the other fault of this blow has it.
     return rng.choice(world.fleet.places or [0])
 
 
 @fault("worker", 8)
-async def kill_a_worker(world: World, rng: random.Random) -> None:
+async def kill_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
     place = some_place(world, rng)
     world.fleet.kill(place)
     await asyncio.sleep(rng.choice((0.0, rng.uniform(0, SESSION_S + 2))))
@@ -59,7 +61,7 @@ async def kill_a_worker(world: World, rng: random.Random) -> None:
 
 
 @fault("worker", 4)
-async def pause_a_worker(world: World, rng: random.Random) -> None:
+async def pause_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
     place = some_place(world, rng)
     world.fleet.pause(place)
     await asyncio.sleep(rng.uniform(0.1, SESSION_S))
@@ -67,7 +69,7 @@ async def pause_a_worker(world: World, rng: random.Random) -> None:
 
 
 @fault("worker", 8)
-async def pause_a_worker_until_it_has_a_successor(world: World, rng: random.Random) -> None:
+async def pause_a_worker_until_it_has_a_successor(world: RecoveryWorld, rng: random.Random) -> None:
     place = some_place(world, rng)
     world.fleet.pause(place)
     await asyncio.sleep(SESSION_S + rng.uniform(1, 5))
@@ -75,7 +77,7 @@ async def pause_a_worker_until_it_has_a_successor(world: World, rng: random.Rand
 
 
 @fault("worker", 8)
-async def add_or_remove_a_worker(world: World, rng: random.Random) -> None:
+async def add_or_remove_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
     free = world.fleet.free_places
     if free and (len(world.fleet.places) < 2 or rng.random() < 0.6):
         world.fleet.start(rng.choice(free))
@@ -88,7 +90,7 @@ async def add_or_remove_a_worker(world: World, rng: random.Random) -> None:
 
 
 @fault("worker", 8)
-async def let_a_worker_die_at_a_point(world: World, rng: random.Random) -> None:
+async def let_a_worker_die_at_a_point(world: RecoveryWorld, rng: random.Random) -> None:
     place = some_place(world, rng)
     point = rng.choice(TURN_POINTS + TAKEOVER_POINTS)
     passing = rng.randint(1, 15) if point in TURN_POINTS else rng.randint(1, 3)
@@ -99,7 +101,7 @@ async def let_a_worker_die_at_a_point(world: World, rng: random.Random) -> None:
 
 
 @fault("worker", 2)
-async def let_a_clock_jump(world: World, rng: random.Random) -> None:
+async def let_a_clock_jump(world: RecoveryWorld, rng: random.Random) -> None:
     place = some_place(world, rng)
     world.fleet.set_clock(place, rng.choice((-48, -1, 1, 48)) * HOUR_MS)
     await asyncio.sleep(rng.uniform(0.5, 2))
@@ -109,33 +111,33 @@ async def let_a_clock_jump(world: World, rng: random.Random) -> None:
 
 
 @fault("valkey", 6)
-async def kill_valkey(world: World, rng: random.Random) -> None:
+async def kill_valkey(world: RecoveryWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.servers.valkey.kill)
     await asyncio.sleep(rng.uniform(0, 1))
     await asyncio.to_thread(world.servers.valkey.start)
 
 
 @fault("valkey", 8)
-async def put_valkey_back(world: World, rng: random.Random) -> None:
+async def put_valkey_back(world: RecoveryWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.servers.put_back, rng.randrange(4))
 
 
 @fault("valkey", 2)
-async def take_valkey_down_for_long(world: World, rng: random.Random) -> None:
+async def take_valkey_down_for_long(world: RecoveryWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.servers.valkey.stop)
     await asyncio.sleep(rng.uniform(EVERY_TIMEOUT_S, EVERY_TIMEOUT_S + 2))
     await asyncio.to_thread(world.servers.valkey.start)
 
 
 @fault("valkey", 4)
-async def suspend_valkey(world: World, rng: random.Random) -> None:
+async def suspend_valkey(world: RecoveryWorld, rng: random.Random) -> None:
     world.servers.valkey.suspend()
     await asyncio.sleep(rng.uniform(0.2, 4))
     world.servers.valkey.resume()
 
 
 @fault("valkey", 5)
-async def fail_over(world: World, rng: random.Random) -> None:
+async def fail_over(world: RecoveryWorld, rng: random.Random) -> None:
     servers = world.servers
     await asyncio.to_thread(servers.fail_over, rng.uniform(0.1, 3))
     # One worker after the other learns of the new primary; meanwhile the others write to the old one.
@@ -147,7 +149,7 @@ async def fail_over(world: World, rng: random.Random) -> None:
 
 
 @fault("valkey", 2)
-async def fill_valkey(world: World, rng: random.Random) -> None:
+async def fill_valkey(world: RecoveryWorld, rng: random.Random) -> None:
     with world.servers.redis() as redis:
         redis.config_set("maxmemory", 1)
         await asyncio.sleep(rng.uniform(0.5, 3))
@@ -155,7 +157,7 @@ async def fill_valkey(world: World, rng: random.Random) -> None:
 
 
 @fault("valkey", 2)
-async def make_valkey_read_only(world: World, rng: random.Random) -> None:
+async def make_valkey_read_only(world: RecoveryWorld, rng: random.Random) -> None:
     with world.servers.redis() as redis:
         redis.config_set("min-replicas-to-write", 5)
         await asyncio.sleep(rng.uniform(0.5, 3))
@@ -166,14 +168,14 @@ async def make_valkey_read_only(world: World, rng: random.Random) -> None:
 
 
 @fault("kafka", 3)
-async def kill_kafka(world: World, rng: random.Random) -> None:
+async def kill_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.servers.kafka.kill)
     await asyncio.sleep(rng.uniform(0, 2))
     await asyncio.to_thread(world.servers.kafka.start)
 
 
 @fault("kafka", 3)
-async def suspend_kafka(world: World, rng: random.Random) -> None:
+async def suspend_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     world.servers.kafka.suspend()
     await asyncio.sleep(rng.uniform(0.5, EVERY_TIMEOUT_S))
     world.servers.kafka.resume()
@@ -182,13 +184,13 @@ async def suspend_kafka(world: World, rng: random.Random) -> None:
 # ---- the network
 
 
-def some_proxies(world: World, rng: random.Random) -> list[Proxy]:
+def some_proxies(world: RecoveryWorld, rng: random.Random) -> list[Proxy]:
     wires = world.servers.wires[some_place(world, rng)]
     return rng.choice(([wires.kafka], [wires.redis], [wires.kafka, wires.redis]))
 
 
 @fault("wire", 4)
-async def cut(world: World, rng: random.Random) -> None:
+async def cut(world: RecoveryWorld, rng: random.Random) -> None:
     for proxy in some_proxies(world, rng):
         proxy.cut()
 
@@ -201,7 +203,7 @@ async def for_a_while(proxies: list[Proxy], seconds: float) -> None:
 
 
 @fault("wire", 4)
-async def refuse(world: World, rng: random.Random) -> None:
+async def refuse(world: RecoveryWorld, rng: random.Random) -> None:
     proxies = some_proxies(world, rng)
     for proxy in proxies:
         proxy.refuse()
@@ -209,7 +211,7 @@ async def refuse(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 5)
-async def hold(world: World, rng: random.Random) -> None:
+async def hold(world: RecoveryWorld, rng: random.Random) -> None:
     proxies = some_proxies(world, rng)
     for proxy in proxies:
         proxy.hold()
@@ -217,7 +219,7 @@ async def hold(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 5)
-async def hold_answers_and_cut(world: World, rng: random.Random) -> None:
+async def hold_answers_and_cut(world: RecoveryWorld, rng: random.Random) -> None:
     """Half-open: what was asked is done, and nobody learns of it."""
     proxies = some_proxies(world, rng)
     for proxy in proxies:
@@ -229,7 +231,7 @@ async def hold_answers_and_cut(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 3)
-async def delay(world: World, rng: random.Random) -> None:
+async def delay(world: RecoveryWorld, rng: random.Random) -> None:
     proxies = some_proxies(world, rng)
     for proxy in proxies:
         proxy.delay(rng.uniform(0.02, 0.5))
@@ -237,7 +239,7 @@ async def delay(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 2)
-async def slow_down(world: World, rng: random.Random) -> None:
+async def slow_down(world: RecoveryWorld, rng: random.Random) -> None:
     proxies = some_proxies(world, rng)
     for proxy in proxies:
         proxy.slow(rng.uniform(5_000, 100_000))
@@ -245,7 +247,7 @@ async def slow_down(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 4)
-async def let_a_transaction_time_out(world: World, rng: random.Random) -> None:
+async def let_a_transaction_time_out(world: RecoveryWorld, rng: random.Random) -> None:
     """The end of a transaction never reaches Kafka, which aborts it some time."""
     proxy = world.servers.wires[some_place(world, rng)].kafka
     proxy.lose(requests=[END_TXN])
@@ -253,7 +255,7 @@ async def let_a_transaction_time_out(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 5)
-async def lose_answers_of_kafka(world: World, rng: random.Random) -> None:
+async def lose_answers_of_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     """Of a commit above all: it has happened, and its owner doesn't know."""
     proxy = world.servers.wires[some_place(world, rng)].kafka
     proxy.lose(answers=[rng.choice((END_TXN, END_TXN, PRODUCE, ADD_PARTITIONS))])
@@ -261,7 +263,7 @@ async def lose_answers_of_kafka(world: World, rng: random.Random) -> None:
 
 
 @fault("wire", 4)
-async def lose_the_coordinator(world: World, rng: random.Random) -> None:
+async def lose_the_coordinator(world: RecoveryWorld, rng: random.Random) -> None:
     """A worker that can do everything but tell its group that it lives."""
     proxy = world.servers.wires[some_place(world, rng)].kafka
     proxy.lose(requests=GROUP_TALK)
@@ -272,11 +274,11 @@ async def lose_the_coordinator(world: World, rng: random.Random) -> None:
 
 
 @fault("shop", 3)
-async def start_another_model(world: World, rng: random.Random) -> None:
+async def start_another_model(world: RecoveryWorld, rng: random.Random) -> None:
     del rng
     world.tell(f"model {world.feeder.models}: {'published' if await world.feeder.activate() else 'Kafka refuses'}")
 
 
 @fault("shop", 2)
-async def be_silent_for_weeks(world: World, rng: random.Random) -> None:
+async def be_silent_for_weeks(world: RecoveryWorld, rng: random.Random) -> None:
     await world.silence(rng.randint(5, 60))

@@ -41,7 +41,7 @@ REQUEST_MS: Final = 10_000
 STOP_S: Final = 30.0
 
 
-class Sent(NamedTuple):
+class FeedRecord(NamedTuple):
     """One record on its way."""
 
     key: bytes
@@ -49,7 +49,7 @@ class Sent(NamedTuple):
     partition: int
 
 
-class Orders:
+class OrderFeed:
     """The shop's records, a function of the seed: orders, refunds, erasures, repetitions, garbage, the clock."""
 
     def __init__(self, seed: int, customers: int, partitions: int, *, garbage: bool = True) -> None:
@@ -57,19 +57,19 @@ class Orders:
         self._partitions = partitions
         self._garbage = garbage
         self._lines = timeline(simulate(seed, customers, START_MS), step_ms=STEP_MS)
-        self._past: list[Sent] = []
+        self._past: list[FeedRecord] = []
         self._numbers = itertools.count()
         self._backfill: str | None = None  # that is under way: every third customer's orders belong to it
         self.at_ms = START_MS
 
-    def take(self, count: int) -> list[Sent]:
+    def take(self, count: int) -> list[FeedRecord]:
         """The next records, about `count`."""
-        taken: list[Sent] = []
+        taken: list[FeedRecord] = []
         while len(taken) < count:
             taken += self._next()
         return taken
 
-    def _next(self) -> list[Sent]:
+    def _next(self) -> list[FeedRecord]:
         item = next(self._lines)
         rng = self._rng
         if isinstance(item, Advance):
@@ -96,24 +96,24 @@ class Orders:
             more.append(self._of(item.customer_id, erased))
         return more
 
-    def _end_of_backfill(self) -> list[Sent]:
+    def _end_of_backfill(self) -> list[FeedRecord]:
         """The end of the one under way, on every shard; or another one begins."""
         if self._backfill is None:
             self._backfill = f"archive-{next(self._numbers)}"
             return []
         ended = encode(BackfillFinished(id=f"end of {self._backfill}", backfill=self._backfill))
         self._backfill = None
-        return [Sent(CONTROL_KEY, ended, p) for p in range(self._partitions)]
+        return [FeedRecord(CONTROL_KEY, ended, p) for p in range(self._partitions)]
 
-    def _of(self, customer: str, event: InputEvent) -> Sent:
+    def _of(self, customer: str, event: InputEvent) -> FeedRecord:
         key = customer.encode()
-        return Sent(key, encode(event), murmur2(key, self._partitions))
+        return FeedRecord(key, encode(event), murmur2(key, self._partitions))
 
     @staticmethod
-    def _clock(partition: int, to_ms: int) -> Sent:
-        return Sent(CONTROL_KEY, encode(ClockAdvanced(id=f"clock@{iso(to_ms)}", to=instant(to_ms))), partition)
+    def _clock(partition: int, to_ms: int) -> FeedRecord:
+        return FeedRecord(CONTROL_KEY, encode(ClockAdvanced(id=f"clock@{iso(to_ms)}", to=instant(to_ms))), partition)
 
-    def silence(self, days: int) -> list[Sent]:
+    def silence(self, days: int) -> list[FeedRecord]:
         """Nobody buys for so many days: whoever moves by time alone must be told of."""
         end = self.at_ms + days * DAY_MS
         stops = [*range(self.at_ms, end, STEP_MS), end]
@@ -133,7 +133,7 @@ class Feeder:
         self._rng = random.Random(seed)
         self._producers: dict[bool, AIOKafkaProducer] = {}  # by whether it is transactional
 
-    async def send(self, records: list[Sent]) -> None:
+    async def send(self, records: list[FeedRecord]) -> None:
         """Send them, in order; after a failure all of them again, so some may stand twice in the log."""
         transactional = self._rng.random() < 0.1
         aborted = transactional and self._rng.random() < 0.4
@@ -151,7 +151,7 @@ class Feeder:
         self.acknowledged.update((r.partition, r.value) for r in records)
         self.records += len(records)
 
-    async def _send(self, records: list[Sent], *, transactional: bool, aborted: bool) -> None:
+    async def _send(self, records: list[FeedRecord], *, transactional: bool, aborted: bool) -> None:
         producer = await self._producer(transactional=transactional)
         if transactional:
             await producer.begin_transaction()
@@ -215,7 +215,7 @@ def variant(number: int) -> SegmentModel:
     return model.model_copy(update={"segments": segments, "margin": model.margin + 0.001 * number})
 
 
-def slices(records: list[Sent], size: int) -> Iterator[list[Sent]]:
+def slices(records: list[FeedRecord], size: int) -> Iterator[list[FeedRecord]]:
     """Records in pieces that are sent at once."""
     for begin in range(0, len(records), size):
         yield records[begin : begin + size]

@@ -13,7 +13,7 @@ from typing import Final
 
 from stream.settings import Settings
 from tests.recovery.rig.proxy import HOST
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.servers import RigServers
 from tests.support.paths import ROOT
 
 FAREWELL_S: Final = 45.0  # a turn's time-out, the drain, the group: a worker that is told to stop needs no longer
@@ -38,7 +38,7 @@ NAMES: Final = (
 class Fleet:
     """Workers of one group. A worker's place is its index in `servers.wires`."""
 
-    def __init__(self, servers: Servers, settings: Settings, folder: Path) -> None:
+    def __init__(self, servers: RigServers, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.mutant: int | None = None  # the ingredient of the protocol that these workers lack
         self.ended_alone: list[str] = []  # workers that ended without being told to: place, exit code, last words

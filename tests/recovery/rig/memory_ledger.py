@@ -35,24 +35,24 @@ Rows = Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
 
 
 @dataclass(slots=True, eq=False)
-class Transaction:
+class OpenTransaction:
     """`outcome` None: open."""
 
     partitions: set[TopicPartition] = field(default_factory=set)
     outcome: bool | None = None
 
 
-class Entry(NamedTuple):
+class LogEntry(NamedTuple):
     """One offset of a log: a record, or a transaction's marker."""
 
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
-    transaction: Transaction | None
+    transaction: OpenTransaction | None
     marker: bool = False
 
 
-class Read(NamedTuple):
+class ReadRecord(NamedTuple):
     """A record, as aiokafka hands it out."""
 
     offset: int
@@ -81,9 +81,9 @@ class MemoryBroker:
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self.faults = Faults()
-        self._logs: defaultdict[TopicPartition, list[Entry]] = defaultdict(list)
+        self._logs: defaultdict[TopicPartition, list[LogEntry]] = defaultdict(list)
         self._epochs: Counter[str] = Counter()
-        self._open: dict[str, Transaction] = {}
+        self._open: dict[str, OpenTransaction] = {}
         self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended over their heads
 
     def install(self, replace: Replace) -> None:
@@ -105,10 +105,10 @@ class MemoryBroker:
         if (name, epoch) in self._refused:
             raise InvalidTxnState
 
-    def join(self, name: str, epoch: int, tp: TopicPartition) -> Transaction:
+    def join(self, name: str, epoch: int, tp: TopicPartition) -> OpenTransaction:
         """The partition becomes part of the producer's transaction."""
         self.check(name, epoch)
-        transaction = self._open.setdefault(name, Transaction())
+        transaction = self._open.setdefault(name, OpenTransaction())
         transaction.partitions.add(tp)
         return transaction
 
@@ -125,7 +125,7 @@ class MemoryBroker:
                 raise InvalidTxnState
             return len(log)
         transaction = self.join(name, epoch, tp)
-        log += [Entry(key, value, tuple(headers), transaction) for key, value, headers in rows]
+        log += [LogEntry(key, value, tuple(headers), transaction) for key, value, headers in rows]
         first = len(log) - len(rows)
         if faults.torn_after == tp.topic:
             faults.torn_after = None
@@ -141,11 +141,11 @@ class MemoryBroker:
         if transaction := self._open.pop(name, None):
             transaction.outcome = committed
             for tp in transaction.partitions:
-                self._logs[tp].append(Entry(None, None, (), transaction, marker=True))
+                self._logs[tp].append(LogEntry(None, None, (), transaction, marker=True))
 
     def send(self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
         """Records outside any transaction: the shop's."""
-        self._logs[TopicPartition(topic, partition)] += [Entry(key, value, (), None) for key, value in rows]
+        self._logs[TopicPartition(topic, partition)] += [LogEntry(key, value, (), None) for key, value in rows]
 
     # ---- readers
 
@@ -155,18 +155,18 @@ class MemoryBroker:
         undecided = (at for at, e in enumerate(log) if e.transaction and e.transaction.outcome is None)
         return next(undecided, len(log))
 
-    def read(self, tp: TopicPartition, offset: int, limit: int) -> tuple[list[Read], int]:
+    def read(self, tp: TopicPartition, offset: int, limit: int) -> tuple[list[ReadRecord], int]:
         """(committed records from `offset`, position behind them)."""
-        found: list[Read] = []
+        found: list[ReadRecord] = []
         end = self.stable(tp)
         while offset < end and len(found) < limit:
             entry = self._logs[tp][offset]
             if not entry.marker and (entry.transaction is None or entry.transaction.outcome):
-                found.append(Read(offset, offset, entry.key, entry.value, entry.headers))
+                found.append(ReadRecord(offset, offset, entry.key, entry.value, entry.headers))
             offset += 1
         return found, offset
 
-    def told(self, topic: str, partition: int = 0) -> list[Read]:
+    def told(self, topic: str, partition: int = 0) -> list[ReadRecord]:
         """All that a reader sees now."""
         return self.read(TopicPartition(topic, partition), 0, 2**31)[0]
 
@@ -188,7 +188,7 @@ class MemoryBatch:
         return self
 
 
-class Sent(NamedTuple):
+class SentMetadata(NamedTuple):
     """What a send's future comes to."""
 
     offset: int
@@ -227,7 +227,7 @@ class MemoryProducer:
         self._broker = broker
         self._name = transactional_id
         self._epoch = 0
-        self._under_way: set[asyncio.Future[Sent]] = set()
+        self._under_way: set[asyncio.Future[SentMetadata]] = set()
         self._client = Wire(broker)
         self._txn_manager = self  # where aiokafka keeps the call below
 
@@ -255,21 +255,21 @@ class MemoryProducer:
     def create_batch(self) -> MemoryBatch:
         return MemoryBatch(self._broker.faults.rows_in_batch)
 
-    async def send_batch(self, batch: MemoryBatch, topic: str, *, partition: int) -> asyncio.Future[Sent]:
+    async def send_batch(self, batch: MemoryBatch, topic: str, *, partition: int) -> asyncio.Future[SentMetadata]:
         return self._send(TopicPartition(topic, partition), batch.rows)
 
-    async def send(self, topic: str, value: bytes, *, key: bytes, partition: int) -> asyncio.Future[Sent]:
+    async def send(self, topic: str, value: bytes, *, key: bytes, partition: int) -> asyncio.Future[SentMetadata]:
         return self._send(TopicPartition(topic, partition), [(key, value, ())])
 
-    def _send(self, tp: TopicPartition, rows: Rows) -> asyncio.Future[Sent]:
-        sent: asyncio.Future[Sent] = asyncio.ensure_future(self._arrive(tp, rows))
+    def _send(self, tp: TopicPartition, rows: Rows) -> asyncio.Future[SentMetadata]:
+        sent: asyncio.Future[SentMetadata] = asyncio.ensure_future(self._arrive(tp, rows))
         self._under_way.add(sent)
         sent.add_done_callback(self._under_way.discard)
         return sent
 
-    async def _arrive(self, tp: TopicPartition, rows: Rows) -> Sent:
+    async def _arrive(self, tp: TopicPartition, rows: Rows) -> SentMetadata:
         await asyncio.sleep(SLOW_S if tp.topic in self._broker.faults.slow else 0)
-        return Sent(self._broker.append(self._name, self._epoch, tp, rows))
+        return SentMetadata(self._broker.append(self._name, self._epoch, tp, rows))
 
 
 class MemoryConsumer:
@@ -311,7 +311,7 @@ class MemoryConsumer:
 
     async def getmany(
         self, tp: TopicPartition, *, timeout_ms: int, max_records: int
-    ) -> dict[TopicPartition, list[Read]]:
+    ) -> dict[TopicPartition, list[ReadRecord]]:
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
             begin = self._at[tp]
@@ -326,7 +326,7 @@ class Crash(BaseException):
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredShard:
     """All that Redis keeps of one shard."""
 
     head: bytes | None = None
@@ -341,10 +341,10 @@ class MemoryStore(ShardStore):
 
     def __init__(self, salt: bytes = b"salt") -> None:
         super().__init__(cast("Any", None), ShardKeys("memory", "orders", 0), salt)
-        self.kept = Kept()
+        self.kept = StoredShard()
         self.crashes = False
 
-    def copy(self) -> Kept:
+    def copy(self) -> StoredShard:
         """As it is now: to be put back by assigning it to `kept`."""
         return deepcopy(self.kept)
 
@@ -399,4 +399,4 @@ class MemoryStore(ShardStore):
         return self.kept.head == head
 
     async def clear(self) -> None:
-        self.kept = Kept()
+        self.kept = StoredShard()

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class ProxiedConnection:
     """One client's connection, and the one behind it."""
 
     client: asyncio.StreamWriter
@@ -49,7 +49,7 @@ class Proxy:
         self._wiring = wiring
         self._target = target
         self._kafka = kafka
-        self._connections: set[Connection] = set()
+        self._connections: set[ProxiedConnection] = set()
         self._server: asyncio.Server | None = None
         # What goes wrong now. Plain values: read in the proxies' thread, set from any other.
         self._refusing = False
@@ -129,7 +129,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        connection = Connection(writer, server)
+        connection = ProxiedConnection(writer, server)
         self._connections.add(connection)
         ways = [
             asyncio.ensure_future(self._pass_on(reader, server, self._requests_pass, connection, answers=False)),
@@ -151,7 +151,7 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         passes: asyncio.Event,
-        connection: Connection,
+        connection: ProxiedConnection,
         *,
         answers: bool,
     ) -> None:
@@ -172,7 +172,7 @@ class Proxy:
         size = await reader.readexactly(4)
         return size + await reader.readexactly(int.from_bytes(size, "big"))
 
-    def _is_lost(self, frame: bytes, connection: Connection, *, answer: bool) -> bool:
+    def _is_lost(self, frame: bytes, connection: ProxiedConnection, *, answer: bool) -> bool:
         if answer:
             number = int.from_bytes(frame[4:8], "big")
             lost = number in connection.unanswered

@@ -40,7 +40,7 @@ class Wires:
             proxy.heal()
 
 
-class Servers:
+class RigServers:
     """Started and stopped as a context. `places`: how many workers there may be at once."""
 
     def __init__(self, folder: Path, places: int) -> None:

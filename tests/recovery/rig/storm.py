@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.recovery.rig.checker import Run
+from tests.recovery.rig.checker import GroupRun
 from tests.recovery.rig.faults import FAULTS, Fault
-from tests.recovery.rig.world import World
+from tests.recovery.rig.world import RecoveryWorld
 
 REST_EVERY = 12  # faults between two rests
 MIXED = 0.3  # of the blows
@@ -38,7 +38,7 @@ class Report:
         )
 
 
-async def storm(world: World, seed: int, faults: int, minutes: float | None) -> Report:
+async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | None) -> Report:
     """So many faults, or so many minutes of them. Raises AssertionError with the story of what was done."""
     report = Report(seed)
     try:
@@ -52,7 +52,7 @@ async def storm(world: World, seed: int, faults: int, minutes: float | None) -> 
             await asyncio.to_thread(world.servers.heal)
             await flow
         await rest(world, report)
-        run: Run = await world.judge()
+        run: GroupRun = await world.judge()
     except Exception as error:
         raise AssertionError(f"SEED={seed}: {error}\nthe story:\n" + "\n".join(world.story)) from error
     report.records, report.moves = world.feeder.records, len(run.moves)
@@ -60,7 +60,7 @@ async def storm(world: World, seed: int, faults: int, minutes: float | None) -> 
     return report
 
 
-async def prelude(world: World) -> None:
+async def prelude(world: RecoveryWorld) -> None:
     """Two workers, the first orders, the first model; then a snapshot to go back to."""
     world.fleet.start(0)
     world.fleet.start(1)
@@ -71,12 +71,12 @@ async def prelude(world: World) -> None:
     await asyncio.to_thread(world.servers.snapshot)
 
 
-async def keep_feeding(world: World, enough: asyncio.Event) -> None:
+async def keep_feeding(world: RecoveryWorld, enough: asyncio.Event) -> None:
     while not enough.is_set():
         await world.feed(ROWS, size=ROWS, pace_s=PACE_S)
 
 
-async def blows(world: World, report: Report, faults: int, minutes: float | None) -> None:
+async def blows(world: RecoveryWorld, report: Report, faults: int, minutes: float | None) -> None:
     """The faults, drawn from the seed: which, how long and where doesn't depend on how fast the machine is."""
     began, number, rested = time.monotonic(), 0, 0
     while report.faults.total() < faults if minutes is None else time.monotonic() - began < minutes * 60:
@@ -105,7 +105,7 @@ def draw(rng: random.Random) -> list[Fault]:
     return list(chosen.values())
 
 
-async def rest(world: World, report: Report) -> None:
+async def rest(world: RecoveryWorld, report: Report) -> None:
     """All that is broken is mended; what was sent up to now must be told soon, and no shard may have stopped."""
     await asyncio.to_thread(world.servers.heal)
     began = time.monotonic()

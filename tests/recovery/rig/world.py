@@ -16,9 +16,9 @@ from typing import Any, Final
 from stream.kafka import topics
 from stream.settings import Settings
 from tests.recovery.rig import checker
-from tests.recovery.rig.feed import Feeder, Orders, slices
+from tests.recovery.rig.feed import Feeder, OrderFeed, slices
 from tests.recovery.rig.fleet import Fleet
-from tests.recovery.rig.servers import Servers
+from tests.recovery.rig.servers import RigServers
 
 SETTLE_S: Final = 240.0  # a stuck worker is found by this; on a busy machine everything else takes a fraction
 PROGRESS_S: Final = 0.5
@@ -37,7 +37,7 @@ SHORT: Final[dict[str, Any]] = {
 }
 
 
-def settings_on(servers: Servers, **overrides: Any) -> Settings:
+def settings_on(servers: RigServers, **overrides: Any) -> Settings:
     """Settings past all proxies, with a group and topic names that no other run has."""
     mark = uuid.uuid4().hex[:8]
     base = Settings()
@@ -54,14 +54,14 @@ def twin_of(settings: Settings, **overrides: Any) -> Settings:
 
 
 @dataclass
-class World:
+class RecoveryWorld:
     """What a fault may lay its hands on."""
 
-    servers: Servers
+    servers: RigServers
     settings: Settings
     fleet: Fleet
     feeder: Feeder
-    orders: Orders
+    orders: OrderFeed
     folder: Path
     rng: random.Random
     began: float = field(default_factory=time.monotonic)
@@ -108,7 +108,7 @@ class World:
 
         return await end_offsets(settings, settings.orders_topic)
 
-    async def judge(self, calm: checker.Run | None = None, *, rebuild: bool = True) -> checker.Run:
+    async def judge(self, calm: checker.GroupRun | None = None, *, rebuild: bool = True) -> checker.GroupRun:
         """Everything that the checker knows, against an undisturbed run of the same input, and Redis against a rebuild.
 
         `calm`: that run, where there is one already.
@@ -135,7 +135,7 @@ class World:
         """What can be seen without another run: in wall time no other run is the same."""
         return self._wrong_alone(await checker.read_run(self.settings))
 
-    def _wrong_alone(self, run: checker.Run) -> list[str]:
+    def _wrong_alone(self, run: checker.GroupRun) -> list[str]:
         stopped = [f"quarantined: {line}" for line in self.quarantined()]
         return checker.violations(run, self.feeder.acknowledged) + stopped
 
@@ -143,7 +143,7 @@ class World:
         """No fault of this suite is a reason to stop a shard."""
         return self.fleet.grep(r"quarantined \(")
 
-    async def undisturbed(self) -> checker.Run:
+    async def undisturbed(self) -> checker.GroupRun:
         """What becomes of the same input where nothing happens."""
         # Large turns: the moves don't depend on how the input is cut.
         calm = twin_of(self.settings, turn_max_orders=4_000, due_slice=512, rescore_slice=2_000)
@@ -156,7 +156,7 @@ class World:
         finally:
             fleet.close()
 
-    async def differences_after_rebuild(self, run: checker.Run) -> list[str]:
+    async def differences_after_rebuild(self, run: checker.GroupRun) -> list[str]:
         """`segstream rebuild` under the workers that run: Redis is as it was, and nothing is told again."""
         await segstream(self.settings, "rebuild", "--yes")
         await self.settled()
@@ -191,16 +191,16 @@ async def segstream(settings: Settings, *arguments: str) -> None:
 
 @asynccontextmanager
 async def world(
-    servers: Servers, folder: Path, seed: int, settings: Settings, *, customers: int = 400, garbage: bool = True
-) -> AsyncIterator[World]:
+    servers: RigServers, folder: Path, seed: int, settings: Settings, *, customers: int = 400, garbage: bool = True
+) -> AsyncIterator[RecoveryWorld]:
     """A group on the suite's servers, its topics made, nobody at work yet; healed and ended afterwards."""
     await topics.create(settings)
-    made = World(
+    made = RecoveryWorld(
         servers,
         settings,
         Fleet(servers, settings, folder / "workers"),
         Feeder(settings, seed),
-        Orders(seed, customers, settings.partitions, garbage=garbage),
+        OrderFeed(seed, customers, settings.partitions, garbage=garbage),
         folder,
         random.Random(seed),
     )

@@ -60,7 +60,7 @@ def at(ms: int) -> datetime:
 
 
 @dataclass(frozen=True)
-class Past:
+class ShardPast:
     """Where Redis stood once: what a takeover starts from."""
 
     states: dict[bytes, bytes]
@@ -132,10 +132,12 @@ class MemoryShard:
         self.reasons.update(d.reason for d in turn.dead)
         self.counts += turn.counts
 
-    def past(self) -> Past:
-        return Past(dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs), self.backfills)
+    def past(self) -> ShardPast:
+        return ShardPast(
+            dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs), self.backfills
+        )
 
-    def take_over(self, past: Past, log: Sequence[Rec], size: int) -> None:
+    def take_over(self, past: ShardPast, log: Sequence[Rec], size: int) -> None:
         """Redis is back in the past; Kafka isn't: patch what was told since, merge in silence, mark the touched as due."""
         self.states, self.index, self.backfills = dict(past.states), dict(past.index), past.backfills
         for o in self.outputs[past.outputs :]:

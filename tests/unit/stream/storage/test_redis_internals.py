@@ -24,25 +24,25 @@ PUBLIC = {
 }  # fmt: skip
 
 
-class Touch(NamedTuple):
+class RedisTouch(NamedTuple):
     read_in: dict[str, str]  # distribution -> version
     names: Callable[[Any], dict[str, object]]  # path -> what it is in the installed version, of an engine's connection
 
 
 # Read a function's counterpart in the new version before you change its line here.
-TOUCHES: dict[str, Touch] = {
-    "pack_commands_in_c": Touch(
+TOUCHES: dict[str, RedisTouch] = {
+    "pack_commands_in_c": RedisTouch(
         {"redis": "8.1.0", "hiredis": "3.5.0"},
         lambda connection: {
             "pack_command": redis_py_class(connection).pack_command,
             "hiredis.pack_command": hiredis.pack_command,
         },
     ),
-    "translate_closed_transport": Touch(
+    "translate_closed_transport": RedisTouch(
         {"redis": "8.1.0"},
         lambda connection: {"send_packed_command": redis_py_class(connection).send_packed_command},
     ),
-    "server_address": Touch(
+    "server_address": RedisTouch(
         {"redis": "8.1.0"}, lambda _: {"connection_kwargs": redis.Redis().connection_pool.connection_kwargs}
     ),
 }
