@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segmentation.decoder import DecodedEvent
 from segmentation.entries import CANCELLED, PLACED, REFUNDED, Rules, kind_of, time_of
 from segmentation.events import Cause
-from segmentation.intervals import MOST_PIECES, pieces, window_leaves_at
+from segmentation.intervals import MOST_INTERVALS, intervals_of, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
@@ -195,7 +195,7 @@ def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | Non
 
 def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
     """Return whether the model would move each customer at an instant of its own, by all that is known now."""
-    head, stretches = headers(values), pieces(values, at, rules, 1)
+    head, stretches = headers(values), intervals_of(values, at, rules, 1)
     source = scorer.index_from_ids(head["segment"])
     rest = scorer.rest(stretches.frequency, stretches.monetary)
     crossed: NDArray[np.bool_] = scorer.decide(source, at, head["last"], rest) != source
@@ -241,13 +241,13 @@ def _ahead(
     eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
     start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
     own = np.maximum(source, 0)
-    # Most move before anything leaves the window: with many, later pieces are worth a look for the others alone.
-    limit = 1 if source.size > _FEW else MOST_PIECES
-    stretches = pieces(values, start, rules, limit)
+    # Most move before anything leaves the window: with many, later intervals are worth a look for the others alone.
+    limit = 1 if source.size > _FEW else MOST_INTERVALS
+    stretches = intervals_of(values, start, rules, limit)
     at, to = scorer.next_move(own, head["last"], start, stretches)
     until = stretches.until
-    if limit < MOST_PIECES and (rest := np.flatnonzero((at == NEVER_DUE) & (until < NEVER_DUE))).size:
-        stretches = pieces([values[row] for row in rest.tolist()], start[rest], rules, MOST_PIECES)
+    if limit < MOST_INTERVALS and (rest := np.flatnonzero((at == NEVER_DUE) & (until < NEVER_DUE))).size:
+        stretches = intervals_of([values[row] for row in rest.tolist()], start[rest], rules, MOST_INTERVALS)
         at[rest], to[rest] = scorer.next_move(own[rest], head["last"][rest], start[rest], stretches)
         until[rest] = stretches.until
     return _Ahead(start, at, to, until)

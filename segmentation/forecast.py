@@ -60,7 +60,7 @@ def moves_ahead(
                 yield Ahead(key, at, source, target, figures_in(after).monetary)
                 waiting.append((key, after, at + 1))
             elif wake < min(until, at):
-                # The search has looked at the pieces up to here.
+                # The search has looked at the intervals up to here.
                 waiting.append((key, value, wake))
 
 

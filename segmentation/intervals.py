@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
     from segmentation.rfm import CustomerState, Rules
 
-MOST_PIECES: Final = 64  # of a customer; what would come after them is looked at when they are over
+MOST_INTERVALS: Final = 64  # of a customer; what would come after them is looked at when they are over
 _EXACT_MONEY: Final = 2**62  # sums below this haven't saturated, so they can be taken apart again
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Customer i owns the pieces [offset[i], offset[i + 1]), in order; each lasts until the next begins, the last one until until[i], exclusive."""
+class Intervals:
+    """Customer i owns the intervals [offset[i], offset[i + 1]), in order; each lasts until the next begins, the last one until until[i], exclusive."""
 
     offset: NDArray[np.int64]  # [customers + 1]
-    start: NDArray[np.int64]  # [pieces], ms
-    frequency: NDArray[np.float64]  # [pieces], orders
-    monetary: NDArray[np.float64]  # [pieces], currency units
+    start: NDArray[np.int64]  # [intervals], ms
+    frequency: NDArray[np.float64]  # [intervals], orders
+    monetary: NDArray[np.float64]  # [intervals], currency units
     until: NDArray[np.int64]  # [customers], ms; NEVER_DUE: no end
 
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """The changes behind the first pieces, ordered by owner and time; figures in whole numbers, as of each change."""
+    """The changes behind the first intervals, ordered by owner and time; figures in whole numbers, as of each change."""
 
     owner: NDArray[np.int64]
     rank: NDArray[np.int64]  # 0 for an owner's first
@@ -50,10 +50,12 @@ class _Changes:
     monetary: NDArray[np.int64]
 
 
-def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = MOST_PIECES) -> Pieces:
-    """Cut what lies ahead of each customer, as of an instant of its own, into pieces: in each one `rfm.read` says the same at every millisecond.
+def intervals_of(
+    values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = MOST_INTERVALS
+) -> Intervals:
+    """Cut what lies ahead of each customer, as of an instant of its own, into intervals: in each one `rfm.read` says the same at every millisecond.
 
-    At most `limit` pieces a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if
+    At most `limit` intervals a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if
     that is earlier: what such an entry does is for a state that has been advanced to it. Raises StateFormatError.
     """
     head = headers(values)
@@ -77,7 +79,7 @@ def pieces(values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limi
     for i, course in general.items():
         own = slice(offset[i], offset[i + 1])
         start[own], frequency[own], monetary[own] = course.start, course.frequency, course.monetary
-    return Pieces(offset, start, frequency.astype(np.float64), monetary / float(UNITS), until)
+    return Intervals(offset, start, frequency.astype(np.float64), monetary / float(UNITS), until)
 
 
 def _plain(
@@ -125,7 +127,7 @@ def _plain(
 
 @dataclass(frozen=True, slots=True)
 class _Course:
-    """One customer's pieces, as lists of whole numbers."""
+    """One customer's intervals, as lists of whole numbers."""
 
     start: list[int]
     frequency: list[int]

@@ -45,7 +45,7 @@ def _power(log: float, lam: float) -> float:
     return log if abs(lam) < LAMBDA_ZERO else expm1_of_one(lam * log) / lam
 
 
-class Piece(NamedTuple):
+class Interval(NamedTuple):
     """A stretch of time in which frequency and monetary stand still, until the next one begins."""
 
     start: int  # ms
@@ -64,21 +64,21 @@ class SingleScorer:
         # By a: c_b - c_a and c_a + c_b in recency, of every b.
         self._borders = [[(b - a, b + a) for b, _, _ in centroids] for a, _, _ in centroids]
 
-    def next_move(self, a: int, last: int, start: int, pieces: Iterable[Piece], until: int) -> tuple[int, int]:
+    def next_move(self, a: int, last: int, start: int, intervals: Iterable[Interval], until: int) -> tuple[int, int]:
         """Tell the first instant in [start, until) at which time alone moves the customer, and where to.
 
         NEVER_DUE and a where nothing does.
         """
-        rows = list(pieces)
-        ends = [piece.start - 1 for piece in rows[1:]]
-        # The last piece is open. Past the horizon recency stands still, so its end there speaks for all that follows.
+        rows = list(intervals)
+        ends = [interval.start - 1 for interval in rows[1:]]
+        # The last interval is open. Past the horizon recency stands still, so its end there speaks for all that follows.
         ends.append(max(last + HORIZON_MS, rows[-1].start, start))
-        for piece, behind in zip(rows, ends, strict=True):
-            begin, end = max(piece.start, start), min(behind, until - 1)
+        for interval, behind in zip(rows, ends, strict=True):
+            begin, end = max(interval.start, start), min(behind, until - 1)
             if begin > end:
                 continue
-            rest = self._rest(piece.frequency, piece.monetary)
-            # As the gain only falls or only rises along a piece, its first and last instant speak for all of it.
+            rest = self._rest(interval.frequency, interval.monetary)
+            # As the gain only falls or only rises along an interval, its first and last instant speak for all of it.
             if self._moves(a, begin, last, rest):
                 return begin, self._best(a, begin, last, rest)
             if self._moves(a, end, last, rest):

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from segmentation.entries import DAY_MS
-from segmentation.intervals import Pieces
+from segmentation.intervals import Intervals
 from segmentation.kernels import expm1, log1p
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
-from segmentation.scalar_scorer import HORIZON_MS, LAMBDA_ZERO, Piece, SingleScorer, standardise_one
+from segmentation.scalar_scorer import HORIZON_MS, LAMBDA_ZERO, Interval, SingleScorer, standardise_one
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ class Scorer:
         return out
 
     def next_move(
-        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces
+        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tell the first instant in [start, pieces.until) at which time alone moves each customer, and where to, [n].
+        """Tell the first instant in [start, intervals.until) at which time alone moves each customer, and where to, [n].
 
         NEVER_DUE and a where nothing does. `start` is the first instant at which a move is allowed: the larger of
         as_of and the last move + max(dwell, 1). `a` must be known (ValueError): without a known segment a customer
@@ -241,73 +241,75 @@ class Scorer:
         at = np.full(a.size, NEVER_DUE, dtype=np.int64)
         to = a.copy()
         if a.size <= _FEW:
-            for row, told in enumerate(self._one_by_one(a, last, start, pieces)):
+            for row, told in enumerate(self._one_by_one(a, last, start, intervals)):
                 at[row], to[row] = told
             return at, to
         # Customers are computed apart anyway: blocks change the memory needed, and no bit of the answer.
-        cuts = np.searchsorted(pieces.offset, np.arange(0, pieces.start.size, _BLOCK))
+        cuts = np.searchsorted(intervals.offset, np.arange(0, intervals.start.size, _BLOCK))
         for begin, end in pairwise(np.unique(np.append(cuts, a.size)).tolist()):
             block = slice(begin, end)
-            at[block], to[block] = self._next_move(a[block], last[block], start[block], _part(pieces, begin, end))
+            at[block], to[block] = self._next_move(a[block], last[block], start[block], _part(intervals, begin, end))
         return at, to
 
     def _one_by_one(
-        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces
+        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals
     ) -> Iterator[tuple[int, int]]:
         rows = [
-            Piece(*row)
-            for row in zip(pieces.start.tolist(), pieces.frequency.tolist(), pieces.monetary.tolist(), strict=True)
+            Interval(*row)
+            for row in zip(
+                intervals.start.tolist(), intervals.frequency.tolist(), intervals.monetary.tolist(), strict=True
+            )
         ]
-        stretches = pairwise(pieces.offset.tolist())
-        columns = (column.tolist() for column in (a, last, start, pieces.until))
+        stretches = pairwise(intervals.offset.tolist())
+        columns = (column.tolist() for column in (a, last, start, intervals.until))
         for one, order, begin, until, (first, end) in zip(*columns, stretches, strict=True):
             yield self._single.next_move(one, order, begin, rows[first:end], until)
 
     def _next_move(
-        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces
+        self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        owner = np.repeat(np.arange(a.size), np.diff(pieces.offset))
-        begin, end = _stretches(last, start, pieces, owner)
-        rows = _Rows(a[owner], last[owner], self.rest(pieces.frequency, pieces.monetary))
-        # Towards earlier centroids the gain only falls along a piece, towards later ones it only rises: the customer
-        # moves within the piece if and only if at its first or at its last instant.
+        owner = np.repeat(np.arange(a.size), np.diff(intervals.offset))
+        begin, end = _stretches(last, start, intervals, owner)
+        rows = _Rows(a[owner], last[owner], self.rest(intervals.frequency, intervals.monetary))
+        # Towards earlier centroids the gain only falls along an interval, towards later ones it only rises: the customer
+        # moves within the interval if and only if at its first or at its last instant.
         at_begin, at_end = np.zeros(owner.size, dtype=np.bool_), np.zeros(owner.size, dtype=np.bool_)
         for hit, instant in ((at_begin, begin), (at_end, end)):
             ask = np.flatnonzero((begin <= end) & ~at_begin)
             hit[ask] = self.moves(rows.a[ask], instant[ask], rows.last[ask], rows.rest[ask])
         hits = np.flatnonzero(at_begin | at_end)
-        # Only the earliest such piece of a customer is searched.
+        # Only the earliest such interval of a customer is searched.
         who, earliest = np.unique(owner[hits], return_index=True)
-        piece = hits[earliest]
-        moment = begin[piece]
-        later = np.flatnonzero(~at_begin[piece])
-        moment[later] = self._between(rows[piece[later]], begin[piece[later]], end[piece[later]])
+        interval = hits[earliest]
+        moment = begin[interval]
+        later = np.flatnonzero(~at_begin[interval])
+        moment[later] = self._between(rows[interval[later]], begin[interval[later]], end[interval[later]])
         at, to = np.full(a.size, NEVER_DUE, dtype=np.int64), a.copy()
         at[who] = moment
-        to[who] = self.decide(a[who], moment, last[who], rows.rest[piece])
+        to[who] = self.decide(a[who], moment, last[who], rows.rest[interval])
         return at, to
 
 
-def _part(pieces: Pieces, begin: int, end: int) -> Pieces:
-    """Cut out the pieces of the customers [begin, end)."""
-    first, last = int(pieces.offset[begin]), int(pieces.offset[end])
-    return Pieces(
-        offset=pieces.offset[begin : end + 1] - first,
-        start=pieces.start[first:last],
-        frequency=pieces.frequency[first:last],
-        monetary=pieces.monetary[first:last],
-        until=pieces.until[begin:end],
+def _part(intervals: Intervals, begin: int, end: int) -> Intervals:
+    """Cut out the intervals of the customers [begin, end)."""
+    first, last = int(intervals.offset[begin]), int(intervals.offset[end])
+    return Intervals(
+        offset=intervals.offset[begin : end + 1] - first,
+        start=intervals.start[first:last],
+        frequency=intervals.frequency[first:last],
+        monetary=intervals.monetary[first:last],
+        until=intervals.until[begin:end],
     )
 
 
 def _stretches(
-    last: NDArray[np.int64], start: NDArray[np.int64], pieces: Pieces, owner: NDArray[np.int64]
+    last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals, owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the first and last instant of each piece from `start` on and before `until`; nothing is left where first > last."""
-    begin = np.maximum(pieces.start, start[owner])
+    """Give the first and last instant of each interval from `start` on and before `until`; nothing is left where first > last."""
+    begin = np.maximum(intervals.start, start[owner])
     end = np.empty_like(begin)
-    end[:-1] = pieces.start[1:] - 1
-    # The last piece is open. Past the horizon recency stands still, so its end there speaks for all that follows.
-    tail = pieces.offset[1:] - 1
+    end[:-1] = intervals.start[1:] - 1
+    # The last interval is open. Past the horizon recency stands still, so its end there speaks for all that follows.
+    tail = intervals.offset[1:] - 1
     end[tail] = np.maximum(last + HORIZON_MS, begin[tail])
-    return begin, np.minimum(end, pieces.until[owner] - 1)
+    return begin, np.minimum(end, intervals.until[owner] - 1)

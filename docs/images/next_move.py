@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from segmentation.entries import DAY_MS
-from segmentation.intervals import Pieces, pieces
+from segmentation.intervals import Intervals, intervals_of
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry, headers
 from segmentation.scorer import Scorer
@@ -65,10 +65,10 @@ class Course:
     """A customer of Loyal, from its last order on, if nothing more happens. Instants in ms."""
 
     last: int
-    pieces: Pieces
+    intervals: Intervals
     at: int  # of the next move, as told
     to: str
-    days: list[float]  # since the last order; each edge of a piece twice, a millisecond before it and at it
+    days: list[float]  # since the last order; each edge of an interval twice, a millisecond before it and at it
     leads: dict[str, list[float]]  # of each other segment over Loyal, at these days
 
 
@@ -80,14 +80,14 @@ def course(orders: list[tuple[float, int]], days: int) -> Course:
         time = last - round(before * DAY_MS)
         order = entry(Kind.PLACED, f"e{n}", time, order=f"o{n}", amount=amount * 10_000)
         value, _ = absorb_bytes(value, order, time, rules)
-    stretches = pieces([value], np.array([last]), rules)
+    stretches = intervals_of([value], np.array([last]), rules)
     loyal, start = np.array([1]), np.array([last])
     at, to = scorer.next_move(loyal, headers([value])["last"], start, stretches)
     edges = [int(edge) for edge in stretches.start[1:] if edge < last + days * DAY_MS]
     asked = [last + round(day * DAY_MS) for day in np.linspace(0, days, 2 * days + 1).tolist()]
     instants = np.array(sorted({*asked, *edges, *(edge - 1 for edge in edges)}), dtype=np.int64)
-    piece = np.searchsorted(stretches.start, instants, side="right") - 1
-    rest = scorer.rest(stretches.frequency[piece], stretches.monetary[piece])
+    interval = np.searchsorted(stretches.start, instants, side="right") - 1
+    rest = scorer.rest(stretches.frequency[interval], stretches.monetary[interval])
     gain = scorer.gain(np.ones(instants.size, np.int64), scorer.z_recency(instants, np.full(instants.size, last)), rest)
     names = [segment.name for segment in scorer.model.segments]
     return Course(
@@ -184,8 +184,8 @@ def curves(frame: Frame, drawn: Course) -> list[str]:
 
 
 def path(frame: Frame, drawn: Course, points: list[tuple[float, float]]) -> str:
-    """The path through the points that lie on the panel, lifted at each edge of a piece."""
-    edges = {(edge - drawn.last) / DAY_MS for edge in drawn.pieces.start[1:].tolist()}
+    """The path through the points that lie on the panel, lifted at each edge of an interval."""
+    edges = {(edge - drawn.last) / DAY_MS for edge in drawn.intervals.start[1:].tolist()}
     out, pen = [], "M"
     for day, lead in points:
         inside = LOW <= lead <= HIGH
@@ -222,10 +222,10 @@ def the_move(frame: Frame, drawn: Course, why: str) -> list[str]:
 def edges_of(frame: Frame, drawn: Course) -> list[str]:
     """Where an order leaves the window, and how many are left."""
     out = []
-    for number, edge in enumerate(drawn.pieces.start[1:].tolist(), 1):
+    for number, edge in enumerate(drawn.intervals.start[1:].tolist(), 1):
         day = (edge - drawn.last) / DAY_MS
         if day <= frame.days:
-            x, orders = frame.x(day), int(drawn.pieces.frequency[number])
+            x, orders = frame.x(day), int(drawn.intervals.frequency[number])
             out.append(rule(x, frame.top, x, frame.bottom, 'stroke="#b5b5b5"'))
             out.append(text(x, frame.top - 5, f"{orders} left", kind="small", anchor="middle"))
     return out
@@ -246,7 +246,7 @@ def svg() -> str:
         text(
             16,
             342,
-            "Frequency and money jump where one leaves; in between, as above. Both ends of each piece are asked.",
+            "Frequency and money jump where one leaves; in between, as above. Both ends of each interval are asked.",
             kind="small",
         ),
         *axes(other),

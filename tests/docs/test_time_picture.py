@@ -37,8 +37,8 @@ def test_the_crossing_marked_is_the_first_at_which_the_scorer_moves_the_customer
     course = getattr(drawing, panel)()
     scorer = Scorer(drawing.model())
     at = np.append(np.linspace(course.last, course.at - 1, 20_000).astype(np.int64), course.at)
-    piece = np.searchsorted(course.pieces.start, at, side="right") - 1
-    rest = scorer.rest(course.pieces.frequency[piece], course.pieces.monetary[piece])
+    interval = np.searchsorted(course.intervals.start, at, side="right") - 1
+    rest = scorer.rest(course.intervals.frequency[interval], course.intervals.monetary[interval])
     to = scorer.decide(np.ones(at.size, np.int64), at, np.full(at.size, course.last), rest)
     assert (to[:-1] == 1).all()
     assert scorer.model.segments[int(to[-1])].name == course.to

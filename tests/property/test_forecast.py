@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from segmentation import scorer as scorer_module
 from segmentation.entries import DAY_MS
-from segmentation.intervals import Pieces
+from segmentation.intervals import Intervals
 from segmentation.model import MARGIN_FLOOR
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer, _Rows, standardise, transform
@@ -60,8 +60,8 @@ def test_published_distances_and_the_unknown_agree_with_plain_distances(seed: in
     rng = np.random.default_rng(seed)
     s = random_scorer(rng)
     customers = random_customers(rng, s, 10)
-    j = customers.pieces.offset[:-1]
-    f, m = customers.pieces.frequency[j], customers.pieces.monetary[j]
+    j = customers.intervals.offset[:-1]
+    f, m = customers.intervals.frequency[j], customers.intervals.monetary[j]
     rest = s.rest(f, m)
     got = s.distances(customers.start, customers.last, rest)
     nearest = s.decide(np.full(10, UNKNOWN), customers.start, customers.last, rest)
@@ -91,8 +91,8 @@ def test_first_is_the_first_of_its_stretch(seed: int) -> None:
     s = random_scorer(rng)
     customers = random_customers(rng, s, 40)
     rest = s.rest(
-        customers.pieces.frequency[customers.pieces.offset[:-1]],
-        customers.pieces.monetary[customers.pieces.offset[:-1]],
+        customers.intervals.frequency[customers.intervals.offset[:-1]],
+        customers.intervals.monetary[customers.intervals.offset[:-1]],
     )
     hi = customers.start + (rng.uniform(-1, 1, 40) * rng.choice([1, 1000, DAY_MS, 300 * DAY_MS], 40)).astype(np.int64)
     got = first_move(s, customers.a, customers.last, rest, customers.start, hi)
@@ -236,7 +236,7 @@ def test_blocks_of_the_search_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
 def test_nobody_is_a_batch_too() -> None:
     s = plain_scorer([[0, 0, 0], [4, 0, 0]], 0.25)
     none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
-    at, to = s.next_move(none, none, none, Pieces(np.zeros(1, dtype=np.int64), none, nothing, nothing, none))
+    at, to = s.next_move(none, none, none, Intervals(np.zeros(1, dtype=np.int64), none, nothing, nothing, none))
     assert at.size == to.size == 0
     assert s.decide(none, none, none, s.rest(nothing, nothing)).size == 0
 
@@ -273,9 +273,9 @@ def test_a_crossing_before_the_start_is_told_at_the_start() -> None:
 
 
 def test_a_move_to_an_earlier_centroid_happens_where_a_piece_begins() -> None:
-    """An hour and a bit into the second piece, recency would have undone it: its end alone says nothing."""
+    """An hour and a bit into the second interval, recency would have undone it: its end alone says nothing."""
     s = plain_scorer([[10, 0, 0], [0, 3, 0]], 0.0)
-    p = Pieces(np.array([0, 2]), np.array([0, 1000]), np.array([0.0, 15.0]), np.zeros(2), np.array([NEVER_DUE]))
+    p = Intervals(np.array([0, 2]), np.array([0, 1000]), np.array([0.0, 15.0]), np.zeros(2), np.array([NEVER_DUE]))
     nine_days_ago = np.array([-9 * DAY_MS])
     at, to = s.next_move(ZERO, nine_days_ago, ZERO, p)
     assert (at.tolist(), to.tolist()) == ([1000], [1])
@@ -291,7 +291,7 @@ def test_without_an_order_recency_is_the_horizon_and_stands_still() -> None:
     assert s.z_recency(one, none).tobytes() == s.z_recency(one, long_ago).tobytes()
     assert s.decide(ZERO, one, none, rest).tolist() == [1]
     assert first_move(s, np.array([1]), none, rest, one, one + DAY_MS).tolist() == [NEVER_DUE]
-    p = Pieces(np.array([0, 1]), one, np.zeros(1), np.zeros(1), np.array([NEVER_DUE]))
+    p = Intervals(np.array([0, 1]), one, np.zeros(1), np.zeros(1), np.array([NEVER_DUE]))
     assert [column.tolist() for column in s.next_move(ZERO, none, one + 5, p)] == [[now + 5], [1]]
     assert [column.tolist() for column in s.next_move(np.array([1]), none, one, p)] == [[NEVER_DUE], [1]]
 

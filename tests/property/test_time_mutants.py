@@ -106,7 +106,7 @@ MUTANTS: Final = (
         seeds(12),
     ),
     Mutant(
-        "only the end of a piece is looked at, not its start",
+        "only the end of an interval is looked at, not its start",
         (
             Edit(Scorer._next_move, "((at_begin, begin), (at_end, end))", "((at_end, end),)"),
             Edit(SingleScorer.next_move, "if self._moves(a, begin, last, rest):", "if False:"),
@@ -159,7 +159,7 @@ MUTANTS: Final = (
     Mutant(
         "a move told at `until` itself, which belongs to what comes then",
         (
-            Edit(scorer._stretches, "pieces.until[owner] - 1", "pieces.until[owner]"),
+            Edit(scorer._stretches, "intervals.until[owner] - 1", "intervals.until[owner]"),
             Edit(SingleScorer.next_move, "until - 1", "until"),
         ),
         time_checks.until_is_exclusive,

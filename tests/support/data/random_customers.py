@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.entries import DAY_MS
-from segmentation.intervals import Pieces
+from segmentation.intervals import Intervals
 from segmentation.model import FEATURES, TWIN_DISTANCE2, Feature, Segment, SegmentModel, Training, Transform
 from segmentation.scorer import Scorer, transform
 from segmentation.step import NEVER_DUE
@@ -83,22 +83,22 @@ def without_twins(c: Floats) -> Floats:
 
 
 class RandomCustomers(NamedTuple):
-    """Announced segments, last orders, earliest instants and pieces of n customers."""
+    """Announced segments, last orders, earliest instants and intervals of n customers."""
 
     a: Instants
     last: Instants
     start: Instants
-    pieces: Pieces
+    intervals: Intervals
 
     def alone(self, i: int) -> RandomCustomers:
-        p, row = self.pieces, slice(i, i + 1)
+        p, row = self.intervals, slice(i, i + 1)
         o, e = int(p.offset[i]), int(p.offset[i + 1])
-        only = Pieces(np.array([0, e - o]), p.start[o:e], p.frequency[o:e], p.monetary[o:e], p.until[row])
+        only = Intervals(np.array([0, e - o]), p.start[o:e], p.frequency[o:e], p.monetary[o:e], p.until[row])
         return RandomCustomers(self.a[row], self.last[row], self.start[row], only)
 
-    def piece_at(self, i: int, at: Instants) -> Instants:
-        o, e = self.pieces.offset[i], self.pieces.offset[i + 1]
-        found: Instants = o + np.maximum(np.searchsorted(self.pieces.start[o:e], at, side="right") - 1, 0)
+    def interval_at(self, i: int, at: Instants) -> Instants:
+        o, e = self.intervals.offset[i], self.intervals.offset[i + 1]
+        found: Instants = o + np.maximum(np.searchsorted(self.intervals.start[o:e], at, side="right") - 1, 0)
         return found
 
 
@@ -112,12 +112,12 @@ def random_customers(rng: np.random.Generator, scorer: Scorer, n: int) -> Random
     count = rng.choice([1, 1, 2, 3, 8, 40], n)
     begin, frequency, monetary = [], [], []
     for i in range(n):
-        # Equal instants make pieces of no length.
+        # Equal instants make intervals of no length.
         gaps = (rng.uniform(0, 60, count[i] - 1) * DAY_MS).astype(np.int64) * rng.choice([0, 1, 1, 1], count[i] - 1)
         begin.append(as_of[i] + np.append(0, np.cumsum(gaps)))
         frequency.append(np.arange(count[i])[::-1].astype(float) + rng.integers(0, 3))
         monetary.append(np.round(rng.normal(200, 600, count[i]), 2))
     until = np.where(rng.random(n) < 0.6, NEVER_DUE, start + (rng.uniform(-1, 300, n) * DAY_MS).astype(np.int64))
     offset = np.append(0, np.cumsum(count))
-    p = Pieces(offset, np.concatenate(begin), np.concatenate(frequency), np.concatenate(monetary), until)
+    p = Intervals(offset, np.concatenate(begin), np.concatenate(frequency), np.concatenate(monetary), until)
     return RandomCustomers(a, last, start, p)

@@ -1,7 +1,7 @@
 """All moves of a shard by the definition (docs/explanation/time.md), slow and plain: one record at a time, and before it whatever is due by then.
 
 Figures are recomputed from all events ever sent (`batch_oracle`). When a customer moves by time is found by asking the
-scorer: at a hundred instants between any two at which an order leaves the window, then by halving. No search, no pieces,
+scorer: at a hundred instants between any two at which an order leaves the window, then by halving. No search, no intervals,
 no states, no index of the code under test takes part.
 """
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from segmentation import kernels
 from segmentation import scorer as scorer_module
 from segmentation.entries import DAY_MS
-from segmentation.intervals import Pieces
+from segmentation.intervals import Intervals
 from segmentation.model import TWIN_DISTANCE2
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer, standardise
@@ -36,28 +36,28 @@ from tests.support.data.random_customers import (
 )
 
 ZERO = np.array([0])
-ORIGIN = Pieces(np.array([0, 1]), ZERO, np.zeros(1), np.zeros(1), np.array([NEVER_DUE]))
+ORIGIN = Intervals(np.array([0, 1]), ZERO, np.zeros(1), np.zeros(1), np.array([NEVER_DUE]))
 GAPS = (1.0, 1e-2, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10)
 RECORDED_Z = "d1c6ca3b89b12fd9e16a4a60b87582467f3f16d65e6d0ec99643bf84af908090"
 
 
 def decided(s: Scorer, customers: RandomCustomers, i: int, at: Instants, a: int | None = None) -> Instants:
     """The scorer's own word at many instants of customer i."""
-    j = customers.piece_at(i, at)
-    rest = s.rest(customers.pieces.frequency[j], customers.pieces.monetary[j])
+    j = customers.interval_at(i, at)
+    rest = s.rest(customers.intervals.frequency[j], customers.intervals.monetary[j])
     return s.decide(np.full(at.size, customers.a[i] if a is None else a), at, np.full(at.size, customers.last[i]), rest)
 
 
 def instants_before(rng: np.random.Generator, customers: RandomCustomers, i: int, end: int) -> Instants:
     """Instants of [start, end) worth asking: 300 after the start, 2,000 before the end, all edges, grids."""
     start = int(customers.start[i])
-    o, e = customers.pieces.offset[i], customers.pieces.offset[i + 1]
+    o, e = customers.intervals.offset[i], customers.intervals.offset[i + 1]
     span = max(end - start, 2)
     at = np.concatenate(
         [
             start + np.arange(300),
             end - np.arange(1, 2001),
-            *(customers.pieces.start[o:e] + d for d in (-1, 0, 1)),
+            *(customers.intervals.start[o:e] + d for d in (-1, 0, 1)),
             np.linspace(start, end, 2000).astype(np.int64),
             start + np.geomspace(1, span, 500).astype(np.int64),
             rng.integers(start, start + span, 500),
@@ -71,7 +71,7 @@ def the_first_millisecond(seed: int) -> None:
     rng = np.random.default_rng(seed)
     s = random_scorer(rng)
     customers = random_customers(rng, s, 20)
-    p = customers.pieces
+    p = customers.intervals
     with patch.object(scorer_module, "_FEW", 0):
         at, to = s.next_move(customers.a, customers.last, customers.start, p)
     for i in range(20):
@@ -120,12 +120,12 @@ def plain_distances(seed: int) -> None:
     rng = np.random.default_rng(seed)
     s = random_scorer(rng)
     customers = random_customers(rng, s, 20)
-    at, to = s.next_move(customers.a, customers.last, customers.start, customers.pieces)
+    at, to = s.next_move(customers.a, customers.last, customers.start, customers.intervals)
     for i in np.flatnonzero(at != NEVER_DUE).tolist():
         for when, moved in ((int(at[i]), True), (int(at[i]) - 1, False)):
-            j = int(customers.piece_at(i, np.array([when]))[0])
+            j = int(customers.interval_at(i, np.array([when]))[0])
             recency = np.longdouble(min(max(when - int(customers.last[i]), 0), HORIZON_MS)) / DAY_MS
-            f, m = customers.pieces.frequency[j], customers.pieces.monetary[j]
+            f, m = customers.intervals.frequency[j], customers.intervals.monetary[j]
             d = distances2(s, [recency, np.longdouble(f), np.longdouble(m)])
             tolerance = 1e-9 + 1e-12 * float(d.max())
             lead = d[customers.a[i]] - d.min()
@@ -160,10 +160,10 @@ def one_by_one_as_in_columns(seed: int) -> None:
     def answers() -> list[bytes]:
         at, to = s.next_move(*customers)
         rest, z = (
-            s.rest(customers.pieces.frequency, customers.pieces.monetary),
+            s.rest(customers.intervals.frequency, customers.intervals.monetary),
             s.z_recency(customers.start, customers.last),
         )
-        first = rest[customers.pieces.offset[:-1]]
+        first = rest[customers.intervals.offset[:-1]]
         there = s.decide(customers.a[some], customers.start[some], customers.last[some], first[some])
         return [column.tobytes() for column in (at, to, rest, z, there, standardise(signed, extreme))]
 
@@ -186,7 +186,7 @@ def nearly_parallel_borders(seed: int, gap: float) -> bool:
     if q_b <= 0:
         return False
     s = scorer((recency, feature(1), feature(2)), np.array([[ca, f - q_a**0.5, 0], [cb, f + q_b**0.5, 0]]), margin)
-    p = Pieces(np.array([0, 1]), ZERO, np.array([f]), np.zeros(1), np.array([NEVER_DUE]))
+    p = Intervals(np.array([0, 1]), ZERO, np.array([f]), np.zeros(1), np.array([NEVER_DUE]))
     at, to = s.next_move(ZERO, ZERO, ZERO, p)
     if at[0] == NEVER_DUE:
         return False
@@ -229,7 +229,7 @@ def until_is_exclusive() -> None:
     s = plain_scorer([[0, 0, 0], [4, 0, 0]], 8.0)
     for few in (0, 1):
         for until, told in ((3 * DAY_MS + 2, True), (3 * DAY_MS + 1, False), (0, False)):
-            p = Pieces(ORIGIN.offset, ORIGIN.start, ORIGIN.frequency, ORIGIN.monetary, np.array([until]))
+            p = Intervals(ORIGIN.offset, ORIGIN.start, ORIGIN.frequency, ORIGIN.monetary, np.array([until]))
             with patch.object(scorer_module, "_FEW", few):
                 at, to = s.next_move(ZERO, ZERO, ZERO, p)
             assert (at.tolist(), to.tolist()) == (([3 * DAY_MS + 1], [1]) if told else ([NEVER_DUE], [0]))

@@ -1,4 +1,4 @@
-"""Pieces against `rfm.read` at the edges of each: nothing changes within one, and something does between two."""
+"""Intervals against `rfm.read` at the edges of each: nothing changes within one, and something does between two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from segmentation import intervals as module
-from segmentation.intervals import Pieces, pieces, window_leaves_at
+from segmentation.intervals import Intervals, intervals_of, window_leaves_at
 from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, headers, read, unpack
 from segmentation.step import NEVER_DUE
 
@@ -53,8 +53,8 @@ caps = st.sampled_from([1_000, 1_000, 5])
 limits = st.sampled_from([64, 64, 1, 2, 5])
 
 
-def cut(group: list[IntervalCase], rules: Rules, limit: int) -> Pieces:
-    return pieces([c.value for c in group], np.array([c.as_of for c in group], np.int64), rules, limit)
+def cut(group: list[IntervalCase], rules: Rules, limit: int) -> Intervals:
+    return intervals_of([c.value for c in group], np.array([c.as_of for c in group], np.int64), rules, limit)
 
 
 def figures(c: IntervalCase, t: int, rules: Rules) -> tuple[float, float]:
@@ -63,7 +63,7 @@ def figures(c: IntervalCase, t: int, rules: Rules) -> tuple[float, float]:
     return float(reading.frequency), reading.monetary / 10_000.0
 
 
-def check(c: IntervalCase, p: Pieces, i: int, rules: Rules, limit: int) -> None:
+def check(c: IntervalCase, p: Intervals, i: int, rules: Rules, limit: int) -> None:
     mine = slice(p.offset[i], p.offset[i + 1])
     start, until = p.start[mine].tolist(), int(p.until[i])
     told = list(zip(p.frequency[mine].tolist(), p.monetary[mine].tolist(), strict=True))
@@ -88,7 +88,7 @@ def check(c: IntervalCase, p: Pieces, i: int, rules: Rules, limit: int) -> None:
 @many
 @given(customers, caps, limits)
 @example([(b"\0\0\0\1" * 20, 20)], 1_000, 5)
-def test_pieces_are_what_read_says(texts: list[tuple[bytes, int]], cap: int, limit: int) -> None:
+def test_intervals_are_what_read_says(texts: list[tuple[bytes, int]], cap: int, limit: int) -> None:
     rules = RULES._replace(cap=cap)
     group = [customer(text, back, rules) for text, back in texts]
     p = cut(group, rules, limit)
@@ -126,8 +126,8 @@ def plain(times: list[int], amounts: list[int]) -> bytes:
     return value
 
 
-def test_equal_instants_are_one_piece() -> None:
-    p = pieces([plain([10, 10, 30], [10_000, 20_000, 1])], np.array([50]), RULES)
+def test_equal_instants_are_one_interval() -> None:
+    p = intervals_of([plain([10, 10, 30], [10_000, 20_000, 1])], np.array([50]), RULES)
     assert p.start.tolist() == [50, 110, 130]
     assert p.frequency.tolist() == [3.0, 1.0, 0.0]
     assert p.monetary.tolist() == [3.0001, 0.0001, 0.0]
@@ -148,13 +148,13 @@ def test_plain_customers_take_the_columns() -> None:
 def test_sums_beyond_64_bits_over_all_customers() -> None:
     lot = 10**15 * 200
     values = [plain([10, 20, 30], [lot, lot, lot]) for _ in range(30)]
-    p = pieces(values, np.full(30, 50), RULES)
+    p = intervals_of(values, np.full(30, 50), RULES)
     assert p.monetary.tolist() == [3 * lot / 1e4, 2 * lot / 1e4, lot / 1e4, 0.0] * 30
 
 
 def test_an_order_dated_ahead_ends_what_can_be_foretold() -> None:
     value, _ = absorb_bytes(plain([10], [10_000]), entry(Kind.PLACED, "a", 110, order="a", amount=70_000), 20, RULES)
-    p = pieces([value, value], np.array([20, 110]), RULES)
+    p = intervals_of([value, value], np.array([20, 110]), RULES)
     assert (p.start.tolist(), p.frequency.tolist(), p.monetary.tolist()) == ([20, 110, 210], [1, 1, 0], [1.0, 7.0, 0.0])
     assert p.until.tolist() == [110, NEVER_DUE]
 
@@ -166,12 +166,12 @@ def test_a_customer_who_came_back_after_an_erasure_is_plain() -> None:
 
 
 def test_saturated_sums() -> None:
-    p = pieces([plain([10, 20, 30], [2**62] * 3)], np.array([50]), RULES)
+    p = intervals_of([plain([10, 20, 30], [2**62] * 3)], np.array([50]), RULES)
     assert p.monetary.tolist() == [(2**63 - 1) / 1e4, (2**63 - 1) / 1e4, 2**62 / 1e4, 0.0]
 
 
 def test_nobody() -> None:
-    p = pieces([], np.zeros(0, np.int64), RULES)
+    p = intervals_of([], np.zeros(0, np.int64), RULES)
     assert (p.offset.tolist(), p.start.size, p.until.size) == ([0], 0, 0)
 
 
