@@ -272,7 +272,7 @@ def test_a_crossing_before_the_start_is_told_at_the_start() -> None:
     assert (at.tolist(), to.tolist()) == ([7 * DAY_MS], [2])
 
 
-def test_a_move_to_an_earlier_centroid_happens_where_a_piece_begins() -> None:
+def test_a_move_to_an_earlier_centroid_happens_where_an_interval_begins() -> None:
     """An hour and a bit into the second interval, recency would have undone it: its end alone says nothing."""
     s = plain_scorer([[10, 0, 0], [0, 3, 0]], 0.0)
     p = Intervals(np.array([0, 2]), np.array([0, 1000]), np.array([0.0, 15.0]), np.zeros(2), np.array([NEVER_DUE]))
