@@ -25,8 +25,8 @@ demo: setup ## Real orders through a real Kafka and Valkey on this machine, to s
 test: setup ## All tests but the slow ones and the crashes, against a real Kafka and Valkey
 	@$(BIN)/python -m pytest $(ARGS)
 
-slow: setup ## The tests that take minutes: the benchmark's own, kills of adapters, workers stopped and multiplied
-	@$(BIN)/python -m pytest -m slow tests/integration $(ARGS)
+slow: setup ## The tests that take minutes: benchmark, adapters killed, workers stopped and multiplied, the tutorial
+	@$(BIN)/python -m pytest -m slow tests/integration tests/docs $(ARGS)
 
 docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
 	@$(BIN)/zensical build --strict --clean --config-file mkdocs.yml $(ARGS)

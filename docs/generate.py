@@ -32,7 +32,7 @@ from bench.reports.markdown import wrapped
 from segmentation.events import CampaignAction, Control, CustomerEvent, InputEvent, OutputEvent, SegmentChanged
 from stream.kafka import topics
 from stream.metrics import Metrics
-from stream.settings import Settings
+from stream.settings import DeploymentSettings, Settings
 from trainer.schedule.metrics import ScheduleMetrics
 from trainer.schedule.settings import ScheduleSettings
 from trainer.training.settings import TrainingSettings
@@ -88,10 +88,17 @@ def settings_page() -> str:
             "",
             "## Deployment",
             "",
-            "Read by every `segstream` and `segtrainer` command. All processes of one deployment need the same values. In the file:",
-            "at the top level.",
+            "Read by every command of `segstream` and `segtrainer`. All processes of one deployment need the same values.",
+            "In the file: at the top level.",
             "",
-            _settings_table(Settings),
+            _settings_table(DeploymentSettings),
+            "",
+            "## Workers and other commands",
+            "",
+            "Read by the commands of `segstream`. All workers of one deployment need the same values. In the file: at the top",
+            "level.",
+            "",
+            _settings_table(Settings, without=DeploymentSettings),
             "",
             "## Training",
             "",
@@ -118,11 +125,15 @@ def settings_page() -> str:
     )
 
 
-def _settings_table(settings: type[BaseSettings]) -> str:
+def _settings_table(settings: type[BaseSettings], *, without: type[BaseSettings] = BaseSettings) -> str:
+    """Return the table of a class's settings, but for those of another class."""
     prefix = settings.model_config["env_prefix"]
     rows = ["| variable | type | default | meaning |", "|---|---|---|---|"]
-    for name, field in settings.model_fields.items():
-        rows.append(f"| `{prefix}{name.upper()}` | {_type(field)} | {_default(field)} | {field.description} |")
+    rows += [
+        f"| `{prefix}{name.upper()}` | {_type(field)} | {_default(field)} | {field.description} |"
+        for name, field in settings.model_fields.items()
+        if name not in without.model_fields
+    ]
     return "\n".join(rows)
 
 
