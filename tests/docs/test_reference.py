@@ -42,6 +42,15 @@ def asyncapi() -> dict[str, Any]:
     return found
 
 
+def test_the_pages_are_what_the_code_says(generator: ModuleType) -> None:
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, text in generator.pages().items()
+        if not path.exists() or path.read_text("utf-8") != text
+    ]
+    assert stale == [], "run `make docs-reference` and commit what it writes"
+
+
 def test_asyncapi_is_valid(asyncapi: dict[str, Any]) -> None:
     schema = json.loads(gzip.decompress(ASYNCAPI_SCHEMA.read_bytes()))
     jsonschema.Draft7Validator(schema).validate(asyncapi)
