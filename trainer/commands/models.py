@@ -6,10 +6,11 @@ import getpass
 import json
 import logging
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from stream.clock import now_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +159,7 @@ def roll_model_back(
 def _signed(by: str | None, reason: str) -> Signature:
     from trainer.registry.contents import Signature
 
-    return Signature.now(by or _user(), time.time_ns() // 1_000_000, reason)
+    return Signature.now(by or _user(), now_ms(), reason)
 
 
 def _tell(change: Callable[[], PublicationResult], outcome: str, *, as_json: bool) -> None:

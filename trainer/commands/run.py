@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from stream.clock import now_ms
 from stream.renamed_options import accepting
 from trainer.commands.models import By, Reason
 from trainer.errors import GatesFailed, PlanError
@@ -157,7 +158,7 @@ def run_command(
             settings,
             training.plan(),
             job,
-            now_ms=time.time_ns() // 1_000_000,
+            now_ms=now_ms(),
             clock_s=time.perf_counter,
             progress=hear,
         )

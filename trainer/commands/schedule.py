@@ -6,13 +6,13 @@ import asyncio
 import logging
 import shlex
 import signal
-import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stream.clock import now_ms
 from stream.errors import SettingsError
 from stream.renamed_options import accepting
 from trainer.commands.models import settings_and_log
@@ -157,7 +157,7 @@ def _build(
         policy=Policy(settings.group, chosen.jitter_s, chosen.retries, chosen.retry_s),
         memory=RunMemory(redis, settings.group),
         train=train,
-        clock=_now_ms,
+        clock=now_ms,
         wait=wait,
         alarm=alarm,
         asks=_asks(settings, chosen, redis),
@@ -174,12 +174,8 @@ def _asks(
     if chosen.when_none:
         asks.append(partial(no_model_yet, settings))
     if chosen.when_drifted is not None:
-        asks.append(WhenDrifted(settings, redis, chosen.when_drifted, chosen.drift_interval_s, _now_ms))
+        asks.append(WhenDrifted(settings, redis, chosen.when_drifted, chosen.drift_interval_s, now_ms))
     return asks
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 async def no_model_yet(settings: DeploymentSettings, last: LastRun) -> str | None:
