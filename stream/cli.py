@@ -50,6 +50,7 @@ app = typer.Typer(
     help="Assign customers to segments as their orders arrive, and publish every move exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: Rich alone takes as long to import as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for room in (demo, replay, workers, outputs, customers, shards, settings):

@@ -9,7 +9,12 @@ import typer
 from stream.errors import SegstreamError
 from trainer.commands import models, report, run, schedule
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Learn the segments from the customers' states.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Learn the segments from the customers' states.",
+)
 
 
 @app.callback()

@@ -54,7 +54,10 @@ Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to
 
 @app.command()
 def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
-    """Show what is known of a customer: events, figures, segment, and the next move if nothing is bought."""
+    """Show one customer: figures, segment, next move and events.
+
+    The next move is the one that time alone will make, if nothing is bought.
+    """
     import msgspec
 
     from stream.clock import now_ms
@@ -115,7 +118,10 @@ def score(
     monetary: Monetary,
     as_json: AsJson = False,
 ) -> None:
-    """Show the segment of the active model that such figures belong to, and the action for it."""
+    """Show the active model's segment for given figures.
+
+    Also shows the recommended action, and the distance to each segment.
+    """
     import msgspec
 
     from segmentation.money import format_units
@@ -150,7 +156,10 @@ def export(
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write every customer's recency, frequency, monetary value, segment and number of moves to a file, by id."""
+    """Write all customers' figures and segments to a file.
+
+    Writes recency, frequency, monetary value, segment and number of moves, sorted by customer id.
+    """
     import msgspec
 
     from stream.clock import now_ms
@@ -183,7 +192,10 @@ def forecast(
     each: Annotated[bool, typer.Option("--each", help="List every single move, one per line.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count the moves of the coming days, by day and segments, if nobody buys anything. Changes nothing."""
+    """Count the coming moves by day, if nobody buys anything.
+
+    Reads the customers' states, and changes nothing.
+    """
     import msgspec
 
     from stream.customers.forecast import each_move, forecast_flows, named
@@ -247,7 +259,7 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
 
 @app.command()
 def erase(customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, as_json: AsJson = False) -> None:
-    """Erase a customer, and show which logs still hold their data, and until when.
+    """Erase a customer, and show which logs still hold data.
 
     Exits with 1 if no worker has done it in time.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="dead-letters",
     no_args_is_help=True,
-    help="Send records that couldn't be used back, after you have fixed the cause.",
+    help="Send dead letters back after you have fixed the cause.",
 )
 
 
@@ -62,7 +62,10 @@ def redrive_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show what would be sent.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send dead letters back to where they came from, each once. Those with a wrong key are keyed again on the way."""
+    """Send dead letters back to where they came from, each once.
+
+    Those with a wrong key are keyed again on the way.
+    """
     import msgspec
 
     from stream.dead_letters.routing import LEFT_REASONS, Selection

@@ -65,11 +65,10 @@ def demo(
     keep_running: KeepRunning = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")] = False,
 ) -> None:
-    """Run the whole pipeline on this machine, with real orders, and show what comes out.
+    """Run the whole pipeline on this machine, with real orders.
 
-    Starts its own Kafka, Valkey, workers, dispatcher and trainer, and stops them at the end.
-    Of your settings it uses only SEGSTREAM_CACHE_DIR and SEGSTREAM_CURRENCY.
-    --speed applies to the orders after the training.
+    Starts its own Kafka, Valkey, workers, dispatcher and trainer, shows the result, and stops everything. Of your
+    settings it uses only SEGSTREAM_CACHE_DIR and SEGSTREAM_CURRENCY. --speed applies to the orders after the training.
     """
     from segmentation.events import instant
     from stream.clock import now_ms

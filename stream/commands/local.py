@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from stream.local.server import Report
 
-app = typer.Typer(
-    name="local", no_args_is_help=True, help="Run a real Kafka and Valkey on this machine, in the background."
-)
+app = typer.Typer(name="local", no_args_is_help=True, help="Run a real Kafka and Valkey on this machine.")
 
 DataDir = Annotated[
     Path | None,
@@ -45,7 +43,10 @@ def progress() -> Iterator[Report]:
 
 @app.command()
 def up(data_dir: DataDir = None) -> None:
-    """Start Kafka and Valkey unless they are running. The first start downloads Kafka (45 MB)."""
+    """Start Kafka and Valkey in the background, unless they run.
+
+    The first start downloads Kafka (45 MB).
+    """
     from stream.local import background
 
     folder = _folder(data_dir)
@@ -95,7 +96,7 @@ def status(
 
 @app.command()
 def env(data_dir: DataDir = None) -> None:
-    """Print the `export` lines for your shell that point every command at these servers."""
+    """Print `export` lines that point the commands at them."""
     from stream.local import background
 
     for name, value in background.endpoints(_folder(data_dir)).environment().items():

@@ -23,7 +23,11 @@ LITTLE, MUCH = 0.1, 0.25  # limits of a population stability index, by the usual
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, *, as_json: AsJson = False) -> None:
-    """List the models, the shards that score by each, the progress of a new one, and how far customers have drifted."""
+    """List the models, and show which one scores.
+
+    Also shows how many shards score by each, how far the rescoring for a new one is, and how far customers have
+    drifted.
+    """
     if context.invoked_subcommand is not None:
         return
     import msgspec
@@ -72,7 +76,10 @@ def shadow(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Show the moves that activating a model would cause now, by segments, with the money. Changes nothing."""
+    """Show the moves that activating a model now would cause.
+
+    Counts customers and money by segments, and changes nothing.
+    """
     import msgspec
 
     from stream.models.listing import find_model
@@ -95,7 +102,7 @@ def shadow(
 
 @app.command()
 def drift(*, as_json: AsJson = False) -> None:
-    """Compare today's customers with those that the active model was trained on."""
+    """Compare the customers with those of the model's training."""
     import msgspec
 
     from stream.models.drift import drift as drift_of

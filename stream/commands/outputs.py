@@ -38,7 +38,10 @@ def tail(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow an output topic: print a line for each committed record. Ends on Ctrl-C, --limit or --until-idle."""
+    """Follow the moves, the campaign actions or the dead letters.
+
+    Prints a line for each record as it is committed. Ends on Ctrl-C, or as --limit or --until-idle say.
+    """
     from stream.outputs.tail import tail as follow
     from stream.settings import load_settings
 

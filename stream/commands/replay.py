@@ -93,10 +93,10 @@ def backfill(
     no_finish: NoFinish = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the orders of a file as history: `backfill: ID` on each, then `backfill.finished` to every partition.
+    """Send the orders of a file to the orders topic as history.
 
-    No move of their customers is published until it is finished, and then at most one for each customer.
-    Sending a file twice changes nothing.
+    Each order names the backfill, and at the end every partition gets a `backfill.finished`. Until then no move of
+    their customers is published, and then at most one for each customer. Sending a file twice changes nothing.
     """
     from stream.replay.publisher import BackfillPart
 

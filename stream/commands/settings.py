@@ -9,7 +9,7 @@ app = typer.Typer()
 
 @app.command("settings")
 def show_settings() -> None:
-    """List every setting: its variable, its value here, its default and its meaning."""
+    """List every setting with its value, default and meaning."""
     from stream.commands.tables import console, table
     from stream.settings import Settings, load_settings
     from stream.settings_sources import PREFIX

@@ -31,7 +31,7 @@ def status(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per shard on stdout.")] = False,
 ) -> None:
-    """Show each shard's owner, lag, clock, model and, if it stopped, the reason.
+    """Show each shard's owner, lag, clock, model and problem.
 
     Exits with 1 if a shard is quarantined; with --wait also if one still lags.
     """
@@ -83,7 +83,7 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
 
 @app.command()
 def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None:
-    """Let quarantined shards try again, after you have fixed the cause."""
+    """Let quarantined shards try again after you fixed the cause."""
     from stream.clock import now_ms
     from stream.engine.shard_report import retry_quarantined
     from stream.settings import load_settings
@@ -107,9 +107,10 @@ def rebuild(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Rebuild the contents of Redis from Kafka: the shards are emptied, and their owners read the logs from the start.
+    """Rebuild the contents of Redis from Kafka.
 
-    No move is published again: those already published are read back from the output topic.
+    Empties the shards; their owners then read the logs from the start. No move is published again: those already
+    published are read back from the output topic.
     """
     from stream.settings import load_settings
 

@@ -12,14 +12,15 @@ from stream.commands.options import AsJson
 if TYPE_CHECKING:
     from stream.kafka.topics import Problem
 
-app = typer.Typer(
-    name="topics", no_args_is_help=True, help="Create and check the Kafka topics, with every setting that matters."
-)
+app = typer.Typer(name="topics", no_args_is_help=True, help="Create and check the Kafka topics.")
 
 
 @app.command()
 def create(*, as_json: AsJson = False) -> None:
-    """Create the topics that are missing, then check all of them. Exits with 1 if one isn't configured as required."""
+    """Create the topics that are missing, then check all.
+
+    Exits with 1 if a topic isn't configured as required.
+    """
     import msgspec
 
     from stream.kafka import topics
@@ -36,7 +37,10 @@ def create(*, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(*, as_json: AsJson = False) -> None:
-    """Compare the topics with what is required: one line for each difference. Exits with 1 if there is any."""
+    """Show where topics differ from what is required.
+
+    Exits with 1 if there is a difference.
+    """
     from stream.kafka import topics
     from stream.settings import load_settings
 

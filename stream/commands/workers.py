@@ -19,7 +19,10 @@ app = typer.Typer()
 
 @app.command()
 def worker(http_port: HttpPort = None) -> None:
-    """Score orders: consume events, keep customers' states in Redis, publish moves. Finishes its turn on SIGTERM."""
+    """Score orders and publish moves, until SIGTERM.
+
+    Consumes order events and keeps the customers' states in Redis. On SIGTERM it finishes its turn and exits.
+    """
     from stream.settings import load_settings
     from stream.worker.steps import scoring_step
 
@@ -34,7 +37,10 @@ def dispatch(
     ] = None,
     http_port: HttpPort = None,
 ) -> None:
-    """Turn moves into campaign actions by the rules, each exactly once. Finishes its turn on SIGTERM."""
+    """Turn moves into campaign actions by rules, until SIGTERM.
+
+    Each action is published exactly once. On SIGTERM it finishes its turn and exits.
+    """
     from stream.settings import load_settings
     from stream.worker.steps import campaign_step
 
@@ -50,9 +56,10 @@ def adapters(
     ] = None,
     http_port: HttpPort = None,
 ) -> None:
-    """Turn records of other topics into order events: unkeyed orders, and what your own adapters read.
+    """Turn other topics into order events, until SIGTERM.
 
-    Finishes the records at hand on SIGTERM.
+    Reads the topic of unkeyed orders, and the topics of your own adapters. On SIGTERM it finishes the records at hand
+    and exits.
     """
     from stream.adapters.app import run_adapters
     from stream.adapters.mapping import load_adapters

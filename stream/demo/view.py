@@ -167,7 +167,7 @@ def show_result(result: DemoResult, console: Console) -> None:
     console.print(f"\n{verdict(result)}", markup=False, soft_wrap=True)
     console.print("Files:")
     for what, path in result.files.items():
-        console.print(f"  {what:<12} {path}", markup=False, soft_wrap=True)
+        console.print(f"  {what.replace('_', ' '):<12} {path}", markup=False, soft_wrap=True)
 
 
 def result_console() -> Console:

@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(*, as_json: Json = False) -> None:
-    """Show every model on the models topic: active or candidate, since when, by whom, why."""
+    """List every model: active or candidate, since when, by whom."""
     from rich.console import Console
     from rich.table import Table
 
@@ -131,7 +131,10 @@ def promote_model(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Activate a model: every worker starts it, and moves its customers by it."""
+    """Activate a model.
+
+    Every worker starts to score by it, and moves the customers whose segment changes.
+    """
     from trainer.registry.publish import promote
 
     expected = "" if expect_active == "none" else expect_active
@@ -149,7 +152,10 @@ def roll_model_back(
     by: By = None,
     as_json: Json = False,
 ) -> None:
-    """Activate a model again that was active before: a change of the model like any other."""
+    """Activate an earlier model again.
+
+    This is a change of the model like any other.
+    """
     from trainer.registry.publish import roll_back
 
     settings = settings_and_log()

@@ -33,7 +33,10 @@ def report_command(
         bool, typer.Option("--json", help="The run's outcome, without single customers, as one JSON object on stdout.")
     ] = False,
 ) -> None:
-    """Show the report of the run that made a model, as Markdown; with --out as the page that the run wrote."""
+    """Show the report of the run that made a model.
+
+    Prints it as Markdown; with --out it writes the page as the run wrote it.
+    """
     from trainer.registry.reports import find, write
 
     report = find(settings_and_log(), version)

@@ -126,7 +126,10 @@ def run_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Train on the customers, name the segments, publish the model and activate it if it moves few enough of them."""
+    """Train a model on the customers, and publish it.
+
+    Names the segments, and activates the model if it moves few enough of the customers.
+    """
     from stream.settings import DeploymentSettings
     from trainer.lock import training_lock
     from trainer.run import Job, run

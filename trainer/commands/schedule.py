@@ -73,7 +73,10 @@ def schedule_command(
         int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="setting")
     ] = None,
 ) -> None:
-    """Train by a cron expression until stopped; of several schedulers of a deployment one trains."""
+    """Train by a cron expression, until stopped.
+
+    Of several schedulers of a deployment one trains.
+    """
     from trainer.schedule.settings import ScheduleSettings
 
     settings = settings_and_log()
