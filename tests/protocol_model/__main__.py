@@ -1,8 +1,8 @@
 """The protocol's model: every state of one shard, two workers and their servers, in a small world with every fault.
 
-`python -m tests.protocol_model` searches the small worlds and all mutants; `--full` larger worlds, for some minutes each. Whoever
-changes the protocol (docs/explanation/exactly-once.md) changes this first: takeover.py and turn.py follow the numbered steps of
-stream/engine/takeover.py and stream/engine/turns.py.
+`python -m tests.protocol_model` searches the small worlds and all mutants; `--full` searches larger worlds, for some
+minutes each. Change the model before you change the protocol (docs/explanation/exactly-once.md, section 7): takeover.py
+and turn.py follow the numbered steps of stream/engine/takeover.py and stream/engine/turns.py.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ import sys
 from tests.protocol_model.explore import Found, Search, comes_to_rest
 from tests.protocol_model.mutants import LARGER, MUTANTS, SMALL, Variant
 
-SAMPLE_EVERY = 500  # of the protocol's states, one is asked whether it comes to rest
+SAMPLE_EVERY = 500  # one of so many states of the protocol is checked for coming to rest
 
 
 def main() -> int:
-    """1 where a search found what it shouldn't, or didn't find what it should."""
+    """Run the searches. Return 1 where one had an unexpected result."""
     parser = argparse.ArgumentParser(prog="python -m tests.protocol_model", description=__doc__.partition("\n")[0])
-    parser.add_argument("--list", action="store_true", help="name the variants")
-    parser.add_argument("--variant", action="append", metavar="NAME", help="this one alone (a mutant's number will do)")
-    parser.add_argument("--full", action="store_true", help="larger worlds")
-    parser.add_argument("--trace", action="store_true", help="the shortest way to a violation")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="give up a search after this much CPU time")
+    parser.add_argument("--list", action="store_true", help="list the variants")
+    parser.add_argument(
+        "--variant", action="append", metavar="NAME", help="search this one only (a name or a mutant's number)"
+    )
+    parser.add_argument("--full", action="store_true", help="search larger worlds")
+    parser.add_argument("--trace", action="store_true", help="print the shortest way to a violation")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="end a search after this much CPU time")
     asked = parser.parse_args()
     variants = [*(LARGER if asked.full else SMALL), *(m.in_full() if asked.full else m for m in MUTANTS)]
     if asked.list:
         for variant in variants:
-            print(f"{variant.name:28} {variant.breaks or 'holds':8} {variant.says}")
+            print(f"{variant.name:28} {variant.breaks or 'holds':8} {variant.description}")
         return 0
     if asked.variant:
         variants = [v for v in variants if v.name in asked.variant or v.name.partition("-")[0] in asked.variant]
         if not variants:
-            parser.error(f"no variant is called {' or '.join(asked.variant)}: see --list")
+            parser.error(f"there is no variant {' or '.join(asked.variant)}: see --list")
     expected = [_search(variant, asked.seconds, trace=asked.trace) for variant in variants]
     return 0 if all(expected) else 1
 

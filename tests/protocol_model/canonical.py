@@ -1,4 +1,4 @@
-"""One state for all that can't be told apart: what makes the search end."""
+"""One state for all that can't be distinguished: without this the search wouldn't end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from tests.protocol_model.state import (
     Write,
 )
 
-GONE = 0  # the token of a head that is nowhere any more
+DELETED = 0  # the token of a head that no Redis holds any more
 
 
 def reduced(rules: ProtocolRules, state: State) -> State:
-    """Without what can't matter: a history that never comes back, a late commit that will be refused, a worker that can only go down."""
+    """Return the state without parts that have no effect.
+
+    These are a history that no rollback restores, a late commit that will be refused, and a worker that can only fail.
+    """
     if not state.rollbacks and state.history:
         state = state._replace(history=())
     tokens = _tokens(state)
@@ -33,7 +36,7 @@ def reduced(rules: ProtocolRules, state: State) -> State:
 
 
 def canonical(rules: ProtocolRules, state: State) -> State:
-    """The one state that stands for all that differ only by names: of workers, of tokens, and where counting began."""
+    """Return the state that stands for all that differ only in workers' names, tokens and the starts of counts."""
     state = reduced(rules, state)
     state = _Renamed(state, _tokens(state)).state()
     first, second = state.slots
@@ -41,7 +44,7 @@ def canonical(rules: ProtocolRules, state: State) -> State:
 
 
 def _tokens(state: State) -> dict[int, int]:
-    """New names for the tokens that Redis holds, or may hold again."""
+    """Return new names for the tokens that Redis holds or may hold again."""
     names: dict[int, int] = {}
     for copy in state.history:
         names[copy.head.token] = len(names) + 1
@@ -52,7 +55,7 @@ def _tokens(state: State) -> dict[int, int]:
 
 
 def _slot(rules: ProtocolRules, slot: Slot, tokens: dict[int, int]) -> Slot:
-    """An epoch without worker or transaction is nobody's."""
+    """Drop an epoch without worker and transaction: it has no effect."""
     if slot.worker and rules.lost_means_down and _is_lost(slot, slot.worker, tokens):
         slot = slot._replace(worker=None)
     if slot.worker is None and slot.transaction is None and (slot.epoch or slot.cut_off):
@@ -61,26 +64,26 @@ def _slot(rules: ProtocolRules, slot: Slot, tokens: dict[int, int]) -> Slot:
 
 
 def _is_lost(slot: Slot, worker: Worker, tokens: dict[int, int]) -> bool:
-    """Whether its next step, whatever else happens before, is to find that it has lost the shard."""
+    """Return whether the worker's next step will be to find that it has lost the shard, whatever happens before."""
     if worker.phase == "opening":
         return not slot.epoch
     if worker.phase in {"covering", "publishing"}:
         return slot.transaction is None
-    gone = worker.expected is not None and worker.expected.token not in tokens
-    return gone and (worker.phase != "following" or not slot.epoch)  # while it follows, it may still cover
+    is_deleted = worker.expected is not None and worker.expected.token not in tokens
+    return is_deleted and (worker.phase != "following" or not slot.epoch)  # while it follows, it may still cover
 
 
 class _Renamed:
-    """Tokens by rank; numbers and positions counted from the first move that somebody may still read."""
+    """A state with tokens by rank, and numbers and positions counted from the first move that may still be read."""
 
     def __init__(self, state: State, tokens: dict[int, int]) -> None:
         self._state = state
         self._tokens = tokens
-        told = state.told
-        self._read = min(self._lowest(), len(told.moves))
-        segments, sequences = list(told.segments), list(told.sequences)
-        self._number, self._as_of = 0, told.as_of
-        for move in told.moves[: self._read]:
+        log = state.log
+        self._read = min(self._lowest(), len(log.moves))
+        segments, sequences = list(log.segments), list(log.sequences)
+        self._number, self._as_of = 0, log.as_of
+        for move in log.moves[: self._read]:
             segments[move.customer] = move.after
             sequences[move.customer] = move.sequence
             self._number = move.number
@@ -89,7 +92,7 @@ class _Renamed:
         self._sequences = tuple(sequences)
 
     def _lowest(self) -> int:
-        """The lowest position that anybody holds in the output log."""
+        """Return the lowest position in the output log that any part of the state has."""
         state = self._state
         lowest = min([state.redis.head.position, *(old.head.position for old in state.history)])
         if state.old_primary:
@@ -102,9 +105,9 @@ class _Renamed:
         return lowest
 
     def state(self) -> State:
-        """All of it."""
-        old, told = self._state, self._state.told
-        moves = tuple(self._move(move) for move in told.moves[self._read :])
+        """Return the renamed state."""
+        old, log = self._state, self._state.log
+        moves = tuple(self._move(move) for move in log.moves[self._read :])
         return State(
             self._redis(old.redis),
             tuple(self._redis(copy) for copy in old.history),
@@ -126,7 +129,7 @@ class _Renamed:
 
     def _head(self, head: ModelRedisHead) -> ModelRedisHead:
         token, offset, position, number, clock, activation, cursor, quiet = head
-        token, position, number = self._tokens.get(token, GONE), position - self._read, number - self._number
+        token, position, number = self._tokens.get(token, DELETED), position - self._read, number - self._number
         return ModelRedisHead(token, offset, position, number, clock, activation, cursor, quiet)
 
     def _customer(self, number: int, customer: StoredCustomer) -> StoredCustomer:
@@ -135,7 +138,7 @@ class _Renamed:
 
     def _write(self, write: Write) -> Write:
         customers = tuple(c and self._customer(number, c) for number, c in enumerate(write.customers))
-        return Write(self._head(write.head._replace(token=GONE)), customers)
+        return Write(self._head(write.head._replace(token=DELETED)), customers)
 
     def _kafka(self, head: ModelKafkaHead) -> ModelKafkaHead:
         return head._replace(number=head.number - self._number) if self._number else head

@@ -1,4 +1,7 @@
-"""What must hold: C1 to C3 and C6 of docs/explanation/exactly-once.md, and that no healthy shard is stopped. (C4 isn't modelled; C5 is C2.)"""
+"""The promises that are checked: 1 to 3 and 6 of docs/explanation/exactly-once.md, section 1 (here C1 to C3 and C6).
+
+No healthy shard may be stopped either. Promise 4 isn't modelled; promise 5 is the same as 2.
+"""
 
 from __future__ import annotations
 
@@ -8,38 +11,38 @@ from tests.protocol_model.turn import work
 from tests.protocol_model.world import ModelWorld
 
 
-def append(told: OutputLog, moves: tuple[LoggedMove, ...]) -> tuple[OutputLog, str | None]:
-    """(the log with the moves, the first promise they break)."""
+def append(log: OutputLog, moves: tuple[LoggedMove, ...]) -> tuple[OutputLog, str | None]:
+    """Return (the log with the moves, the first promise that they break)."""
     for move in moves:
-        segment, sequence = chain(told, move.customer)
-        last = as_of(told.moves[-1]) if told.moves else told.as_of
-        told = told._replace(moves=(*told.moves, move))
+        segment, sequence = chain(log, move.customer)
+        before = as_of(log.moves[-1]) if log.moves else log.as_of
+        log = log._replace(moves=(*log.moves, move))
         if (move.before, move.sequence) != (segment, sequence + 1):
-            return told, (
-                f"C2: customer {move.customer} was told {move.before} -> {move.after} as number {move.sequence}, "
+            return log, (
+                f"C2: customer {move.customer} was moved {move.before} -> {move.after} as number {move.sequence}, "
                 f"after segment {segment} as number {sequence}"
             )
         if move.before == move.after:
-            return told, f"C2: customer {move.customer} was told {move.before} -> {move.after}"
-        if any(new < old for new, old in zip(as_of(move), last, strict=True)):
-            return told, f"C6: (model, clock, offset) went back from {last} to {as_of(move)}"
-    return told, None
+            return log, f"C2: customer {move.customer} was moved {move.before} -> {move.after}"
+        if any(new < old for new, old in zip(as_of(move), before, strict=True)):
+            return log, f"C6: (model, clock, offset) went back from {before} to {as_of(move)}"
+    return log, None
 
 
 def as_of(move: LoggedMove) -> tuple[int, int, int]:
-    """What stands behind a move, none of which ever goes back."""
+    """Return (model, clock, offset) behind a move, none of which may go back."""
     return move.activation, move.clock, move.offset
 
 
 def advance(old: ModelKafkaHead, new: ModelKafkaHead) -> str | None:
-    """C6 for the head: offset, number, clock, activation."""
+    """Return the violation of C6 by a new head, if any: offset, number, clock or activation went back."""
     if any(b < a for a, b in zip(old[:4], new[:4], strict=True)):
         return f"C6: Kafka's head went back, from {tuple(old[:4])} to {tuple(new[:4])}"
     return None
 
 
 def at_rest(rules: ProtocolRules, world: ModelWorld, state: State) -> bool:
-    """Whether nothing is left to do: one worker idles by its own lights, the other is down, and nothing is in flight."""
+    """Return whether nothing is left to do: one worker is idle, the other is down, and nothing is in flight."""
     if state.late or state.old_primary or any(slot.transaction for slot in state.slots):
         return False
     alive = [at for at, slot in enumerate(state.slots) if slot.worker]
@@ -53,16 +56,16 @@ def at_rest(rules: ProtocolRules, world: ModelWorld, state: State) -> bool:
 
 
 def rest(world: ModelWorld, state: State) -> str | None:
-    """C1 and C3 where everything rests."""
+    """Return the violation of C1 or C3 in a state at rest, if any."""
     for customer in range(CUSTOMERS):
         there = state.redis.customers[customer]
         orders = world.all_orders(customer)
         if there.orders != orders:
             return f"C1: an order of customer {customer} is not in Redis"
-        told = chain(state.told, customer)
+        last = chain(state.log, customer)
         want = world.segment(customer, orders, state.clock, state.published)
-        if told[0] != want:
-            return f"C3: customer {customer} was last told {told[0]}, the model gives {want}"
-        if (there.announced, there.sequence) != told:
-            return f"C3: of customer {customer} Redis has {there.announced, there.sequence}, the log {told}"
+        if last[0] != want:
+            return f"C3: customer {customer} was last moved to {last[0]}, the model gives {want}"
+        if (there.announced, there.sequence) != last:
+            return f"C3: of customer {customer} Redis has {there.announced, there.sequence}, the log {last}"
     return None

@@ -1,4 +1,4 @@
-"""What happens to workers: time, a new model, Kafka's coordinator, and every fault."""
+"""The environment of the workers: time, a new model, Kafka's coordinator, and every fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.protocol_model.world import ModelWorld
 
 
 def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Transition]:
-    """Everything that no worker decides."""
+    """Yield everything that no worker decides."""
     if state.clock == 0 and world.clock_moves:
         yield Transition(None, "the clock moves to 1", (), state._replace(clock=1), outside=True)
     if state.published == 1 and world.new_model:
@@ -36,7 +36,7 @@ def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterato
 
 
 def _redis(world: ModelWorld, state: State) -> Iterator[Transition]:
-    """A rollback, a split, a late commit. (One that never arrives is a crash before it was sent.)"""
+    """Yield a rollback, a split, a late commit. (A commit that never arrives is a crash before it was sent.)"""
     if state.old_primary:
         first, second = (slot._replace(cut_off=False) for slot in state.slots)
         whole = state._replace(old_primary=None, slots=(first, second))
@@ -65,7 +65,10 @@ def _roll_back(world: ModelWorld, state: State, lost: int) -> Iterator[Transitio
 def _coordinator(
     rules: ProtocolRules, world: ModelWorld, state: State, at: int, sent: SentTransaction
 ) -> Iterator[Transition]:
-    """Commit, whole or torn. (An aborted transaction is one that was never sent; a lost reply is a crash before it came.)"""
+    """Yield the commits of a transaction, whole or torn.
+
+    An aborted transaction is one that was never sent; a lost reply is a crash before the reply.
+    """
     yield _committed(rules, state, at, sent.moves, sent.head, "Kafka commits its {}, head {}")
     if not rules.await_outputs:
         for lost in sent.moves:
@@ -94,29 +97,32 @@ def _committed(
     *,
     fault: bool = False,
 ) -> Transition:
-    told, violation = append(state.told, moves)
+    log, violation = append(state.log, moves)
     violation = violation or advance(state.kafka, head)
     slot = state.slots[at]
     worker = slot.worker
-    after = with_slot(state._replace(told=told, kafka=head), at, slot._replace(transaction=None))
+    after = with_slot(state._replace(log=log, kafka=head), at, slot._replace(transaction=None))
     if worker and worker.phase == "covering":
         after = with_worker(after, at, back_to_2(rules, worker))
-    elif worker and worker.phase in {"publishing", "telling late"}:
+    elif worker and worker.phase in {"publishing", "publishing late"}:
         after = with_worker(after, at, acknowledged(after, at))
     return Transition(at, text, (moves, head), after, violation, fault)
 
 
 def _torn(rules: ProtocolRules, state: State, at: int, sent: SentTransaction) -> Iterator[Transition]:
-    """A delayed EndTxn of the sender's last transaction commits what it has sent of this one; the broker refuses the rest."""
+    """Yield the commits by a delayed EndTxn of the sender's previous transaction.
+
+    It commits the part of this one that was sent; the broker refuses the rest.
+    """
     slot = state.slots[at]
     refused = slot._replace(transaction=None, worker=None)
     for so_far in range(1, len(sent.moves) + 1):
         moves = sent.moves[:so_far]
-        told, violation = append(state.told, moves)
+        log, violation = append(state.log, moves)
         after = refused
         if moves == sent.moves:  # all are acknowledged, so the head is sent, and may open a transaction of its own
             after = slot._replace(transaction=SentTransaction((), sent.head))
-        torn = with_slot(state._replace(told=told), at, after)
+        torn = with_slot(state._replace(log=log), at, after)
         yield Transition(
             at, "a delayed EndTxn commits its {}, and not the head", (moves,), torn, violation, outside=True
         )

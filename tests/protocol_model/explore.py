@@ -1,4 +1,4 @@
-"""Every state that can be reached, the shortest way first; and whether the shard comes to rest once the faults stop."""
+"""The search of every reachable state, by the shortest way; and whether the shard comes to rest once faults stop."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import Slot, State, Transition, start
 from tests.protocol_model.takeover import take_over
 from tests.protocol_model.turn import turn
-from tests.protocol_model.words import say
+from tests.protocol_model.words import line_of
 from tests.protocol_model.world import ModelWorld
 
 START = 0  # the parent of the first state
-REMEMBERED = 2_000_000  # raw states, of which half come up again soon
+REMEMBERED = 2_000_000  # raw states; half of them come up again soon
 PATIENCE = 1_000  # steps until a shard must rest
 
 
 @dataclass(slots=True)
 class Found:
-    """What a search has seen. Neither exhausted nor violated: it was cut short."""
+    """The result of a search. Neither exhausted nor violated: it was cut short."""
 
     states: int = 0
     steps: int = 0
@@ -37,10 +37,10 @@ class Found:
 
 
 class Search:
-    """Breadth first over canonical states. Of a state only its hash is kept, with the hash it came from."""
+    """A search, breadth first over canonical states. Of a state only the hash is kept, with its parent's."""
 
     def __init__(self, rules: ProtocolRules, world: ModelWorld, digest: Callable[[State], Hashable] = hash) -> None:
-        """`digest`: what is kept of a state; the state itself costs more memory, and no two are ever taken for one."""
+        """`digest`: kept of each state. The state itself costs more memory, but no two states are mistaken for one."""
         self._rules = rules
         self._world = world
         self._digest = digest
@@ -48,7 +48,7 @@ class Search:
         self.parents: dict[Hashable, Hashable] = {}
 
     def run(self, *, limit_s: float = float("inf"), sample_every: int = 0) -> Found:
-        """Until every state was seen, a violation, or the limit of CPU time. A sample: each so-manieth state."""
+        """Search until all states are seen, one breaks a promise, or the CPU time is over. Sample every n-th state."""
         found = Found()
         began = time.process_time()
         first = canonical(self._rules, start(self._world.rollbacks))
@@ -71,7 +71,7 @@ class Search:
         return found
 
     def _new(self, state: State, found: Found) -> Iterator[State]:
-        """The states behind this one that were never seen; stops at a violation, which it notes."""
+        """Yield the unseen states that follow this one. Stop at a violation, and note it."""
         here = self._digest(state)
         for step in steps(self._rules, self._world, state):
             found.steps += 1
@@ -94,7 +94,7 @@ class Search:
             yield after
 
     def _was_met(self, raw: State) -> bool:
-        """Whether this very state has come up before: cheaper than to find its canonical one again."""
+        """Return whether exactly this state came up before, which is cheaper than to make it canonical again."""
         digest = self._digest(raw)
         if digest in self._met:
             return True
@@ -104,27 +104,27 @@ class Search:
         return False
 
     def _trace(self, last: Hashable, final: Transition) -> list[str]:
-        """The way to a violation, walked again with names and numbers as they are."""
+        """Return the way to a violation, repeated with the original names and numbers."""
         chain = [last]
         while (parent := self.parents[chain[-1]]) != START:
             chain.append(parent)
         state = start(self._world.rollbacks)
-        told: list[str] = []
+        lines: list[str] = []
         for digest in reversed(chain[:-1]):
             step = next(step for step in steps(self._rules, self._world, state) if self._leads_to(step, digest))
-            told.append(say(step))
+            lines.append(line_of(step))
             state = reduced(self._rules, step.state)
         alike = [step for step in steps(self._rules, self._world, state) if step.text == final.text]
         want = canonical(self._rules, final.state)
-        told.append(say(next(step for step in alike if canonical(self._rules, step.state) == want)))
-        return told
+        lines.append(line_of(next(step for step in alike if canonical(self._rules, step.state) == want)))
+        return lines
 
     def _leads_to(self, step: Transition, digest: Hashable) -> bool:
         return not step.violation and self._digest(canonical(self._rules, step.state)) == digest
 
 
 def steps(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Transition]:
-    """Everything that can happen next."""
+    """Yield everything that can happen next."""
     yield from happenings(rules, world, state)
     for at, slot in enumerate(state.slots):
         if slot.worker is None or slot.worker.phase in {"opening", "following", "catching up"}:
@@ -134,7 +134,7 @@ def steps(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Tra
 
 
 def comes_to_rest(rules: ProtocolRules, world: ModelWorld, state: State, rng: random.Random) -> str | None:
-    """Let the faults stop and one worker survive, and walk at random. None: it rests, and all is well; else what isn't."""
+    """Stop the faults, keep one worker, and walk at random. Return what is wrong; None: it rests, and all is well."""
     alive = rng.randrange(2)
     slots = [slot._replace(cut_off=False) for slot in state.slots]
     slots[1 - alive] = Slot(None, slots[1 - alive].transaction, slots[1 - alive].epoch)

@@ -1,4 +1,4 @@
-"""The protocol in its worlds, and the protocol with one ingredient taken out: what the search has to find."""
+"""The variants to be searched: the protocol in its worlds, and each mutant, which lacks one ingredient."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Variant:
     """Rules in a world. `breaks`: the promise that the shortest trace breaks; None: the protocol, which breaks none."""
 
     name: str
-    says: str
+    description: str
     rules: ProtocolRules
     world: ModelWorld
     breaks: str | None = None
 
     def in_full(self) -> Variant:
-        """The same where the clock moves and a model is published besides."""
+        """Return the variant in a world where the clock moves and a model is published as well."""
         return replace(self, world=replace(self.world, clock_moves=True, new_model=True))
 
 
-# The world is cut in two, or it couldn't be exhausted while one waits: the clock moves, or a model is published. A torn
-# transaction and an end that is too low are never together: the protocol doesn't stand that.
+# A world with both a moving clock and a new model is too large for a test, so each world has one of them. A torn
+# transaction and an end offset that is too low are never combined: the protocol doesn't survive both.
 TIME: Final = ModelWorld(new_model=False)
 MODEL: Final = ModelWorld(clock_moves=False)
 TORN: Final = replace(TIME, torn=True)
@@ -33,8 +33,8 @@ SKEWED: Final = replace(TIME, skew=True)
 LOW_END: Final = replace(TIME, low_end=True)
 
 
-def _protocol(name: str, says: str, world: ModelWorld) -> Variant:
-    return Variant(f"protocol-{name}", says, PROTOCOL, world)
+def _protocol(name: str, description: str, world: ModelWorld) -> Variant:
+    return Variant(f"protocol-{name}", description, PROTOCOL, world)
 
 
 SMALL: Final = (
@@ -43,7 +43,9 @@ SMALL: Final = (
         "the clock moves; torn transactions, lagging clocks, late commits, pages",
         replace(TORN, skew=True, late_commit=True, pages=True),
     ),
-    _protocol("low-end", "the clock moves; ends that are too low, late commits", replace(LOW_END, late_commit=True)),
+    _protocol(
+        "low-end", "the clock moves; end offsets that are too low, late commits", replace(LOW_END, late_commit=True)
+    ),
     _protocol("model", "a model is published; torn transactions, pages", replace(MODEL, torn=True, pages=True)),
 )
 
@@ -58,25 +60,27 @@ LARGER: Final = (
         replace(TORN, orders=REPEATED, segments=BOTH_AT_ONCE),
     ),
     _protocol(
-        "by-model", "only the model moves a customer; two commits lost", replace(MODEL, segments=ONLY_BY_MODEL, lost_commits=2)
+        "by-model", "only the model moves a customer; two commits lost",
+        replace(MODEL, segments=ONLY_BY_MODEL, lost_commits=2),
     ),
 )  # fmt: skip
 
 
-def _without(number: int, says: str, breaks: str, world: ModelWorld, **out: object) -> Variant:
+def _without(number: int, description: str, breaks: str, world: ModelWorld, **out: object) -> Variant:
     (name,) = out
-    return Variant(f"{number}-{name.replace('_', '-')}", says, replace(PROTOCOL, **out), world, breaks)  # type: ignore[arg-type]  # names and types of Rules' fields
+    rules = replace(PROTOCOL, **out)  # type: ignore[arg-type]  # a field of ProtocolRules, by name
+    return Variant(f"{number}-{name.replace('_', '-')}", description, rules, world, breaks)
 
 
-# The numbers are those that the recovery suite uses, too.
+# The recovery suite uses the same numbers.
 MUTANTS: Final = (
     _without(1, "a failed send of a move isn't noticed", "C3", TIME, await_outputs=False),
     _without(2, "a failed send of the head isn't noticed", "stopped", TIME, await_head=False),
     _without(3, "the head is sent before the moves are acknowledged", "stopped", TORN, outputs_before_head=False),
     _without(4, "Redis is written without comparing the head", "C1", TIME, compare_and_set=False),
-    _without(5, "the log is read to its end alone", "C2", LOW_END, read_until_last=False),
-    _without(6, "the log is read until move S alone", "C2", TORN, read_until_end=False),
-    _without(7, "what was told isn't noted in Redis", "C2", TIME, patch_announced=False),
+    _without(5, "the log is read to its end only", "C2", LOW_END, read_until_last=False),
+    _without(6, "the log is read until move S only", "C2", TORN, read_until_end=False),
+    _without(7, "published moves aren't noted in Redis", "C2", TIME, patch_announced=False),
     _without(8, "orders R..N are scored as usual", "C6", TIME, absorb_in_silence=False),
     _without(9, "the customers of R..N aren't due", "C3", TIME, due_now=False),
     _without(10, "a takeover doesn't raise the clock", "C6", SKEWED, raise_clock=False),
@@ -84,12 +88,12 @@ MUTANTS: Final = (
     _without(12, "a takeover doesn't raise the activation", "C6", MODEL, raise_activation=False),
     _without(13, "an older model may score", "C6", MODEL, refuse_older=False),
     _without(14, "the states are loaded without the head", "C2", TIME, load_under_head=False),
-    _without(15, "each producer has a transactional id of its own", "C2", TIME, one_transactional_id=False),
+    _without(15, "each producer has another transactional id", "C2", TIME, one_transactional_id=False),
     _without(16, "the heads are read before the producer starts", "C6", MODEL, opening=("redis", "kafka", "producer")),
     _without(17, "Redis before Kafka", "stopped", TIME, kafka_first=False),
     _without(18, "an idle owner doesn't compare the head", "C1", TIME, poll_compares=False),
     _without(19, "a turn without moves has no transaction", "C3", TIME, transaction_every_turn=False),
     _without(20, "moves beyond S aren't covered by a head", "C6", TORN, cover_torn=False),
     _without(21, "an old broker loses a part of a transaction", "C3", TIME, broker_verifies=False),
-    _without(22, "the Kafka head is read before the Redis head", "stopped", TIME, opening=("producer", "kafka", "redis")),
+    _without(22, "the Kafka head is read before Redis'", "stopped", TIME, opening=("producer", "kafka", "redis")),
 )  # fmt: skip

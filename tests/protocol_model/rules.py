@@ -1,4 +1,4 @@
-"""The protocol's ingredients, each of which a mutant takes out."""
+"""The ingredients of the protocol. Each mutant lacks one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Opening = Literal["producer", "redis", "kafka"]
 
 @dataclass(frozen=True, slots=True)
 class ProtocolRules:
-    """True everywhere: the protocol."""
+    """The ingredients that a variant has. The protocol has all."""
 
     await_outputs: bool = True
     await_head: bool = True
@@ -36,7 +36,7 @@ class ProtocolRules:
 
     @property
     def lost_means_down(self) -> bool:
-        """Whether a worker whose head is gone from Redis, or whose producer was fenced, finds out before it does harm."""
+        """Whether a worker notices in time that Redis has lost its head, or that its producer was fenced."""
         return (
             self.compare_and_set
             and self.load_under_head

@@ -1,7 +1,7 @@
-"""What the model remembers of one shard: its logs in Kafka, its part of Redis, and two workers.
+"""The state of the model: one shard's logs in Kafka, its part of Redis, and two workers.
 
-Everything is a tuple of small numbers, so a state is a value: equal states are equal, and hash alike. The names are those
-of stream/storage/heads.py. A `token` stands for the token and the turn number of a real head: no two commits have the same.
+Everything is a tuple of small numbers, so states are values with equality and a hash. The names are those of
+stream/storage/heads.py. A `token` stands for the token and the turn number of a real head: each commit has another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 CUSTOMERS: Final = 2
 
-# When a customer is to be looked at again without a new order.
+# When a customer must be looked at again without a new order.
 NEVER: Final = 0
 LATER: Final = 1  # once the clock has moved
 NOW: Final = 2
@@ -35,7 +35,7 @@ class ModelRedisHead(NamedTuple):
     clock: int  # T
     activation: int  # M
     cursor: int | None  # rescore: customers done; None: none under way
-    quiet: int | None  # rescore: the first so many were told already; None: all
+    quiet: int | None  # rescore: so many customers' moves are published already; None: all
 
 
 class Redis(NamedTuple):
@@ -46,7 +46,7 @@ class Redis(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One commit to Redis: the head (its token comes when it is written), and the customers touched."""
+    """One commit to Redis: the head, which gets its token when it is written, and the customers changed."""
 
     head: ModelRedisHead
     customers: tuple[StoredCustomer | None, ...]
@@ -76,19 +76,19 @@ class LoggedMove(NamedTuple):
 
 
 class SentTransaction(NamedTuple):
-    """Sent, EndTxn included; the coordinator carries it out at any later time, also when its sender is gone."""
+    """A transaction, sent with its EndTxn. The coordinator commits it at any later time, even without its sender."""
 
     moves: tuple[LoggedMove, ...]
     head: ModelKafkaHead
 
 
 Phase = Literal[
-    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "telling late"
+    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "publishing late"
 ]
 
 
 class Worker(NamedTuple):
-    """What a worker knows of the shard while it takes it over or owns it."""
+    """A worker that takes the shard over or owns it, with its knowledge of the shard."""
 
     phase: Phase
     opened: int = 0  # how many of steps 1, 2, 3 are done
@@ -97,11 +97,11 @@ class Worker(NamedTuple):
     target: ModelKafkaHead | None = None  # step 3
     until: int = 0  # step 6
     write: Write | None = None  # turn, step 5: what Redis gets once Kafka has committed
-    unsent: SentTransaction | None = None  # a mutant's alone: Redis first
+    unsent: SentTransaction | None = None  # only of the mutant with Redis before Kafka
 
 
 class Slot(NamedTuple):
-    """One worker's place. No worker: it is down, or about to take over afresh, which is the same."""
+    """A worker, or none: it is down, or about to take over afresh, which is the same."""
 
     worker: Worker | None = None
     transaction: SentTransaction | None = None
@@ -110,7 +110,7 @@ class Slot(NamedTuple):
 
 
 class OutputLog(NamedTuple):
-    """The output log, read_committed: its moves, and what stood before the first one that anybody may still read."""
+    """The output log, read_committed: its moves, and a summary of those that can't be read any more."""
 
     segments: tuple[int, ...]
     sequences: tuple[int, ...]
@@ -124,54 +124,54 @@ class State(NamedTuple):
     redis: Redis
     history: tuple[Redis, ...]  # what a rollback may bring back, the latest last
     rollbacks: int  # how many may still come
-    told: OutputLog
+    log: OutputLog
     kafka: ModelKafkaHead
     slots: tuple[Slot, Slot]
     clock: int = 0
-    published: int = 1  # the newest activation on the topic
+    published: int = 1  # the newest activation on the models topic
     late: tuple[ModelRedisHead, Write] | None = None  # a commit in flight after its sender gave up
     old_primary: Redis | None = None  # of Redis, cut off, still serving some
 
 
 class Transition(NamedTuple):
-    """One thing that can happen. `text` takes `facts`, so that only a trace pays for words."""
+    """One thing that can happen. `text` is formatted with `facts` only when a trace is printed."""
 
     actor: int | None  # the slot; None: the environment
     text: str
     facts: tuple[object, ...]
     state: State
     violation: str | None = None
-    outside: bool = False  # a fault, or the world moving on: what has to end before anything can rest
+    outside: bool = False  # a fault, time or a new model: these must end before the shard can rest
 
 
 def start(rollbacks: int) -> State:
-    """A shard at its beginning, under the first model; both workers are down."""
+    """Return a new shard, under the first model; both workers are down."""
     head = ModelRedisHead(1, 0, 0, 0, 0, 1, None, 0)
-    told = OutputLog((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
+    log = OutputLog((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
     redis = Redis(head, (StoredCustomer(),) * CUSTOMERS)
-    return State(redis, (), rollbacks, told, ModelKafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
+    return State(redis, (), rollbacks, log, ModelKafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
 
 
 def with_slot(state: State, at: int, slot: Slot) -> State:
-    """The same, but for one slot."""
+    """Return the state with another slot."""
     return state._replace(slots=(slot, state.slots[1]) if at == 0 else (state.slots[0], slot))
 
 
 def with_worker(state: State, at: int, worker: Worker | None) -> State:
-    """The same, but for one worker; whatever it has sent stays in flight."""
+    """Return the state with another worker. Anything that the old one sent stays in flight."""
     return with_slot(state, at, state.slots[at]._replace(worker=worker))
 
 
 def seen(state: State, at: int) -> Redis:
-    """The Redis that a worker talks to."""
+    """Return the copy of Redis that a worker is connected to."""
     if state.old_primary is not None and state.slots[at].cut_off:
         return state.old_primary
     return state.redis
 
 
-def chain(told: OutputLog, customer: int) -> tuple[int, int]:
-    """(segment, sequence) that was told last."""
-    for move in reversed(told.moves):
+def chain(log: OutputLog, customer: int) -> tuple[int, int]:
+    """Return (segment, sequence) of a customer's last move."""
+    for move in reversed(log.moves):
         if move.customer == customer:
             return move.after, move.sequence
-    return told.segments[customer], told.sequences[customer]
+    return log.segments[customer], log.sequences[customer]

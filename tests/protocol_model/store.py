@@ -10,7 +10,7 @@ from tests.protocol_model.world import ModelWorld
 def commit(
     rules: ProtocolRules, world: ModelWorld, state: State, at: int, expected: ModelRedisHead, write: Write
 ) -> tuple[State, ModelRedisHead] | None:
-    """(the state after it, the head that was written); None: Redis holds another head."""
+    """Commit to Redis. Return (the new state, the head that was written); None: Redis holds another head."""
     before = seen(state, at)
     if rules.compare_and_set and before.head != expected:
         return None
@@ -21,12 +21,12 @@ def commit(
 
 
 def succeeded(world: ModelWorld, state: State, after: Redis) -> State:
-    """A new version on the primary; the old one is what a rollback brings back."""
+    """Return the state with a new version on the primary. A rollback can restore the old one."""
     return state._replace(redis=after, history=(*state.history, state.redis)[-world.lost_commits :])
 
 
 def written(state: State, before: Redis, write: Write) -> Redis:
-    """The touched customers replaced, under a head with a token of its own."""
+    """Return the shard with the changed customers replaced, under a head with a fresh token."""
     customers = tuple(new or old for new, old in zip(write.customers, before.customers, strict=True))
     return Redis(write.head._replace(token=_fresh(state)), customers)
 

@@ -25,11 +25,11 @@ from tests.protocol_model.state import (
 from tests.protocol_model.store import commit
 from tests.protocol_model.world import ModelWorld
 
-BATCH = 2  # records absorbed, or taken by a turn, at most
+BATCH = 2  # most records that are absorbed at once or taken by a turn
 
 
 def take_over(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[Transition]:
-    """What a worker that is taking over can do next."""
+    """Yield the next steps of a worker that is taking over."""
     worker = state.slots[at].worker or Worker("opening")
     if worker.phase == "opening":
         yield from _open(rules, world, state, at, worker)
@@ -40,18 +40,18 @@ def take_over(rules: ProtocolRules, world: ModelWorld, state: State, at: int) ->
 
 
 def back_to_2(rules: ProtocolRules, worker: Worker) -> Worker:
-    """Where a takeover goes on after 4b."""
+    """Return the worker as it continues after step 4b."""
     return Worker("opening", rules.opening.index("redis"), worker.end)
 
 
 def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
-    """Steps 1, 2, 3."""
+    """Yield step 1, 2 or 3."""
     opened = worker.opened + 1
     phase = worker._replace(phase="following" if opened == len(rules.opening) else "opening", opened=opened)
     what = rules.opening[worker.opened]
     if what == "producer":
-        # A low end is the lowest: any other leaves less to go wrong.
-        end = 0 if world.low_end else len(state.told.moves)
+        # Where the end may be too low, take the lowest: it is the worst case.
+        end = 0 if world.low_end else len(state.log.moves)
         yield Transition(
             at, "1. starts a producer", (), _fence(rules, with_worker(state, at, phase._replace(end=end)), at)
         )
@@ -63,21 +63,24 @@ def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker
     elif rules.one_transactional_id and rules.opening[0] == "producer" and not state.slots[at].epoch:
         yield Transition(at, "3. its barrier is refused: fenced", (), with_worker(state, at, None))
     else:
-        # The last head before the barrier is what it was when the barrier was committed, however late it is read.
+        # The last head before the barrier is the same however late it is read.
         after = with_worker(state, at, phase._replace(target=state.kafka))
         yield Transition(at, "3. reads the Kafka head: {}", (state.kafka,), after)
 
 
 def _fence(rules: ProtocolRules, state: State, at: int) -> State:
-    """Kafka listens to this producer alone, and has aborted whatever was open. (Or committed it: that was a step before.)"""
+    """Return the state after Kafka has fenced all other producers and aborted their open transactions.
+
+    That a transaction was committed first is an earlier step.
+    """
     if not rules.one_transactional_id:
         return with_slot(state, at, state.slots[at]._replace(transaction=None))
-    first, second = (slot._replace(transaction=None, epoch=place == at) for place, slot in enumerate(state.slots))
+    first, second = (slot._replace(transaction=None, epoch=index == at) for index, slot in enumerate(state.slots))
     return state._replace(slots=(first, second))
 
 
 def _follow(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
-    """Steps 4 and 5, a page at a time."""
+    """Yield steps 4 and 5, a page at a time."""
     expected, target = worker.expected, worker.target
     assert expected is not None
     assert target is not None
@@ -85,9 +88,9 @@ def _follow(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
         stopped = "stopped: a healthy shard, since Redis is ahead of Kafka's head"
         yield Transition(at, "4. finds R {} above N {}", (expected.offset, target.offset), state, stopped)
         return
-    moves = state.told.moves
+    moves = state.log.moves
     if rules.read_until_last and target.number > _last(moves[expected.position :], expected):
-        stopped = "stopped: a healthy shard, since Kafka's head counts moves that aren't there"
+        stopped = "stopped: a healthy shard, since Kafka's head counts missing moves"
         yield Transition(at, "4. waits for move {}", (target.number,), state, stopped)
         return
     if _has_all(rules, worker, expected.position, expected.number):
@@ -100,7 +103,7 @@ def _follow(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
 
 
 def _has_all(rules: ProtocolRules, worker: Worker, position: int, number: int) -> bool:
-    """Whether the log was read far enough: until move S, and to the end."""
+    """Return whether the log was read far enough: until move S, and to the end."""
     assert worker.target is not None
     return (number >= worker.target.number or not rules.read_until_last) and (
         position >= worker.end or not rules.read_until_end
@@ -114,7 +117,7 @@ def _last(moves: tuple[LoggedMove, ...], head: ModelRedisHead) -> int:
 def _patch(
     rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker, page: tuple[LoggedMove, ...]
 ) -> Iterator[Transition]:
-    """Step 5 for one page; 4b where it goes beyond S."""
+    """Yield step 5 for one page, or 4b where the page goes beyond S."""
     expected, target = worker.expected, worker.target
     assert expected is not None
     assert target is not None
@@ -149,21 +152,24 @@ def _patch(
 
 
 def raised(rules: ProtocolRules, head: ModelRedisHead, target: ModelKafkaHead) -> ModelRedisHead:
-    """Step 5: T and M only upwards; under a new M, everyone needs a due time, and those whom Kafka's cursor has passed were told."""
+    """Return step 5's head: T and M only upwards.
+
+    Under a new M all customers need a due time. The moves up to Kafka's cursor are published already.
+    """
     if rules.raise_clock:
         head = head._replace(clock=max(head.clock, target.clock))
     if target.activation > head.activation and rules.raise_activation:
         return head._replace(activation=target.activation, cursor=0, quiet=target.cursor)
     if head.cursor is not None:
-        told = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
-        return head._replace(quiet=told)
+        quiet = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
+        return head._replace(quiet=quiet)
     return head
 
 
 def _cover(
     rules: ProtocolRules, state: State, at: int, worker: Worker, target: ModelKafkaHead, page: tuple[LoggedMove, ...]
 ) -> Transition:
-    """Step 4b: a head that covers what a torn transaction has left."""
+    """Return step 4b: a head that covers the moves of a torn transaction."""
     if rules.one_transactional_id and not state.slots[at].epoch:
         return Transition(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
     last = page[-1]
@@ -182,7 +188,7 @@ def _cover(
 
 
 def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
-    """Step 6."""
+    """Yield step 6."""
     expected = worker.expected
     assert expected is not None
     there = seen(state, at)
@@ -199,7 +205,7 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
         after, fresh = done
         now = worker._replace(expected=fresh) if offset < worker.until else Worker("running", expected=fresh)
         facts = (expected.offset, offset)
-        yield Transition(at, "6. absorbs orders {}..{} in silence", facts, with_worker(after, at, now))
+        yield Transition(at, "6. absorbs orders {}..{} without publishing", facts, with_worker(after, at, now))
         if late := gives_up(world, state, at, expected, write):
             yield late
 
@@ -207,17 +213,17 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
 def absorbed(
     world: ModelWorld, customers: tuple[StoredCustomer, ...], begin: int, end: int
 ) -> tuple[StoredCustomer | None, ...]:
-    """The customers whom the orders begin..end change; an order that is known changes nobody."""
+    """Return the customers changed by the orders begin..end. A repeated order changes none."""
     changed: list[StoredCustomer | None] = [None] * CUSTOMERS
-    for order, whose in world.orders[begin:end]:
-        known = changed[whose] or customers[whose]
+    for order, customer in world.orders[begin:end]:
+        known = changed[customer] or customers[customer]
         if not known.orders & 1 << order:
-            changed[whose] = known._replace(orders=known.orders | 1 << order)
+            changed[customer] = known._replace(orders=known.orders | 1 << order)
     return tuple(changed)
 
 
 def gives_up(world: ModelWorld, state: State, at: int, expected: ModelRedisHead, write: Write) -> Transition | None:
-    """A commit that is still on its way when its sender looks, doesn't find it, and takes over afresh."""
+    """Return the step of a sender that gives up before its commit arrives in Redis; None: that can't happen here."""
     if not world.late_commit or state.late or seen(state, at) is state.old_primary:
         return None
     after = with_worker(state, at, None)._replace(late=(expected, write))

@@ -59,7 +59,7 @@ def test_a_shard_that_can_not_come_to_rest_is_noticed() -> None:
     # Kafka's head counts a move that isn't there: no takeover can end.
     stuck = start(0)._replace(kafka=start(0).kafka._replace(number=1))
     assert (comes_to_rest(PROTOCOL, TIME, stuck, rng) or "").startswith("stopped")
-    # Redis has a later segment than the log: told to nobody.
+    # Redis has a later segment than the log: its move was never published.
     early = start(0).redis.customers[0]._replace(announced=2, sequence=1)
     wrong = start(0)._replace(redis=start(0).redis._replace(customers=(early, start(0).redis.customers[1])))
     assert (comes_to_rest(PROTOCOL, TIME, wrong, rng) or "").startswith("C2")

@@ -28,7 +28,7 @@ from tests.protocol_model.world import ModelWorld
 
 
 class TurnBatch(NamedTuple):
-    """Step 1: what one turn takes."""
+    """The batch of one turn (step 1)."""
 
     clock: int
     begin: int
@@ -40,13 +40,13 @@ class TurnBatch(NamedTuple):
 
 
 def turn(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[Transition]:
-    """What an owner can do next."""
+    """Yield the next steps of an owner."""
     slot = state.slots[at]
     worker = slot.worker
     assert worker is not None
     if worker.phase == "committing":
         yield from _commit(rules, world, state, at, worker)
-    elif worker.phase == "telling late" and slot.transaction is None:
+    elif worker.phase == "publishing late" and slot.transaction is None:
         yield _publish_late(rules, state, at, worker)
     elif worker.phase == "running":
         there = seen(state, at)
@@ -60,7 +60,10 @@ def turn(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
 
 
 def work(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iterator[TurnBatch]:
-    """Step 1: the batches that the turn may take. Whether the worker has heard of the newest model, and how far its clock lags, is open."""
+    """Yield the batches that a turn may take (step 1).
+
+    The worker may or may not have read the newest model, and its clock may lag.
+    """
     worker = state.slots[at].worker
     assert worker is not None
     head = worker.expected
@@ -69,7 +72,7 @@ def work(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
     for reading in world.readings(state.clock):
         clock = max(head.clock, reading) if rules.monotone_clock else reading
         if rules.monotone_clock and reading < state.clock <= head.clock:
-            continue  # the same clock comes again
+            continue  # this clock comes up again
         if head.activation < state.published:
             yield TurnBatch(clock, head.offset, head.offset, start=head.activation + 1)
         for activation in (head.activation,) if rules.refuse_older else range(1, state.published + 1):
@@ -85,19 +88,19 @@ def work(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
 def _take(
     rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker, batch: TurnBatch
 ) -> Iterator[Transition]:
-    """Steps 2 to 4: load, decide, send."""
+    """Yield steps 2 to 4: load, decide, send."""
     sent, write = _decide(world, worker, seen(state, at).customers, batch)
     facts = (batch, sent.moves, sent.head)
     if not sent.moves and not rules.transaction_every_turn:
         after = with_worker(state, at, worker._replace(phase="committing", write=write))
-        yield Transition(at, "takes {}; there is nothing to tell, so no transaction", facts, after)
+        yield Transition(at, "takes {}; nothing to publish, so no transaction", facts, after)
     elif not rules.kafka_first:
         write = write._replace(head=write.head._replace(position=write.head.position + len(sent.moves)))
         assert worker.expected is not None
         done = commit(rules, world, state, at, worker.expected, write)
         if done:
-            after = with_worker(done[0], at, Worker("telling late", expected=done[1], unsent=sent))
-            yield Transition(at, "takes {}, and commits to Redis; to be told: {}", facts, after)
+            after = with_worker(done[0], at, Worker("publishing late", expected=done[1], unsent=sent))
+            yield Transition(at, "takes {}, and commits to Redis; to be published: {}", facts, after)
     elif rules.one_transactional_id and not state.slots[at].epoch:
         yield Transition(at, "takes {}: fenced", facts, with_worker(state, at, None))
     else:
@@ -109,11 +112,11 @@ def _take(
 def _decide(
     world: ModelWorld, worker: Worker, there: tuple[StoredCustomer, ...], batch: TurnBatch
 ) -> tuple[SentTransaction, Write]:
-    """Step 3, pure."""
+    """Decide (step 3), without side effects."""
     head = worker.expected
     assert head is not None
     changed = list(absorbed(world, there, head.offset, batch.offset))
-    asked = {customer for customer in range(CUSTOMERS) if changed[customer]} | {*batch.due}
+    affected = {customer for customer in range(CUSTOMERS) if changed[customer]} | {*batch.due}
     new = head._replace(offset=batch.offset, clock=batch.clock)
     if batch.start is not None:
         new = new._replace(activation=batch.start, cursor=0, quiet=0)
@@ -123,9 +126,9 @@ def _decide(
         if head.quiet is None or batch.rescored < head.quiet:
             changed[batch.rescored] = _only_due(world, there[batch.rescored], batch)
         else:
-            asked.add(batch.rescored)
+            affected.add(batch.rescored)
     moves: list[LoggedMove] = []
-    for customer in sorted(asked):
+    for customer in sorted(affected):
         known = changed[customer] or there[customer]
         segment = world.segment(customer, known.orders, batch.clock, batch.activation)
         if segment != known.announced:
@@ -140,7 +143,7 @@ def _decide(
 
 
 def _only_due(world: ModelWorld, customer: StoredCustomer, batch: TurnBatch) -> StoredCustomer:
-    """A quiet slice of the rescore: what was told is told; who would move is due."""
+    """Return a customer in a quiet slice of the rescore: published moves stay; a customer that would move is due."""
     assert batch.rescored is not None
     if world.segment(batch.rescored, customer.orders, batch.clock, batch.activation) != customer.announced:
         return customer._replace(due=NOW)
@@ -148,21 +151,21 @@ def _only_due(world: ModelWorld, customer: StoredCustomer, batch: TurnBatch) -> 
 
 
 def acknowledged(state: State, at: int) -> Worker:
-    """Step 4 has succeeded, so step 5 is next: the outputs end where the log ends."""
+    """Return the worker after step 4: the outputs end where the log ends, and step 5 is next."""
     worker = state.slots[at].worker
     assert worker is not None
-    if worker.phase == "telling late":
+    if worker.phase == "publishing late":
         return Worker("running", expected=worker.expected)
     assert worker.write is not None
     assert worker.expected is not None
     head = worker.write.head
     if head.number > worker.expected.number:
-        head = head._replace(position=len(state.told.moves))
+        head = head._replace(position=len(state.log.moves))
     return worker._replace(phase="committing", write=worker.write._replace(head=head))
 
 
 def _commit(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Iterator[Transition]:
-    """Step 5."""
+    """Yield step 5."""
     assert worker.write is not None
     assert worker.expected is not None
     done = commit(rules, world, state, at, worker.expected, worker.write)
@@ -176,7 +179,7 @@ def _commit(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
 
 
 def _publish_late(rules: ProtocolRules, state: State, at: int, worker: Worker) -> Transition:
-    """A mutant's: step 4 after step 5."""
+    """Return step 4 after step 5, as only a mutant does it."""
     sent = worker.unsent
     assert sent is not None
     if rules.one_transactional_id and not state.slots[at].epoch:

@@ -1,4 +1,4 @@
-"""What can happen around the protocol: the orders, what the models make of them, and the faults; kept small."""
+"""The worlds of the model: the orders, the segments that the models give, and the possible faults."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.protocol_model.state import CUSTOMERS, LATER, NEVER
 TWO: Final = ((0, 0), (1, 1))
 REPEATED: Final = ((0, 0), (1, 1), (0, 0))
 
-# [customer][model - 1][clock]: the segment of a customer with an order. An order of customer 0 moves it at once, and time
-# moves it back; customer 1 is moved by its order, by time alone, or by the second model alone.
+# [customer][model - 1][clock]: the segment of a customer with an order. Customer 0 is moved by its order at once, and
+# moved back by time. Customer 1 is moved by its order, only by time, or only by the second model.
 Segments = tuple[tuple[tuple[int, int], tuple[int, int]], ...]
 BOTH_AT_ONCE: Final[Segments] = (((1, 0), (1, 2)), ((1, 1), (2, 1)))
 ONLY_BY_MODEL: Final[Segments] = (((1, 0), (1, 2)), ((0, 0), (2, 1)))
@@ -21,7 +21,7 @@ ONLY_BY_TIME: Final[Segments] = (((1, 0), (1, 2)), ((0, 1), (2, 1)))
 
 @dataclass(frozen=True, slots=True)
 class ModelWorld:
-    """One environment. Workers crash, hang, wake up and take over in every one of them, at will and without bound."""
+    """One environment. In each, workers crash, hang, wake up and take over at any time, any number of times."""
 
     orders: tuple[tuple[int, int], ...] = TWO
     segments: Segments = ONLY_BY_TIME
@@ -31,32 +31,32 @@ class ModelWorld:
     new_model: bool = True  # activation 2 is published once
     skew: bool = False  # a worker's clock may lag
     torn: bool = False  # a delayed EndTxn commits what a later transaction has sent so far
-    low_end: bool = False  # the end of a log may be answered too low
+    low_end: bool = False  # an end offset may be too low
     late_commit: bool = False  # a commit to Redis may arrive after its sender gave up
-    split: bool = False  # Redis: an old primary goes on serving some
-    pages: bool = False  # the output log is read in pages, each patched by a commit of its own
+    split: bool = False  # an old primary of Redis goes on serving some workers
+    pages: bool = False  # the output log is read in pages, with a commit for each
 
     def segment(self, customer: int, orders: int, clock: int, activation: int) -> int:
-        """What a model gives."""
+        """Return the segment that a model gives."""
         return self.segments[customer][activation - 1][clock] if orders else 0
 
     def due(self, customer: int, orders: int, clock: int, activation: int) -> int:
-        """When time alone will move a customer whose segment at `clock` is known."""
+        """Return when time will move a customer whose segment at `clock` is known."""
         if clock == 1:
             return NEVER
         moves = self.segment(customer, orders, 1, activation) != self.segment(customer, orders, 0, activation)
         return LATER if moves else NEVER
 
     def all_orders(self, customer: int) -> int:
-        """The orders of a customer, as bits."""
+        """Return the orders of a customer, as bits."""
         found = 0
-        for order, whose in self.orders:
-            if whose == customer:
+        for order, owner in self.orders:
+            if owner == customer:
                 found |= 1 << order
         return found
 
     def readings(self, clock: int) -> range:
-        """What a worker's clock may show."""
+        """Return the values that a worker's clock may have."""
         return range(clock + 1) if self.skew else range(clock, clock + 1)
 
 

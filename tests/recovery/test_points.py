@@ -108,7 +108,7 @@ async def test_a_worker_dies_within_a_turn(shop: RecoveryWorld, log: RecordedInp
     shop.fleet.start(0)
     run = await shop.judge(log.calm, rebuild=False)
     assert len(run.moves) > 100
-    torn = shop.fleet.grep("a torn transaction is covered")
+    torn = shop.fleet.grep("covering a torn transaction")
     assert bool(torn) == (point == "turn.torn")
 
 

@@ -106,7 +106,7 @@ def longest_wait_s(shop: RecoveryWorld, since: datetime) -> float:
     """The longest time between two failures of one shard, by the log."""
     found: dict[str, list[datetime]] = {}
     for line in shop.fleet.grep("taking over afresh"):
-        if told := re.match(r"(\S+ \S+),(\d+) WARNING stream\.shard: (\S+): ", line):
+        if told := re.match(r"(\S+ \S+),(\d+) WARNING stream\.engine\.shard: (\S+): ", line):
             at = datetime.fromisoformat(f"{told[1]}.{told[2]}").astimezone()
             found.setdefault(told[3], []).append(at)
     waits = [(b - a).total_seconds() for times in found.values() for a, b in pairwise(t for t in times if t > since)]
