@@ -1,1 +1,1 @@
-"""The shard engine: turns, takeovers, ownership, store, status; blind to customers. Imported by worker, commands, demo."""
+"""The shard engine: turns, takeovers, store and status; blind to customers. Imported by worker, commands and demo."""

@@ -1,4 +1,4 @@
-"""The suite kills servers, so it has its own."""
+"""Servers for the recovery tests alone, because these tests kill them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 
 from tests.recovery.rig.servers import RigServers
 
-PLACES = 3
+WORKERS = 3
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RigServers]:
-    """Kafka, two Valkeys, and wires for three workers. A test must leave them healed."""
-    with RigServers(tmp_path_factory.mktemp("recovery"), PLACES) as made:
+    """Start Kafka, two Valkeys, and proxies for three workers. A test must leave them healed."""
+    with RigServers(tmp_path_factory.mktemp("recovery"), WORKERS) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def seed() -> int:
-    """SEED=… repeats a failure."""
+    """Return the seed of the faults. SEED=… repeats a failure."""
     return int(os.environ.get("SEED", "1"))

@@ -1,4 +1,4 @@
-"""The judge itself: a good run passes, and each thing that may be wrong is seen."""
+"""The checker: a good run passes, and each kind of violation is found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def order(offset: int, customer: str) -> ReadRow:
     return ReadRow(0, offset, customer.encode(), encode(event), {})
 
 
-def told(offset: int, customer: str, sequence: int, source: str | None, target: str | None) -> ReadRow:
+def a_move(offset: int, customer: str, sequence: int, source: str | None, target: str | None) -> ReadRow:
     event = {
         "id": f"{customer}:{sequence}",
         "customer_id": customer,
@@ -46,7 +46,7 @@ def head(offset: int, count: int) -> ReadRow:
     return ReadRow(0, offset, b"head", json.dumps(value).encode(), {})
 
 
-MOVES = [told(0, "a", 1, None, "x"), told(1, "b", 1, None, "x"), told(2, "a", 2, "x", "y")]
+MOVES = [a_move(0, "a", 1, None, "x"), a_move(1, "b", 1, None, "x"), a_move(2, "a", 2, "x", "y")]
 STATES = {b"a": EMPTY, b"b": EMPTY}
 GOOD = GroupRun(
     orders=[order(0, "a"), order(1, "b"), order(2, "a"), ReadRow(0, 3, b"a", b"garbage", {})],
@@ -75,8 +75,8 @@ def test_nothing_is_wrong_with_a_good_run() -> None:
 
 WRONG: dict[str, Callable[[GroupRun], GroupRun]] = {
     "left the input": lambda r: replace(r, orders=r.orders[:2] + r.orders[3:], dead=[letter(3)]),
-    "told twice": lambda r: replace(r, moves=[*r.moves, r.moves[2]]),
-    "broken chains": lambda r: replace(r, moves=[*r.moves[:2], told(2, "a", 3, "x", "y")]),
+    "published twice": lambda r: replace(r, moves=[*r.moves, r.moves[2]]),
+    "broken chains": lambda r: replace(r, moves=[*r.moves[:2], a_move(2, "a", 3, "x", "y")]),
     "number S": lambda r: replace(r, moves=r.moves[1:]),
     "went back": lambda r: replace(
         r, moves=[*r.moves[:2], replace(r.moves[2], headers={"segstream_mark": b"3:1:5:1:v"})]
@@ -96,11 +96,11 @@ WRONG: dict[str, Callable[[GroupRun], GroupRun]] = {
     "count other moves": lambda r: replace(r, heads=r.heads[:2]),
     "isn't at the end": lambda r: replace(r, shards=[replace(ONE, head=ONE.head | {"offset": 1})]),
     "customers without a state": lambda r: replace(r, shards=[replace(ONE, states={b"a": EMPTY}, customers=[b"a"])]),
-    "states of nobody": lambda r: replace(
+    "states of unknown customers": lambda r: replace(
         r, shards=[replace(ONE, states=STATES | {b"c": EMPTY}, customers=[b"a", b"b", b"c"])]
     ),
     "in the list of customers": lambda r: replace(r, shards=[replace(ONE, customers=[b"a"])]),
-    "due times of nobody": lambda r: replace(r, shards=[replace(ONE, due={b"z": 1.0})]),
+    "due times of unknown customers": lambda r: replace(r, shards=[replace(ONE, due={b"z": 1.0})]),
 }
 
 
@@ -110,7 +110,7 @@ def test_each_violation_is_seen(kind: str) -> None:
     assert any(kind in line for line in found), found
 
 
-def test_runs_that_differ_are_told_apart() -> None:
+def test_runs_that_differ_are_distinguished() -> None:
     fewer = replace(GOOD, moves=GOOD.moves[:2])
     assert any("moves of shard 0 differ" in line for line in differences(fewer, GOOD, RULES))
     late = replace(GOOD, shards=[replace(ONE, head=ONE.head | {"clock": CLOCK})])

@@ -1,4 +1,4 @@
-"""Workers whose wall clock is wrong, or who come back after a week."""
+"""Workers with a wrong wall clock, and workers that return after a week."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WEEK_MS = 7 * DAY_MS
 
 
 async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: RigServers, tmp_path: Path, seed: int) -> None:
-    """In wall time, where moves go by the worker's clock: it jumps ahead under one owner, the next one's is right."""
+    """In wall time moves depend on the worker's clock: one owner's jumps ahead, the next owner's is right."""
     hour_ms = 3_600_000
     settings = settings_on(servers, partitions=1, time="wall")
     async with world(servers, tmp_path, seed, settings, garbage=False) as made:
@@ -46,12 +46,12 @@ async def test_a_clock_that_jumps_never_takes_a_shard_back(servers: RigServers, 
                 made.fleet.start(0)
         await made.feed(60)
         await made.settled()
-        # The checker's marks: the clock behind the moves never goes back.
+        # The checker reads the moves' marks: the clock never goes back.
         assert await made.wrong_alone() == []
 
 
 def orders(settings: Settings, now_ms: int) -> list[FeedRecord]:
-    """One order each, up to 25 days old."""
+    """Return one order for each customer, up to 25 days old."""
     sent = []
     for number in range(CUSTOMERS):
         name, at_ms = f"customer-{number}", now_ms - number * (DAY_MS // 16 + 7_919)
@@ -63,7 +63,7 @@ def orders(settings: Settings, now_ms: int) -> list[FeedRecord]:
 
 
 def foreseen(servers: RigServers, settings: Settings, as_of_ms: int, until_ms: int) -> list[Ahead]:
-    """What time alone will do to them until then."""
+    """Return the moves that time alone will make until then."""
     model = CompiledModel.of(variant(0), settings.group, {})
     with servers.redis() as redis:
         keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
@@ -71,7 +71,7 @@ def foreseen(servers: RigServers, settings: Settings, as_of_ms: int, until_ms: i
     return sorted(moves_ahead(rows, as_of_ms, until_ms, ScoringContext.of(model, 1, settings.rules)))
 
 
-async def told(settings: Settings) -> list[dict[str, Any]]:
+async def published(settings: Settings) -> list[dict[str, Any]]:
     return [msgspec.json.decode(record.value) for record in await read_topic(settings, settings.changes_topic)]
 
 
@@ -79,42 +79,42 @@ def ms_of(text: str) -> int:
     return round(datetime.fromisoformat(text).astimezone(UTC).timestamp() * 1000)
 
 
-async def test_after_a_week_without_workers_each_overdue_move_is_told_once_with_its_own_instant(
+async def test_after_a_week_without_workers_each_overdue_move_is_published_once_with_its_own_instant(
     servers: RigServers, tmp_path: Path, seed: int
 ) -> None:
     settings = settings_on(servers, partitions=2, time="wall")
-    async with world(servers, tmp_path, seed, settings, garbage=False) as shop:
-        shop.fleet.start(0)
-        await shop.feeder.send(orders(settings, time.time_ns() // 1_000_000))
-        assert await shop.feeder.activate()
-        await shop.settled()
+    async with world(servers, tmp_path, seed, settings, garbage=False) as rig:
+        rig.fleet.start(0)
+        await rig.feeder.send(orders(settings, time.time_ns() // 1_000_000))
+        assert await rig.feeder.activate()
+        await rig.settled()
 
         async def everyone() -> bool:
-            return len(await told(settings)) >= CUSTOMERS
+            return len(await published(settings)) >= CUSTOMERS
 
         await eventually(everyone, 60.0, "everyone has a segment")
-        shop.fleet.kill(0)
-        before = await told(settings)
+        rig.fleet.kill(0)
+        before = await published(settings)
         last = max(ms_of(move["scored_at"]) for move in before)
         expected = foreseen(servers, settings, last, last + WEEK_MS)
         assert len(expected) > 50
-        shop.fleet.set_clock(0, WEEK_MS)
-        shop.fleet.start(0)
+        rig.fleet.set_clock(0, WEEK_MS)
+        rig.fleet.start(0)
 
         async def caught_up() -> bool:
-            return len(await told(settings)) >= len(before) + len(expected)
+            return len(await published(settings)) >= len(before) + len(expected)
 
-        await eventually(caught_up, 60.0, "the week is told")
-        shop.fleet.kill(0)
-        # Of the instants after the week, as long as this test took, nothing was foreseen.
-        overdue = [move for move in await told(settings) if last < ms_of(move["occurred_at"]) <= last + WEEK_MS]
+        await eventually(caught_up, 60.0, "publication of the week's moves")
+        rig.fleet.kill(0)
+        # The forecast doesn't cover the time after the week, while this test ran.
+        overdue = [move for move in await published(settings) if last < ms_of(move["occurred_at"]) <= last + WEEK_MS]
         found = sorted((move["customer_id"].encode(), ms_of(move["occurred_at"])) for move in overdue)
         assert found == [(move.key, move.at) for move in expected]
         assert {move["cause"] for move in overdue} <= {"silence", "window"}
         assert all(ms_of(move["scored_at"]) >= last + WEEK_MS - 1_000 for move in overdue)
-        # The clock is right again, a week behind what was told: nothing is told a second time, or goes back.
-        shop.fleet.set_clock(0, 0)
-        shop.fleet.start(0)
-        await shop.feed(30)
-        await shop.settled()
-        assert await shop.wrong_alone() == []
+        # The clock is right again, a week behind the published moves: none is published twice, and nothing goes back.
+        rig.fleet.set_clock(0, 0)
+        rig.fleet.start(0)
+        await rig.feed(30)
+        await rig.settled()
+        assert await rig.wrong_alone() == []

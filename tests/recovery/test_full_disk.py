@@ -1,4 +1,4 @@
-"""A disk that fills up under Valkey, or under Kafka: small file systems of the test's own, which shrink and grow."""
+"""A disk that fills up under Valkey or Kafka: small file systems that shrink and grow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOON_S: Final = 120.0
 
 
 class Disk:
-    """A file system of its own, as large as it says."""
+    """A file system of a given size."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -35,14 +35,14 @@ class Disk:
             pytest.skip(f"no file system can be mounted here (it takes root): {error}")
 
     def fill(self) -> None:
-        """Hardly more room than is used already."""
+        """Leave hardly more room than is used."""
         self._mount("-o", f"remount,size={shutil.disk_usage(self.folder).used + ROOM}")
 
     def free(self) -> None:
         self._mount("-o", f"remount,size={WHOLE}")
 
     def close(self) -> None:
-        # Lazily: a server that is still being stopped has files there.
+        # Lazily: a server that is still stopping has files there.
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
 
     def _mount(self, *how: str) -> None:
@@ -58,24 +58,24 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
         made.close()
 
 
-def troubles(shop: RecoveryWorld) -> int:
-    return len(shop.fleet.grep("taking over afresh"))
+def troubles(rig: RecoveryWorld) -> int:
+    return len(rig.fleet.grep("taking over afresh"))
 
 
 async def test_a_disk_that_fills_up(disk: Disk, tmp_path: Path, seed: int) -> None:
-    """Nothing is lost, nothing is told twice; once there is room again, all comes to rest by itself (Kafka is started again)."""
+    """Nothing is lost or published twice. Once there is room again, all comes to rest (Kafka is started again)."""
     with RigServers(tmp_path / "servers", 2) as servers:
-        async with world(servers, tmp_path / "run", seed, settings_on(servers, partitions=2)) as shop:
-            shop.fleet.start(0)
-            await shop.feed(200)
-            assert await shop.feeder.activate()
-            await shop.feed(50)
-            await shop.settled()
-            before = troubles(shop)
+        async with world(servers, tmp_path / "run", seed, settings_on(servers, partitions=2)) as rig:
+            rig.fleet.start(0)
+            await rig.feed(200)
+            assert await rig.feeder.activate()
+            await rig.feed(50)
+            await rig.settled()
+            before = troubles(rig)
             disk.fill()
-            feeding = asyncio.create_task(shop.feed(2_000, pace_s=0.05))
-            await eventually(lambda: troubles(shop) > before, SOON_S, "a worker in trouble")
+            feeding = asyncio.create_task(rig.feed(2_000, pace_s=0.05))
+            await eventually(lambda: troubles(rig) > before, SOON_S, "a worker in trouble")
             disk.free()
             await asyncio.to_thread(servers.heal)
             await feeding
-            await shop.judge()
+            await rig.judge()

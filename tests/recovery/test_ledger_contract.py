@@ -1,4 +1,4 @@
-"""What the protocol rests on, asked of the real Kafka and Redis and of those in memory: both must answer alike."""
+"""The contract that the protocol needs, tested on the real Kafka and Redis and on those in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BARRIER: Final = TakeoverRecord(1, "me", 0)
 
 @dataclass
 class Side:
-    """One kind of Kafka, and a shard's own place on it."""
+    """One kind of Kafka, and a shard on it."""
 
     settings: Settings
     streams: Streams
@@ -41,13 +41,13 @@ class Side:
         return await Ledger.open(self.settings, self.streams, 0)
 
     async def send(self, *values: bytes) -> None:
-        """Orders, outside any transaction."""
+        """Send orders outside any transaction."""
         if self.memory:
             self.memory.send(self.streams.input, [(b"key", value) for value in values])
             return
-        async with AIOKafkaProducer(**self.settings.kafka_client()) as shop:
+        async with AIOKafkaProducer(**self.settings.kafka_client()) as rig:
             for value in values:
-                await shop.send_and_wait(self.streams.input, value, key=b"key", partition=0)
+                await rig.send_and_wait(self.streams.input, value, key=b"key", partition=0)
 
 
 @pytest.fixture(params=SIDES)
@@ -75,27 +75,24 @@ def head(offset: int, count: int) -> KafkaHead:
 
 
 def turn(offset: int, first: int, *keys: bytes) -> Publication:
-    """A turn that tells one output for each key; the first of them has the number `first`."""
+    """Return a turn with one output for each key, numbered from `first`."""
     outputs = [Output(key, b"move of " + key, [], b"note of " + key, b"latest") for key in keys]
     return Publication(head(offset, first + len(keys) - 1), outputs)
 
 
 async def read_all(reader: LogReader, side: Side, start: int, seen: int, number: int) -> list[tuple[int, int | None]]:
-    """(position, number of the last output) of each page, up to the end there is now."""
+    """Return (position, number of the last output) of each page, up to the present end."""
     _, end = (await reader.bounds([side.streams.output], 0))[side.streams.output]
     pages = reader.read_outputs(side.streams.output, 0, start, seen, number, end)
     return [(page.position, page.mark.number if page.mark else None) async for page in pages]
 
 
 async def tear(ledger: Ledger, publication: Publication) -> None:
-    """The outputs are committed, their head isn't: what a late end of an earlier transaction leaves."""
+    """Commit outputs without their head, as a late end of an earlier transaction does."""
     await ledger._producer.begin_transaction()
     for future, _ in await ledger._send_outputs(publication):
         await future
     await ledger._producer.commit_transaction()
-
-
-# ---- Kafka
 
 
 async def test_a_turn_is_read_back(side: Side, reader: LogReader) -> None:
@@ -109,7 +106,7 @@ async def test_a_turn_is_read_back(side: Side, reader: LogReader) -> None:
     again = await ledger.take_over(BARRIER)
     assert again > barrier
     assert await reader.read_kafka_head(side.streams.heads, 0, 0, again) == (head(6, 2), BARRIER)
-    # What comes behind the barrier isn't seen.
+    # Records behind the barrier aren't seen.
     assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (None, None)
     [page] = [p async for p in reader.read_outputs(side.streams.output, 0, 0, 0, 2, published.position)]
     assert page.notes == {b"a": b"note of a", b"b": b"note of b"}
@@ -136,12 +133,12 @@ async def test_offsets_are_not_dense(side: Side, reader: LogReader) -> None:
 async def test_a_successor_fences(side: Side, reader: LogReader) -> None:
     predecessor = await side.ledger()
     await predecessor.publish(turn(1, 1, b"a"))
-    # In the middle of its turn: the outputs are there, the transaction is open.
+    # In the middle of a turn: the outputs are sent, the transaction is open.
     await predecessor._producer.begin_transaction()
     for future, _ in await predecessor._send_outputs(turn(2, 2, b"b")):
         await future
     assert (await reader.bounds([side.streams.output], 0))[side.streams.output][1] == 2, (
-        "an open transaction isn't told"
+        "an open transaction isn't read"
     )
     successor = await side.ledger()
     barrier = await successor.take_over(BARRIER)
@@ -150,7 +147,7 @@ async def test_a_successor_fences(side: Side, reader: LogReader) -> None:
     await predecessor.close()
     assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(1, 1), None)
     assert (await read_all(reader, side, 0, 0, 1))[-1][1] == 1
-    # The aborted output has taken an offset, and a marker another one.
+    # The aborted output took one offset, its marker another.
     assert (await reader.bounds([side.streams.output], 0))[side.streams.output][1] == 4
     published = await successor.publish(turn(2, 2, b"c"))
     assert published
@@ -240,9 +237,6 @@ async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
     cluster, counts = await reader.describe(side.streams.pinned())
     assert cluster
     assert counts == dict.fromkeys(side.streams.pinned(), 1)
-
-
-# ---- Redis
 
 
 @pytest.fixture(params=SIDES)

@@ -1,6 +1,6 @@
-"""Each ingredient of the protocol, taken out of real workers on real servers: a short scenario shows what goes wrong without it.
+"""The mutants on real servers: in a short scenario, workers without an ingredient of the protocol must break something.
 
-Each scenario is run with the whole protocol first, which must stand it. `make recovery-mutants` prints what catches which.
+Each scenario is run with the whole protocol first, which must survive it. `make recovery-mutants` prints the results.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.recovery.test_points import RecordedInput, as_it_is, die, put_back
 pytestmark = [pytest.mark.mutants, pytest.mark.timeout(300)]
 
 SOON_S: Final = 60.0
-# So long a world that doesn't come to rest is waited for: the whole protocol needs a few seconds.
+# How long to wait for a rest: the whole protocol needs a few seconds.
 REST_S: Final = 25.0
-STILL_S: Final = 1.5  # looks at what is due come oftener by far
-TOO_SMALL_BYTES: Final = "100"  # no batch of moves or heads fits in
+STILL_S: Final = 1.5  # the due index is polled much more often
+TOO_SMALL_BYTES: Final = "100"  # less than any batch of moves or heads
 IN_ANY_RUN: Final = 13  # the log itself starts an old model again
-WAKING: Final = r"taking over afresh|quarantined \("  # what a worker says that finds itself overtaken
+WAKING: Final = r"taking over afresh|quarantined \("  # logged by a worker that notices its successor
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
             await first.feed(400, size=100)
             started = await there(settings, b'"model.activated"')
             assert await first.feeder.activate()
-            # The first model's start comes again, behind the second's: from a trainer that has sent it twice.
+            # The first model's start comes again after the second's, as from a trainer that sent it twice.
             await first.feeder.send(started)
             await first.feed(600, size=100)
             await first.silence(400)
@@ -59,59 +59,56 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
 
 
 async def there(settings: Settings, text: bytes) -> list[FeedRecord]:
-    """The records of the input that say so, to be sent again."""
+    """Return the records of the input with this text, to be sent again."""
     rows = await checker._rows(settings, settings.orders_topic)
     return [FeedRecord(r.key or b"", r.value or b"", r.partition) for r in rows if text in (r.value or b"")]
 
 
-# ---- what the scenarios are made of
+async def lag(rig: RecoveryWorld, first: int, then: int) -> None:
+    """Roll Redis back from turn `first` + `then` to turn `first`, as a restore does; no worker runs."""
+    kept = await kept_at(rig, first)
+    await die(rig, "turn.after_commit", passing=then)
+    put_back(rig, kept)
 
 
-async def lag(shop: RecoveryWorld, first: int, then: int) -> None:
-    """Redis is put back from turn `first` + `then` to turn `first`, as after a restore; nobody is at work."""
-    kept = await kept_at(shop, first)
-    await die(shop, "turn.after_commit", passing=then)
-    put_back(shop, kept)
+async def kept_at(rig: RecoveryWorld, turn: int) -> dict[bytes, bytes]:
+    """Let a worker die at its turn of that number. Return Redis as of then."""
+    await die(rig, "turn.before_transaction", passing=turn)
+    return as_it_is(rig)
 
 
-async def kept_at(shop: RecoveryWorld, turn: int) -> dict[bytes, bytes]:
-    """A worker comes to its turn of that number, and is gone: Redis as it is then."""
-    await die(shop, "turn.before_transaction", passing=turn)
-    return as_it_is(shop)
-
-
-async def stopped(shop: RecoveryWorld, place: int) -> None:
-    """The worker has come to its point, and stands still."""
+async def stopped(rig: RecoveryWorld, index: int) -> None:
+    """Wait until the worker has stopped itself at its point."""
 
     def still() -> bool:
-        state = Path(f"/proc/{shop.fleet.pid(place)}/stat").read_text().rpartition(")")[2].split()[0]
-        assert state not in "ZX", shop.fleet.last_words(place)
+        state = Path(f"/proc/{rig.fleet.pid(index)}/stat").read_text().rpartition(")")[2].split()[0]
+        assert state not in "ZX", rig.fleet.last_line(index)
         return state == "T"
 
-    await eventually(still, SOON_S, f"the worker on place {place} stands still")
+    await eventually(still, SOON_S, f"worker {index} stopped")
 
 
-async def wake(shop: RecoveryWorld, place: int) -> None:
-    """The worker goes on, and finds out that it was overtaken."""
-    log = shop.fleet.log(place)
+async def wake(rig: RecoveryWorld, index: int) -> None:
+    """Let the worker go on, and wait until it notices its successor."""
+    log = rig.fleet.log(index)
     before = len(re.findall(WAKING, log.read_text()))
-    shop.fleet.resume(place)
+    rig.fleet.resume(index)
     await eventually(lambda: len(re.findall(WAKING, log.read_text())) > before, SOON_S, "an owner that is overtaken")
 
 
-def offset(shop: RecoveryWorld) -> int:
-    """R."""
-    [shard] = checker.read_shards(shop.settings)
+def offset(rig: RecoveryWorld) -> int:
+    """Return R, the offset of the Redis head."""
+    [shard] = checker.read_shards(rig.settings)
     return int(shard.head.get("offset", 0))
 
 
 @asynccontextmanager
-async def refusing(shop: RecoveryWorld, topic: str) -> AsyncIterator[None]:
-    """Kafka takes no record of that topic: each is too large."""
-    [spec] = [spec for spec in topics.specs(shop.settings) if spec.name == topic]
+async def refusing(rig: RecoveryWorld, topic: str) -> AsyncIterator[None]:
+    """Let Kafka refuse the records of a topic as too large."""
+    [spec] = [spec for spec in topics.specs(rig.settings) if spec.name == topic]
 
     async def configure(settings: dict[str, str]) -> None:
-        async with topics._admin(shop.settings) as admin:
+        async with topics._admin(rig.settings) as admin:
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
 
     await configure(spec.config | {"max.message.bytes": TOO_SMALL_BYTES})
@@ -121,23 +118,21 @@ async def refusing(shop: RecoveryWorld, topic: str) -> AsyncIterator[None]:
         await configure(spec.config)
 
 
-async def goes_on(shop: RecoveryWorld, place: int, *, beyond: int | None = None) -> None:
-    """The worker goes on, until it has noticed that something is wrong, or has come further (`beyond` that offset)."""
-    log, before = shop.fleet.log(place), offset(shop) if beyond is None else beyond
-    shop.fleet.resume(place)
+async def goes_on(rig: RecoveryWorld, index: int, *, beyond: int | None = None) -> None:
+    """Let the worker go on until it has noticed a failure, or has come `beyond` that offset."""
+    log, before = rig.fleet.log(index), offset(rig) if beyond is None else beyond
+    rig.fleet.resume(index)
     await eventually(
-        lambda: bool(re.search(WAKING, log.read_text())) or offset(shop) > before, SOON_S, "a turn, or its failure"
+        lambda: bool(re.search(WAKING, log.read_text())) or offset(rig) > before, SOON_S, "a turn, or its failure"
     )
 
-
-# ---- the scenarios
 
 Play = Callable[[RecoveryWorld], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`shows`: the mutants that break something in it. `settings`: where they differ from the log's."""
+    """A scenario. `shows`: the mutants that break something in it. `settings`: those that differ from the log's."""
 
     play: Play
     shows: tuple[int, ...]
@@ -157,186 +152,183 @@ def shows(*numbers: int, wall: bool = False, **settings: Any) -> Callable[[Play]
 
 
 @shows(1)
-async def kafka_refuses_moves_for_a_while(shop: RecoveryWorld) -> None:
-    shop.fleet.start(0, stop="turn.before_transaction:3")
-    await stopped(shop, 0)
-    async with refusing(shop, shop.settings.changes_topic):
-        # The protocol comes to no turn with moves; without it, some have been lost by then.
-        await goes_on(shop, 0, beyond=300)
-    shop.fleet.kill(0)
-    shop.fleet.start(0)
+async def kafka_refuses_moves_for_a_while(rig: RecoveryWorld) -> None:
+    rig.fleet.start(0, stop="turn.before_transaction:3")
+    await stopped(rig, 0)
+    async with refusing(rig, rig.settings.changes_topic):
+        # The protocol completes no turn with moves. The mutant has lost some moves by then.
+        await goes_on(rig, 0, beyond=300)
+    rig.fleet.kill(0)
+    rig.fleet.start(0)
 
 
 @shows(2)
-async def kafka_refuses_heads_for_a_while(shop: RecoveryWorld) -> None:
-    shop.fleet.start(0, stop="turn.before_transaction:12")
-    await stopped(shop, 0)
-    async with refusing(shop, shop.settings.heads_topic("scoring")):
-        await goes_on(shop, 0)
-        shop.fleet.kill(0)
-    shop.fleet.start(0)
+async def kafka_refuses_heads_for_a_while(rig: RecoveryWorld) -> None:
+    rig.fleet.start(0, stop="turn.before_transaction:12")
+    await stopped(rig, 0)
+    async with refusing(rig, rig.settings.heads_topic("scoring")):
+        await goes_on(rig, 0)
+        rig.fleet.kill(0)
+    rig.fleet.start(0)
 
 
-async def roll_back_at(shop: RecoveryWorld, point: str) -> None:
-    """Redis is put back some turns while the owner stands still at that point."""
-    kept = await kept_at(shop, 15)
-    shop.fleet.start(0, stop=f"{point}:10")
-    await stopped(shop, 0)
-    put_back(shop, kept)
-    shop.fleet.resume(0)
+async def roll_back_at(rig: RecoveryWorld, point: str) -> None:
+    """Roll Redis back some turns while the owner is stopped at that point."""
+    kept = await kept_at(rig, 15)
+    rig.fleet.start(0, stop=f"{point}:10")
+    await stopped(rig, 0)
+    put_back(rig, kept)
+    rig.fleet.resume(0)
 
 
 @shows(4)
-async def redis_is_rolled_back_before_a_commit(shop: RecoveryWorld) -> None:
-    await roll_back_at(shop, "turn.before_redis")
+async def redis_is_rolled_back_before_a_commit(rig: RecoveryWorld) -> None:
+    await roll_back_at(rig, "turn.before_redis")
 
 
 @shows(14)
-async def redis_is_rolled_back_between_turns(shop: RecoveryWorld) -> None:
-    await roll_back_at(shop, "turn.after_redis")
+async def redis_is_rolled_back_between_turns(rig: RecoveryWorld) -> None:
+    await roll_back_at(rig, "turn.after_redis")
 
 
 @shows(18)
-async def redis_is_rolled_back_while_all_rest(shop: RecoveryWorld) -> None:
-    kept = await kept_at(shop, 20)
-    shop.fleet.start(0)
-    await shop.settled(within_s=SOON_S)
-    put_back(shop, kept)
+async def redis_is_rolled_back_while_all_rest(rig: RecoveryWorld) -> None:
+    kept = await kept_at(rig, 20)
+    rig.fleet.start(0)
+    await rig.settled(within_s=SOON_S)
+    put_back(rig, kept)
 
 
 @shows(6, 20, turn_max_orders=400, rescore_slice=2_000, due_slice=2_000)
-async def a_transaction_is_torn(shop: RecoveryWorld) -> None:
-    await die(shop, "turn.torn", passing=2)
-    # Smaller turns than the torn one: with only some of its orders, its customers look worse.
-    shop.fleet.start(0, page=100)
+async def a_transaction_is_torn(rig: RecoveryWorld) -> None:
+    await die(rig, "turn.torn", passing=2)
+    # Smaller turns than the torn one: with some of their orders missing, customers get lower segments.
+    rig.fleet.start(0, page=100)
 
 
 @shows(7, 8, 9)
-async def redis_falls_behind(shop: RecoveryWorld) -> None:
-    await lag(shop, 28, 10)
-    shop.fleet.start(0)
+async def redis_falls_behind(rig: RecoveryWorld) -> None:
+    await lag(rig, 28, 10)
+    rig.fleet.start(0)
 
 
 @shows(12)
-async def redis_falls_behind_a_model(shop: RecoveryWorld) -> None:
-    # The head it comes back to lies before the first model, Kafka's between the first and the second.
-    await lag(shop, 3, 12)
-    shop.fleet.start(0)
+async def redis_falls_behind_a_model(rig: RecoveryWorld) -> None:
+    # Redis goes back to before the first model; Kafka's head is between the first and the second.
+    await lag(rig, 3, 12)
+    rig.fleet.start(0)
 
 
 @shows(13)
-async def an_old_model_starts_again(shop: RecoveryWorld) -> None:
-    shop.fleet.start(0)
+async def an_old_model_starts_again(rig: RecoveryWorld) -> None:
+    rig.fleet.start(0)
 
 
 @shows(15)
-async def an_owner_wakes_up_before_its_transaction(shop: RecoveryWorld) -> None:
-    shop.fleet.start(0, stop="turn.before_transaction:12")
-    await stopped(shop, 0)
-    shop.fleet.start(1)
-    await shop.settled(within_s=SOON_S)
-    await wake(shop, 0)
+async def an_owner_wakes_up_before_its_transaction(rig: RecoveryWorld) -> None:
+    rig.fleet.start(0, stop="turn.before_transaction:12")
+    await stopped(rig, 0)
+    rig.fleet.start(1)
+    await rig.settled(within_s=SOON_S)
+    await wake(rig, 0)
 
 
 @shows(16)
-async def an_owner_publishes_and_dies_under_a_takeover(shop: RecoveryWorld) -> None:
-    # A turn before the first model: moves would show that something has been told beyond the head.
-    owner = shop.fleet.start(0, stop="turn.before_transaction:3", point="turn.after_commit", passing=3)
-    await stopped(shop, 0)
-    # Its turns are smaller: it doesn't end its first one where its predecessor has.
-    shop.fleet.start(1, stop="takeover.before_barrier:1", page=7)
-    await stopped(shop, 1)
-    # It doesn't come back into its group, which would take the shard from the successor.
-    wire, log = shop.servers.wires[0].kafka, shop.fleet.log(0)
+async def an_owner_publishes_and_dies_under_a_takeover(rig: RecoveryWorld) -> None:
+    # A turn before the first model: moves would show that there are outputs beyond the head.
+    owner = rig.fleet.start(0, stop="turn.before_transaction:3", point="turn.after_commit", passing=3)
+    await stopped(rig, 0)
+    # Its turns are smaller, so that its first one ends at another offset than its predecessor's.
+    rig.fleet.start(1, stop="takeover.before_barrier:1", page=7)
+    await stopped(rig, 1)
+    # It must not join its group again: that would take the shard from the successor.
+    wire, log = rig.servers.wires[0].kafka, rig.fleet.log(0)
     wire.lose(requests=GROUP_TALK)
-    shop.fleet.resume(0)
+    rig.fleet.resume(0)
     await eventually(
         lambda: owner.poll() is not None or bool(re.search(WAKING, log.read_text())), SOON_S, "an end, or a failure"
     )
-    shop.fleet.kill(0)
+    rig.fleet.kill(0)
     wire.heal()
-    shop.fleet.resume(1)
+    rig.fleet.resume(1)
 
 
 @shows(17)
-async def a_worker_dies_after_redis(shop: RecoveryWorld) -> None:
-    await die(shop, "turn.after_redis", passing=12)
-    shop.fleet.start(0)
+async def a_worker_dies_after_redis(rig: RecoveryWorld) -> None:
+    await die(rig, "turn.after_redis", passing=12)
+    rig.fleet.start(0)
 
 
 @shows(22)
-async def a_successor_is_quicker(shop: RecoveryWorld) -> None:
-    await die(shop, "turn.before_transaction", passing=10)
-    shop.fleet.start(0, stop="takeover.after_barrier:1")
-    await stopped(shop, 0)
-    shop.fleet.start(1)
-    await shop.settled(within_s=SOON_S)
-    await wake(shop, 0)
+async def a_successor_is_quicker(rig: RecoveryWorld) -> None:
+    await die(rig, "turn.before_transaction", passing=10)
+    rig.fleet.start(0, stop="takeover.after_barrier:1")
+    await stopped(rig, 0)
+    rig.fleet.start(1)
+    await rig.settled(within_s=SOON_S)
+    await wake(rig, 0)
 
 
-# In wall time, where clocks can be wrong. The orders are of the year 2000, and so are the workers.
+# In wall time, where clocks can be wrong. The orders and the workers' clocks are of the year 2000.
 
 
-async def begin_in_2000(shop: RecoveryWorld) -> int:
-    """Orders and a model; returns by how much a clock is wrong that tells the last order's time."""
-    await shop.feed(300, size=100)
-    assert await shop.feeder.activate()
-    wrong_ms = shop.orders.at_ms + DAY_MS - time.time_ns() // 1_000_000
-    shop.fleet.set_clock(0, wrong_ms)
+async def begin_in_2000(rig: RecoveryWorld) -> int:
+    """Send orders and a model. Return the error of a clock that shows the last order's time."""
+    await rig.feed(300, size=100)
+    assert await rig.feeder.activate()
+    wrong_ms = rig.orders.at_ms + DAY_MS - time.time_ns() // 1_000_000
+    rig.fleet.set_clock(0, wrong_ms)
     return wrong_ms
 
 
 @shows(10, wall=True)
-async def a_clock_is_ahead_of_its_successors(shop: RecoveryWorld) -> None:
-    right = await begin_in_2000(shop)
-    kept = await kept_at(shop, 3)
-    shop.fleet.set_clock(0, right + 2 * DAY_MS)
-    await die(shop, "turn.after_commit", passing=5)
-    put_back(shop, kept)
-    shop.fleet.set_clock(0, right)
-    shop.fleet.start(0)
-    await shop.feed(60)
+async def a_clock_is_ahead_of_its_successors(rig: RecoveryWorld) -> None:
+    right = await begin_in_2000(rig)
+    kept = await kept_at(rig, 3)
+    rig.fleet.set_clock(0, right + 2 * DAY_MS)
+    await die(rig, "turn.after_commit", passing=5)
+    put_back(rig, kept)
+    rig.fleet.set_clock(0, right)
+    rig.fleet.start(0)
+    await rig.feed(60)
 
 
 @shows(11, wall=True)
-async def a_clock_steps_back(shop: RecoveryWorld) -> None:
-    right = await begin_in_2000(shop)
-    shop.fleet.set_clock(0, right + 2 * DAY_MS)
-    shop.fleet.start(0)
-    await shop.settled(within_s=SOON_S)
-    shop.fleet.set_clock(0, right)
-    await shop.feed(60)
+async def a_clock_steps_back(rig: RecoveryWorld) -> None:
+    right = await begin_in_2000(rig)
+    rig.fleet.set_clock(0, right + 2 * DAY_MS)
+    rig.fleet.start(0)
+    await rig.settled(within_s=SOON_S)
+    rig.fleet.set_clock(0, right)
+    await rig.feed(60)
 
 
 @shows(19, wall=True)
-async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(shop: RecoveryWorld) -> None:
-    """The successor, whose clock is ahead, tells what time has moved, and dies; the old owner has nothing to tell."""
-    right = await begin_in_2000(shop)
-    shop.fleet.start(0)
-    await shop.settled(within_s=SOON_S)
-    shop.fleet.pause(0)
-    kept = as_it_is(shop)
-    shop.fleet.set_clock(1, right + 200 * DAY_MS)
-    successor = shop.fleet.start(1, point="turn.after_commit", passing=1)
+async def redis_is_rolled_back_to_an_owner_that_has_lost_kafka(rig: RecoveryWorld) -> None:
+    """The successor, with a clock ahead, publishes moves by time and dies. The old owner has none to publish."""
+    right = await begin_in_2000(rig)
+    rig.fleet.start(0)
+    await rig.settled(within_s=SOON_S)
+    rig.fleet.pause(0)
+    kept = as_it_is(rig)
+    rig.fleet.set_clock(1, right + 200 * DAY_MS)
+    successor = rig.fleet.start(1, point="turn.after_commit", passing=1)
     assert await asyncio.to_thread(successor.wait, SOON_S) == -signal.SIGKILL
-    shop.fleet.kill(1)
-    put_back(shop, kept)
-    # An order that is known already: it is taken, and moves nobody.
-    await shop.feeder.send((await there(shop.settings, b"order"))[-1:])
-    shop.fleet.resume(0)
+    rig.fleet.kill(1)
+    put_back(rig, kept)
+    # A repeated order: it is taken, and moves no customer.
+    await rig.feeder.send((await there(rig.settings, b"order"))[-1:])
+    rig.fleet.resume(0)
 
 
-# ---- the verdict
-
-
-async def verdict(shop: RecoveryWorld, calm: checker.GroupRun | None) -> list[str]:
-    """What is wrong in the end: a shard that stopped, or doesn't come to rest, or what the checker finds."""
+async def verdict(rig: RecoveryWorld, calm: checker.GroupRun | None) -> list[str]:
+    """Return the violations: a stopped shard, a shard that doesn't come to rest, or those of the checker."""
     deadline = time.monotonic() + REST_S
-    ends = await shop.ends(shop.settings)
+    ends = await rig.ends(rig.settings)
     before: list[dict[str, Any]] = []
-    while not (stopped := shop.quarantined()):
-        heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, shop.settings)]
-        # In wall time some may be due yet: nothing more has come for a while.
+    while not (stopped := rig.quarantined()):
+        heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, rig.settings)]
+        # In wall time some may still be due: wait until nothing has changed for a while.
         resting = heads == before or calm is not None
         if resting and all(h and h["offset"] >= ends[p] and h["cursor"] is None for p, h in enumerate(heads)):
             break
@@ -345,12 +337,12 @@ async def verdict(shop: RecoveryWorld, calm: checker.GroupRun | None) -> list[st
             return [
                 f"doesn't come to rest: Redis stands at {[h.get('offset') for h in heads]}, the input ends at {ends}"
             ]
-        shop.fleet.tend()
+        rig.fleet.restart_ended()
         await asyncio.sleep(0.1 if calm else STILL_S)
     if stopped:
         return stopped
-    run = await checker.read_run(shop.settings)
-    return shop._wrong_alone(run) + (checker.differences(run, calm, shop.settings.rules) if calm else [])
+    run = await checker.read_run(rig.settings)
+    return rig._wrong_alone(run) + (checker.differences(run, calm, rig.settings.rules) if calm else [])
 
 
 async def played(
@@ -362,12 +354,12 @@ async def played(
         if scenario.wall
         else twin_of(log.settings, **scenario.settings)
     )
-    async with world(servers, folder, seed, settings, customers=150, garbage=False) as shop:
-        shop.fleet.mutant = mutant
+    async with world(servers, folder, seed, settings, customers=150, garbage=False) as rig:
+        rig.fleet.mutant = mutant
         if not scenario.wall:
-            shop.feeder.acknowledged = log.acknowledged
-        await scenario.play(shop)
-        return await verdict(shop, None if scenario.wall else log.calm)
+            rig.feeder.acknowledged = log.acknowledged
+        await scenario.play(rig)
+        return await verdict(rig, None if scenario.wall else log.calm)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -392,8 +384,8 @@ async def test_a_mutant_is_caught(
 async def test_a_mutant_does_well_where_nothing_happens(
     servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, number: int
 ) -> None:
-    """Else it would be caught for another reason than the ingredient that it lacks."""
-    async with world(servers, tmp_path, seed, twin_of(log.settings), customers=150, garbage=False) as shop:
-        shop.fleet.mutant, shop.feeder.acknowledged = number, log.acknowledged
-        shop.fleet.start(0)
-        assert await verdict(shop, log.calm) == []
+    """Otherwise it would be caught for another reason than the ingredient that it lacks."""
+    async with world(servers, tmp_path, seed, twin_of(log.settings), customers=150, garbage=False) as rig:
+        rig.fleet.mutant, rig.feeder.acknowledged = number, log.acknowledged
+        rig.fleet.start(0)
+        assert await verdict(rig, log.calm) == []

@@ -1,4 +1,4 @@
-"""The ingredients that only a faulty broker shows to be needed: the real takeover and turn over a Kafka in memory that fails on demand."""
+"""Mutants that only a faulty broker shows: the real takeover and turn over a Kafka in memory with faults on demand."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUICK: Final[dict[str, Any]] = {
 
 
 class Alone:
-    """A group of one."""
+    """A consumer group with one member."""
 
     def identity(self) -> tuple[int, str]:
         return 1, "alone"
@@ -47,7 +47,7 @@ class Alone:
 
 
 class Board:
-    """Only remembers whether the shard has stopped."""
+    """A status board that only notes whether the shard has stopped."""
 
     def __init__(self) -> None:
         self.stopped = ""
@@ -66,8 +66,8 @@ class Board:
 
 
 @dataclass
-class MemoryDeployment:
-    """One shard, whoever works on it."""
+class MemoryRig:
+    """One shard and its worker, in memory."""
 
     broker: MemoryBroker
     store: MemoryStore
@@ -78,13 +78,13 @@ class MemoryDeployment:
     worker: asyncio.Task[None] | None = None
 
     def send(self, keys: bytes) -> None:
-        """One record for each letter."""
+        """Send one record for each letter."""
         rows = [(bytes([key]), b"+") for key in keys]
         self.broker.send(self.streams.input, rows)
         self.sent += rows
 
     def start(self) -> None:
-        """A worker that takes the shard over."""
+        """Start a worker, which takes the shard over."""
         context = ShardContext(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
         board = cast("StatusBoard", self.board)
         shard = Shard(context, None, Metrics(), board, TurnSlots(1), lambda: 0)
@@ -110,13 +110,13 @@ class MemoryDeployment:
         await eventually(lambda: bool(self.head), SOON_S, "an owner")
 
     async def rests(self) -> None:
-        """All taken, or stopped."""
+        """Wait until all records are taken, or the shard has stopped."""
         await eventually(
             lambda: bool(self.board.stopped) or bool(self.head and self.head.offset >= len(self.sent)), SOON_S, "rest"
         )
 
     def wrong(self) -> list[str]:
-        """What a reader of the logs and of Redis finds."""
+        """Return the violations in the logs and in the store."""
         if self.board.stopped:
             return [self.board.stopped]
         found: list[str] = []
@@ -125,88 +125,88 @@ class MemoryDeployment:
         if states != count:
             found.append(f"records counted: {states}, sent: {dict(count)}")
         last: Counter[bytes] = Counter()
-        for record in self.broker.told(self.streams.output):
+        for record in self.broker.committed(self.streams.output):
             key, sequence, level = cast("bytes", record.value).split(b":")
             if not int(sequence) == int(level) == last[key] + 1:
                 found.append(f"output {record.value!r} after level {last[key]}")
             last[key] = int(level)
         if +last != Counter({key: n // LEVEL for key, n in count.items() if n >= LEVEL}):
-            found.append(f"told {dict(last)} of {dict(count)}")
-        heads = [r for r in self.broker.told(self.streams.heads) if r.key == HEAD_KEY]
-        if heads and (told := decode_kafka_head(heads[-1].value or b"").count) != last.total():
-            found.append(f"the head counts {told} outputs, there are {last.total()}")
+            found.append(f"published {dict(last)} of {dict(count)}")
+        heads = [r for r in self.broker.committed(self.streams.heads) if r.key == HEAD_KEY]
+        if heads and (counted := decode_kafka_head(heads[-1].value or b"").count) != last.total():
+            found.append(f"the head counts {counted} outputs, there are {last.total()}")
         return found
 
 
 @pytest.fixture
-async def shop(monkeypatch: pytest.MonkeyPatch) -> Any:
+async def rig(monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = Settings(**QUICK)
     broker = MemoryBroker(1)
     broker.install(monkeypatch.setattr)
-    made = MemoryDeployment(broker, MemoryStore(), settings, streams_of(settings, "scoring"))
+    made = MemoryRig(broker, MemoryStore(), settings, streams_of(settings, "scoring"))
     yield made
     await made.kill()
 
 
-async def a_send_of_outputs_fails(shop: MemoryDeployment) -> None:
-    shop.start()
-    await shop.owned()
-    shop.broker.faults.refused[shop.streams.output] = 1
-    shop.send(b"aaa")
+async def a_send_of_outputs_fails(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.refused[rig.streams.output] = 1
+    rig.send(b"aaa")
 
 
-async def the_heads_send_fails(shop: MemoryDeployment) -> None:
-    shop.send(b"b")
-    shop.start()
-    await shop.owned()
-    await shop.rests()
-    shop.broker.faults.refused[shop.streams.heads] = 1
-    shop.send(b"aaa")
-    await shop.rests()
-    await shop.kill()
-    shop.start()
-    shop.send(b"a")
+async def the_heads_send_fails(rig: MemoryRig) -> None:
+    rig.send(b"b")
+    rig.start()
+    await rig.owned()
+    await rig.rests()
+    rig.broker.faults.refused[rig.streams.heads] = 1
+    rig.send(b"aaa")
+    await rig.rests()
+    await rig.kill()
+    rig.start()
+    rig.send(b"a")
 
 
-async def a_torn_transaction_ends_at_the_head(shop: MemoryDeployment) -> None:
-    shop.start()
-    await shop.owned()
-    shop.broker.faults.slow.add(shop.streams.output)
-    shop.broker.faults.torn_after = shop.streams.heads
-    shop.send(b"aaa")
+async def a_torn_transaction_ends_at_the_head(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.slow.add(rig.streams.output)
+    rig.broker.faults.torn_after = rig.streams.heads
+    rig.send(b"aaa")
 
 
-async def a_torn_transaction_ends_before_the_head(shop: MemoryDeployment) -> None:
-    shop.start()
-    await shop.owned()
-    shop.broker.faults.torn_after = shop.streams.output
-    shop.send(b"aaa")
-    await shop.rests()
-    shop.send(b"a")
+async def a_torn_transaction_ends_before_the_head(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.torn_after = rig.streams.output
+    rig.send(b"aaa")
+    await rig.rests()
+    rig.send(b"a")
 
 
-async def the_end_offset_is_too_low(shop: MemoryDeployment) -> None:
-    shop.start()
-    await shop.owned()
-    shop.store.crashes = True
-    shop.send(b"aaa")
-    assert shop.worker
-    await asyncio.wait_for(shop.worker, SOON_S)
-    shop.broker.faults.low_ends[shop.streams.output] = 100
-    shop.start()
-    await shop.rests()
-    shop.send(b"a")
+async def the_end_offset_is_too_low(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.store.crashes = True
+    rig.send(b"aaa")
+    assert rig.worker
+    await asyncio.wait_for(rig.worker, SOON_S)
+    rig.broker.faults.low_ends[rig.streams.output] = 100
+    rig.start()
+    await rig.rests()
+    rig.send(b"a")
 
 
-async def a_late_record_is_in_no_transaction(shop: MemoryDeployment) -> None:
-    shop.start()
-    await shop.owned()
-    shop.broker.faults.rows_in_batch = 1
-    shop.broker.faults.lost = shop.streams.output
-    shop.send(b"aaabbb")
+async def a_late_record_is_in_no_transaction(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.rows_in_batch = 1
+    rig.broker.faults.lost = rig.streams.output
+    rig.send(b"aaabbb")
 
 
-SCENARIOS: Final[tuple[tuple[Callable[[MemoryDeployment], Awaitable[None]], tuple[int, ...]], ...]] = (
+SCENARIOS: Final[tuple[tuple[Callable[[MemoryRig], Awaitable[None]], tuple[int, ...]], ...]] = (
     (a_send_of_outputs_fails, (1,)),
     (the_heads_send_fails, (2,)),
     (a_torn_transaction_ends_at_the_head, (3,)),
@@ -216,58 +216,58 @@ SCENARIOS: Final[tuple[tuple[Callable[[MemoryDeployment], Awaitable[None]], tupl
 )
 
 
-async def found(shop: MemoryDeployment, play: Callable[[MemoryDeployment], Awaitable[None]]) -> list[str]:
-    await play(shop)
-    return await found_at_rest(shop)
+async def found(rig: MemoryRig, play: Callable[[MemoryRig], Awaitable[None]]) -> list[str]:
+    await play(rig)
+    return await found_at_rest(rig)
 
 
-async def found_at_rest(shop: MemoryDeployment) -> list[str]:
-    await shop.rests()
-    return shop.wrong()
+async def found_at_rest(rig: MemoryRig) -> list[str]:
+    await rig.rests()
+    return rig.wrong()
 
 
 @pytest.mark.parametrize("play", [play for play, _ in SCENARIOS])
 async def test_the_whole_protocol_stands_a_faulty_broker(
-    shop: MemoryDeployment, play: Callable[[MemoryDeployment], Awaitable[None]]
+    rig: MemoryRig, play: Callable[[MemoryRig], Awaitable[None]]
 ) -> None:
-    assert await found(shop, play) == []
-    assert shop.broker.told(shop.streams.output), "nothing was told at all"
+    assert await found(rig, play) == []
+    assert rig.broker.committed(rig.streams.output), "nothing was published at all"
 
 
 @pytest.mark.parametrize(("number", "play"), [(n, play) for play, numbers in SCENARIOS for n in numbers])
 async def test_a_mutant_is_caught_by_a_faulty_broker(
-    shop: MemoryDeployment,
+    rig: MemoryRig,
     number: int,
-    play: Callable[[MemoryDeployment], Awaitable[None]],
+    play: Callable[[MemoryRig], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if number == BY_THE_BROKER:
-        shop.broker.faults.verifies = False
+        rig.broker.faults.verifies = False
     else:
         mutate(number, monkeypatch.setattr)
-    wrong = await found(shop, play)
+    wrong = await found(rig, play)
     print(f"\nmutant {number:2}, without {TAKEN_OUT[number]}: in memory, {play.__name__}: {' '.join(wrong)[:160]}")
     assert wrong, f"mutant {number}, without {TAKEN_OUT[number]}, is as good as the protocol"
 
 
 @pytest.mark.parametrize("number", sorted({n for _, numbers in SCENARIOS for n in numbers}))
 async def test_a_mutant_does_well_on_a_broker_that_is_well(
-    shop: MemoryDeployment, number: int, monkeypatch: pytest.MonkeyPatch
+    rig: MemoryRig, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else it would be caught for another reason than the ingredient that it lacks."""
+    """Otherwise it would be caught for another reason than the ingredient that it lacks."""
     if number == BY_THE_BROKER:
-        shop.broker.faults.verifies = False
+        rig.broker.faults.verifies = False
     else:
         mutate(number, monkeypatch.setattr)
     for _ in range(2):
-        shop.send(b"aaabbb")
-        shop.start()
-        assert await found_at_rest(shop) == []
-        await shop.kill()
+        rig.send(b"aaabbb")
+        rig.start()
+        assert await found_at_rest(rig) == []
+        await rig.kill()
 
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:
-    """Number -> (taken out, on real servers, in memory), as docs/explanation/exactly-once.md says."""
+    """Return number -> (removed ingredient, on real servers, in memory) of docs/explanation/exactly-once.md."""
     text = (ROOT / "docs" / "explanation" / "exactly-once.md").read_text("utf-8")
     found = re.findall(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", text, re.MULTILINE)
     return {int(number): (out, real, memory) for number, out, real, memory in found}

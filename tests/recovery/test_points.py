@@ -1,4 +1,4 @@
-"""A worker dies at each named point of the turn and of the takeover, alone and for certain; the next one makes it good."""
+"""A worker dies at each named point of the turn and of the takeover; the next one recovers the shard."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, twi
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
 DEATH_S = 120.0
-# The turn in which a worker dies: the moves have begun, and there are more to come.
+# The turn in which a worker dies: there are moves before it and after it.
 PASSING = 12
-# To be behind, Redis is put back to where it stood about this many turns before.
+# Redis is rolled back by about this many turns.
 LAG = 25
 
 
 @dataclass(frozen=True)
 class RecordedInput:
-    """One input for all the tests here, and what becomes of it where nothing happens."""
+    """The input of all tests here, and an undisturbed run of it."""
 
     settings: Settings
     acknowledged: set[tuple[int, bytes]]
@@ -38,7 +38,7 @@ class RecordedInput:
 @pytest.fixture(scope="module")
 def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> RecordedInput:
     async def made() -> RecordedInput:
-        # Without garbage: the dead letters of all groups lie in one topic.
+        # Without garbage: all groups share one dead-letter topic.
         settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
         async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
             await first.feed(200)
@@ -51,23 +51,23 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
 
 
 @pytest.fixture
-async def shop(servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
-    """The log before a group that hasn't begun."""
+async def rig(servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
+    """Make a group that hasn't begun, on the recorded input."""
     async with world(servers, tmp_path, seed, twin_of(log.settings)) as made:
         made.feeder.acknowledged = log.acknowledged
         yield made
 
 
 async def die(made: RecoveryWorld, point: str, *, passing: int = 1, page: int | None = None) -> None:
-    """A worker that passes the point, and is gone."""
+    """Let a worker die at the point."""
     process = made.fleet.start(0, point=point, passing=passing, page=page)
     code = await asyncio.to_thread(process.wait, DEATH_S)
-    assert code == -signal.SIGKILL, made.fleet.last_words(0)
+    assert code == -signal.SIGKILL, made.fleet.last_line(0)
     made.fleet.kill(0)
 
 
 def as_it_is(made: RecoveryWorld) -> dict[bytes, bytes]:
-    """The group's shards in Redis, all at one instant."""
+    """Return the group's shards in Redis, all as of one instant."""
     with made.servers.redis() as redis:
         names = cast("list[bytes]", redis.keys(f"{{{made.settings.group}:*"))
         with redis.pipeline(transaction=True) as pipe:
@@ -84,52 +84,52 @@ def put_back(made: RecoveryWorld, kept: dict[bytes, bytes]) -> None:
             cast("Any", redis).restore(name, 0, value)
 
 
-def moves_told(made: RecoveryWorld) -> int:
+def moves_published(made: RecoveryWorld) -> int:
     [shard] = checker.read_shards(made.settings)
     return int(shard.head.get("count", 0))
 
 
 async def fall_behind(made: RecoveryWorld) -> None:
-    """Redis stands many turns with moves behind Kafka, as after a restore."""
+    """Roll Redis back by many turns with moves, as a restore does."""
     process = made.fleet.start(0, point="turn.after_commit", passing=PASSING + LAG)
-    await eventually(lambda: moves_told(made) > 0, DEATH_S, "a first move")
+    await eventually(lambda: moves_published(made) > 0, DEATH_S, "a first move")
     kept = as_it_is(made)
-    assert await asyncio.to_thread(process.wait, DEATH_S) == -signal.SIGKILL, made.fleet.last_words(0)
+    assert await asyncio.to_thread(process.wait, DEATH_S) == -signal.SIGKILL, made.fleet.last_line(0)
     made.fleet.kill(0)
-    before = moves_told(made)
+    before = moves_published(made)
     put_back(made, kept)
-    assert before > moves_told(made) + 10
+    assert before > moves_published(made) + 10
 
 
 @pytest.mark.parametrize("point", TURN_POINTS)
-async def test_a_worker_dies_within_a_turn(shop: RecoveryWorld, log: RecordedInput, point: str) -> None:
-    # Turns with moves are what is counted between sends: the first of them comes soon after the model.
-    await die(shop, point, passing=3 if point in {"turn.between_sends", "turn.torn"} else PASSING)
-    shop.fleet.start(0)
-    run = await shop.judge(log.calm, rebuild=False)
+async def test_a_worker_dies_within_a_turn(rig: RecoveryWorld, log: RecordedInput, point: str) -> None:
+    # Points between sends count turns with moves only: the first of these comes soon after the model.
+    await die(rig, point, passing=3 if point in {"turn.between_sends", "turn.torn"} else PASSING)
+    rig.fleet.start(0)
+    run = await rig.judge(log.calm, rebuild=False)
     assert len(run.moves) > 100
-    torn = shop.fleet.grep("covering a torn transaction")
+    torn = rig.fleet.grep("covering a torn transaction")
     assert bool(torn) == (point == "turn.torn")
 
 
 @pytest.mark.parametrize("point", TAKEOVER_POINTS)
-async def test_a_worker_dies_within_a_takeover(shop: RecoveryWorld, log: RecordedInput, point: str) -> None:
+async def test_a_worker_dies_within_a_takeover(rig: RecoveryWorld, log: RecordedInput, point: str) -> None:
     if point == "takeover.after_cover":
-        await die(shop, "turn.torn", passing=3)
+        await die(rig, "turn.torn", passing=3)
     else:
-        await fall_behind(shop)
-    await die(shop, point, passing=2 if point == "takeover.between_slices" else 1, page=7)
-    shop.fleet.start(0)
-    run = await shop.judge(log.calm, rebuild=point == TAKEOVER_POINTS[-1])
+        await fall_behind(rig)
+    await die(rig, point, passing=2 if point == "takeover.between_slices" else 1, page=7)
+    rig.fleet.start(0)
+    run = await rig.judge(log.calm, rebuild=point == TAKEOVER_POINTS[-1])
     assert len(run.moves) > 100
 
 
-async def test_a_torn_transaction_is_covered_before_a_second_crash(shop: RecoveryWorld, log: RecordedInput) -> None:
-    """Else Redis knows the moves, and nobody that their orders were delivered."""
-    await die(shop, "turn.torn", passing=3)
-    await die(shop, "takeover.at_its_end")
-    shop.fleet.start(0)
-    await shop.judge(log.calm, rebuild=False)
+async def test_a_torn_transaction_is_covered_before_a_second_crash(rig: RecoveryWorld, log: RecordedInput) -> None:
+    """Otherwise Redis would have the moves, but no head would cover their orders."""
+    await die(rig, "turn.torn", passing=3)
+    await die(rig, "takeover.at_its_end")
+    rig.fleet.start(0)
+    await rig.judge(log.calm, rebuild=False)
 
 
 def test_every_point_has_its_test() -> None:

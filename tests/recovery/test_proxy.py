@@ -1,4 +1,4 @@
-"""The proxy's own faults: each is what it says, and heals."""
+"""The proxy's faults: each does what it is named for, and heals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE_S = 0.3
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """A server that answers each frame with the frame's own correlation id; gives its port."""
+    """Start a server that answers each frame with the frame's correlation id. Yield its port."""
     with closing(socket.create_server((HOST, 0))) as listening:
 
         def serve(client: socket.socket) -> None:
@@ -49,7 +49,7 @@ def connect(proxy: Proxy) -> socket.socket:
 
 
 def ask(client: socket.socket, number: int, kind: int = 3) -> int | None:
-    """The correlation id of the answer; None: none came in time."""
+    """Return the correlation id of the answer; None: none came in time."""
     client.settimeout(PATIENCE_S)
     client.sendall(struct.pack(">ihhih", 10, kind, 0, number, -1))
     return answer(client)

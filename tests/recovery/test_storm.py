@@ -1,4 +1,4 @@
-"""Random faults in full flow. SEED, FAULTS and MINUTES choose the run; a seed that has found something stays here."""
+"""Random faults in full flow. SEED, FAULTS and MINUTES choose the run. Seeds that found something stay here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNT = int(os.environ.get("FAULTS", "24"))
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(1_200 + 60 * (MINUTES or 0) + 15 * COUNT)]
 
 
-async def test_every_move_is_told_once_through_a_storm(servers: RigServers, tmp_path: Path, seed: int) -> None:
+async def test_every_move_is_published_once_through_a_storm(servers: RigServers, tmp_path: Path, seed: int) -> None:
     async with world(servers, tmp_path, seed, settings_on(servers)) as made:
         report = await storm(made, seed, COUNT, MINUTES)
     print(f"\n{report}")

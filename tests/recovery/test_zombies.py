@@ -1,4 +1,4 @@
-"""Owners that were away, and servers that refuse: nobody fences a healthy successor, nobody runs hot."""
+"""Owners that were away, and servers that refuse: no worker fences a healthy successor or retries without a pause."""
 
 from __future__ import annotations
 
@@ -22,75 +22,75 @@ from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, wor
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 
-# Between two tries of a shard it comes to this, where waits grow: 0.1, 0.2, 0.4... s, up to the setting, each at least half.
+# The waits between a shard's takeovers grow to this: 0.1, 0.2, 0.4... s, up to the setting, each at least half.
 LONG_WAIT_S = 3.0
 SOON_S = 120.0
 
 
 @pytest.fixture
-async def shop(servers: RigServers, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
+async def rig(servers: RigServers, tmp_path: Path, seed: int) -> AsyncIterator[RecoveryWorld]:
     """Two workers, orders and a model."""
     async with world(servers, tmp_path, seed, settings_on(servers, partitions=2)) as made:
         yield made
 
 
-async def opened(shop: RecoveryWorld, *places: int) -> None:
-    for place in places:
-        shop.fleet.start(place)
-    await shop.feed(200)
-    assert await shop.feeder.activate()
-    await shop.feed(50)
-    await shop.settled()
+async def opened(rig: RecoveryWorld, *indexes: int) -> None:
+    for index in indexes:
+        rig.fleet.start(index)
+    await rig.feed(200)
+    assert await rig.feeder.activate()
+    await rig.feed(50)
+    await rig.settled()
 
 
-def takeovers(shop: RecoveryWorld, place: int) -> int:
-    return len(re.findall("owned from offset", shop.fleet.log(place).read_text()))
+def takeovers(rig: RecoveryWorld, index: int) -> int:
+    return len(re.findall("owned from offset", rig.fleet.log(index).read_text()))
 
 
-def lost(shop: RecoveryWorld, place: int) -> int:
-    return len(re.findall("taking over afresh", shop.fleet.log(place).read_text()))
+def lost(rig: RecoveryWorld, index: int) -> int:
+    return len(re.findall("taking over afresh", rig.fleet.log(index).read_text()))
 
 
-async def kept_busy(shop: RecoveryWorld, seconds: float) -> None:
+async def kept_busy(rig: RecoveryWorld, seconds: float) -> None:
     async with asyncio.timeout(seconds + 60):
         end = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < end:
-            await shop.feed(10, pace_s=0.2)
+            await rig.feed(10, pace_s=0.2)
 
 
-def successor_of(shop: RecoveryWorld, place: int) -> int:
-    return next(p for p in shop.fleet.places if p != place)
+def successor_of(rig: RecoveryWorld, index: int) -> int:
+    return next(p for p in rig.fleet.running if p != index)
 
 
-async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_alone(shop: RecoveryWorld) -> None:
-    await opened(shop, 0, 1)
-    await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
-    before = takeovers(shop, 1)
-    # It reads, publishes and commits as before, but its group takes it for dead.
-    shop.servers.wires[0].kafka.lose(requests=GROUP_TALK)
-    await eventually(lambda: takeovers(shop, 1) > before, SOON_S, "a successor")
-    settled, tries = takeovers(shop, 1), takeovers(shop, 0)
-    errors = lost(shop, 1)
-    await kept_busy(shop, 8)
-    assert (takeovers(shop, 1), lost(shop, 1), takeovers(shop, 0)) == (settled, errors, tries)
-    assert lost(shop, 0) > 0, "the old owner never learnt that it was fenced"
-    shop.servers.wires[0].heal()
-    await shop.judge(rebuild=False)
+async def test_an_owner_that_only_the_coordinator_has_lost_leaves_its_successor_alone(rig: RecoveryWorld) -> None:
+    await opened(rig, 0, 1)
+    await eventually(lambda: takeovers(rig, 0) > 0 and takeovers(rig, 1) > 0, SOON_S, "both at work")
+    before = takeovers(rig, 1)
+    # It reads, publishes and commits as before, but its group considers it dead.
+    rig.servers.wires[0].kafka.lose(requests=GROUP_TALK)
+    await eventually(lambda: takeovers(rig, 1) > before, SOON_S, "a successor")
+    settled, tries = takeovers(rig, 1), takeovers(rig, 0)
+    errors = lost(rig, 1)
+    await kept_busy(rig, 8)
+    assert (takeovers(rig, 1), lost(rig, 1), takeovers(rig, 0)) == (settled, errors, tries)
+    assert lost(rig, 0) > 0, "the old owner never learnt that it was fenced"
+    rig.servers.wires[0].heal()
+    await rig.judge(rebuild=False)
 
 
-async def test_an_owner_that_wakes_up_leaves_its_successor_alone(shop: RecoveryWorld) -> None:
-    await opened(shop, 0, 1)
-    await eventually(lambda: takeovers(shop, 0) > 0 and takeovers(shop, 1) > 0, SOON_S, "both at work")
-    before = takeovers(shop, 1)
-    shop.fleet.pause(0)
-    await eventually(lambda: takeovers(shop, 1) > before, SOON_S, "a successor")
-    await kept_busy(shop, 2)
-    owned = takeovers(shop, 0) + takeovers(shop, 1)
-    shop.fleet.resume(0)
-    await kept_busy(shop, 8)
-    # It joins again and gets its share back; each shard changes hands once, perhaps with one try too many.
-    assert takeovers(shop, 0) + takeovers(shop, 1) - owned <= 2 * shop.settings.partitions
-    await shop.judge(rebuild=False)
+async def test_an_owner_that_wakes_up_leaves_its_successor_alone(rig: RecoveryWorld) -> None:
+    await opened(rig, 0, 1)
+    await eventually(lambda: takeovers(rig, 0) > 0 and takeovers(rig, 1) > 0, SOON_S, "both at work")
+    before = takeovers(rig, 1)
+    rig.fleet.pause(0)
+    await eventually(lambda: takeovers(rig, 1) > before, SOON_S, "a successor")
+    await kept_busy(rig, 2)
+    owned = takeovers(rig, 0) + takeovers(rig, 1)
+    rig.fleet.resume(0)
+    await kept_busy(rig, 8)
+    # It joins again and gets its share back. Each shard changes its owner once, perhaps with one extra try.
+    assert takeovers(rig, 0) + takeovers(rig, 1) - owned <= 2 * rig.settings.partitions
+    await rig.judge(rebuild=False)
 
 
 def health(port: int) -> tuple[int, dict[str, Any]]:
@@ -102,13 +102,13 @@ def health(port: int) -> tuple[int, dict[str, Any]]:
             return refused.code, json.load(refused)
 
 
-def longest_wait_s(shop: RecoveryWorld, since: datetime) -> float:
-    """The longest time between two failures of one shard, by the log."""
+def longest_wait_s(rig: RecoveryWorld, since: datetime) -> float:
+    """Return the longest time between two failures of one shard, from the log."""
     found: dict[str, list[datetime]] = {}
-    for line in shop.fleet.grep("taking over afresh"):
-        if told := re.match(r"(\S+ \S+),(\d+) WARNING stream\.engine\.shard: (\S+): ", line):
-            at = datetime.fromisoformat(f"{told[1]}.{told[2]}").astimezone()
-            found.setdefault(told[3], []).append(at)
+    for line in rig.fleet.grep("taking over afresh"):
+        if found_line := re.match(r"(\S+ \S+),(\d+) WARNING stream\.engine\.shard: (\S+): ", line):
+            at = datetime.fromisoformat(f"{found_line[1]}.{found_line[2]}").astimezone()
+            found.setdefault(found_line[3], []).append(at)
     waits = [(b - a).total_seconds() for times in found.values() for a, b in pairwise(t for t in times if t > since)]
     return max(waits, default=0.0)
 
@@ -118,9 +118,9 @@ async def test_a_server_that_refuses_is_asked_ever_more_seldom(
     servers: RigServers, tmp_path: Path, seed: int, trouble: str
 ) -> None:
     port, settings = free_port(), settings_on(servers, partitions=2, backoff_max_s=30.0)
-    async with world(servers, tmp_path, seed, settings) as shop:
-        shop.fleet.start(0, http_port=port)
-        await opened(shop)
+    async with world(servers, tmp_path, seed, settings) as rig:
+        rig.fleet.start(0, http_port=port)
+        await opened(rig)
         since = datetime.now(UTC)
         with servers.redis() as redis:
             if trouble == "full":
@@ -129,8 +129,8 @@ async def test_a_server_that_refuses_is_asked_ever_more_seldom(
                 redis.config_set("min-replicas-to-write", 5)
             else:
                 servers.wires[0].kafka.lose(requests=[END_TXN])
-        await kept_busy(shop, 3)
-        await eventually(lambda: longest_wait_s(shop, since) >= LONG_WAIT_S, SOON_S, "a long wait")
+        await kept_busy(rig, 3)
+        await eventually(lambda: longest_wait_s(rig, since) >= LONG_WAIT_S, SOON_S, "a long wait")
 
         async def unwell() -> bool:
             code, answer = await asyncio.to_thread(health, port)
@@ -138,4 +138,4 @@ async def test_a_server_that_refuses_is_asked_ever_more_seldom(
 
         await eventually(unwell, SOON_S, "a status that says so")
         await asyncio.to_thread(servers.heal)
-        await shop.judge(rebuild=False)
+        await rig.judge(rebuild=False)

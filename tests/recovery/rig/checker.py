@@ -1,8 +1,8 @@
-"""An independent judge of a run: reads the topics (read_committed) and the states in Redis, and nothing of the engine.
+"""An independent check of a run: it reads the topics (read_committed) and the states in Redis, nothing of the engine.
 
-Of the code that it judges it uses one function, `advance_bytes`: states are compared as of their shard's clock.
+Of the code under test it uses one function, `advance_bytes`: states are compared as of their shard's clock.
 
-Each check returns what is wrong, in words; nothing wrong is an empty list.
+Each check returns the violations as texts; an empty list means none.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from stream.kafka.clients import read_topic
 from stream.settings import Settings
 
 SHOWN: Final = 5  # of each kind of violation
-RUN_DEPENDENT: Final = {"id", "scored_at"}  # a move's fields that name the group, or tell the wall clock
+RUN_DEPENDENT: Final = {"id", "scored_at"}  # a move's fields with the group or the wall clock
 
-SALT_MARK: Final = b"salt"  # lies among the tombstones
+SALT_MARK: Final = b"salt"  # a field among the tombstones
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """One record, as it was read."""
+    """One record of a topic."""
 
     partition: int
     offset: int
@@ -39,7 +39,7 @@ class ReadRow:
 
 @dataclass(frozen=True, slots=True)
 class ShardContent:
-    """What lies in Redis for one partition."""
+    """The content of Redis for one partition."""
 
     head: dict[str, Any]
     states: dict[bytes, bytes]
@@ -50,7 +50,7 @@ class ShardContent:
 
 @dataclass(frozen=True, slots=True)
 class GroupRun:
-    """All that a group has left behind."""
+    """The topics and shards of a group after a run."""
 
     orders: list[ReadRow]
     moves: list[ReadRow]
@@ -59,12 +59,12 @@ class GroupRun:
     heads: list[ReadRow]
     shards: list[ShardContent]
 
-    def told(self) -> list[list[dict[str, Any]]]:
-        """The moves of each partition in their order, without what differs from run to run."""
-        told: list[list[dict[str, Any]]] = [[] for _ in self.shards]
+    def published(self) -> list[list[dict[str, Any]]]:
+        """Return the moves of each partition in order, without the fields that differ from run to run."""
+        moves: list[list[dict[str, Any]]] = [[] for _ in self.shards]
         for row in self.moves:
-            told[row.partition].append({k: v for k, v in move(row).items() if k not in RUN_DEPENDENT})
-        return told
+            moves[row.partition].append({k: v for k, v in move(row).items() if k not in RUN_DEPENDENT})
+        return moves
 
 
 def move(row: ReadRow) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def move(row: ReadRow) -> dict[str, Any]:
 
 
 async def read_run(settings: Settings) -> GroupRun:
-    """Read everything, past all proxies; `settings` name the servers themselves."""
+    """Read a run, without proxies: `settings` name the servers themselves."""
     return GroupRun(
         orders=await _rows(settings, settings.orders_topic),
         moves=await _rows(settings, settings.changes_topic),
@@ -89,7 +89,7 @@ async def _rows(settings: Settings, topic: str) -> list[ReadRow]:
 
 
 def read_shards(settings: Settings) -> list[ShardContent]:
-    """Redis as it is. Key names as docs/architecture.md tells them."""
+    """Read the shards in Redis, by the key names of docs/architecture.md."""
     with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=30) as redis:
         return [_shard(redis, settings, partition) for partition in range(settings.partitions)]
 
@@ -106,11 +106,8 @@ def _shard(redis: Redis, settings: Settings, partition: int) -> ShardContent:
     )
 
 
-# ---- one run alone
-
-
 def violations(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
-    """Whatever a run by itself shows to be wrong. `acknowledged`: (partition, value) of what the shop was told has arrived."""
+    """Return the violations of one run. `acknowledged`: (partition, value) of the records that Kafka acknowledged."""
     return [
         *_input(run, acknowledged),
         *_chains(run.moves),
@@ -132,7 +129,7 @@ def _input(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]]) -> list[str
 
 
 def _events(run: GroupRun) -> Iterator[tuple[ReadRow, dict[str, Any]]]:
-    """The records that are events; the rest is garbage."""
+    """Yield the records that are events; the rest is garbage."""
     for row in run.orders:
         with suppress(ValueError):
             event = json.loads(row.value or b"null")
@@ -141,11 +138,14 @@ def _events(run: GroupRun) -> Iterator[tuple[ReadRow, dict[str, Any]]]:
 
 
 def _chains(moves: Sequence[ReadRow]) -> list[str]:
-    """Per customer: sequence 1, 2, 3..., from = to before, one partition, one key; per partition: ids once, time never back."""
+    """Check the chains of moves.
+
+    For each customer: sequence 1, 2, 3..., `from` is the `to` before, one partition, one key. Each id comes once.
+    """
     wrong: list[str] = []
     last: dict[str, tuple[int, dict[str, Any]]] = {}
     ids = Counter(move(row)["id"] for row in moves)
-    wrong += _some("moves told twice (id)", [i for i, n in ids.items() if n > 1])
+    wrong += _some("moves published twice (id)", [i for i, n in ids.items() if n > 1])
     broken = []
     for row in moves:
         now = move(row)
@@ -164,7 +164,7 @@ def _chains(moves: Sequence[ReadRow]) -> list[str]:
 
 
 def _marks(moves: Sequence[ReadRow]) -> list[str]:
-    """Per partition: S counts 1, 2, 3...; N, T, M never go back; nor does the time of a move."""
+    """Check the marks of each partition: S counts 1, 2, 3...; N, T, M and the time of moves never go back."""
     count: Counter[int] = Counter()
     behind: dict[int, tuple[int, int, int]] = {}
     instants: dict[int, str] = {}
@@ -191,7 +191,7 @@ def _marks(moves: Sequence[ReadRow]) -> list[str]:
 
 
 def _latest(run: GroupRun) -> list[str]:
-    """The compacted topic ends with the last move of each customer; with a tombstone for who left all segments."""
+    """Check the compacted topic: each customer's last move, or a tombstone for a customer in no segment."""
     latest = {row.key: row.value for row in run.latest}
     last = {row.key: row.value if move(row)["to"] else None for row in run.moves}
     return _some(
@@ -200,7 +200,7 @@ def _latest(run: GroupRun) -> list[str]:
 
 
 def _dead(run: GroupRun) -> list[str]:
-    """Each unusable record once, with its coordinates; no usable one."""
+    """Check the dead letters: each unusable record once, with its coordinates, and no usable one."""
     usable = {(row.partition, row.offset) for row, _ in _events(run)}
     every = {(row.partition, row.offset) for row in run.orders}
     found = Counter(
@@ -215,8 +215,8 @@ def _dead(run: GroupRun) -> list[str]:
 
 
 def _heads(run: GroupRun) -> list[str]:
-    """The Kafka head of each shard: all moves counted; nothing in it ever goes back."""
-    told = Counter(row.partition for row in run.moves)
+    """Check the Kafka heads: they count all moves, and nothing in them goes back."""
+    moves_of = Counter(row.partition for row in run.moves)
     wrong: list[Any] = []
     last: dict[int, dict[str, Any]] = {}
     for row in run.heads:
@@ -228,12 +228,12 @@ def _heads(run: GroupRun) -> list[str]:
             (row.partition, row.offset, n) for n in ("offset", "count", "clock", "activation") if head[n] < before[n]
         ]
         last[row.partition] = head
-    ends = [(p, head["count"], told[p]) for p, head in last.items() if head["count"] != told[p]]
+    ends = [(p, head["count"], moves_of[p]) for p, head in last.items() if head["count"] != moves_of[p]]
     return [*_some("Kafka heads that went back", wrong), *_some("Kafka heads that count other moves", ends)]
 
 
 def _redis(run: GroupRun) -> list[str]:
-    """Redis has followed to the end; every customer of the input is there, and nobody else."""
+    """Check Redis: it has followed to the end, and has exactly the customers of the input."""
     lasting: defaultdict[int, int] = defaultdict(int)
     people: list[set[bytes]] = [set() for _ in run.shards]
     erased: list[set[bytes]] = [set() for _ in run.shards]
@@ -241,30 +241,29 @@ def _redis(run: GroupRun) -> list[str]:
         lasting[row.partition] = row.offset + 1
         if row.key and "customer_id" in event:
             (erased if event["type"] == "customer.erased" else people)[row.partition].add(row.key)
-    told = Counter(row.partition for row in run.moves)
+    moves_of = Counter(row.partition for row in run.moves)
     wrong = []
     for p, shard in enumerate(run.shards):
         head = shard.head
-        if not head or head["offset"] < lasting[p] or head["count"] != told[p] or head["cursor"] is not None:
-            wrong.append(f"Redis head of shard {p} isn't at the end ({lasting[p]} records, {told[p]} moves): {head}")
+        if not head or head["offset"] < lasting[p] or head["count"] != moves_of[p] or head["cursor"] is not None:
+            wrong.append(
+                f"Redis head of shard {p} isn't at the end ({lasting[p]} records, {moves_of[p]} moves): {head}"
+            )
         if missing := people[p] - erased[p] - set(shard.states):
             wrong.append(f"shard {p}: customers without a state: {sorted(missing)[:SHOWN]}")
         if foreign := set(shard.states) - people[p]:
-            wrong.append(f"shard {p}: states of nobody: {sorted(foreign)[:SHOWN]}")
+            wrong.append(f"shard {p}: states of unknown customers: {sorted(foreign)[:SHOWN]}")
         if sorted(shard.states) != shard.customers:
             wrong.append(f"shard {p}: {len(shard.states)} states, but {len(shard.customers)} in the list of customers")
         if lost := set(shard.due) - set(shard.states):
-            wrong.append(f"shard {p}: due times of nobody: {sorted(lost)[:SHOWN]}")
+            wrong.append(f"shard {p}: due times of unknown customers: {sorted(lost)[:SHOWN]}")
     return wrong
 
 
-# ---- two runs of the same input
-
-
 def differences(run: GroupRun, calm: GroupRun, rules: Rules) -> list[str]:
-    """How a run differs from an undisturbed one of the same input: moves in their order, states and tombstones byte by byte."""
+    """Compare a run with an undisturbed one of the same input: moves in order, states and tombstones byte by byte."""
     wrong: list[str] = []
-    for p, (ours, theirs) in enumerate(zip(run.told(), calm.told(), strict=True)):
+    for p, (ours, theirs) in enumerate(zip(run.published(), calm.published(), strict=True)):
         if ours != theirs:
             at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
             shown = (ours[at], theirs[at]) if at is not None else "one is the other's beginning"
@@ -273,9 +272,9 @@ def differences(run: GroupRun, calm: GroupRun, rules: Rules) -> list[str]:
 
 
 def other_states(ours: Sequence[ShardContent], theirs: Sequence[ShardContent], rules: Rules) -> list[str]:
-    """How two sets of states differ, byte by byte, once each is brought to its shard's clock.
+    """Compare two sets of states, byte by byte, each advanced to its shard's clock.
 
-    A state in Redis is of the instant of its last visit, and a takeover may visit it more often: that says nothing.
+    A state in Redis is as of its last change, and a takeover may change it more often: that is no difference.
     """
     wrong: list[str] = []
     for p, (a, b) in enumerate(zip(ours, theirs, strict=True)):
@@ -284,7 +283,7 @@ def other_states(ours: Sequence[ShardContent], theirs: Sequence[ShardContent], r
             continue
         for kind in ("states", "tombstones"):
             x, y = (_brought_to(getattr(shard, kind), a.head["clock"], rules) for shard in (a, b))
-            # Who is erased and comes back within one turn never got a tombstone: then that run may have no mark of the salt.
+            # A customer erased and back within one turn never got a tombstone: that run may lack the salt's mark.
             both = x.keys() & y.keys() if kind == "tombstones" else frozenset()
             keys = (x.keys() | y.keys()) - ({SALT_MARK} - both)
             other = sorted(key for key in keys if x.get(key) != y.get(key))

@@ -1,4 +1,4 @@
-"""What can go wrong: every fault of the storm, by the resource that it takes. Each heals what it has broken before it returns."""
+"""The faults of the storm, by the resource that they need. Each heals its damage before it returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EVERY_TIMEOUT_S: Final = SHORT["commit_timeout_s"] + 2
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`resource`: two faults that take the same one aren't mixed. `weight`: how often it comes, among all."""
+    """A fault. `resource`: two faults with the same one are never combined. `weight`: its share among all."""
 
     name: str
     resource: str
@@ -34,7 +34,7 @@ FAULTS: list[Fault] = []
 def fault(
     resource: str, weight: int = 4
 ) -> Callable[[Callable[[RecoveryWorld, random.Random], Awaitable[None]]], Fault]:
-    """Enter a fault into the list."""
+    """Register a fault."""
 
     def entered(strike: Callable[[RecoveryWorld, random.Random], Awaitable[None]]) -> Fault:
         made = Fault(strike.__name__, resource, weight, strike)
@@ -44,70 +44,64 @@ def fault(
     return entered
 
 
-# ---- workers
-
-
-def some_place(world: RecoveryWorld, rng: random.Random) -> int:
-    # There may be none for a moment: the other fault of this blow has it.
-    return rng.choice(world.fleet.places or [0])
+def some_worker(world: RecoveryWorld, rng: random.Random) -> int:
+    # There may be no worker for a moment: another fault at the same time has stopped it.
+    return rng.choice(world.fleet.running or [0])
 
 
 @fault("worker", 8)
 async def kill_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
-    place = some_place(world, rng)
-    world.fleet.kill(place)
+    index = some_worker(world, rng)
+    world.fleet.kill(index)
     await asyncio.sleep(rng.choice((0.0, rng.uniform(0, SESSION_S + 2))))
-    world.fleet.start(place)
+    world.fleet.start(index)
 
 
 @fault("worker", 4)
 async def pause_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
-    place = some_place(world, rng)
-    world.fleet.pause(place)
+    index = some_worker(world, rng)
+    world.fleet.pause(index)
     await asyncio.sleep(rng.uniform(0.1, SESSION_S))
-    world.fleet.resume(place)
+    world.fleet.resume(index)
 
 
 @fault("worker", 8)
 async def pause_a_worker_until_it_has_a_successor(world: RecoveryWorld, rng: random.Random) -> None:
-    place = some_place(world, rng)
-    world.fleet.pause(place)
+    index = some_worker(world, rng)
+    world.fleet.pause(index)
     await asyncio.sleep(SESSION_S + rng.uniform(1, 5))
-    world.fleet.resume(place)
+    world.fleet.resume(index)
 
 
 @fault("worker", 8)
 async def add_or_remove_a_worker(world: RecoveryWorld, rng: random.Random) -> None:
-    free = world.fleet.free_places
-    if free and (len(world.fleet.places) < 2 or rng.random() < 0.6):
+    free = world.fleet.free
+    if free and (len(world.fleet.running) < 2 or rng.random() < 0.6):
         world.fleet.start(rng.choice(free))
     else:
-        place = some_place(world, rng)
-        code = await asyncio.to_thread(world.fleet.leave, place)
-        world.tell(f"the worker on place {place} has left with code {code}")
-        if not world.fleet.places:
-            world.fleet.start(place)
+        index = some_worker(world, rng)
+        code = await asyncio.to_thread(world.fleet.leave, index)
+        world.note(f"worker {index} has left with code {code}")
+        if not world.fleet.running:
+            world.fleet.start(index)
 
 
 @fault("worker", 8)
 async def let_a_worker_die_at_a_point(world: RecoveryWorld, rng: random.Random) -> None:
-    place = some_place(world, rng)
+    index = some_worker(world, rng)
     point = rng.choice(TURN_POINTS + TAKEOVER_POINTS)
     passing = rng.randint(1, 15) if point in TURN_POINTS else rng.randint(1, 3)
-    world.tell(f"place {place}: {point} at passing {passing}")
-    world.fleet.kill(place)
-    world.fleet.start(place, point=point, passing=passing, page=rng.choice((None, 5)))
+    world.note(f"worker {index}: {point} at passing {passing}")
+    world.fleet.kill(index)
+    world.fleet.start(index, point=point, passing=passing, page=rng.choice((None, 5)))
     await asyncio.sleep(rng.uniform(2, 5))
 
 
 @fault("worker", 2)
 async def let_a_clock_jump(world: RecoveryWorld, rng: random.Random) -> None:
-    place = some_place(world, rng)
-    world.fleet.set_clock(place, rng.choice((-48, -1, 1, 48)) * HOUR_MS)
+    index = some_worker(world, rng)
+    world.fleet.set_clock(index, rng.choice((-48, -1, 1, 48)) * HOUR_MS)
     await asyncio.sleep(rng.uniform(0.5, 2))
-
-
-# ---- Valkey
 
 
 @fault("valkey", 6)
@@ -140,7 +134,7 @@ async def suspend_valkey(world: RecoveryWorld, rng: random.Random) -> None:
 async def fail_over(world: RecoveryWorld, rng: random.Random) -> None:
     servers = world.servers
     await asyncio.to_thread(servers.fail_over, rng.uniform(0.1, 3))
-    # One worker after the other learns of the new primary; meanwhile the others write to the old one.
+    # One worker after the other is connected to the new primary; meanwhile the others write to the old one.
     for wires in rng.sample(servers.wires, len(servers.wires)):
         wires.redis.point_at(servers.valkey.port)
         wires.redis.cut()
@@ -164,9 +158,6 @@ async def make_valkey_read_only(world: RecoveryWorld, rng: random.Random) -> Non
         redis.config_set("min-replicas-to-write", 0)
 
 
-# ---- Kafka
-
-
 @fault("kafka", 3)
 async def kill_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     await asyncio.to_thread(world.servers.kafka.kill)
@@ -181,11 +172,8 @@ async def suspend_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     world.servers.kafka.resume()
 
 
-# ---- the network
-
-
 def some_proxies(world: RecoveryWorld, rng: random.Random) -> list[Proxy]:
-    wires = world.servers.wires[some_place(world, rng)]
+    wires = world.servers.wires[some_worker(world, rng)]
     return rng.choice(([wires.kafka], [wires.redis], [wires.kafka, wires.redis]))
 
 
@@ -196,7 +184,7 @@ async def cut(world: RecoveryWorld, rng: random.Random) -> None:
 
 
 async def for_a_while(proxies: list[Proxy], seconds: float) -> None:
-    """Leave a broken wire as it is, then mend it; sometimes what was on the way comes late, sometimes never."""
+    """Leave a wire broken, then heal it. The data on the way sometimes arrives late, sometimes never."""
     await asyncio.sleep(seconds)
     for proxy in proxies:
         proxy.heal()
@@ -220,7 +208,7 @@ async def hold(world: RecoveryWorld, rng: random.Random) -> None:
 
 @fault("wire", 5)
 async def hold_answers_and_cut(world: RecoveryWorld, rng: random.Random) -> None:
-    """Half-open: what was asked is done, and nobody learns of it."""
+    """Half-open: requests are carried out, but no answer arrives."""
     proxies = some_proxies(world, rng)
     for proxy in proxies:
         proxy.hold_answers()
@@ -248,37 +236,34 @@ async def slow_down(world: RecoveryWorld, rng: random.Random) -> None:
 
 @fault("wire", 4)
 async def let_a_transaction_time_out(world: RecoveryWorld, rng: random.Random) -> None:
-    """The end of a transaction never reaches Kafka, which aborts it some time."""
-    proxy = world.servers.wires[some_place(world, rng)].kafka
+    """Lose the end of a transaction: Kafka aborts it after its time-out."""
+    proxy = world.servers.wires[some_worker(world, rng)].kafka
     proxy.lose(requests=[END_TXN])
     await for_a_while([proxy], TRANSACTION_S + rng.uniform(0, 4))
 
 
 @fault("wire", 5)
 async def lose_answers_of_kafka(world: RecoveryWorld, rng: random.Random) -> None:
-    """Of a commit above all: it has happened, and its owner doesn't know."""
-    proxy = world.servers.wires[some_place(world, rng)].kafka
+    """Lose answers, above all that of a commit: it has happened, and its owner doesn't know."""
+    proxy = world.servers.wires[some_worker(world, rng)].kafka
     proxy.lose(answers=[rng.choice((END_TXN, END_TXN, PRODUCE, ADD_PARTITIONS))])
     await for_a_while([proxy], rng.uniform(0.2, 5))
 
 
 @fault("wire", 4)
 async def lose_the_coordinator(world: RecoveryWorld, rng: random.Random) -> None:
-    """A worker that can do everything but tell its group that it lives."""
-    proxy = world.servers.wires[some_place(world, rng)].kafka
+    """Lose a worker's heartbeats: it can do everything else."""
+    proxy = world.servers.wires[some_worker(world, rng)].kafka
     proxy.lose(requests=GROUP_TALK)
     await for_a_while([proxy], SESSION_S + rng.uniform(1, 5))
 
 
-# ---- no faults, but changes at a bad moment
-
-
-@fault("shop", 3)
+@fault("rig", 3)
 async def start_another_model(world: RecoveryWorld, rng: random.Random) -> None:
     del rng
-    world.tell(f"model {world.feeder.models}: {'published' if await world.feeder.activate() else 'Kafka refuses'}")
+    world.note(f"model {world.feeder.models}: {'published' if await world.feeder.activate() else 'Kafka refuses'}")
 
 
-@fault("shop", 2)
+@fault("rig", 2)
 async def be_silent_for_weeks(world: RecoveryWorld, rng: random.Random) -> None:
     await world.silence(rng.randint(5, 60))

@@ -1,4 +1,4 @@
-"""Orders without end, into the orders topic at a steady pace, through whatever happens to Kafka."""
+"""The feed: endless orders into the orders topic at a steady rate, through all faults of Kafka."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from trainer.errors import PublishError
 from trainer.registry.publish import publish
 
 DAY_MS: Final = 86_400_000
-START_MS: Final = 946_684_800_000  # 2000: a quarter of a century lies ahead
-STEP_MS: Final = 80 * DAY_MS  # a clock is led on in steps below SEGSTREAM_MAX_CLOCK_JUMP_DAYS
+START_MS: Final = 946_684_800_000  # the year 2000: there is a quarter of a century until now
+STEP_MS: Final = 80 * DAY_MS  # clocks advance in steps below SEGSTREAM_MAX_CLOCK_JUMP_DAYS
 REQUEST_MS: Final = 10_000
 STOP_S: Final = 30.0
 
 
 class FeedRecord(NamedTuple):
-    """One record on its way."""
+    """One record to be sent."""
 
     key: bytes
     value: bytes
@@ -50,7 +50,7 @@ class FeedRecord(NamedTuple):
 
 
 class OrderFeed:
-    """The shop's records, a function of the seed: orders, refunds, erasures, repetitions, garbage, the clock."""
+    """Records as a function of the seed: orders, refunds, erasures, repetitions, garbage, clock advances."""
 
     def __init__(self, seed: int, customers: int, partitions: int, *, garbage: bool = True) -> None:
         self._rng = random.Random(seed)
@@ -59,11 +59,11 @@ class OrderFeed:
         self._lines = timeline(simulate(seed, customers, START_MS), step_ms=STEP_MS)
         self._past: list[FeedRecord] = []
         self._numbers = itertools.count()
-        self._backfill: str | None = None  # that is under way: every third customer's orders belong to it
+        self._backfill: str | None = None  # the open one; every third customer's orders belong to it
         self.at_ms = START_MS
 
     def take(self, count: int) -> list[FeedRecord]:
-        """The next records, about `count`."""
+        """Return the next records, about `count`."""
         taken: list[FeedRecord] = []
         while len(taken) < count:
             taken += self._next()
@@ -73,7 +73,7 @@ class OrderFeed:
         item = next(self._lines)
         rng = self._rng
         if isinstance(item, Advance):
-            # Not every day on every shard: the shards' clocks differ, as in life.
+            # Not every day on every shard: the shards' clocks differ, as in production.
             chosen = [p for p in range(self._partitions) if rng.random() < 0.25]
             return [self._clock(p, item.to_ms) for p in chosen]
         self.at_ms = item.at_ms
@@ -82,9 +82,9 @@ class OrderFeed:
         self._past = [*self._past[-500:], order]
         more = [order]
         luck = rng.random()
-        if rng.random() < 0.01:  # a back-fill of some dozens of orders begins, or ends
+        if rng.random() < 0.01:  # a back-fill of some dozens of orders begins or ends
             more += self._end_of_backfill()
-        if luck < 0.02:  # an order that comes again, late
+        if luck < 0.02:  # a repeated order, late
             more.append(rng.choice(self._past))
         elif luck < 0.03 and self._garbage:
             number = next(self._numbers)
@@ -97,7 +97,7 @@ class OrderFeed:
         return more
 
     def _end_of_backfill(self) -> list[FeedRecord]:
-        """The end of the one under way, on every shard; or another one begins."""
+        """End the open back-fill on every shard; without one, begin one."""
         if self._backfill is None:
             self._backfill = f"archive-{next(self._numbers)}"
             return []
@@ -114,7 +114,7 @@ class OrderFeed:
         return FeedRecord(CONTROL_KEY, encode(ClockAdvanced(id=f"clock@{iso(to_ms)}", to=instant(to_ms))), partition)
 
     def silence(self, days: int) -> list[FeedRecord]:
-        """Nobody buys for so many days: whoever moves by time alone must be told of."""
+        """Return so many days without orders: moves by time alone must be published."""
         end = self.at_ms + days * DAY_MS
         stops = [*range(self.at_ms, end, STEP_MS), end]
         self.at_ms = end
@@ -123,7 +123,7 @@ class OrderFeed:
 
 
 class Feeder:
-    """Sends records, each until it is acknowledged; some in transactions, some of which are aborted."""
+    """Sends records until each is acknowledged: some in transactions, of which some are aborted."""
 
     def __init__(self, settings: Settings, seed: int) -> None:
         self.acknowledged: set[tuple[int, bytes]] = set()  # (partition, value)
@@ -134,18 +134,18 @@ class Feeder:
         self._producers: dict[bool, AIOKafkaProducer] = {}  # by whether it is transactional
 
     async def send(self, records: list[FeedRecord]) -> None:
-        """Send them, in order; after a failure all of them again, so some may stand twice in the log."""
+        """Send records in order. After a failure send all again, so the log may have some twice."""
         transactional = self._rng.random() < 0.1
         aborted = transactional and self._rng.random() < 0.4
         while True:
             try:
-                # No time-out: Kafka comes back in the end, and a producer that is cancelled leaves its sockets open.
+                # No time-out: Kafka always comes back, and a cancelled producer leaves its sockets open.
                 await self._send(records, transactional=transactional, aborted=aborted)
                 if not aborted:
                     break
                 aborted = False
             except (KafkaError, OSError, AssertionError, RuntimeError):
-                # AssertionError, RuntimeError: how aiokafka tells of a transaction that another error has ended.
+                # aiokafka raises AssertionError or RuntimeError for a transaction that another error has ended.
                 await self._drop(transactional)
                 await asyncio.sleep(0.2)
         self.acknowledged.update((r.partition, r.value) for r in records)
@@ -164,7 +164,7 @@ class Feeder:
 
     async def _producer(self, *, transactional: bool) -> AIOKafkaProducer:
         if transactional not in self._producers:
-            mine: dict[str, Any] = {"transactional_id": f"{self._settings.group}-shop"} if transactional else {}
+            mine: dict[str, Any] = {"transactional_id": f"{self._settings.group}-feeder"} if transactional else {}
             made = AIOKafkaProducer(
                 **self._settings.kafka_client(), acks="all", enable_idempotence=True, linger_ms=0,
                 request_timeout_ms=REQUEST_MS, **mine,
@@ -182,7 +182,7 @@ class Feeder:
             await _stopped(made)
 
     async def activate(self) -> bool:
-        """Publish another model and start it on every shard; whether Kafka took it."""
+        """Publish another model and start it on every shard. Return whether Kafka took it."""
         settings = self._settings
         model = variant(self.models)
         now_ms = time.time_ns() // 1_000_000
@@ -206,7 +206,7 @@ async def _stopped(producer: AIOKafkaProducer) -> None:
 
 
 def variant(number: int) -> SegmentModel:
-    """The benchmark's model, its centroids moved a little: each number another model of the same segments."""
+    """Return the benchmark's model with its centroids moved a little, by `number`: the same segments."""
     model, factor = bench_model(), 1 + 0.04 * (number % 5)
     segments = tuple(
         s.model_copy(update={"centroid": (s.centroid[0] * factor, s.centroid[1] * factor, s.centroid[2])})
@@ -216,6 +216,6 @@ def variant(number: int) -> SegmentModel:
 
 
 def slices(records: list[FeedRecord], size: int) -> Iterator[list[FeedRecord]]:
-    """Records in pieces that are sent at once."""
+    """Yield records in parts that are sent at once."""
     for begin in range(0, len(records), size):
         yield records[begin : begin + size]

@@ -1,4 +1,4 @@
-"""The workers of a test: real processes on places with wires of their own, killed, paused and restarted."""
+"""The workers of a test: real processes, each with its own proxies; killed, paused and restarted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.recovery.rig.proxy import HOST
 from tests.recovery.rig.servers import RigServers
 from tests.support.paths import ROOT
 
-FAREWELL_S: Final = 45.0  # a turn's time-out, the drain, the group: a worker that is told to stop needs no longer
-# What differs from the defaults in these tests: passed on to the workers by name.
+FAREWELL_S: Final = 45.0  # most that a stopping worker needs: a turn's time-out, the drain, the group
+# The settings that differ from the defaults in these tests: passed to the workers by name.
 NAMES: Final = (
     "group",
     "partitions",
@@ -36,36 +36,36 @@ NAMES: Final = (
 
 
 class Fleet:
-    """Workers of one group. A worker's place is its index in `servers.wires`."""
+    """The workers of one group. A worker's index is that of its wires in `servers.wires`."""
 
     def __init__(self, servers: RigServers, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.mutant: int | None = None  # the ingredient of the protocol that these workers lack
-        self.ended_alone: list[str] = []  # workers that ended without being told to: place, exit code, last words
+        self.ended_alone: list[str] = []  # workers that ended unasked: index, exit code, last line of the log
         self._servers = servers
         self._folder = folder
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._doomed: set[int] = set()  # places whose worker dies at a point some time
+        self._doomed: set[int] = set()  # workers that will kill themselves at a point
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
-    def places(self) -> list[int]:
-        """Where a worker runs."""
+    def running(self) -> list[int]:
+        """The indexes of the workers that run."""
         return sorted(self._running)
 
     @property
-    def free_places(self) -> list[int]:
-        return [place for place in range(len(self._servers.wires)) if place not in self._running]
+    def free(self) -> list[int]:
+        return [index for index in range(len(self._servers.wires)) if index not in self._running]
 
-    def log(self, place: int) -> Path:
-        return self._folder / f"worker-{place}.log"
+    def log(self, index: int) -> Path:
+        return self._folder / f"worker-{index}.log"
 
-    def clock(self, place: int) -> Path:
-        return self._folder / f"clock-{place}"
+    def clock(self, index: int) -> Path:
+        return self._folder / f"clock-{index}"
 
     def start(
         self,
-        place: int,
+        index: int,
         *,
         point: str = "",
         passing: int = 1,
@@ -74,31 +74,31 @@ class Fleet:
         stop: str = "",
     ) -> subprocess.Popen[bytes]:
         """Start a worker; `point`: where it kills itself; `stop`: point:passing at which it stops itself."""
-        assert place not in self._running, f"there is a worker on place {place}"
-        # Whole or not at all: the worker reads it at every look at its clock.
-        if not self.clock(place).exists():
-            self.set_clock(place, 0)
-        environment = os.environ | self._settings_of(place, http_port) | {
+        assert index not in self._running, f"worker {index} runs already"
+        # Written atomically: the worker reads it each time that it reads its clock.
+        if not self.clock(index).exists():
+            self.set_clock(index, 0)
+        environment = os.environ | self._settings_of(index, http_port) | {
             "RECOVERY_POINT": point,
             "RECOVERY_PASSING": str(passing),
             "RECOVERY_PAGE": "" if page is None else str(page),
-            "RECOVERY_CLOCK": str(self.clock(place)),
+            "RECOVERY_CLOCK": str(self.clock(index)),
             "RECOVERY_STOP": stop,
             "RECOVERY_MUTANT": "" if self.mutant is None else str(self.mutant),
         }  # fmt: skip
-        with self.log(place).open("ab") as log:
+        with self.log(index).open("ab") as log:
             log.write(f"---- started at {time.time():.3f}, point {point!r}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 [sys.executable, "-m", "tests.recovery.rig.worker"], env=environment, cwd=ROOT, stdout=log, stderr=log
             )
-        self._running[place] = process
+        self._running[index] = process
         if point:
-            self._doomed.add(place)
+            self._doomed.add(index)
         return process
 
-    def _settings_of(self, place: int, http_port: int) -> dict[str, str]:
-        settings, wires = self.settings, self._servers.wires[place]
+    def _settings_of(self, index: int, http_port: int) -> dict[str, str]:
+        settings, wires = self.settings, self._servers.wires[index]
         values = {name: str(getattr(settings, name)) for name in NAMES}
         values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
         values |= {
@@ -109,31 +109,31 @@ class Fleet:
         }
         return {f"SEGSTREAM_{name.upper()}": value for name, value in values.items()}
 
-    def set_clock(self, place: int, ms: int) -> None:
-        """How wrong the clock of the worker on this place is."""
-        new = self.clock(place).with_suffix(".new")
+    def set_clock(self, index: int, ms: int) -> None:
+        """Set the error of a worker's clock."""
+        new = self.clock(index).with_suffix(".new")
         new.write_text(str(ms))
-        new.replace(self.clock(place))
+        new.replace(self.clock(index))
 
-    def pid(self, place: int) -> int:
-        return self._running[place].pid
+    def pid(self, index: int) -> int:
+        return self._running[index].pid
 
-    def kill(self, place: int) -> None:
+    def kill(self, index: int) -> None:
         """SIGKILL."""
-        process = self._running.pop(place)
-        self._doomed.discard(place)
+        process = self._running.pop(index)
+        self._doomed.discard(index)
         process.kill()
         process.wait()
 
-    def pause(self, place: int) -> None:
-        self._running[place].send_signal(signal.SIGSTOP)
+    def pause(self, index: int) -> None:
+        self._running[index].send_signal(signal.SIGSTOP)
 
-    def resume(self, place: int) -> None:
-        self._running[place].send_signal(signal.SIGCONT)
+    def resume(self, index: int) -> None:
+        self._running[index].send_signal(signal.SIGCONT)
 
-    def leave(self, place: int) -> int:
-        """SIGTERM: drained and gone. Returns the exit code; kills where it takes too long."""
-        process = self._running[place]
+    def leave(self, index: int) -> int:
+        """Stop a worker with SIGTERM; kill it where that takes too long. Return the exit code."""
+        process = self._running[index]
         process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
@@ -141,33 +141,33 @@ class Fleet:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            self.ended_alone.append(f"place {place}: doesn't end on SIGTERM within {FAREWELL_S} s; {self.log(place)}")
+            self.ended_alone.append(f"worker {index}: doesn't end on SIGTERM within {FAREWELL_S} s; {self.log(index)}")
             return -signal.SIGKILL
         finally:
-            self._running.pop(place)
-            self._doomed.discard(place)
+            self._running.pop(index)
+            self._doomed.discard(index)
 
-    def tend(self) -> list[int]:
-        """What a supervisor does: whoever has ended is started again. Returns the places."""
+    def restart_ended(self) -> list[int]:
+        """Start the workers again that have ended. Return their indexes."""
         back = []
-        for place, process in list(self._running.items()):
+        for index, process in list(self._running.items()):
             if (code := process.poll()) is None:
                 continue
-            del self._running[place]
-            if place in self._doomed and code == -signal.SIGKILL:
-                self._doomed.discard(place)
+            del self._running[index]
+            if index in self._doomed and code == -signal.SIGKILL:
+                self._doomed.discard(index)
             else:
-                self.ended_alone.append(f"place {place}: exit code {code}: {self.last_words(place)}")
-            self.start(place)
-            back.append(place)
+                self.ended_alone.append(f"worker {index}: exit code {code}: {self.last_line(index)}")
+            self.start(index)
+            back.append(index)
         return back
 
-    def last_words(self, place: int) -> str:
-        lines = self.log(place).read_text(errors="replace").strip().splitlines()
+    def last_line(self, index: int) -> str:
+        lines = self.log(index).read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
     def grep(self, pattern: str) -> list[str]:
-        """The lines of all workers' logs that match."""
+        """Return the lines of all workers' logs that match."""
         found = re.compile(pattern)
         return [
             line
@@ -177,6 +177,6 @@ class Fleet:
         ]
 
     def close(self) -> None:
-        """All gone, by force."""
-        for place in self.places:
-            self.kill(place)
+        """Kill all workers."""
+        for index in self.running:
+            self.kill(index)

@@ -1,7 +1,8 @@
-"""A Kafka and a Redis in memory that fail on demand, as no real one can be asked to.
+"""A Kafka and a Redis in memory, with faults that no real server has on demand.
 
-The real `Ledger` and `LogReader` work on this broker: only aiokafka's clients are replaced. It has what the protocol rests
-on (transactions, fencing, aborted records, markers, the last stable offset) and passes the contract that the real one does.
+The real `Ledger` and `LogReader` work on this broker: only aiokafka's clients are replaced. It has all that the
+protocol needs (transactions, fencing, aborted records, markers, the last stable offset), and passes the contract of the
+real Kafka (test_ledger_contract.py).
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 from tests.recovery.rig.mutants import Replace
 
 CLUSTER: Final = "memory"
-SLOW_S: Final = 0.02  # how late a slow record is: everything else takes a round of the event loop
+SLOW_S: Final = 0.02  # delay of a slow record; everything else takes one round of the event loop
 Rows = Sequence[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]]
 
 
 @dataclass(slots=True, eq=False)
 class OpenTransaction:
-    """`outcome` None: open."""
+    """A transaction. `outcome` None: it is open."""
 
     partitions: set[TopicPartition] = field(default_factory=set)
     outcome: bool | None = None
@@ -53,7 +54,7 @@ class LogEntry(NamedTuple):
 
 
 class ReadRecord(NamedTuple):
-    """A record, as aiokafka hands it out."""
+    """A record as aiokafka's consumer returns it."""
 
     offset: int
     timestamp: int
@@ -64,19 +65,19 @@ class ReadRecord(NamedTuple):
 
 @dataclass(slots=True)
 class Faults:
-    """What goes wrong with the next requests."""
+    """The faults of the next requests."""
 
-    refused: Counter[str] = field(default_factory=Counter)  # topic -> how many batches fail
-    slow: set[str] = field(default_factory=set)  # topics whose records come later than all others
-    torn_after: str | None = None  # a late end of the transaction before commits this one after a record of the topic
-    low_ends: Counter[str] = field(default_factory=Counter)  # topic -> by how much its end is told too low
-    lost: str | None = None  # a late record of this topic: its partition is in no transaction any more
-    verifies: bool = True  # such a record is refused; an old broker takes it, and it is nowhere
+    refused: Counter[str] = field(default_factory=Counter)  # topic -> number of batches that fail
+    slow: set[str] = field(default_factory=set)  # topics whose records arrive later than all others
+    torn_after: str | None = None  # a late end of the previous transaction commits this one after a record of the topic
+    low_ends: Counter[str] = field(default_factory=Counter)  # topic -> by how much its end offset is too low
+    lost: str | None = None  # topic of a late record, whose partition is in no transaction any more
+    verifies: bool = True  # refuse such a record; an old broker accepts it, and it is lost
     rows_in_batch: int = 1_000
 
 
 class MemoryBroker:
-    """Logs, transactions and producers by transactional id."""
+    """The logs, the transactions, and the producers by transactional id."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
@@ -84,17 +85,15 @@ class MemoryBroker:
         self._logs: defaultdict[TopicPartition, list[LogEntry]] = defaultdict(list)
         self._epochs: Counter[str] = Counter()
         self._open: dict[str, OpenTransaction] = {}
-        self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended over their heads
+        self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended by another request
 
     def install(self, replace: Replace) -> None:
         """Let ledgers and readers work on this broker."""
         replace(ledger, "AIOKafkaProducer", partial(MemoryProducer, self))
         replace(log_reader, "AIOKafkaConsumer", partial(MemoryConsumer, self))
 
-    # ---- producers
-
     def fence(self, name: str) -> int:
-        """A new epoch; whatever the old one has open is aborted."""
+        """Begin a new epoch, and abort the open transaction of the old one."""
         self._end(name, committed=False)
         self._epochs[name] += 1
         return self._epochs[name]
@@ -106,14 +105,14 @@ class MemoryBroker:
             raise InvalidTxnState
 
     def join(self, name: str, epoch: int, tp: TopicPartition) -> OpenTransaction:
-        """The partition becomes part of the producer's transaction."""
+        """Add a partition to the producer's transaction."""
         self.check(name, epoch)
         transaction = self._open.setdefault(name, OpenTransaction())
         transaction.partitions.add(tp)
         return transaction
 
     def append(self, name: str, epoch: int, tp: TopicPartition, rows: Rows) -> int:
-        """Append one batch; returns its first offset."""
+        """Append one batch. Return its first offset."""
         faults = self.faults
         if faults.refused[tp.topic]:
             faults.refused[tp.topic] -= 1
@@ -144,19 +143,17 @@ class MemoryBroker:
                 self._logs[tp].append(LogEntry(None, None, (), transaction, marker=True))
 
     def send(self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
-        """Records outside any transaction: the shop's."""
+        """Append records outside any transaction."""
         self._logs[TopicPartition(topic, partition)] += [LogEntry(key, value, (), None) for key, value in rows]
 
-    # ---- readers
-
     def stable(self, tp: TopicPartition) -> int:
-        """The last stable offset: nothing from the first open transaction on is told."""
+        """Return the last stable offset, which is before the first open transaction."""
         log = self._logs[tp]
         undecided = (at for at, e in enumerate(log) if e.transaction and e.transaction.outcome is None)
         return next(undecided, len(log))
 
     def read(self, tp: TopicPartition, offset: int, limit: int) -> tuple[list[ReadRecord], int]:
-        """(committed records from `offset`, position behind them)."""
+        """Return (committed records from `offset`, the position behind them)."""
         found: list[ReadRecord] = []
         end = self.stable(tp)
         while offset < end and len(found) < limit:
@@ -166,13 +163,13 @@ class MemoryBroker:
             offset += 1
         return found, offset
 
-    def told(self, topic: str, partition: int = 0) -> list[ReadRecord]:
-        """All that a reader sees now."""
+    def committed(self, topic: str, partition: int = 0) -> list[ReadRecord]:
+        """Return all committed records."""
         return self.read(TopicPartition(topic, partition), 0, 2**31)[0]
 
 
 class MemoryBatch:
-    """A batch on its way."""
+    """A batch to be sent."""
 
     def __init__(self, room: int) -> None:
         self.rows: list[tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]] = []
@@ -181,7 +178,7 @@ class MemoryBatch:
     def append(
         self, *, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]], timestamp: None
     ) -> object | None:
-        """None: it is full."""
+        """Append a row. Return None where the batch is full."""
         if len(self.rows) >= self._room:
             return None
         self.rows.append((key, value, headers))
@@ -189,13 +186,13 @@ class MemoryBatch:
 
 
 class SentMetadata(NamedTuple):
-    """What a send's future comes to."""
+    """The result of a send."""
 
     offset: int
 
 
 class Wire:
-    """The connections of aiokafka's clients, as far as they are used directly: they never fail, and every topic exists."""
+    """The connections of aiokafka's clients, as far as the engine uses them: they never fail, all topics exist."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -221,7 +218,7 @@ class Described(NamedTuple):
 
 
 class MemoryProducer:
-    """aiokafka's transactional producer, as far as `Ledger` uses it. A record arrives later than it is sent."""
+    """The transactional producer, as far as `Ledger` uses it. A record arrives later than it is sent."""
 
     def __init__(self, broker: MemoryBroker, *, transactional_id: str, **_: Any) -> None:
         self._broker = broker
@@ -229,7 +226,7 @@ class MemoryProducer:
         self._epoch = 0
         self._under_way: set[asyncio.Future[SentMetadata]] = set()
         self._client = Wire(broker)
-        self._txn_manager = self  # where aiokafka keeps the call below
+        self._txn_manager = self  # as in aiokafka, the owner of the call below
 
     def maybe_add_partition_to_txn(self, tp: TopicPartition) -> None:
         if (self._name, self._epoch) not in self._broker._refused:
@@ -248,7 +245,7 @@ class MemoryProducer:
         self._broker.check(self._name, self._epoch)
 
     async def commit_transaction(self) -> None:
-        # As aiokafka's: it waits for all sends, and whether one has failed is nothing to it.
+        # As in aiokafka: it waits for all sends, and ignores failed ones.
         await asyncio.gather(*self._under_way, return_exceptions=True)
         self._broker.end(self._name, self._epoch, committed=True)
 
@@ -273,19 +270,19 @@ class MemoryProducer:
 
 
 class MemoryConsumer:
-    """aiokafka's consumer of one assigned partition, read_committed, as far as `LogReader` uses it."""
+    """The consumer of one assigned partition, read_committed, as far as `LogReader` uses it."""
 
     def __init__(self, broker: MemoryBroker, **_: Any) -> None:
         self._broker = broker
         self._client = Wire(broker)
-        self._fetcher = SimpleNamespace()  # where aiokafka keeps how long Kafka may wait for records
+        self._fetcher = SimpleNamespace()  # as in aiokafka, the owner of the fetch wait
         self._at: dict[TopicPartition, int] = {}
 
     async def start(self) -> None:
-        """There is nobody to connect to."""
+        """Do nothing: there is no connection."""
 
     async def stop(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no connection."""
 
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
         self._at = dict.fromkeys(partitions, 0)
@@ -322,12 +319,12 @@ class MemoryConsumer:
 
 
 class Crash(BaseException):
-    """A worker that dies: nothing of the engine catches it."""
+    """The death of a worker. The engine never catches it."""
 
 
 @dataclass(slots=True)
 class StoredShard:
-    """All that Redis keeps of one shard."""
+    """The content of Redis for one shard."""
 
     head: bytes | None = None
     states: dict[bytes, bytes] = field(default_factory=dict)
@@ -337,7 +334,7 @@ class StoredShard:
 
 
 class MemoryStore(ShardStore):
-    """One shard's part of Redis. `crashes`: the next commit finds its worker dead."""
+    """The store of one shard. `crashes`: its worker dies at the next commit."""
 
     def __init__(self, salt: bytes = b"salt") -> None:
         super().__init__(cast("Any", None), ShardKeys("memory", "orders", 0), salt)
@@ -345,7 +342,7 @@ class MemoryStore(ShardStore):
         self.crashes = False
 
     def copy(self) -> StoredShard:
-        """As it is now: to be put back by assigning it to `kept`."""
+        """Copy the content. Assign the copy to `kept` to go back to it."""
         return deepcopy(self.kept)
 
     async def read_head(self) -> bytes | None:

@@ -1,7 +1,7 @@
-"""The protocol with one of its ingredients taken out: what the recovery suite has to catch.
+"""The mutants: the protocol without one of its ingredients, which the recovery tests must catch.
 
-The numbers are those of `python -m tests.protocol_model --list`. Production code has no switches: `mutate` replaces methods, in a
-worker of the suite (RECOVERY_MUTANT=…) or in a test's own process.
+The numbers are those of `python -m tests.protocol_model --list`. Production code has no switches: `mutate` replaces
+methods, in a worker process (RECOVERY_MUTANT=…) or in the process of a test.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ TAKEN_OUT: Final = {
     21: "the broker's verification of a transaction's partitions",
     22: "the Redis head before the Kafka head",
 }
-BY_THE_BROKER: Final = 21  # taken out of the broker, not of a worker
+BY_THE_BROKER: Final = 21  # lacking in the broker, not in a worker
 
 
-# How a method is replaced, for good or until a test ends: (where, name, new value).
+# Replaces an attribute, for good or until a test ends: (object, name, new value).
 Replace = Callable[[Any, str, Any], None]
 
 
 def for_good(where: Any, name: str, value: Any) -> None:
-    """For a process that is a mutant for as long as it lives."""
+    """Replace an attribute for the life of the process."""
     assert hasattr(where, name)
     setattr(where, name, value)
 
 
 def mutate(number: int, replace: Replace = for_good) -> None:
-    """Take ingredient `number` out. Raises KeyError where a worker can't be without it."""
+    """Take an ingredient out, by its number. Raises KeyError where it isn't an ingredient of a worker."""
     _MUTANTS[number](replace)
 
 
@@ -79,11 +79,8 @@ def _mutant(number: int) -> Callable[[Callable[[Replace], None]], Callable[[Repl
     return entered
 
 
-# ---- the turn's transaction
-
-
 def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = True) -> Any:
-    """`Ledger.publish` as it would be without awaiting the outputs, or the head, or the outputs before the head."""
+    """Return `Ledger.publish` without awaiting the outputs, or the head, or the outputs before the head."""
 
     async def publish(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         producer, p = self._producer, self._partition
@@ -163,16 +160,13 @@ def _no_quiet_transactions(replace: Replace) -> None:
         return await publish(self, turn) if turn.outputs or turn.dead or turn.tombstones else None
 
     async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
-        # Kafka's head is that of the last turn with moves: to find Redis ahead of it says nothing any more.
+        # Kafka's head is that of the last turn with moves: Redis may be ahead of it.
         if kafka and kafka.offset < owned.head.offset:
             kafka = msgspec.structs.replace(kafka, offset=owned.head.offset)
         return await follow(owned, kafka, bounds)
 
     replace(Ledger, "publish", only_with_something)
     replace(takeover, "_follow_outputs", redis_may_be_ahead)
-
-
-# ---- Redis
 
 
 async def _head_of(store: ShardStore) -> bytes | None:
@@ -214,9 +208,6 @@ def _idle_without_a_look(replace: Replace) -> None:
 
     replace(ShardStore, "load", load_)
     replace(ShardStore, "_compare", compare_)
-
-
-# ---- the takeover
 
 
 def _reading(replace: Replace, *, to_s: bool = True, to_the_end: bool = True) -> None:
@@ -296,7 +287,8 @@ def _producer_last(replace: Replace) -> None:
     async def opens_first(self: Ledger, record: Any) -> int:
         if isinstance(self, _Unopened):
             opened = await start(*self.arguments)
-            self.__dict__, self.__class__ = opened.__dict__, Ledger  # type: ignore[assignment]  # from here on it is one
+            self.__dict__ = opened.__dict__
+            self.__class__ = Ledger  # type: ignore[assignment]  # from here on it is one
         return await take_over(self, record)
 
     async def heads_first(
@@ -304,7 +296,7 @@ def _producer_last(replace: Replace) -> None:
     ) -> KafkaHead | None:
         topic, p = shard.streams.heads, shard.partition
         begin, end = bounds[topic]
-        # The last offset is that of a transaction's end.
+        # The last offset is the marker that ends a transaction.
         head, _ = await reader.read_kafka_head(topic, p, begin, end - 1) if end else (None, None)
         await ledger.take_over(TakeoverRecord(*shard.membership.identity(), now_ms))
         return head
@@ -315,13 +307,13 @@ def _producer_last(replace: Replace) -> None:
 
 
 class _Unopened(Ledger):
-    """A ledger whose producer hasn't started."""
+    """A ledger whose producer hasn't been started."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: no producer was started."""
 
 
 @_mutant(20)
@@ -333,7 +325,7 @@ def _torn_uncovered(replace: Replace) -> None:
         beyond[self] = head.count
 
     async def count_alone(shard: ShardContext, ledger: Ledger, *others: Any) -> KafkaHead | None:
-        # The moves are noted in Redis, as they are in the protocol; that their orders are done isn't known to Kafka.
+        # The moves are noted in Redis, as in the protocol, but Kafka doesn't know that their orders are done.
         head = await read(shard, ledger, *others)
         if ledger in beyond:
             head = msgspec.structs.replace(head or KafkaHead(0, 0, NO_CLOCK, 0), count=beyond[ledger])
@@ -376,9 +368,6 @@ def _kafka_head_first(replace: Replace) -> None:
     replace(LogReader, "start", started)
     replace(ShardStore, "read_head", after_kafka)
     replace(takeover, "_read_kafka_head", read_already)
-
-
-# ---- clocks and models
 
 
 @_mutant(11)

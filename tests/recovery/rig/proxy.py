@@ -1,6 +1,6 @@
-"""A TCP proxy that misbehaves on demand: cuts, holds, delays, and for Kafka loses single kinds of request or answer.
+"""A TCP proxy with faults on demand: it cuts, holds and delays; for Kafka it loses single kinds of request or answer.
 
-All proxies of a `Wiring` run in one thread of their own, so that a test may switch faults from anywhere.
+All proxies of a `Wiring` run in one thread, so that a test may switch faults from any other.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any, Final, Self, TypeVar
 HOST: Final = "127.0.0.1"
 CHUNK_BYTES: Final = 65_536
 
-# Kafka's numbers of requests.
+# Kafka's API keys.
 PRODUCE: Final = 0
 ADD_PARTITIONS: Final = 24
 END_TXN: Final = 26
-# All that a member of a consumer group says to its coordinator.
+# The requests of a group's member to its coordinator.
 GROUP_TALK: Final = frozenset({8, 9, 11, 12, 13, 14})
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class ProxiedConnection:
-    """One client's connection, and the one behind it."""
+    """A client's connection, and the proxy's connection to the server."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
@@ -41,7 +41,7 @@ class ProxiedConnection:
 
 
 class Proxy:
-    """Listens on `port`, and passes on to `target`. `kafka`: whole frames, so that single requests can be lost."""
+    """Listens on `port`, and forwards to `target`. `kafka`: whole frames, so that single requests can be lost."""
 
     def __init__(self, wiring: Wiring, target: int, *, kafka: bool) -> None:
         """Use `Wiring.proxy`."""
@@ -51,7 +51,7 @@ class Proxy:
         self._kafka = kafka
         self._connections: set[ProxiedConnection] = set()
         self._server: asyncio.Server | None = None
-        # What goes wrong now. Plain values: read in the proxies' thread, set from any other.
+        # The present faults. Plain values: read in the proxies' thread, set from any other.
         self._refusing = False
         self._delay_s = 0.0
         self._bytes_per_s = 0.0
@@ -62,32 +62,30 @@ class Proxy:
         self._requests_pass.set()
         self._answers_pass.set()
 
-    # ---- faults, from any thread
-
     def cut(self) -> None:
-        """Reset every connection there is; new ones are let in."""
+        """Reset all connections. New ones are accepted."""
         self._wiring.call(self._abort_all)
 
     def refuse(self) -> None:
-        """Reset every connection, those that come too."""
+        """Reset all connections, new ones too."""
         self._refusing = True
         self.cut()
 
     def hold(self) -> None:
-        """Nothing passes, and nobody is told; what was held goes on its way when healed, late."""
+        """Hold all data back, without an error. It is forwarded after `heal`, late."""
         self._wiring.call(self._requests_pass.clear)
         self._wiring.call(self._answers_pass.clear)
 
     def hold_answers(self) -> None:
-        """Half-open: requests arrive and are done, no answer comes."""
+        """Hold answers back: requests arrive and are carried out."""
         self._wiring.call(self._answers_pass.clear)
 
     def delay(self, seconds: float) -> None:
-        """Every piece comes later."""
+        """Delay all data."""
         self._delay_s = seconds
 
     def slow(self, bytes_per_s: float) -> None:
-        """A thin wire."""
+        """Limit the bandwidth."""
         self._bytes_per_s = bytes_per_s
 
     def lose(self, *, requests: Iterable[int] = (), answers: Iterable[int] = ()) -> None:
@@ -95,17 +93,15 @@ class Proxy:
         self._lost_requests, self._lost_answers = frozenset(requests), frozenset(answers)
 
     def heal(self) -> None:
-        """All is well again. Connections that have lost something hang on until a client gives up on them."""
+        """End all faults. A connection that has lost data stays until its client gives up."""
         self._refusing, self._delay_s, self._bytes_per_s = False, 0.0, 0.0
         self.lose()
         self._wiring.call(self._requests_pass.set)
         self._wiring.call(self._answers_pass.set)
 
     def point_at(self, target: int) -> None:
-        """From now on to another server; connections to the old one stay until they are cut."""
+        """Forward new connections to another server. Those to the old one stay until they are cut."""
         self._target = target
-
-    # ---- in the proxies' thread
 
     async def listen(self, port: int) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, port)
@@ -143,7 +139,7 @@ class Proxy:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
             self._connections.discard(connection)
-            # Or Python finds transports at its end that nobody has closed.
+            # Otherwise Python warns of unclosed transports at its end.
             await asyncio.gather(writer.wait_closed(), server.wait_closed(), return_exceptions=True)
 
     async def _pass_on(
@@ -156,15 +152,15 @@ class Proxy:
         answers: bool,
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            while piece := await (self._frame(reader) if self._kafka else reader.read(CHUNK_BYTES)):
+            while part := await (self._frame(reader) if self._kafka else reader.read(CHUNK_BYTES)):
                 await passes.wait()
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 if self._bytes_per_s:
-                    await asyncio.sleep(len(piece) / self._bytes_per_s)
-                if self._kafka and self._is_lost(piece, connection, answer=answers):
+                    await asyncio.sleep(len(part) / self._bytes_per_s)
+                if self._kafka and self._is_lost(part, connection, answer=answers):
                     continue
-                writer.write(piece)
+                writer.write(part)
                 await writer.drain()
 
     @staticmethod
@@ -185,7 +181,7 @@ class Proxy:
 
 
 class Wiring:
-    """The thread in which all proxies of a test run."""
+    """The thread of all proxies of a test."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -207,13 +203,13 @@ class Wiring:
         self._loop.close()
 
     def proxy(self, target: int, *, kafka: bool = False, port: int = 0) -> Proxy:
-        """A proxy to a port of this machine."""
+        """Start a proxy to a port of this machine."""
         made = self._run(self._make(target, kafka=kafka, port=port))
         self._proxies.append(made)
         return made
 
     def call(self, what: Callable[[], Any]) -> None:
-        """Run something short in the proxies' thread, and wait until it is done."""
+        """Run a short function in the proxies' thread, and wait for it."""
 
         async def now() -> None:
             what()
@@ -230,7 +226,7 @@ class Wiring:
 
     @staticmethod
     async def _settle() -> None:
-        """Let every connection's task see its end."""
+        """Wait until every connection's task has ended."""
         others: list[Awaitable[Any]] = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         if others:
             await asyncio.wait([asyncio.ensure_future(task) for task in others], timeout=5)

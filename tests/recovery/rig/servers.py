@@ -1,4 +1,4 @@
-"""A Kafka and two Valkeys of the suite's own: killed, suspended, put back in time, failed over; each worker on wires of its own."""
+"""The recovery tests' Kafka and two Valkeys: killed, suspended, rolled back, failed over; proxies for each worker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEPT_SNAPSHOTS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """One worker's ways to the servers."""
+    """A worker's proxies to the servers."""
 
     kafka: Proxy
     redis: Proxy
@@ -41,14 +41,14 @@ class Wires:
 
 
 class RigServers:
-    """Started and stopped as a context. `places`: how many workers there may be at once."""
+    """The servers, as a context manager. `workers`: how many may run at one time."""
 
-    def __init__(self, folder: Path, places: int) -> None:
+    def __init__(self, folder: Path, workers: int) -> None:
         self.wiring = Wiring()
         self._folder = folder
-        self._places = places
+        self._workers = workers
         self._valkeys = [
-            # Each replica wants the log of changes for a partial resynchronisation; a megabyte is plenty here.
+            # Either may become the other's replica.
             ValkeyServer(folder / f"valkey-{name}", port=None, report=print, overrides={"repl-timeout": "60"})
             for name in "ab"
         ]
@@ -59,8 +59,8 @@ class RigServers:
 
     def __enter__(self) -> Self:
         self._stopping.enter_context(self.wiring)
-        # Ports first: Kafka advertises the proxies' addresses, the proxies lead to its listeners.
-        ports = [free_port() for _ in range(self._places)]
+        # Ports first: Kafka advertises the proxies' addresses, and the proxies forward to its listeners.
+        ports = [free_port() for _ in range(self._workers)]
         proxies = [self.wiring.proxy(port, kafka=True) for port in ports]
         self.kafka = self._make_kafka(ports, proxies)
         for server in (self.kafka, *self._valkeys):
@@ -78,7 +78,7 @@ class RigServers:
         self._stopping.close()
 
     def _make_kafka(self, ports: list[int], proxies: list[Proxy]) -> KafkaServer:
-        """One listener for the suite and for Kafka itself, and one behind each worker's proxy."""
+        """Make a Kafka with one listener for the tests and itself, and one behind each worker's proxy."""
         port, controller = free_port(), free_port()
         listeners = {"PLAINTEXT": port, "CONTROLLER": controller} | {f"W{i}": p for i, p in enumerate(ports)}
         advertised = {"PLAINTEXT": port} | {f"W{i}": p.port for i, p in enumerate(proxies)}
@@ -95,8 +95,6 @@ class RigServers:
             },
         )
 
-    # ---- Valkey
-
     @property
     def valkey(self) -> ValkeyServer:
         """The primary."""
@@ -104,7 +102,7 @@ class RigServers:
 
     @property
     def redis_url(self) -> str:
-        """The suite's own way to whoever is the primary."""
+        """The URL of the present primary, for the tests."""
         return f"redis://{HOST}:{self._to_primary.port}/0"
 
     @property
@@ -113,7 +111,7 @@ class RigServers:
 
     @contextlib.contextmanager
     def redis(self, server: ValkeyServer | None = None) -> Iterator[Redis]:
-        """A connection of the suite's own, past all proxies."""
+        """Connect directly, without a worker's proxy."""
         with Redis.from_url((server or self.valkey).url, socket_timeout=20) as client:
             yield client
 
@@ -125,20 +123,20 @@ class RigServers:
             redis.replicaof(HOST, self._replication.port)
 
     def wait_for_replica(self, within_s: float = 60.0) -> None:
-        """Until the replica has all that the primary has."""
+        """Wait until the replica has all data of the primary. Raises TimeoutError."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             with contextlib.suppress(RedisError), self.redis(self.replica) as redis:
-                told = redis.info("replication")
-                if told.get("master_link_status") == "up" and not told.get("master_sync_in_progress"):
+                replication = redis.info("replication")
+                if replication.get("master_link_status") == "up" and not replication.get("master_sync_in_progress"):
                     return
             time.sleep(0.05)
         raise TimeoutError(f"the replica isn't in step within {within_s} s; its log: {self.replica.log}")
 
     def fail_over(self, lag_s: float) -> None:
-        """The replica falls behind by `lag_s` seconds and is promoted; the primary's last writes are lost.
+        """Let the replica fall behind by `lag_s` seconds and promote it: the primary's last writes are lost.
 
-        The workers' wires still lead to the old primary, which lives on as a primary: `point_at` moves them.
+        The workers stay connected to the old primary, which goes on as a primary: `point_at` moves them.
         """
         self.wait_for_replica()
         self._replication.hold()
@@ -150,14 +148,14 @@ class RigServers:
         self._to_primary.cut()
 
     def demote_other(self) -> None:
-        """The other Valkey becomes the primary's replica: whatever it had alone is gone."""
+        """Make the other Valkey the primary's replica: it loses the data that only it had."""
         for wires in self.wires:
             wires.redis.point_at(self.valkey.port)
             wires.redis.cut()
         self._attach_replica()
 
     def snapshot(self) -> None:
-        """Keep the primary's append-only file as it is at this instant."""
+        """Copy the primary's append-only file as of now."""
         self._taken += 1
         copy = self._folder / f"snapshot-{self._taken}"
         self.valkey.suspend()
@@ -174,17 +172,15 @@ class RigServers:
         return bool(self._snapshots)
 
     def put_back(self, which: int) -> None:
-        """Restart the primary on a snapshot. `which`: counted from the newest, modulo how many there are."""
+        """Restart the primary on a snapshot. `which`: counted from the newest, modulo their number."""
         chosen = self._snapshots[-1 - which % len(self._snapshots)]
         self.valkey.kill()
         shutil.rmtree(self.valkey.directory / AOF)
         shutil.copytree(chosen, self.valkey.directory / AOF)
         self.valkey.start()
 
-    # ---- all
-
     def heal(self) -> None:
-        """Everything runs, everything is connected."""
+        """Let all servers run, and connect everything."""
         for server in (self.kafka, *self._valkeys):
             if server.running:
                 server.resume()
@@ -199,6 +195,6 @@ class RigServers:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """A signal to a process that may be gone."""
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)

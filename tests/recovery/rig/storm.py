@@ -1,4 +1,4 @@
-"""Fault after fault, alone and mixed, while orders flow; at rest now and then, judged at the end."""
+"""The storm: faults, alone and combined, while orders flow; a rest now and then, and a check at the end."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tests.recovery.rig.faults import FAULTS, Fault
 from tests.recovery.rig.world import RecoveryWorld
 
 REST_EVERY = 12  # faults between two rests
-MIXED = 0.3  # of the blows
+COMBINED = 0.3  # share of strikes with several faults at once
 ROWS = 20  # sent at once
-PACE_S = 0.15
+INTERVAL_S = 0.15
 
 
 @dataclass(slots=True)
 class Report:
-    """What a storm came to."""
+    """The result of a storm."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
-    rests_s: list[float] = field(default_factory=list)  # how long it took to catch up, at each rest
+    rests_s: list[float] = field(default_factory=list)  # time to catch up, at each rest
     records: int = 0
     moves: int = 0
     ended_alone: list[str] = field(default_factory=list)
@@ -34,19 +34,20 @@ class Report:
         kinds = ", ".join(f"{name} {count}" for name, count in self.faults.most_common())
         return (
             f"{self.faults.total()} faults survived, {self.records} orders, {self.moves} moves, 0 violations; "
-            f"longest catching up {rest}; workers that ended by themselves: {len(self.ended_alone)}; SEED={self.seed}\n  {kinds}"
+            f"longest catching up {rest}; workers that ended by themselves: {len(self.ended_alone)}; "
+            f"SEED={self.seed}\n  {kinds}"
         )
 
 
 async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | None) -> Report:
-    """So many faults, or so many minutes of them. Raises AssertionError with the story of what was done."""
+    """Run so many faults, or so many minutes of them. Raises AssertionError with the list of events."""
     report = Report(seed)
     try:
         await prelude(world)
         enough = asyncio.Event()
         flow = asyncio.create_task(keep_feeding(world, enough))
         try:
-            await blows(world, report, faults, minutes)
+            await strikes(world, report, faults, minutes)
         finally:
             enough.set()
             await asyncio.to_thread(world.servers.heal)
@@ -54,14 +55,14 @@ async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | N
         await rest(world, report)
         run: GroupRun = await world.judge()
     except Exception as error:
-        raise AssertionError(f"SEED={seed}: {error}\nthe story:\n" + "\n".join(world.story)) from error
+        raise AssertionError(f"SEED={seed}: {error}\nevents:\n" + "\n".join(world.events)) from error
     report.records, report.moves = world.feeder.records, len(run.moves)
     report.ended_alone = world.fleet.ended_alone
     return report
 
 
 async def prelude(world: RecoveryWorld) -> None:
-    """Two workers, the first orders, the first model; then a snapshot to go back to."""
+    """Start two workers, send the first orders, start the first model, and take a snapshot to go back to."""
     world.fleet.start(0)
     world.fleet.start(1)
     await world.feed(200)
@@ -73,21 +74,21 @@ async def prelude(world: RecoveryWorld) -> None:
 
 async def keep_feeding(world: RecoveryWorld, enough: asyncio.Event) -> None:
     while not enough.is_set():
-        await world.feed(ROWS, size=ROWS, pace_s=PACE_S)
+        await world.feed(ROWS, size=ROWS, pace_s=INTERVAL_S)
 
 
-async def blows(world: RecoveryWorld, report: Report, faults: int, minutes: float | None) -> None:
-    """The faults, drawn from the seed: which, how long and where doesn't depend on how fast the machine is."""
+async def strikes(world: RecoveryWorld, report: Report, faults: int, minutes: float | None) -> None:
+    """Strike with faults drawn from the seed: which, how long and where doesn't depend on the machine's speed."""
     began, number, rested = time.monotonic(), 0, 0
     while report.faults.total() < faults if minutes is None else time.monotonic() - began < minutes * 60:
         number += 1
         rng = random.Random(f"{report.seed}-{number}")
         chosen = draw(rng)
-        world.tell(f"{number}: {' + '.join(f.name for f in chosen)}")
+        world.note(f"{number}: {' + '.join(f.name for f in chosen)}")
         await asyncio.gather(*(f.strike(world, random.Random(f"{report.seed}-{number}-{f.name}")) for f in chosen))
         report.faults.update(f.name for f in chosen)
         await asyncio.sleep(rng.choice((0.0, rng.uniform(0, 2))))
-        world.fleet.tend()
+        world.fleet.restart_ended()
         if number % 3 == 0:
             await asyncio.to_thread(world.servers.snapshot)
         if report.faults.total() - rested >= REST_EVERY:
@@ -96,8 +97,8 @@ async def blows(world: RecoveryWorld, report: Report, faults: int, minutes: floa
 
 
 def draw(rng: random.Random) -> list[Fault]:
-    """One fault, or two or three on different resources at the same time."""
-    count = rng.choice((2, 2, 3)) if rng.random() < MIXED else 1
+    """Draw one fault, or two or three on different resources at the same time."""
+    count = rng.choice((2, 2, 3)) if rng.random() < COMBINED else 1
     chosen: dict[str, Fault] = {}
     while len(chosen) < count:
         one = rng.choices(FAULTS, [f.weight for f in FAULTS])[0]
@@ -106,11 +107,11 @@ def draw(rng: random.Random) -> list[Fault]:
 
 
 async def rest(world: RecoveryWorld, report: Report) -> None:
-    """All that is broken is mended; what was sent up to now must be told soon, and no shard may have stopped."""
+    """Heal everything. All records sent so far must soon be scored, and no shard may have stopped."""
     await asyncio.to_thread(world.servers.heal)
     began = time.monotonic()
     await world.settled()
     report.rests_s.append(time.monotonic() - began)
-    world.tell(f"at rest after {report.rests_s[-1]:.1f} s")
+    world.note(f"at rest after {report.rests_s[-1]:.1f} s")
     if stopped := world.quarantined():
         raise AssertionError(f"stopped shards: {stopped}")

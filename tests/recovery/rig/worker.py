@@ -1,14 +1,14 @@
 """A real worker that dies at a named point of the protocol: `python -m tests.recovery.rig.worker`.
 
-Production code has no hooks. Methods are wrapped here, before the worker runs, and at the n-th passing of the point that
-the environment names, the process kills itself (SIGKILL: no farewell to Kafka or Redis).
+Production code has no hooks. Methods are wrapped here before the worker runs. At the n-th passing of the point that the
+environment names, the process kills itself (SIGKILL: it can't close its connections).
 
 RECOVERY_POINT   one of POINTS; empty: none
 RECOVERY_PASSING at which passing to die, from 1
-RECOVERY_PAGE    most records that one read of a log gives (pages of a takeover's step 4); empty: as in production
-RECOVERY_CLOCK   a file with the milliseconds by which this worker's wall clock is wrong
-RECOVERY_STOP    point:passing at which the process stops itself (SIGSTOP) until somebody wakes it; empty: never
-RECOVERY_MUTANT  which ingredient of the protocol is taken out (mutants.py); empty: none
+RECOVERY_PAGE    most records of one read of a log (pages of a takeover's step 4); empty: as in production
+RECOVERY_CLOCK   a file with the error of this worker's wall clock, in ms
+RECOVERY_STOP    point:passing at which the process stops itself (SIGSTOP) until a SIGCONT; empty: never
+RECOVERY_MUTANT  the ingredient of the protocol to take out (mutants.py); empty: none
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from tests.recovery.rig.mutants import mutate
 
 TURN_POINTS: Final = (
     "turn.before_transaction",
-    "turn.between_sends",  # the moves are acknowledged or under way, the rest isn't sent
+    "turn.between_sends",  # the moves are sent or acknowledged, the rest isn't sent
     "turn.before_head",
     "turn.before_commit",
     "turn.after_commit",
-    "turn.torn",  # as a torn transaction leaves it: the moves are committed, the head isn't
+    "turn.torn",  # leaves a torn transaction: the moves are committed, the head isn't
     "turn.before_redis",
     "turn.after_redis",
 )
@@ -56,12 +56,12 @@ TAKEOVER_POINTS: Final = (
 )
 POINTS: Final = TURN_POINTS + TAKEOVER_POINTS
 
-# What the task at hand is in: "takeover", "turn", or nothing of the protocol.
+# The present task's part of the protocol: "takeover", "turn", or none.
 _phase: ContextVar[str] = ContextVar("phase", default="")
 
 
 class Bomb:
-    """Counts passings of one point, and ends (or stops) the process at the n-th."""
+    """Counts the passings of one point, and ends (or stops) the process at the n-th."""
 
     def __init__(self, point: str, passing: int, number: signal.Signals = signal.SIGKILL) -> None:
         if point and point not in POINTS:
@@ -71,7 +71,7 @@ class Bomb:
         self._number = number
 
     def due(self, point: str) -> bool:
-        """Whether this passing is the last."""
+        """Return whether this passing is the last."""
         if point != self.point:
             return False
         self._left -= 1
@@ -86,8 +86,9 @@ class Bomb:
 
 
 def plant(bomb: Bomb, page: int | None) -> None:
-    """Wrap whatever the points need."""
+    """Wrap the methods that the points need."""
     _plant_in_ledger(bomb)
+    _plant_in_barriers(bomb)
     _plant_in_store(bomb)
     _plant_in_reader(bomb, page)
     _plant_in_takeover(bomb)
@@ -95,7 +96,6 @@ def plant(bomb: Bomb, page: int | None) -> None:
 
 def _plant_in_ledger(bomb: Bomb) -> None:
     publish, send_outputs, send_head = Ledger.publish, Ledger._send_outputs, Ledger._send_head
-    take_over, cover, open_ = Ledger.take_over, Ledger.cover, Ledger.open.__func__  # type: ignore[attr-defined]  # a classmethod has it
     torn = False
 
     async def publish_(self: Ledger, turn: Publication) -> PublishedOutputs | None:
@@ -132,6 +132,13 @@ def _plant_in_ledger(bomb: Bomb) -> None:
             bomb.passing("turn.before_head")
         return await send_head(self, key, value)
 
+    _replace(Ledger, publish=publish_, _send_outputs=send_outputs_, _send_head=send_head_)
+
+
+def _plant_in_barriers(bomb: Bomb) -> None:
+    take_over, cover = Ledger.take_over, Ledger.cover
+    open_ = Ledger.open.__func__  # type: ignore[attr-defined]  # a classmethod has it
+
     async def take_over_(self: Ledger, record: Any) -> int:
         bomb.passing("takeover.before_barrier")
         barrier = await take_over(self, record)
@@ -147,7 +154,6 @@ def _plant_in_ledger(bomb: Bomb) -> None:
         bomb.passing("takeover.after_fencing")
         return made
 
-    _replace(Ledger, publish=publish_, _send_outputs=send_outputs_, _send_head=send_head_)
     _replace(Ledger, take_over=take_over_, cover=cover_, open=classmethod(opened))
 
 
@@ -214,7 +220,7 @@ def _replace(where: Any, **new: Any) -> None:
 
 
 def shift_clock(file: Path) -> None:
-    """Let the worker's wall clock be wrong by what the file says at the moment."""
+    """Add the error in the file, read each time, to the worker's wall clock."""
     right = now_ms
 
     def wrong() -> int:

@@ -1,4 +1,4 @@
-"""One run under faults: servers, workers, the shop, and how to come to rest and be judged."""
+"""One run under faults: servers, workers and the feed; how to bring it to rest and check it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.recovery.rig.feed import Feeder, OrderFeed, slices
 from tests.recovery.rig.fleet import Fleet
 from tests.recovery.rig.servers import RigServers
 
-SETTLE_S: Final = 240.0  # a stuck worker is found by this; on a busy machine everything else takes a fraction
+SETTLE_S: Final = 240.0  # finds a stuck worker; all else takes a fraction of this, even on a busy machine
 PROGRESS_S: Final = 0.5
-# Short time-outs, so that each of them is passed; small turns, so that there are many gaps to fall into.
+# Short time-outs, so that each of them expires; small turns, so that there are many points at which to fail.
 SHORT: Final[dict[str, Any]] = {
     "time": "event",
     "partitions": 4,
@@ -38,7 +38,7 @@ SHORT: Final[dict[str, Any]] = {
 
 
 def settings_on(servers: RigServers, **overrides: Any) -> Settings:
-    """Settings past all proxies, with a group and topic names that no other run has."""
+    """Make settings without proxies, with a group and topic names that no other run has."""
     mark = uuid.uuid4().hex[:8]
     base = Settings()
     names = {f: f"{getattr(base, f)}-{mark}" for f in Settings.model_fields if f.endswith("_topic")}
@@ -47,7 +47,7 @@ def settings_on(servers: RigServers, **overrides: Any) -> Settings:
 
 
 def twin_of(settings: Settings, **overrides: Any) -> Settings:
-    """Settings of another group on the same orders and models."""
+    """Make settings of another group on the same orders and models."""
     mark = uuid.uuid4().hex[:8]
     own = {f: f"{f}-{mark}" for f in ("changes_topic", "state_topic", "actions_topic")}
     return settings.model_copy(update={**own, "group": f"g-{mark}", **overrides})
@@ -55,7 +55,7 @@ def twin_of(settings: Settings, **overrides: Any) -> Settings:
 
 @dataclass
 class RecoveryWorld:
-    """What a fault may lay its hands on."""
+    """Everything that a fault may act on."""
 
     servers: RigServers
     settings: Settings
@@ -65,12 +65,12 @@ class RecoveryWorld:
     folder: Path
     rng: random.Random
     began: float = field(default_factory=time.monotonic)
-    story: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
 
-    def tell(self, line: str) -> None:
-        """A line for whoever must understand a failure."""
+    def note(self, line: str) -> None:
+        """Record an event, to explain a failure."""
         text = f"{time.monotonic() - self.began:7.1f} s  {line}"
-        self.story.append(text)
+        self.events.append(text)
         print(text, flush=True)
 
     async def feed(self, count: int, *, size: int = 30, pace_s: float = 0.0) -> None:
@@ -82,7 +82,7 @@ class RecoveryWorld:
         await self.feeder.send(self.orders.silence(days))
 
     async def settled(self, settings: Settings | None = None, within_s: float = SETTLE_S) -> None:
-        """Everything sent is scored and told. The fleet is tended meanwhile, as by a supervisor."""
+        """Wait until all records are scored. Start ended workers again meanwhile, as a supervisor does."""
         chosen = settings or self.settings
         deadline = time.monotonic() + within_s
         ends = await self.ends(chosen)
@@ -90,18 +90,18 @@ class RecoveryWorld:
             heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, chosen)]
             if all(h and h["offset"] >= ends[p] and h["cursor"] is None for p, h in enumerate(heads)):
                 return
-            self.fleet.tend()
+            self.fleet.restart_ended()
             if time.monotonic() > deadline:
                 raise AssertionError(f"not settled within {within_s} s: heads {heads}, ends {ends}; {self.stuck()}")
             await asyncio.sleep(PROGRESS_S)
 
     def stuck(self) -> str:
-        """What the workers say of themselves."""
+        """Describe the workers: their statuses and the last lines of their logs."""
         key = f"{{{self.settings.group}:{self.settings.orders_topic}}}:status"
         with self.servers.redis() as redis:
-            told: Any = redis.hgetall(key)
-        words = {p: self.fleet.last_words(p) for p in self.fleet.places}
-        return f"status {[json.loads(v) for v in told.values()]}; last words {words}"
+            statuses: Any = redis.hgetall(key)
+        lines = {p: self.fleet.last_line(p) for p in self.fleet.running}
+        return f"status {[json.loads(v) for v in statuses.values()]}; last lines {lines}"
 
     async def ends(self, settings: Settings) -> dict[int, int]:
         from stream.kafka.clients import end_offsets
@@ -109,9 +109,9 @@ class RecoveryWorld:
         return await end_offsets(settings, settings.orders_topic)
 
     async def judge(self, calm: checker.GroupRun | None = None, *, rebuild: bool = True) -> checker.GroupRun:
-        """Everything that the checker knows, against an undisturbed run of the same input, and Redis against a rebuild.
+        """Run all checks: against an undisturbed run of the same input, and Redis against a rebuild.
 
-        `calm`: that run, where there is one already.
+        `calm`: the undisturbed run, if there is one already.
         """
         if calm is None:
             await self.silence(400)
@@ -121,7 +121,7 @@ class RecoveryWorld:
         if rebuild:
             wrong += await self.differences_after_rebuild(run)
         if calm is None:
-            # What was rebuilt goes on as if nothing had been.
+            # After the rebuild the shards continue as before.
             await self.silence(30)
             await self.settled()
             run = await checker.read_run(self.settings)
@@ -132,7 +132,7 @@ class RecoveryWorld:
         return run
 
     async def wrong_alone(self) -> list[str]:
-        """What can be seen without another run: in wall time no other run is the same."""
+        """Run the checks that need no other run: in wall time no two runs are the same."""
         return self._wrong_alone(await checker.read_run(self.settings))
 
     def _wrong_alone(self, run: checker.GroupRun) -> list[str]:
@@ -140,12 +140,12 @@ class RecoveryWorld:
         return checker.violations(run, self.feeder.acknowledged) + stopped
 
     def quarantined(self) -> list[str]:
-        """No fault of this suite is a reason to stop a shard."""
+        """Return the log lines of quarantined shards: no fault of these tests may stop one."""
         return self.fleet.grep(r"quarantined \(")
 
     async def undisturbed(self) -> checker.GroupRun:
-        """What becomes of the same input where nothing happens."""
-        # Large turns: the moves don't depend on how the input is cut.
+        """Run the same input without faults."""
+        # Large turns: the moves don't depend on how the input is divided.
         calm = twin_of(self.settings, turn_max_orders=4_000, due_slice=512, rescore_slice=2_000)
         await topics.create(calm)
         fleet = Fleet(self.servers, calm, self.folder / "calm")
@@ -157,7 +157,7 @@ class RecoveryWorld:
             fleet.close()
 
     async def differences_after_rebuild(self, run: checker.GroupRun) -> list[str]:
-        """`segstream rebuild` under the workers that run: Redis is as it was, and nothing is told again."""
+        """Run `segstream rebuild` under running workers: Redis must be as before, and no move published again."""
         await segstream(self.settings, "rebuild", "--yes")
         await self.settled()
         again = await checker.read_run(self.settings)
@@ -165,7 +165,7 @@ class RecoveryWorld:
             f"after a rebuild: {line}" for line in checker.other_states(again.shards, run.shards, self.settings.rules)
         ]
         if [row.value for row in again.moves] != [row.value for row in run.moves]:
-            wrong.append(f"a rebuild has told moves: {len(run.moves)} before, {len(again.moves)} after")
+            wrong.append(f"a rebuild has published moves: {len(run.moves)} before, {len(again.moves)} after")
         return wrong
 
 
@@ -185,15 +185,15 @@ async def segstream(settings: Settings, *arguments: str) -> None:
         sys.executable, "-m", "stream.cli", *arguments, env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    told, _ = await process.communicate()
-    assert process.returncode == 0, told.decode(errors="replace")
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode(errors="replace")
 
 
 @asynccontextmanager
 async def world(
     servers: RigServers, folder: Path, seed: int, settings: Settings, *, customers: int = 400, garbage: bool = True
 ) -> AsyncIterator[RecoveryWorld]:
-    """A group on the suite's servers, its topics made, nobody at work yet; healed and ended afterwards."""
+    """Make a group with its topics on these servers, without workers; heal and end it afterwards."""
     await topics.create(settings)
     made = RecoveryWorld(
         servers,
@@ -213,11 +213,11 @@ async def world(
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: float, what: str) -> None:
-    """Poll until it holds. Raises AssertionError after `within_s`."""
+    """Poll a condition until it holds. Raises AssertionError after `within_s`."""
     deadline = time.monotonic() + within_s
     while True:
         answer = condition()
         if await answer if isinstance(answer, Awaitable) else answer:
             return
-        assert time.monotonic() < deadline, f"{what} didn't come about within {within_s} s"
+        assert time.monotonic() < deadline, f"{what} didn't happen within {within_s} s"
         await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""What the engine does with the scoring step, without Kafka and Redis: a log, states and a due index in memory."""
+"""An engine in memory for the scoring step, without Kafka and Redis: a log, states and a due index."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def a_model(rng: np.random.Generator, ids: tuple[int, ...] | None = None) -> Seg
         ),
         margin=float(rng.choice([0, 0.1, 0.5])),
         training=Training(
-            as_of=datetime(2020, 1, 1, tzinfo=UTC), customers=1, k=k, silhouette=None, inertia=None, shares={}, feature_means={}, seed=0
+            as_of=datetime(2020, 1, 1, tzinfo=UTC), customers=1, k=k, silhouette=None, inertia=None, shares={},
+            feature_means={}, seed=0,
         ),
     )  # fmt: skip
 
@@ -61,7 +62,7 @@ def at(ms: int) -> datetime:
 
 @dataclass(frozen=True)
 class ShardPast:
-    """Where Redis stood once: what a takeover starts from."""
+    """An earlier content of Redis, from which a takeover starts."""
 
     states: dict[bytes, bytes]
     index: dict[bytes, int]
@@ -73,7 +74,7 @@ class ShardPast:
 
 @dataclass
 class MemoryShard:
-    """What the engine does with a step, without Kafka and Redis."""
+    """An engine in memory for one shard."""
 
     step: ScoringStep
     model: CompiledModel | None
@@ -88,11 +89,11 @@ class MemoryShard:
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills = NONE_OPEN
 
-    def frame(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
+    def context(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
         return TurnContext(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
 
     def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
-        plan = self.step.plan(log[self.offset : self.offset + size], 0, self.frame())
+        plan = self.step.plan(log[self.offset : self.offset + size], 0, self.context())
         if plan.close:
             self.offset += plan.taken
             self.backfills = self.backfills.close(plan.close)
@@ -106,7 +107,7 @@ class MemoryShard:
             [self.states.get(k) for k in plan.keys],
             [DueEntry(t, k, self.states.get(k)) for t, k in fired],
             len(fired) > slice_,
-            self.frame(),
+            self.context(),
         )
         self.offset += turn.taken
         self.apply(turn)
@@ -115,7 +116,7 @@ class MemoryShard:
         keys = sorted(self.states)
         for i in range(0, len(keys), size):
             rows = [(k, self.states[k]) for k in keys[i : i + size]]
-            self.apply(self.step.rescore(rows, [quiet] * len(rows), self.frame(scope)))
+            self.apply(self.step.rescore(rows, [quiet] * len(rows), self.context(scope)))
         self.backfills = self.backfills.without_closed()
 
     def apply(self, turn: Turn) -> None:
@@ -138,14 +139,17 @@ class MemoryShard:
         )
 
     def take_over(self, past: ShardPast, log: Sequence[Rec], size: int) -> None:
-        """Redis is back in the past; Kafka isn't: patch what was told since, merge in silence, mark the touched as due."""
+        """Roll the states back to `past` and take the shard over.
+
+        The moves published since are patched in, the records absorbed, and their customers marked as due.
+        """
         self.states, self.index, self.backfills = dict(past.states), dict(past.index), past.backfills
         for o in self.outputs[past.outputs :]:
             self.states[o.key] = self.step.patch(self.states.get(o.key), o.note)
         merge_clock, closed = past.clock, False
         for begin in range(past.offset, self.offset, size):
-            frame = TurnContext(merge_clock, self.clock, backfills=self.backfills)
-            plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, frame)
+            context = TurnContext(merge_clock, self.clock, backfills=self.backfills)
+            plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, context)
             touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
             self.states |= touched
             self.index |= dict.fromkeys(touched, max(self.clock, 0))
@@ -166,7 +170,7 @@ def check_chains(moves: list[SegmentChanged], dwell: int) -> None:
         assert m.sequence == (before.sequence + 1 if before else 1)
         assert m.from_ == (before.to if before else None)
         assert m.from_ != m.to
-        # Who is in no segment of a new model moves at once, without dwell (TIME 1).
+        # Without a segment in the new model a customer moves at once: docs/explanation/time.md, section 1.
         if before and m.to and m.from_ and m.cause is not Cause.MODEL:
             assert ms_of(m.occurred_at) - ms_of(before.occurred_at) >= max(dwell, 1)
         last[m.customer_id] = m

@@ -1,4 +1,4 @@
-"""`segstream worker` and `segstream dispatch` as real processes, and what to read of them afterwards."""
+"""`segstream worker` and `segstream dispatch` as real processes, and readers of their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer.registry.publish import publish
 
 @contextmanager
 def processes(settings: Settings, folder: Path, *commands: str) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """`segstream worker`, `segstream dispatch`: real processes, under these settings."""
+    """Run `segstream worker` or `segstream dispatch` as a process, with these settings."""
     running = [launch(settings, folder, command) for command in commands]
     try:
         yield running
@@ -64,7 +64,7 @@ def store_heads(settings: Settings, topic: str) -> list[Any]:
 
 
 async def settled(settings: Settings, *, topic: str | None = None, activation: int = 0) -> None:
-    """Everything sent is scored, under at least that activation, and what was told of it can be read."""
+    """Wait until all records are scored, under at least that activation, and the moves can be read."""
     name = topic or settings.orders_topic
     outputs = settings.changes_topic if name == settings.orders_topic else settings.actions_topic
     ends = await end_offsets(settings, name)
@@ -80,7 +80,7 @@ async def settled(settings: Settings, *, topic: str | None = None, activation: i
     positions = [head.position for head in store_heads(settings, name)]
 
     async def readable() -> bool:
-        # A transaction's end is written a moment after its commit was answered.
+        # A transaction's end is written a moment after its commit is answered.
         found = await end_offsets(settings, outputs)
         return all(found[p] >= position for p, position in enumerate(positions))
 
@@ -88,22 +88,22 @@ async def settled(settings: Settings, *, topic: str | None = None, activation: i
 
 
 def activate(settings: Settings, model: SegmentModel | None = None) -> int:
-    """Publish a model (default: the benchmark's), and start it on every partition. Returns the activation."""
+    """Publish a model (default: the benchmark's) and start it on every partition. Return the activation."""
     number = put(settings, model or bench_model(), active=True)
     assert number is not None
     return number
 
 
 def put(settings: Settings, model: SegmentModel, *, active: bool) -> int | None:
-    """Publish a model, as the active one or as the candidate. Returns the activation, None of a candidate."""
+    """Publish a model as the active one or as the candidate. Return the activation; None: a candidate has none."""
     event_time = settings.time == "event"
     return publish(settings, model, activate=active, event_time=event_time, now_ms=time.time_ns() // 1_000_000).number
 
 
 async def moves(settings: Settings, *, keep: tuple[str, ...] = ()) -> list[list[dict[str, Any]]]:
-    """The moves of each partition in their order, without what differs from run to run: ids name the group, scored_at the wall clock.
+    """Read the moves of each partition in order, without the fields that differ from run to run.
 
-    `keep`: which of these to give all the same.
+    These are the ids, which contain the group, and scored_at. `keep`: those of them to keep.
     """
     out: list[list[dict[str, Any]]] = [[] for _ in range(settings.partitions)]
     for record in sorted(await read_topic(settings, settings.changes_topic), key=lambda r: (r.partition, r.offset)):

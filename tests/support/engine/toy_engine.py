@@ -1,4 +1,4 @@
-"""The real engine over the toy step, in this process or as a worker process of its own; and what to check afterwards."""
+"""The real engine over the toy step, in this process or in a worker process, and checks of its results."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["LEVEL", "STATE", "Engine", "ToyStep", "counts", "engine", "eventuall
 
 
 class Engine:
-    """A running intake, and its statuses."""
+    """A running supervisor, and its statuses."""
 
     def __init__(self, board: StatusBoard, metrics: Metrics, intake: Supervisor, membership: GroupMembership) -> None:
         self.board = board
@@ -101,12 +101,12 @@ async def produce(settings: Settings, rows: list[tuple[bytes, bytes]]) -> None:
 
 
 async def read_all(settings: Settings, topic: str) -> list[Any]:
-    """Every committed record of a topic, partition by partition."""
+    """Read all committed records of a topic, partition by partition."""
     return sorted(await read_topic(settings, topic), key=lambda r: (r.partition, r.offset))
 
 
 async def counts(settings: Settings) -> dict[bytes, int]:
-    """How many records each key's state in Redis has seen."""
+    """Read the number of records in each key's state."""
     redis = connect(settings.redis_url.get_secret_value(), 10)
     try:
         seen: dict[bytes, int] = {}
@@ -120,13 +120,15 @@ async def counts(settings: Settings) -> dict[bytes, int]:
 
 
 async def verify(settings: Settings, sent: list[tuple[bytes, bytes]]) -> int:
-    """Every record counted once; every key's outputs 1, 2, 3..., the last one its true level. Returns the outputs."""
+    """Check that each record counts once, and each key's outputs are 1, 2, 3... to its level. Return their number."""
     good = Counter(key for key, value in sent if value not in {b"bad", b"poison"})
     assert await counts(settings) == dict(good)
     outputs = await read_all(settings, settings.changes_topic)
     last: dict[bytes, int] = {}
     for record in outputs:
-        key, sequence, level = re.fullmatch(rb"(.+):(\d+):(\d+)", record.value).groups()  # type: ignore[union-attr]  # a mismatch is a failure too
+        parts = re.fullmatch(rb"(.+):(\d+):(\d+)", record.value)
+        assert parts is not None, record.value
+        key, sequence, level = parts.groups()
         assert int(sequence) == last.get(key, 0) + 1, (key, sequence)
         assert int(level) == int(sequence)
         last[key] = int(sequence)

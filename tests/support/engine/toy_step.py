@@ -1,4 +1,4 @@
-"""A step without RFM, for the engine's own tests: counts a key's records, and tells each time the count passes a hundred."""
+"""A step for the engine's tests: it counts the records of each key, with an output for every LEVEL records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ def _records(plan: TurnPlan) -> Sequence[KafkaRecord]:
 
 
 class ToyStep:
-    """Value "poison" raises; "bad" is a dead letter; "erase" forgets all but the sequence; anything else counts one for the record's key."""
+    """Counts records by key.
+
+    The value "poison" raises, "bad" becomes a dead letter, "erase" forgets all but the sequence.
+    """
 
     name = "scoring"
     rescore_first = True
