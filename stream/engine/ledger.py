@@ -1,4 +1,4 @@
-"""A shard's transactional producer. What its transactions hold is what has happened."""
+"""A shard's transactional producer. Its transactions are the one record of what has happened."""
 
 from __future__ import annotations
 

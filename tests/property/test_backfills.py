@@ -29,7 +29,17 @@ from segmentation.events import (
 )
 from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, headers, muted_by, pack, unpack, with_mute
 from segmentation.scoring import ScoringStep
-from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, ms_of, told
+from tests.support.engine.memory_shard import (
+    DAY,
+    T0,
+    MemoryShard,
+    Rec,
+    a_model,
+    at,
+    check_chains,
+    ms_of,
+    published_moves,
+)
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 EXPIRY = 10 * DAY
@@ -127,15 +137,17 @@ def test_a_back_fill_mutes_its_own_customers_alone_however_the_log_is_cut(seed: 
         work_off(MemoryShard(a_step(), model), log, size, slice_)
         for size, slice_ in ((1, 1), (10**6, 10**6), (7, 2), (3, 5))
     ]
-    first = told(runs[0])
+    first = published_moves(runs[0])
     for shard in runs[1:]:
-        assert told(shard) == first
+        assert published_moves(shard) == first
         assert (shard.states, shard.clock, shard.backfills) == (runs[0].states, runs[0].clock, runs[0].backfills)
     check_chains(first, 0)
     plain = work_off(MemoryShard(a_step(), model), without_marks(log), 5, 5)
     muted = marks(log)
     # The others are told exactly what they would be without any back-fill.
-    assert [m for m in first if m.customer_id not in muted] == [m for m in told(plain) if m.customer_id not in muted]
+    assert [m for m in first if m.customer_id not in muted] == [
+        m for m in published_moves(plain) if m.customer_id not in muted
+    ]
     assert {m.customer_id for m in first if m.cause is Cause.BACKFILL} <= muted
     # Nobody stays muted, the states say the same, and everyone is where the model puts them.
     assert figures(runs[0]) == figures(plain)
@@ -190,7 +202,7 @@ def test_a_takeover_knows_who_is_muted(seed: int) -> None:
         shard.turn(log, 3, 3)
         if rng.random() < 0.3:
             shard.take_over(pasts[int(rng.integers(0, len(pasts)))], log, int(rng.integers(1, 9)))
-    assert told(shard) == told(straight)
+    assert published_moves(shard) == published_moves(straight)
     assert figures(shard) == figures(straight)
     assert {k: announcement(v) for k, v in shard.states.items()} == {
         k: announcement(v) for k, v in straight.states.items()
@@ -214,7 +226,7 @@ def test_before_the_first_model_a_release_tells_nothing_and_the_model_tells_all(
     assert (shard.outputs, muted_by(shard.states[b"c"]), muted_by(shard.states[b"e"])) == ([], 0, 2)
     shard.model = model
     shard.rescore(10)
-    assert [(m.customer_id, m.cause) for m in told(shard)] == [("c", Cause.FIRST), ("d", Cause.FIRST)]
+    assert [(m.customer_id, m.cause) for m in published_moves(shard)] == [("c", Cause.FIRST), ("d", Cause.FIRST)]
 
 
 def test_in_wall_time_a_back_fill_that_nobody_ends_expires_by_the_wall_clock() -> None:
@@ -228,7 +240,7 @@ def test_in_wall_time_a_back_fill_that_nobody_ends_expires_by_the_wall_clock() -
     assert not shard.outputs
     shard.now += 1
     shard.turn([], 10, 10)
-    [move] = told(shard)
+    [move] = published_moves(shard)
     assert (move.cause, ms_of(move.occurred_at), shard.backfills.rows) == (Cause.BACKFILL, shard.now, ())
 
 

@@ -29,7 +29,17 @@ from segmentation.events import (
 from segmentation.money import format_units
 from segmentation.rfm import Kind, Outcome, Rules, advance_bytes, announcement, unpack
 from segmentation.scoring import ScoringStep
-from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, ShardPast, a_model, at, check_chains, told
+from tests.support.engine.memory_shard import (
+    DAY,
+    T0,
+    MemoryShard,
+    Rec,
+    ShardPast,
+    a_model,
+    at,
+    check_chains,
+    published_moves,
+)
 from tests.support.oracles.batch import OracleEvent, batch_bytes, figures, related, takes
 
 WINDOW = 60 * DAY
@@ -196,7 +206,7 @@ class Merge(RuleBasedStateMachine):
         moves = {o.key: i for i, o in enumerate(self.shard.outputs)}
         numbers = {key: announcement(value)[1] for key, value in self.shard.states.items()}
         assert {key for key, number in numbers.items() if number} == set(moves)
-        for move in told(self.shard):
+        for move in published_moves(self.shard):
             assert move.sequence <= numbers[move.customer_id.encode()]
 
     def teardown(self) -> None:
@@ -204,7 +214,7 @@ class Merge(RuleBasedStateMachine):
             return
         self.keep_up(1_000, 1_000)
         self.everyone_is_as_recomputed()
-        check_chains(told(self.shard), 0)
+        check_chains(published_moves(self.shard), 0)
         counts = self.shard.counts
         assert sum(counts[o.value] for o in Outcome) == sum(said is not None for said in self.said)
         assert self.shard.reasons == ({"conflicting_id": n} if (n := counts[Outcome.CONFLICT.value]) else {})

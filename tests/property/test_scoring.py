@@ -24,7 +24,7 @@ from segmentation.model import Feature, Segment
 from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
 from segmentation.step import TurnContext
-from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, check_chains, published_moves
 
 RULES = Rules(60 * DAY, 7 * DAY, 64)
 many = settings(
@@ -81,9 +81,9 @@ def test_cut_anywhere(seed: int) -> None:
             guard += 1
             assert guard < 10_000, "no progress"
         runs.append(shard)
-    first = told(runs[0])
+    first = published_moves(runs[0])
     for shard in runs[1:]:
-        assert told(shard) == first
+        assert published_moves(shard) == first
         assert (shard.states, shard.clock, shard.dead) == (runs[0].states, runs[0].clock, runs[0].dead)
     check_chains(first, dwell)
     check_truth(runs[0], model, dwell)
@@ -130,7 +130,7 @@ def test_of_two_orders_at_one_instant_the_second_moves_a_millisecond_later_and_i
     shard = MemoryShard(a_step(0), CompiledModel.of(by_count, "g", {}))
     while shard.offset < len(log):
         shard.turn(log, 10, 10)
-    assert [(m.to, m.cause.value, m.occurred_at[-5:]) for m in told(shard)] == [
+    assert [(m.to, m.cause.value, m.occurred_at[-5:]) for m in published_moves(shard)] == [
         ("s1", "first", ".000Z"),
         ("s3", "order", ".001Z"),
     ]
@@ -179,9 +179,9 @@ def test_a_new_model_tells_each_customer_once_whatever_the_slices(seed: int) -> 
         shard.rescore(slice_)
         while shard.offset < len(log):
             shard.turn(log, 4, 4)
-        check_chains(told(shard), 0)
+        check_chains(published_moves(shard), 0)
         check_truth(shard, second, 0)
-        results.append((told(shard), shard.states))
+        results.append((published_moves(shard), shard.states))
     assert results[0] == results[1]
 
 

@@ -43,7 +43,7 @@ class OpenTransaction:
     outcome: bool | None = None
 
 
-class LogEntry(NamedTuple):
+class MemoryLogEntry(NamedTuple):
     """One offset of a log: a record, or a transaction's marker."""
 
     key: bytes | None
@@ -82,7 +82,7 @@ class MemoryBroker:
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self.faults = Faults()
-        self._logs: defaultdict[TopicPartition, list[LogEntry]] = defaultdict(list)
+        self._logs: defaultdict[TopicPartition, list[MemoryLogEntry]] = defaultdict(list)
         self._epochs: Counter[str] = Counter()
         self._open: dict[str, OpenTransaction] = {}
         self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended by another request
@@ -124,7 +124,7 @@ class MemoryBroker:
                 raise InvalidTxnState
             return len(log)
         transaction = self.join(name, epoch, tp)
-        log += [LogEntry(key, value, tuple(headers), transaction) for key, value, headers in rows]
+        log += [MemoryLogEntry(key, value, tuple(headers), transaction) for key, value, headers in rows]
         first = len(log) - len(rows)
         if faults.torn_after == tp.topic:
             faults.torn_after = None
@@ -140,11 +140,11 @@ class MemoryBroker:
         if transaction := self._open.pop(name, None):
             transaction.outcome = committed
             for tp in transaction.partitions:
-                self._logs[tp].append(LogEntry(None, None, (), transaction, marker=True))
+                self._logs[tp].append(MemoryLogEntry(None, None, (), transaction, marker=True))
 
     def send(self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None]], partition: int = 0) -> None:
         """Append records outside any transaction."""
-        self._logs[TopicPartition(topic, partition)] += [LogEntry(key, value, (), None) for key, value in rows]
+        self._logs[TopicPartition(topic, partition)] += [MemoryLogEntry(key, value, (), None) for key, value in rows]
 
     def stable(self, tp: TopicPartition) -> int:
         """Return the last stable offset, which is before the first open transaction."""

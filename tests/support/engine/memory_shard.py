@@ -159,7 +159,7 @@ class MemoryShard:
             self.rescore(size, quiet=True, scope=Scope.RELEASED)
 
 
-def told(shard: MemoryShard) -> list[SegmentChanged]:
+def published_moves(shard: MemoryShard) -> list[SegmentChanged]:
     return [msgspec.json.decode(o.value, type=SegmentChanged) for o in shard.outputs]
 
 

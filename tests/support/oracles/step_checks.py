@@ -23,7 +23,7 @@ from segmentation.rfm import Kind, Rules
 from segmentation.scorer import Scorer
 from segmentation.scoring import ScoringStep
 from tests.support.data.random_customers import random_scorer
-from tests.support.engine.memory_shard import T0, MemoryShard, Rec, a_model, at, ms_of, told
+from tests.support.engine.memory_shard import T0, MemoryShard, Rec, a_model, at, ms_of, published_moves
 from tests.support.oracles.batch import OracleEvent
 from tests.support.oracles.moves import Definition, LogEntry, OracleMove
 
@@ -88,7 +88,7 @@ def run(
         OracleMove(
             m.customer_id, m.sequence, ids.get(m.from_ or "", 0), ids.get(m.to or "", 0), ms_of(m.occurred_at), m.cause
         )
-        for m in told(shard)
+        for m in published_moves(shard)
     ]
 
 

@@ -26,7 +26,7 @@ from segmentation.events import (
 from segmentation.moves import figures as published
 from segmentation.rfm import Rules, advance_bytes
 from segmentation.scoring import ScoringStep
-from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, told
+from tests.support.engine.memory_shard import DAY, T0, MemoryShard, Rec, a_model, at, published_moves
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "events.md").read_text()
@@ -353,7 +353,7 @@ def test_an_erasure_forgets_everything_up_to_its_date() -> None:
     assert after([placed("1", 0), erased(0)], 10) == (NO_ORDER, 0, "0.00")
     customer = CustomerHistory(model=True).tell(placed("1", 0), day=5)
     customer.tell(erased(4))
-    assert [(m.sequence, m.to is None, m.cause.value) for m in told(customer.shard)][-1] == (
+    assert [(m.sequence, m.to is None, m.cause.value) for m in published_moves(customer.shard)][-1] == (
         len(customer.shard.outputs),
         True,
         "erasure",
@@ -381,7 +381,7 @@ def test_the_first_order_after_an_erasure_is_a_new_customers() -> None:
     customer = CustomerHistory(model=True).tell(placed("1", 0), erased(4))
     before = len(customer.shard.outputs)
     customer.tell(placed("2", 4 + MS))
-    move = told(customer.shard)[before]
+    move = published_moves(customer.shard)[before]
     assert (move.sequence, move.from_, move.cause.value) == (before + 1, None, "first")
     assert customer.figures() == (0, 1, "10.00")
 
@@ -393,7 +393,7 @@ def test_money_may_be_below_zero_and_is_published_so() -> None:
     customer = CustomerHistory(model=True).tell(placed("1", 0, "10"), refunded("1", 1, "15"))
     assert customer.figures().monetary == "-5.00"
     customer = CustomerHistory(model=True).tell(refunded(None, 0, "5"), placed("1", 1, "0"))
-    assert [m.rfm.monetary for m in told(customer.shard) if m.rfm] == ["-5.00"]
+    assert [m.rfm.monetary for m in published_moves(customer.shard) if m.rfm] == ["-5.00"]
 
 
 def test_a_refund_leaves_with_its_order() -> None:
