@@ -13,13 +13,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
-    help="Learn the segments from the customers' states.",
+    help="Train the segment model on the customers' states.",
 )
 
 
 @app.callback()
 def _commands() -> None:
-    """Learn the segments from the customers' states, and publish them to the workers."""
+    """Train the segment model on the customers' states, and publish it to the workers."""
 
 
 run.register(app)
@@ -29,7 +29,7 @@ schedule.register(app)
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 1 (failed: one line on stderr says what to do), 2 (usage)."""
+    """Run the command line. Exit codes: 0; 1 failed, with what to do in one line on stderr; 2 usage; 3, 4: errors.py."""
     try:
         app()
     except SegstreamError as error:

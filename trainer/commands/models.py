@@ -1,52 +1,33 @@
-"""`segtrainer list`, `promote`, `rollback`: which models there are, which one scores, and since when by whose word."""
+"""`segtrainer list`, `promote` and `rollback`: the published models, and the active one with who activated it and when."""
 
 from __future__ import annotations
 
 import getpass
 import json
-import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from stream.clock import now_ms
+from trainer.commands.options import AsJson, By, Reason, settings_and_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stream.settings import DeploymentSettings
     from trainer.registry.contents import ActivationRecord, Signature, TopicContents
     from trainer.registry.publish import PublicationResult
 
 # Wide enough for every column where the output isn't a terminal.
 _WIDTH: Final = 160
-_LONGEST: Final = 500
 
 
 def _user() -> str:
-    """Name the user of this machine; "unknown" where it knows none by that number, as in some containers."""
+    """Return the name of this process's user; "unknown" where the system has none, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
-
-
-def _short(text: str) -> str:
-    if len(text) > _LONGEST or not text.isprintable():
-        raise typer.BadParameter(f"expected one line of at most {_LONGEST} characters, got {len(text)}")
-    return text
-
-
-Reason = Annotated[
-    str,
-    typer.Option("--reason", metavar="TEXT", parser=_short, help="Why; kept with the activation.", show_default=False),
-]
-By = Annotated[
-    str | None,
-    typer.Option("--by", metavar="NAME", parser=_short, help="Who; default: this machine's user.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,8 +37,8 @@ def register(app: typer.Typer) -> None:
     app.command("rollback")(roll_model_back)
 
 
-def list_models(*, as_json: Json = False) -> None:
-    """List every model: active or candidate, since when, by whom."""
+def list_models(*, as_json: AsJson = False) -> None:
+    """List all models: active or candidate, since when, activated by whom."""
     from rich.console import Console
     from rich.table import Table
 
@@ -68,10 +49,10 @@ def list_models(*, as_json: Json = False) -> None:
     if as_json:
         now = found.active
         history = [_plain(past) for past in found.history]
-        told = {"active": now.version if now else None, "candidate": found.candidate}
-        typer.echo(json.dumps(told | {"versions": rows, "activations": history}))
+        current = {"active": now.version if now else None, "candidate": found.candidate}
+        typer.echo(json.dumps(current | {"versions": rows, "activations": history}))
         return
-    table = Table(title="Models, the first published first")
+    table = Table(title="Models, in the order of their publication")
     for heading in ("version", "mark", "activation", "when", "who", "why"):
         table.add_column(heading, overflow="fold")
     for heading in ("k", "customers"):
@@ -84,7 +65,7 @@ def list_models(*, as_json: Json = False) -> None:
 
 
 def rows_of(found: TopicContents) -> list[dict[str, Any]]:
-    """Describe each version: its last activation if it had one, else its publication; figures as of its training."""
+    """Return a row for each version: its last activation, or else its publication, and facts of its training."""
     import msgspec
 
     last = {past.version: past for past in found.history}
@@ -118,7 +99,7 @@ def rows_of(found: TopicContents) -> list[dict[str, Any]]:
 
 
 def promote_model(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="As `segtrainer list` shows it.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version as `segtrainer list` shows it.")],
     *,
     reason: Reason = "",
     by: By = None,
@@ -126,40 +107,41 @@ def promote_model(
         str | None,
         typer.Option(
             metavar="VERSION",
-            help="Only if this one is active by then ('none': no model is). Default: whichever is as the command starts.",
+            help="Activate only if this version is active until then ('none': no model). Default: the one that is active "
+            "when the command starts.",
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Activate a model.
+    """Activate a published model.
 
-    Every worker starts to score by it, and moves the customers whose segment changes.
+    All workers score their customers with it from then on, and move those whose segment changes.
     """
     from trainer.registry.publish import promote
 
     expected = "" if expect_active == "none" else expect_active
     settings = settings_and_log()
-    _tell(lambda: promote(settings, version, _signed(by, reason), expected=expected), "promoted", as_json=as_json)
+    _change(lambda: promote(settings, version, _signed(by, reason), expected=expected), "promoted", as_json=as_json)
 
 
 def roll_model_back(
     version: Annotated[
         str | None,
-        typer.Argument(metavar="[VERSION]", help="Default: the one before the present one.", show_default=False),
+        typer.Argument(metavar="[VERSION]", help="Default: the model that was active before.", show_default=False),
     ] = None,
     *,
     reason: Reason = "",
     by: By = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Activate an earlier model again.
 
-    This is a change of the model like any other.
+    Customers move as with any other change of the model.
     """
     from trainer.registry.publish import roll_back
 
     settings = settings_and_log()
-    _tell(lambda: roll_back(settings, version, _signed(by, reason)), "rolled back", as_json=as_json)
+    _change(lambda: roll_back(settings, version, _signed(by, reason)), "rolled back", as_json=as_json)
 
 
 def _signed(by: str | None, reason: str) -> Signature:
@@ -168,7 +150,7 @@ def _signed(by: str | None, reason: str) -> Signature:
     return Signature.now(by or _user(), now_ms(), reason)
 
 
-def _tell(change: Callable[[], PublicationResult], outcome: str, *, as_json: bool) -> None:
+def _change(change: Callable[[], PublicationResult], outcome: str, *, as_json: bool) -> None:
     done = change()
     if as_json:
         typer.echo(json.dumps({"outcome": outcome, "version": done.version, "activation": done.number}))
@@ -181,14 +163,3 @@ def _plain(past: ActivationRecord) -> dict[str, Any]:
 
     plain: dict[str, Any] = msgspec.to_builtins(past)
     return {**{name: value for name, value in plain.items() if name != "signature"}, **plain["signature"]}
-
-
-def settings_and_log() -> DeploymentSettings:
-    """Read the settings, and set up what a command tells on stderr. Raises SettingsError."""
-    from stream.settings import DeploymentSettings
-
-    settings = DeploymentSettings.load()
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-    # A library's own news are for whoever asks for them.
-    logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)
-    return settings

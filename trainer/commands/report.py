@@ -1,4 +1,4 @@
-"""`segtrainer report`: the report of the run that made a model, on whichever machine it ran."""
+"""`segtrainer report`: the report of the run that made a model, wherever that ran."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.commands.models import settings_and_log
+from trainer.commands.options import settings_and_log
 
 
 def register(app: typer.Typer) -> None:
@@ -20,22 +20,25 @@ def report_command(
         str | None,
         typer.Argument(
             metavar="VERSION",
-            help="As `segtrainer list` shows it, or the beginning of it. Default: the active model's.",
+            help="Version as `segtrainer list` shows it, or the beginning of it. Default: the active model's.",
             show_default=False,
         ),
     ] = None,
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Write report.html, report.md and report.json here."),
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Write report.html, report.md and report.json to this folder."
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The run's outcome, without single customers, as one JSON object on stdout.")
+        bool,
+        typer.Option("--json", help="Print the run's outcome, without single customers, as one JSON object on stdout."),
     ] = False,
 ) -> None:
     """Show the report of the run that made a model.
 
-    Prints it as Markdown; with --out it writes the page as the run wrote it.
+    Prints it as Markdown; with --out, writes it as files, with the page as the run wrote it.
     """
     from trainer.registry.reports import find, write
 

@@ -1,37 +1,31 @@
-"""`segtrainer run`: one training run, told as it goes, and what came of it as a table or as JSON."""
+"""`segtrainer run`: one training run, with its progress on stderr and its outcome on stdout."""
 
 from __future__ import annotations
 
 import json
-import logging
-import sys
 import time
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stream.clock import now_ms
 from stream.renamed_options import accepting
-from trainer.commands.models import By, Reason
+from trainer.commands.options import AsJson, By, Reason, settings_and_log
+from trainer.commands.run_output import print_tables, without_customers
 from trainer.errors import GatesFailed, PlanError
 from trainer.training.recipe import RecipeName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rich.table import Table
-
-    from trainer.outcome import Fit, SegmentFacts, TrainingOutcome
-    from trainer.training.search import Progress as Hears
-
-log = logging.getLogger(__name__)
-
-# Wide enough for every column where the output isn't a terminal.
-_WIDTH: Final = 140
-_RECIPES: Final = "How to fit and choose. textbook: raw, the best silhouette. tutorial: |z| < 3, the elbow."
+    from stream.settings import DeploymentSettings
+    from trainer.outcome import TrainingOutcome
+    from trainer.run import Job
+    from trainer.training.plan import TrainingPlan
+    from trainer.training.search import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 
 def instant(text: str) -> int:
-    """Read ISO 8601 as milliseconds since 1970; UTC without a zone. Raises typer.BadParameter."""
+    """Return an instant of ISO 8601 as ms since 1970; without a zone it is UTC. Raises typer.BadParameter."""
     from segmentation.events import RejectedEvent, millis
 
     try:
@@ -63,7 +57,7 @@ def _checked_transforms(text: str | None) -> str | None:
 
 
 def _checked(parse: Callable[[str], object], text: str | None) -> str | None:
-    """Refuse as misuse what a plan would refuse later."""
+    """Return the value as it is. Raises typer.BadParameter where a plan would refuse it later."""
     try:
         if text is not None:
             parse(text)
@@ -72,83 +66,105 @@ def _checked(parse: Callable[[str], object], text: str | None) -> str | None:
     return text
 
 
+Recipe = Annotated[
+    RecipeName | None,
+    typer.Option(
+        help="How to fit and choose k. default: the best silhouette that passes the gates. textbook: untransformed "
+        "features and the best silhouette. tutorial: as textbook, without customers of |z| >= 3, and the elbow.",
+        show_default="default",
+    ),
+]
+Ks = Annotated[
+    str | None,
+    typer.Option("--k", help="Numbers of segments to try: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked_ks),
+]
+Transforms = Annotated[
+    str | None,
+    typer.Option(
+        help="Transform of each feature before scaling: yeo-johnson, log1p or identity; several separated by commas.",
+        show_default="yeo-johnson",
+        callback=_checked_transforms,
+    ),
+]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.", show_default="42")]
+MinCustomers = Annotated[int | None, typer.Option(min=2, help="Fewest customers to train on.", show_default="200")]
+OrdersFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        dir_okay=False,
+        help="Read orders from a file (docs/how-to/files.md) instead of the customers in Redis.",
+    ),
+]
+AsOf = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TIME",
+        parser=instant,
+        help="Instant of the snapshot, ISO 8601 (UTC if it names no zone). Default: now; in event time the shards' "
+        "clock; with --from the last event of the file.",
+    ),
+]
+Candidate = Annotated[bool, typer.Option("--candidate", help="Publish the model without activating it.")]
+Activate = Annotated[bool, typer.Option("--activate", help="Activate the model however many customers it moves.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Where no fit passes the gates, publish the one with the best silhouette.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Publish nothing.")]
+WithoutKafka = Annotated[
+    bool,
+    typer.Option(
+        "--without-kafka",
+        help="Don't read the models topic: no comparison, new segment ids and names. Only with --dry-run.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        file_okay=False,
+        help="Write model-VERSION.json, report.html, report.md and report.json to this folder.",
+    ),
+]
+
+
 def run_command(
     *,
-    recipe: Annotated[RecipeName | None, typer.Option(help=_RECIPES, show_default="default")] = None,
-    k: Annotated[
-        str | None,
-        typer.Option("--k", help="How many segments: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked_ks),
-    ] = None,
-    transform: Annotated[
-        str | None,
-        typer.Option(
-            help="What each feature goes through before scaling: yeo-johnson, log1p, identity; several with commas.",
-            show_default="yeo-johnson",
-            callback=_checked_transforms,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Where everything random begins.", show_default="42")
-    ] = None,
-    min_customers: Annotated[
-        int | None, typer.Option(min=2, help="With fewer customers nothing is trained.", show_default="200")
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", metavar="FILE", dir_okay=False, help="Read orders from a file (docs/how-to/files.md), not Redis."
-        ),
-    ] = None,
-    as_of: Annotated[
-        int | None,
-        typer.Option(
-            metavar="TIME",
-            parser=instant,
-            help="Instant of the snapshot, ISO 8601; UTC if without zone. Default: now; in event time the shards' clock; of a file its last event.",
-        ),
-    ] = None,
-    candidate: Annotated[bool, typer.Option("--candidate", help="Publish the model without activating it.")] = False,
-    activate: Annotated[bool, typer.Option("--activate", help="Activate it however many customers it moves.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Publish the best fit even if none passes the gates.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish nothing.")] = False,
-    without_kafka: Annotated[
-        bool,
-        typer.Option(
-            "--without-kafka",
-            help="Don't read the models topic: no comparison, new segment ids and names. Only with --dry-run.",
-        ),
-    ] = False,
+    recipe: Recipe = None,
+    k: Ks = None,
+    transform: Transforms = None,
+    seed: Seed = None,
+    min_customers: MinCustomers = None,
+    file: OrdersFile = None,
+    as_of: AsOf = None,
+    candidate: Candidate = False,
+    activate: Activate = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    without_kafka: WithoutKafka = False,
     by: By = None,
     reason: Reason = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Write model, outcome and report here."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    out: Out = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model on the customers, and publish it.
 
-    Names the segments, and activates the model if it moves few enough of the customers.
+    Activates the model if it moves few enough of the customers.
     """
-    from stream.settings import DeploymentSettings
-    from trainer.lock import training_lock
-    from trainer.run import Job, run
+    from trainer.run import Job
     from trainer.training.settings import TrainingSettings
 
-    if candidate and activate:
-        raise typer.BadParameter("--candidate and --activate exclude each other")
     if without_kafka and not dry_run:
         raise typer.BadParameter("--without-kafka needs --dry-run: the model can't be published without Kafka")
-    settings = DeploymentSettings.load()
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
-    # A library's own news are for whoever asks for them.
-    logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)
+    status = _status(candidate=candidate, activate=activate)
+    settings = settings_and_log()
     training = TrainingSettings.load(recipe=recipe, k=k, transform=transform, seed=seed, min_customers=min_customers)
     job = Job(
         as_of_ms=as_of,
         file=file,
         replica_url=training.redis_url,
-        status="candidate" if candidate else "activate" if activate else "auto",
+        status=status,
         force=force,
         dry_run=dry_run,
         without_kafka=without_kafka,
@@ -156,32 +172,44 @@ def run_command(
         by=by or "segtrainer",
         reason=reason,
     )
-    with nullcontext() if dry_run else training_lock(settings), _progress() as hear:
-        outcome = run(
-            settings,
-            training.plan(),
-            job,
-            now_ms=now_ms(),
-            clock_s=time.perf_counter,
-            progress=hear,
-        )
+    outcome = _run(settings, training.plan(), job)
     if as_json:
-        typer.echo(json.dumps(told(outcome)))
+        typer.echo(json.dumps(without_customers(outcome)))
     else:
-        show(outcome)
+        print_tables(outcome)
+    _raise_if_refused(outcome)
+
+
+def _status(*, candidate: bool, activate: bool) -> Literal["auto", "candidate", "activate"]:
+    if candidate and activate:
+        raise typer.BadParameter("--candidate and --activate exclude each other")
+    return "candidate" if candidate else "activate" if activate else "auto"
+
+
+def _run(settings: DeploymentSettings, plan: TrainingPlan, job: Job) -> TrainingOutcome:
+    """Run the training under the deployment's lock, a dry run without it."""
+    from trainer.lock import training_lock
+    from trainer.run import run
+
+    with nullcontext() if job.dry_run else training_lock(settings), _progress_bar() as progress:
+        return run(settings, plan, job, now_ms=now_ms(), clock_s=time.perf_counter, progress=progress)
+
+
+def _raise_if_refused(outcome: TrainingOutcome) -> None:
+    """Raise GatesFailed for a refused model, with the first reason: an alarm at night quotes only this line."""
     if outcome.decision.verdict == "refused":
-        # With the first reason: who hears of a failed run in the night sees this line alone.
         raise GatesFailed(
             " ".join(outcome.decision.why[:2]),
-            hint="Ask for another --k or --transform, move the gates, or --force it.",
+            hint="Ask for another --k or --transform, change the limits of the gates, or use --force.",
         )
 
 
 @contextmanager
-def _progress() -> Iterator[Hears]:
-    """Show on stderr how far the run is, where somebody looks."""
+def _progress_bar() -> Iterator[Progress]:
+    """Show the progress of a run on stderr where that is a terminal."""
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         SpinnerColumn(),
@@ -191,97 +219,10 @@ def _progress() -> Iterator[Hears]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("reading the models topic", total=None)
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the models topic", total=None)
 
-        def hear(what: str, done: int, total: int) -> None:
-            shown.update(task, description=what, completed=done, total=total)
+        def show_step(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total)
 
-        yield hear
-
-
-def told(outcome: TrainingOutcome) -> dict[str, Any]:
-    """Give the outcome for machines: all of it but the single customers, which go to the file."""
-    import msgspec
-
-    content: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(outcome, sample=None))
-    del content["sample"]
-    return content
-
-
-def show(outcome: TrainingOutcome) -> None:
-    """Print the fits, the segments and the decision for people."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    if len(outcome.fits) > 1 or outcome.decision.verdict == "refused":
-        console.print(_fits(outcome))
-    if outcome.segments:
-        console.print(_segments(outcome))
-    if (comparison := outcome.comparison) is not None:
-        console.print(
-            f"Against the active model {comparison.version}: {comparison.moved:.1%} of the customers would move.",
-            highlight=False,
-        )
-    for sentence in outcome.decision.why:
-        console.print(sentence, highlight=False, markup=False)
-    quality = outcome.quality
-    status = {
-        "active": f"active as activation {outcome.decision.activation}",
-        "candidate": "published as candidate, not active",
-        "dry-run": "not published (dry run)",
-        "refused": "not published (refused)",
-    }[outcome.decision.verdict]
-    version = f"; version {outcome.version}" if outcome.version else ""
-    console.print(f"{quality.customers:,} customers, {quality.left_out:,} left out{version}: {status}", highlight=False)
-
-
-def _fits(outcome: TrainingOutcome) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Fits", caption="bold: chosen; red: fails its gate")
-    table.add_column("transform")
-    for heading in ("k", "inertia", "silhouette", "stability", "smallest", "largest"):
-        table.add_column(heading, justify="right")
-    for fit in outcome.fits:
-        failed = {gate.name for gate in fit.gates if not gate.passed}
-        cells = [
-            _cell(fit.inertia, ",.0f"),
-            _cell(fit.silhouette, ".3f"),
-            _cell(fit.stability, ".2f", red="stability" in failed),
-            _cell(fit.smallest_share, ".1%", red="smallest share" in failed),
-            _cell(fit.largest_share, ".1%", red="largest share" in failed),
-        ]
-        if fit.failure:
-            cells = ["-"] * len(cells)
-        table.add_row(fit.transform, str(fit.k), *cells, style=_style(fit))
-    return table
-
-
-def _style(fit: Fit) -> str:
-    return "bold" if fit.chosen else ""
-
-
-def _cell(value: float | None, form: str, *, red: bool = False) -> str:
-    text = "-" if value is None else format(value, form)
-    return f"[red]{text}[/red]" if red else text
-
-
-def _segments(outcome: TrainingOutcome) -> Table:
-    from rich.table import Table
-
-    table = Table(title=f"Segments as of {outcome.as_of}", caption="recency, frequency, monetary: medians; money: sum")
-    table.add_column("segment")
-    for heading in ("customers", "share", "money", "recency (days)", "frequency", "monetary"):
-        table.add_column(heading, justify="right")
-    table.add_column("action")
-    for segment in outcome.segments:
-        table.add_row(*_row(segment))
-    return table
-
-
-def _row(segment: SegmentFacts) -> tuple[str, ...]:
-    spreads = ((segment.recency_days, 1), (segment.frequency, 0), (segment.monetary, 2))
-    medians = ["-" if spread is None else f"{spread.median:,.{decimals}f}" for spread, decimals in spreads]
-    money = "-" if segment.money_share is None else f"{segment.money_share:.1%}"
-    return (segment.name, f"{segment.customers:,}", f"{segment.share:.1%}", money, *medians, segment.action)
+        yield show_step

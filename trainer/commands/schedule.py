@@ -1,4 +1,4 @@
-"""`segtrainer schedule`: train by the clock, for as long as this runs."""
+"""`segtrainer schedule`: train at the times of a cron expression, until stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from stream.clock import now_ms
 from stream.errors import SettingsError
 from stream.renamed_options import accepting
-from trainer.commands.models import settings_and_log
+from trainer.commands.options import settings_and_log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A heart that stands still for so many looks at the clock isn't well.
+# Looks at the clock that may be missed before /health reports a failure.
 _LOOKS = 4
 
 
@@ -41,41 +41,44 @@ def register(app: typer.Typer) -> None:
 def schedule_command(
     context: typer.Context,
     run_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- OPTIONS OF RUN]", help="Handed to each `segtrainer run`.")
+        list[str] | None, typer.Argument(metavar="[-- OPTIONS OF RUN]", help="Options for each `segtrainer run`.")
     ] = None,
     *,
     cron: Annotated[
-        str | None, typer.Option(help='When: "minute hour day month weekday".', show_default="0 3 * * *")
+        str | None, typer.Option(help='When to train: "minute hour day month weekday".', show_default="0 3 * * *")
     ] = None,
     zone: Annotated[str | None, typer.Option(help="Time zone of --cron.", show_default="UTC")] = None,
     jitter_s: Annotated[
-        int | None, typer.Option(min=0, help="Begin up to so many seconds later.", show_default="0")
+        int | None, typer.Option(min=0, help="Begin up to this many seconds later.", show_default="0")
     ] = None,
-    retries: Annotated[int | None, typer.Option(min=0, help="Attempts after a failure.", show_default="3")] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="Further attempts after a failed run.", show_default="3")
+    ] = None,
     retry_s: Annotated[
-        int | None, typer.Option(min=1, help="Seconds before the next attempt.", show_default="600")
+        int | None, typer.Option(min=1, help="Seconds from a failure to the next attempt.", show_default="600")
     ] = None,
     when_no_model: Annotated[
         bool | None,
-        typer.Option("--when-no-model", help="Train also while no model is active yet.", show_default=False),
+        typer.Option("--when-no-model", help="Also train while no model is active.", show_default=False),
     ] = None,
     when_drifted: Annotated[
         float | None,
         typer.Option(
             metavar="INDEX",
-            help="Train also where a stability index of the customers is above this; 0.25 is usual. Once between two scheduled runs.",
+            help="Also train when a stability index of the customers exceeds this (usually 0.25), at most once between "
+            "two scheduled runs.",
         ),
     ] = None,
     on_failure: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Run this after each attempt that failed.")
+        str | None, typer.Option(metavar="COMMAND", help="Command to run after each failed attempt.")
     ] = None,
     http_port: Annotated[
         int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="setting")
     ] = None,
 ) -> None:
-    """Train by a cron expression, until stopped.
+    """Train at the times of a cron expression, until stopped.
 
-    Of several schedulers of a deployment one trains.
+    Of several schedulers of a deployment, one trains.
     """
     from trainer.schedule.settings import ScheduleSettings
 
@@ -97,7 +100,7 @@ def schedule_command(
 
 
 def _check(context: typer.Context, options: list[str]) -> None:
-    """Refuse now what `segtrainer run` would refuse at night. Raises click.UsageError."""
+    """Check the options of `segtrainer run` now instead of at the first run. Raises click.UsageError."""
     assert context.parent is not None
     program: Any = context.parent.command  # a group of commands, of click or of Typer's own copy of it
     run = program.get_command(context.parent, "run")
@@ -106,7 +109,7 @@ def _check(context: typer.Context, options: list[str]) -> None:
 
 
 async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str]) -> None:
-    """Run the scheduler until SIGTERM or SIGINT. A run under way is stopped then, and begun again by the next one."""
+    """Run the scheduler until SIGTERM or SIGINT, which also stop a run under way; the next scheduler begins it again."""
     from stream.hosting.http_server import http_server
 
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -120,7 +123,7 @@ async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, opti
             setting="SEGSTREAM_SCHEDULE_HTTP_PORT",
         )
         async with server:
-            log.info("the next training is planned for %s", scheduler.told()["next_run"])
+            log.info("the next training is planned for %s", scheduler.status()["next_run"])
             task = asyncio.ensure_future(scheduler.run(stopping))
 
             def stop() -> None:
@@ -136,9 +139,9 @@ async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, opti
 def _build(
     settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str], redis: Redis, stopping: asyncio.Event
 ) -> Scheduler:
-    """Put a scheduler together from the settings, the real clock and real processes."""
+    """Return a scheduler with the real clock and real processes."""
     from trainer.schedule.policy import Policy, Schedule
-    from trainer.schedule.process import tell, train_once
+    from trainer.schedule.process import run_alarm_command, train_once
     from trainer.schedule.scheduler import Scheduler
     from trainer.schedule.state import RunMemory
 
@@ -149,7 +152,7 @@ def _build(
 
     async def alarm(last: LastRun) -> None:
         if command:
-            await tell(command, last)
+            await run_alarm_command(command, last)
 
     async def wait(seconds: float) -> None:
         with suppress(TimeoutError):
@@ -170,7 +173,7 @@ def _build(
 def _asks(
     settings: DeploymentSettings, chosen: ScheduleSettings, redis: Redis
 ) -> list[Callable[[LastRun], Awaitable[str | None]]]:
-    """Give what may ask for a training before the schedule does."""
+    """Return the checks that may ask for a training before the schedule does."""
     from trainer.schedule.drift_trigger import WhenDrifted
 
     asks: list[Callable[[LastRun], Awaitable[str | None]]] = []
@@ -182,7 +185,10 @@ def _asks(
 
 
 async def no_model_yet(settings: DeploymentSettings, last: LastRun) -> str | None:
-    """Say to train now because no model is active. The topic is only asked before the first success. Raises PublishError."""
+    """Return a reason to train now if no model is active. Raises PublishError.
+
+    After the first successful run it returns None without reading the topic.
+    """
     from trainer.registry.publish import active_model
 
     if last.last_success_ms is not None or await active_model(settings) is not None:
@@ -202,8 +208,11 @@ async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
             socket_connect_timeout=timeout_s,
             protocol=2,
         )
-    except ValueError as error:
-        raise SettingsError(f"SEGSTREAM_REDIS_URL isn't a Redis URL: {error}.") from None
+    except ValueError:
+        # Without the library's message: it can quote a part of the URL, which may hold a password.
+        raise SettingsError(
+            "SEGSTREAM_REDIS_URL isn't a Redis URL.", hint="Give one like redis://127.0.0.1:6379/0."
+        ) from None
     try:
         yield redis
     finally:
@@ -211,8 +220,8 @@ async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
 
 
 def health_of(scheduler: Scheduler) -> dict[str, Any]:
-    """Tell whether the schedule is kept. A run that failed doesn't make the scheduler ill: its metrics tell of it."""
+    """Return whether the scheduler looks at its schedule, and its status. A failed run shows in the metrics instead."""
     from trainer.schedule.scheduler import LOOK_S
 
-    well = scheduler.beaten_ms is not None and scheduler.clock() - scheduler.beaten_ms <= _LOOKS * LOOK_S * 1000
-    return {"healthy": well, **scheduler.told()}
+    healthy = scheduler.beaten_ms is not None and scheduler.clock() - scheduler.beaten_ms <= _LOOKS * LOOK_S * 1000
+    return {"healthy": healthy, **scheduler.status()}

@@ -1,1 +1,1 @@
-"""When to train: cron, drift, one scheduler of several. Imported by commands."""
+"""Decide when to train: by cron or by drift, one scheduler of several. Imported by commands."""

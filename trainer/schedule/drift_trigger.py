@@ -1,6 +1,6 @@
-"""`segtrainer schedule --when-drifted`: look at a sample of the customers, and train early if they have drifted far.
+"""`segtrainer schedule --when-drifted`: measure the drift of a sample of the customers, and train early if it is large.
 
-Of `stream` it knows the sample that the workers take too, and nothing else.
+It is the sample that the workers take for their metrics too.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from stream.settings import DeploymentSettings
     from trainer.schedule.policy import LastRun
 
-LEAST_SAMPLE: Final = 200  # below, an index is mostly chance
+LEAST_SAMPLE: Final = 200  # with fewer customers an index is mostly chance
 
 
 @dataclass(slots=True)
 class WhenDrifted:
-    """Asks for a training where a stability index is above `limit`: looks every `every_s`, and says the same in between.
+    """A check that asks for a training where a stability index is above `limit`.
 
-    Once between two runs of the schedule: where that training changes nothing, neither would the next. Of fewer than
-    LEAST_SAMPLE customers it says nothing. `clock`: ms since 1970.
+    It measures every `every_s` and repeats its answer in between. It asks once between two runs of the schedule: if that
+    training doesn't reduce the drift, another one wouldn't either. With fewer than LEAST_SAMPLE customers it never asks.
+    `clock`: ms since 1970.
     """
 
     settings: DeploymentSettings
@@ -40,18 +41,18 @@ class WhenDrifted:
     every_s: float
     clock: Callable[[], int]
     looked_ms: int | None = None
-    said: str | None = field(default=None, init=False)
+    reason: str | None = field(default=None, init=False)
 
     async def __call__(self, last: LastRun) -> str | None:
-        """Say why to train, or None. Raises PublishError, SnapshotError, RedisError."""
+        """Return the reason to train, or None. Raises PublishError, SnapshotError, RedisError."""
         if last.asked:
-            self.said = None
+            self.reason = None
             return None
         now_ms = self.clock()
         if self.looked_ms is None or not 0 <= now_ms - self.looked_ms < self.every_s * 1000:
-            self.looked_ms, self.said = now_ms, None
-            self.said = await self._look(now_ms)
-        return self.said
+            self.looked_ms, self.reason = now_ms, None
+            self.reason = await self._look(now_ms)
+        return self.reason
 
     async def _look(self, now_ms: int) -> str | None:
         settings = self.settings

@@ -1,4 +1,4 @@
-"""The scheduler's metrics: one closed, typed list. docs/reference/metrics.md repeats it, and a test compares the two."""
+"""The scheduler's metrics: one closed, typed list, which docs/reference/metrics.md repeats (held by a test)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ScheduleMetrics:
     """The metrics of one scheduler, on a registry of their own."""
 
     def __init__(self) -> None:
-        """Importing registers nothing; a scheduler builds one."""
+        """Create the metrics, so that importing this module registers nothing."""
         self.registry = CollectorRegistry()
         self.heartbeat = Gauge(
             "segstream_training_heartbeat_seconds",
-            "When the scheduler last looked at its schedule and went well, seconds since 1970",
+            "When the scheduler last looked at its schedule without an error, seconds since 1970",
             registry=self.registry,
         )
         self.next_run = Gauge(
@@ -37,27 +37,27 @@ class ScheduleMetrics:
         )
         self.failed_attempts = Gauge(
             "segstream_training_failed_attempts",
-            "Attempts that failed since the last run that succeeded or was planned anew; by any scheduler",
+            "Failed attempts since the last success or the last run of the schedule, of any scheduler",
             registry=self.registry,
         )
         self.last_success = Gauge(
             "segstream_training_last_success_seconds",
-            "When a run last succeeded, seconds since 1970; by any scheduler; 0: never",
+            "When a run of any scheduler last succeeded, seconds since 1970; 0: never",
             registry=self.registry,
         )
         self.last_duration = Gauge(
             "segstream_training_last_duration_seconds",
-            "How long the last run took that ended; by any scheduler",
+            "How long the last finished run of any scheduler took",
             registry=self.registry,
         )
 
     def show(self, last: LastRun, next_run_ms: int) -> None:
-        """Show what is known of the runs so far, so that a restart shows it again."""
+        """Set the metrics to the last run, so that they are right after a restart too."""
         self.next_run.set(next_run_ms / 1000)
         self.failed_attempts.set(last.attempt if last.outcome == "failed" else 0)
         self.last_success.set((last.last_success_ms or 0) / 1000)
         self.last_duration.set(last.duration_s or 0)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,7 +1,7 @@
-"""When to train: a cron expression in a time zone, and what is due of it now. Pure: the clock is passed in.
+"""Decide when to train: the instants of a cron expression in a time zone, and the run that is due. Pure.
 
-Expressions are read by cronsim, as Debian's cron reads them. That settles the two days a year: a run whose hour is skipped
-in spring comes at once after the gap, and one whose hour comes twice in autumn runs the first time only.
+cronsim reads expressions as Debian's cron does, also where clocks change: a run in the hour that is skipped in spring
+starts right after the gap, and a run in the hour that is repeated in autumn starts only the first time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from stream.errors import SettingsError
 RunOutcome = Literal["none", "running", "succeeded", "failed", "skipped", "stopped"]
 Reason = Literal["scheduled", "missed", "retry", "resumed", "asked"]
 
-# More than the largest change of a zone's offset: going back from here passes no instant over.
+# More than the largest change of a zone's offset, so that a search backwards from here finds every instant.
 _AHEAD_S: Final = 4 * 3600
 _FIELDS: Final = 5
-# As late as this a run is still on time: the look at the clock comes every half minute.
+# A run that begins within this time is on time: the scheduler looks at the clock every half minute.
 ON_TIME_MS: Final = 120_000
 
 
@@ -36,15 +36,15 @@ class Schedule:
     """
 
     def __init__(self, expression: str, zone: str) -> None:
-        """Raise SettingsError where one of them can't be read, or no instant ever comes."""
+        """Raise SettingsError where one of them can't be read, or the expression has no instant."""
         self.expression = expression
         try:
             self._zone = ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise SettingsError(
-                f"no time zone {zone!r} on this machine.", hint="Give a name like Europe/Berlin, or UTC."
+                f"this machine has no time zone {zone!r}.", hint="Give a name like Europe/Berlin, or UTC."
             ) from None
-        # cronsim takes seconds too; a training by the second is a slip of the pen.
+        # cronsim accepts a field of seconds too; for a training that is a mistake.
         if len(expression.split()) != _FIELDS:
             raise _unusable(expression, "expected minute, hour, day of month, month, day of week")
         try:
@@ -52,15 +52,15 @@ class Schedule:
         except CronSimError as error:
             raise _unusable(expression, str(error)) from None
         except StopIteration:
-            raise _unusable(expression, "no day is like that") from None
+            raise _unusable(expression, "no date matches it") from None
 
     def after(self, ms: int) -> int:
-        """Give the first instant after this one."""
-        # In the hour that comes twice the search begins with the first of the two, and may find what has passed.
+        """Return the first instant after this one."""
+        # In an hour that is repeated the search begins in the first one, and may find instants that have passed.
         return next(at for at in map(_ms, self._from(ms // 1000)) if at > ms)
 
     def latest(self, ms: int) -> int:
-        """Give the last instant at or before this one."""
+        """Return the last instant at or before this one."""
         return next(at for at in map(_ms, self._from(ms // 1000 + _AHEAD_S, reverse=True)) if at <= ms)
 
     def _from(self, seconds: float, *, reverse: bool = False) -> CronSim:
@@ -79,7 +79,7 @@ def _ms(at: datetime) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How the instants are kept. `jitter_s`: a run begins up to so much later, by group and instant, never at random."""
+    """How the schedule is followed. `jitter_s`: a run begins up to so much later, determined by group and instant."""
 
     group: str = "segstream"
     jitter_s: int = 0
@@ -87,9 +87,9 @@ class Policy:
     retry_s: int = 600
 
     def start(self, schedule: Schedule, instant_ms: int) -> int:
-        """Give when the run of an instant begins: before the next instant, and the same for all schedulers of a group.
+        """Return when the run of an instant begins: before the next instant, the same for all schedulers of a group.
 
-        So deployments that share servers don't all train in the same second.
+        Deployments that share servers thus don't all train in the same second.
         """
         room = min(self.jitter_s * 1000, schedule.after(instant_ms) - instant_ms - 1)
         digest = blake2b(f"{self.group} {instant_ms}".encode(), digest_size=8).digest()
@@ -97,11 +97,11 @@ class Policy:
 
 
 class LastRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the runs so far. It outlives the scheduler.
+    """The state of the last run, which outlives the scheduler.
 
-    `instant_ms`: of the schedule, the last one that is dealt with (before the first run: when the schedule was first
-    started, so that what was missed is only missed since). `attempt`: runs begun for it. `asked`: somebody has asked for
-    a run since, and it was begun.
+    `instant_ms`: the last instant of the schedule that was dealt with (before the first run: the first start of a
+    scheduler, so that only later instants count as missed). `attempt`: runs begun for it. `asked`: since then, a run has
+    begun that the schedule didn't ask for.
     """
 
     instant_ms: int
@@ -119,7 +119,7 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DueRun:
-    """A run that should begin now. `instant_ms`: of the schedule, the one it deals with. `text`: why, for people."""
+    """A run that should begin now. `instant_ms`: the instant of the schedule that it is for. `text`: the reason."""
 
     reason: Reason
     instant_ms: int
@@ -127,22 +127,22 @@ class DueRun:
 
 
 def due(schedule: Schedule, policy: Policy, last: LastRun, now_ms: int) -> DueRun | None:
-    """Say what is due by the clock alone. However many instants were missed, one run catches up on all of them."""
+    """Return the run that is due by the clock alone. However many instants were missed, one run makes up for them."""
     instant = schedule.latest(now_ms)
     if instant > last.instant_ms and now_ms >= (start := policy.start(schedule, instant)):
-        told = datetime.fromtimestamp(instant / 1000, UTC).isoformat()
+        planned = datetime.fromtimestamp(instant / 1000, UTC).isoformat()
         reason: Reason = "scheduled" if now_ms - start <= ON_TIME_MS else "missed"
-        return DueRun(reason, instant, f"{reason}: {told}")
+        return DueRun(reason, instant, f"{reason}: {planned}")
     if last.outcome == "stopped":
         return DueRun("resumed", last.instant_ms, "the run before was stopped")
-    # One that is still "running" died with its scheduler: this is asked by whoever holds the lock.
+    # A run still marked "running" died with its scheduler: only the holder of the turn gets here.
     if last.outcome in {"failed", "running"} and last.attempt <= policy.retries and rested(policy, last, now_ms):
         return DueRun("retry", last.instant_ms, f"attempt {last.attempt + 1} of {policy.retries + 1}")
     return None
 
 
 def rested(policy: Policy, last: LastRun, now_ms: int) -> bool:
-    """Say whether the last run, if it failed, is long enough ago for another one."""
+    """Return whether the pause after a failed run is over; true where the last run didn't fail."""
     ended = last.finished_ms if last.finished_ms is not None else last.started_ms
     if last.outcome not in {"failed", "running"} or ended is None:
         return True
@@ -150,7 +150,7 @@ def rested(policy: Policy, last: LastRun, now_ms: int) -> bool:
 
 
 def begun(last: LastRun, run: DueRun, now_ms: int) -> LastRun:
-    """Give what is known once a run begins: whoever dies from here on has had this attempt."""
+    """Return the state at the beginning of a run: the attempt counts from here on, even if the scheduler dies."""
     return msgspec.structs.replace(
         last,
         instant_ms=max(last.instant_ms, run.instant_ms),
@@ -166,7 +166,7 @@ def begun(last: LastRun, run: DueRun, now_ms: int) -> LastRun:
 
 
 def ended(last: LastRun, outcome: RunOutcome, now_ms: int, *, exit_code: int | None, error: str = "") -> LastRun:
-    """Give what is known once a run ended. A run that was stopped has had no attempt, and one that succeeded ends them."""
+    """Return the state at the end of a run. A stopped run doesn't count as an attempt; a success resets them."""
     attempt = {"failed": last.attempt, "stopped": last.attempt - 1}.get(outcome, 0)
     started = last.started_ms if last.started_ms is not None else now_ms
     done = msgspec.structs.replace(

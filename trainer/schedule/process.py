@@ -1,4 +1,4 @@
-"""One `segtrainer run` as a process of its own, and the command that hears of a failure."""
+"""Run `segtrainer run` as a process, and the command for failures."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S: Final = 20.0  # between asking a process to end and ending it
+_PATIENCE_S: Final = 20.0  # between SIGTERM and SIGKILL
 _ALARM_S: Final = 60.0
-TIMED_OUT: Final = 124  # as coreutils' timeout
+TIMED_OUT: Final = 124  # the exit code of coreutils' timeout
 
 
 async def train_once(options: Sequence[str], run: DueRun, timeout_s: float) -> RunResult:
-    """Run `segtrainer run` with these options, its stderr handed on. Cancelled, or out of time, it is ended."""
+    """Run `segtrainer run` with these options and copy its stderr. It is ended on cancellation and after `timeout_s`."""
     command = [sys.executable, "-m", "trainer.cli", "run", "--by", "schedule", "--reason", run.text, *options]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(timeout_s):
-            last = await _hand_on(process)
+            last = await _copy_stderr(process)
             code = await process.wait()
     except TimeoutError:
         return RunResult(TIMED_OUT, f"no end within {timeout_s:.0f} s")
     finally:
         await _end(process)
-    # A process that a signal ended has a negative code: as a shell tells it.
+    # A process that was ended by a signal has a negative code; shells report 128 + signal.
     return RunResult(code, last) if code >= 0 else RunResult(128 - code, last or f"ended by signal {-code}")
 
 
-async def tell(command: Sequence[str], last: LastRun) -> None:
-    """Run the command that is to hear of a failure. What it needs stands in its environment. Never raises."""
-    told = {
+async def run_alarm_command(command: Sequence[str], last: LastRun) -> None:
+    """Run the command for failures, with the facts in its environment. Never raises."""
+    facts = {
         "SEGTRAINER_EXIT_CODE": str(last.exit_code),
         "SEGTRAINER_ERROR": last.error,
         "SEGTRAINER_ATTEMPT": str(last.attempt),
         "SEGTRAINER_WHY": last.why,
     }
     try:
-        process = await asyncio.create_subprocess_exec(*command, env=os.environ | told)
+        process = await asyncio.create_subprocess_exec(*command, env=os.environ | facts)
     except OSError as error:
-        log.error("the command on failure can't be run: %s: %s", command[0], error.strerror)  # noqa: TRY400  # the line says it all
+        log.error("the --on-failure command can't be run: %s: %s", command[0], error.strerror)  # noqa: TRY400  # a traceback adds nothing
         return
     try:
         async with asyncio.timeout(_ALARM_S):
             code = await process.wait()
         if code:
-            log.error("the command on failure failed itself: %s ended with %d", command[0], code)
+            log.error("the --on-failure command failed: %s ended with exit code %d", command[0], code)
     except TimeoutError:
-        log.error("the command on failure didn't end within %.0f s: %s", _ALARM_S, command[0])  # noqa: TRY400  # as above
+        log.error("the --on-failure command didn't end within %.0f s: %s", _ALARM_S, command[0])  # noqa: TRY400  # as above
     finally:
         await _end(process)
 
 
-async def _hand_on(process: asyncio.subprocess.Process) -> str:
-    """Copy stderr line by line; give the last one that isn't empty."""
+async def _copy_stderr(process: asyncio.subprocess.Process) -> str:
+    """Copy stderr as it comes. Return its last line that isn't empty."""
     assert process.stderr is not None
     last, rest = "", b""
-    # Not by readline, which fails on a line longer than its buffer.
+    # Not readline, which fails on a line longer than its buffer.
     while block := await process.stderr.read(65_536):
         sys.stderr.buffer.write(block)
         sys.stderr.buffer.flush()

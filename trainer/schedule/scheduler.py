@@ -1,7 +1,7 @@
-"""`segtrainer schedule`, the loop: looks at the clock, takes the turn, runs, remembers.
+"""The loop of `segtrainer schedule`: look at the clock, take the turn, run, store the result.
 
-The run is a process of its own (run_process.py). So it may fail in any way, even for want of memory: the scheduler goes
-on and tells of it, and the active model stays, since a run publishes all at its end or nothing.
+A run is a process (schedule/process.py), so that it can fail in any way, even for lack of memory: the scheduler goes on
+and reports it. The active model stays active, because a run publishes everything at its end or nothing.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 30.0  # between two looks at the clock, which may be set meanwhile
+LOOK_S: Final = 30.0  # at most, between two looks at the clock, which may be adjusted meanwhile
 BUSY: Final = 4  # exit code of a run that found another one under way
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended. `error`: its last line on stderr."""
+    """The exit code of a run, and its last line on stderr (`error`)."""
 
     exit_code: int
     error: str = ""
@@ -45,12 +45,12 @@ class RunResult:
 
 @dataclass(slots=True)
 class Scheduler:
-    """One of any number of schedulers of a deployment: of all of them one runs at a time.
+    """One of the schedulers of a deployment, of which one trains at a time.
 
-    `train(due)`: one run, cancelled when the scheduler stops. `alarm(last)`: hears of each attempt that failed. `asks`:
-    each says why to train before the schedule does, or None; asked when nothing else is due and no failure is fresh.
-    `clock`: ms since 1970. `wait(seconds)`: returns sooner when the scheduler is stopped. `last` and `beaten_ms`: what
-    was known, and when, at the last look that went well.
+    `train(due)`: one run, cancelled when the scheduler stops. `alarm(last)`: called after each failed attempt. `asks`:
+    each returns a reason to train before the schedule does, or None; called when nothing else is due and no failure is
+    recent. `clock`: ms since 1970. `wait(seconds)`: returns earlier when the scheduler is stopped. `last` and
+    `beaten_ms`: the last run known, and the time, at the last look that succeeded.
     """
 
     schedule: Schedule
@@ -66,18 +66,18 @@ class Scheduler:
     beaten_ms: int | None = None
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Look and run until stopped. Redis may go and come back; nothing else is waited for."""
+        """Look and run until stopped. It continues through failures of Redis."""
         while not stopping.is_set():
             await self.look()
             await self.wait(self._pause_s())
 
     async def look(self) -> None:
-        """Run what is due now, if no other scheduler does."""
+        """Begin the run that is due, unless another scheduler has the turn."""
         try:
             last = await self._known()
             if await self._due(last) is not None and await self.memory.take_turn():
                 try:
-                    # Another one may have run it between the look and the turn.
+                    # Another scheduler may have run it before this one got the turn.
                     last = await self._known()
                     if (run := await self._due(last)) is not None:
                         await self._run(last, run)
@@ -85,10 +85,10 @@ class Scheduler:
                     await self.memory.end_turn()
             self._beat()
         except (RedisError, OSError) as error:
-            log.warning("the schedule can't be kept, Redis doesn't answer: %s", error)
+            log.warning("no training can be scheduled, because Redis doesn't answer: %s", error)
 
     def next_run_ms(self) -> int:
-        """Tell when the next run is planned: a retry, or an instant of the schedule and its jitter."""
+        """Return when the next run is planned: a retry, or an instant of the schedule with its jitter; ms since 1970."""
         now, last = self.clock(), self.last
         if last is None:
             return self.policy.start(self.schedule, self.schedule.after(now))
@@ -114,21 +114,21 @@ class Scheduler:
                 try:
                     why = await ask(last)
                 except SegstreamError as error:
-                    log.warning("whether to train before the schedule can't be told: %s", error)
+                    log.warning("can't check whether to train before the schedule: %s", error)
                     continue
                 if why:
                     return DueRun("asked", last.instant_ms, why)
         return None
 
     async def _run(self, last: LastRun, run: DueRun) -> None:
-        """Run, keep the turn meanwhile, and remember what came of it."""
+        """Run, keep the turn meanwhile, and store the result."""
         running = begun(last, run, self.clock())
         await self.memory.write(running)
         self._show(running)
         log.info("a training begins: %s", run.text)
         self.metrics.running.set(1)
         try:
-            end = await self._kept(asyncio.ensure_future(self.train(run)))
+            end = await self._until_done(asyncio.ensure_future(self.train(run)))
         except asyncio.CancelledError:
             await self._remember(ended(running, "stopped", self.clock(), exit_code=None))
             raise
@@ -136,19 +136,19 @@ class Scheduler:
             self.metrics.running.set(0)
         done = ended(running, end.outcome, self.clock(), exit_code=end.exit_code, error=end.error)
         if done.outcome == "failed":
-            # Before it is remembered: that may fail as well.
+            # Before the result is stored, because that may fail too.
             log.error("the training failed with exit code %d: %s", end.exit_code, end.error)
             await self.alarm(done)
         await self._remember(done)
 
-    async def _kept(self, training: asyncio.Future[RunResult]) -> RunResult:
-        """Wait for a run, and keep the turn and the heart going."""
+    async def _until_done(self, training: asyncio.Future[RunResult]) -> RunResult:
+        """Wait for a run, and renew the turn and the heartbeat meanwhile."""
         warned = False
         try:
             while not training.done():
                 await asyncio.wait({training}, timeout=RENEW_S)
                 if not training.done() and not (await self.memory.renew() or warned):
-                    log.warning("the turn to train was lost; the run goes on, and another may begin")
+                    log.warning("the turn to train was lost: this run goes on, but another one may begin")
                     warned = True
                 self._beat()
             return training.result()
@@ -171,11 +171,11 @@ class Scheduler:
         self.metrics.heartbeat.set(self.beaten_ms / 1000)
 
     def _pause_s(self) -> float:
-        """Give how long to wait: to the next run, and no longer than LOOK_S."""
+        """Return how long to wait: until the next run, at most LOOK_S."""
         return min(LOOK_S, max(0.05, (self.next_run_ms() - self.clock()) / 1000))
 
-    def told(self) -> dict[str, object]:
-        """Tell the state of it, for `/health`."""
+    def status(self) -> dict[str, object]:
+        """Return the schedule and the last run, for `/health`."""
         last = self.last
         return {
             "cron": self.schedule.expression,

@@ -33,7 +33,7 @@ class ScheduleSettings(TableSettings):
         description="largest delay of a run, in seconds; it depends on group and day and spreads deployments",
     )
     retries: int = Field(3, ge=0, le=100, description="further attempts after a failed run")
-    retry_s: int = Field(600, ge=1, le=86_400, description="seconds between a failure and the next attempt")
+    retry_s: int = Field(600, ge=1, le=86_400, description="seconds from a failure to the next attempt")
     timeout_s: float = Field(21_600.0, gt=0, description="seconds after which a run is stopped and counts as failed")
     when_none: bool = Field(False, description="train also while no model is active, every `retry_s`")
     when_drifted: float | None = Field(
