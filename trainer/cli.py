@@ -29,7 +29,7 @@ schedule.register(app)
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0; 1 failed, with what to do in one line on stderr; 2 usage; 3, 4: errors.py."""
+    """Run the command line. Exit codes: 0; 1 an error, in one line on stderr; 2 usage; 3 and 4 as in errors.py."""
     try:
         app()
     except SegstreamError as error:

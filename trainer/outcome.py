@@ -84,7 +84,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """One combination of transform and k. Where it couldn't be fitted, the measures are None and `failure` is the reason.
+    """One combination of transform and k. Where it couldn't be fitted, `failure` says why and the measures are None.
 
     `stability`: median adjusted Rand index between this clustering and those of bootstrap resamples; None where the
     recipe has no resamples. Shares are fractions of 1. `warm`: the start at the active model's centroids was kept.
@@ -119,7 +119,7 @@ class FeatureSpread(msgspec.Struct, frozen=True, kw_only=True):
 class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One segment of the new model on this snapshot. Spreads and silhouette are None where it has no customers.
 
-    `money`: sum of monetary, in currency units; `money_share`: its fraction of the sum over all, None unless that sum is
+    `money`: sum of monetary, in currency units; `money_share`: its fraction of the sum over all, None unless that is
     above zero. `centroid`: in z space; `centroid_raw`: in the features' own units. `lasting`: id, name and action come
     from the active model. `silhouette`: mean over the sample.
     """
@@ -162,7 +162,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 class Projection(msgspec.Struct, frozen=True, kw_only=True):
     """The plane of the two largest principal components of z.
 
-    `explained`: their fractions of the variance; `loadings`: [component][feature]; `centroids`: of the segments, (x, y).
+    `explained`: their fractions of the variance; `loadings`: [component][feature]; `centroids`: (x, y) of each segment.
     """
 
     explained: tuple[float, float]
@@ -182,8 +182,8 @@ class SegmentBefore(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """The movement from the active model to the new one on this snapshot, without any new order.
 
-    `moves[a][b]`: customers in segment a of the active model (order of `before`) whom the workers would put in segment b
-    of the new one, applying the margin. `money[a][b]`: their money. A customer moves where the ids of the two differ.
+    `moves[a][b]`: customers in segment a of the active model (order of `before`) whom the workers would put in segment
+    b of the new one, applying the margin. `money[a][b]`: their money. A customer moves where the ids of the two differ.
     `moved`: the fraction of all who move; `moved_without_margin`: the same by the nearest centroid alone.
     """
 

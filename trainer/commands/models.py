@@ -1,4 +1,4 @@
-"""`segtrainer list`, `promote` and `rollback`: the published models, and the active one with who activated it and when."""
+"""`segtrainer list`, `promote` and `rollback`: the published models, and who activated them, when and why."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def promote_model(
         str | None,
         typer.Option(
             metavar="VERSION",
-            help="Activate only if this version is active until then ('none': no model). Default: the one that is active "
-            "when the command starts.",
+            help="Activate only if this version is active until then ('none': no model). Default: the version that is "
+            "active when the command starts.",
         ),
     ] = None,
     as_json: AsJson = False,

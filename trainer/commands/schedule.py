@@ -109,7 +109,7 @@ def _check(context: typer.Context, options: list[str]) -> None:
 
 
 async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, options: list[str]) -> None:
-    """Run the scheduler until SIGTERM or SIGINT, which also stop a run under way; the next scheduler begins it again."""
+    """Run the scheduler until SIGTERM or SIGINT; they also stop a run under way, which the next scheduler repeats."""
     from stream.hosting.http_server import http_server
 
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()

@@ -63,7 +63,7 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class ActivationRecord(msgspec.Struct, frozen=True):
-    """An activation: its number (the offset of its record), the version, and its signature. `rollback`: was a rollback."""
+    """An activation: its number (the offset of its record), version and signature, and whether it was a rollback."""
 
     activation: int
     version: str
@@ -72,7 +72,7 @@ class ActivationRecord(msgspec.Struct, frozen=True):
 
 
 class Pointer(msgspec.Struct, frozen=True):
-    """The value of the records `active` and `candidate`: a version; that of `active` also lists the activations before."""
+    """The value of the records `active` and `candidate`: a version; `active` also lists the activations before it."""
 
     version: str
     rollback: bool = False

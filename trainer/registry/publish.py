@@ -38,7 +38,7 @@ _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
 
 @dataclass(frozen=True, slots=True)
 class PublicationResult:
-    """A publication or activation. `number`: the offset of its `active` record, which only grows; None for a candidate."""
+    """A publication or activation. `number`: the offset of its `active` record; None for a candidate."""
 
     number: int | None
     version: str
@@ -84,7 +84,7 @@ def publish(
 ) -> PublicationResult:
     """Publish a model in one transaction. Raises PublishError.
 
-    1. Write the model under its version, unless it is there: after compaction an activation must still follow its model.
+    1. Write the model under its version, unless it is there: an activation must follow its model after compaction too.
     2. Write the version under `active` (or `candidate`). The offset of this record is the number of the activation.
     3. In event time, if activated: write `model.activated` to every partition of the orders, where the model starts.
 
@@ -103,7 +103,8 @@ def publish(
         fresh = max(segment.id for segment in model.segments) > expected.highest_id
         if fresh and now.highest_id > expected.highest_id and model.version not in found.versions:
             raise PublishConflict(
-                f"another model was published meanwhile, and its new segments have the same ids as those of {model.version}.",
+                "another model was published meanwhile, and its new segments have the same ids as those of "
+                f"{model.version}.",
                 hint="Nothing was published: run the training again.",
             )
 
@@ -146,7 +147,7 @@ def roll_back(settings: DeploymentSettings, version: str | None, signed: Signatu
             _require(found, version)
         if len(path) < 2:
             raise PublishError(
-                f"there is no model to roll back to: the active model is {_active(found)}, and none was active before it.",
+                f"there is no model to roll back to: the active model is {_active(found)}, and none was active before.",
                 hint=_LOOK,
             )
         target = path[-2].version if version is None else version

@@ -23,8 +23,8 @@ async def read_whole(
 ) -> list[Any]:
     """Read the committed records to the end, or past an offset, when all transactions before it are decided.
 
-    `expect(existing topics)` may raise before the topic is named to a broker, which might create it with settings of its
-    own. Raises KafkaError.
+    `expect(existing topics)` may raise before the topic is named to a broker, which might create it with its own
+    settings. Raises KafkaError.
     """
     consumer = AIOKafkaConsumer(
         **settings.kafka_client(),

@@ -119,8 +119,8 @@ def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -
             description.append(f"{name}: median {measure.label(float(np.median(inside)))}")
     return Chart(
         measure.title,
-        "Box: the middle half of the customers, with the median. Whiskers: the rest within 1.5 box lengths; dots: those beyond."
-        + (" The axis is logarithmic." if measure.kind == "log" else ""),
+        "Box: the middle half of the customers, with the median. Whiskers: the rest within 1.5 box lengths; "
+        "dots: those beyond." + (" The axis is logarithmic." if measure.kind == "log" else ""),
         svg_chart(
             f"box-{measure.column}", f"Box plots of {measure.axis}", "; ".join(description), parts, height + _FOOT
         ),

@@ -93,7 +93,7 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
         tag("h2", "Distributions before and after the transform"),
         tag(
             "p",
-            "Distances between customers are meaningful only where no feature has a long tail; the transform shortens it.",
+            "Distances between customers are meaningful only without long tails, which the transform shortens.",
         ),
         _charts(distributions(outcome, outcome.sample)),
     ]

@@ -95,9 +95,9 @@ def changes(outcome: TrainingOutcome) -> list[str]:
     movers = sum(move.customers for move in moves(outcome))
     found = [
         (
-            f"Compared with the active model {compared.version}, the new model alone, without any new order, would move "
-            f"{count(movers)} of {_customers(everyone)} ({percent(compared.moved)}) to another segment. Without the "
-            f"margin, which keeps customers near a border where they are, it would move "
+            f"Compared with the active model {compared.version}, the new model alone, without any new order, would "
+            f"move {count(movers)} of {_customers(everyone)} ({percent(compared.moved)}) to another segment. Without "
+            f"the margin, which keeps customers near a border where they are, it would move "
             f"{percent(compared.moved_without_margin)}."
         )
     ]

@@ -30,8 +30,9 @@ LEAST_SAMPLE: Final = 200  # with fewer customers an index is mostly chance
 class WhenDrifted:
     """A check that asks for a training where a stability index is above `limit`.
 
-    It measures every `every_s` and repeats its answer in between. It asks once between two runs of the schedule: if that
-    training doesn't reduce the drift, another one wouldn't either. With fewer than LEAST_SAMPLE customers it never asks.
+    It measures every `every_s` and repeats its answer in between. It asks once between two runs of the schedule: if
+    that training doesn't reduce the drift, another one wouldn't either. With fewer than LEAST_SAMPLE customers it never
+    asks.
     `clock`: ms since 1970.
     """
 

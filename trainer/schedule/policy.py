@@ -100,8 +100,8 @@ class LastRun(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the last run, which outlives the scheduler.
 
     `instant_ms`: the last instant of the schedule that was dealt with (before the first run: the first start of a
-    scheduler, so that only later instants count as missed). `attempt`: runs begun for it. `asked`: since then, a run has
-    begun that the schedule didn't ask for.
+    scheduler, so that only later instants count as missed). `attempt`: runs begun for it. `asked`: since then, a run
+    has begun that the schedule didn't ask for.
     """
 
     instant_ms: int

@@ -24,7 +24,7 @@ TIMED_OUT: Final = 124  # the exit code of coreutils' timeout
 
 
 async def train_once(options: Sequence[str], run: DueRun, timeout_s: float) -> RunResult:
-    """Run `segtrainer run` with these options and copy its stderr. It is ended on cancellation and after `timeout_s`."""
+    """Run `segtrainer run` with these options and copy its stderr; end it on cancellation and after `timeout_s`."""
     command = [sys.executable, "-m", "trainer.cli", "run", "--by", "schedule", "--reason", run.text, *options]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     try:

@@ -88,7 +88,7 @@ class Scheduler:
             log.warning("no training can be scheduled, because Redis doesn't answer: %s", error)
 
     def next_run_ms(self) -> int:
-        """Return when the next run is planned: a retry, or an instant of the schedule with its jitter; ms since 1970."""
+        """Return when the next run is planned, ms since 1970: a retry, or an instant of the schedule plus jitter."""
         now, last = self.clock(), self.last
         if last is None:
             return self.policy.start(self.schedule, self.schedule.after(now))

@@ -29,7 +29,7 @@ class RunMemory:
         self._lock = Lock(redis, f"{{{group}:training}}:turn", timeout=EXPIRY_S, thread_local=False)
 
     async def read(self, now_ms: int) -> LastRun:
-        """Return the last run. The very first call stores that there was none, and that nothing was missed before now."""
+        """Return the last run. The very first call stores that there was none, and that nothing was missed so far."""
         raw = await self._redis.get(self._key)
         if raw is not None:
             try:
@@ -46,7 +46,7 @@ class RunMemory:
         await self._redis.set(self._key, msgspec.json.encode(last))
 
     async def take_turn(self) -> bool:
-        """Return whether this scheduler gets the turn: no other may run until `end_turn`, or EXPIRY_S without `renew`."""
+        """Return whether this scheduler gets the turn: it lasts until `end_turn`, or EXPIRY_S without `renew`."""
         return bool(await self._lock.acquire(blocking=False, token=holder_token()))
 
     async def renew(self) -> bool:

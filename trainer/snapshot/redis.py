@@ -89,8 +89,8 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
     beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
     if redis.exists(beyond.head):
         raise SnapshotError(
-            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {redis_address(settings)} has more shards of topic "
-            f"{settings.orders_topic}: their customers would be missing.",
+            f"SEGSTREAM_PARTITIONS is {settings.partitions}, but Redis at {redis_address(settings)} has more shards of "
+            f"topic {settings.orders_topic}: their customers would be missing.",
             hint="Set the number that the workers have.",
         )
     at = _instant(max(known), as_of_ms, now_ms, link, settings)
@@ -132,8 +132,8 @@ def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None
         )
     elif settings.time == "wall" and chosen - earliest > _QUIET_MS:
         log.warning(
-            "the last event is of %s by Redis at %s, %.1f days before %s: check that the workers run and use this Redis",
-            *(iso(earliest), redis_address(settings), (chosen - earliest) / DAY_MS, iso(chosen)),
+            "the last event in Redis at %s is of %s, %.1f days before %s: check that the workers run, and use it",
+            *(redis_address(settings), iso(earliest), (chosen - earliest) / DAY_MS, iso(chosen)),
         )
     return chosen
 
@@ -149,7 +149,7 @@ def _hint(error: Exception) -> str:
 
 
 def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> CustomerSnapshot:
-    """Return the snapshot of these (customer, state) rows: each state advanced to the instant, and its three figures."""
+    """Return the snapshot of (customer, state) rows: the figures of each state, advanced to the instant."""
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
     left_out = 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A replica's link to its primary. `lost_s`: seconds since it broke; None while it is up, or where that is unknown."""
+    """A replica's link to its primary. `lost_s`: seconds since it broke; None while it is up, or if unknown."""
 
     up: bool
     lost_s: int | None = None

@@ -71,7 +71,7 @@ class Clusters:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Facts of the training that a model carries beside its numbers. They decide nothing, but are part of the version."""
+    """Facts of the training in a model, beside its numbers. They decide nothing, but are part of the version."""
 
     seed: int
     margin: float = 0.25

@@ -1,4 +1,4 @@
-"""Measure how good a clustering is. All random numbers come from the seed, on one thread: repeatable to the last bit."""
+"""Measure how good a clustering is, with random numbers from the seed and on one thread: repeatable to the last bit."""
 
 from __future__ import annotations
 

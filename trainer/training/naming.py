@@ -92,9 +92,9 @@ def assign(
 ) -> dict[int, Template]:
     """Assign each cluster a different template at the least total cost; the result is in the order of the templates.
 
-    `centroids`: [k, 3] in z space, in FEATURES order. Each feature is scaled to 0 … 1 between the lowest and the highest
-    of all k (docs/adr/0011: with ranks a minimal difference would decide). `wanted`: the clusters to name (default all);
-    `taken`: names that can't be given.
+    `centroids`: [k, 3] in z space, in FEATURES order. Each feature is scaled to 0 … 1 between the lowest and the
+    highest of all k (docs/adr/0011: with ranks a minimal difference would decide). `wanted`: the clusters to name
+    (default all); `taken`: names that can't be given.
 
     >>> named = assign(np.array([[1.2, -0.9, -0.8], [-1.1, 1.0, 1.3]]))
     >>> [(cluster, template.name) for cluster, template in named.items()]
@@ -127,7 +127,7 @@ def match(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
 def lasting(new: NDArray[np.float64], old: NDArray[np.float64]) -> dict[int, int]:
     """Return the pairs of `match` whose new cluster is nearer to its old one than to any other old cluster.
 
-    A pair can lie far apart though the sum is least, and a name must not move to where another segment's customers were.
+    A pair can lie far apart though the sum is least, and a name must not move to the customers of another segment.
 
     >>> lasting(np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), np.array([[0.1, 0.0, 0.0], [9.0, 0.0, 0.0]]))
     {0: 0}
@@ -173,9 +173,9 @@ def name_segments(
     """Return a segment with id, name and action for each centroid ([k] in the z space of `features`), in their order.
 
     A centroid that matches a segment of the active model, and lies nearest to it, takes all three from it. The others
-    take an id that no published model has used, and the name of a template that no segment of the active model has, even
-    if that segment ends now: otherwise customers would move from "At Risk" to "At Risk". Without an active model, ids
-    are 1 to k in the order of the templates.
+    take an id that no published model has used, and the name of a template that no segment of the active model has,
+    even if that segment ends now: otherwise customers would move from "At Risk" to "At Risk". Without an active model,
+    ids are 1 to k in the order of the templates.
     """
     new = np.array(centroids, dtype=np.float64)
     known: dict[int, Segment] = {}

@@ -118,11 +118,11 @@ async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
             await asyncio.to_thread(run, settings, "models", *more)
             for more in (["--json"], ["drift", "--json"], ["drift"])
         ]
-    told = [json.loads(line) for line in listed.stdout.splitlines()][-1]
+    report = [json.loads(line) for line in listed.stdout.splitlines()][-1]
     whole = json.loads(exact.stdout)
-    assert told["customers"] == told["of"] == whole["customers"] == whole["of"] == CUSTOMERS
+    assert report["customers"] == report["of"] == whole["customers"] == whole["of"] == CUSTOMERS
     # So few are all in the sample; between the two readings time has gone on by a little.
-    assert whole["stability_indices"] == pytest.approx(told["stability_indices"], abs=1e-6)
+    assert whole["stability_indices"] == pytest.approx(report["stability_indices"], abs=1e-6)
     tally = Tally(model, settings.rules)
     tally.add(list(states(settings).values()), time.time_ns() // 1_000_000)
     assert whole["stability_indices"] == pytest.approx(drift_of(tally).indices, abs=1e-6)
@@ -204,7 +204,7 @@ async def test_a_sample_is_fair_and_no_larger_than_asked(settings_for: Callable[
     assert seen == set(everyone.values)
 
 
-async def test_a_look_that_goes_wrong_is_told_and_shows_nothing(
+async def test_a_look_that_goes_wrong_is_reported_and_shows_nothing(
     settings_for: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(partitions=1)

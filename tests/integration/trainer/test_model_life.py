@@ -89,13 +89,13 @@ def test_a_promotion_is_one_record_and_a_control_on_every_partition(
     mine: DeploymentSettings, worker: WorkerSettings
 ) -> None:
     add(mine, A, B)
-    told = run("promote", A.version, "--reason", "spring sale", "--by", "ada")
+    answer = run("promote", A.version, "--reason", "spring sale", "--by", "ada")
     active = records(worker, worker.models_topic)[-1]
-    assert (active.key, active.offset) == (b"active", told["activation"])
+    assert (active.key, active.offset) == (b"active", answer["activation"])
     headers = dict(active.headers)
     assert (headers["by"], headers["reason"]) == (b"ada", b"spring sale")
     assert headers["at"].endswith(b"Z")
-    assert controls(worker) == [[(told["activation"], A.version)]] * PARTITIONS
+    assert controls(worker) == [[(answer["activation"], A.version)]] * PARTITIONS
 
 
 def test_in_wall_time_nothing_is_sent_among_the_orders(
@@ -130,9 +130,9 @@ def test_a_model_is_written_once_whatever_becomes_of_it(mine: DeploymentSettings
 def test_rollbacks_go_further_and_further_back(mine: DeploymentSettings, worker: WorkerSettings) -> None:
     numbers = [done.number or 0 for done in add(mine, A, B, C, activate=True)]
     for expected in (B, A):
-        told = run("rollback", "--reason", "it mailed everybody")
-        assert told["version"] == expected.version
-        numbers.append(told["activation"])
+        answer = run("rollback", "--reason", "it mailed everybody")
+        assert answer["version"] == expected.version
+        numbers.append(answer["activation"])
     assert numbers == sorted(set(numbers))
     assert [version for _, version in controls(worker)[0]] == [m.version for m in (A, B, C, B, A)]
     with pytest.raises(PublishError, match="no model to roll back to"):
@@ -201,8 +201,8 @@ def test_the_list_says_who_when_and_why(mine: DeploymentSettings) -> None:
     run("promote", B.version, "--by", "ada", "--reason", "clearer names")
     run("rollback", "--by", "bob", "--reason", "too many moves")
     add(mine, C)
-    told = run("list")
-    a, b, c = told["versions"]
+    answer = run("list")
+    a, b, c = answer["versions"]
     assert [(row["version"], row["mark"]) for row in (a, b, c)] == [
         (A.version, "active"),
         (B.version, ""),
@@ -211,7 +211,7 @@ def test_the_list_says_who_when_and_why(mine: DeploymentSettings) -> None:
     assert (a["by"], a["reason"], a["rollback"]) == ("bob", "too many moves", True)
     assert (b["by"], b["reason"], b["rollback"]) == ("ada", "clearer names", False)
     assert (c["by"], c["activation"]) == ("segtrainer", None)
-    assert [(past["version"], past["by"]) for past in told["activations"]] == [
+    assert [(past["version"], past["by"]) for past in answer["activations"]] == [
         (A.version, "segtrainer"),
         (B.version, "ada"),
         (A.version, "bob"),
@@ -229,7 +229,7 @@ def test_a_reason_is_one_line(mine: DeploymentSettings, text: str) -> None:
     assert CliRunner().invoke(cli.app, ["promote", A.version, "--reason", text]).exit_code == 2
 
 
-def test_a_training_on_another_parent_is_told_and_not_published(mine: DeploymentSettings) -> None:
+def test_a_training_on_another_parent_is_reported_and_not_published(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     lineage = publish.read_lineage(mine)
     add(mine, B, activate=True)

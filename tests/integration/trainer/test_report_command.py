@@ -1,4 +1,4 @@
-"""`segtrainer report` on a real Kafka: what a run keeps, what comes back, and what is told where nothing does."""
+"""`segtrainer report` on a real Kafka: what a run keeps, what comes back, and what it says where nothing does."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def invoke(*arguments: str, code: int = 0) -> Any:
 
 
 def train(orders: Path, *arguments: str, k: int = 3) -> dict[str, Any]:
-    """Run once, and give what machines are told of it."""
+    """Run once, and return its JSON."""
     chosen = ("--from", str(orders), "--min-customers", "20", "--k", str(k), "--force", "--json")
-    told: dict[str, Any] = json.loads(invoke("run", *chosen, *arguments).stdout)
-    return told
+    outcome: dict[str, Any] = json.loads(invoke("run", *chosen, *arguments).stdout)
+    return outcome
 
 
 def failed(*arguments: str) -> str:
-    """Give what is told of a report that can't be had."""
+    """Return the error of a report that can't be shown."""
     error = invoke("report", *arguments, code=1).exception
     assert isinstance(error, TrainerError)
     return str(error)
@@ -94,13 +94,13 @@ def send(worker: WorkerSettings, key: str, value: bytes | None) -> None:
 
 
 def test_the_page_comes_back_as_the_run_wrote_it(worker: WorkerSettings, orders: Path, tmp_path: Path) -> None:
-    told = train(orders, "--activate", "--out", str(tmp_path / "run"))
+    outcome = train(orders, "--activate", "--out", str(tmp_path / "run"))
     [record] = records(worker)
-    assert record.key.decode() == told["version"]
+    assert record.key.decode() == outcome["version"]
     # Any other machine: only Kafka is asked.
-    for asked in ((), (told["version"],), (told["version"][:5],)):
+    for asked in ((), (outcome["version"],), (outcome["version"][:5],)):
         answer = invoke("report", *asked, "--out", str(tmp_path / "again"))
-        assert answer.stdout == f"{told['version']}: {tmp_path}/again/report.html, report.md and report.json\n"
+        assert answer.stdout == f"{outcome['version']}: {tmp_path}/again/report.html, report.md and report.json\n"
         assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
         for name in ("report.html", "report.md"):
             assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
@@ -108,7 +108,7 @@ def test_the_page_comes_back_as_the_run_wrote_it(worker: WorkerSettings, orders:
             (tmp_path / "again" / name).unlink()
     assert invoke("report").stdout == (tmp_path / "run" / "report.md").read_text()
     answer = invoke("report", "--json", "--out", str(tmp_path / "again"))
-    assert json.loads(answer.stdout) == told | {"sample": None}
+    assert json.loads(answer.stdout) == outcome | {"sample": None}
     assert (
         TrainingOutcome.from_json((tmp_path / "again" / "report.json").read_bytes()).to_json()
         == answer.stdout_bytes.strip()
@@ -198,7 +198,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_what_kafka_refuses_is_told_and_the_model_is_published_all_the_same(
+def test_what_kafka_refuses_is_reported_and_the_model_is_published_all_the_same(
     worker: WorkerSettings, orders: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     narrow = f"{worker.reports_topic}-narrow"

@@ -94,7 +94,7 @@ def remembered(mine: DeploymentSettings) -> dict[str, Any]:
     return msgspec.json.decode(raw) if isinstance(raw, bytes) else {}
 
 
-def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
+def test_the_first_model_is_trained_at_once_and_the_rest_is_reported(
     mine: DeploymentSettings, orders: Path, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -102,12 +102,12 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
     with scheduler(tmp_path, "--when-no-model", "--http-port", str(port), "--", *run) as process:
         eventually(lambda: "segstream_training_runs_total{" in asked(port, "/metrics"))
         text = asked(port, "/metrics")
-        told = msgspec.json.decode(eventually(lambda: asked(port, "/health")))
+        health = msgspec.json.decode(eventually(lambda: asked(port, "/health")))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert 'segstream_training_runs_total{outcome="succeeded"} 1.0' in text, (tmp_path / "schedule.log").read_text()
-    assert (told["healthy"], told["last_outcome"]) == (True, "succeeded")
-    assert told["next_run"].endswith("-01-01T00:00:00+00:00")
+    assert (health["healthy"], health["last_outcome"]) == (True, "succeeded")
+    assert health["next_run"].endswith("-01-01T00:00:00+00:00")
     active = read_models(mine).active
     assert active is not None
     assert (active.signature.by, active.signature.reason) == ("schedule", "no model is active yet")
@@ -119,7 +119,9 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_told(
     assert len(read_models(mine).history) == 1
 
 
-def test_a_run_that_fails_is_told_and_touches_nothing(mine: DeploymentSettings, orders: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_reported_and_touches_nothing(
+    mine: DeploymentSettings, orders: Path, tmp_path: Path
+) -> None:
     heard = tmp_path / "heard"
     program = tmp_path / "notify"
     program.write_text(f'#!/bin/sh\necho "$1 $SEGTRAINER_EXIT_CODE $SEGTRAINER_ATTEMPT $SEGTRAINER_ERROR" >> {heard}\n')
@@ -159,7 +161,7 @@ def test_a_run_by_hand_meanwhile_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--cron", "61 * * * *"], "Bad minute"),
         (["--zone", "Berlin"], "no time zone 'Berlin'"),
@@ -167,11 +169,11 @@ def test_a_run_by_hand_meanwhile_is_refused(
         (["--http-port", "70000"], "SEGSTREAM_SCHEDULE_HTTP_PORT"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_at_once(mine: DeploymentSettings, arguments: list[str], told: str) -> None:
+def test_what_cannot_be_kept_is_refused_at_once(mine: DeploymentSettings, arguments: list[str], message: str) -> None:
     del mine
     result = CliRunner().invoke(cli.app, ["schedule", *arguments])
     assert result.exit_code == 1
-    assert told in str(result.exception)
+    assert message in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [["--", "--kk", "5"], ["--", "--seed", "many"], ["--retries", "-1"]])

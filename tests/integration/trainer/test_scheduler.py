@@ -40,7 +40,7 @@ GOOD, BAD, BUSY = (
 
 @dataclass
 class Night:
-    """A clock that is moved, and what happened by it. `ends`: how the runs to come end, the last one again and again."""
+    """A clock that tests move, and the events by it. `ends`: results of the next runs; the last one is repeated."""
 
     redis: Redis
     group: str
@@ -150,7 +150,7 @@ async def test_on_the_very_first_start_nothing_was_missed(night: Night) -> None:
     assert night.begun() == [("missed", 1440 + 60)]
 
 
-async def test_failures_are_told_each_and_tried_again(night: Night) -> None:
+async def test_failures_are_reported_each_and_tried_again(night: Night) -> None:
     night.ends = [BAD, BAD, GOOD]
     scheduler = night.scheduler()
     await night.until(THREE + 5 * HOUR, scheduler)
@@ -282,7 +282,7 @@ async def test_a_run_is_remembered_as_it_begins_and_ends_only_by_whose_turn_it_i
     await scheduler.look()
     assert await reader.read(night.now) == anothers
     assert await reader.owns_turn()
-    assert len(night.alarms) == 1  # it is told all the same
+    assert len(night.alarms) == 1  # it is reported all the same
 
 
 async def test_redis_may_go_and_come_back(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,10 +333,10 @@ async def test_it_trains_before_the_schedule_if_something_asks_for_it(night: Nig
 
     async def ask(last: LastRun) -> str | None:
         del last
-        told = reasons.pop(0) if len(reasons) > 1 else reasons[0]
-        if isinstance(told, Exception):
-            raise told
-        return told
+        answer = reasons.pop(0) if len(reasons) > 1 else reasons[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     await night.until(T0 + 10 * 60_000, night.scheduler(asks=[ask]))
     assert [(run.reason, run.text) for _, run in night.runs] == [("asked", "no model is active yet")]

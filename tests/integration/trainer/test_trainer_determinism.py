@@ -1,4 +1,4 @@
-"""The same customers, settings and seed make the same bytes, in another process, on more threads, over more partitions."""
+"""The same customers, settings and seed give the same bytes in any process, on any number of threads or partitions."""
 
 from __future__ import annotations
 

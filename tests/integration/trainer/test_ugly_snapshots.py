@@ -105,9 +105,9 @@ def torn_head(redis: Redis, keys: ShardKeys) -> None:
 
 @dataclass(frozen=True)
 class Ugly:
-    """`told`: what the one line says, as a pattern: the value, what was expected, what to do."""
+    """An input that no model can be made of. `message`: a pattern for the line on stderr."""
 
-    told: str
+    message: str
     entries: Entries = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
@@ -195,7 +195,7 @@ def test_what_nobody_should_train_on_is_said_in_one_line_and_publishes_nothing(
     ended = segtrainer(monkeypatch, capsys, "run", *arguments, **case.variables)
     assert ended.code == 1
     assert ended.line.startswith("segtrainer: ")
-    assert re.search(case.told, ended.line), ended.line
+    assert re.search(case.message, ended.line), ended.line
     assert asyncio.run(end_of_models(worker)) == 0
 
 
@@ -208,7 +208,7 @@ def test_one_customer_more_is_enough_and_publishes(
     assert asyncio.run(end_of_models(worker)) > 0
 
 
-def test_broken_rows_are_told_and_the_others_trained_on(
+def test_broken_rows_are_reported_and_the_others_trained_on(
     worker: Settings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -223,14 +223,14 @@ def test_broken_rows_are_told_and_the_others_trained_on(
     ]
     broken = ["n1,c001,2011-05-05,NaN", "n2,c002,2011-05-05,Infinity", "n3,c003,yesterday,5", "n4,,2011-05-05,5", "n5"]
     path = tmp_path / "orders.csv"
-    told = []
+    results = []
     for rows in (good, [*good[:100], *broken, *good[100:]]):
         path.write_bytes(_file(rows))
         ended = segtrainer(
             monkeypatch, capsys, "run", "--from", str(path), "--k", "4", "--force", "--dry-run", "--json"
         )
         assert ended.code == 0, ended.err
-        told.append((json.loads(ended.out)["version"], re.findall("rows left out: (.*)", caplog.text)))
-    assert told[0] == (told[1][0], [])
-    assert told[1][1] == ["amount 2, date 1, no_customer 2"]
+        results.append((json.loads(ended.out)["version"], re.findall("rows left out: (.*)", caplog.text)))
+    assert results[0] == (results[1][0], [])
+    assert results[1][1] == ["amount 2, date 1, no_customer 2"]
     assert asyncio.run(end_of_models(worker)) == 0

@@ -40,9 +40,9 @@ def test_customers_one_by_one_are_not_kept() -> None:
     assert found.sample is not None
     amounts = [repr(amount) for amount in found.sample.monetary if len(repr(amount)) > 8]
     text = zlib.decompress(KeptReport.of(found).to_bytes()).decode()
-    told = sum(amount in text for amount in amounts)
+    shown = sum(amount in text for amount in amounts)
     # Least, median and greatest of a segment, or of all, may be those of somebody: whose isn't said.
-    assert told <= 3 * (5 + 1) < 100 < len(amounts)
+    assert shown <= 3 * (5 + 1) < 100 < len(amounts)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ WHOLE = KeptReport.of(outcome(customers=60)).to_bytes()
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (b"", "cut off"),
         (WHOLE[:-5], "cut off"),
@@ -91,14 +91,14 @@ WHOLE = KeptReport.of(outcome(customers=60)).to_bytes()
     ],
     ids=["empty", "cut", "flipped", "plain", "other", "not-utf8", "newer", "bomb"],
 )
-def test_what_is_no_report_is_told(value: bytes, told: str) -> None:
+def test_what_is_no_report_is_reported(value: bytes, message: str) -> None:
     with pytest.raises(
-        NoReport, match=rf"the record of model {VERSION} isn't a report .*{told}.*nothing but the report"
+        NoReport, match=rf"the record of model {VERSION} isn't a report .*{message}.*nothing but the report"
     ):
         KeptReport.from_bytes(VERSION, value)
 
 
-def test_the_report_of_another_model_is_told() -> None:
+def test_the_report_of_another_model_is_reported() -> None:
     with pytest.raises(NoReport, match=f"record of model 0123 .*it is that of model {VERSION}"):
         KeptReport.from_bytes("0123", WHOLE)
 
@@ -118,7 +118,7 @@ def test_the_beginning_of_a_version_is_enough() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept", "told"),
+    ("asked", "kept", "message"),
     [
         ("a", ["aa11"], r"2 models have a version that begins with 'a': aa11, ab22\. Give more characters of it\."),
         ("", ["aa11"], r"2 models have a version that begins with ''"),
@@ -128,8 +128,8 @@ def test_the_beginning_of_a_version_is_enough() -> None:
         (None, ["aa11"], r"no model is active, and no VERSION was given\. Reports are kept of aa11\."),
     ],
 )
-def test_what_is_not_there_names_what_is(asked: str | None, kept: list[str], told: str) -> None:
-    with pytest.raises(NoReport, match=told):
+def test_what_is_not_there_names_what_is(asked: str | None, kept: list[str], message: str) -> None:
+    with pytest.raises(NoReport, match=message):
         choose(asked, topic("aa11", "ab22"), kept)
 
 

@@ -116,4 +116,4 @@ async def test_the_browser_does_tell_what_a_page_asks_for(page: Page, tmp_path: 
     page.complaints.clear()
     await page.open(bad.resolve().as_uri())
     assert any("requested http://127.0.0.1:9/x.png" in text for text in page.complaints)
-    assert any("heard" in told for told in page.complaints)
+    assert any("heard" in complaint for complaint in page.complaints)

@@ -108,8 +108,8 @@ def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
         monetary=msgspec.structs.replace(segment.monetary, median=20.5),
     )
     assert sentences.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == (
-        "1,234 customers (25.0 %) with 99,000 (50.0 % of the money). The median customer last ordered 9 days ago, has 1 "
-        "order and spent 20.50."
+        "1,234 customers (25.0 %) with 99,000 (50.0 % of the money). The median customer last ordered 9 days ago, has "
+        "1 order and spent 20.50."
     )
 
 
@@ -141,11 +141,11 @@ def test_a_segment_without_anybody_has_a_portrait() -> None:
 def test_what_changes_is_what_the_matrix_says(k: int) -> None:
     outcome = cases.outcome(k, names=NAMES)
     assert outcome.comparison is not None
-    told = sentences.changes(outcome)
-    assert f" {moved(outcome):,} of 3,000 customers" in told[0]
-    assert f"({100 * moved(outcome) / 3000:.1f}\N{NO-BREAK SPACE}%)" in told[0]
-    assert f"New: {NAMES[k - 1]}." in told
-    assert "Not in the new model any more: Old Guard." in told
+    found = sentences.changes(outcome)
+    assert f" {moved(outcome):,} of 3,000 customers" in found[0]
+    assert f"({100 * moved(outcome) / 3000:.1f}\N{NO-BREAK SPACE}%)" in found[0]
+    assert f"New: {NAMES[k - 1]}." in found
+    assert "Not in the new model any more: Old Guard." in found
     largest = sentences.moves(outcome)[0]
     assert largest.customers == max(
         number
@@ -153,7 +153,7 @@ def test_what_changes_is_what_the_matrix_says(k: int) -> None:
         for after, number in zip(outcome.segments, row, strict=True)
         if before.id != after.id
     )
-    assert f"{largest.source} → {largest.target} {largest.customers:,} " in told[-1]
+    assert f"{largest.source} → {largest.target} {largest.customers:,} " in found[-1]
 
 
 def test_a_move_between_segments_of_one_id_is_none() -> None:
@@ -167,9 +167,9 @@ def test_a_move_between_segments_of_one_id_is_none() -> None:
         tuple(n if a == b else 0 for b, n in enumerate(row)) for a, row in enumerate(outcome.comparison.moves)
     )
     compared = msgspec.structs.replace(outcome.comparison, before=renamed, moves=still, moved=0.0)
-    told = sentences.changes(msgspec.structs.replace(outcome, comparison=compared))
-    assert " would move 0 of " in told[0]
-    assert told[1:] == ["All segments keep their names."]
+    found = sentences.changes(msgspec.structs.replace(outcome, comparison=compared))
+    assert " would move 0 of " in found[0]
+    assert found[1:] == ["All segments keep their names."]
 
 
 def test_without_an_active_model_nothing_is_compared() -> None:
@@ -253,9 +253,9 @@ def test_names_are_escaped() -> None:
     assert not any(key.startswith("on") for _, attributes in read.elements for key in attributes)
     for name in (*EVIL, "<b>file</b>.csv", "<i>mind</i>"):
         assert name in read.text
-    told = markdown(outcome)
-    assert "<" not in re.sub(r"\\.", "", told).replace("|z|", "")
-    assert "**bold**" not in told
+    found = markdown(outcome)
+    assert "<" not in re.sub(r"\\.", "", found).replace("|z|", "")
+    assert "**bold**" not in found
 
 
 @pytest.mark.parametrize("outcome", [cases.outcome(9), cases.refused()])

@@ -56,7 +56,7 @@ def test_an_hour_that_is_skipped_is_made_up_for_and_one_that_comes_twice_is_not(
 
 
 @pytest.mark.parametrize(
-    ("expression", "told"),
+    ("expression", "message"),
     [
         ("0 3 * *", "expected minute, hour"),
         ("0 0 3 * * *", "expected minute, hour"),
@@ -66,13 +66,13 @@ def test_an_hour_that_is_skipped_is_made_up_for_and_one_that_comes_twice_is_not(
         ("", "expected minute, hour"),
     ],
 )
-def test_an_expression_that_is_none_is_told(expression: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_an_expression_that_is_none_is_reported(expression: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         Schedule(expression, "UTC")
 
 
 @pytest.mark.parametrize("zone", ["Berlin", "", "../etc/passwd", "Europe"])
-def test_a_zone_that_is_none_is_told(zone: str) -> None:
+def test_a_zone_that_is_none_is_reported(zone: str) -> None:
     with pytest.raises(SettingsError, match="no time zone"):
         Schedule("0 3 * * *", zone)
 

@@ -37,17 +37,17 @@ def test_the_best_silhouette_of_those_that_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"smallest_share": 0.019}, "smallest share 0.019 (at least 0.02)"),
         ({"largest_share": 0.61}, "largest share 0.61 (at most 0.6)"),
         ({"stability": 0.79}, "stability 0.79 (at least 0.8)"),
     ],
 )
-def test_each_gate_alone_refuses_and_says_so(changed: dict[str, float], told: str) -> None:
+def test_each_gate_alone_refuses_and_says_so(changed: dict[str, float], message: str) -> None:
     choice = choose([changed_fit(changed)], PLAN, None, force=False)
     assert choice.index is None
-    assert told in choice.why[1]
+    assert message in choice.why[1]
     forced = choose([changed_fit(changed)], PLAN, None, force=True)
     assert (forced.index, forced.forced) == (0, True)
 
@@ -102,7 +102,7 @@ def test_the_tutorial_takes_the_elbow_of_one_transform() -> None:
 
 
 def test_the_elbow_is_the_papers() -> None:
-    """Figure 2 of Satopää et al.: a rising curve with its knee at the third of ten points (x = 0.22), turned to fall."""
+    """Figure 2 of Satopää et al.: a rising curve with its knee at the third of ten points (x = 0.22), inverted."""
     rising = 5.0 - 1.0 / (np.linspace(0.0, 1.0, 10) + 0.1)
     assert elbow(range(10), (-rising).tolist()) == 2
 
@@ -114,7 +114,7 @@ def test_a_straight_line_a_rise_and_two_points_have_no_elbow() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "17", "8-2", "two", "2-", "3,,4", "2-99"])
-def test_a_k_that_is_none_is_told(text: str) -> None:
+def test_a_k_that_is_none_is_reported(text: str) -> None:
     with pytest.raises(PlanError, match="k is "):
         parse_ks(text)
 

@@ -58,7 +58,7 @@ def test_five_clusters_get_the_five_names_whatever_their_numbers() -> None:
 
 
 def test_of_two_that_are_gone_the_poorer_is_lost_by_however_little_it_came_sooner() -> None:
-    """Real orders (CDNOW, 1997-10-01): two clusters of people who bought once, a hair apart in recency, far in money."""
+    """Real orders (CDNOW, 1997-10-01): two clusters of single orders, almost equal in recency, far apart in money."""
     z = np.array([[-1.56, 1.57, 1.56], [-1.44, 1.02, 0.33], [0.62, -0.8, -1.1], [0.14, 0.92, 0.44], [0.65, -0.8, 0.12]])
     assert {cluster: t.name for cluster, t in assign(z).items()}[2] == "Lost"
 

@@ -34,7 +34,7 @@ def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[trainer]\nsmallest = 1\n", "SEGSTREAM_TRAINER_SMALLEST"),
         ("[trainer]\nseed = -1\n", "SEGSTREAM_TRAINER_SEED=-1"),
@@ -43,12 +43,12 @@ def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
     ],
 )
 def test_what_the_file_has_wrong_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, told: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "segstream.toml"
     config.write_text(text)
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
-    with pytest.raises(SettingsError, match=re.escape(told)):
+    with pytest.raises(SettingsError, match=re.escape(message)):
         TrainingSettings.load()
 
 
@@ -68,9 +68,9 @@ def test_the_page_lists_every_setting_with_its_default() -> None:
         (ROOT / "docs" / "reference" / "settings.md").read_text(),
         re.MULTILINE,
     )
-    told = {name.lower(): default.strip().strip("`") for name, default in rows}
+    documented = {name.lower(): default.strip().strip("`") for name, default in rows}
     fields = TrainingSettings.model_fields
-    assert told.keys() == fields.keys()
+    assert documented.keys() == fields.keys()
     for name, field in fields.items():
         if field.default is not None:
-            assert told[name] == str(field.default), name
+            assert documented[name] == str(field.default), name
