@@ -79,10 +79,7 @@ def run(
     if job.without_kafka and not job.dry_run:
         raise PublishError("a model trained without the models topic can't be published.", hint="Add --dry-run.")
     watch = Stopwatch(clock_s)
-    lineage = Lineage()
-    if not job.without_kafka:
-        with watch.step("models topic"):
-            lineage = read_lineage(settings)
+    lineage = _lineage(settings, job, watch)
     progress("reading the customers", 0, 1)
     with watch.step("snapshot"):
         snapshot = _snapshot(settings, job, now_ms)
@@ -104,13 +101,21 @@ def run(
     if model is not None and verdict in ("active", "candidate"):
         with watch.step("publication"):
             activation = _publish(settings, model, lineage, job, activate=verdict == "active", now_ms=now_ms)
-    outcome = _decided(result.outcome, verdict, why, activation)
-    outcome = msgspec.structs.replace(outcome, timings=tuple(watch.timings), currency=settings.currency)
+    outcome = msgspec.structs.replace(
+        _decided(result.outcome, verdict, why, activation), timings=tuple(watch.timings), currency=settings.currency
+    )
     if verdict in ("active", "candidate"):
         _keep(settings, outcome, job.out)
     if job.out is not None:
         _report(outcome, job.out)
     return outcome
+
+
+def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineage:
+    if job.without_kafka:
+        return Lineage()
+    with watch.step("models topic"):
+        return read_lineage(settings)
 
 
 def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> CustomerSnapshot:

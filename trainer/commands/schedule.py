@@ -38,43 +38,49 @@ def register(app: typer.Typer) -> None:
     app.command("schedule", cls=accepting({"--when-none": "--when-no-model"}))(schedule_command)
 
 
+RunOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- OPTIONS OF RUN]", help="Options for each `segtrainer run`.")
+]
+Cron = Annotated[
+    str | None, typer.Option(help='When to train: "minute hour day month weekday".', show_default="0 3 * * *")
+]
+Zone = Annotated[str | None, typer.Option(help="Time zone of --cron.", show_default="UTC")]
+Jitter = Annotated[int | None, typer.Option(min=0, help="Begin up to this many seconds later.", show_default="0")]
+Retries = Annotated[int | None, typer.Option(min=0, help="Further attempts after a failed run.", show_default="3")]
+RetryPause = Annotated[
+    int | None, typer.Option(min=1, help="Seconds from a failure to the next attempt.", show_default="600")
+]
+WhenNoModel = Annotated[
+    bool | None, typer.Option("--when-no-model", help="Also train while no model is active.", show_default=False)
+]
+WhenDrifted = Annotated[
+    float | None,
+    typer.Option(
+        metavar="INDEX",
+        help="Also train when a stability index of the customers exceeds this (usually 0.25), at most once between two "
+        "scheduled runs.",
+    ),
+]
+OnFailure = Annotated[str | None, typer.Option(metavar="COMMAND", help="Command to run after each failed attempt.")]
+HttpPort = Annotated[
+    int | None,
+    typer.Option(help="Port of /health and /metrics; 0: none.", show_default="SEGSTREAM_SCHEDULE_HTTP_PORT"),
+]
+
+
 def schedule_command(
     context: typer.Context,
-    run_options: Annotated[
-        list[str] | None, typer.Argument(metavar="[-- OPTIONS OF RUN]", help="Options for each `segtrainer run`.")
-    ] = None,
+    run_options: RunOptions = None,
     *,
-    cron: Annotated[
-        str | None, typer.Option(help='When to train: "minute hour day month weekday".', show_default="0 3 * * *")
-    ] = None,
-    zone: Annotated[str | None, typer.Option(help="Time zone of --cron.", show_default="UTC")] = None,
-    jitter_s: Annotated[
-        int | None, typer.Option(min=0, help="Begin up to this many seconds later.", show_default="0")
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option(min=0, help="Further attempts after a failed run.", show_default="3")
-    ] = None,
-    retry_s: Annotated[
-        int | None, typer.Option(min=1, help="Seconds from a failure to the next attempt.", show_default="600")
-    ] = None,
-    when_no_model: Annotated[
-        bool | None,
-        typer.Option("--when-no-model", help="Also train while no model is active.", show_default=False),
-    ] = None,
-    when_drifted: Annotated[
-        float | None,
-        typer.Option(
-            metavar="INDEX",
-            help="Also train when a stability index of the customers exceeds this (usually 0.25), at most once between "
-            "two scheduled runs.",
-        ),
-    ] = None,
-    on_failure: Annotated[
-        str | None, typer.Option(metavar="COMMAND", help="Command to run after each failed attempt.")
-    ] = None,
-    http_port: Annotated[
-        int | None, typer.Option(help="Port of /health and /metrics; 0: none.", show_default="setting")
-    ] = None,
+    cron: Cron = None,
+    zone: Zone = None,
+    jitter_s: Jitter = None,
+    retries: Retries = None,
+    retry_s: RetryPause = None,
+    when_no_model: WhenNoModel = None,
+    when_drifted: WhenDrifted = None,
+    on_failure: OnFailure = None,
+    http_port: HttpPort = None,
 ) -> None:
     """Train at the times of a cron expression, until stopped.
 
@@ -174,13 +180,13 @@ def _asks(
     settings: DeploymentSettings, chosen: ScheduleSettings, redis: Redis
 ) -> list[Callable[[LastRun], Awaitable[str | None]]]:
     """Return the checks that may ask for a training before the schedule does."""
-    from trainer.schedule.drift_trigger import WhenDrifted
+    from trainer.schedule.drift_trigger import DriftTrigger
 
     asks: list[Callable[[LastRun], Awaitable[str | None]]] = []
     if chosen.when_none:
         asks.append(partial(no_model_yet, settings))
     if chosen.when_drifted is not None:
-        asks.append(WhenDrifted(settings, redis, chosen.when_drifted, chosen.drift_interval_s, now_ms))
+        asks.append(DriftTrigger(settings, redis, chosen.when_drifted, chosen.drift_interval_s, now_ms))
     return asks
 
 

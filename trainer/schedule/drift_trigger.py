@@ -27,7 +27,7 @@ LEAST_SAMPLE: Final = 200  # with fewer customers an index is mostly chance
 
 
 @dataclass(slots=True)
-class WhenDrifted:
+class DriftTrigger:
     """A check that asks for a training where a stability index is above `limit`.
 
     It measures every `every_s` and repeats its answer in between. It asks once between two runs of the schedule: if

@@ -24,7 +24,7 @@ from tests.support.command_line import run, start
 from tests.support.data.redis_customers import head
 from tests.support.engine.real_worker import put
 from trainer.errors import SnapshotError
-from trainer.schedule.drift_trigger import WhenDrifted
+from trainer.schedule.drift_trigger import DriftTrigger
 from trainer.schedule.policy import LastRun
 
 START: Final = 1_600_000_000_000
@@ -134,7 +134,7 @@ async def test_the_trainers_look_at_drift_fails_with_the_same_message(broken: Se
     message = f"the head of {broken.orders_topic}-{BROKEN} in Redis is unreadable"
     async with AsyncRedis.from_url(broken.redis_url.get_secret_value(), protocol=2) as redis:
         with pytest.raises(SnapshotError, match=re.escape(message)):
-            await WhenDrifted(broken, redis, 0.25, 3600, lambda: START)(LastRun(instant_ms=START))
+            await DriftTrigger(broken, redis, 0.25, 3600, lambda: START)(LastRun(instant_ms=START))
 
 
 def _assert_one_line(settings: Settings, *command: str) -> None:

@@ -34,7 +34,7 @@ from tests.support.data.training import one_fit, train
 from tests.support.engine.real_worker import activate, processes, settled, states
 from tests.support.engine.toy_engine import eventually
 from trainer.errors import SnapshotError
-from trainer.schedule.drift_trigger import WhenDrifted
+from trainer.schedule.drift_trigger import DriftTrigger
 from trainer.schedule.policy import LastRun
 from trainer.snapshot.redis import columns
 
@@ -160,7 +160,7 @@ async def test_a_schedule_asks_for_a_training_once_customers_have_drifted(
     fill(settings, 1, latest=now[0])
     last = LastRun(instant_ms=now[0])
     async with Redis.from_url(settings.redis_url.get_secret_value(), protocol=2) as redis:
-        ask = WhenDrifted(settings, redis, 0.25, 3600, lambda: now[0])
+        ask = DriftTrigger(settings, redis, 0.25, 3600, lambda: now[0])
         assert await ask(last) is None, "no model is active"
         model = await asyncio.to_thread(trained, settings, now[0])
         await asyncio.to_thread(activate, settings, model)
