@@ -58,7 +58,7 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
 
 
 def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead | None) -> HeadChange:
-    """Return the change by back-fills. Where one ended, its customers are rescored, quietly up to Kafka's cursor."""
+    """Return the change by backfills. Where one ended, its customers are rescored, quietly up to Kafka's cursor."""
     change: HeadChange = {} if plan.backfills is None else {"backfills": plan.backfills}
     if plan.closed:
         change |= {"cursor": "", "quiet": kafka.cursor if kafka else "", "scope": head.scope_with_released()}

@@ -108,7 +108,7 @@ def settled(rows: list[ShardReport]) -> bool:
 
 
 def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:
-    """Return a line for each back-fill that is open on any shard."""
+    """Return a line for each backfill that is open on any shard."""
     found: dict[str, list[Backfill]] = {}
     for row in rows:
         for backfill in row.backfills:

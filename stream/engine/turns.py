@@ -49,7 +49,7 @@ class BatchResult(NamedTuple):
 
 
 class Turns:
-    """Runs the turns of one shard: batches with their transactions, starts of models, ends of back-fills."""
+    """Runs the turns of one shard: batches with their transactions, starts of models, ends of backfills."""
 
     def __init__(
         self,
@@ -289,10 +289,10 @@ class Turns:
         self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
     async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[KafkaRecord]) -> None:
-        """End back-fills, by a record or because they expired: a turn by itself, and a rescore begins."""
+        """End backfills, by a record or because they expired: a turn by itself, and a rescore begins."""
         head = owned.head
         why = "finished" if records else "expired: no record of it came for too long"
-        log.info("%s: back-fill %s %s", self.shard, ", ".join(names), why)
+        log.info("%s: backfill %s %s", self.shard, ", ".join(names), why)
         turn = Turn(len(records), head.clock, backfills=head.backfills.close(names))
         offset = records[-1].offset + 1 if records else head.offset
         scope = head.scope_with_released()

@@ -82,7 +82,7 @@ class StoreHead(msgspec.Struct, frozen=True):
         return None if self.clock == NO_CLOCK else self.clock
 
     def scope_with_released(self) -> Scope:
-        """Return the scope of the rescore that begins where a back-fill ends.
+        """Return the scope of the rescore that begins where a backfill ends.
 
         Where a rescore is under way already, the new one covers its customers too.
         """

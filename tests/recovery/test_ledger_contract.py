@@ -279,7 +279,7 @@ async def test_nothing_is_loaded_under_another_head(store: ShardStore) -> None:
         await store.load_slice(b"two", "", 5)
 
 
-async def test_who_is_due_is_found(store: ShardStore) -> None:
+async def test_due_customers_are_found(store: ShardStore) -> None:
     names = [b"a", b"b", b"c"]
     await store.commit(
         None, b"1", Writes(dict.fromkeys(names, b"s"), created=names, earlier={b"a": 30, b"b": 20, b"c": 10})
@@ -301,7 +301,7 @@ async def test_customers_are_found_in_slices(store: ShardStore) -> None:
     assert await store.load_slice(b"1", "c", 2) == ([], 0, b"")
 
 
-async def test_the_erased_lie_under_hashes(store: ShardStore) -> None:
+async def test_erased_customers_are_stored_under_hashes(store: ShardStore) -> None:
     await store.commit(None, b"1", Writes({b"a": b"s"}, created=[b"a"], earlier={b"a": 1}))
     await store.commit(b"1", b"2", store.with_tombstones(Writes({b"a": b"left"}), lambda value: value == b"left"))
     found = await store.load(b"2", [b"a"], 99, 5)

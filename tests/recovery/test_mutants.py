@@ -363,7 +363,7 @@ async def played(
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_whole_protocol_stands_it(
+async def test_the_whole_protocol_survives_each_scenario(
     servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, name: str
 ) -> None:
     assert await played(servers, log, tmp_path, seed, name, None) == []
@@ -381,7 +381,7 @@ async def test_a_mutant_is_caught(
 
 
 @pytest.mark.parametrize("number", sorted({n for s in SCENARIOS.values() for n in s.shows} - {IN_ANY_RUN}))
-async def test_a_mutant_does_well_where_nothing_happens(
+async def test_a_mutant_passes_without_faults(
     servers: RigServers, log: RecordedInput, tmp_path: Path, seed: int, number: int
 ) -> None:
     """Otherwise it would be caught for another reason than the ingredient that it lacks."""

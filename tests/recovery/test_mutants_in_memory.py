@@ -227,7 +227,7 @@ async def found_at_rest(rig: MemoryRig) -> list[str]:
 
 
 @pytest.mark.parametrize("play", [play for play, _ in SCENARIOS])
-async def test_the_whole_protocol_stands_a_faulty_broker(
+async def test_the_whole_protocol_survives_a_faulty_broker(
     rig: MemoryRig, play: Callable[[MemoryRig], Awaitable[None]]
 ) -> None:
     assert await found(rig, play) == []
@@ -251,7 +251,7 @@ async def test_a_mutant_is_caught_by_a_faulty_broker(
 
 
 @pytest.mark.parametrize("number", sorted({n for _, numbers in SCENARIOS for n in numbers}))
-async def test_a_mutant_does_well_on_a_broker_that_is_well(
+async def test_a_mutant_passes_on_a_broker_without_faults(
     rig: MemoryRig, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise it would be caught for another reason than the ingredient that it lacks."""

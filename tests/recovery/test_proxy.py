@@ -66,7 +66,7 @@ def answer(client: socket.socket, patience_s: float = PATIENCE_S) -> int | None:
     return int(struct.unpack(">ii", found)[1])
 
 
-def test_it_passes_on(proxy: Proxy) -> None:
+def test_data_is_forwarded(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert [ask(client, n) for n in (1, 2)] == [1, 2]
 
@@ -90,7 +90,7 @@ def test_a_refusal_lasts_until_it_is_healed(proxy: Proxy) -> None:
         assert ask(client, 2) == 2
 
 
-def test_what_was_held_comes_late(proxy: Proxy) -> None:
+def test_held_data_arrives_late(proxy: Proxy) -> None:
     with connect(proxy) as client:
         assert ask(client, 1) == 1
         proxy.hold()

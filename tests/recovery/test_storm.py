@@ -25,6 +25,6 @@ async def test_every_move_is_published_once_through_a_storm(servers: RigServers,
     assert report.moves > 100
 
 
-def test_the_names_of_faults_are_theirs_alone() -> None:
+def test_names_of_faults_are_unique() -> None:
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names))

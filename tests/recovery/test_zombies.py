@@ -114,7 +114,7 @@ def longest_wait_s(rig: RecoveryWorld, since: datetime) -> float:
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "no transactions"])
-async def test_a_server_that_refuses_is_asked_ever_more_seldom(
+async def test_a_server_that_refuses_is_retried_ever_more_seldom(
     servers: RigServers, tmp_path: Path, seed: int, trouble: str
 ) -> None:
     port, settings = free_port(), settings_on(servers, partitions=2, backoff_max_s=30.0)

@@ -258,12 +258,12 @@ async def lose_the_coordinator(world: RecoveryWorld, rng: random.Random) -> None
     await for_a_while([proxy], SESSION_S + rng.uniform(1, 5))
 
 
-@fault("rig", 3)
+@fault("feed", 3)
 async def start_another_model(world: RecoveryWorld, rng: random.Random) -> None:
     del rng
     world.note(f"model {world.feeder.models}: {'published' if await world.feeder.activate() else 'Kafka refuses'}")
 
 
-@fault("rig", 2)
+@fault("feed", 2)
 async def be_silent_for_weeks(world: RecoveryWorld, rng: random.Random) -> None:
     await world.silence(rng.randint(5, 60))

@@ -82,7 +82,7 @@ class OrderFeed:
         self._past = [*self._past[-500:], order]
         more = [order]
         luck = rng.random()
-        if rng.random() < 0.01:  # a back-fill of some dozens of orders begins or ends
+        if rng.random() < 0.01:  # a backfill of some dozens of orders begins or ends
             more += self._end_of_backfill()
         if luck < 0.02:  # a repeated order, late
             more.append(rng.choice(self._past))
@@ -97,7 +97,7 @@ class OrderFeed:
         return more
 
     def _end_of_backfill(self) -> list[FeedRecord]:
-        """End the open back-fill on every shard; without one, begin one."""
+        """End the open backfill on every shard; without one, begin one."""
         if self._backfill is None:
             self._backfill = f"archive-{next(self._numbers)}"
             return []

@@ -1,4 +1,4 @@
-"""What a shard says of itself: a reason is told as long as it holds."""
+"""The status of a shard: its reason is shown only as long as it holds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Nowhere:
         raise RedisError
 
 
-async def test_the_reason_goes_with_the_trouble() -> None:
+async def test_a_reason_is_shown_only_while_it_holds() -> None:
     board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me", lambda: 1_000)
     shard: Any = SimpleNamespace(partition=3)
     owned: Any = SimpleNamespace(head=first_head("cluster", (4, 4), 0))
     assert not await board.put(shard, "waiting for model", owned, reason="model_unknown", detail="v1")
-    told = board.shards[3]
-    assert (told.state, told.reason, told.detail) == ("waiting for model", "model_unknown", "v1")
+    status = board.shards[3]
+    assert (status.state, status.reason, status.detail) == ("waiting for model", "model_unknown", "v1")
     board.note(shard, owned)
-    assert (told.state, told.reason, told.detail) == ("running", "", "")
+    assert (status.state, status.reason, status.detail) == ("running", "", "")
