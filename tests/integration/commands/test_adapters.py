@@ -1,4 +1,4 @@
-"""The adapters as real processes: killed, refused by the broker, joined by others, and nothing is lost."""
+"""The adapters as real processes lose nothing when they are killed, refused by the broker or joined by others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ UNKEYED = (
 
 
 class Shop:
-    """A deployment with a topic of the shop's own, and its adapter in a file."""
+    """A deployment with a topic of the shop, and the shop's adapter in a file."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -97,7 +97,7 @@ class Shop:
             running.wait()
 
     async def produce(self, count: int) -> dict[Place, bytes]:
-        """Send records of all kinds to the shop's topic, and events without keys; return them by their place."""
+        """Send records of all kinds to the shop's topic, and events without keys; return them by their coordinates."""
         kinds = [b"order", b"order", b"two", b"basket", b"bad", b"foreign", b"order"]
         rows = [(self.topic, n % SOURCE_PARTITIONS, b"%b %d" % (kinds[n % len(kinds)], n)) for n in range(count)]
         rows += [
@@ -108,7 +108,7 @@ class Shop:
         placed: dict[Place, bytes] = {}
         await producer.start()
         try:
-            # In transactions, whose markers leave gaps in the offsets; what is aborted was never ordered.
+            # In transactions, whose markers leave gaps in the offsets; aborted records are no orders.
             for at in range(0, len(rows), 500):
                 for value, commit in (
                     (rows[at : at + 500], True),
@@ -149,9 +149,9 @@ class Shop:
             assert record.partition == murmur2(record.key, self.settings.partitions)
             found[place[1], int(place[2]), int(place[3])].add(record.value)
         for record in await read_topic(self.settings, self.settings.orders_dead_letters_topic):
-            told = dict(record.headers)
-            topic, partition, offset = (told[f"__connect.errors.{n}"] for n in ("topic", "partition", "offset"))
-            letter = told["segstream_reason"] + b":" + record.value
+            headers = dict(record.headers)
+            topic, partition, offset = (headers[f"__connect.errors.{n}"] for n in ("topic", "partition", "offset"))
+            letter = headers["segstream_reason"] + b":" + record.value
             found[topic.decode(), int(partition), int(offset)].add(letter)
         return found
 
@@ -159,7 +159,7 @@ class Shop:
         return await self.became() == wanted
 
     async def verify_acknowledged(self, placed: dict[Place, bytes]) -> int:
-        """Check that whatever the group has committed is in Kafka; return how many records that are."""
+        """Check that everything the group has committed is in Kafka; return the number of records."""
         committed = await self.committed()
         became = await self.became()
         below = {p: v for p, v in placed.items() if p[2] < committed.get(p[:2], 0)}
@@ -178,14 +178,14 @@ async def admin(settings: Settings) -> AsyncIterator[Any]:
 
 
 async def configure(settings: Settings, topic: str, **config: str) -> None:
-    """Give a topic these settings and no others."""
+    """Set these settings of a topic, and no others."""
     named = {name.replace("_", "."): value for name, value in config.items()}
     async with admin(settings) as client:
         await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, named)])
 
 
 def expected(place: Place, value: bytes) -> set[bytes]:
-    """What a record must have become, as often as it was read; a basket nothing."""
+    """Return the outcome that a record must have, however often it was read; for a basket nothing."""
     kind, _, number = value.partition(b" ")
     if value.startswith(b"{"):
         return {value} if value.endswith(b"}") else {b"not_json:" + value}
@@ -202,7 +202,7 @@ def expected(place: Place, value: bytes) -> set[bytes]:
 
 
 def served(port: int, path: str) -> str:
-    """What it answers; nothing while it doesn't."""
+    """Return the answer; nothing while there is none."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=2) as answer:
             text: str = answer.read().decode()
@@ -235,7 +235,7 @@ async def shop(settings_for: Callable[..., Settings], tmp_path: Path) -> Shop:
 
 
 @pytest.mark.slow
-async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Shop) -> None:
+async def test_nothing_is_lost_when_adapters_are_killed_stopped_and_joined(shop: Shop) -> None:
     port, second = free_port(), free_port()
     placed = await shop.produce(2_560)
     wanted = {place: outcome for place, value in placed.items() if (outcome := expected(place, value))}
@@ -257,7 +257,7 @@ async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Sh
     async def all_committed() -> bool:
         return await shop.committed() == {p[:2]: p[2] + 1 for p in sorted(placed)}
 
-    # The group shares the partitions anew, in full flow.
+    # The group reassigns the partitions while records arrive.
     with shop.started(port) as running, shop.started(second) as other:
         for at, process in ((port, running), (second, other)):
             await until(partial(served, at, "health"), shop, process, "started")
@@ -269,15 +269,15 @@ async def test_killed_and_stopped_and_joined_by_another_nothing_is_lost(shop: Sh
 
 
 @pytest.mark.slow
-async def test_a_refusal_for_good_ends_the_process_with_one_line_and_nothing_acknowledged(shop: Shop) -> None:
+async def test_a_permanent_refusal_ends_the_process_with_one_line_and_acknowledges_nothing(shop: Shop) -> None:
     settings, port = shop.settings, free_port()
     placed = await shop.produce_odd() | await shop.produce(80)
     await configure(settings, settings.orders_topic, max_message_bytes="50")
     with shop.started() as running:
         assert await asyncio.to_thread(running.wait, 30) == 1
-    told = shop.log.read_text()
-    assert "segstream: Kafka refuses what becomes of" in told
-    assert "Traceback" not in told, told
+    logged = shop.log.read_text()
+    assert "segstream: Kafka refuses what becomes of" in logged
+    assert "Traceback" not in logged, logged
     await shop.verify_acknowledged(placed)
     assert await read_topic(settings, settings.orders_topic) == []
 

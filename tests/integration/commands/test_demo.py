@@ -58,7 +58,7 @@ def orders_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Started:
-    """A demo of its own, whose processes are known by a mark that all of them inherit."""
+    """A demo whose processes are found by a mark that all of them inherit."""
 
     def __init__(self, *arguments: str) -> None:
         self._mark = uuid.uuid4().hex
@@ -73,7 +73,7 @@ class Started:
         )
 
     def living(self) -> list[str]:
-        """The commands of all processes that carry the mark."""
+        """Return the command lines of all processes that carry the mark."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -84,7 +84,7 @@ class Started:
         return found
 
     def works(self) -> bool:
-        """Whether Kafka, Valkey, a worker and the dispatcher are there."""
+        """Return whether Kafka, Valkey, a worker and the dispatcher are running."""
         assert self.process.poll() is None, self.process.communicate()
         living = self.living()
         return all(
@@ -124,7 +124,7 @@ def _result(begun: Started) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(180)
-def test_a_file_of_ones_own_goes_the_whole_way(
+def test_a_file_goes_through_the_whole_pipeline(
     start: Callable[..., Started], orders_file: Path, tmp_path: Path
 ) -> None:
     orders, out = _shop(), tmp_path / "out"
@@ -143,7 +143,7 @@ def test_a_file_of_ones_own_goes_the_whole_way(
     assert (check["customers"], check["broken"], check["duplicates"], check["strangers"]) == (CUSTOMERS, 0, 0, 0)
     assert sum(step["moves"] for step in result["matrix"]) == sum(result["causes"].values()) == check["moves"]
     assert result["causes"]["first"] == CUSTOMERS
-    assert check["moves"] > CUSTOMERS, "nobody has moved since the first announcement"
+    assert check["moves"] > CUSTOMERS, "no customer has moved since the first segment"
     assert result["actions"] >= CUSTOMERS
     assert result["action_examples"]
     assert result["stories"]
@@ -158,7 +158,7 @@ def test_a_file_of_ones_own_goes_the_whole_way(
 
 
 def _hold_customers(file: Path, orders: list[Order]) -> None:
-    """Each customer's figures against the plain sums: no order is older than the window."""
+    """Compare each customer's figures with plain sums: no order is older than the window."""
     with file.open(newline="") as lines:
         exported = {row["customer_id"]: row for row in csv.DictReader(lines)}
     end = max(at for _, _, at, _ in orders)
@@ -173,10 +173,10 @@ def _hold_customers(file: Path, orders: list[Order]) -> None:
 
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)])
-def test_however_it_dies_nothing_is_left_running(
+def test_nothing_is_left_running_however_a_demo_is_killed(
     start: Callable[..., Started], orders_file: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    # At its own pace the rest of the file takes months.
+    # At the orders' own timing the rest of the file takes months.
     begun = start("--source", str(orders_file), "--workers", "1", "--out", str(tmp_path / "out"), "--speed", "1")
     assert _until(begun.works, 90)
     begun.process.send_signal(number)
@@ -185,7 +185,7 @@ def test_however_it_dies_nothing_is_left_running(
     assert _until(lambda: not begun.living(), 45), begun.living()
 
 
-def test_ctrl_c_ends_it_too(start: Callable[..., Started], orders_file: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_demo(start: Callable[..., Started], orders_file: Path, tmp_path: Path) -> None:
     begun = start("--source", str(orders_file), "--out", str(tmp_path / "out"))
     assert _until(lambda: any("kafka.Kafka" in line for line in begun.living()), 60)
     begun.process.send_signal(signal.SIGINT)
@@ -195,22 +195,25 @@ def test_ctrl_c_ends_it_too(start: Callable[..., Started], orders_file: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("train_at", "folder", "source", "told"),
+    ("train_at", "folder", "source", "message"),
     [
         (None, "old", None, "old exists and isn.t an empty folder"),
         ("2031-01-01", "new", None, "the model would be trained at 2031-01-01"),
         (None, "new", "none.csv", "none.csv: No such file"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_anything_starts(
-    orders_file: Path, tmp_path: Path, train_at: str | None, folder: str, source: str | None, told: str
+def test_an_impossible_demo_is_refused_before_anything_starts(
+    orders_file: Path, tmp_path: Path, train_at: str | None, folder: str, source: str | None, message: str
 ) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "mine").write_text("")
-    wish = DemoRequest(
+    request = DemoRequest(
         str(orders_file if source is None else tmp_path / source),
         train_at_ms=None if train_at is None else parse_at(train_at),
     )
-    with pytest.raises(SegstreamError, match=told), demo(wish, DemoPlan(tmp_path / folder), PlainView(print), now_ms):
+    with (
+        pytest.raises(SegstreamError, match=message),
+        demo(request, DemoPlan(tmp_path / folder), PlainView(print), now_ms),
+    ):
         pass
     assert not (tmp_path / "new").exists()

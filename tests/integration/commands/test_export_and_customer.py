@@ -68,7 +68,7 @@ def _model(names: dict[int, str]) -> SegmentModel:
     return SegmentModel(parent=None, features=(recency, frequency, monetary), segments=segments, training=training)
 
 
-async def test_models_are_found_on_their_topic(settings: Settings) -> None:
+async def test_models_are_read_from_their_topic(settings: Settings) -> None:
     with pytest.raises(NoActiveModel, match="segtrainer run"):
         await read_active(settings)
     old, new = _model({1: "Champions", 2: "Lost"}), _model({1: "Champions", 2: "Gone", 3: "New"})
@@ -104,7 +104,7 @@ def stored(settings_for: SettingsFor) -> Settings:
             (Kind.PLACED, "2", 5 * DAY_MS, 1),
             (Kind.REFUNDED, "1", DAY_MS, 5_000),
         ],
-        (0, "gone"): [(Kind.PLACED, "3", 0, 10_000), (Kind.CANCELLED, "3", DAY_MS, 0)],
+        (0, "cancelled"): [(Kind.PLACED, "3", 0, 10_000), (Kind.CANCELLED, "3", DAY_MS, 0)],
         (2, "ü,1"): [(Kind.PLACED, "4", 10 * DAY_MS - 1, 99_990_000)],
     }
     with client:
@@ -131,20 +131,20 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["customer_id"]: row for row in csv.DictReader(file)}
     assert list(rows["a"].values()) == ["a", "5.0", "2", "12.0001", "Champions", "4", "false"]
-    assert list(rows["gone"].values()) == ["gone", "", "0", "0.00", "", "0", "false"]
+    assert list(rows["cancelled"].values()) == ["cancelled", "", "0", "0.00", "", "0", "false"]
     assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
     assert rows["ü,1"]["monetary"] == "9999.00"
     export(stored, MODELS, tmp_path / "out.parquet", now_ms=now_ms())
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [list(row.values()) for row in table] == [
         ["a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False],
-        ["gone", None, 0, Decimal(0), None, 0, False],
+        ["cancelled", None, 0, Decimal(0), None, 0, False],
         ["ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False],
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
 
 
-def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stored: Settings, tmp_path: Path) -> None:
+def test_an_instant_may_be_as_early_as_the_grace_and_no_earlier(stored: Settings, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     assert export(stored, MODELS, out, now_ms=now_ms(), as_of_ms=START + 4 * DAY_MS).customers == 2
     with out.open(newline="") as file:
@@ -162,7 +162,7 @@ def test_an_instant_within_the_grace_can_be_looked_back_on_and_none_earlier(stor
 
 
 def _put_state(settings: Settings, partition: int, name: str, clock: int) -> None:
-    """One order an hour before the clock, in a shard that has come so far."""
+    """Store one order, an hour before the clock of its shard."""
     keys = ShardKeys(settings.group, settings.orders_topic, partition)
     e = entry(Kind.PLACED, name, clock - 3_600_000, order=name, amount=10_000)
     value, _ = absorb_bytes(EMPTY, e, clock, settings.rules)
@@ -192,12 +192,12 @@ def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
         **dict.fromkeys(("\U0001f600", "c10", "c2"), 1.0),
     }
     assert customers_stored(settings) == 7
-    # Shards further apart than the grace have no instant in common but a late one.
+    # Shards that are further apart than the grace can only be read as of a late instant.
     _put_state(settings, 3, "d", START + 8 * DAY_MS)
     assert export(settings, MODELS, tmp_path / "out.csv", now_ms=now_ms()).as_of == "2011-03-09T10:00:00.000Z"
 
 
-def test_a_customer_in_two_shards_is_told_not_exported_twice(settings_for: SettingsFor, tmp_path: Path) -> None:
+def test_a_customer_in_two_shards_is_an_error(settings_for: SettingsFor, tmp_path: Path) -> None:
     settings = settings_for(time="event")
     for partition in (0, 1):
         _put_state(settings, partition, "c", START)
@@ -215,7 +215,7 @@ def test_wall_time_exports_as_of_now(stored: Settings, tmp_path: Path) -> None:
     assert (row["frequency"], row["monetary"]) == ("0", "0.00")
 
 
-def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
+def test_a_customer_is_shown_with_the_next_move(stored: Settings) -> None:
     model = _model({1: "Champions", 2: "Lost"})
     known = PublishedModels(model, {1: "Champions", 2: "Lost"})
     found = look_up(stored, known, "a", now_ms())
@@ -225,7 +225,7 @@ def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
         ("refunded", "0.50", True),
         ("placed", "12.50", True),
     ]
-    assert [(e.kind, e.counts) for e in look_up(stored, known, "gone", now_ms()).entries] == [
+    assert [(e.kind, e.counts) for e in look_up(stored, known, "cancelled", now_ms()).entries] == [
         ("cancelled", False),
         ("placed", False),
     ]
@@ -233,12 +233,12 @@ def test_a_customer_is_told_with_the_next_move(stored: Settings) -> None:
     assert found.next.segment == "Lost"
     assert found.next.at > found.as_of == "2011-03-11T10:00:00.000Z"
     assert look_up(stored, MODELS, "a", now_ms()).next is None
-    assert look_up(stored, known, "gone", now_ms()).recency_days is None
+    assert look_up(stored, known, "cancelled", now_ms()).recency_days is None
     with pytest.raises(CustomerUnknown, match="'nobody'"):
         look_up(stored, known, "nobody", now_ms())
 
 
-def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
+def test_an_erased_customer_is_shown_as_erased(stored: Settings) -> None:
     keys = ShardKeys(stored.group, stored.orders_topic, 0)
     with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
         value = client.hget(keys.states, "a")
@@ -247,10 +247,10 @@ def test_an_erased_customer_is_told_as_erased(stored: Settings) -> None:
         client.hset(keys.states, "a", absorb_bytes(value, stone, START + 10 * DAY_MS, stored.rules)[0])
     found = look_up(stored, MODELS, "a", now_ms())
     assert (found.erased_at, found.recency_days, found.frequency) == ("2011-03-07T10:00:00.000Z", None, 0)
-    assert look_up(stored, MODELS, "gone", now_ms()).erased_at is None
+    assert look_up(stored, MODELS, "cancelled", now_ms()).erased_at is None
 
 
-def test_a_state_that_is_none_is_told_with_its_place(stored: Settings) -> None:
+def test_the_error_of_an_unreadable_state_names_its_key(stored: Settings) -> None:
     keys = ShardKeys(stored.group, stored.orders_topic, 0)
     with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
         client.hset(keys.states, "a", b"torn")
@@ -268,20 +268,21 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
             (stored.models_topic, 0, b"active", json.dumps({"version": model.version}).encode(), []),
         ],
     )
-    told = (await asyncio.to_thread(run, stored, "customer", "a")).stdout
-    assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in told
-    assert "goes to Lost on" in told
-    assert re.search("unless something is bought: (any purchase|a purchase of .* USD) keeps Champions", told), told
+    shown = (await asyncio.to_thread(run, stored, "customer", "a")).stdout
+    assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in shown
+    assert "goes to Lost on" in shown
+    assert re.search("unless something is bought: (any purchase|a purchase of .* USD) keeps Champions", shown), shown
     report = json.loads((await asyncio.to_thread(run, stored, "customer", "a", "--json")).stdout)
     assert report["monetary"] == "12.0001"
     out = tmp_path / "out.csv"
-    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
+    shown = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
     behind = "2011-03-11T10:00:00.000Z"
     assert (
-        told == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has reached {behind}\n"
+        shown
+        == f"3 customers as of 2011-03-12T00:00:00.000Z in {out}; the shard furthest behind has reached {behind}\n"
     )
-    told = (await asyncio.to_thread(run, stored, "export", "--out", str(out))).stdout
-    assert told == f"3 customers as of {behind} in {out}\n"
+    shown = (await asyncio.to_thread(run, stored, "export", "--out", str(out))).stdout
+    assert shown == f"3 customers as of {behind} in {out}\n"
 
 
 def test_a_candidate_s_record_activates_nothing() -> None:

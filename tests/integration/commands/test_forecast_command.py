@@ -1,4 +1,4 @@
-"""What is foretold of customers who then buy nothing is what happens to them, to the millisecond."""
+"""The forecast of customers who then buy nothing comes true, to the millisecond."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START = 1_600_000_000_000
 DAYS = 90
 
 
-async def test_the_forecast_is_what_happens(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+async def test_the_forecast_comes_true(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(time="event", dwell_hours=36)
     await topics.create(settings)
     end = START + 300 * DAY

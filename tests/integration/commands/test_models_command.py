@@ -1,4 +1,4 @@
-"""`segstream models`: what it says that a model's start would do is what the start does; and a limit on its moves."""
+"""`segstream models`: the forecast of a model's activation comes true, and the limit on its moves is kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START = 1_600_000_000_000
 
 
 def another() -> SegmentModel:
-    """A model that would move some."""
+    """Return a model that would move some customers."""
     segments = tuple(
         s.model_copy(update={"centroid": (0.6 * s.centroid[0], 1.3 * s.centroid[1], s.centroid[2])})
         for s in bench_model().segments
@@ -41,7 +41,7 @@ def another() -> SegmentModel:
     return bench_model().model_copy(update={"segments": segments})
 
 
-async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+async def test_a_shadow_is_what_the_activation_does(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(time="event")
     await topics.create(settings)
     rows = list(itertools.takewhile(lambda row: row.at_ms < START + 200 * DAY, simulate(11, 150, START)))
@@ -78,10 +78,10 @@ async def test_a_shadow_is_what_the_start_does(settings_for: Callable[..., Setti
     assert [row["rescored"] for row in first if "rescored" in row] == [None] * settings.partitions
 
 
-async def test_a_new_model_makes_no_more_moves_a_minute_than_it_may(
+async def test_a_new_model_keeps_the_limit_of_moves_per_minute(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    """And orders go on meanwhile."""
+    """Orders continue meanwhile."""
     settings = settings_for(model_moves_per_minute=1_200)
     await topics.create(settings)
     names = [f"c{i}" for i in range(120)]
@@ -97,10 +97,10 @@ async def test_a_new_model_makes_no_more_moves_a_minute_than_it_may(
         await settled(settings)
         activation = await asyncio.to_thread(activate, settings)
         await settled(settings, activation=activation)
-        told = await moves(settings, keep=("scored_at",))
-    for rows in told:
+        published = await moves(settings, keep=("scored_at",))
+    for rows in published:
         # 1,200 a minute over the shards: five a second each, and a slice of five at once.
         at = sorted(datetime.fromisoformat(move["scored_at"]).timestamp() for move in rows)
         assert len(at) > 10
         assert at[-1] - at[0] >= (len(at) - 10) / 5
-    assert sum(map(len, told)) == len(names)
+    assert sum(map(len, published)) == len(names)

@@ -54,17 +54,17 @@ async def _orders(settings: Settings) -> dict[int, list[Any]]:
 
 
 def _told(settings: Settings, records: list[Any], clock: int = -1) -> tuple[int, list[DeadLetter], list[bytes]]:
-    """What a shard makes of its partition: its clock, what it refuses, and the values of the usable ones."""
+    """Decode a partition as its shard does: its clock, the refused records, and the values of the others."""
     reader = Reader(settings.currency, settings.time, 300_000, settings.max_clock_jump_days * DAY_MS, 1 << 20)
     batch = reader.read(records, clock)
     values = [r.value for r, arrival in zip(records, batch.events, strict=True) if arrival]
     return (batch.clocks or [-1])[-1], batch.dead, values
 
 
-async def test_what_is_replayed_is_what_the_shards_take(settings: Settings) -> None:
+async def test_the_shards_accept_every_replayed_record(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
     rows = list(islice(simulate(1, 300, START), 4_000))
-    # A silence longer than a clock may jump, and then a single partition's customer.
+    # A pause longer than a clock may jump, and then a customer of a single partition.
     rows.append(OrderRow("placed", "late", "late", rows[-1].at_ms + 400 * DAY_MS, 10_000, "USD", "late"))
     until = rows[-1].at_ms + 100 * DAY_MS
     seen: list[int] = []
@@ -82,7 +82,7 @@ async def test_what_is_replayed_is_what_the_shards_take(settings: Settings) -> N
         mine = [row for row in rows if murmur2(row.customer_id.encode(), 4) == partition]
         assert [msgspec.json.decode(value)["id"] for value in values] == [row.event_id for row in mine]
         assert records[-1].offset == report.last_offsets[partition]
-        # The broker's own time, not the orders': retention and the check of dates go by it.
+        # The broker's time, not the orders': retention and the check of dates use it.
         assert all(record.timestamp > time.time() * 1000 - 600_000 for record in records)
 
     await replay(event_time, rows, until_ms=until)
@@ -105,7 +105,7 @@ async def test_from_and_until_cut_without_loss(settings: Settings) -> None:
 
 
 def _put_clocks(settings: Settings, clocks: Sequence[int | None]) -> None:
-    """Put heads into Redis as a worker leaves them; None: the shard has none."""
+    """Store heads in Redis as a worker does; None: the shard has none."""
     with redis_client(settings) as redis:
         for partition, clock in enumerate(clocks):
             if clock is None:
@@ -114,13 +114,13 @@ def _put_clocks(settings: Settings, clocks: Sequence[int | None]) -> None:
             redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, encode_head(head))
 
 
-async def test_shards_that_stand_years_behind_take_a_second_file_whole(settings: Settings) -> None:
+async def test_shards_that_are_years_behind_accept_a_whole_second_file(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
     clocks = [START - 10_000 * DAY_MS, None, START - 800 * DAY_MS, START]
     await asyncio.to_thread(_put_clocks, event_time, clocks)
     rows = list(islice(simulate(4, 100, START), 500))
     async with asyncio.timeout(30):
-        # Only the file's own time is waited for, not the years that the shards have to come through before it.
+        # --speed applies to the file's time, not to the years before it that the shards have to advance.
         report = await replay(event_time, rows, speed=2e7)
     assert sum(report.sent.values()) == 500
     for partition, records in (await _orders(event_time)).items():
@@ -128,7 +128,7 @@ async def test_shards_that_stand_years_behind_take_a_second_file_whole(settings:
         assert _told(event_time, records, -1 if clock is None else clock)[:2] == (rows[-1].at_ms, [])
 
 
-async def test_heads_that_cannot_be_read_are_told_before_anything_is_sent(settings: Settings) -> None:
+async def test_unreadable_heads_are_reported_before_anything_is_sent(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
     row = OrderRow("placed", "1", "c", START, 1, "USD", "1")
     with redis_client(settings) as redis:
@@ -182,14 +182,14 @@ async def test_servers_that_do_not_answer_are_named_at_once(settings_for: Settin
     assert time.monotonic() - began < 15
 
 
-def test_the_command_reads_sorts_sends_and_tells(settings: Settings, tmp_path: Path) -> None:
+def test_the_command_reads_sorts_sends_and_reports(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     lines = ["1,b,2011-01-03,5,", "2,a,2011-01-01,5,", "3,a,never,5,", "4,a,2011-01-02,-1,", "5,a,2011-02-01,1,"]
     path.write_text("order_id,customer_id,ordered_at,amount,kind\n" + "\n".join(lines) + "\n")
-    told = run(settings, "replay", str(path), "--until", "2011-02-01")
-    assert "scored as of now" in told.stderr
-    assert "2 placed, 1 refunded" in told.stdout
-    assert "left out 1 date" in told.stdout
+    result = run(settings, "replay", str(path), "--until", "2011-02-01")
+    assert "scored as of now" in result.stderr
+    assert "2 placed, 1 refunded" in result.stdout
+    assert "left out 1 date" in result.stdout
     event_time = settings.model_copy(update={"time": "event"})
     report = json.loads(run(event_time, "replay", str(path), "--json", "--from", "2011-01-02", "--speed", "1e9").stdout)
     assert (report["sent"], report["left_out"]) == ({"refunded": 1, "placed": 2}, {"date": 1})
@@ -207,10 +207,10 @@ def test_rows_of_today_are_scored_as_of_now_without_a_warning(settings: Settings
         f"order_id,customer_id,ordered_at,amount\n1,b,{iso(now_ms - 60_000)},5\n2,b,{iso(now_ms - 2 * DAY_MS)},5\n"
     )
     assert "1 of these rows" in run(settings, "replay", str(path)).stderr
-    # The old row isn't sent, so there is nothing to tell.
-    told = run(settings, "replay", str(path), "--from", iso(now_ms - DAY_MS))
-    assert "wall" not in told.stderr
-    assert "sent 1 placed" in told.stdout
+    # The old row isn't sent, so there is no warning.
+    result = run(settings, "replay", str(path), "--from", iso(now_ms - DAY_MS))
+    assert "wall" not in result.stderr
+    assert "sent 1 placed" in result.stdout
 
 
 def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings: Settings, tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_a_file_without_a_usable_row_ends_with_an_error_and_its_counts(settings:
     assert not any(asyncio.run(_orders(settings)).values())
 
 
-def test_a_missing_file_is_told_before_any_server_is_asked(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_any_server_is_asked(tmp_path: Path) -> None:
     nowhere = {f"{PREFIX}KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
-    result = CliRunner().invoke(cli.app, ["replay", str(tmp_path / "gone.csv")], env=nowhere)
+    result = CliRunner().invoke(cli.app, ["replay", str(tmp_path / "missing.csv")], env=nowhere)
     assert (result.exit_code, type(result.exception)) == (1, OrderFileError)
 
 
@@ -291,12 +291,12 @@ async def test_moves_are_followed_as_they_were_published(settings: Settings) -> 
     assert sorted(found) == sorted(encode(c).decode() for c in changes)
     assert [json.loads(line)["sequence"] for line in found if json.loads(line)["customer_id"] == "a"] == [1, 2]
     assert len(await _lines(settings, OutputKind.CHANGES, from_beginning=True, limit=2)) == 2
-    told = await _lines(settings, OutputKind.CHANGES, from_beginning=True)
+    lines = await _lines(settings, OutputKind.CHANGES, from_beginning=True)
     assert (
         "2011-03-03 14:20:05  a  Loyal -> At Risk  silence, move 2  "
         "recency 41.2 days, frequency 12, monetary 1234.50  next: Lost 2011-06-01 00:00:00"
-    ) in told
-    # Without --from-beginning only what comes from now on.
+    ) in lines
+    # Without --from-beginning only new records.
     assert await _lines(settings, OutputKind.CHANGES) == []
     printed = await asyncio.to_thread(
         run, settings, "tail", "changes", "--from-beginning", "--until-idle", "0.2", "--json"
@@ -304,7 +304,7 @@ async def test_moves_are_followed_as_they_were_published(settings: Settings) -> 
     assert sorted(printed.stdout.splitlines()) == sorted(found)
 
 
-async def test_what_is_not_an_event_is_told_on_its_line(settings: Settings) -> None:
+async def test_a_record_that_is_no_event_is_shown_on_its_line(settings: Settings) -> None:
     sent: list[Any] = [(t, 0, b"k", b"{not\njson", []) for t in (settings.changes_topic, settings.actions_topic)]
     await _committed(settings, sent)
     for what in (OutputKind.CHANGES, OutputKind.ACTIONS):
@@ -340,7 +340,7 @@ class _Consumed(msgspec.Struct):
     headers: list[tuple[str, bytes]]
 
 
-async def test_dead_letters_are_told_with_their_record(settings: Settings) -> None:
+async def test_dead_letters_are_shown_with_their_record(settings: Settings) -> None:
     sent: list[Any] = []
     for offset, (key, value) in enumerate([(b"k", b'{"type":\n"x"}'), (b"\xff", b"\xfe"), (b"k", None), (None, None)]):
         letter = DeadLetter(0, Reason.WRONG_FIELD.value, "type", "type: x.")
@@ -359,11 +359,11 @@ async def test_dead_letters_are_told_with_their_record(settings: Settings) -> No
     assert (found[0]["key"], found[0]["value"]) == ("k", '{"type":\n"x"}')
     assert (found[1]["key_base64"], found[1]["value_base64"]) == ("/w==", "/g==")
     assert "value" not in found[2]
-    told = await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True)
+    lines = await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True)
     assert (
-        told[0]
+        lines[0]
         == f'2011-03-01 10:00:00  wrong_field (type)  {settings.orders_topic}-3@0  key k  type: x.  {{"type": "x"}}'
     )
-    assert len(told) == 4
+    assert len(lines) == 4
     for reason, number in ((Reason.WRONG_FIELD, 4), (Reason.NOT_JSON, 0)):
         assert len(await _lines(settings, OutputKind.DEAD_LETTERS, from_beginning=True, reasons=[reason])) == number

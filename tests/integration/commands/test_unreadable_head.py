@@ -126,7 +126,7 @@ def test_other_commands_end_with_one_line(broken: Settings, command: tuple[str, 
 
 
 def test_a_muted_customer_of_an_unreadable_head_ends_with_one_line(broken: Settings) -> None:
-    """In wall time the head is read for the name of the back-fill alone."""
+    """In wall time the head is only read for the id of the backfill."""
     _assert_one_line(broken.model_copy(update={"time": "wall"}), "customer", CUSTOMER)
 
 

@@ -1,4 +1,4 @@
-"""What the commands refuse before they ask any server, and how they end when nobody reads them."""
+"""Commands refuse wrong options before they ask any server, and end quietly when stdout is closed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from stream.settings import Settings
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "rebuild"])
-def test_a_step_that_there_is_not_is_wrong_usage(command: str) -> None:
+def test_an_unknown_step_is_wrong_usage(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--step", "scorin"])
     assert result.exit_code == 2
     assert "--step" in result.output
     assert "'scorin' is not one of" in result.output
 
 
-def test_topics_are_those_of_a_step_that_there_is() -> None:
+def test_an_unknown_step_has_no_topics() -> None:
     settings = Settings()
     assert streams_of(settings, "scoring").output == streams_of(settings, "campaigns").input == settings.changes_topic
     for step in ("scoring", "campaigns"):
@@ -34,19 +34,19 @@ def test_topics_are_those_of_a_step_that_there_is() -> None:
 
 
 @pytest.mark.parametrize("days", ["nan", "inf", "-1", "-inf", "soon"])
-def test_days_that_are_no_number_are_wrong_usage(days: str) -> None:
+def test_days_that_are_not_a_number_are_wrong_usage(days: str) -> None:
     result = CliRunner().invoke(app, ["score", "--recency-days", days, "--frequency", "1", "--monetary", "1"])
     assert result.exit_code == 2
     assert "isn't a number of days" in result.output
 
 
-@pytest.mark.parametrize("teller", ["Rich", "Typer"])
-def test_a_reader_that_has_gone_ends_a_command_without_a_word(teller: str) -> None:
+@pytest.mark.parametrize("printer", ["Rich", "Typer"])
+def test_a_command_ends_quietly_when_its_stdout_is_closed(printer: str) -> None:
     added = "import typer, stream.cli as cli; cli.app.command('echo')(lambda: typer.echo('a line')); cli.main()"
-    program = [sys.executable, "-c", added, {"Rich": "settings", "Typer": "echo"}[teller]]
+    program = [sys.executable, "-c", added, {"Rich": "settings", "Typer": "echo"}[printer]]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout
         assert running.stderr
         running.stdout.close()
-        told = running.stderr.read()
-    assert (running.returncode, told) == (141, b"")
+        errors = running.stderr.read()
+    assert (running.returncode, errors) == (141, b"")

@@ -24,7 +24,7 @@ def test_a_former_name_is_accepted_and_hidden(app: typer.Typer, command: list[st
     shown = runner.invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
     assert present in shown
     assert former not in shown.replace(present, "")
-    # Its help is an option's after it, so that nothing runs.
+    # With --help behind it nothing runs.
     result = runner.invoke(app, [*command, former, "--help"])
     assert result.exit_code == 0
     assert f"{former} is now {present}" in result.stderr

@@ -1,4 +1,4 @@
-"""Both command lines start without the modules that only some commands need, so that --help and errors come at once."""
+"""Both command lines start without the modules that only some commands need: --help and errors come at once."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ HEAVY = {
 
 def _loaded(program: str, *arguments: str) -> set[str]:
     """Return the top-level modules that a program has imported when it ends."""
-    told = "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr));"
-    command = [sys.executable, "-c", f"{told} {program}", *arguments]
+    report = (
+        "import atexit, json, sys; atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr));"
+    )
+    command = [sys.executable, "-c", f"{report} {program}", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in json.loads(ended.stderr.splitlines()[-1])}
 

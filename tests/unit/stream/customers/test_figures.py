@@ -19,13 +19,13 @@ def test_figures_as_of_the_clock_later_and_earlier() -> None:
     value = with_announcement(value, 3, 8, 4 * DAY_MS)
     assert figures_at(value, 5 * DAY_MS, RULES) == (1.0, 2, 12, 3, 8, False)
     assert figures_at(value, 4 * DAY_MS - 1, RULES) == ((3 * DAY_MS - 1) / DAY_MS, 1, 5, 3, 8, False)
-    # The first order leaves the window at the very instant at which it is as old as the window.
+    # The first order leaves the window at the instant at which it is as old as the window.
     assert figures_at(value, 11 * DAY_MS - 1, RULES) == ((7 * DAY_MS - 1) / DAY_MS, 2, 12, 3, 8, False)
     assert figures_at(value, 11 * DAY_MS, RULES) == (7.0, 1, 7, 3, 8, False)
     assert figures_at(value, 100 * DAY_MS, RULES) == (96.0, 0, 0, 3, 8, False)
 
 
-def test_who_came_later_is_not_there_yet_and_who_is_erased_is_not_there_any_more() -> None:
+def test_a_later_customer_and_an_erased_one_have_no_figures() -> None:
     value = _state((Kind.PLACED, "1", DAY_MS, 5), clock=0)
     assert figures_at(value, DAY_MS - 1, RULES) is None
     assert figures_at(value, DAY_MS, RULES) == (0.0, 1, 5, 0, 0, False)
@@ -33,14 +33,14 @@ def test_who_came_later_is_not_there_yet_and_who_is_erased_is_not_there_any_more
     assert figures_at(erased, 3 * DAY_MS, RULES) is None
 
 
-def test_a_customer_without_a_standing_order_has_no_recency() -> None:
+def test_a_customer_without_an_order_left_has_no_recency() -> None:
     value = _state((Kind.PLACED, "1", DAY_MS, 5), (Kind.CANCELLED, "1", 2 * DAY_MS, 0), clock=0)
     assert figures_at(value, 2 * DAY_MS, RULES) == (None, 0, 0, 0, 0, False)
     assert figures_at(value, 2 * DAY_MS - 1, RULES) == ((DAY_MS - 1) / DAY_MS, 1, 5, 0, 0, False)
 
 
-def test_what_may_have_been_forgotten_makes_incomplete() -> None:
-    # The cut follows what has left the window, a grace behind: it lies at 18 days once day 20's order has gone.
+def test_dropped_entries_make_figures_incomplete() -> None:
+    # The cut follows the orders that left the window, a grace behind: it is at 18 days once day 20's order was dropped.
     orders = [(Kind.PLACED, str(day), day * DAY_MS, 1) for day in (1, 20, 31)]
     value = _state(*orders, clock=0)
     found = figures_at(value, 30 * DAY_MS, RULES)

@@ -44,7 +44,7 @@ def _seen(*moves: SegmentChanged) -> MoveStatistics:
     return seen
 
 
-def test_a_whole_chain_passes_and_tells_who_came_back() -> None:
+def test_an_unbroken_chain_passes_and_shows_a_return() -> None:
     seen = _seen(FIRST, FALL, BACK)
     assert (seen.total, seen.customers, seen.broken, seen.duplicates) == (3, 1, 0, 0)
     assert seen.matrix == {(NEW, "Champions"): 1, ("Champions", "At Risk"): 1, ("At Risk", "Loyal"): 1}

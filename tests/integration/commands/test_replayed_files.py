@@ -48,14 +48,14 @@ KINDS = {"placed": "order", "refunded": "refund", "cancelled": "cancellation"}
 
 
 def shop(customers: int, rows: int) -> list[OrderRow]:
-    """A simulated shop that was closed for longer than a clock may jump."""
+    """Return orders with a pause that is longer than a clock may jump."""
     found = list(itertools.islice(simulate(5, customers, START), rows))
     middle = found[rows // 2].at_ms
     return [row if row.at_ms < middle else msgspec.structs.replace(row, at_ms=row.at_ms + GAP_MS) for row in found]
 
 
 def write(rows: list[OrderRow], path: Path) -> Path:
-    """A file of orders, in no order."""
+    """Write orders to a file, in random order."""
     lines = [
         f"{row.order_id or ''},{row.customer_id},{iso(row.at_ms)},{format_units(row.amount_units)},{KINDS[row.kind]}\n"
         for row in rows
@@ -66,11 +66,11 @@ def write(rows: list[OrderRow], path: Path) -> Path:
 
 
 async def taken_up(settings: Settings) -> dict[bytes, bytes]:
-    """The states after all that has been sent, as of the file's end. Nothing of it is unusable."""
+    """Return the states after everything that was sent, as of the file's end. There are no dead letters."""
     async with engine(settings, scoring_step(settings)):
         await settled(settings)
     assert await read_topic(settings, settings.orders_dead_letters_topic) == []
-    # A state that nobody has looked at since it changed by time alone still has its former bytes.
+    # A state that wasn't read since it changed by time alone still has its former bytes.
     return {name: advance_bytes(value, END, settings.rules) for name, value in states(settings).items()}
 
 
@@ -78,7 +78,7 @@ async def sent(settings: Settings) -> int:
     return sum((await end_offsets(settings, settings.orders_topic)).values())
 
 
-async def test_killed_in_the_middle_and_run_again_it_gives_the_same_states(
+async def test_a_replay_that_is_killed_and_repeated_gives_the_same_states(
     settings_for: SettingsFor, tmp_path: Path
 ) -> None:
     path = write(shop(300, 4_000), tmp_path / "orders.csv")
@@ -118,7 +118,7 @@ async def _stopped_in_the_middle(settings: Settings, rows: list[OrderRow], backf
     )
 
 
-async def test_stopped_it_goes_on_where_it_says(settings_for: SettingsFor) -> None:
+async def test_a_stopped_replay_continues_where_it_says(settings_for: SettingsFor) -> None:
     rows = shop(200, 2_000)
     whole, halves = settings_for(time="event"), settings_for(time="event")
     for settings in (whole, halves):
@@ -128,20 +128,20 @@ async def test_stopped_it_goes_on_where_it_says(settings_for: SettingsFor) -> No
     assert first.interrupted
     assert first.last_at is not None
     second = await replay(halves, rows, from_ms=parse_at(first.last_at))
-    # Only rows of that very instant are sent twice.
+    # Only rows of that instant are sent twice.
     assert 2_000 <= sum(first.sent.values()) + sum(second.sent.values()) < 2_010
     assert await taken_up(halves) == await taken_up(whole)
 
 
 async def _events(settings: Settings) -> list[list[Any]]:
-    """The events on each partition, with their keys."""
+    """Return the events of each partition, with their keys."""
     found: list[list[Any]] = [[] for _ in range(settings.partitions)]
     for record in sorted(await read_topic(settings, settings.orders_topic), key=lambda record: record.offset):
         found[record.partition].append((record.key, msgspec.json.decode(record.value)))
     return found
 
 
-async def test_a_back_fill_marks_each_event_and_ends_with_its_finish_on_every_partition(settings: Settings) -> None:
+async def test_a_backfill_marks_each_event_and_finishes_on_every_partition(settings: Settings) -> None:
     event_time = settings.model_copy(update={"time": "event"})
     rows = shop(50, 500)
     report = await replay(event_time, rows, backfill=BackfillPart("archive"))
@@ -154,37 +154,37 @@ async def test_a_back_fill_marks_each_event_and_ends_with_its_finish_on_every_pa
         assert [event for _, event in events if event["type"] == "backfill.finished"] == [finish]
         assert events[-1] == (CONTROL_KEY, finish)
     want = await taken_up(event_time)
-    # Again, and as a plain replay: the mark is no part of what an event says.
+    # Again, and as a plain replay: the mark is no part of the event's content.
     await replay(event_time, rows, backfill=BackfillPart("archive"))
     await replay(event_time, rows)
     assert await taken_up(event_time) == want
 
 
-async def test_a_back_fill_that_is_stopped_is_not_told_to_be_finished(settings: Settings) -> None:
+async def test_a_stopped_backfill_is_not_finished(settings: Settings) -> None:
     report = await _stopped_in_the_middle(settings, shop(50, 500), BackfillPart("archive"))
     assert (report.interrupted, report.finished) == (True, False)
     types = {event["type"] for events in await _events(settings) for _, event in events}
     assert "backfill.finished" not in types
 
 
-def test_a_back_fill_of_several_files(settings_for: SettingsFor, tmp_path: Path) -> None:
+def test_a_backfill_of_several_files(settings_for: SettingsFor, tmp_path: Path) -> None:
     settings = settings_for(time="event")
     asyncio.run(topics.create(settings))
     rows = shop(50, 500)
     halves = [write(rows[:250], tmp_path / "a.csv"), write(rows[250:], tmp_path / "b.csv")]
-    told = run(settings, "backfill", str(halves[0]), "--id", "archive", "--no-finish")
-    assert "backfill archive isn't finished" in told.stderr
+    result = run(settings, "backfill", str(halves[0]), "--id", "archive", "--no-finish")
+    assert "backfill archive isn't finished" in result.stderr
     assert all(event["type"] != "backfill.finished" for events in asyncio.run(_events(settings)) for _, event in events)
-    # Where the first has been taken up, the second may begin years later.
+    # After the first file has been processed, the second may begin years later.
     asyncio.run(taken_up(settings))
-    told = run(settings, "backfill", str(halves[1]), "--id", "archive")
-    assert "; backfill archive is finished; last offsets" in told.stdout
+    result = run(settings, "backfill", str(halves[1]), "--id", "archive")
+    assert "; backfill archive is finished; last offsets" in result.stdout
     finished = [event for events in asyncio.run(_events(settings)) for _, event in events[-1:]]
     assert [event["type"] for event in finished] == ["backfill.finished"] * settings.partitions
     assert len(asyncio.run(taken_up(settings))) == len({row.customer_id for row in rows})
 
 
-def test_what_a_back_fill_refuses(settings: Settings, tmp_path: Path) -> None:
+def test_a_backfill_refuses_wrong_ids_and_files(settings: Settings, tmp_path: Path) -> None:
     file = str(write(shop(5, 20), tmp_path / "orders.csv"))
     early = ["--from", "2011-02-01", "--until", "2011-01-31"]
     for wrong in (
@@ -207,8 +207,8 @@ def test_what_a_back_fill_refuses(settings: Settings, tmp_path: Path) -> None:
 def test_rows_of_the_future_and_of_the_far_past_are_left_out_and_counted(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
     path.write_text("order_id,customer_id,ordered_at,amount\n1,a,9000-01-01,5\n2,a,2011-01-01,5\n3,a,1989-12-31,5\n")
-    assert "sent 1 placed" in (told := run(settings, "replay", str(path)).stdout)
-    assert "left out 1 date, 1 dated_ahead" in told
+    assert "sent 1 placed" in (shown := run(settings, "replay", str(path)).stdout)
+    assert "left out 1 date, 1 dated_ahead" in shown
 
 
 PEAK = """
@@ -222,13 +222,13 @@ counts = Counter()
 rows = read_orders(Path(sys.argv[1]), currency="USD", counts=counts)
 with in_time_order(rows, left_out=counts, in_memory_rows=5_000, runs_at_once=8) as ordered:
     print(sum(1 for _ in ordered))
-# Not the resource usage's: that one begins with the parent's.
+# Not from the resource usage, which starts with the parent's.
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
 
 
 def _peak_mb(path: Path, rows: int) -> float:
-    # Arrow's own pools keep what they once had.
+    # Arrow's own pools keep their memory.
     plain = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
     result = subprocess.run(
         [sys.executable, "-c", PEAK, str(path)], cwd=ROOT, env=plain, capture_output=True, text=True, check=True
@@ -247,7 +247,7 @@ def test_a_file_five_times_as_large_takes_no_more_memory(tmp_path: Path, name: s
         with gzip.open(text, "wt", compresslevel=1) as file:
             file.write("order_id,customer_id,ordered_at,amount,kind\n")
             for n in range(rows):
-                # By no order of time, each customer new, every second row a refund, which have to be told apart.
+                # In random order of time, each customer new, every second row a refund.
                 day = n * 7919 % 280
                 kind = "refund" if n % 2 else ""
                 file.write(
