@@ -22,14 +22,14 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:] if line]
 
 
-def test_every_reason_is_told_with_what_to_do_and_whether_it_goes_back() -> None:
-    told = {row[0].strip("`"): row for row in rows("reason")}
-    assert sorted(told) == sorted(Reason)
-    assert all(row[1] and row[2] for row in told.values())
-    assert sorted(name for name, row in told.items() if row[3]) == sorted(FIXABLE)
+def test_every_reason_is_listed_with_what_to_do_and_whether_it_goes_back() -> None:
+    listed = {row[0].strip("`"): row for row in rows("reason")}
+    assert sorted(listed) == sorted(Reason)
+    assert all(row[1] and row[2] for row in listed.values())
+    assert sorted(name for name, row in listed.items() if row[3]) == sorted(FIXABLE)
 
 
-def test_every_why_of_what_is_left_is_told() -> None:
+def test_every_reason_to_leave_a_dead_letter_is_listed() -> None:
     assert [row[0].strip("`") for row in rows("left")] == list(LEFT_REASONS)
 
 

@@ -48,8 +48,8 @@ def test_the_examples_are_events() -> None:
     block = re.search(r"(?s)```json\n(.*?)```", EVENTS)
     assert block
     lines = [line.encode() for line in re.split(r"\n(?=\{)", block[1].strip())]
-    told = [type(decode(line)) for line in lines]
-    assert told == list(InputEvent.__args__[:4])
+    types = [type(decode(line)) for line in lines]
+    assert types == list(InputEvent.__args__[:4])
 
 
 def test_every_reason_of_a_quarantine_is_listed() -> None:

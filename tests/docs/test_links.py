@@ -9,7 +9,13 @@ from typing import Final
 
 import pytest
 
+from stream.metrics import Metrics
+from stream.settings import Settings
+from tests.support.metric_rows import metric_rows
 from tests.support.paths import ROOT
+from trainer.schedule.metrics import ScheduleMetrics
+from trainer.schedule.settings import ScheduleSettings
+from trainer.training.settings import TrainingSettings
 
 DOCS: Final = ROOT / "docs"
 AT_THE_ROOT: Final = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -23,6 +29,22 @@ ADR_IN_CODE: Final = re.compile(r"\bdocs/adr/(\d{4})\b(?!-)")
 # A path in code type: with a folder, or a Python module. Not: options, topics, URLs, and what readers call their own.
 PATH: Final = re.compile(r"(?:[\w.-]+/)+(?:[\w.-]+\.(?:py|md|html|yaml|yml|toml|svg|json|css|js|sh))?")
 OF_READERS: Final = {"shop/adapter.py"}
+# A name of the code: with a capital letter, or an underline.
+IDENTIFIER: Final = re.compile(r"(?:[A-Za-z_][\w.]*(?:[a-z][A-Z]|_)\w*|[A-Z]\w{3,})(?:\.\w+)*(?:\(\))?")
+# Names of Redis, Kafka, Python and its tools.
+OF_OTHERS: Final = {
+    "BGSAVE",
+    "HRANDFIELD",
+    "PIP_INDEX_URL",
+    "TMPDIR",
+    "UV_DEFAULT_INDEX",
+    "__consumer_offsets",
+    "exactly_once",
+    # Put together from the prefix where they are read.
+    "SEGSTREAM_CACHE_DIR",
+    "SEGSTREAM_CONFIG",
+    "SEGSTREAM_TEST_DATA",
+}
 
 
 def called(page: Path) -> str:
@@ -76,6 +98,27 @@ def sources() -> dict[str, str]:
         if path.is_file() and path.suffix not in {".md", ".gz", ".lock", ".png"} and path != Path(__file__):
             texts[name] = path.read_text("utf-8")
     return texts
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=called)
+def test_every_name_that_a_page_takes_from_the_code_exists(page: Path, words: set[str]) -> None:
+    named = {
+        name
+        for code in CODE.findall(prose(page))
+        if IDENTIFIER.fullmatch(code)
+        for name in code.rstrip("()").split(".")
+        if IDENTIFIER.fullmatch(name)
+    }
+    assert named - words - OF_OTHERS == set()
+
+
+@pytest.fixture(scope="module")
+def words(sources: dict[str, str]) -> set[str]:
+    """Every word of the code, of its files' names, and what is put together: variables of settings, names of metrics."""
+    found = {word for name, text in sources.items() for word in re.findall(r"\w+", f"{name} {text}")}
+    for settings in (Settings, TrainingSettings, ScheduleSettings):
+        found |= {settings.model_config["env_prefix"] + name.upper() for name in settings.model_fields}
+    return found | {row[0] for metrics in (Metrics(), ScheduleMetrics()) for row in metric_rows(metrics)}
 
 
 def test_every_page_that_the_code_names_exists_with_its_section(sources: dict[str, str]) -> None:

@@ -13,5 +13,5 @@ PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 
 def test_the_table_is_the_list() -> None:
-    told = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE.read_text())
-    assert told == metric_rows(Metrics()) + metric_rows(ScheduleMetrics())
+    listed = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE.read_text())
+    assert listed == metric_rows(Metrics()) + metric_rows(ScheduleMetrics())

@@ -30,8 +30,8 @@ PAGE = DOCS / "how-to" / "schedule-trainings.md"
 
 def test_the_table_of_settings_is_the_list() -> None:
     page = (DOCS / "reference" / "settings.md").read_text()
-    told = re.findall(rf"(?m)^\| `({PREFIX}\w+)` \| .*? \| (.*?) ?\| (.*?) \|$", page)
-    assert told == [
+    listed = re.findall(rf"(?m)^\| `({PREFIX}\w+)` \| .*? \| (.*?) ?\| (.*?) \|$", page)
+    assert listed == [
         (PREFIX + name.upper(), "" if field.default is None else f"`{field.default}`", field.description)
         for name, field in ScheduleSettings.model_fields.items()
     ]
@@ -39,8 +39,8 @@ def test_the_table_of_settings_is_the_list() -> None:
 
 def test_the_table_of_metrics_is_the_list() -> None:
     page = (DOCS / "reference" / "metrics.md").read_text()
-    told = re.findall(r"(?m)^\| `(segstream_training_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", page)
-    assert told == metric_rows(ScheduleMetrics())
+    listed = re.findall(r"(?m)^\| `(segstream_training_\w+)` \| (\w+) \| (.*?) ?\| (.*?) \|$", page)
+    assert listed == metric_rows(ScheduleMetrics())
 
 
 def test_the_table_of_exit_codes_is_true() -> None:
@@ -61,7 +61,7 @@ def test_the_environment_counts_over_the_table_of_the_file(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("crom = '0 4 * * *'", "SEGSTREAM_SCHEDULE_CROM"),
         ("retries = -1", "SEGSTREAM_SCHEDULE_RETRIES=-1"),
@@ -70,12 +70,12 @@ def test_the_environment_counts_over_the_table_of_the_file(monkeypatch: pytest.M
     ],
 )
 def test_what_the_file_has_wrong_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, told: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, message: str
 ) -> None:
     file = tmp_path / "segstream.toml"
     file.write_text(f"[schedule]\n{line}\n")
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(file))
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         ScheduleSettings.load()
 
 
