@@ -1,1 +1,1 @@
-"""What the worker and the trainer share: events, a customer's state, the model, the two steps. Pure: no I/O, no clock."""
+"""What worker and trainer share: events, a customer's state, the model and both steps. Pure: no I/O, no clock."""

@@ -1,4 +1,4 @@
-"""The rules of campaigns: which moves they act on, and how. YAML text -> rules, or what is wrong with it and on which line."""
+"""The rules of campaigns, out of YAML: which moves they act on, and how. Errors name the line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from segmentation.events import Cause
 
-# A move to no segment is an erasure, and nobody writes to a customer who asked to be forgotten.
+# A move to no segment is an erasure: no campaign writes to a customer who asked to be forgotten.
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause is not Cause.ERASURE)
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 
@@ -21,7 +21,7 @@ class RulesError(ValueError):
 
 
 def _choice(value: object) -> object:
-    """A YAML choice: "*" (any) is None, a list becomes a tuple."""
+    """Convert a YAML choice: "*" (any) becomes None, a list a tuple."""
     if value == "*":
         return None
     if isinstance(value, list) and value and "*" not in value:
@@ -53,9 +53,10 @@ class _RulePart(BaseModel):
 
 
 class Rule(_RulePart):
-    """Which moves it acts on, and how. A choice of None is any; None within `from_` is a customer who had no segment.
+    """One rule: which moves it acts on, and how.
 
-    Its name is the campaign's; its `reason` is told behind the move in the action's.
+    A choice of None is any; None in `from_` is a customer without a segment.
+    Its name is the campaign's. Its `reason` follows the move in the reason of the action.
     """
 
     name: Name
@@ -67,7 +68,7 @@ class Rule(_RulePart):
     reason: Text | None = None
 
     def matches(self, source: str | None, target: str, cause: Cause) -> bool:
-        """Say whether it acts on a move from `source` (None: no segment yet) to `target`."""
+        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`."""
         return (
             (self.to is None or target in self.to)
             and (self.from_ is None or source in self.from_)
@@ -75,26 +76,26 @@ class Rule(_RulePart):
         )
 
     def covers(self, other: Rule) -> bool:
-        """Say whether it matches every move that `other` matches."""
+        """Return whether the rule matches every move that `other` matches."""
         pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
         return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
 
 
 class RuleTable(_RulePart):
-    """The rules in the order in which they are asked. Each has a name of its own: it is part of the ids of its actions."""
+    """The rules, in the order of precedence. Names are unique, because they are part of the ids of actions."""
 
     rules: Annotated[tuple[Rule, ...], BeforeValidator(_listed), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [rule.name for rule in self.rules]
-        for place, name in enumerate(names):
-            if (first := names.index(name)) < place:
-                raise ValueError(f"rules {first + 1} and {place + 1} share the name {name!r}: give each its own")
+        for index, name in enumerate(names):
+            if (first := names.index(name)) < index:
+                raise ValueError(f"rules {first + 1} and {index + 1} share the name {name!r}: give each its own")
         return self
 
     def match(self, source: str | None, target: str, cause: Cause) -> Rule | None:
-        """Give the first rule that matches a move; None where none does.
+        """Return the first rule that matches a move; None where none does.
 
         >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
         >>> rule.action if rule else None
@@ -103,10 +104,10 @@ class RuleTable(_RulePart):
         return next((rule for rule in self.rules if rule.matches(source, target, cause)), None)
 
     def warnings(self) -> list[str]:
-        """Say, one sentence a rule, which rules never act because an earlier one matches all their moves."""
+        """Return a sentence on each rule that never acts, because an earlier one matches all its moves."""
         found = []
-        for place, rule in enumerate(self.rules):
-            earlier = next((other for other in self.rules[:place] if other.covers(rule)), None)
+        for index, rule in enumerate(self.rules):
+            earlier = next((other for other in self.rules[:index] if other.covers(rule)), None)
             if earlier:
                 found.append(
                     f"rule {rule.name!r} never acts: {earlier.name!r} before it matches all its moves; move it up"
@@ -115,16 +116,16 @@ class RuleTable(_RulePart):
 
 
 def default_rules() -> str:
-    """Give the text of the built-in table, out of the package: the textbook recipe, one rule a segment."""
+    """Return the text of the built-in table, out of the package: the textbook recipe, one rule a segment."""
     return files("segmentation").joinpath("default_rules.yaml").read_text("utf-8")
 
 
 def parse_rules(text: str) -> RuleTable:
     r"""Read a rule table from YAML. Raises RulesError.
 
-    >>> parse_rules("rules:\n- {name: vip, to: [Champions], cause: [ordr], action: Offer, channel: email}")
+    >>> parse_rules("rules:\n- {name: vip, to: '*', action: Offer}")
     Traceback (most recent call last):
-    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), cause[0]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first, backfill
+    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), channel: missing, expected name, to, action, channel
     """
     lines: dict[_Path, int] = {}
     try:
@@ -144,8 +145,6 @@ def parse_rules(text: str) -> RuleTable:
         raise RulesError(_explain(error, content, lines)) from None
 
 
-# ---- reading them
-
 _Path = tuple[str | int, ...]
 _TAG: Final = "tag:yaml.org,2002:"
 _NULL: Final = f"{_TAG}null"
@@ -155,7 +154,7 @@ _TAGS: Final = {f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", _NULL}
 def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> Any:
     """Turn a YAML node into text, None, lists and dicts, and note the line of each path.
 
-    YAML's own reading would let the last of two equal keys win, and take `no` for a falsehood. Everything here is text.
+    YAML's own reading would let the last of two equal keys win, and take `no` for false. Everything here is text.
     """
     if node is None:
         return None
@@ -170,7 +169,7 @@ def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> A
             f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
         )
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, place), lines, seen) for place, item in enumerate(node.value)]
+        return [_plain(item, (*path, index), lines, seen) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         content: dict[str, Any] = {}
         for key_node, value in node.value:
@@ -187,20 +186,20 @@ def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> A
 
 
 def _explain(error: ValidationError, content: dict[str, Any], lines: dict[_Path, int]) -> str:
-    """Put every finding of pydantic into one line: where it is, what stood there, what is accepted."""
+    """Join pydantic's findings to one line: where each is, the value found, and the values accepted."""
     findings = []
     for finding in error.errors(include_url=False):
         loc: _Path = finding["loc"]
         line = next((lines[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in lines), 1)
-        where = ", ".join([f"line {line}", *_place(loc, content)]) + ": " if loc else ""
+        where = ", ".join([f"line {line}", *_location(loc, content)]) + ": " if loc else ""
         findings.append(where + _wrong(finding, len(loc) > 1))
     return "; ".join(findings)
 
 
-def _place(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
-    """Say which rule and field a path leads to.
+def _location(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
+    """Yield the rule and the field that a path leads to.
 
-    >>> list(_place(("rules", 1, "cause", 0), {"rules": [{}, {"name": "vip"}]}))
+    >>> list(_location(("rules", 1, "cause", 0), {"rules": [{}, {"name": "vip"}]}))
     ["rule 2 ('vip')", 'cause[0]']
     """
     if len(loc) > 1 and isinstance(loc[1], int):
@@ -213,7 +212,7 @@ def _place(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
 
 
 def _wrong(finding: Any, in_rule: bool) -> str:
-    """Say what stood there and what is accepted, in our words instead of pydantic's."""
+    """Describe the value found and the values accepted, in our words instead of pydantic's."""
     fields = {f.alias or name: f.is_required() for name, f in (Rule if in_rule else RuleTable).model_fields.items()}
     if finding["type"] == "missing":
         return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"

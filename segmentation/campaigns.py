@@ -1,7 +1,7 @@
 """The campaign step: moves in, actions out, by a table of rules.
 
-A customer's state is what makes an action happen once: the sequence of the last move handled. States only grow, field by
-field, so replaying moves or taking over from one's own outputs, in any order and any number of times, ends in the same bytes.
+A customer's state makes an action happen once: it holds the sequence of the last move handled. States only grow, field
+by field, so replayed moves and a takeover from the step's own outputs end in the same bytes, in any order and number.
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ __all__ = [
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 
 
-# ---- what is kept of a customer
-
 VERSION: Final = 1
 _ACTED: Final = 1  # flag: the time of the last action holds
 _ERASED: Final = 2
-# 16 bytes, little-endian: version u8, flags u8, two of padding, sequence u32, time of the last action i64 (ms; 0 without the flag).
+# 16 bytes, little-endian: version u8, flags u8, two of padding, sequence u32,
+# time of the last action i64 (ms; 0 without the flag).
 _STATE: Final = Layout("<BB2xIq")
 _LAST_SEQUENCE: Final = 2**32 - 1
 
@@ -59,7 +58,7 @@ class CampaignFormatError(StateUnreadable):
 
 
 class CampaignState(NamedTuple):
-    """What is kept of a customer: the last move handled, when an action was last taken (ms since 1970), and whether that move was the erasure."""
+    """A customer's state: the last move handled, the time of the last action (ms), whether it was an erasure."""
 
     sequence: int = 0
     acted_at: int | None = None
@@ -88,7 +87,9 @@ class CampaignState(NamedTuple):
         return cls(sequence, acted_at if flags & _ACTED else None, bool(flags & _ERASED))
 
     def join(self, other: CampaignState) -> CampaignState:
-        """Take the later of both, field by field: associative, commutative, idempotent. The later move says whether it was the erasure.
+        """Take the later of both, field by field: associative, commutative, idempotent.
+
+        `erased` is that of the later move.
 
         >>> CampaignState(3, 1_000).join(CampaignState(5))
         CampaignState(sequence=5, acted_at=1000, erased=False)
@@ -98,11 +99,8 @@ class CampaignState(NamedTuple):
         return CampaignState(sequence, max(times, default=None), erased)
 
 
-# ---- the moves
-
-
 class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
-    """What a campaign needs of a segment.changed; the rest of it isn't looked at, so that it can grow."""
+    """The fields of a segment.changed that a campaign needs. Others aren't read, so that the event can grow."""
 
     type: Literal["segment.changed"]  # a field, not msgspec's tag: a lone struct's tag may be missing
     id: Id
@@ -152,13 +150,19 @@ def _read(record: KafkaRecord) -> _Move:
         raise RejectedEvent(Reason.INVALID_UTF8, None, f"text that isn't UTF-8: {error.reason}.") from None
     customer = change.customer_id.encode()
     if record.key != customer:
-        message = f"the record's key is {record.key!r}, the customer {customer!r}: only segstream writes moves, keyed by customer."
+        message = (
+            f"the record's key is {record.key!r}, the customer {customer!r}: "
+            "only segstream writes moves, keyed by customer."
+        )
         raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
     return _Move(customer, change, millis(change.occurred_at))
 
 
 def _rejected(text: str) -> RejectedEvent:
-    """Turn msgspec's message into reason, field and text. tests/unit/segmentation/test_campaign_examples.py holds its wording."""
+    """Turn msgspec's message into reason, field and text.
+
+    tests/unit/segmentation/test_campaign_examples.py holds msgspec's wording.
+    """
     found = _AT_PATH.fullmatch(text)
     what, path = found.groups() if found else (text, "")
     if missing := _MISSING.fullmatch(what):
@@ -169,9 +173,6 @@ def _rejected(text: str) -> RejectedEvent:
     return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
 
 
-# ---- the step
-
-
 class CampaignStep:
     """Moves -> actions. Pure; the contract is `segmentation.step.Step`. No model, and nothing falls due by time."""
 
@@ -179,7 +180,10 @@ class CampaignStep:
     rescore_first = False
 
     def __init__(self, table: RuleTable, group: str, *, adopted: bool = False) -> None:
-        """`group` names the deployment, and so makes the ids of its actions its own. `adopted`: a new model's moves set nothing off."""
+        """Fix the rules. `group` names the deployment and is part of the ids of actions.
+
+        `adopted`: moves of a new model set off no action.
+        """
         self._table = table
         self._adopted = adopted
         self._source = f"/segstream/{group}"
@@ -187,14 +191,14 @@ class CampaignStep:
         self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
-        """Decode and check; the clock is the latest move's."""
+        """Decode and check the moves; the clock is the latest move's."""
         del partition  # the contract asks for it
         batch, clock = _MoveBatch([], []), context.clock
-        for place, record in enumerate(records):
+        for position, record in enumerate(records):
             try:
                 move = _read(record)
             except RejectedEvent as why:
-                batch.dead.append(DeadLetter(place, why.reason.value, why.field, why.message))
+                batch.dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
                 continue
             clock = max(clock, move.at)
             batch.moves.append(move)
@@ -202,11 +206,11 @@ class CampaignStep:
         return TurnPlan(len(records), keys, clock, work=batch)
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
-        """As `plan`: a move carries its own time, whenever it is delivered."""
+        """Do what `plan` does: a move carries its own time, whenever it is delivered."""
         return self.plan(records, partition, context)
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        """The states that know of the plan's moves. Their actions are out: the log tells `patch` of them."""
+        """Return the states after the plan's moves. Their actions are published: `patch` reads them from the log."""
         return self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
 
     def decide(
@@ -217,7 +221,7 @@ class CampaignStep:
         more: bool,
         context: TurnContext,
     ) -> Turn:
-        """Act on each move that wasn't handled yet."""
+        """Act on each move that hasn't been handled yet."""
         del fired, more, context  # the contract asks for them
         turn = Turn(plan.taken, plan.clock, dead=list(_batch(plan).dead))
 
@@ -241,23 +245,23 @@ class CampaignStep:
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
-        """Nothing: there is no model here."""
+        """Return an empty turn: there is no model here."""
         del rows, quiet  # the contract asks for them
         return Turn(0, context.clock)
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
-        """The state that knows of its own last action."""
+        """Return the state with its own last published action written in."""
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
 
     def is_erased(self, value: bytes) -> bool:
-        """Whether the last move handled was the erasure."""
+        """Return whether the last move handled was the erasure."""
         return CampaignState.unpack(value).erased
 
     @staticmethod
     def _follow(
         plan: TurnPlan, values: Sequence[bytes | None], then: Callable[[_Move, CampaignState], CampaignState]
     ) -> dict[bytes, bytes]:
-        """Take the plan's moves in their order, each from its customer's state to the next. Returns the changed ones."""
+        """Apply `then` to the plan's moves, in their order. Return the states that changed."""
         before = {key: CampaignState.unpack(value) for key, value in zip(plan.keys, values, strict=True)}
         states = dict(before)
         for move in _batch(plan).moves:
@@ -265,7 +269,7 @@ class CampaignStep:
         return {key: state.pack() for key, state in states.items() if state != before[key]}
 
     def _write(self, move: _Move, rule: Rule, state: CampaignState) -> Output:
-        """The record of an action. Its note is the state behind it."""
+        """Make the record of an action. Its note is the state after it."""
         change, occurred_at = move.change, iso(move.at)
         assert change.to is not None
         reason = f"{change.from_ or 'no segment'} → {change.to} ({change.cause.value})"

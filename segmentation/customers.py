@@ -35,7 +35,7 @@ class Customer:
         return None
 
     def take(self, move: Move) -> None:
-        """Note its move, and the state behind it."""
+        """Note its move, and the state after it."""
         self.value, self.changed, self.move = move.value, True, move
 
     def wait(self, due: int, target: int, wake: int) -> None:

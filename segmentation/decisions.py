@@ -1,4 +1,4 @@
-"""The model's answers for many customers at once, in columns: who moves now, and when time alone will move them.
+"""The model's decisions on many customers at once, in columns: the moves now, and the next moves by time alone.
 
 Pure: states go in, moves and instants come out. The step writes them into its customers.
 """
@@ -52,7 +52,7 @@ class ScoringContext(NamedTuple):
 
     @classmethod
     def of(cls, model: CompiledModel, dwell_ms: int, rules: Rules) -> ScoringContext:
-        """Make one whose dwell allows at most one move per customer and instant (docs/explanation/time.md, section 7)."""
+        """Make one whose dwell is at least 1 ms (docs/explanation/time.md, section 7)."""
         return cls(model, max(dwell_ms, 1), rules)
 
 
@@ -169,10 +169,10 @@ def move_by_time(due: Sequence[DueMove], scoring: ScoringContext) -> list[Move]:
 
 
 def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | None]:
-    """Return the cause of each move that only waited for the dwell to end: the customer's latest event; None: time alone.
+    """Return the cause of each move that only waited for the end of the dwell: the latest event; None: time alone.
 
-    Such a customer's border had been crossed before (docs/explanation/time.md, section 7). Two orders at one instant are
-    a case of it: the move of the second one comes a millisecond later.
+    Such a customer had crossed the border before (docs/explanation/time.md, section 7). Two orders at one instant are a
+    case of it: the move of the second one comes a millisecond later.
     """
     scorer, dwell_ms, rules = scoring.model.scorer, scoring.dwell_ms, scoring.rules
     causes: list[Cause | None] = [None] * len(due)
@@ -182,7 +182,7 @@ def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | Non
     at = np.array([due[i].at for i in rows], dtype=np.int64)
     values = [due[i].value for i in rows]
     latest = [latest_key(value) for value in values]
-    # An event that came since, but is dated no later than the last move, shows by what the model says of that instant now.
+    # An event that came since, but is dated no later than the last move, shows in the model's decision on that instant.
     came = np.array(
         [key is not None and time_of(key) > t for key, t in zip(latest, (at - dwell_ms).tolist(), strict=True)]
     )
@@ -194,7 +194,7 @@ def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | Non
 
 
 def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
-    """Return whether the model would move each customer at an instant of its own, by all that is known now."""
+    """Return whether the model, knowing all that is known now, would move each customer at its own instant."""
     head, stretches = headers(values), intervals_of(values, at, rules, 1)
     source = scorer.index_from_ids(head["segment"])
     rest = scorer.rest(stretches.frequency, stretches.monetary)
@@ -205,10 +205,10 @@ def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rul
 def staying(
     values: Sequence[bytes], head: NDArray[np.void], at: int, scoring: ScoringContext
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return whom the model leaves where they are at an instant, [customers], and when to search each of them again, [those].
+    """Return which customers the model leaves in their segments, [customers], and when to search each again, [those].
 
-    Says of many what `score` and then `search` from `at` + 1 say of each, without an object per customer: after a model's
-    start most customers stay. `head`: their headers, which must hold at the instant; segments must be the model's.
+    The same as `score` and then `search` from `at` + 1, without an object per customer: after the start of a model most
+    customers stay. `head`: their headers, which must hold at the instant `at`; their segments must be the model's.
     """
     scorer = scoring.model.scorer
     source = scorer.index_from_ids(head["segment"])
@@ -241,7 +241,7 @@ def _ahead(
     eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
     start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
     own = np.maximum(source, 0)
-    # Most move before anything leaves the window: with many, later intervals are worth a look for the others alone.
+    # Most move before anything leaves the window. Of many customers, only the others' later intervals are searched.
     limit = 1 if source.size > _FEW else MOST_INTERVALS
     stretches = intervals_of(values, start, rules, limit)
     at, to = scorer.next_move(own, head["last"], start, stretches)
@@ -273,7 +273,7 @@ def search(values: Sequence[bytes], starts: Sequence[int], scoring: ScoringConte
 
 
 def _first_segment(value: bytes, start: int, scoring: ScoringContext) -> tuple[int, int]:
-    """Return (instant, segment id) of the move of a customer in no segment of the model; (NEVER_DUE, 0): no order yet."""
+    """Return (instant, segment id) of the move of a customer without a segment; (NEVER_DUE, 0): no order yet."""
     scorer = scoring.model.scorer
     head = headers([advance_bytes(value, start, scoring.rules)])
     if head["last"][0] == NONE and not head["segment"][0]:

@@ -1,4 +1,4 @@
-"""Records -> what they add to whom, each with its clock; or why they can't be used."""
+"""Records into entries of customers, each with its clock; or into dead letters."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ class Batch:
     events: list[DecodedEvent | None] = field(default_factory=list)
     own: dict[bytes, list[int]] = field(default_factory=dict)  # the positions of a customer's records, ascending
     dead: list[DeadLetter] = field(default_factory=list)
-    start: Activation | None = None  # the record behind the last one starts this activation
-    close: tuple[str, ...] = ()  # before anything else comes, these back-fills are over
-    lead: int = 0  # so many records more say so: that of `start` or `close`, where it is one
-    mutes: dict[int, int] = field(default_factory=dict)  # place of a record of a back-fill -> slot
-    changes: list[tuple[int, Backfills]] = field(default_factory=list)  # the registry, from this place on
-    closed: bool = False  # a replayed batch goes on behind the end of a back-fill
+    start: Activation | None = None  # the record after the last one starts this activation
+    close: tuple[str, ...] = ()  # these backfills end before anything else
+    lead: int = 0  # 1 if `start` or `close` is due to a record, which isn't in `clocks`; else 0
+    mutes: dict[int, int] = field(default_factory=dict)  # position of a record of a backfill -> slot
+    changes: list[tuple[int, Backfills]] = field(default_factory=list)  # (position, the registry from there on)
+    closed: bool = False  # a backfill ended within a replayed batch, which goes on
 
-    def note(self, place: int, registry: Backfills) -> None:
-        """The registry is another from this place on."""
+    def note(self, position: int, registry: Backfills) -> None:
+        """Note that the registry changes at this position."""
         self.registry = registry
-        self.changes.append((place, registry))
+        self.changes.append((position, registry))
 
     def backfills(self, taken: int) -> Backfills | None:
-        """The registry after the first `taken` records; None: as before."""
-        return next((after for place, after in reversed(self.changes) if place < taken), None)
+        """Return the registry after the first `taken` records; None: as before."""
+        return next((after for position, after in reversed(self.changes) if position < taken), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Reader:
     tolerance_ms: int  # how far ahead of the broker's timestamp an event may be dated
     max_jump_ms: int  # how far ahead of the shard's clock, in event time
     max_event_bytes: int
-    earliest_ms: int = 0  # what is dated before isn't a date that anybody meant
-    backfill_expiry_ms: int = DAY_MS  # a back-fill of which nothing comes for so long is over
+    earliest_ms: int = 0  # an earlier date is taken for a mistake
+    backfill_expiry_ms: int = DAY_MS  # a backfill without a record for so long is over
 
     def read(
         self,
@@ -84,11 +84,11 @@ class Reader:
         *,
         replayed_until: int | None = None,
     ) -> Batch:
-        """Decode until the end, or until a record that starts a model (event time), or before which a back-fill is over.
+        """Decode up to the end, or up to a record that starts a model (event time) or before which a backfill is over.
 
-        In event time a record's clock is the running maximum of event times; in wall time all have `clock`, the
-        turn's own. `replayed_until`: the records were delivered before, at clocks up to this one, so models were
-        started then, and in wall time the broker's timestamp is the closest thing to the clock of then.
+        In event time a record's clock is the running maximum of event times; in wall time all have `clock`, the turn's
+        own. `replayed_until`: the records were delivered before, at clocks up to this one. Then they start no models,
+        and in wall time the broker's timestamp stands in for the clock of their first delivery.
         """
         batch = Batch(clock=clock, registry=backfills)
         replayed = replayed_until is not None
@@ -113,7 +113,7 @@ class Reader:
         return batch
 
     def _take_control(self, batch: Batch, index: int, record: KafkaRecord, *, replayed: bool) -> bool:
-        """Do what a control says; whether it ends the batch, and is a turn of its own."""
+        """Apply a control. Return whether it ends the batch, as a turn of its own."""
         event = self._control(record)
         if isinstance(event, ModelActivated):
             if self.time == "wall" or replayed:
@@ -149,13 +149,13 @@ class Reader:
 
     @staticmethod
     def _mark(batch: Batch, index: int, name: str, at: int) -> None:
-        """Note that a record belongs to a back-fill. Raises RejectedEvent where there are too many."""
+        """Note that a record belongs to a backfill. Raises RejectedEvent if too many are open."""
         after, slot = batch.registry.mark(name, at)
         if slot is None:
             raise RejectedEvent(
                 Reason.TOO_MANY_BACKFILLS,
                 "backfill",
-                f"back-fill {name[:_SHOWN]!r} would be the {SLOTS + 1}th that is open here: finish one of the others first.",
+                f"backfill {name[:_SHOWN]!r} would be the {SLOTS + 1}th open one here: finish one of the others first.",
             )
         batch.mutes[index] = slot
         if after is not batch.registry:
@@ -163,7 +163,7 @@ class Reader:
 
     @staticmethod
     def _ends(batch: Batch, index: int, names: list[str], *, replayed: bool) -> bool:
-        """These back-fills are over here. Whether that ends the batch: what was delivered before is replayed to its end."""
+        """End these backfills. Return whether that ends the batch: a replayed one goes on."""
         if not replayed:
             batch.close = tuple(names)
             return True
@@ -199,13 +199,14 @@ class Reader:
             raise RejectedEvent(
                 Reason.KEY_NOT_CUSTOMER,
                 "customer_id",
-                f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: key orders by customer, or send to orders-unkeyed.",
+                f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: "
+                "key orders by customer, or send to orders-unkeyed.",
             )
         return customer, DecodedEvent(to_entry(event, self.currency), event.id, event.backfill)
 
     def _check_age(self, at: int) -> None:
         if at < self.earliest_ms:
-            message = f"dated {iso(at)}, expected {iso(self.earliest_ms)} or later: was the sender's clock set?"
+            message = f"dated {iso(at)}, expected {iso(self.earliest_ms)} or later: check the sender's clock."
             raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, "occurred_at", message)
 
     def _check_date(self, at: int, record: KafkaRecord, clock: int, name: str) -> None:
@@ -213,12 +214,14 @@ class Reader:
             raise RejectedEvent(
                 Reason.DATED_AHEAD,
                 name,
-                f"dated {at - record.timestamp} ms later than the record arrived; {self.tolerance_ms} ms are allowed.",
+                f"dated {at - record.timestamp} ms after the record's arrival, allowed are {self.tolerance_ms} ms: "
+                "check the sender's clock.",
             )
-        # The first record of a shard sets its clock: there is nothing yet to be ahead of.
+        # The first record of a shard sets its clock, and can't be ahead of it.
         if self.time == "event" and clock >= 0 and at > clock + self.max_jump_ms:
             raise RejectedEvent(
                 Reason.CLOCK_JUMP,
                 name,
-                f"dated {at - clock} ms ahead of the shard's clock; {self.max_jump_ms} ms are allowed: send clock.advanced first.",
+                f"dated {at - clock} ms ahead of the shard's clock, allowed are {self.max_jump_ms} ms: "
+                "send clock.advanced first.",
             )

@@ -1,4 +1,4 @@
-"""How the customers of now lie in a model, against those that it was trained on."""
+"""How today's customers differ from those that their model was trained on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from segmentation.scorer import Scorer
 
 K = TypeVar("K")
 
-SEGMENTS: Final = "segments"  # what an index is of, beside the features
-_LEAST_SHARE: Final = 1e-4  # of a bin that is empty: the index would be infinite
+SEGMENTS: Final = "segments"  # the name of the segments' index, beside those of the features
+_LEAST_SHARE: Final = 1e-4  # stands in for an empty bin, whose index would be infinite
 
 
 @dataclass(slots=True)
 class Tally:
-    """Customers counted as they lie in a model; added to page by page."""
+    """Counts of customers by segment and by histogram bin of a model; pages are added one by one."""
 
     model: SegmentModel
     rules: Rules
@@ -35,7 +35,7 @@ class Tally:
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin at nobody."""
+        """Begin without customers."""
         self._scorer = Scorer(self.model)
         self.nearest = [0] * len(self.model.segments)
         self.sums = dict.fromkeys(FEATURES, 0.0)
@@ -43,7 +43,7 @@ class Tally:
         self.bins = {name: np.zeros(len(found[name].shares), dtype=np.int64) for name in FEATURES if name in found}
 
     def add(self, values: Sequence[bytes], at: int) -> None:
-        """Take some more customers' states, as of an instant (ms). Raises StateFormatError."""
+        """Add some customers' states, as of an instant (ms). Raises StateFormatError."""
         if not values:
             return
         head = headers([advance_bytes(value, at, self.rules) for value in values])
@@ -67,9 +67,9 @@ class Tally:
 class Drift(NamedTuple):
     """How far customers have drifted from the training.
 
-    `indices`: population stability index of the segments' shares and of each feature (those that the model has facts
-    of). `shares`: segment -> (at training, now). `distance`: mean distance to the nearest centroid in z space,
-    at training and now. `means`: feature -> (at training, now).
+    `indices`: population stability index of the segments' shares and of each feature, where the model has the facts.
+    `shares`: segment -> (at training, now). `distance`: mean distance to the nearest centroid in z space, at training
+    and now. `means`: feature -> (at training, now).
     """
 
     customers: int
@@ -79,12 +79,12 @@ class Drift(NamedTuple):
     means: dict[str, tuple[float | None, float]]
 
     def worst(self) -> tuple[str, float]:
-        """What has drifted the furthest, and its index."""
+        """Return the name of the greatest index, and the index."""
         return max(self.indices.items(), key=lambda item: item[1], default=(SEGMENTS, 0.0))
 
 
 def drift_of(tally: Tally) -> Drift:
-    """Compare with the training's facts."""
+    """Compare the counts with the training's facts."""
     facts, customers = tally.model.training, max(tally.customers, 1)
     now = {s.name: count / customers for s, count in zip(tally.model.segments, tally.nearest, strict=True)}
     indices = {SEGMENTS: stability_index(facts.shares, now)} if facts.shares else {}
@@ -110,11 +110,12 @@ def binned(x: NDArray[np.float64], edges: Sequence[float]) -> NDArray[np.int64]:
 
 
 def stability_index(expected: Mapping[K, float], found: Mapping[K, float]) -> float:
-    """The population stability index of two sets of shares: the sum of (found - expected) ln(found / expected).
+    """Return the population stability index of two sets of shares: sum of (found - expected) ln(found / expected).
 
     By the usual reading below 0.1 nothing has changed, above 0.25 much has.
 
-    >>> stability_index({"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}), round(stability_index({"a": 0.5, "b": 0.5}, {"a": 0.8, "b": 0.2}), 3)
+    >>> half = {"a": 0.5, "b": 0.5}
+    >>> stability_index(half, half), round(stability_index(half, {"a": 0.8, "b": 0.2}), 3)
     (0.0, 0.416)
     """
     total = 0.0

@@ -1,7 +1,7 @@
 """The entries of a customer's state, and what a set of them means at an instant.
 
-A state is the *set* of the customer's events. Nothing is resolved when an event is merged; which orders are cancelled, replaced or refunded is
-worked out here, when the set is read. So neither order of arrival nor repetition can matter.
+A state is the *set* of the customer's events. Merging an event resolves nothing; which orders are cancelled, replaced
+or refunded is worked out here, when the set is read. So neither order of arrival nor repetition can matter.
 
 Times are int64 milliseconds since 1970 UTC, amounts int64 ten-thousandths of the currency's unit.
 """
@@ -25,7 +25,7 @@ DAY_MS: Final = 86_400_000
 
 
 class Kind(IntEnum):
-    """What an entry is. The numbers are part of the layout: at one instant entries sort by them."""
+    """The kind of an entry. The numbers are part of the layout: at one instant entries sort by them."""
 
     PLACED = 0
     REFUNDED = 1
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The settings that a state's bytes depend on."""
+    """The settings that the bytes of a state depend on."""
 
     window: int = 365 * DAY_MS  # ms that an order counts
     grace: int = 7 * DAY_MS  # ms that a cancellation, an erasure or a second content of an id may come late
@@ -75,7 +75,7 @@ class Rules(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the entries mean at an instant."""
+    """The meaning of entries at an instant."""
 
     standing: list[Entry]  # orders that stand, newest first, the anchor among them
     frequency: int  # standing orders in the window
@@ -129,24 +129,25 @@ def hash64(space: bytes, name: str) -> int:
 
 
 def entry(kind: Kind, event_id: str, time: int, *, order: str | None = None, amount: int = 0) -> Entry:
-    """Make the entry of an event. An erasure is its time alone, so that repeats of it are one."""
+    """Make the entry of an event. An erasure is its time alone, so that its repetitions are one entry."""
     if kind == ERASED:
         return Entry(key_of(time, ERASED), 0, 0, 0)
     return Entry(key_of(time, kind), hash64(b"o", order) if order else 0, amount, hash64(b"%d" % kind, event_id))
 
 
 def after(time: int) -> int:
-    """Give the least key of all that lie later: an entry's time is above `time` iff its key is at least this."""
+    """Return the least key of a later entry: an entry's time is above `time` iff its key is at least this."""
     return (time + 1) << 3
 
 
 def read(rows: Sequence[Entry], t: int, cut: int, rules: Rules) -> Reading:
-    """Tell what sorted entries mean at `t`, given that everything up to `cut` no longer counts. Entries dated later than `t` are skipped.
+    """Return the meaning of sorted entries at `t`, where entries up to `cut` no longer count and later ones don't yet.
 
     1. Void: a later event of the same kind and id exists, less than a window after it. It has no effect whatever.
     2. Superseded: an order placed again, less than a window later. Of two at one instant the greater amount counts.
     3. Cancelled: a cancellation c of the order exists with placed - grace <= c < placed + window.
-    4. An order stands if none of these holds. A refund counts with its order (see `counted`), or for itself if it names none.
+    4. An order stands if none of these holds. A refund counts with its order (see `counted`), or by itself if it names
+       none.
     """
     standing, refunds = _judge(rows, t, rules)
     counting = counted(standing, refunds, max(t - rules.window, cut), rules.grace)
@@ -155,7 +156,7 @@ def read(rows: Sequence[Entry], t: int, cut: int, rules: Rules) -> Reading:
 
 
 def read_counted(rows: Sequence[Entry], t: int, cut: int, rules: Rules) -> Counted:
-    """Give the entries behind the two figures of `read` at the same instant."""
+    """Return the entries that make up the two figures of `read` at the same instant."""
     standing, refunds = _judge(rows, t, rules)
     return counted(standing, refunds, max(t - rules.window, cut), rules.grace)
 
@@ -163,7 +164,8 @@ def read_counted(rows: Sequence[Entry], t: int, cut: int, rules: Rules) -> Count
 def counted(standing: Sequence[Entry], refunds: Sequence[Entry], start: int, grace: int) -> Counted:
     """Pick what counts in a window that begins after `start`.
 
-    A refund that names an order lives and dies with it (unless dated more than `grace` before it); one that names none counts while it lies in the window itself.
+    A refund that names an order counts as long as that order does, unless dated more than `grace` before it. A refund
+    that names none counts while it lies in the window itself.
     """
     least = after(start)
     orders = {e.order: e for e in standing if e.key >= least and e.key & 7 == PLACED}
@@ -176,7 +178,7 @@ def counted(standing: Sequence[Entry], refunds: Sequence[Entry], start: int, gra
 
 
 def saturated(units: int) -> int:
-    """Cut a sum of money to what 64 bits hold."""
+    """Limit a sum of money to 64 bits."""
     return max(-MONEY_LIMIT, min(units, MONEY_LIMIT))
 
 
@@ -188,7 +190,8 @@ def _judge(rows: Sequence[Entry], t: int, rules: Rules) -> tuple[list[Entry], li
     cancelled: dict[int, list[int]] = {}
     placed: list[Entry] = []
     refunds: list[Entry] = []
-    # From the newest back: whoever can take an entry's effect away has been met before it (a cancellation may lie on either side).
+    # From the newest back, so that an entry that takes another's effect away comes before it (a cancellation may lie on
+    # either side).
     for e in reversed(rows):
         time, kind = e.key >> 3, e.key & 7
         if time > t or kind == ERASED:

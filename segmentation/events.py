@@ -1,8 +1,8 @@
 """The events in and out, as JSON: bytes <-> event, the checks on the way in, and their JSON Schema.
 
-In come orders, refunds, cancellations and erasures of customers, and the controls that segstream itself sends; out go moves between
-segments, and campaign actions. Unknown fields are ignored, so that producers can grow. Nothing is guessed: a number where text is
-expected is refused, and so is the reverse.
+In come orders, refunds, cancellations and erasures of customers, and the controls that segstream itself sends; out go
+moves between segments, and campaign actions. Unknown fields are ignored, so that producers can grow. Nothing is
+guessed: a number where text is expected is refused, and so is the reverse.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from msgspec import Meta, Struct
 from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, Entry, hash64, key_of
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 
-CONTROL_KEY: Final = b"\0control"  # the record key of controls: no shop calls a customer so
+CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_MS  # a century of room for what is foretold
+_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_MS  # leaves a century for forecast moves
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
-_LONGEST_MESSAGE: Final = 1_000  # characters: a flood of refused records mustn't become a flood of text
+_LONGEST_MESSAGE: Final = 1_000  # characters: many refused records mustn't fill the logs
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="ISO 8601 with zone")]
 OutTime = Annotated[str, Meta(description="ISO 8601, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
-# The patterns are for readers of the schema; the checks are parse_units and the deployment's currency, which also say what is wrong.
+# The patterns are for readers of the schema; the checks are parse_units and the deployment's currency, which also say
+# what is wrong.
 DecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9]+(\.[0-9]{1,4})?$"})]
 SignedDecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?[0-9]+\.[0-9]{2,4}$"})]
 CurrencyCode = Annotated[str, Meta(description="ISO 4217", extra_json_schema={"pattern": "^[A-Z]{3}$"})]
@@ -40,7 +41,7 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class Reason(StrEnum):
-    """Why a record can't be used. A closed list: the labels of a metric, and a header of dead letters."""
+    """The reason why a record can't be used. A closed list: the labels of a metric, and a header of dead letters."""
 
     NOT_JSON = "not_json"
     INVALID_UTF8 = "invalid_utf8"
@@ -65,16 +66,14 @@ class Reason(StrEnum):
     TOO_MANY_BACKFILLS = "too_many_backfills"
     UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
-    ADAPTER_FAILED = (
-        "adapter_failed"  # a record of a shop's own topic whose mapping raised (stream/adapters/mapping.py)
-    )
+    ADAPTER_FAILED = "adapter_failed"  # the mapping of a source record raised (stream/adapters/mapping.py)
 
 
 class RejectedEvent(ValueError):
-    """A record that can't be used: it goes to the dead letters with this reason, and the stream goes on."""
+    """A record that can't be used. It becomes a dead letter with this reason, and processing continues."""
 
     def __init__(self, reason: Reason, field: str | None, message: str) -> None:
-        """`field`: the path in the event, like "amount.value"; None where no single field is at fault. A long message is cut."""
+        """Keep reason, field and message (cut if long). `field`: a path like "amount.value"; None: no single field."""
         message = message[:_LONGEST_MESSAGE]
         super().__init__(message)
         self.reason = reason
@@ -83,14 +82,14 @@ class RejectedEvent(ValueError):
 
 
 class Amount(Struct, frozen=True, gc=False):
-    """Money as decimal text, so that no float has touched it."""
+    """Money as decimal text, exact: it never was a float."""
 
     value: DecimalText
     currency: CurrencyCode
 
 
 class OrderPlaced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.placed"):
-    """A customer has bought. Counts from its own time on, for one window."""
+    """A customer has placed an order. It counts for one window, from its own time on."""
 
     id: Id
     order_id: Id
@@ -101,7 +100,7 @@ class OrderPlaced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type",
 
 
 class OrderRefunded(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.refunded"):
-    """Money has gone back. With an order's id it counts as long as that order does, without one for a window of its own."""
+    """A refund. With an order's id it counts as long as that order; without one, for one window from its own time."""
 
     id: Id
     customer_id: Id
@@ -112,7 +111,7 @@ class OrderRefunded(Struct, frozen=True, gc=False, kw_only=True, tag_field="type
 
 
 class OrderCancelled(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.cancelled"):
-    """An order is void, and its refunds with it."""
+    """An order was cancelled: neither it nor its refunds count any more."""
 
     id: Id
     order_id: Id
@@ -122,7 +121,7 @@ class OrderCancelled(Struct, frozen=True, gc=False, kw_only=True, tag_field="typ
 
 
 class CustomerErased(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="customer.erased"):
-    """Everything of this customer up to this time is to be forgotten."""
+    """A customer asks for erasure: everything up to this time is deleted."""
 
     id: Id
     customer_id: Id
@@ -131,21 +130,21 @@ class CustomerErased(Struct, frozen=True, gc=False, kw_only=True, tag_field="typ
 
 
 class ClockAdvanced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="clock.advanced"):
-    """Event time has come this far, orders or not."""
+    """Event time has reached this instant, even without orders."""
 
     id: Id
     to: Timestamp
 
 
 class BackfillFinished(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="backfill.finished"):
-    """All records of this back-fill have been sent: its customers are told of again."""
+    """All records of a backfill have been sent: moves of its customers are published again."""
 
     id: Id
     backfill: Id
 
 
 class ModelActivated(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="model.activated"):
-    """From here on this model scores. `activation` only grows; `version` finds the model when the activation has been compacted away."""
+    """From here on this model scores. `activation` only grows; `version` identifies the model."""
 
     id: Id
     activation: Count
@@ -158,21 +157,21 @@ InputEvent = CustomerEvent | Control
 
 
 class Cause(StrEnum):
-    """Why a customer has moved."""
+    """The cause of a move."""
 
     ORDER = "order"
     REFUND = "refund"
     CANCELLATION = "cancellation"
-    SILENCE = "silence"  # nothing happened, for long enough
+    SILENCE = "silence"  # no event for long enough
     WINDOW = "window"  # an order left the window
     MODEL = "model"
     FIRST = "first"
-    BACKFILL = "backfill"  # its history was loaded, and is complete now
+    BACKFILL = "backfill"  # the load of the customer's history is complete
     ERASURE = "erasure"
 
 
 class Rfm(Struct, frozen=True, gc=False):
-    """What a customer was scored on."""
+    """The figures that a customer was scored on."""
 
     recency_days: float
     frequency: int
@@ -180,7 +179,7 @@ class Rfm(Struct, frozen=True, gc=False):
 
 
 class NextMove(Struct, frozen=True, gc=False):
-    """Where the customer goes, and when, if nothing happens until then."""
+    """The customer's next move, if nothing happens until then."""
 
     segment: str
     at: OutTime
@@ -189,7 +188,7 @@ class NextMove(Struct, frozen=True, gc=False):
 class SegmentChanged(
     Struct, frozen=True, kw_only=True, tag_field="type", tag="segment.changed", rename={"from_": "from"}
 ):
-    """A customer has moved. Per customer `sequence` counts 1, 2, 3…, and each `from` is the `to` before it. Segments go by name."""
+    """A customer has moved. `sequence` counts its moves from 1; each `from` is the `to` before. Segments go by name."""
 
     id: str
     customer_id: str
@@ -197,8 +196,8 @@ class SegmentChanged(
     from_: str | None
     to: str | None
     cause: Cause
-    occurred_at: OutTime  # when it became true
-    scored_at: OutTime  # when it was noticed
+    occurred_at: OutTime  # when the customer moved
+    scored_at: OutTime  # when the worker computed the move
     model_version: str | None
     rfm: Rfm | None
     before: Rfm | None
@@ -208,7 +207,7 @@ class SegmentChanged(
 
 
 class CampaignAction(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
-    """What a campaign does about a move; `held_out` customers are told to nobody, to measure against."""
+    """The action of a campaign on a move. A `held_out` customer belongs to the control group: don't act."""
 
     id: str
     customer_id: str
@@ -251,7 +250,7 @@ def decode(value: bytes | None) -> InputEvent:
 
 
 def _translated(message: str) -> RejectedEvent:
-    """Turn msgspec's message into reason, field and text. tests/unit/segmentation/test_events.py holds its wording."""
+    """Turn msgspec's message into reason, field and text; tests/unit/segmentation/test_events.py holds its wording."""
     found = _AT_PATH.fullmatch(message)
     what, path = found.groups() if found else (message, "")
     if missing := _MISSING.fullmatch(what):
@@ -273,9 +272,10 @@ def _input_types() -> list[str]:
 
 
 def millis(at: datetime, name: str = "occurred_at") -> int:
-    """Milliseconds since 1970 UTC, fractions floored. `at` has a zone.
+    """Return milliseconds since 1970 UTC, fractions floored. `at` has a zone.
 
-    Raises RejectedEvent for field `name` outside 1970-01-01 to 9899-12-31. The decoder has rounded what is finer than a microsecond.
+    Raises RejectedEvent for field `name` outside 1970-01-01 to 9899-12-31. The decoder has rounded what is finer than a
+    microsecond.
 
     >>> millis(datetime(1970, 1, 2, 0, 0, 1, 999_999, tzinfo=UTC))
     86401999
@@ -304,7 +304,7 @@ def to_entry(event: CustomerEvent, currency: str) -> Entry:
     if isinstance(event, OrderCancelled):
         order = hash64(b"o", event.order_id)
         return Entry(key_of(time, CANCELLED), order, 0, hash64(_HASH_SPACE[CANCELLED], event.id))
-    # An erasure is its time alone: repeats of it are one, whatever their ids.
+    # An erasure is its time alone: repetitions are one entry, whatever their ids.
     return Entry(key_of(time, ERASED), 0, 0, 0)
 
 
@@ -351,7 +351,7 @@ def _date(day: int) -> str:
 
 
 def cloud_headers(event_type: str, event_id: str, source: str, subject: str, time: str) -> list[tuple[str, bytes]]:
-    """Give the record headers of an event: CloudEvents 1.0, Kafka's binary mode. `time`: ISO 8601."""
+    """Return the record headers of an event: CloudEvents 1.0, Kafka's binary mode. `time`: ISO 8601."""
     return [
         ("ce_id", event_id.encode()),
         ("ce_source", source.encode()),
@@ -364,7 +364,7 @@ def cloud_headers(event_type: str, event_id: str, source: str, subject: str, tim
 
 
 def move_id(group: str, customer_id: str, sequence: int) -> str:
-    """Give a move its id, the same whenever and wherever it is computed: UUIDv5 of deployment, customer and number."""
+    """Return the id of a move, the same wherever it is computed: UUIDv5 of deployment, customer and sequence."""
     # As uuid.uuid5 does (RFC 9562, 5.5), in a third of its time.
     digest = bytearray(
         sha1(_namespace(group) + f"{customer_id}:{sequence}".encode(), usedforsecurity=False).digest()[:16]
@@ -381,7 +381,7 @@ def _namespace(group: str) -> bytes:
 
 
 def json_schema() -> dict[str, Any]:
-    """Give the JSON Schema (2020-12) of all events, in and out: one `anyOf` over `$defs`."""
+    """Return the JSON Schema (2020-12) of all events, in and out: one `anyOf` over `$defs`."""
     types: tuple[type, ...] = (*InputEvent.__args__, *OutputEvent.__args__)
     references, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     return {
@@ -393,5 +393,5 @@ def json_schema() -> dict[str, Any]:
 
 
 def instant(ms: int) -> datetime:
-    """Make ms since 1970 a datetime in UTC."""
+    """Return ms since 1970 as a datetime in UTC."""
     return _EPOCH + timedelta(milliseconds=ms)

@@ -1,4 +1,4 @@
-"""The three features of many customers, untransformed: what is trained on is what is scored, to the bit."""
+"""The three features of many customers, untransformed: training and scoring use the same bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segmentation.scorer import recency_days
 
 
 class FeatureColumns(NamedTuple):
-    """Columns of the customers with an order that stands, [n]; `stands`, [customers]: of all given, who they are."""
+    """Columns of the customers with an order that stands, [n]; `stands` marks them among all, [customers]."""
 
     recency_days: NDArray[np.float64]
     frequency: NDArray[np.float64]
@@ -22,7 +22,7 @@ class FeatureColumns(NamedTuple):
 
 
 def feature_columns(head: NDArray[np.void], at: int) -> FeatureColumns:
-    """Read headers of states, [customers], that hold at an instant (ms)."""
+    """Read the features from headers of states, [customers], that hold at an instant (ms)."""
     stands = head["last"] != NONE
     head = head[stands]
     return FeatureColumns(

@@ -1,4 +1,4 @@
-"""What time alone will do to customers up to an instant, if nothing else happens; and what would keep one where it is."""
+"""The moves that time alone will make, if nothing else happens; and the purchase that would prevent one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def moves_ahead(
 ) -> Iterator[Ahead]:
     """Yield the moves in [as_of, until) of customers (key, state), by the worker's own search: in rounds, unordered.
 
-    Moves before `as_of`, the shard's clock, are published already. Muted customers are left out. Raises StateFormatError.
+    Moves before `as_of`, the shard's clock, are published already. Muted customers are left out. Raises
+    StateFormatError.
     """
     rules = scoring.rules
     waiting = [(key, value, as_of) for key, value in rows if not is_silent(value)]
@@ -60,12 +61,12 @@ def moves_ahead(
                 yield Ahead(key, at, source, target, figures_in(after).monetary)
                 waiting.append((key, after, at + 1))
             elif wake < min(until, at):
-                # The search has looked at the intervals up to here.
+                # The search has covered the intervals up to here.
                 waiting.append((key, value, wake))
 
 
 def keeping_purchase(value: bytes, due: int, scoring: ScoringContext) -> int | None:
-    """Return the least purchase (ten-thousandths) in the last millisecond before `due` that keeps the customer's segment.
+    """Return the least purchase (ten-thousandths) a millisecond before `due` that keeps the customer's segment.
 
     Whole cents, searched on a grid of 1, 2, 5 times the powers of ten, then between its neighbours by halving. None: no
     purchase does (one may move the customer elsewhere). The scorer's own answer: with that amount the customer stays.

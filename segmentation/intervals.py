@@ -1,7 +1,7 @@
-"""Stretches of time in which a customer's frequency and monetary value stand still, for the search of the next move.
+"""Intervals of time in which a customer's frequency and monetary value stand still, for the search of the next move.
 
-If nothing more happens, they change only when something leaves the window: an order with the refunds that name it, or a refund that
-names none. Both leave a window after their own time.
+If nothing more happens, the two change only when something leaves the window: an order with the refunds that name it,
+or a refund that names none. Both leave one window after their own time.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
     from segmentation.rfm import CustomerState, Rules
 
-MOST_INTERVALS: Final = 64  # of a customer; what would come after them is looked at when they are over
+MOST_INTERVALS: Final = 64  # of a customer; later ones are searched when these are over
 _EXACT_MONEY: Final = 2**62  # sums below this haven't saturated, so they can be taken apart again
 
 
 @dataclass(frozen=True, slots=True)
 class Intervals:
-    """Customer i owns the intervals [offset[i], offset[i + 1]), in order; each lasts until the next begins, the last one until until[i], exclusive."""
+    """The intervals of customer i are [offset[i], offset[i + 1]), in order. Each ends where the next begins.
+
+    The last one ends at until[i], exclusive.
+    """
 
     offset: NDArray[np.int64]  # [customers + 1]
     start: NDArray[np.int64]  # [intervals], ms
@@ -41,7 +44,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """The changes behind the first intervals, ordered by owner and time; figures in whole numbers, as of each change."""
+    """The changes after the first intervals, by owner and time; figures in whole numbers, as of each change."""
 
     owner: NDArray[np.int64]
     rank: NDArray[np.int64]  # 0 for an owner's first
@@ -53,10 +56,11 @@ class _Changes:
 def intervals_of(
     values: Sequence[bytes], as_of: NDArray[np.int64], rules: Rules, limit: int = MOST_INTERVALS
 ) -> Intervals:
-    """Cut what lies ahead of each customer, as of an instant of its own, into intervals: in each one `rfm.read` says the same at every millisecond.
+    """Cut each customer's future, from its own instant on, into intervals within which `read` gives the same figures.
 
-    At most `limit` intervals a customer. `until` is where the first one left out would begin, or the first entry dated later than as_of, if
-    that is earlier: what such an entry does is for a state that has been advanced to it. Raises StateFormatError.
+    At most `limit` intervals a customer. `until` is where the first one left out would begin, or the first entry dated
+    later than as_of, if that is earlier: its effect is for a state that has been advanced to it. Raises
+    StateFormatError.
     """
     head = headers(values)
     plain, changes = _plain(values, head, as_of, rules)
@@ -87,9 +91,9 @@ def _plain(
 ) -> tuple[NDArray[np.bool_], _Changes]:
     """Find the customers whose window holds standing orders only, and when these leave.
 
-    So it is if the entries that lie in it are as many as the header's frequency, none lies ahead, and the header holds: anything but a
-    standing order would be one entry more. Their amounts must be the header's money, too: a refund dated before its order may have
-    left the window already and still be subtracted.
+    That is the case if the entries in the window are as many as the header's frequency, none lies ahead, and the header
+    holds: anything but a standing order would be one entry more. Their amounts must be the header's money, too: a
+    refund dated before its order may have left the window already and still be subtracted.
     """
     customers = np.arange(len(values))
     n = head["n"].astype(np.int64)
@@ -111,15 +115,15 @@ def _plain(
     taken = np.flatnonzero(inside & plain[owner])
     owner, leaves = owner[taken], time[taken] + rules.window
     # Sums may wrap round in 64 bits over all customers; their differences within one are exact all the same.
-    gone = np.cumsum(entry["amount"][taken], dtype=np.int64)
+    lost = np.cumsum(entry["amount"][taken], dtype=np.int64)
     last = np.empty(taken.size, np.bool_)  # the last of those that leave at one instant
     last[-1:] = True
     last[:-1] = (owner[1:] != owner[:-1]) | (leaves[1:] != leaves[:-1])
     before = np.searchsorted(owner, customers)  # each customer's first row
     left = np.arange(1, taken.size + 1) - before[owner]
-    gone_before = np.concatenate([np.zeros(1, np.int64), gone])[before]
+    lost_before = np.concatenate([np.zeros(1, np.int64), lost])[before]
     frequency = head["frequency"][owner].astype(np.int64) - left
-    monetary = head["monetary"][owner] - (gone - gone_before[owner])
+    monetary = head["monetary"][owner] - (lost - lost_before[owner])
     owner = owner[last]
     rank = np.arange(owner.size) - np.searchsorted(owner, customers)[owner]
     return plain, _Changes(owner, rank, leaves[last], frequency[last], monetary[last])
@@ -136,9 +140,9 @@ class _Course:
 
 
 def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Course:
-    """Do the same for one customer with anything in the window, O(n log n).
+    """Find the intervals of one customer with anything in the window, O(n log n).
 
-    Without entries dated ahead it is fixed which orders stand, so that all that can happen is that some leave, with their refunds.
+    Without entries dated ahead it is fixed which orders stand: they can only leave, with their refunds.
     """
     counting = read_counted(state.entries, as_of, state.cut, rules)
     leaving: dict[int, tuple[int, int]] = {}  # instant -> orders and money that leave
@@ -171,5 +175,5 @@ def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Cou
 
 
 def window_leaves_at(value: bytes, at: int, rules: Rules) -> bool:
-    """Tell whether an entry of a state leaves the window at exactly this instant: then that, not silence, is what moves the customer."""
+    """Return whether an entry leaves the window at exactly this instant: then that moves the customer, not silence."""
     return at - rules.window > cut_of(value) and bool((times_in(value) == at - rules.window).any())

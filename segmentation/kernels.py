@@ -3,7 +3,7 @@
 NumPy's own differ by one unit in the last place between AVX-512 and AVX2 for about 2 % of arguments, so two workers
 could publish different figures for one customer. These use only IEEE-754 ``+ - * /``, comparison, ``rint`` and exact
 scaling, one ufunc at a time in the order written: the bits are the same alone, in any batch, on any CPU. Reordering
-or merging any of the steps changes bits, and with them what was announced. `log1p_of_one` and `expm1_of_one` take the
+or merging any of the steps changes bits, and with them published moves. `log1p_of_one` and `expm1_of_one` take the
 same steps on a Python float: below some twenty numbers that is faster than thirty ufuncs.
 """
 
@@ -45,7 +45,7 @@ _EXP_LIMIT: Final = 700.0
 
 
 def log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give log(1 + x) for finite x >= 0, of the same shape, to within 0.8 units in the last place.
+    """Return log(1 + x) for finite x >= 0, of the same shape, to within 0.8 units in the last place.
 
     Source: fdlibm s_log1p.c and e_log.c (Sun Microsystems, 1993), without their branches.
 
@@ -74,7 +74,7 @@ def log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def log1p_of_one(x: float) -> float:
-    """Give log(1 + x) for one finite x >= 0: the bits of `log1p`.
+    """Return log(1 + x) for one finite x >= 0: the bits of `log1p`.
 
     >>> log1p_of_one(1.0)
     0.6931471805599453
@@ -102,7 +102,7 @@ def log1p_of_one(x: float) -> float:
 
 
 def expm1(y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give exp(y) - 1 for y (clipped to ±700), of the same shape, to within 1.6 units in the last place.
+    """Return exp(y) - 1 for y (clipped to ±700), of the same shape, to within 1.6 units in the last place.
 
     Computed as 2**k * e + (2**k - 1) with e = exp(r) - 1, |r| <= ln(2) / 2. The one rounding that counts is the last:
     an error of e weighs no more than its share in the sum, which keeps the transforms monotone on whole milliseconds.
@@ -127,7 +127,7 @@ def expm1(y: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def expm1_of_one(y: float) -> float:
-    """Give exp(y) - 1 for one y (clipped to ±700): the bits of `expm1`.
+    """Return exp(y) - 1 for one y (clipped to ±700): the bits of `expm1`.
 
     >>> expm1_of_one(1.0)
     1.7182818284590453

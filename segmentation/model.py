@@ -17,7 +17,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Keys of the models topic beside the versions: which model scores, and which one waits to be compared with it.
+# Keys of the models topic beside the versions: the model that scores, and the one to be compared with it.
 ACTIVE_KEY: Final = b"active"
 CANDIDATE_KEY: Final = b"candidate"
 FEATURES: Final = ("recency_days", "frequency", "monetary")
@@ -36,7 +36,7 @@ Transform = Literal["identity", "log1p", "yeo-johnson"]
 
 
 class ModelError(ValueError):
-    """A published model that can't be scored by; the message says what is wrong with it. Trying again can't help."""
+    """A published model that can't score; the message says what is wrong with it. A retry can't help."""
 
 
 def _utc(at: datetime) -> datetime:
@@ -84,7 +84,7 @@ class Segment(_ModelPart):
 
 
 class Histogram(_ModelPart):
-    """How one feature lay at the training, untransformed: shares[i] of the customers had edges[i - 1] < x <= edges[i]."""
+    """One untransformed feature at the training: shares[i] of the customers had edges[i - 1] < x <= edges[i]."""
 
     edges: Annotated[tuple[float, ...], Field(max_length=63)]
     shares: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...]
@@ -99,12 +99,12 @@ class Histogram(_ModelPart):
 
 
 class Training(_ModelPart):
-    """How the model came about: facts for people, which nothing is decided by. Part of the content all the same.
+    """Facts about the training, for people: no decision depends on them, but they are part of the content.
 
     `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values and
-    `histograms` to how these lay; `distance` is the mean distance to the nearest centroid in z space, of all customers.
-    `forced` says that the gates of the training failed and someone published anyway. Facts that a later trainer adds are
-    kept as they are: they belong to the version, and its models can be scored by.
+    `histograms` to their distributions; `distance` is the mean distance of all customers to the nearest centroid in z
+    space. `forced`: the gates of the training failed and someone published anyway. Facts that a later trainer adds are
+    kept as they are, because the version depends on them; such models can score.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -124,7 +124,7 @@ class Training(_ModelPart):
 
 
 class SegmentModel(_ModelPart):
-    """Everything that scoring needs, and where it came from. Checked when built: an instance can be scored by.
+    """Everything that scoring needs, and where it came from. Checked when built: every instance can score.
 
     `parent` is the version of the model that was active at the training. `margin` is on squared distance in z space.
     Building one that breaks a rule raises pydantic's ValidationError, a ValueError.
@@ -165,7 +165,7 @@ class SegmentModel(_ModelPart):
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
-        # Models of before these facts were kept have the versions that they always had.
+        # Older models, without these facts, keep the versions that they always had.
         for name in _LATER_FACTS:
             if content["training"][name] in (None, {}):
                 del content["training"][name]
@@ -180,12 +180,12 @@ class SegmentModel(_ModelPart):
         return hashlib.sha256(_canonical(self._content())).hexdigest()[:_VERSION_DIGITS]
 
     def to_json(self) -> bytes:
-        """Give the published form: canonical JSON (sorted keys, compact, ASCII) with the version in it."""
+        """Return the published form: canonical JSON (sorted keys, compact, ASCII) with the version in it."""
         return _canonical(self._content() | {"version": self.version})
 
     @classmethod
     def from_json(cls, value: bytes) -> Self:
-        """Read the published form. ModelError, naming what is wrong, if it isn't whole, true to its version, usable."""
+        """Read the published form. Raises ModelError if it isn't whole, true to its version and usable."""
         content = _json_object(value, "a model")
         stated = content.pop("version", None)
         if stated is None:
@@ -203,9 +203,9 @@ class SegmentModel(_ModelPart):
         return model
 
     def warnings(self) -> list[str]:
-        """Say, one sentence a pair, which centroids are within the margin of each other; empty if none are.
+        """Return a sentence on each pair of centroids that are within the margin of each other.
 
-        Someone in the first of two such segments stays there even when standing on the other's centroid.
+        A customer in the first of two such segments stays there even on the other's centroid.
         """
         return [
             f"the centroids of {one.name!r} and {other.name!r} are {distance2:.3g} apart (squared), within the margin "
@@ -218,7 +218,7 @@ class SegmentModel(_ModelPart):
 def read_version(key: bytes | None, value: bytes) -> SegmentModel:
     """Read a record of the models topic that holds a model: its key is the version. Raises ModelError.
 
-    For everyone who reads the topic, so that worker, commands and trainer refuse the same records.
+    Worker, commands and trainer read the topic by this function, so that they refuse the same records.
     """
     model = SegmentModel.from_json(value)
     if key != model.version.encode():
@@ -253,7 +253,7 @@ def _canonical(content: dict[str, Any]) -> bytes:
 
 
 def _explain(error: ValidationError) -> str:
-    """Put every finding of pydantic into one line: where, what was expected, what stood there."""
+    """Join pydantic's findings to one line: where each is, what was expected, and the value found."""
     findings = []
     for finding in error.errors(include_url=False):
         where = ".".join(str(part) for part in finding["loc"])

@@ -6,14 +6,12 @@ from typing import Final
 
 UNITS: Final = 10_000  # in one unit of the currency
 DECIMALS: Final = 4
-LONGEST: Final = (
-    64  # characters; int() refuses thousands of digits with an error of its own, and nobody's order needs 65
-)
+LONGEST: Final = 64  # characters; int() refuses thousands of digits with an error of its own, and no order needs 65
 _SCALE: Final = (10_000, 1_000, 100, 10, 1)  # by the number of decimals given
 
 
 class AmountError(ValueError):
-    """The text isn't an amount: digits, and at most four more behind a point."""
+    """The text isn't an amount: digits, and at most four more after a point."""
 
 
 class TooManyDecimalsError(AmountError):

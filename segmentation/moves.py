@@ -16,12 +16,12 @@ from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.state_bytes import figures_in
 from segmentation.step import NEVER_DUE, Output
 
-NOTE: Final = Struct("<HIq")  # segment, sequence, time of the move: what a state keeps of its last move
+NOTE: Final = Struct("<HIq")  # segment, sequence, time of the move: the part of its last move that a state keeps
 
 
 @dataclass(slots=True)
 class Move:
-    """One move, as decided; `order` is its place among the turn's moves (TIME 7)."""
+    """One move, as decided. `order` sorts the moves of a turn (docs/explanation/time.md, section 9)."""
 
     order: tuple[int, int, int, bytes]
     customer: bytes
@@ -30,8 +30,8 @@ class Move:
     target: int  # segment id; 0: none (erased)
     cause: Cause
     at: int
-    value: bytes  # the state behind the move
-    before: bytes | None = None  # the state without what caused it
+    value: bytes  # the state after the move
+    before: bytes | None = None  # the state without the cause of the move
     before_at: int = 0
     causation_id: str | None = None
     distances: Sequence[float] = ()
@@ -40,7 +40,7 @@ class Move:
 
 
 def figures(value: bytes | None, at: int) -> Rfm | None:
-    """What a state says at an instant at which its header holds. None: no order ever stood.
+    """Return the figures of a state at an instant at which its header holds; None: no state.
 
     Recency in days, exact to the millisecond; where no order stands any more, the horizon.
     """
@@ -52,10 +52,10 @@ def figures(value: bytes | None, at: int) -> Rfm | None:
 
 
 class MoveWriter:
-    """Moves -> outputs, under one deployment's name and one model's segment names."""
+    """Turns moves into outputs, under one deployment's name and one model's segment names."""
 
     def __init__(self, group: str, model: SegmentModel, names: dict[int, str]) -> None:
-        """`names`: segment id -> name, of this model and of the earlier ones that customers may still be in."""
+        """Fix the names: segment id -> name, of this model and of earlier ones that customers may still be in."""
         self._group = group
         self._source = f"/segstream/{group}"
         self._version = model.version
@@ -63,11 +63,11 @@ class MoveWriter:
         self._labels = [s.name for s in model.segments]
 
     def name(self, segment: int) -> str | None:
-        """The name of a segment id; None for 0. An id that no known model has is told as its number."""
+        """Return the name of a segment id; None for 0. An id of no known model becomes "segment-ID"."""
         return None if segment == 0 else self._names.get(segment, f"segment-{segment}")
 
     def write(self, move: Move, now: int) -> Output:
-        """The record of a move, for the changes and for the compacted topic. `now`: wall clock, ms."""
+        """Make the record of a move, for the changes topic and the compacted topic. `now`: wall clock, ms."""
         customer = move.customer.decode()
         occurred_at = iso(move.at)
         upcoming = None

@@ -1,4 +1,4 @@
-"""The partition that a producer's own partitioner gives a key: two shards for one customer would be two chains."""
+"""The partitions that producers' partitioners give a key: a customer on two shards would have two chains of moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _M: Final = 0x5BD1E995
 
 
 def murmur2(key: bytes, partitions: int) -> int:
-    """Java's and aiokafka's default: MurmurHash2 with Kafka's seed, made positive, modulo the partitions.
+    """Return a key's partition by Java's and aiokafka's default: MurmurHash2, made positive, modulo the partitions.
 
     >>> murmur2(b"21", 8), murmur2(b"foobar", 8)
     (4, 6)
@@ -33,7 +33,7 @@ def murmur2(key: bytes, partitions: int) -> int:
 
 
 def by_crc32(key: bytes, partitions: int) -> int:
-    """Librdkafka's default (`consistent_random`): CRC-32 modulo the partitions.
+    """Return a key's partition by librdkafka's default (`consistent_random`): CRC-32 modulo the partitions.
 
     >>> by_crc32(b"customer", 8)
     1

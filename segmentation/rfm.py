@@ -1,13 +1,12 @@
-"""One customer's state: a pruned set of events in canonical bytes, from which recency, frequency and monetary value are read.
+"""A customer's state: a pruned set of events in canonical bytes, with the customer's figures in its header.
 
-The bytes are a function of the set of the customer's events and of the clock, nothing else: not of order, repetition, batching or the
-instants at which the state was looked at. For recency this holds if whatever takes an order away (a cancellation, an erasure, a second
-placement of an order, a second content of an id) comes at most a grace late; frequency and monetary value are exact at any lateness.
+The bytes are a function of the set of the customer's events and of the clock, nothing else: not of order, repetition,
+batching or the instants at which the state was looked at. For recency this holds if any event that takes an order away
+(a cancellation, an erasure, a second placement of an order, a second content of an id) comes at most a grace late;
+frequency and monetary value are exact at any lateness. docs/explanation/state-format.md has the whole of it.
 
-Where what lies in the bytes is known to segmentation/state_bytes.py; only the fast path of a plain order, `append`, does
-arithmetic on a header here.
-
-`t` is everywhere the shard's clock in ms: it never goes back.
+segmentation/state_bytes.py knows the layout of the bytes; only the fast path of a plain order, `append`, does
+arithmetic on a header here. `t` is everywhere the shard's clock in ms: it never goes back.
 """
 
 from __future__ import annotations
@@ -98,32 +97,33 @@ _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
 class Outcome(StrEnum):
-    """What became of an event, for metrics and dead letters."""
+    """The effect of an event on its customer's state, for metrics and dead letters."""
 
     NEW = "new"
     REPEAT = "repeat"
-    CONFLICT = "conflict"  # known id, other content: kept as a further entry, and to be reported
+    CONFLICT = "conflict"  # known id, other content: kept as a further entry, and reported
     LATE = "late"  # not after the cut: moves at most `last` and `first`
     ERASED = "erased"  # not after the customer's erasure
 
 
 def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules) -> CustomerState:
-    """Make the canonical state of the given entries at `t`: forget what can't matter any more, then fill the header.
+    """Make the canonical state of the given entries at `t`: drop entries that can't matter any more, fill the header.
 
     `state` gives the cut, `first`, whether it is capped, and the scorer's fields; its entries don't take part.
     """
     window, grace, cap = rules
     kept = sorted(entries)
-    # Erasure: nothing up to the latest one has ever been, and that one stays for good.
+    # The latest erasure stays for good; entries up to it are deleted.
     stones = [e for e in kept if e.key & 7 == ERASED][-1:]
     erased = stones[0].time if stones else NONE
     if stones:
         kept = [e for e in kept if e.time > erased and e.key & 7 != ERASED]
     first = state.first if state.first > erased else NEVER
     first = min(first, next((e.time for e in kept if e.key & 7 in (PLACED, ANCHOR)), NEVER))
-    # The cut follows the newest event that has left the window, a grace behind. From the customer's own events, not from the clock: else every value would change as time passes.
-    gone = bisect_left(kept, (after(t - window),))
-    aged = max(erased, kept[gone - 1].time - grace) if gone else erased
+    # The cut follows the newest event that has left the window, a grace behind. It depends on the customer's own
+    # events, not on the clock: else every value would change as time passes.
+    left = bisect_left(kept, (after(t - window),))
+    aged = max(erased, kept[left - 1].time - grace) if left else erased
     cut = max(state.cut, aged)
     capped = state.capped and cut > aged
     old = bisect_left(kept, (after(cut),)) if cut > NONE else 0
@@ -152,7 +152,10 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
 
 
 def _remnant(old: Sequence[Entry], reading: Reading, cut: int, grace: int) -> list[Entry]:
-    """Keep of the entries up to the cut, sorted, the last order that stood, now the anchor, and what can still tell its successors from dead ones."""
+    """Return the entries up to the cut that are kept: the last order that stood, now the anchor, and later ones.
+
+    The later placements and cancellations still decide which of the anchor's successors stand.
+    """
     kept = [e for e in old if e.kind in (PLACED, CANCELLED)]
     anchor = max((e for e in reading.standing if e.time <= cut), key=lambda e: e.rank, default=None)
     if anchor:
@@ -170,15 +173,16 @@ def _next_change(kept: Sequence[Entry], t: int, cut: int, window: int) -> int:
 
 
 def advance(state: CustomerState, t: int, rules: Rules) -> CustomerState:
-    """Bring a state to a later instant: the same events, perhaps others of them in the window."""
+    """Return the state at a later instant: the same events, perhaps others of them in the window."""
     return state if t < state.next_change else settle(state, state.entries, t, rules)
 
 
 def absorb(state: CustomerState, e: Entry, t: int, rules: Rules) -> tuple[CustomerState, Outcome]:
-    """Take one more event in, at clock `t`.
+    """Merge one more event, at clock `t`.
 
-    Always one by one, each at its own clock: then no batching shows, not even for events that come later than the grace.
-    An erasure leaves the scorer's fields alone too: it is a numbered move, and the scorer clears them when it tells it.
+    Events are merged one by one, each at its own clock, so that batching never shows, not even for events that come
+    later than the grace. An erasure too leaves the scorer's fields alone: the scorer clears them with its numbered
+    move.
     """
     state = advance(state, t, rules)
     if e in state.entries:
@@ -195,10 +199,11 @@ def absorb(state: CustomerState, e: Entry, t: int, rules: Rules) -> tuple[Custom
 
 
 def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
-    """Take the fast path: the bytes of `absorb` for a plain new order, by arithmetic on the header; None where that isn't certain to be equal.
+    """Return the bytes of `absorb` for a plain new order, by arithmetic on the header; None if they may differ.
 
-    Plain: newer than every entry and than the cut (the cap may have cut all entries of one instant away), not ahead of the clock, nothing due by time alone,
-    room under the cap, and neither its order nor its event known (the search of the bytes may hit by chance: that is slow, never wrong).
+    Plain: newer than every entry and than the cut (the cap may have cut all entries of one instant away), not ahead of
+    the clock, nothing due by time alone, room under the cap, and neither its order nor its event known (the search of
+    the bytes may hit by chance: that is slow, never wrong).
     """
     version, flags, segment, sequence, moved_at, n, frequency, monetary, _, first, newest, next_change, cut = (
         HEADER.unpack_from(value)
@@ -228,7 +233,7 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
 
 
 def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[bytes, Outcome]:
-    """Do what `absorb` does on bytes: by the fast path where it answers. None is a customer without a state.
+    """Merge one more event into bytes, as `absorb` does; by the fast path if it can. None: a customer without a state.
 
     Raises StateFormatError. Returns `value` itself where nothing changed.
     """
@@ -245,13 +250,16 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 
 
 def _has(value: bytes, e: Entry) -> bool:
-    """Tell whether this very entry is among them. A replay repeats whole logs, so this has to be cheap. A hit across two entries is looked at by the slow path."""
+    """Return whether this very entry is in the state. Cheap, because a replay repeats whole logs.
+
+    A hit across two entries counts as none: the slow path decides.
+    """
     at = value.find(ENTRY.pack(*e), HEADER.size)
     return at >= 0 and (at - HEADER.size) % ENTRY.size == 0 and value[0] == VERSION and value[1] <= FLAGS
 
 
 def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:
-    """Do what `advance` does on bytes; `value` itself while nothing changes by time. Raises StateFormatError."""
+    """Return the state at a later instant (`advance`); if it is the same, `value` itself. Raises StateFormatError."""
     if len(value) >= HEADER.size and t < next_change_of(value):
         return value
     return pack(advance(unpack(value), t, rules))

@@ -1,7 +1,7 @@
-"""`forecast` for one customer, in plain floats: the same steps, the same bits, and a tenth of the time below a dozen customers.
+"""The scorer for one customer, in plain floats: the same steps and bits as segmentation/scorer.py, ten times as fast.
 
-A turn of a quiet shard holds two or three customers, and then NumPy's cost per call is all there is. What decides is
-described in `forecast`; a property test holds both to the same bits.
+A turn of a quiet shard holds two or three customers, where NumPy's cost per call is all there is; below a dozen
+customers this is faster. segmentation/scorer.py describes the decision; a property test holds both to the same bits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAMBDA_ZERO: Final = 2.0**-52
 
 
 def standardise_one(x: float, feature: Feature) -> float:
-    """Give z = (t(x) - mean) / scale of one finite x, cut off at ±1024: the bits of `forecast.standardise`."""
+    """Return z = (t(x) - mean) / scale of one finite x, cut off at ±1024: the bits of `scorer.standardise`."""
     return min(max((_transform(x, feature) - feature.mean) / feature.scale, -Z_LIMIT), Z_LIMIT)
 
 
@@ -46,7 +46,7 @@ def _power(log: float, lam: float) -> float:
 
 
 class Interval(NamedTuple):
-    """A stretch of time in which frequency and monetary stand still, until the next one begins."""
+    """A time in which frequency and monetary value stand still, until the next interval begins."""
 
     start: int  # ms
     frequency: float  # orders
@@ -65,20 +65,21 @@ class SingleScorer:
         self._borders = [[(b - a, b + a) for b, _, _ in centroids] for a, _, _ in centroids]
 
     def next_move(self, a: int, last: int, start: int, intervals: Iterable[Interval], until: int) -> tuple[int, int]:
-        """Tell the first instant in [start, until) at which time alone moves the customer, and where to.
+        """Return the first instant in [start, until) at which time alone moves the customer, and where to.
 
-        NEVER_DUE and a where nothing does.
+        (NEVER_DUE, a) if there is none.
         """
         rows = list(intervals)
         ends = [interval.start - 1 for interval in rows[1:]]
-        # The last interval is open. Past the horizon recency stands still, so its end there speaks for all that follows.
+        # The last interval is open. Past the horizon recency stands still, so the horizon stands for all later
+        # instants.
         ends.append(max(last + HORIZON_MS, rows[-1].start, start))
-        for interval, behind in zip(rows, ends, strict=True):
-            begin, end = max(interval.start, start), min(behind, until - 1)
+        for interval, last_of_it in zip(rows, ends, strict=True):
+            begin, end = max(interval.start, start), min(last_of_it, until - 1)
             if begin > end:
                 continue
             rest = self._rest(interval.frequency, interval.monetary)
-            # As the gain only falls or only rises along an interval, its first and last instant speak for all of it.
+            # The gain only falls or only rises along an interval, so its first and last instant are enough.
             if self._moves(a, begin, last, rest):
                 return begin, self._best(a, begin, last, rest)
             if self._moves(a, end, last, rest):
@@ -87,7 +88,7 @@ class SingleScorer:
         return NEVER_DUE, a
 
     def _rest(self, frequency: float, monetary: float) -> list[float]:
-        """The squared distance to every centroid without recency."""
+        """Return the squared distance to every centroid without recency."""
         _, of_frequency, of_monetary = self._model.features
         f, m = standardise_one(frequency, of_frequency), standardise_one(monetary, of_monetary)
         return [(f - cf) * (f - cf) + (m - cm) * (m - cm) for cf, cm in self._plane]
@@ -102,7 +103,7 @@ class SingleScorer:
         return max(self._gain(a, at, last, rest)) > self._margin
 
     def _best(self, a: int, at: int, last: int, rest: list[float]) -> int:
-        """Where a customer that moves at this instant goes; the first in the model's order on equal bits."""
+        """Return where a customer that moves at this instant goes; the first in the model's order on equal bits."""
         gain = self._gain(a, at, last, rest)
         return gain.index(max(gain))
 
@@ -119,7 +120,7 @@ class SingleScorer:
             step *= 2
 
     def _guess(self, a: int, last: int, rest: list[float]) -> int:
-        """Solve in closed form. Only guessed from: what is told doesn't depend on it."""
+        """Solve in closed form. Only a guess: the result of the search doesn't depend on it."""
         own = rest[a]
         roots = [
             ((self._margin - (own - q)) / step + both) / 2.0

@@ -1,4 +1,4 @@
-"""Where a customer belongs, and the first millisecond at which time alone moves them.
+"""The scorer: a customer's segment, and the first millisecond at which time alone moves the customer.
 
 A `Scorer` is a SegmentModel made ready for NumPy. Everything that decides is built from IEEE-754 ``+ - * /``,
 comparison and exact scaling, one ufunc at a time in the order written: no dot product, sum, power or NumPy logarithm.
@@ -48,7 +48,7 @@ _BLOCK: Final = 32_768
 
 
 def transform(x: NDArray[np.float64], kind: Transform, lam: float | None = None) -> NDArray[np.float64]:
-    """Give t(x), same shape: identity, log1p of max(x, 0), or Yeo-Johnson with λ = lam. x must be finite.
+    """Return t(x), same shape: identity, log1p of max(x, 0), or Yeo-Johnson with λ = lam. x must be finite.
 
     The trainer takes its means and scales over these values, so that both sides mean the same by z.
     Yeo-Johnson (Biometrika 87, 2000): ((1 + x)^λ - 1) / λ for x >= 0, -((1 - x)^(2 - λ) - 1) / (2 - λ) below.
@@ -72,12 +72,12 @@ def transform(x: NDArray[np.float64], kind: Transform, lam: float | None = None)
 
 
 def _power(log: NDArray[np.float64], lam: float) -> NDArray[np.float64]:
-    """Give (exp(log)^λ - 1) / λ, which is log itself at λ = 0."""
+    """Return (exp(log)^λ - 1) / λ, which is log itself at λ = 0."""
     return log if abs(lam) < LAMBDA_ZERO else expm1(lam * log) / lam
 
 
 def standardise(x: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    """Give z = (t(x) - mean) / scale, cut off at ±1024, same shape."""
+    """Return z = (t(x) - mean) / scale, cut off at ±1024, same shape."""
     if x.ndim == 1 and x.size <= _FEW:
         return np.array([standardise_one(one, feature) for one in x.tolist()], dtype=np.float64)
     # Extreme λ or scale may overflow to infinity, which the cut-off then takes to the limit: meant, not an accident.
@@ -87,7 +87,7 @@ def standardise(x: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]
 
 
 def _undo(z: NDArray[np.float64], feature: Feature) -> NDArray[np.float64]:
-    """Give an x >= 0 with z(x) near z, or NaN or infinity. Only guessed from, so NumPy's own functions will do."""
+    """Return an x >= 0 with z(x) near z, or NaN or infinity. Only a guess, so NumPy's own functions will do."""
     t = z * feature.scale + feature.mean
     if feature.transform == "identity":
         return t
@@ -109,14 +109,14 @@ class _Rows:
 
 
 def recency_days(at: NDArray[np.int64] | int, last: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the days since each last order, [n], at most HORIZON_MS. One dated ahead counts as of now: 0."""
+    """Return the days since each last order, [n], at most HORIZON_MS. One dated ahead counts as of now: 0."""
     elapsed = np.minimum(np.maximum(at - np.maximum(last, -HORIZON_MS), 0), HORIZON_MS)
     days: NDArray[np.float64] = elapsed / float(DAY_MS)
     return days
 
 
 class Scorer:
-    """A SegmentModel compiled: decides for columns of customers and tells their next move by time.
+    """A compiled SegmentModel: decides on columns of customers and finds their next moves by time.
 
     Segments are addressed by *index*, their position in model.segments, int64; UNKNOWN (-1) is "none that this model
     has". n customers, K segments. Instants are milliseconds since 1970, int64, not negative. `last` is the instant of
@@ -140,12 +140,12 @@ class Scorer:
         self._both: NDArray[np.float64] = recency[None, :] + recency[:, None]
 
     def index_from_ids(self, ids: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Give the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
+        """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
         index: NDArray[np.int64] = self._index_by_id[ids]
         return index
 
     def rest(self, frequency: NDArray[np.float64], monetary: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give q, the squared distance to every centroid without recency, [n, K]. Monetary in currency units."""
+        """Return q, the squared distance to every centroid without recency, [n, K]. Monetary in currency units."""
         _, of_frequency, of_monetary = self.model.features
         df = standardise(frequency, of_frequency)[:, None] - self._frequency
         dm = standardise(monetary, of_monetary)[:, None] - self._monetary
@@ -153,20 +153,20 @@ class Scorer:
         return squares
 
     def z_recency(self, at: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Give the recency coordinate at each instant, [n]."""
+        """Return the recency coordinate at each instant, [n]."""
         return standardise(recency_days(at, last), self.model.features[0])
 
     def gain(
         self, a: NDArray[np.int64], z_recency: NDArray[np.float64], rest: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Give g = d²(a) - d²(b) for every b, [n, K], as a difference of squares; a must be known."""
+        """Return g = d²(a) - d²(b) for every b, [n, K], as a difference of squares; a must be known."""
         own = np.take_along_axis(rest, a[:, None], 1)
         return self._step[a] * ((z_recency + z_recency)[:, None] - self._both[a]) + (own - rest)
 
     def decide(
         self, a: NDArray[np.int64], at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """Give the index each customer moves to at that instant, or a where they stay.
+        """Return the index each customer moves to at that instant, or a where they stay.
 
         From UNKNOWN it is the nearest, whatever the margin.
         """
@@ -179,14 +179,14 @@ class Scorer:
     def moves(
         self, a: NDArray[np.int64], at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
-        """Tell for each customer whether it moves at that instant; a must be known. `decide` without the target."""
+        """Return for each customer whether it moves at that instant; a must be known. `decide` without the target."""
         top: NDArray[np.float64] = self.gain(a, self.z_recency(at, last), rest).max(axis=1)
         return top > self.margin
 
     def distances(
         self, at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Give the Euclidean distance to every centroid in z space, [n, K]: to be published, nothing is decided by it."""
+        """Return the Euclidean distance to every centroid in z space, [n, K]: published, but no decision uses it."""
         dr = self.z_recency(at, last)[:, None] - self._recency
         return np.sqrt(dr * dr + rest)
 
@@ -223,14 +223,15 @@ class Scorer:
             keep = ~done
             rows, row, low, high, yes, half = rows[keep], row[keep], low[keep], high[keep], yes[keep], (gap >> 1)[keep]
             probe = np.where(yes, np.maximum(high - step, low + half), np.minimum(low + step, low + half))
-            # Held, because a far-off guess takes more rounds than int64 has doublings; past the middle it is cut anyway.
+            # Held, because a far-off guess takes more rounds than int64 has doublings; past the middle it is cut
+            # anyway.
             step = min(step * 2, HORIZON_MS)
         return out
 
     def next_move(
         self, a: NDArray[np.int64], last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tell the first instant in [start, intervals.until) at which time alone moves each customer, and where to, [n].
+        """Return the first instant in [start, intervals.until) at which time moves each customer, and where to, [n].
 
         NEVER_DUE and a where nothing does. `start` is the first instant at which a move is allowed: the larger of
         as_of and the last move + max(dwell, 1). `a` must be known (ValueError): without a known segment a customer
@@ -241,8 +242,8 @@ class Scorer:
         at = np.full(a.size, NEVER_DUE, dtype=np.int64)
         to = a.copy()
         if a.size <= _FEW:
-            for row, told in enumerate(self._one_by_one(a, last, start, intervals)):
-                at[row], to[row] = told
+            for row, move in enumerate(self._one_by_one(a, last, start, intervals)):
+                at[row], to[row] = move
             return at, to
         # Customers are computed apart anyway: blocks change the memory needed, and no bit of the answer.
         cuts = np.searchsorted(intervals.offset, np.arange(0, intervals.start.size, _BLOCK))
@@ -271,27 +272,27 @@ class Scorer:
         owner = np.repeat(np.arange(a.size), np.diff(intervals.offset))
         begin, end = _stretches(last, start, intervals, owner)
         rows = _Rows(a[owner], last[owner], self.rest(intervals.frequency, intervals.monetary))
-        # Towards earlier centroids the gain only falls along an interval, towards later ones it only rises: the customer
-        # moves within the interval if and only if at its first or at its last instant.
+        # Towards earlier centroids the gain only falls along an interval, towards later ones it only rises: the
+        # customer moves within the interval if and only if at its first or at its last instant.
         at_begin, at_end = np.zeros(owner.size, dtype=np.bool_), np.zeros(owner.size, dtype=np.bool_)
         for hit, instant in ((at_begin, begin), (at_end, end)):
             ask = np.flatnonzero((begin <= end) & ~at_begin)
             hit[ask] = self.moves(rows.a[ask], instant[ask], rows.last[ask], rows.rest[ask])
         hits = np.flatnonzero(at_begin | at_end)
         # Only the earliest such interval of a customer is searched.
-        who, earliest = np.unique(owner[hits], return_index=True)
+        movers, earliest = np.unique(owner[hits], return_index=True)
         interval = hits[earliest]
         moment = begin[interval]
         later = np.flatnonzero(~at_begin[interval])
         moment[later] = self._between(rows[interval[later]], begin[interval[later]], end[interval[later]])
         at, to = np.full(a.size, NEVER_DUE, dtype=np.int64), a.copy()
-        at[who] = moment
-        to[who] = self.decide(a[who], moment, last[who], rows.rest[interval])
+        at[movers] = moment
+        to[movers] = self.decide(a[movers], moment, last[movers], rows.rest[interval])
         return at, to
 
 
 def _part(intervals: Intervals, begin: int, end: int) -> Intervals:
-    """Cut out the intervals of the customers [begin, end)."""
+    """Return the intervals of the customers [begin, end)."""
     first, last = int(intervals.offset[begin]), int(intervals.offset[end])
     return Intervals(
         offset=intervals.offset[begin : end + 1] - first,
@@ -305,7 +306,10 @@ def _part(intervals: Intervals, begin: int, end: int) -> Intervals:
 def _stretches(
     last: NDArray[np.int64], start: NDArray[np.int64], intervals: Intervals, owner: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give the first and last instant of each interval from `start` on and before `until`; nothing is left where first > last."""
+    """Return the first and last instant of each interval from `start` on and before `until`.
+
+    Nothing of an interval is left where first > last.
+    """
     begin = np.maximum(intervals.start, start[owner])
     end = np.empty_like(begin)
     end[:-1] = intervals.start[1:] - 1

@@ -1,8 +1,9 @@
 """The scoring step: orders, states, a model and a clock go in; states, moves and due times come out.
 
-The order of all moves is a fold over the records of a shard (docs/explanation/time.md, section 9). Record i has the clock
-C_i. Before it comes what is due earlier than C_i, by (instant, customer); then the record's own customer is scored at C_i.
-A turn does a prefix of that fold for many customers at once: one event of each per round, in columns, sorted at the end.
+The order of all moves is a fold over the records of a shard (docs/explanation/time.md, section 9). Record i has the
+clock C_i. Before it come the moves due earlier than C_i, by (instant, customer); then the record's own customer is
+scored at C_i. A turn does a prefix of that fold for many customers at once: one event of each per round, in columns,
+sorted at the end.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from segmentation.step import NEVER_DUE, DeadLetter, DueEntry, KafkaRecord, Scop
 
 BY_TIME: Final = 0  # at one position of the fold, what is due comes before the record
 BY_RECORD: Final = 1
-UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # a record that adds nothing is never a reason to score
+UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # the record adds nothing, so its customer isn't scored
 CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
 
 
@@ -93,7 +94,10 @@ class ScoringStep:
         partitioner: Partitioner | None = None,
         partitions: int = 1,
     ) -> None:
-        """Fix the deployment's rules. `partitioner` must put each new customer on the partition it came from; None: no check."""
+        """Fix the deployment's rules.
+
+        `partitioner` must put each new customer on the partition that its records came from; None: no check.
+        """
         self._reader = reader
         self._rules = rules
         self._dwell_ms = dwell_ms
@@ -150,7 +154,7 @@ class ScoringStep:
         more: bool,
         context: TurnContext,
     ) -> Turn:
-        """Do a prefix of the fold: the plan's records, and what is due before them (docs/explanation/time.md, section 9)."""
+        """Do a prefix of the fold (docs/explanation/time.md, section 9): the plan's records, and moves due before."""
         batch = _work(plan).batch
         bound = (plan.clock, b"")
         if more:
@@ -209,7 +213,7 @@ class ScoringStep:
     def _without_staying(
         self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext, turn: Turn
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
-        """Leave out the customers that a new model leaves where they are and that need only a due time: the turn gets it."""
+        """Return the customers without those that need only a due time under a new model; the turn gets that time."""
         scoring = self._scoring(context)
         if scoring is None or context.scope is not Scope.EVERYONE or not rows:
             return rows, quiet
@@ -235,7 +239,7 @@ class ScoringStep:
         return is_erased(value)
 
     def _expired(self, context: TurnContext) -> tuple[str, ...]:
-        """Return the backfills without a record for too long, for a turn in which no record says how late it is."""
+        """Return the backfills without a record for too long, for a turn without records."""
         if self._event_time or not context.backfills.rows:
             return ()
         return tuple(context.backfills.silent_since(context.now - self._reader.backfill_expiry_ms))
@@ -270,7 +274,7 @@ class ScoringStep:
         return list(parts.values())
 
     def _fold(self, customers: list[Customer], fold: _Fold) -> list[Move]:
-        """Do rounds of one event a customer: its next move by time if that comes before its next record, else the record."""
+        """Do rounds of one event a customer: its next move by time if that comes first, else its next record."""
         moves: list[Move] = []
         batch, taken, bound, scoring = fold.batch, fold.taken, fold.bound, fold.scoring
         if scoring is not None:
@@ -355,7 +359,7 @@ class ScoringStep:
         if slot := batch.mutes.get(position) or muted_by(value):
             value = with_mute(value, slot if slot in fold.open_slots and not erased else 0)
         c.value, c.changed = value, True
-        # A customer that has lost every order isn't scored either: a refund of unknown orders says nothing.
+        # A customer that has lost every order isn't scored either: a refund of unknown orders is no reason to move.
         if not erased and is_silent(value):
             c.wait(NEVER_DUE, 0, NEVER_DUE)
             return None
@@ -367,7 +371,7 @@ class ScoringStep:
 
     @staticmethod
     def _erase(c: Customer, request: ScoreRequest) -> Iterable[Move]:
-        """Make the numbered move to no segment, where one had been published (docs/explanation/state-format.md, section 8)."""
+        """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8)."""
         c.erased = True
         value = c.value or EMPTY
         if not announcement(value)[0]:

@@ -23,9 +23,9 @@ class Verdict(NamedTuple):
 
 
 def verdicts(rows: Sequence[tuple[bytes, bytes]], at: int, scoring: ScoringContext) -> list[Verdict]:
-    """Return where each customer (key, state) would be after a start of the model at an instant (ms), by the worker's rule.
+    """Return where each customer (key, state) would be if the model started at an instant (ms), by the worker's rule.
 
-    Margin and dwell count where the announced segment is one of the model's. A customer without a segment and without an
+    Margin and dwell count if the announced segment is one of the model's. A customer with neither a segment nor an
     order that stands gets none; one that isn't scored (muted, or every order lost) stays. Raises StateFormatError.
     """
     if not rows:

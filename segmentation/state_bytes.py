@@ -1,4 +1,4 @@
-"""The bytes of a customer's state (docs/explanation/state-format.md, section 5). Other modules read them by these functions.
+"""The bytes of a customer's state, read by these functions alone (docs/explanation/state-format.md, section 5).
 
 Layout, version 1: little-endian, no padding, every field on its own boundary. A header of 72 bytes (HEADER, HEAD), then
 32 bytes an entry (ENTRY, ROW) in sorted order. The header's figures hold from the last change up to, not including,
@@ -208,7 +208,7 @@ def is_capped(value: bytes) -> bool:
 def headers(values: Sequence[bytes]) -> NDArray[np.void]:
     """Join the headers to columns, HEAD[len(values)], read-only. Raises StateFormatError if one isn't a state.
 
-    At a clock t < next_change the columns are the figures at t; bring the other states to t first (`rfm.advance_bytes`).
+    At a clock t < next_change the columns are the figures at t; bring other states to t first (`rfm.advance_bytes`).
     """
     sizes = np.fromiter(map(len, values), np.int64, len(values))
     if values and sizes.min() < HEADER.size:
@@ -233,5 +233,5 @@ def rows(values: Sequence[bytes]) -> NDArray[np.void]:
 
 
 def layout(n: int) -> np.dtype[np.void]:
-    """Return the layout of whole states with n entries, for arrays of them: fields `head` (HEAD) and `rows` (ROW[n])."""
+    """Return the layout of states with n entries, for arrays of them: fields `head` (HEAD) and `rows` (ROW[n])."""
     return np.dtype([("head", HEAD), ("rows", ROW, (n,))])
