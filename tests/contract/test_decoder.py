@@ -1,4 +1,4 @@
-"""The decoder's contract: whatever bytes come, an event or a RejectedEvent with a reason, a field and a short message."""
+"""The decoder's contract: any bytes give an event, or a RejectedEvent with a reason, a field and a short message."""
 
 from __future__ import annotations
 
@@ -45,15 +45,16 @@ def reading(value: bytes | None, key: bytes | None = b"c1") -> tuple[str, str | 
     return dead.reason, dead.field, dead.message
 
 
-@pytest.mark.parametrize("ugly", UGLY, ids=[ugly.name for ugly in UGLY])
-def test_ugly_inputs_are_refused_for_their_own_reason(ugly: UglyRecord) -> None:
-    told = reading(ugly.value, ugly.key)
-    assert told
-    assert told[:2] == (ugly.reason, ugly.field)
+@pytest.mark.parametrize("case", UGLY, ids=[case.name for case in UGLY])
+def test_ugly_inputs_are_refused_for_their_own_reason(case: UglyRecord) -> None:
+    refusal = reading(case.value, case.key)
+    assert refusal
+    assert refusal[:2] == (case.reason, case.field)
 
 
 def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
-    # Those that the record alone doesn't decide: its shard's clock, states and back-fills, a model, the size, the step, an adapter.
+    # Those that the record alone doesn't decide: its shard's clock, states and back-fills, a model, the size, the step,
+    # an adapter.
     elsewhere = {
         Reason.CLOCK_JUMP,
         Reason.WRONG_PARTITION,
@@ -64,7 +65,7 @@ def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
         Reason.STEP_FAILED,
         Reason.ADAPTER_FAILED,
     }
-    assert {ugly.reason for ugly in UGLY} == set(Reason) - elsewhere
+    assert {case.reason for case in UGLY} == set(Reason) - elsewhere
 
 
 @pytest.mark.parametrize(
@@ -86,9 +87,9 @@ def test_unusual_inputs_are_taken(value: bytes) -> None:
 
 
 def test_a_record_over_the_limit_is_not_decoded() -> None:
-    told = reading(order(note="x" * (1 << 20)))
-    assert told
-    assert told[0] == Reason.TOO_LARGE
+    refusal = reading(order(note="x" * (1 << 20)))
+    assert refusal
+    assert refusal[0] == Reason.TOO_LARGE
 
 
 # ---- fuzz
@@ -154,24 +155,24 @@ def test_any_bytes_are_an_event_or_refused(value: bytes, key: bytes | None) -> N
 @given(st.sampled_from([b"[", b'{"x":', b'{"type":', b'[{"amount":']), st.integers(1, 60_000), st.booleans())
 def test_nesting_of_any_depth_is_refused(opening: bytes, depth: int, inside: bool) -> None:
     value = order()[:-1] + b', "x":' + opening * depth + b"}" if inside else opening * depth
-    told = reading(value)
-    assert told
-    assert told[0] in {Reason.NOT_JSON, Reason.WRONG_FIELD}
+    refusal = reading(value)
+    assert refusal
+    assert refusal[0] in {Reason.NOT_JSON, Reason.WRONG_FIELD}
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=2_000), st.sampled_from(["type", "id", "customer_id", "occurred_at", "amount"]))
 def test_a_message_repeats_little_of_the_input(noise: bytes, field: str) -> None:
     text = noise.hex() * 40
-    told = reading(order(**{field: text or "x"}))
-    if told:
-        assert len(told[2]) <= LONGEST_MESSAGE
-        assert len(text) < 300 or text not in told[2]
+    refusal = reading(order(**{field: text or "x"}))
+    if refusal:
+        assert len(refusal[2]) <= LONGEST_MESSAGE
+        assert len(text) < 300 or text not in refusal[2]
 
 
 def test_dates_are_measured_against_the_record() -> None:
     ahead = instant(NOW_MS + 300_000).isoformat()
     assert reading(order(occurred_at=ahead)) is None
-    told = reading(order(occurred_at=instant(NOW_MS + 300_001).isoformat()))
-    assert told
-    assert told[0] == Reason.DATED_AHEAD
+    refusal = reading(order(occurred_at=instant(NOW_MS + 300_001).isoformat()))
+    assert refusal
+    assert refusal[0] == Reason.DATED_AHEAD

@@ -1,4 +1,4 @@
-"""Ugly records, as shops have sent them or might: what each is refused for. Read by the decoder's contract and by the engine's test."""
+"""Ugly records, as producers send them, and why each is refused; for the decoder's and the engine's tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORDER: dict[str, Any] = {
 
 
 class UglyRecord(NamedTuple):
-    """A record, and what it must be refused for."""
+    """A record, and the reason that it must be refused for."""
 
     name: str
     reason: Reason
@@ -109,7 +109,9 @@ UGLY: tuple[UglyRecord, ...] = (
     UglyRecord("an empty time", Reason.WRONG_FIELD, "occurred_at", order(occurred_at="")),
     UglyRecord("the other order of a date", Reason.WRONG_FIELD, "occurred_at", order(occurred_at="03/03/2026 14:20")),
     UglyRecord("a time without zone", Reason.NO_TIME_ZONE, "occurred_at", order(occurred_at="2026-03-03T14:20:00")),
-    UglyRecord("a time without zone or T", Reason.NO_TIME_ZONE, "occurred_at", order(occurred_at="2026-03-03 14:20:00.5")),
+    UglyRecord(
+        "a time without zone or T", Reason.NO_TIME_ZONE, "occurred_at", order(occurred_at="2026-03-03 14:20:00.5")
+    ),
     UglyRecord("an empty id", Reason.ID_LENGTH, "id", order(id="")),
     UglyRecord("an empty customer", Reason.ID_LENGTH, "customer_id", order(customer_id="")),
     UglyRecord("an id of 257 characters", Reason.ID_LENGTH, "order_id", order(order_id="x" * 257)),

@@ -1,4 +1,4 @@
-"""Back-fills through the scoring step: who is muted by one, for how long, and what is told when it is over."""
+"""Backfills through the scoring step: the customers muted, for how long, and the moves published at the end."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def marks(log: list[Rec]) -> set[str]:
 
 
 def figures(shard: MemoryShard) -> dict[bytes, tuple[object, ...]]:
-    """What the states say, but for who was told what."""
+    """Return the states without the announced fields."""
     states = {key: unpack(advance_bytes(value, shard.clock, RULES)) for key, value in shard.states.items()}
     return {key: (s.frequency, s.monetary, s.last, s.entries, s.cut, s.muted) for key, s in states.items()}
 
@@ -144,12 +144,12 @@ def test_a_back_fill_mutes_its_own_customers_alone_however_the_log_is_cut(seed: 
     check_chains(first, 0)
     plain = work_off(MemoryShard(a_step(), model), without_marks(log), 5, 5)
     muted = marks(log)
-    # The others are told exactly what they would be without any back-fill.
+    # The others' moves are exactly those without any backfill.
     assert [m for m in first if m.customer_id not in muted] == [
         m for m in published_moves(plain) if m.customer_id not in muted
     ]
     assert {m.customer_id for m in first if m.cause is Cause.BACKFILL} <= muted
-    # Nobody stays muted, the states say the same, and everyone is where the model puts them.
+    # No customer stays muted, the states are the same, and every customer is where the model puts it.
     assert figures(runs[0]) == figures(plain)
     assert not runs[0].backfills.rows
     check_truth(runs[0], model)

@@ -1,4 +1,4 @@
-"""The campaign step over any stream: however it is cut, repeated or taken over, the same actions and states. EXAMPLES raises the count."""
+"""The campaign step over any stream: the same actions and states, however it is cut, repeated or taken over."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
-# Somewhat of everything: a rule that asks where from, one that asks why, one for all others but "Gone", and none for that.
+# Somewhat of everything: a rule that asks where from, one that asks why, one for all others but "Gone", and none for
+# that.
 RULES = """
 rules:
 - {name: fallen, from: [Champions], to: [Lost], action: Call, channel: phone, reason: they were the best}
@@ -87,7 +88,7 @@ def streams(draw: st.DrawFn) -> list[ChangeRecord]:
 
 @dataclass
 class CampaignShard:
-    """What the engine keeps: the states, the output log, the dead letters' places, the clock, the counts."""
+    """The engine's part: states, output log, positions of dead letters, clock, counts."""
 
     states: dict[bytes, bytes] = field(default_factory=dict)
     log: list[Output] = field(default_factory=list)
@@ -136,8 +137,8 @@ Steps = st.sampled_from(STEPS)
 
 
 def expected(rows: Sequence[ChangeRecord]) -> list[tuple[str, str, str]]:
-    """The actions of RULES, said once more, by hand: (customer, campaign, change id)."""
-    told = []
+    """Return the actions of RULES by a second implementation: (customer, campaign, change id)."""
+    expected = []
     seen: dict[str, int] = {}
     for row in rows:
         body = msgspec.json.decode(row.value) if row.value and row.value != b"{" else {}
@@ -152,8 +153,8 @@ def expected(rows: Sequence[ChangeRecord]) -> list[tuple[str, str, str]]:
         elif body["to"] in {"Champions", "Loyal", "Lost"}:
             campaign = "rest"
         if campaign:
-            told.append((body["customer_id"], campaign, body["id"]))
-    return told
+            expected.append((body["customer_id"], campaign, body["id"]))
+    return expected
 
 
 @many

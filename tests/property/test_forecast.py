@@ -73,7 +73,7 @@ def test_published_distances_and_the_unknown_agree_with_plain_distances(seed: in
 
 
 def first_move(s: Scorer, a: Instants, last: Instants, rest: Floats, lo: Instants, hi: Instants) -> Instants:
-    """Search the first instant in [lo, hi] at which each customer moves, while frequency and monetary stand still; else NEVER_DUE."""
+    """Search the first instant in [lo, hi] at which each customer moves, its figures standing still; else NEVER_DUE."""
     out = np.full(a.size, NEVER_DUE, dtype=np.int64)
     some = np.flatnonzero(lo <= hi)
     now = s.moves(a[some], lo[some], last[some], rest[some])
@@ -273,7 +273,7 @@ def test_a_crossing_before_the_start_is_told_at_the_start() -> None:
 
 
 def test_a_move_to_an_earlier_centroid_happens_where_an_interval_begins() -> None:
-    """An hour and a bit into the second interval, recency would have undone it: its end alone says nothing."""
+    """An hour and a bit into the second interval, recency would undo the move: the interval's end doesn't show it."""
     s = plain_scorer([[10, 0, 0], [0, 3, 0]], 0.0)
     p = Intervals(np.array([0, 2]), np.array([0, 1000]), np.array([0.0, 15.0]), np.zeros(2), np.array([NEVER_DUE]))
     nine_days_ago = np.array([-9 * DAY_MS])

@@ -26,7 +26,7 @@ class IntervalCase(NamedTuple):
 
 
 def customer(text: bytes, back: int, rules: Rules) -> IntervalCase:
-    """A state from four bytes an event, mostly plain orders, and an instant up to `back` before (or after) its clock."""
+    """Make a state from four bytes an event, mostly plain orders, and an instant up to `back` around its clock."""
     value: bytes | None = None
     clock = 0
     for i in range(0, len(text) - 3, 4):
@@ -66,15 +66,15 @@ def figures(c: IntervalCase, t: int, rules: Rules) -> tuple[float, float]:
 def check(c: IntervalCase, p: Intervals, i: int, rules: Rules, limit: int) -> None:
     mine = slice(p.offset[i], p.offset[i + 1])
     start, until = p.start[mine].tolist(), int(p.until[i])
-    told = list(zip(p.frequency[mine].tolist(), p.monetary[mine].tolist(), strict=True))
+    shown = list(zip(p.frequency[mine].tolist(), p.monetary[mine].tolist(), strict=True))
     assert start[0] == c.as_of
     assert 1 <= len(start) <= limit
     last = until - 1 if until < NEVER_DUE else start[-1] + 3 * rules.window
     for k, (begin, end) in enumerate(zip(start, [*(s - 1 for s in start[1:]), last], strict=True)):
         assert begin <= end
         for t in {begin, min(begin + 1, end), (begin + end) // 2, end}:
-            assert figures(c, t, rules) == told[k]
-        assert k == 0 or told[k] != told[k - 1]
+            assert figures(c, t, rules) == shown[k]
+        assert k == 0 or shown[k] != shown[k - 1]
     ahead = min(
         (e.time for e in unpack(c.value).entries if e.time > c.as_of and e.kind != Kind.ERASED), default=NEVER_DUE
     )
@@ -82,7 +82,7 @@ def check(c: IntervalCase, p: Intervals, i: int, rules: Rules, limit: int) -> No
         assert until == ahead
     elif until != ahead:
         assert until < ahead
-        assert figures(c, until, rules) != told[-1]
+        assert figures(c, until, rules) != shown[-1]
 
 
 @many
@@ -140,7 +140,7 @@ def test_plain_customers_take_the_columns() -> None:
     flags, changes = module._plain(values, headers(values), as_of, RULES)
     assert flags.tolist() == [True, True, True]
     assert changes.start.tolist() == [110, 120, 130, 140]
-    # Past its next change a header says nothing any more.
+    # Past its next change a header doesn't hold any more.
     flags, _ = module._plain(values, headers(values), np.full(3, 110), RULES)
     assert flags.tolist() == [False, True, True]
 

@@ -1,4 +1,4 @@
-"""A whole lesson: known segments are found again, ugly input ends in words, the same bytes on any number of threads."""
+"""A whole training: known segments are found, unusable input is refused with a sentence, any threads give the same."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
     second = trained_on(snapshot, replace(QUICK, ks=(3,), margin=0.0), lineage)
     assert first.trained is not None
     assert second.trained is not None
-    told = second.outcome.comparison
-    assert told is not None
+    comparison = second.outcome.comparison
+    assert comparison is not None
     old, new = first.trained.model, second.trained.model
     before, after = (
         first.trained.labels,
@@ -81,12 +81,12 @@ def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
     )
     moves = np.zeros((5, 3), dtype=int)
     np.add.at(moves, (before, after), 1)
-    assert told.moves == tuple(map(tuple, moves.tolist()))
+    assert comparison.moves == tuple(map(tuple, moves.tolist()))
     ids = np.array([s.id for s in old.segments]), np.array([s.id for s in new.segments])
-    assert told.moved == told.moved_without_margin == np.mean(ids[0][before] != ids[1][after])
-    assert sum(map(sum, told.money)) == pytest.approx(snapshot.monetary.sum())
-    assert [b.customers for b in told.before] == np.bincount(before, minlength=5).tolist()
-    assert told.moved > QUICK.most_moved
+    assert comparison.moved == comparison.moved_without_margin == np.mean(ids[0][before] != ids[1][after])
+    assert sum(map(sum, comparison.money)) == pytest.approx(snapshot.monetary.sum())
+    assert [b.customers for b in comparison.before] == np.bincount(before, minlength=5).tolist()
+    assert comparison.moved > QUICK.most_moved
     assert not second.may_activate
     # A wide margin keeps whoever's segment is still there.
     wide = compare(snapshot, new.model_copy(update={"margin": 1e9}), lineage)
@@ -158,7 +158,7 @@ def of(customers: int) -> CustomerSnapshot:
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize(
-    ("snapshot", "told"),
+    ("snapshot", "message"),
     [
         (of(0), "0 customers have an order"),
         (of(1), "1 customers have an order"),
@@ -172,8 +172,8 @@ def of(customers: int) -> CustomerSnapshot:
         (changed("frequency", 1.0), "frequency is 1 for all 300"),
     ],
 )
-def test_what_cannot_be_trained_on_is_said_in_a_sentence(snapshot: CustomerSnapshot, told: str, force: bool) -> None:
-    with pytest.raises(FitError, match=told):
+def test_what_cannot_be_trained_on_is_said_in_a_sentence(snapshot: CustomerSnapshot, message: str, force: bool) -> None:
+    with pytest.raises(FitError, match=message):
         trained_on(snapshot, QUICK, force=force)
 
 
@@ -243,7 +243,7 @@ def test_one_giant_does_not_get_a_segment_of_its_own() -> None:
 
 
 def test_a_few_net_refunds_do_not_bend_everybody_elses_money() -> None:
-    """Yeo-Johnson bends negatives by the power 2 - λ: five balances below zero pulled λ to 0.7, and z to 20 (docs/adr/0016)."""
+    """Yeo-Johnson bends negatives by the power 2 - λ: five negative balances made λ 0.7 and z 20 (docs/adr/0016)."""
     snapshot, _ = known_segments(9)
     snapshot.monetary[:5] = (-840.0, -1591.0, -1165.0, -451.0, -208.0)
     result = trained_on(snapshot, TrainingPlan(ks=(4,), rounds=4))
@@ -281,15 +281,15 @@ print(result.outcome.version, *(f"{fit.silhouette!r} {fit.stability!r}" for fit 
 
 
 def test_the_same_version_on_one_thread_and_on_two() -> None:
-    told = set()
+    versions = set()
     for threads in ("1", "2"):
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         done = subprocess.run(
             [sys.executable, "-c", _VERSION], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
-        told.add(done.stdout.strip())
-    assert len(told) == 1
-    assert len(told.pop().split()[0]) == 16
+        versions.add(done.stdout.strip())
+    assert len(versions) == 1
+    assert len(versions.pop().split()[0]) == 16
 
 
 def test_another_seed_may_find_another_but_an_equal_one_never_does() -> None:

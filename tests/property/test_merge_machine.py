@@ -1,7 +1,7 @@
-"""The whole merge as a machine: whatever a stream brings, however it is cut, every customer's bytes are the batch recomputation's.
+"""The whole merge as a machine: for any stream, cut anyhow, every customer's bytes are those of the recomputation.
 
-Hypothesis plays the shop, the engine and the crash: events of all kinds in any order and repetition, turns of any size, time that goes
-on without events, new models, takeovers from any past. EXAMPLES=1000 for a long run.
+Hypothesis plays the producer, the engine and the crash: events of all kinds in any order and repetition, turns of any
+size, time that goes on without events, new models, takeovers from any past. EXAMPLES=1000 for a long run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KINDS = (*[Kind.PLACED] * 5, *[Kind.REFUNDED] * 2, *[Kind.CANCELLED] * 2)
 
 
 class RecordMeaning(NamedTuple):
-    """What a record means: whose, and what. A control is nobody's."""
+    """The meaning of a record: its customer and event. A control has none."""
 
     customer: str
     event: OracleEvent
@@ -90,7 +90,10 @@ raws = st.one_of(raws_of("a", KINDS), raws_of("b", KINDS), raws_of("erased", (*K
 
 
 class Merge(RuleBasedStateMachine):
-    """One shard. `punctual`: takers come at most a grace late, and the bytes are the batch's; else only what is promised at any lateness."""
+    """One shard. `punctual`: events that take another's effect away come at most a grace late.
+
+    Then the bytes are the recomputation's; else only the promises for any lateness are checked.
+    """
 
     @initialize(
         time=st.sampled_from(("event", "wall")),
@@ -108,26 +111,24 @@ class Merge(RuleBasedStateMachine):
         if not self.event_time:
             self.shard.now = T0
         self.log: list[Rec] = []
-        self.said: list[RecordMeaning | None] = []
+        self.meanings: list[RecordMeaning | None] = []
         self.late: set[RecordMeaning] = set()  # first came more than a grace late
         self.past: ShardPast | None = None
         self.rescored = False  # since that past
 
-    # ---- the shop
-
     @rule(batch=st.lists(raws, min_size=2, max_size=16))
     def send(self, batch: list[Raw]) -> None:
         for raw in batch:
-            own = {said.event for said in self.said if said and said.customer == raw.customer}
+            own = {meaning.event for meaning in self.meanings if meaning and meaning.customer == raw.customer}
             e = self.event_of(raw, own)
-            said = RecordMeaning(raw.customer, e)
+            meaning = RecordMeaning(raw.customer, e)
             if self.punctual and any(
                 related(e, o) and o.rank > e.rank and RecordMeaning(raw.customer, o) in self.late for o in own
             ):
                 continue  # what came very late may not replace this one
             if e not in own and e.time < self.end - self.state_rules.grace:
-                self.late.add(said)
-            self.append(raw.customer.encode(), encode(shop_event(said)), said)
+                self.late.add(meaning)
+            self.append(raw.customer.encode(), encode(event_of(meaning)), meaning)
             if self.event_time:
                 self.end = max(self.end, e.time)
 
@@ -136,7 +137,7 @@ class Merge(RuleBasedStateMachine):
     def repeat(self, which: int, times: int) -> None:
         i = which % len(self.log)
         for _ in range(times):
-            self.append(self.log[i].key, self.log[i].value, self.said[i])
+            self.append(self.log[i].key, self.log[i].value, self.meanings[i])
 
     @rule(days=st.sampled_from((0, 1, 7, 30, 53, 60, 67)), hair=st.integers(0, 1))
     def time_passes(self, days: int, hair: int) -> None:
@@ -144,7 +145,7 @@ class Merge(RuleBasedStateMachine):
         if self.event_time:
             self.append(CONTROL_KEY, encode(ClockAdvanced(id=f"t{len(self.log)}", to=at(to))), None)
         else:
-            if any(s and s.event.time + self.state_rules.grace < to for s in self.said[self.shard.offset :]):
+            if any(s and s.event.time + self.state_rules.grace < to for s in self.meanings[self.shard.offset :]):
                 self.keep_up(1_000, 1_000)  # who is on time as it is sent is so as it is merged
             self.shard.now = to
         self.end = to
@@ -182,7 +183,7 @@ class Merge(RuleBasedStateMachine):
 
     @invariant()
     def everyone_is_as_recomputed(self) -> None:
-        merged = self.said[: self.shard.offset]
+        merged = self.meanings[: self.shard.offset]
         assert set(self.shard.states) <= {s.customer.encode() for s in merged if s}
         for customer in {s.customer for s in merged if s}:
             events = {s.event for s in merged if s and s.customer == customer}
@@ -216,7 +217,7 @@ class Merge(RuleBasedStateMachine):
         self.everyone_is_as_recomputed()
         check_chains(published_moves(self.shard), 0)
         counts = self.shard.counts
-        assert sum(counts[o.value] for o in Outcome) == sum(said is not None for said in self.said)
+        assert sum(counts[o.value] for o in Outcome) == sum(meaning is not None for meaning in self.meanings)
         assert self.shard.reasons == ({"conflicting_id": n} if (n := counts[Outcome.CONFLICT.value]) else {})
 
     # ---- making events
@@ -232,10 +233,10 @@ class Merge(RuleBasedStateMachine):
             e = dated(raw, max(time, self.end - self.state_rules.grace))
         return e
 
-    def append(self, key: bytes | None, value: bytes | None, said: RecordMeaning | None) -> None:
+    def append(self, key: bytes | None, value: bytes | None, meaning: RecordMeaning | None) -> None:
         timestamp = T0 + 10_000 * DAY if self.event_time else self.shard.now
         self.log.append(Rec(len(self.log), key, value, timestamp))
-        self.said.append(said)
+        self.meanings.append(meaning)
 
 
 def dated(raw: Raw, time: int) -> OracleEvent:
@@ -247,8 +248,8 @@ def dated(raw: Raw, time: int) -> OracleEvent:
     return OracleEvent(raw.kind, name, time, order, 0 if raw.kind == Kind.CANCELLED else raw.amount)
 
 
-def shop_event(said: RecordMeaning) -> OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased:
-    customer, e = said
+def event_of(meaning: RecordMeaning) -> OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased:
+    customer, e = meaning
     amount = Amount(value=format_units(e.amount), currency="USD")
     if e.kind == Kind.PLACED:
         return OrderPlaced(id=e.id, order_id=e.order or "", customer_id=customer, occurred_at=at(e.time), amount=amount)

@@ -1,4 +1,4 @@
-"""The step against the definition: never a move missed, early or doubled, however the stream is cut, over ten years of event time."""
+"""The step against the definition, over ten years of event time, cut anyhow: no move is missed, early or doubled."""
 
 from __future__ import annotations
 

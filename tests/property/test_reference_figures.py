@@ -1,4 +1,4 @@
-"""The recipes on real customers (Online Retail, gross of cancellations, as of 2011-12-10) against figures made elsewhere."""
+"""The recipes on real customers (Online Retail, gross of cancellations, as of 2011-12-10) against reference figures."""
 
 from __future__ import annotations
 

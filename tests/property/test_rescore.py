@@ -1,4 +1,4 @@
-"""A rescore looks at most customers in columns: it says the same as one that asks each of them by itself."""
+"""A rescore decides on most customers in columns: the result is that of a rescore customer by customer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def a_step(of: type[ScoringStep], dwell_ms: int, time: Literal["wall", "event"])
 
 
 def a_state(rng: np.random.Generator, now: int, segments: Sequence[int]) -> bytes:
-    """A customer with some orders, refunds and cancellations up to now, perhaps one ahead; announced somewhere, or not; perhaps muted or lost."""
+    """Make a customer with orders, refunds, cancellations, perhaps one ahead; perhaps announced, muted or lost."""
     entries = []
     for n in range(int(rng.integers(0, 7))):
         when = now - int(rng.integers(-2 * DAY, 90 * DAY) if rng.random() < 0.1 else rng.integers(0, 90 * DAY))

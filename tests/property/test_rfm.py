@@ -104,7 +104,10 @@ Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the c
 
 
 def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
-    """Every event at least once, each at its clock. `punctual`: takers come first at most a grace late, repeats at any time. Early by at most 5."""
+    """Return every event at least once, each at its clock, early by at most 5.
+
+    `punctual`: events that take another's effect away first come at most a grace late, repetitions at any time.
+    """
     rng, (rules, events) = random.Random(seed), scene
     out: list[Arrival] = []
     for e in sorted(events, key=str):
@@ -139,7 +142,8 @@ scenes = st.builds(a_scene, rule_sets, many_raw)
 seeds = st.integers(0, 2**32)
 
 
-# ---- 1. The bytes are a function of the set (takers within the grace; everything else at any lateness; repeats for ever).
+# ---- 1. The bytes are a function of the set (takers within the grace; everything else at any lateness; repeats for
+# ever).
 
 
 @many
@@ -155,7 +159,8 @@ def test_bytes_are_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int
     event("anchor" if any(x.kind == Kind.ANCHOR for x in unpack(one).entries) else "no anchor")
 
 
-# ---- 2, 3. At every step the figures are the oracle's; recency too, if punctual, else it lies never before the oracle's.
+# ---- 2, 3. At every step the figures are the oracle's; recency too, if punctual, else it lies never before the
+# oracle's.
 
 
 @many
@@ -278,12 +283,13 @@ def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plai
         quick = append(value or EMPTY, made(e), t, rules)
         assert quick is None or (quick, Outcome.NEW) == (pack(after), outcome)
         fast += quick is not None
-        value, told = absorb_bytes(value, made(e), t, rules)
-        assert (value, told) == (pack(after), outcome)
+        value, found = absorb_bytes(value, made(e), t, rules)
+        assert (value, found) == (pack(after), outcome)
     event(f"fast {min(fast, 4)}")
 
 
-# ---- 6. The cap: whatever comes in whatever order, frequency and monetary are the oracle's over the events after the cut.
+# ---- 6. The cap: whatever comes in whatever order, frequency and monetary are the oracle's over the events after the
+# cut.
 
 
 @many
@@ -368,8 +374,8 @@ def test_columns_are_the_figures_until_the_next_change(
     head, body = headers([pack(s) for s in states]), rows([pack(s) for s in states])
     until = min(int(head["next_change"].min()), t + wait + 1)
     for at in (t, until - 1):
-        told = zip(head["last"].tolist(), head["frequency"].tolist(), head["monetary"].tolist(), strict=True)
-        assert list(told) == [oracle(scene.events, at, rules) for scene in group]
+        found = zip(head["last"].tolist(), head["frequency"].tolist(), head["monetary"].tolist(), strict=True)
+        assert list(found) == [oracle(scene.events, at, rules) for scene in group]
     owner = np.repeat(np.arange(len(states)), head["n"])
     assert [[Entry(*row) for row in body[owner == i].tolist()] for i in range(len(states))] == [
         list(s.entries) for s in states

@@ -1,6 +1,6 @@
 """The decision and the search with one step taken out or done wrong: a check of the ordinary tests must catch each.
 
-The table in docs/explanation/time.md lists them. A mutant gives a function other code in place, so that all who hold it get the mutant.
+The table in docs/explanation/time.md lists them. A mutant replaces a function's code in place, for all its users.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ MUTANTS: Final = (
         seeds(12),
     ),
     Mutant(
-        "a move told at `until` itself, which belongs to what comes then",
+        "a move at `until` itself, which belongs to the next search",
         (
             Edit(scorer._stretches, "intervals.until[owner] - 1", "intervals.until[owner]"),
             Edit(SingleScorer.next_move, "until - 1", "until"),

@@ -1,4 +1,4 @@
-"""Snapshots that tests train on: a shop's crowd, crowds with known segments, and what no shop should look like."""
+"""Snapshots that tests train on: customers with known segments, without segments, and of a real shop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def snapshot(
 
 
 def known_segments(seed: int, each: int = 150) -> tuple[CustomerSnapshot, NDArray[np.int64]]:
-    """Give customers of four known segments, and the segment of each, [customers]."""
+    """Return customers of four known segments, and the segment of each, [customers]."""
     rng = np.random.default_rng(seed)
     rows = np.concatenate([np.array(center) * rng.lognormal(0.0, 0.18, (each, 3)) for center in KNOWN])
     truth = np.repeat(np.arange(len(KNOWN)), each)
@@ -45,7 +45,7 @@ def known_segments(seed: int, each: int = 150) -> tuple[CustomerSnapshot, NDArra
 
 
 def unsegmented_customers(seed: int, customers: int = 600) -> CustomerSnapshot:
-    """Give customers without any segments in them, so that borders run where many live."""
+    """Return customers without any segments in them, so that borders run through dense regions."""
     rng = np.random.default_rng(seed)
     recency, frequency, monetary = rng.lognormal((3.5, 1.5, 5.0), (1.0, 0.7, 1.0), (customers, 3)).T
     return snapshot(recency, np.rint(frequency) + 1.0, np.round(monetary, 2))
@@ -67,7 +67,7 @@ def trained_on(
 
 
 def following(result: TrainingResult, before: Lineage, number: int) -> Lineage:
-    """What the next training finds when this one's model was activated."""
+    """Return the lineage that the next training finds if this one's model was activated."""
     assert result.trained is not None
     model = result.trained.model
     highest = max(before.highest_id, *(segment.id for segment in model.segments))

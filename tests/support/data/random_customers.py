@@ -1,4 +1,4 @@
-"""Random models, and random customers in the middle of their lives: what the decision and the search are asked about."""
+"""Random models, and random customers in the middle of their lives, as input of the decision and the search."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scorer(features: tuple[Feature, Feature, Feature], centroids: Floats, margin
 
 
 def plain_scorer(centroids: list[list[float]], margin: float) -> Scorer:
-    """z is the value itself, recency in days."""
+    """Make a scorer whose z is the value itself, recency in days."""
     return scorer((feature(0), feature(1), feature(2)), np.array(centroids), margin)
 
 
@@ -74,7 +74,7 @@ def random_scorer(rng: np.random.Generator) -> Scorer:
 
 
 def without_twins(c: Floats) -> Floats:
-    """Centroids that would make the model be refused, dropped; at least two are left."""
+    """Drop centroids that would make a model be refused; at least two are left."""
     kept: list[Floats] = []
     for one in c:
         if all(((one - other) ** 2).sum() > 2 * TWIN_DISTANCE2 for other in kept):

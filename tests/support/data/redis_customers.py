@@ -1,4 +1,4 @@
-"""Customers in a real Redis, written as the engine would have, for trainings to read; and how `segtrainer` ends on them."""
+"""Customers in a real Redis, written as the engine would, for trainings to read; and `segtrainer` run on them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def head(clock_ms: int, partitions: int) -> bytes:
 
 
 def fill(worker: Settings, entries: Mapping[bytes, list[Entry]], *, url: str | None = None) -> int:
-    """Write the shards, each at the clock of its own last order; give the highest clock. `url`: of another Redis."""
+    """Write the shards, each at the clock of its own last order. Return the highest clock. `url`: of another Redis."""
     clocks = []
     with Redis.from_url(url or worker.redis_url.get_secret_value()) as redis:
         for partition in range(worker.partitions):
@@ -82,13 +82,13 @@ def segtrainer(
         there.setattr(sys, "argv", ["segtrainer", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     code = ended.value.code
-    return Ended(code if isinstance(code, int) else 0, told.err, told.out)
+    return Ended(code if isinstance(code, int) else 0, output.err, output.out)
 
 
 async def end_of_models(worker: Settings) -> int:
-    """Where the models topic ends: it moves with every record, also with what was written and taken back."""
+    """Return the end of the models topic, which moves with every record, aborted ones too."""
     partition = TopicPartition(worker.models_topic, 0)
     async with AIOKafkaConsumer(bootstrap_servers=worker.kafka_bootstrap_servers) as consumer:
         return int((await consumer.end_offsets([partition]))[partition])

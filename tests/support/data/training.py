@@ -1,4 +1,4 @@
-"""Train one k with one transform on a test's customers, as a run does, whatever the gates say."""
+"""Train one k with one transform on a test's customers, as a run does, whatever the gates decide."""
 
 from __future__ import annotations
 

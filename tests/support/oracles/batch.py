@@ -1,6 +1,6 @@
-"""A customer's state recomputed in one go from all events ever sent: the rules in exact integers, each said once, slow and plain.
+"""A customer's state recomputed from all events ever sent, in exact integers: each rule once, slow and plain.
 
-Nothing here is the code under test. What it shares is the names of kinds and settings, and the layout's numbers.
+Nothing here is the code under test. It shares the names of kinds and settings, and the layout's numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def hashed(text: str) -> int:
 
 
 class OracleEvent(NamedTuple):
-    """What a shop said. Times in ms, amounts in ten-thousandths."""
+    """An event as it was sent. Times in ms, amounts in ten-thousandths."""
 
     kind: Kind
     id: str
@@ -81,8 +81,8 @@ def figures(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleFigure
     return _figures(standing(set(events), t, rules), t, rules)
 
 
-def _figures(told: tuple[set[OracleEvent], set[OracleEvent]], t: int, rules: Rules) -> OracleFigures:
-    orders, refunds = told
+def _figures(judged: tuple[set[OracleEvent], set[OracleEvent]], t: int, rules: Rules) -> OracleFigures:
+    orders, refunds = judged
     inside = {p for p in orders if t - rules.window < p.time}
     money = sum(p.amount for p in inside)
     for r in refunds:
@@ -99,8 +99,8 @@ def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     live = sorted({e for e in events if e.kind != Kind.ERASED and e.time > erased}, key=lambda e: e.row)
     left = [e.time for e in live if e.time <= t - rules.window]
     cut = max(erased, left[-1] - rules.grace) if left else erased
-    told = standing(events, t, rules)
-    anchor = max((p for p in told[0] if p.time <= cut), key=lambda e: e.rank, default=None)
+    judged = standing(events, t, rules)
+    anchor = max((p for p in judged[0] if p.time <= cut), key=lambda e: e.rank, default=None)
 
     def row(e: OracleEvent) -> Rank | None:
         """None: forgotten."""
@@ -119,7 +119,7 @@ def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     changes = [c for c, (key, *_) in zip(coming, rows, strict=True) if key >> 3 > max(t - rules.window, cut)]
     if erased > NONE:
         rows = sorted([*rows, (erased * 8 + Kind.ERASED, 0, 0, 0)])
-    last, frequency, monetary = _figures(told, t, rules)
+    last, frequency, monetary = _figures(judged, t, rules)
     first = min((e.time for e in live if e.kind == Kind.PLACED), default=NEVER)
     newest = max((key >> 3 for key, *_ in rows), default=NONE)
     head = (1, 0, 0, 0, NONE, len(rows), frequency, monetary, last, first, newest, min(changes, default=NEVER), cut)

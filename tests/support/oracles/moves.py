@@ -1,8 +1,8 @@
-"""All moves of a shard by the definition (docs/explanation/time.md), slow and plain: one record at a time, and before it whatever is due by then.
+"""All moves of a shard by the definition (docs/explanation/time.md): record by record, after the moves due before.
 
-Figures are recomputed from all events ever sent (`batch_oracle`). When a customer moves by time is found by asking the
-scorer: at a hundred instants between any two at which an order leaves the window, then by halving. No search, no intervals,
-no states, no index of the code under test takes part.
+Slow and plain. Figures are recomputed from all events ever sent (tests/support/oracles/batch.py). When a customer moves
+by time is found by asking the scorer: at a hundred instants between any two at which an order leaves the window, then
+by halving. No search, no intervals, no states, no index of the code under test takes part.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from tests.support.oracles import batch
 from tests.support.oracles.batch import NONE, OracleEvent
 
 CAUSES = {Kind.PLACED: Cause.ORDER, Kind.REFUNDED: Cause.REFUND, Kind.CANCELLED: Cause.CANCELLATION}
-UNTOLD = 0  # the segment of who was never told, or was erased
+NO_SEGMENT = 0  # of a customer without a published move, or erased
 GRID = 100
 
 
 class LogEntry(NamedTuple):
-    """A record: an event of a customer, or (neither) that event time has come this far."""
+    """A record: an event of a customer, or without one: event time has reached this instant."""
 
     at: int  # ms
     customer: str = ""
@@ -48,10 +48,10 @@ class OracleMove(NamedTuple):
 
 @dataclass
 class _Life:
-    """What there is to know of a customer."""
+    """All that is known of a customer."""
 
     events: list[OracleEvent] = field(default_factory=list)  # as they came
-    segment: int = UNTOLD
+    segment: int = NO_SEGMENT
     sequence: int = 0
     moved_at: int = NONE
     _standing: tuple[int, tuple[set[OracleEvent], set[OracleEvent]]] = (0, (set(), set()))
@@ -67,8 +67,8 @@ class _Life:
     def standing(self, rules: Rules) -> tuple[set[OracleEvent], set[OracleEvent]]:
         """In event time nothing is dated after the clock, so what stands does so until another event comes."""
         if self._standing[0] != len(self.events):
-            told = batch.standing(set(self.events), max(e.time for e in self.events), rules)
-            self._standing = len(self.events), told
+            standing = batch.standing(set(self.events), max(e.time for e in self.events), rules)
+            self._standing = len(self.events), standing
         return self._standing[1]
 
 
@@ -81,10 +81,10 @@ class Definition:
         self._rules = rules
         self._lives: dict[str, _Life] = {}
         self._due: dict[str, int] = {}
-        self.told: list[OracleMove] = []
+        self.moves: list[OracleMove] = []
 
     def run(self, log: Sequence[LogEntry]) -> list[OracleMove]:
-        """TIME 7, (i) to (iii), for every record."""
+        """Do the fold (docs/explanation/time.md, section 9) for every record."""
         clock = NONE
         for record in log:
             clock = max(clock, record.at)
@@ -92,11 +92,11 @@ class Definition:
                 self._by_time(first[2], first[0])
             if record.event is not None:
                 self._by_record(record.customer, record.event, clock)
-        return self.told
+        return self.moves
 
     def _by_time(self, customer: str, at: int) -> None:
         life = self._lives[customer]
-        if life.segment == UNTOLD:
+        if life.segment == NO_SEGMENT:
             cause = Cause.FIRST
         elif any(e.time == at - self._rules.window for e in life.live):
             cause = Cause.WINDOW
@@ -106,10 +106,10 @@ class Definition:
         self._look_ahead(customer, at + 1)
 
     def _waited(self, life: _Life, at: int) -> Cause | None:
-        """What moved the customer while it had to dwell: its latest event, if any came since the last move."""
+        """Return the event that moved the customer while it had to dwell: the latest since the last move, if any."""
         if at != life.moved_at + self._dwell or self._target(life, [at - 1]) is None:
             return None
-        # One that came since, but is dated no later, shows by what the scorer would say of that instant now.
+        # One that came since, but is dated no later, shows in the scorer's decision on that instant now.
         came = any(e.time > life.moved_at for e in life.live) or self._target(life, [life.moved_at]) is not None
         return CAUSES.get(max(life.live, key=lambda e: e.row).kind) if came else None
 
@@ -119,11 +119,11 @@ class Definition:
             return
         life.events.append(event)
         if event.kind == Kind.ERASED:
-            if life.segment != UNTOLD:
-                self._note(customer, life, UNTOLD, clock, Cause.ERASURE)
+            if life.segment != NO_SEGMENT:
+                self._note(customer, life, NO_SEGMENT, clock, Cause.ERASURE)
             life.moved_at = NONE
-        elif life.segment == UNTOLD or clock >= life.moved_at + self._dwell:
-            self._tell(customer, life, clock, Cause.FIRST if life.segment == UNTOLD else CAUSES[event.kind])
+        elif life.segment == NO_SEGMENT or clock >= life.moved_at + self._dwell:
+            self._tell(customer, life, clock, Cause.FIRST if life.segment == NO_SEGMENT else CAUSES[event.kind])
         self._look_ahead(customer, clock + 1)
 
     def _tell(self, customer: str, life: _Life, at: int, cause: Cause) -> None:
@@ -133,7 +133,7 @@ class Definition:
 
     def _note(self, customer: str, life: _Life, target: int, at: int, cause: Cause) -> None:
         life.sequence += 1
-        self.told.append(OracleMove(customer, life.sequence, life.segment, target, at, cause))
+        self.moves.append(OracleMove(customer, life.sequence, life.segment, target, at, cause))
         life.segment, life.moved_at = target, at
 
     def _look_ahead(self, customer: str, start: int) -> None:
@@ -143,10 +143,10 @@ class Definition:
             self._due[customer] = due
 
     def _target(self, life: _Life, at: Sequence[int] | Instants) -> tuple[int, int] | None:
-        """Where the scorer sends the customer: (place of the first instant at which it does, index). Figures as of the first."""
+        """Return (position of the first instant of a move, index of the target). Figures as of the first instant."""
         instants = np.asarray(at, dtype=np.int64)
         figures = batch._figures(life.standing(self._rules), int(instants[0]), self._rules)
-        if life.segment == UNTOLD and figures.last == NONE:
+        if life.segment == NO_SEGMENT and figures.last == NONE:
             return None
         rest = self._scorer.rest(np.array([float(figures.frequency)]), np.array([figures.monetary / 10_000.0]))
         a = np.full(instants.size, self._scorer.index_of.get(life.segment, -1))
@@ -156,7 +156,7 @@ class Definition:
 
     def _first_move(self, life: _Life, start: int) -> int | None:
         """The first instant from `start` on at which the scorer, asked then, would move the customer."""
-        if life.segment != UNTOLD:
+        if life.segment != NO_SEGMENT:
             start = max(start, life.moved_at + self._dwell)
         edges = {e.time + self._rules.window for e in life.live}
         last = max([e.time for e in life.live], default=start) + HORIZON_MS

@@ -1,8 +1,11 @@
-"""Every move of a shard, worked out by brute force: customer by customer, from the log and the decision alone (TIME 1, 5, 6, 7).
+"""Every move of a shard by brute force, customer by customer, from the log and the decision alone.
 
-Nothing here is the code under test but one function: the coordinate of a single number (`standardise_one`, held to 80-bit
-arithmetic by tests of its own). Figures are sums over raw events; the first millisecond of a move is found by bisection,
-stretch by stretch between whatever changes the figures. It knows no closed form, no due index, no batch and no state.
+The definitions are those of docs/explanation/time.md, sections 1, 6, 7 and 9.
+
+Nothing here is the code under test but one function: the coordinate of a single number (`standardise_one`, held to
+80-bit arithmetic by tests of its own). Figures are sums over raw events; the first millisecond of a move is found by
+bisection, stretch by stretch between whatever changes the figures. It knows no closed form, no due index, no batch and
+no state.
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ FLOOR = 2.0**-20
 UNITS = 10_000
 CONTROL = b"\0control"
 KINDS = {"order.placed": "order", "order.refunded": "refund"}
-# From so many stretches ahead on a forecast may say nothing: the search looks at 64 at a time (TIME 6).
+# A forecast may miss from so many stretches ahead on: one search covers 64 (docs/explanation/time.md, section 6).
 FAR_STRETCHES = 60
 
 
 class LoggedEvent(NamedTuple):
-    """An order or a refund that names no order, at place `place` of its partition's log."""
+    """An order or a refund that names no order, at `position` of its partition's log."""
 
-    place: int
+    position: int
     id: str
     kind: str
     at: int
@@ -48,7 +51,10 @@ class LoggedFigures(NamedTuple):
 
 
 class ExpectedMove(NamedTuple):
-    """A move as it must be told. `causation`: the event that made it. `upcoming`: segment and instant; "?": too far ahead to be held."""
+    """A move as it must be published. `causation`: the event that caused it.
+
+    `upcoming`: segment and instant; "?": too far ahead to be checked.
+    """
 
     customer: str
     sequence: int
@@ -80,30 +86,32 @@ def ms(text: str) -> int:
 
 
 def read_log(records: Iterable[Any]) -> PartitionLog:
-    """What one partition of the orders says, from its bytes: record i has the clock C_i = max(C_i-1, time of i)."""
+    """Read one partition of the orders topic: record i has the clock C_i = max(C_i-1, time of i)."""
     clock, clocks, start = -1, [], -1
     events: dict[str, list[LoggedEvent]] = {}
-    for place, record in enumerate(sorted(records, key=lambda r: r.offset)):
-        told = msgspec.json.decode(record.value)
+    for position, record in enumerate(sorted(records, key=lambda r: r.offset)):
+        fields = msgspec.json.decode(record.value)
         if record.key != CONTROL:
-            at = ms(told["occurred_at"])
+            at = ms(fields["occurred_at"])
             clock = max(clock, at)
-            assert told.get("order_id") is None or told["type"] == "order.placed"  # no rule here for refunds of orders
+            assert (
+                fields.get("order_id") is None or fields["type"] == "order.placed"
+            )  # no rule here for refunds of orders
             event = LoggedEvent(
-                place, told["id"], KINDS[told["type"]], at, int(Decimal(told["amount"]["value"]) * UNITS)
+                position, fields["id"], KINDS[fields["type"]], at, int(Decimal(fields["amount"]["value"]) * UNITS)
             )
-            events.setdefault(told["customer_id"], []).append(event)
-        elif told["type"] == "clock.advanced":
-            clock = max(clock, ms(told["to"]))
+            events.setdefault(fields["customer_id"], []).append(event)
+        elif fields["type"] == "clock.advanced":
+            clock = max(clock, ms(fields["to"]))
         else:
-            assert (told["type"], start) == ("model.activated", -1)
-            start = place
+            assert (fields["type"], start) == ("model.activated", -1)
+            start = position
         clocks.append(clock)
     return PartitionLog(clocks, events, start)
 
 
 def figures_of(events: Iterable[LoggedEvent], at: int, window_ms: int) -> LoggedFigures | None:
-    """What these events, none dated later than `at`, come to. None: no order."""
+    """Return the figures of these events, none dated later than `at`. None: no order."""
     orders = [e for e in events if e.kind == "order"]
     if not orders:
         return None
@@ -113,7 +121,7 @@ def figures_of(events: Iterable[LoggedEvent], at: int, window_ms: int) -> Logged
 
 
 class BruteForceModel:
-    """TIME 1: g_ab = d²_a - d²_b as a difference of squares; a move iff max_b g_ab is above the margin, strictly."""
+    """The decision (docs/explanation/time.md, section 1): a move iff max_b g_ab = d²_a - d²_b > margin."""
 
     def __init__(self, model: SegmentModel) -> None:
         self.names = [s.name for s in model.segments]
@@ -136,7 +144,7 @@ class BruteForceModel:
         ]
 
     def target(self, a: int | None, at: int, last: int, rest: Sequence[float]) -> int:
-        """Where a customer of `a` is from `at` on; `a` itself: stays. None: nearest, whatever the margin."""
+        """Return where a customer of `a` is from `at` on; `a` itself: it stays. None: the nearest, without a margin."""
         gains = self.gains(a or 0, at, last, rest)
         best = gains.index(max(gains))
         return best if a is None or gains[best] > self.margin else a
@@ -184,7 +192,7 @@ class BruteForceCustomer:
         return None
 
     def decide(self, at: int) -> int | None:
-        """Where the customer is to go at `at`; None: nowhere."""
+        """Return where the customer goes at `at`; None: it stays."""
         figures = self.figures(at)
         if figures is None or (self.segment is not None and self.moved_at > at - self.dwell_ms):
             return None
@@ -192,7 +200,7 @@ class BruteForceCustomer:
         return None if target == self.segment else target
 
     def cause_of_time(self, at: int) -> str:
-        """TIME 5."""
+        """Return the cause of a move by time (docs/explanation/time.md, section 7)."""
         if any(e.at + self.window_ms == at for e in self.events):
             return "window"
         since = self.events[self.heard :]
@@ -201,7 +209,7 @@ class BruteForceCustomer:
         held = self.decision.target(self.segment, at - 1, figures.last, self.decision.rest(figures)) != self.segment
         return since[-1].kind if since and at == self.moved_at + self.dwell_ms and held else "silence"
 
-    def tell(self, target: int, at: int, cause: str, causation: str | None) -> ExpectedMove:
+    def move(self, target: int, at: int, cause: str, causation: str | None) -> ExpectedMove:
         """Note a move; look for the next."""
         source, self.segment = self.segment, target
         self.sequence += 1
@@ -227,13 +235,13 @@ class BruteForceCustomer:
 
 
 def money(units: int) -> str:
-    """Ten-thousandths as they are told: two to four decimals."""
+    """Write ten-thousandths as they are published: two to four decimals."""
     sign, (whole, part) = "-" if units < 0 else "", divmod(abs(units), UNITS)
     text = f"{part:04}"
     return f"{sign}{whole}.{text[:2]}{text[2:].rstrip('0')}"
 
 
-Key = tuple[int, int, int, bytes]  # a move's place in its partition (TIME 7)
+Key = tuple[int, int, int, bytes]  # sorts the moves of a partition (docs/explanation/time.md, section 9)
 
 
 def moves_of_customer(
@@ -245,25 +253,25 @@ def moves_of_customer(
     def by_time(until: int) -> Iterator[tuple[Key, ExpectedMove]]:
         while life.due and life.due.at < until:
             at = life.due.at
-            place = (bisect.bisect_right(log.clocks, at), 0, at, key)
-            yield place, life.tell(life.due.to, at, life.cause_of_time(at), None)
+            position = (bisect.bisect_right(log.clocks, at), 0, at, key)
+            yield position, life.move(life.due.to, at, life.cause_of_time(at), None)
 
     started = False
-    event_at = {e.place: e for e in events}
-    for place in sorted({log.start, *event_at}):
-        clock = log.clocks[place]
-        if place == log.start:
+    event_at = {e.position: e for e in events}
+    for position in sorted({log.start, *event_at}):
+        clock = log.clocks[position]
+        if position == log.start:
             started = True
             if (target := life.decide(clock)) is not None:
-                yield (place, 1, clock, key), life.tell(target, clock, "first", None)
+                yield (position, 1, clock, key), life.move(target, clock, "first", None)
             continue
-        event = event_at[place]
+        event = event_at[position]
         yield from by_time(clock)
         life.events.append(event)
         target = life.decide(clock) if started else None
         if target is not None:
             cause = "first" if life.segment is None else event.kind
-            yield (place, 1, clock, key), life.tell(target, clock, cause, event.id)
+            yield (position, 1, clock, key), life.move(target, clock, cause, event.id)
         else:
             life.wait(clock + 1)
     yield from by_time(log.clocks[-1])
@@ -275,11 +283,11 @@ def moves_of_log(log: PartitionLog, model: SegmentModel, window_ms: int, dwell_m
     found: list[tuple[Key, ExpectedMove]] = []
     for name, events in log.events.items():
         found += moves_of_customer(BruteForceCustomer(name, decision, window_ms, dwell_ms), events, log)
-    return [told for _, told in sorted(found, key=lambda row: row[0])]
+    return [move for _, move in sorted(found, key=lambda row: row[0])]
 
 
 def read_move(move: dict[str, Any]) -> ExpectedMove:
-    """A published move in the same words."""
+    """Convert a published move to the expected form."""
     rfm, upcoming = move["rfm"], move["next"]
     return ExpectedMove(
         move["customer_id"],
@@ -295,7 +303,9 @@ def read_move(move: dict[str, Any]) -> ExpectedMove:
 
 
 def plainly_wrong(moves: Iterable[ExpectedMove], model: SegmentModel) -> list[ExpectedMove]:
-    """The moves whose target isn't nearer than their source by the margin, by plain squared distances: the form that isn't the decision's own.
+    """Return the moves whose target isn't nearer than their source by the margin, by plain squared distances.
+
+    That form isn't the decision's own.
 
     Up to 1e-9: more than its rounding, less than any mistake.
     """

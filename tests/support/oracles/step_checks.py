@@ -1,4 +1,4 @@
-"""The step, run over a random log in event time, against `moves_oracle`: functions that raise AssertionError where they differ."""
+"""The step over a random log in event time against the definition (`moves.py`): AssertionError where they differ."""
 
 from __future__ import annotations
 
@@ -45,28 +45,28 @@ def moment(rng: np.random.Generator, clock: int, customers: Sequence[str], n: in
 
 
 def records(log: Sequence[LogEntry]) -> list[Rec]:
-    """As shops send them."""
-    return [Rec(n, said.customer.encode() or CONTROL_KEY, body(said, n)) for n, said in enumerate(log)]
+    """Return the log as producers send it."""
+    return [Rec(n, entry.customer.encode() or CONTROL_KEY, body(entry, n)) for n, entry in enumerate(log)]
 
 
-def body(said: LogEntry, n: int) -> bytes:
-    e, when = said.event, at(said.at)
+def body(entry: LogEntry, n: int) -> bytes:
+    e, when = entry.event, at(entry.at)
     if e is None:
         return encode(ClockAdvanced(id=f"c{n}", to=when))
     amount = Amount(value=str(e.amount // 10_000), currency="USD")
     if e.kind == Kind.PLACED:
         assert e.order is not None
         return encode(
-            OrderPlaced(id=e.id, order_id=e.order, customer_id=said.customer, occurred_at=when, amount=amount)
+            OrderPlaced(id=e.id, order_id=e.order, customer_id=entry.customer, occurred_at=when, amount=amount)
         )
     if e.kind == Kind.REFUNDED:
         return encode(
-            OrderRefunded(id=e.id, order_id=e.order, customer_id=said.customer, occurred_at=when, amount=amount)
+            OrderRefunded(id=e.id, order_id=e.order, customer_id=entry.customer, occurred_at=when, amount=amount)
         )
     if e.kind == Kind.CANCELLED:
         assert e.order is not None
-        return encode(OrderCancelled(id=e.id, order_id=e.order, customer_id=said.customer, occurred_at=when))
-    return encode(CustomerErased(id=e.id, customer_id=said.customer, occurred_at=when))
+        return encode(OrderCancelled(id=e.id, order_id=e.order, customer_id=entry.customer, occurred_at=when))
+    return encode(CustomerErased(id=e.id, customer_id=entry.customer, occurred_at=when))
 
 
 def run(
@@ -108,10 +108,10 @@ def with_orders_at_moves(
     for n, move in enumerate(Definition(scorer, dwell_ms, rules).run(log)):
         if rng.random() < 0.3:
             when = move.at + int(rng.choice([-1, 0, 0, 0, 1]))
-            place = next((j for j, said in enumerate(log) if said.at > when), len(log))
+            position = next((j for j, entry in enumerate(log) if entry.at > when), len(log))
             who = str(rng.choice([*customers, *[move.customer] * 3]))
             order = OracleEvent(Kind.PLACED, f"x{n}", when, f"x{n}", 400_000)
-            log.insert(place, LogEntry(when, who, order) if rng.random() < 0.8 else LogEntry(when))
+            log.insert(position, LogEntry(when, who, order) if rng.random() < 0.8 else LogEntry(when))
     return log
 
 

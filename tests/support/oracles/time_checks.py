@@ -1,6 +1,6 @@
-"""What must hold of the decision and of the search, each as a function that raises AssertionError where it doesn't.
+"""Properties of the decision and the search, each a function that raises AssertionError where it doesn't hold.
 
-The ordinary tests ask them of the code as it is, the mutants of the code with one step taken out.
+The ordinary tests check the code as it is, the mutants the code with one step taken out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RECORDED_Z = "d1c6ca3b89b12fd9e16a4a60b87582467f3f16d65e6d0ec99643bf84af908090"
 
 
 def decided(s: Scorer, customers: RandomCustomers, i: int, at: Instants, a: int | None = None) -> Instants:
-    """The scorer's own word at many instants of customer i."""
+    """Return the scorer's decisions at many instants of customer i."""
     j = customers.interval_at(i, at)
     rest = s.rest(customers.intervals.frequency[j], customers.intervals.monetary[j])
     return s.decide(np.full(at.size, customers.a[i] if a is None else a), at, np.full(at.size, customers.last[i]), rest)
@@ -67,7 +67,7 @@ def instants_before(rng: np.random.Generator, customers: RandomCustomers, i: int
 
 
 def the_first_millisecond(seed: int) -> None:
-    """Nothing moves before the instant told, and everything from it on; in columns and alone."""
+    """Check that no customer moves before the instant found and each does from it on, in columns and alone."""
     rng = np.random.default_rng(seed)
     s = random_scorer(rng)
     customers = random_customers(rng, s, 20)
@@ -116,7 +116,7 @@ def distances2(s: Scorer, x: list[np.longdouble]) -> NDArray[np.longdouble]:
 
 
 def plain_distances(seed: int) -> None:
-    """At the instant told d²(a) - d²(b) > margin with b nearest, the millisecond before not: up to 1e-9 of rounding."""
+    """Check that d²(a) - d²(b) > margin with b nearest at the instant found, not a millisecond before, up to 1e-9."""
     rng = np.random.default_rng(seed)
     s = random_scorer(rng)
     customers = random_customers(rng, s, 20)
@@ -174,7 +174,7 @@ def one_by_one_as_in_columns(seed: int) -> None:
 
 
 def nearly_parallel_borders(seed: int, gap: float) -> bool:
-    """The closed form is off by up to days; every millisecond within 20 s of the answer is asked. False: no root inside."""
+    """Check every millisecond within 20 s of the answer where the closed form is off by up to days. False: no root."""
     rng = np.random.default_rng(seed)
     recency = feature(0, "yeo-johnson", float(rng.uniform(-0.5, 0.6)), 3.0)
     days, f = float(rng.uniform(5, 300)), float(rng.normal())
@@ -192,13 +192,13 @@ def nearly_parallel_borders(seed: int, gap: float) -> bool:
         return False
     ms = np.maximum(at[0] + np.arange(-20_000, 20_000), 0)
     zeros = np.zeros(ms.size, dtype=np.int64)
-    told = s.decide(zeros, ms, zeros, np.repeat(s.rest(np.array([f]), np.zeros(1)), ms.size, 0))
-    assert (told == np.where(ms >= at[0], to[0], 0)).all()
+    found = s.decide(zeros, ms, zeros, np.repeat(s.rest(np.array([f]), np.zeros(1)), ms.size, 0))
+    assert (found == np.where(ms >= at[0], to[0], 0)).all()
     return True
 
 
 def no_second_move_on_a_sphere(seed: int) -> bool:
-    """Twelve centroids on a sphere round the customer, margin 0: the floor alone keeps it from going round. False: two are one."""
+    """Check that the floor keeps a customer amid twelve centroids on a sphere from going round. False: two are one."""
     rng = np.random.default_rng(seed)
     n = 200
     f, m, day = float(rng.normal()), float(rng.normal()), int(rng.integers(0, 100))
@@ -221,18 +221,18 @@ def exactly_the_margin_stays() -> None:
     assert s.moves(both, at, both, s.rest(np.zeros(2), np.zeros(2))).tolist() == [False, True]
     for few in (0, 1):
         with patch.object(scorer_module, "_FEW", few):
-            told_at, told_to = s.next_move(ZERO, ZERO, ZERO, ORIGIN)
-        assert (told_at.tolist(), told_to.tolist()) == ([3 * DAY_MS + 1], [1])
+            found_at, found_to = s.next_move(ZERO, ZERO, ZERO, ORIGIN)
+        assert (found_at.tolist(), found_to.tolist()) == ([3 * DAY_MS + 1], [1])
 
 
 def until_is_exclusive() -> None:
     s = plain_scorer([[0, 0, 0], [4, 0, 0]], 8.0)
     for few in (0, 1):
-        for until, told in ((3 * DAY_MS + 2, True), (3 * DAY_MS + 1, False), (0, False)):
+        for until, found in ((3 * DAY_MS + 2, True), (3 * DAY_MS + 1, False), (0, False)):
             p = Intervals(ORIGIN.offset, ORIGIN.start, ORIGIN.frequency, ORIGIN.monetary, np.array([until]))
             with patch.object(scorer_module, "_FEW", few):
                 at, to = s.next_move(ZERO, ZERO, ZERO, p)
-            assert (at.tolist(), to.tolist()) == (([3 * DAY_MS + 1], [1]) if told else ([NEVER_DUE], [0]))
+            assert (at.tolist(), to.tolist()) == (([3 * DAY_MS + 1], [1]) if found else ([NEVER_DUE], [0]))
 
 
 def of_equally_near_the_first() -> None:
@@ -244,9 +244,6 @@ def of_equally_near_the_first() -> None:
     for few in (0, 1):
         with patch.object(scorer_module, "_FEW", few):
             assert s.next_move(ZERO, ZERO, ZERO, ORIGIN)[1].tolist() == [1]
-
-
-# ---- figures: how exact they are, and the same bits everywhere
 
 
 def arguments_of_log1p(n: int) -> Floats:

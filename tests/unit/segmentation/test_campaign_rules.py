@@ -1,4 +1,4 @@
-"""The rule table: what it matches, and what is said of a table that can't be used."""
+"""The rule table: its matches, and the messages on tables that can't be used."""
 
 import pytest
 from hypothesis import given, settings

@@ -1,4 +1,4 @@
-"""docs/reference/events.md, "What each event does": each row of the table and each sentence below it, through the real step."""
+"""docs/reference/events.md, "What each event does": each row of the table and each sentence below, by the real step."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ShownFigures(NamedTuple):
 
 
 class CustomerHistory:
-    """One customer's events, told at days of the shard's clock."""
+    """One customer's events, sent on days of the shard's clock."""
 
     def __init__(self, *, model: bool = False, cap: int = 1_000) -> None:
         self.rules = Rules(W * DAY, G * DAY, cap)
@@ -98,7 +98,7 @@ class CustomerHistory:
         self.shard = MemoryShard(ScoringStep(reader, self.rules), compiled)
         self.log: list[Rec] = []
 
-    def tell(self, *events: Event, day: float | None = None) -> CustomerHistory:
+    def send(self, *events: Event, day: float | None = None) -> CustomerHistory:
         """Send events, then let the clock come to `day`."""
         for e in events:
             self._send(e.customer_id.encode(), encode(e))
@@ -122,7 +122,7 @@ class CustomerHistory:
 def after(events: Sequence[Event], day: float) -> ShownFigures:
     """The figures at `day`: the same in any order of arrival, and with everything sent twice."""
     results = {
-        CustomerHistory().tell(*arrival, *again, day=day).figures()
+        CustomerHistory().send(*arrival, *again, day=day).figures()
         for arrival in permutations(events)
         for again in ((), arrival, arrival[::-1])
     }
@@ -187,13 +187,13 @@ def test_an_order_id_cancelled_more_than_a_grace_before_lives_again() -> None:
 
 @holds("an order", "it is older than the window")
 def test_an_order_older_than_the_window_moves_recency_only() -> None:
-    customer = CustomerHistory().tell(placed("1", 0), placed("2", 500), day=1_000)
+    customer = CustomerHistory().send(placed("1", 0), placed("2", 500), day=1_000)
     assert customer.figures() == (500, 0, "0.00")
-    customer.tell(placed("3", 510))
+    customer.send(placed("3", 510))
     assert customer.figures() == (490, 0, "0.00")
-    customer.tell(placed("4", 200))
+    customer.send(placed("4", 200))
     assert customer.figures() == (490, 0, "0.00")
-    assert CustomerHistory().tell(day=1_000).tell(placed("1", 0)).figures() == (1_000, 0, "0.00")
+    assert CustomerHistory().send(day=1_000).send(placed("1", 0)).figures() == (1_000, 0, "0.00")
 
 
 # ---- cancellations
@@ -208,9 +208,9 @@ def test_a_cancelled_order_is_out_of_all_three_figures() -> None:
 
 @holds("a cancellation", "the order before has left the window")
 def test_recency_goes_back_to_an_order_that_has_left_the_window() -> None:
-    customer = CustomerHistory().tell(placed("1", 0), placed("2", 300), day=500)
+    customer = CustomerHistory().send(placed("1", 0), placed("2", 300), day=500)
     assert customer.figures() == (200, 1, "10.00")
-    assert customer.tell(cancelled("2", 500)).figures() == (500, 0, "0.00")
+    assert customer.send(cancelled("2", 500)).figures() == (500, 0, "0.00")
 
 
 @holds("a cancellation", "it takes the only order")
@@ -220,9 +220,9 @@ def test_without_an_order_that_stands_recency_is_a_hundred_years() -> None:
 
 @holds("a cancellation", "its order hasn't come yet")
 def test_a_cancellation_waits_for_its_order() -> None:
-    customer = CustomerHistory().tell(placed("2", 0), cancelled("1", 6), day=8)
+    customer = CustomerHistory().send(placed("2", 0), cancelled("1", 6), day=8)
     assert customer.figures() == (8, 1, "10.00")
-    assert customer.tell(placed("1", 5)).figures() == (8, 1, "10.00")
+    assert customer.send(placed("1", 5)).figures() == (8, 1, "10.00")
 
 
 @holds("a cancellation", "it is dated a window or more after the order")
@@ -233,12 +233,12 @@ def test_an_order_that_has_left_the_window_is_final() -> None:
 
 @holds("a cancellation", "it is more than a grace late, and its order has been folded away already")
 def test_a_cancellation_of_a_folded_order_does_nothing_and_is_late() -> None:
-    customer = CustomerHistory().tell(placed("1", 0), placed("2", 100), day=500)
-    assert customer.tell(cancelled("1", 90)).figures() == (400, 0, "0.00")
+    customer = CustomerHistory().send(placed("1", 0), placed("2", 100), day=500)
+    assert customer.send(cancelled("1", 90)).figures() == (400, 0, "0.00")
     assert customer.shard.counts["late"] == 1
     assert not customer.shard.reasons
-    customer = CustomerHistory().tell(placed("1", 0), placed("2", G), cancelled("2", G), day=500)
-    assert customer.tell(cancelled("1", -MS, "c1")).figures() == (500, 0, "0.00")
+    customer = CustomerHistory().send(placed("1", 0), placed("2", G), cancelled("2", G), day=500)
+    assert customer.send(cancelled("1", -MS, "c1")).figures() == (500, 0, "0.00")
     assert customer.shard.counts["late"] == 1
 
 
@@ -279,9 +279,9 @@ def test_a_refund_of_a_cancelled_order_does_nothing() -> None:
 
 @holds("a refund", "its order is unknown, or out of the window")
 def test_a_refund_waits_for_its_order_and_is_over_with_it() -> None:
-    customer = CustomerHistory().tell(placed("2", 0, "10"), refunded("1", 6, "4"), day=8)
+    customer = CustomerHistory().send(placed("2", 0, "10"), refunded("1", 6, "4"), day=8)
     assert customer.figures() == (8, 1, "10.00")
-    assert customer.tell(placed("1", 5, "25")).figures() == (3, 2, "31.00")
+    assert customer.send(placed("1", 5, "25")).figures() == (3, 2, "31.00")
     assert after([placed("1", 0, "10"), placed("2", 50, "25"), refunded("1", W - 1, "4")], W) == (W - 50, 1, "25.00")
 
 
@@ -308,9 +308,9 @@ def test_a_refund_dated_more_than_a_grace_before_its_order_does_nothing() -> Non
 @holds("anything", "it is exactly as before")
 def test_a_repeat_does_nothing_however_old() -> None:
     events: list[Event] = [placed("1", 0), placed("2", 1), cancelled("2", 2), refunded("1", 3, "4"), placed("3", 20)]
-    customer = CustomerHistory(model=True).tell(*events, day=1_000)
+    customer = CustomerHistory(model=True).send(*events, day=1_000)
     before = customer.figures(), customer.shard.states[b"c"], len(customer.shard.outputs)
-    customer.tell(*events, *events[::-1])
+    customer.send(*events, *events[::-1])
     assert before == (customer.figures(), customer.shard.states[b"c"], len(customer.shard.outputs))
     assert not customer.shard.reasons
     assert customer.shard.counts["new"] == len(events)
@@ -327,7 +327,7 @@ def test_of_two_contents_of_an_id_the_later_dated_counts_and_the_newcomer_is_rep
     for apart, recency in ((W - MS, NO_ORDER), (W, W + 1)):
         assert after([one, placed("2", apart, "25", "e"), cancelled("2", apart)], W + 1) == (recency, 0, "0.00")
     arrival = [two, one] if turned else [one, two]
-    customer = CustomerHistory().tell(*arrival, *arrival, *arrival)
+    customer = CustomerHistory().send(*arrival, *arrival, *arrival)
     assert customer.shard.counts == {"new": 1, "conflict": 1, "repeat": 4}
     assert customer.shard.reasons == {"conflicting_id": 1}
 
@@ -341,7 +341,7 @@ def test_one_id_under_two_types_is_two_events() -> None:
         cancelled("2", 3, "x"),
     ]
     assert after(events, 5) == (5, 1, "6.00")
-    assert not CustomerHistory().tell(*events).shard.reasons
+    assert not CustomerHistory().send(*events).shard.reasons
 
 
 # ---- erasure
@@ -351,8 +351,8 @@ def test_one_id_under_two_types_is_two_events() -> None:
 def test_an_erasure_forgets_everything_up_to_its_date() -> None:
     assert after([placed("1", 0), placed("2", 5, "25"), erased(3)], 10) == (5, 1, "25.00")
     assert after([placed("1", 0), erased(0)], 10) == (NO_ORDER, 0, "0.00")
-    customer = CustomerHistory(model=True).tell(placed("1", 0), day=5)
-    customer.tell(erased(4))
+    customer = CustomerHistory(model=True).send(placed("1", 0), day=5)
+    customer.send(erased(4))
     assert [(m.sequence, m.to is None, m.cause.value) for m in published_moves(customer.shard)][-1] == (
         len(customer.shard.outputs),
         True,
@@ -360,17 +360,17 @@ def test_an_erasure_forgets_everything_up_to_its_date() -> None:
     )
     assert customer.shard.outputs[-1].latest is None
     # A second one, later dated, is no conflict with the first.
-    customer.tell(erased(6))
+    customer.send(erased(6))
     assert not customer.shard.reasons
-    # Where nothing was told, there is nothing to take back.
-    assert not CustomerHistory(model=True).tell(erased(4)).shard.outputs
+    # No move was published, so none has to be taken back.
+    assert not CustomerHistory(model=True).send(erased(4)).shard.outputs
 
 
 @holds("anything else", "it is dated up to the customer's erasure")
 def test_what_is_dated_up_to_the_erasure_does_not_come_back() -> None:
-    customer = CustomerHistory(model=True).tell(placed("1", 0), erased(4))
+    customer = CustomerHistory(model=True).send(placed("1", 0), erased(4))
     outputs = len(customer.shard.outputs)
-    customer.tell(placed("1", 0), placed("2", 4), refunded("1", 3, "4"), cancelled("1", 2), erased(1))
+    customer.send(placed("1", 0), placed("2", 4), refunded("1", 3, "4"), cancelled("1", 2), erased(1))
     assert customer.shard.counts["erased"] == 5
     assert customer.figures() == (NO_ORDER, 0, "0.00")
     assert len(customer.shard.outputs) == outputs
@@ -378,9 +378,9 @@ def test_what_is_dated_up_to_the_erasure_does_not_come_back() -> None:
 
 @holds("an order", "it is the first dated after the erasure")
 def test_the_first_order_after_an_erasure_is_a_new_customers() -> None:
-    customer = CustomerHistory(model=True).tell(placed("1", 0), erased(4))
+    customer = CustomerHistory(model=True).send(placed("1", 0), erased(4))
     before = len(customer.shard.outputs)
-    customer.tell(placed("2", 4 + MS))
+    customer.send(placed("2", 4 + MS))
     move = published_moves(customer.shard)[before]
     assert (move.sequence, move.from_, move.cause.value) == (before + 1, None, "first")
     assert customer.figures() == (0, 1, "10.00")
@@ -390,9 +390,9 @@ def test_the_first_order_after_an_erasure_is_a_new_customers() -> None:
 
 
 def test_money_may_be_below_zero_and_is_published_so() -> None:
-    customer = CustomerHistory(model=True).tell(placed("1", 0, "10"), refunded("1", 1, "15"))
+    customer = CustomerHistory(model=True).send(placed("1", 0, "10"), refunded("1", 1, "15"))
     assert customer.figures().monetary == "-5.00"
-    customer = CustomerHistory(model=True).tell(refunded(None, 0, "5"), placed("1", 1, "0"))
+    customer = CustomerHistory(model=True).send(refunded(None, 0, "5"), placed("1", 1, "0"))
     assert [m.rfm.monetary for m in published_moves(customer.shard) if m.rfm] == ["-5.00"]
 
 
@@ -408,15 +408,15 @@ def test_recency_after_a_late_cancellation_may_name_a_cancelled_order_never_one_
         cancelled("3", 58, "c3"),
         cancelled("2", 51),
     )
-    assert CustomerHistory().tell(*orders, gone, late, day=500).figures() == (500, 0, "0.00")
-    assert CustomerHistory().tell(*orders, gone, day=500).tell(late).figures() == (450, 0, "0.00")
-    assert CustomerHistory().tell(*orders, day=500).tell(late).figures() == (442, 0, "0.00")
+    assert CustomerHistory().send(*orders, gone, late, day=500).figures() == (500, 0, "0.00")
+    assert CustomerHistory().send(*orders, gone, day=500).send(late).figures() == (450, 0, "0.00")
+    assert CustomerHistory().send(*orders, day=500).send(late).figures() == (442, 0, "0.00")
 
 
 def test_above_the_cap_the_newest_count_and_it_is_counted_once() -> None:
-    customer = CustomerHistory(cap=3).tell(*(placed(str(i), i, str(10**i)) for i in range(3)))
+    customer = CustomerHistory(cap=3).send(*(placed(str(i), i, str(10**i)) for i in range(3)))
     assert customer.shard.counts["capped"] == 0
-    customer.tell(placed("3", 3, "1000"), placed("4", 4, "10000"))
+    customer.send(placed("3", 3, "1000"), placed("4", 4, "10000"))
     assert customer.figures() == (0, 3, "11100.00")
     assert customer.shard.counts == {"new": 5, "capped": 1}
 

@@ -228,16 +228,16 @@ def change() -> SegmentChanged:
 
 
 ACTION = CampaignAction(
-    id="a", customer_id="c1", campaign="win-back", segment="At Risk", action="discount", channel="email", reason="silence",
-    change_id="m", held_out=False, occurred_at=AT,
+    id="a", customer_id="c1", campaign="win-back", segment="At Risk", action="discount", channel="email",
+    reason="silence", change_id="m", held_out=False, occurred_at=AT,
 )  # fmt: skip
 
 
 def test_moves_out() -> None:
     body = json.loads(encode(change()))
     assert list(body) == [
-        "type", "id", "customer_id", "sequence", "from", "to", "cause", "occurred_at", "scored_at", "model_version", "rfm", "before",
-        "distances", "next", "causation_id",
+        "type", "id", "customer_id", "sequence", "from", "to", "cause", "occurred_at", "scored_at", "model_version",
+        "rfm", "before", "distances", "next", "causation_id",
     ]  # fmt: skip
     assert (body["type"], body["from"], body["cause"], body["before"]) == ("segment.changed", "At Risk", "order", None)
     assert body["rfm"] == {"recency_days": 0.5, "frequency": 3, "monetary": "12.50"}
@@ -272,7 +272,8 @@ def test_the_schema_holds_of_events() -> None:
     for value in (sample(), sample(type="order.refunded", order_id=None), sample(more=1)):
         validator.validate(json.loads(value))
     for value in (
-        sample(id=""), sample(id=None), sample(type="x"), sample(amount=amount("-1")), sample(amount=amount(1)), sample(occurred_at=5),
+        sample(id=""), sample(id=None), sample(type="x"), sample(amount=amount("-1")), sample(amount=amount(1)),
+        sample(occurred_at=5),
     ):  # fmt: skip
         assert not validator.is_valid(json.loads(value))
 

@@ -99,17 +99,17 @@ def test_facts_that_a_later_trainer_adds_are_kept_and_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "shares", "told"),
+    ("edges", "shares", "message"),
     [
         ((1.0, 3.0), (0.5, 0.5), "2 edges and 2 shares: give one share more than edges"),
         ((3.0, 3.0), (0.5, 0.25, 0.25), r"edges \(3.0, 3.0\) don't rise"),
         ((1.0,), (0.5, 1.5), "less than or equal to 1"),
     ],
 )
-def test_a_histogram_that_is_none_is_refused(edges: tuple[float, ...], shares: tuple[float, ...], told: str) -> None:
+def test_a_histogram_that_is_none_is_refused(edges: tuple[float, ...], shares: tuple[float, ...], message: str) -> None:
     content = published()
     content["training"]["histograms"] = {"frequency": {"edges": edges, "shares": shares}}
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         read(content)
 
 

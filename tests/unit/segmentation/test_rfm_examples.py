@@ -37,7 +37,8 @@ from tests.support.paths import TEST_DATA
 RULES = Rules(window=100, grace=15, cap=1_000)
 W = RULES.window
 GOLDEN = (
-    "0100000000000000 0000000000000080 0100000001000000 48e8010000000000 0068e5cf8b010000 0068e5cf8b010000 0068e5cf8b010000"
+    "0100000000000000 0000000000000080 0100000001000000 48e8010000000000 "
+    "0068e5cf8b010000 0068e5cf8b010000 0068e5cf8b010000"
     "0094962793010000 0000000000000080 00402b7f5e0c0000 8918241859bd0a0c 48e8010000000000 bd9726c0e8148e45"
 )
 
@@ -157,11 +158,11 @@ def test_what_is_kept() -> None:
 
 def outcomes(arrivals: list[tuple[int, Entry]]) -> list[Outcome]:
     value: bytes | None = None
-    told = []
+    outcomes = []
     for t, e in arrivals:
         value, outcome = absorb_bytes(value, e, t, RULES)
-        told.append(outcome)
-    return told
+        outcomes.append(outcome)
+    return outcomes
 
 
 def test_outcomes() -> None:
@@ -285,7 +286,7 @@ def table(name: str) -> list[dict[str, str]]:
 
 @cache
 def sales() -> list[Sale]:
-    """Orders and cancelling invoices of known customers, in time order. A cancelling invoice names no order: a refund."""
+    """Read orders and cancelling invoices of known customers, by time. The latter name no order: they are refunds."""
     out = []
     for r in table("orders.csv.gz"):
         units = parse_units(r["amount"].removeprefix("-"))
