@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import tempfile
@@ -25,77 +26,43 @@ from bench.time_rows import TimeOptions
 from stream.errors import SegstreamError
 from stream.local.stack import LocalStack
 
-ROWS: Final = (
-    *LABELS,
-    "latency",
-    "profile",
-    "rolling",
-    "takeover",
-)  # The rows about time and models take minutes more: they run only when `--only` names them.
+# The rows about time and models take minutes more: they run only when `--only` names them.
+ROWS: Final = (*LABELS, "latency", "profile", "rolling", "takeover")
 OUT: Final = Path("out/bench.json")
 TIME_OUT: Final = Path("out/bench-time.json")
 DOCS: Final = ROOT / "docs" / "benchmarks.md"
 
 
+# Sizes of a run by their field in Options and TimeOptions: help texts of the options.
+_SIZES: Final = {
+    "orders": "orders in Kafka before the measurement",
+    "customers": "customers of these orders",
+    "faust_orders": "orders of the Faust agent",
+    "profile_orders": "orders of the CPU profile",
+    "latency_s": "seconds of the latency measurement, at 500 orders/s",
+    "warm_up_s": "seconds of warm-up before each latency measurement",
+    "rolling_rate": "orders/s during the rolling restart",
+    "calm_s": "seconds after each stop or start of a worker",
+    "takeover_orders": "orders before the takeovers",
+    "takeover_times": "takeovers measured at each lag of Redis",
+}
+_TIME_SIZES: Final = {
+    "due_customers": "customers of the row due",
+    "due_rate": "customers that become due each second",
+    "due_s": "seconds measured with orders, and as many without",
+    "rest_customers": "numbers of customers at rest to measure",
+    "rest_s": "seconds measured at each number of customers",
+    "flood_customers": "customers that become due within one second",
+    "swap_customers": "customers during a change of the model",
+    "swap_rate": "orders/s during the change of the model",
+    "swap_calm_s": "seconds measured before the change of the model",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
-    usual, time = Options(), TimeOptions()
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--orders", type=int, default=usual.orders, help="orders in Kafka before the measurement")
-    parser.add_argument("--customers", type=int, default=usual.customers, help="customers of these orders")
-    parser.add_argument("--faust-orders", type=int, default=usual.faust_orders, help="orders of the Faust agent")
-    parser.add_argument("--profile-orders", type=int, default=usual.profile_orders, help="orders of the CPU profile")
-    parser.add_argument(
-        "--latency-seconds",
-        type=float,
-        default=usual.latency_s,
-        help="seconds of the latency measurement, at 500 orders/s",
-    )
-    parser.add_argument(
-        "--warm-up-seconds",
-        type=float,
-        default=usual.warm_up_s,
-        help="seconds of warm-up before each latency measurement",
-    )
-    parser.add_argument(
-        "--rolling-rate", type=int, default=usual.rolling_rate, help="orders/s during the rolling restart"
-    )
-    parser.add_argument(
-        "--calm-seconds", type=float, default=usual.calm_s, help="seconds after each stop or start of a worker"
-    )
-    parser.add_argument(
-        "--takeover-orders", type=int, default=usual.takeover_orders, help="orders before the takeovers"
-    )
-    parser.add_argument(
-        "--takeover-times", type=int, default=usual.takeover_times, help="takeovers measured at each lag of Redis"
-    )
-    parser.add_argument("--due-customers", type=int, default=time.due_customers, help="customers of the row due")
-    parser.add_argument("--due-rate", type=int, default=time.due_rate, help="customers that become due each second")
-    parser.add_argument(
-        "--due-seconds", type=float, default=time.due_s, help="seconds measured with orders, and as many without"
-    )
-    parser.add_argument(
-        "--rest-customers",
-        type=int,
-        nargs="+",
-        default=time.rest_customers,
-        help="numbers of customers at rest to measure",
-    )
-    parser.add_argument(
-        "--rest-seconds", type=float, default=time.rest_s, help="seconds measured at each number of customers"
-    )
-    parser.add_argument(
-        "--flood-customers", type=int, default=time.flood_customers, help="customers that become due within one second"
-    )
-    parser.add_argument(
-        "--swap-customers", type=int, default=time.swap_customers, help="customers during a change of the model"
-    )
-    parser.add_argument("--swap-rate", type=int, default=time.swap_rate, help="orders/s during the change of the model")
-    parser.add_argument(
-        "--swap-calm-seconds",
-        type=float,
-        default=time.swap_calm_s,
-        help="seconds measured before the change of the model",
-    )
+    _add_sizes(parser, Options(), _SIZES)
+    _add_sizes(parser, TimeOptions(), _TIME_SIZES)
     parser.add_argument(
         "--only",
         nargs="+",
@@ -115,6 +82,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--from", dest="source", type=Path, help="measure nothing, and show the results in this file")
     return parser
+
+
+def _add_sizes(parser: argparse.ArgumentParser, defaults: Options | TimeOptions, texts: dict[str, str]) -> None:
+    """Add an option for each size: `latency_s` is `--latency-seconds`."""
+    for field, text in texts.items():
+        default = getattr(defaults, field)
+        several = isinstance(default, tuple)
+        name = re.sub("_s$", "_seconds", field)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=field,
+            metavar=name.upper(),
+            type=type(default[0] if several else default),
+            nargs="+" if several else None,
+            default=default,
+            help=text,
+        )
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    sizes = {field: getattr(arguments, field) for field in _SIZES}
+    time_sizes = {field: getattr(arguments, field) for field in _TIME_SIZES}
+    time_sizes["rest_customers"] = tuple(time_sizes["rest_customers"])
+    return Options(**sizes, time=TimeOptions(**time_sizes))
 
 
 def measure_all(options: Options, rows: list[str], console: Console) -> dict[str, Any]:
@@ -167,29 +158,7 @@ def main() -> int:
     if arguments.write_docs and arguments.source is None and not {*ROWS} <= {*rows}:
         parser.error("--write-docs needs all default rows: leave out --only")
     console = Console(stderr=True)
-    options = Options(
-        arguments.orders,
-        arguments.customers,
-        arguments.faust_orders,
-        arguments.profile_orders,
-        arguments.latency_seconds,
-        arguments.warm_up_seconds,
-        arguments.rolling_rate,
-        arguments.calm_seconds,
-        arguments.takeover_orders,
-        arguments.takeover_times,
-        TimeOptions(
-            arguments.due_customers,
-            arguments.due_rate,
-            arguments.due_seconds,
-            tuple(arguments.rest_customers),
-            arguments.rest_seconds,
-            arguments.flood_customers,
-            arguments.swap_customers,
-            arguments.swap_rate,
-            arguments.swap_calm_seconds,
-        ),
-    )
+    options = _options(arguments)
     out = arguments.out or (OUT if {*ROWS} & {*rows} else TIME_OUT)
     try:
         if arguments.source is not None:
