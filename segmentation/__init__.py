@@ -1,1 +1,1 @@
-"""What worker and trainer share: events, a customer's state, the model and both steps. Pure: no I/O, no clock."""
+"""The pure core that worker and trainer share: events, states, model, both steps. No I/O, no clock; imports neither."""

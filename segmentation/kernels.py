@@ -53,7 +53,7 @@ def log1p(x: NDArray[np.float64]) -> NDArray[np.float64]:
     [0.0, 0.6931471805599453, 1e-300]
     """
     u = 1.0 + x
-    # What rounding 1 + x lost, relative to u; which operand is the larger decides how to recover it exactly.
+    # The rounding error of 1 + x, relative to u; which operand is the larger decides how to recover it exactly.
     lost = np.where(x < 1.0, x - (u - 1.0), 1.0 - (u - x)) / u
     mantissa, exponent = np.frexp(u)
     low_half = mantissa < _SQRT_HALF

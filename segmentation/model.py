@@ -1,7 +1,7 @@
 """A segmentation model as plain data: what the trainer publishes and every worker scores by.
 
 JSON and nothing else, never pickle. The version is a hash of the content, so a model can't change under its name,
-and two models that agree in content are one model. What the numbers decide stands in segmentation/scorer.py.
+and two models that agree in content are one model. segmentation/scorer.py says how the numbers decide.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_ugly_inputs_are_refused_for_their_own_reason(case: UglyRecord) -> None:
 
 
 def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
-    # Those that the record alone doesn't decide: its shard's clock, states and back-fills, a model, the size, the step,
+    # Those that the record alone doesn't decide: its shard's clock, states and backfills, a model, the size, the step,
     # an adapter.
     elsewhere = {
         Reason.CLOCK_JUMP,
@@ -91,8 +91,6 @@ def test_a_record_over_the_limit_is_not_decoded() -> None:
     assert refusal
     assert refusal[0] == Reason.TOO_LARGE
 
-
-# ---- fuzz
 
 JSON_VALUES: Final[st.SearchStrategy[Any]] = st.recursive(
     st.none()

@@ -55,7 +55,7 @@ def a_step(time: str = "event") -> ScoringStep:
 
 
 def a_log(rng: np.random.Generator) -> list[Rec]:
-    """Live orders of some, history of others, some of both; ends of back-fills, long silences of theirs, erasures."""
+    """Make live orders of some, history of others, some of both; ends and long silences of backfills, erasures."""
     live, loaded = [f"live{i}" for i in range(3)], [f"old{i}" for i in range(int(rng.integers(1, 6)))]
     t, arrived, out = T0, T0 + 1_000 * DAY, list[Rec]()
     for n in range(int(rng.integers(10, 70))):

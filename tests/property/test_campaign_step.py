@@ -108,7 +108,7 @@ class CampaignShard:
             assert turn.clock >= self.clock
             self.states |= turn.states
             self.log += turn.outputs
-            self.dead += [(begin + letter.position, letter.reason) for letter in turn.dead]
+            self.dead += [(begin + dead_letter.position, dead_letter.reason) for dead_letter in turn.dead]
             self.clock = turn.clock
             for name, count in turn.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count

@@ -188,7 +188,7 @@ def test_the_silhouette_of_many_is_taken_on_a_sample_and_near_the_whole(monkeypa
     assert silhouette(z[:5], np.arange(5), 1) is None
 
 
-# ---- real orders: the reference figures of Online Retail (4,338 customers, as of 2011-12-10)
+# real orders: the reference figures of Online Retail (4,338 customers, as of 2011-12-10)
 
 
 @pytest.fixture(scope="module")

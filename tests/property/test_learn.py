@@ -142,9 +142,6 @@ def test_the_same_customers_again_move_nobody() -> None:
     assert all(segment.lasting for segment in again.outcome.segments)
 
 
-# ---- ugly snapshots
-
-
 def changed(name: str, value: float, *, where: slice = slice(None)) -> CustomerSnapshot:
     snapshot, _ = known_segments(7, each=75)
     snapshot.column(name)[where] = value
@@ -265,8 +262,6 @@ def test_the_tutorial_leaves_outliers_out_of_the_fit_and_scores_them_all_the_sam
     assert np.array_equal(result.trained.labels, nearest_all)
     assert model.training.feature_means["monetary"] == pytest.approx(snapshot.monetary.mean())
 
-
-# ---- determinism
 
 _VERSION = """
 import sys

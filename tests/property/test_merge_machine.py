@@ -150,8 +150,6 @@ class Merge(RuleBasedStateMachine):
             self.shard.now = to
         self.end = to
 
-    # ---- the engine
-
     @rule(size=st.integers(0, 12), slice_=st.integers(1, 4))
     def turn(self, size: int, slice_: int) -> None:
         self.shard.turn(self.log, size, slice_)
@@ -178,8 +176,6 @@ class Merge(RuleBasedStateMachine):
         self.shard.take_over(self.past, self.log, size)
         if self.rescored:
             self.shard.rescore(size, quiet=True)
-
-    # ---- what must hold, always
 
     @invariant()
     def everyone_is_as_recomputed(self) -> None:
@@ -219,8 +215,6 @@ class Merge(RuleBasedStateMachine):
         counts = self.shard.counts
         assert sum(counts[o.value] for o in Outcome) == sum(meaning is not None for meaning in self.meanings)
         assert self.shard.reasons == ({"conflicting_id": n} if (n := counts[Outcome.CONFLICT.value]) else {})
-
-    # ---- making events
 
     def event_of(self, raw: Raw, own: set[OracleEvent]) -> OracleEvent:
         earlier = sorted({e.time for e in own})

@@ -98,9 +98,6 @@ def test_five_segments_by_default_are_steady_and_pass(retail: CustomerSnapshot) 
     assert [s.name for s in outcome.segments] == ["Champions", "Loyal", "Potential Loyalists", "At Risk", "Lost"]
 
 
-# ---- from the file itself
-
-
 def test_a_file_as_of_an_instant_is_what_absorbing_its_orders_one_by_one_gives(book: OrderBook) -> None:
     at = parse_at("2011-07-01")
     names = sorted(book.entries)[::40]

@@ -58,7 +58,7 @@ def figures(state: CustomerState) -> OracleFigures:
     return OracleFigures(state.last, state.frequency, state.monetary)
 
 
-# ---- Streams: a set of events, and when each arrives (more than once, perhaps).
+# Streams: a set of events, and when each arrives (more than once, perhaps).
 
 Raw = tuple[int, int, int, int, int]
 KINDS = [Kind.PLACED] * 4 + [Kind.REFUNDED] * 2 + [Kind.CANCELLED] * 3 + [Kind.ERASED]
@@ -142,7 +142,7 @@ scenes = st.builds(a_scene, rule_sets, many_raw)
 seeds = st.integers(0, 2**32)
 
 
-# ---- 1. The bytes are a function of the set (takers within the grace; everything else at any lateness; repeats for
+# 1. The bytes are a function of the set (takers within the grace; everything else at any lateness; repeats for
 # ever).
 
 
@@ -159,7 +159,7 @@ def test_bytes_are_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int
     event("anchor" if any(x.kind == Kind.ANCHOR for x in unpack(one).entries) else "no anchor")
 
 
-# ---- 2, 3. At every step the figures are the oracle's; recency too, if punctual, else it lies never before the
+# 2, 3. At every step the figures are the oracle's; recency too, if punctual, else it lies never before the
 # oracle's.
 
 
@@ -178,7 +178,7 @@ def test_figures_are_the_oracles_at_every_step(scene: Scene, seed: int, punctual
             assert pack(advance(state, t, scene.rules)) == batch_bytes(seen, t, scene.rules)
 
 
-# ---- 4. Time alone: nothing changes before next_change, and visiting at other instants leaves no trace.
+# 4. Time alone: nothing changes before next_change, and visiting at other instants leaves no trace.
 
 
 @many
@@ -234,7 +234,7 @@ def test_smaller_settings_and_earlier_instants(scene: Scene, seed: int, less: in
     assert figures(settle(state, state.entries, end, smaller))[1:] == oracle(events, end, smaller)[1:]
 
 
-# ---- All of two events at the borders, which chance meets too seldom.
+# All of two events at the borders, which chance meets too seldom.
 
 APART = sorted({k + hair for k in (0, 15, 130, WINDOW) for hair in (-1, 0, 1)} - {-1})
 PAIR = (Kind.PLACED, Kind.REFUNDED, Kind.CANCELLED)
@@ -260,7 +260,7 @@ def test_any_two_events_at_the_borders(grace: int, apart: int) -> None:
             assert figures(turned)[1:] == oracle(events, t, rules)[1:]
 
 
-# ---- 5. The fast path, where it answers, answers with the slow path's bytes; so do the functions on bytes.
+# 5. The fast path, where it answers, answers with the slow path's bytes; so do the functions on bytes.
 
 
 @many
@@ -288,7 +288,7 @@ def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plai
     event(f"fast {min(fast, 4)}")
 
 
-# ---- 6. The cap: whatever comes in whatever order, frequency and monetary are the oracle's over the events after the
+# 6. The cap: whatever comes in whatever order, frequency and monetary are the oracle's over the events after the
 # cut.
 
 
@@ -326,7 +326,7 @@ def test_cap_within_a_window_is_a_function_of_the_set(xs: list[Raw], a: int, b: 
     assert (state.cut, state.capped) == ((times[-cap - 1], True) if len(times) > cap else (NONE, False))
 
 
-# ---- 7. Bytes: round trip, columns, refusals.
+# 7. Bytes: round trip, columns, refusals.
 
 
 @many

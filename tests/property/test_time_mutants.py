@@ -34,7 +34,7 @@ class Edit(NamedTuple):
 
 
 class Mutant(NamedTuple):
-    """What is wrong, where, and the check that must fail for one of the arguments."""
+    """A fault, its edits, and the check that must fail for one of the arguments."""
 
     wrong: str
     edits: tuple[Edit, ...]

@@ -127,10 +127,10 @@ def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
 
 
 def related(a: OracleEvent, b: OracleEvent) -> bool:
-    """Whether one of the two replaces the other: a second content of an id, or a second placement of an order."""
+    """Return whether one of two replaces the other: a second content of an id, or a second placement of an order."""
     return a != b and a.kind == b.kind and (a.id == b.id or (a.kind == Kind.PLACED and a.order == b.order))
 
 
 def takes(e: OracleEvent, events: Iterable[OracleEvent]) -> bool:
-    """Whether an event can take another's effect away. Recency is exact if these are at most a grace late."""
+    """Return whether an event can take another's effect away. Recency is exact if these are at most a grace late."""
     return e.kind in (Kind.CANCELLED, Kind.ERASED) or any(related(e, o) and e.rank > o.rank for o in events)

@@ -144,9 +144,9 @@ def ten_years(seed: int) -> None:
     customers = [f"c{i}" for i in range(4)]
     times: list[tuple[int, str]] = []
     for customer in customers:
-        pace, clock = float(rng.choice([1, 20, 90, 300])), T0
+        gap_days, clock = float(rng.choice([1, 20, 90, 300])), T0
         for _ in range(int(rng.integers(1, 30))):
             times.append((clock, customer))
-            clock += int(rng.exponential(pace if rng.random() < 0.9 else 400) * DAY_MS)
+            clock += int(rng.exponential(gap_days if rng.random() < 0.9 else 400) * DAY_MS)
     log = [moment(rng, clock, [who], n) for n, (clock, who) in enumerate(sorted(times)) if clock < end]
     compare([*log, LogEntry(end)], scorer, dwell_ms, rules, seed, (0, 0))

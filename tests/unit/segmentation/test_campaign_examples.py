@@ -197,14 +197,16 @@ def broken(**changes: Any) -> bytes:
 )
 def test_garbage_goes_to_the_dead_letters(value: bytes | None, reason: Reason, field: str | None) -> None:
     turn = run(a_step(), row(), InputRecord(b"ann", value), row(sequence=2))
-    assert [(letter.position, letter.reason, letter.field) for letter in turn.dead] == [(1, reason.value, field)]
+    assert [(dead_letter.position, dead_letter.reason, dead_letter.field) for dead_letter in turn.dead] == [
+        (1, reason.value, field)
+    ]
     assert turn.dead[0].message
     assert (turn.taken, len(turn.outputs)) == (3, 2)
 
 
 def test_a_record_without_a_key_is_nobodys() -> None:
     turn = run(a_step(), InputRecord(None, encode(a_change())))
-    assert [letter.reason for letter in turn.dead] == ["key_not_customer"]
+    assert [dead_letter.reason for dead_letter in turn.dead] == ["key_not_customer"]
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -18,7 +18,7 @@ T0 = 1_600_000_000_000
 AS_OF = T0 + 365 * DAY_MS
 
 
-def a_crowd(seed: int, customers: int = 400, *, times: float = 1.0, latest: int = AS_OF) -> dict[bytes, bytes]:
+def a_population(seed: int, customers: int = 400, *, times: float = 1.0, latest: int = AS_OF) -> dict[bytes, bytes]:
     """Customers with orders up to an instant; their amounts `times` as high."""
     rng = np.random.default_rng(seed)
     found = {}
@@ -33,20 +33,20 @@ def a_crowd(seed: int, customers: int = 400, *, times: float = 1.0, latest: int 
     return found
 
 
-CROWD = a_crowd(1)
-MODEL = train(columns(CROWD.items(), AS_OF, RULES), one_fit(k=4)).model
+POPULATION = a_population(1)
+MODEL = train(columns(POPULATION.items(), AS_OF, RULES), one_fit(k=4)).model
 
 
-def lying(customers: dict[bytes, bytes], at: int = AS_OF, model: SegmentModel = MODEL) -> Tally:
-    tally, values = Tally(model, RULES), list(customers.values())
+def lying(population: dict[bytes, bytes], at: int = AS_OF, model: SegmentModel = MODEL) -> Tally:
+    tally, values = Tally(model, RULES), list(population.values())
     for begin in range(0, len(values), 150):
         tally.add(values[begin : begin + 150], at)
     return tally
 
 
 def test_of_those_it_was_trained_on_nothing_has_drifted() -> None:
-    drift = drift_of(lying(CROWD))
-    assert drift.customers == len(CROWD)
+    drift = drift_of(lying(POPULATION))
+    assert drift.customers == len(POPULATION)
     assert set(drift.indices) == {SEGMENTS, *FEATURES}
     assert all(index == pytest.approx(0, abs=1e-9) for index in drift.indices.values())
     assert drift.distance[0] == pytest.approx(drift.distance[1])
@@ -54,19 +54,19 @@ def test_of_those_it_was_trained_on_nothing_has_drifted() -> None:
 
 
 def test_of_others_like_them_hardly_anything() -> None:
-    name, index = drift_of(lying(a_crowd(2, 4_000))).worst()
+    name, index = drift_of(lying(a_population(2, 4_000))).worst()
     assert index < 0.1, name
 
 
 def test_silence_is_seen_in_recency_alone() -> None:
-    drift = drift_of(lying(CROWD, AS_OF + 90 * DAY_MS))
+    drift = drift_of(lying(POPULATION, AS_OF + 90 * DAY_MS))
     assert drift.worst()[0] == "recency_days"
     assert drift.indices["recency_days"] > 0.25
     assert drift.means["recency_days"][1] == pytest.approx((drift.means["recency_days"][0] or 0) + 90)
 
 
 def test_dearer_orders_are_seen_in_money_and_in_the_distance() -> None:
-    drift = drift_of(lying(a_crowd(2, 1_000, times=4.0)))
+    drift = drift_of(lying(a_population(2, 1_000, times=4.0)))
     assert drift.worst()[0] == "monetary"
     assert drift.indices["monetary"] > 0.25 > drift.indices["frequency"]
     assert drift.distance[1] > 1.2 * (drift.distance[0] or 9)
@@ -74,7 +74,7 @@ def test_dearer_orders_are_seen_in_money_and_in_the_distance() -> None:
 
 def test_a_model_without_those_facts_is_compared_in_none() -> None:
     bare = MODEL.training.model_copy(update={"histograms": {}, "shares": {}, "distance": None})
-    drift = drift_of(lying(CROWD, model=MODEL.model_copy(update={"training": bare})))
+    drift = drift_of(lying(POPULATION, model=MODEL.model_copy(update={"training": bare})))
     assert drift.indices == {}
     assert drift.distance[0] is None
     assert drift.worst() == (SEGMENTS, 0.0)

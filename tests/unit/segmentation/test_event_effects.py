@@ -130,9 +130,6 @@ def after(events: Sequence[Event], day: float) -> ShownFigures:
     return results.pop()
 
 
-# ---- orders
-
-
 @holds("an order", "it is new")
 def test_a_new_order_counts_from_its_own_date_for_one_window() -> None:
     assert after([placed("1", 0)], 0) == (0, 1, "10.00")
@@ -196,9 +193,6 @@ def test_an_order_older_than_the_window_moves_recency_only() -> None:
     assert CustomerHistory().send(day=1_000).send(placed("1", 0)).figures() == (1_000, 0, "0.00")
 
 
-# ---- cancellations
-
-
 @holds("a cancellation", "the order is in the window")
 def test_a_cancelled_order_is_out_of_all_three_figures() -> None:
     events: list[Event] = [placed("1", 0, "10"), placed("2", 5, "25"), refunded("2", 6, "3")]
@@ -247,9 +241,6 @@ def test_a_second_cancellation_or_one_of_no_order_does_nothing_further() -> None
     events: list[Event] = [placed("1", 0), placed("2", 2), cancelled("2", 3, "c1")]
     assert after(events, 10) == after([*events, cancelled("2", 5, "c2")], 10) == (10, 1, "10.00")
     assert after([*events, cancelled("9", 5, "c2")], 10) == (10, 1, "10.00")
-
-
-# ---- refunds
 
 
 @holds("a refund", "its order stands in the window")
@@ -302,9 +293,6 @@ def test_a_refund_dated_more_than_a_grace_before_its_order_does_nothing() -> Non
     assert after(changed, 9) == (9 - 1 - G - MS, 1, "25.00")
 
 
-# ---- whatever it is
-
-
 @holds("anything", "it is exactly as before")
 def test_a_repeat_does_nothing_however_old() -> None:
     events: list[Event] = [placed("1", 0), placed("2", 1), cancelled("2", 2), refunded("1", 3, "4"), placed("3", 20)]
@@ -344,9 +332,6 @@ def test_one_id_under_two_types_is_two_events() -> None:
     assert not CustomerHistory().send(*events).shard.reasons
 
 
-# ---- erasure
-
-
 @holds("an erasure", "at any time")
 def test_an_erasure_forgets_everything_up_to_its_date() -> None:
     assert after([placed("1", 0), placed("2", 5, "25"), erased(3)], 10) == (5, 1, "25.00")
@@ -384,9 +369,6 @@ def test_the_first_order_after_an_erasure_is_a_new_customers() -> None:
     move = published_moves(customer.shard)[before]
     assert (move.sequence, move.from_, move.cause.value) == (before + 1, None, "first")
     assert customer.figures() == (0, 1, "10.00")
-
-
-# ---- below the table
 
 
 def test_money_may_be_below_zero_and_is_published_so() -> None:

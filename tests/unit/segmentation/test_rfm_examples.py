@@ -263,8 +263,6 @@ def test_no_customers_no_columns() -> None:
     assert headers([]).size == rows([]).size == rows([EMPTY]).size == 0
 
 
-# ---- Real orders.
-
 SHOP = TEST_DATA / "online_retail"
 real = pytest.mark.skipif(not SHOP.exists(), reason=f"no real orders at {SHOP} (SEGSTREAM_TEST_DATA)")
 YEARS = Rules(window=400 * 86_400_000)  # nothing leaves within the file's 13 months
