@@ -28,12 +28,13 @@ from stream.orders.rows import OrderRow, parse_at
 from stream.orders.simulate import simulate
 from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
-from stream.replay.preconditions import ReplayError, check_target
+from stream.replay.preconditions import check_target
 from stream.replay.publisher import replay
 from stream.settings_sources import PREFIX
 from stream.storage.client import RedisUnreachable, redis_client
 from stream.storage.heads import StoreHead, encode_head
 from stream.storage.keys import ShardKeys
+from stream.storage.reads import HeadUnreadable
 from tests.support.command_line import run, start
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ async def test_unreadable_heads_are_reported_before_anything_is_sent(settings: S
     row = OrderRow("placed", "1", "c", START, 1, "USD", "1")
     with redis_client(settings) as redis:
         redis.set(ShardKeys(settings.group, settings.orders_topic, 2).head, b"none")
-    with pytest.raises(ReplayError, match="SEGSTREAM_GROUP"):
+    with pytest.raises(HeadUnreadable, match="SEGSTREAM_GROUP"):
         await replay(event_time, [row])
     nowhere = event_time.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
     for refused in (replay(nowhere, [row]), check_target(nowhere)):
