@@ -37,24 +37,24 @@ async def test_the_forecast_comes_true(settings_for: Callable[..., Settings], tm
         await settled(settings)
         before = sum(map(len, await moves(settings)))
         published = await read_published(settings)
-        foretold = [named(move, published) for _, move in each_move(settings, published, DAYS)]
+        predicted = [named(move, published) for _, move in each_move(settings, published, DAYS)]
         flows = forecast_flows(settings, published, DAYS)
         as_json = await asyncio.to_thread(run, settings, "forecast", "--days", str(DAYS), "--json")
         plain = await asyncio.to_thread(run, settings, "forecast", "--days", str(DAYS))
         await replay(settings, [], until_ms=end + DAYS * DAY)
         await settled(settings)
         happened = [move for partition in await moves(settings) for move in partition]
-    told_since = sorted(
+    published_since = sorted(
         (m["customer_id"], m["occurred_at"], m["from"], m["to"], m["rfm"]["monetary"])
         for m in happened
         if m["occurred_at"] >= flows.as_of and m["cause"] in {"silence", "window", "order", "refund", "cancellation"}
     )
     assert len(happened) > before + 30
-    assert sorted((m.customer_id, m.at, m.from_segment, m.to_segment, m.monetary) for m in foretold) == told_since
+    assert sorted((m.customer_id, m.at, m.from_segment, m.to_segment, m.monetary) for m in predicted) == published_since
 
-    by_day = Counter((m.at[:10], m.from_segment, m.to_segment) for m in foretold)
+    by_day = Counter((m.at[:10], m.from_segment, m.to_segment) for m in predicted)
     assert {(f.day, f.from_segment, f.to_segment): f.customers for f in flows.flows} == dict(by_day)
     assert flows.customers == len(states(settings))
     assert [msgspec.json.decode(line, type=ForecastFlow) for line in as_json.stdout.splitlines()] == flows.flows
-    assert f"{len(foretold):,} moves by {flows.until}" in plain.stdout
-    assert isinstance(foretold[0], ForecastMove)
+    assert f"{len(predicted):,} moves by {flows.until}" in plain.stdout
+    assert isinstance(predicted[0], ForecastMove)

@@ -54,7 +54,7 @@ async def _orders(settings: Settings) -> dict[int, list[Any]]:
     return found
 
 
-def _told(settings: Settings, records: list[Any], clock: int = -1) -> tuple[int, list[DeadLetter], list[bytes]]:
+def _decoded(settings: Settings, records: list[Any], clock: int = -1) -> tuple[int, list[DeadLetter], list[bytes]]:
     """Decode a partition as its shard does: its clock, the refused records, and the values of the others."""
     reader = Reader(settings.currency, settings.time, 300_000, settings.max_clock_jump_days * DAY_MS, 1 << 20)
     batch = reader.read(records, clock)
@@ -78,7 +78,7 @@ async def test_the_shards_accept_every_replayed_record(settings: Settings) -> No
 
     found = await _orders(event_time)
     for partition, records in found.items():
-        clock, dead, values = _told(event_time, records)
+        clock, dead, values = _decoded(event_time, records)
         assert (clock, dead) == (until, [])
         mine = [row for row in rows if murmur2(row.customer_id.encode(), 4) == partition]
         assert [msgspec.json.decode(value)["id"] for value in values] == [row.event_id for row in mine]
@@ -101,7 +101,7 @@ async def test_from_and_until_cut_without_loss(settings: Settings) -> None:
     second = await replay(event_time, rows, from_ms=cut)
     assert sum(first.sent.values()) + sum(second.sent.values()) == 1_000
     for records in (await _orders(event_time)).values():
-        clock, dead, _ = _told(event_time, records)
+        clock, dead, _ = _decoded(event_time, records)
         assert (clock, dead) == (rows[-1].at_ms, [])
 
 
@@ -126,7 +126,7 @@ async def test_shards_that_are_years_behind_accept_a_whole_second_file(settings:
     assert sum(report.sent.values()) == 500
     for partition, records in (await _orders(event_time)).items():
         clock = clocks[partition]
-        assert _told(event_time, records, -1 if clock is None else clock)[:2] == (rows[-1].at_ms, [])
+        assert _decoded(event_time, records, -1 if clock is None else clock)[:2] == (rows[-1].at_ms, [])
 
 
 async def test_unreadable_heads_are_reported_before_anything_is_sent(settings: Settings) -> None:
