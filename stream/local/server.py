@@ -49,7 +49,7 @@ class Server(ABC):
         self._report = report
         self._watched = watched
         self._watchdog: subprocess.Popen[bytes] | None = None
-        self._process: Any = None  # psutil.Process: tells its process from a later one with the same id
+        self._process: Any = None  # psutil.Process: recognises a later process with the same id
 
     @abstractmethod
     def _prepare(self) -> list[str]:
