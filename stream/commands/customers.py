@@ -7,8 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 
+from segmentation.money import format_units
+from stream.clock import now_ms
 from stream.commands.options import AsJson, amount_of, days_of, instant_of
 
 if TYPE_CHECKING:
@@ -58,9 +61,6 @@ def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
 
     The next move is the one that time alone will make, if nothing is bought.
     """
-    import msgspec
-
-    from stream.clock import now_ms
     from stream.customers.lookup import customer as look_up
     from stream.models.topic import read_published
     from stream.settings import load_settings
@@ -122,9 +122,6 @@ def score(
 
     Also shows the recommended action, and the distance to each segment.
     """
-    import msgspec
-
-    from segmentation.money import format_units
     from stream.customers.lookup import score as score_figures
     from stream.models.topic import read_active
     from stream.settings import load_settings
@@ -160,9 +157,6 @@ def export(
 
     Writes recency, frequency, monetary value, segment and number of moves, sorted by customer id.
     """
-    import msgspec
-
-    from stream.clock import now_ms
     from stream.customers.export import export as export_states
     from stream.models.topic import read_published
     from stream.progress import progress_bar
@@ -196,8 +190,6 @@ def forecast(
 
     Reads the customers' states, and changes nothing.
     """
-    import msgspec
-
     from stream.customers.forecast import each_move, forecast_flows, named
     from stream.models.topic import read_published
     from stream.progress import progress_bar
@@ -227,7 +219,6 @@ def forecast(
 def _show_forecast(found: MoveForecast, currency: str) -> None:
     from rich.console import Console
 
-    from segmentation.money import format_units
     from stream.commands.tables import table
     from stream.orders.rows import parse_signed
 
@@ -263,9 +254,6 @@ def erase(customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, as_json:
 
     Exits with 1 if no worker has done it in time.
     """
-    import msgspec
-
-    from stream.clock import now_ms
     from stream.customers.erase import erase as erase_customer
     from stream.settings import load_settings
 

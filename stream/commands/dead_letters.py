@@ -6,6 +6,7 @@ import asyncio
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from segmentation.events import Reason
@@ -66,8 +67,6 @@ def redrive_command(
 
     Those with a wrong key are keyed again on the way.
     """
-    import msgspec
-
     from stream.dead_letters.routing import LEFT_REASONS, Selection
     from stream.settings import load_settings
 

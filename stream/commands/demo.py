@@ -11,8 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from segmentation.events import instant
+from stream.clock import now_ms
 from stream.commands.options import Speed, instant_of
 from stream.renamed_options import accepting
 
@@ -70,8 +73,6 @@ def demo(
     Starts its own Kafka, Valkey, workers, dispatcher and trainer, shows the result, and stops everything. Of your
     settings it uses only SEGSTREAM_CACHE_DIR and SEGSTREAM_CURRENCY. --speed applies to the orders after the training.
     """
-    from segmentation.events import instant
-    from stream.clock import now_ms
     from stream.demo.run import DemoPlan
     from stream.demo.run import demo as run
     from stream.demo.source import DemoRequest
@@ -97,8 +98,6 @@ def demo(
 
 
 def _show(result: DemoResult, *, as_json: bool) -> None:
-    import msgspec
-
     from stream.demo.view import result_console, show_result
 
     if as_json:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Show which servers are running. Exits with 1 unless both are."""
-    import msgspec
-
     from stream.local import background
 
     seen = background.status(_folder(data_dir))

@@ -6,8 +6,10 @@ import asyncio
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from stream.clock import now_ms
 from stream.commands.options import AsJson
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    import msgspec
-
     from stream.models.listing import model_rows, shard_models
     from stream.models.topic import read_published
     from stream.settings import load_settings
@@ -59,7 +59,6 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
 
 
 async def _sampled(settings: Settings, published: PublishedModels) -> DriftReport | None:
-    from stream.clock import now_ms
     from stream.models.drift import drift_sample
     from stream.storage.reads import customers_stored
 
@@ -80,8 +79,6 @@ def shadow(
 
     Counts customers and money by segments, and changes nothing.
     """
-    import msgspec
-
     from stream.models.listing import find_model
     from stream.models.shadow import shadow as shadow_of
     from stream.models.topic import read_published
@@ -103,8 +100,6 @@ def shadow(
 @app.command()
 def drift(*, as_json: AsJson = False) -> None:
     """Compare the customers with those of the model's training."""
-    import msgspec
-
     from stream.models.drift import drift as drift_of
     from stream.models.topic import read_published
     from stream.progress import progress_bar

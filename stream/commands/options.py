@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
+from segmentation.money import AmountError
+
 LONGEST_ID: Final = 200  # of a backfill: event ids have 256 characters, and the ids of its own events have a prefix
 
 
@@ -45,7 +47,6 @@ def amount_of(text: str) -> int:
     >>> amount_of("-12.5")
     -125000
     """
-    from segmentation.money import AmountError
     from stream.orders.rows import parse_signed
 
     try:

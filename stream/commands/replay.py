@@ -10,8 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from segmentation.events import iso
+from stream.clock import now_ms
 from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of
 
@@ -62,8 +65,6 @@ class _ReplayRequest:
 
     def check(self) -> None:
         """Raise typer.BadParameter if there is nothing between the instants."""
-        from segmentation.events import iso
-
         if self.from_ms is not None and self.until_ms is not None and self.from_ms > self.until_ms:
             raise typer.BadParameter(f"--from {iso(self.from_ms)} is later than --until {iso(self.until_ms)}")
 
@@ -106,7 +107,6 @@ def backfill(
 
 def _send(request: _ReplayRequest, *, as_json: bool) -> None:
     """Read the file, sort it, send it, and report. Exits with 130 if it was interrupted."""
-    from stream.clock import now_ms
     from stream.orders.files import OrderFileError, check_readable, read_orders
     from stream.orders.sorting import in_time_order
     from stream.progress import progress_bar
@@ -153,7 +153,6 @@ def _by_reason(left_out: Mapping[str, int]) -> str:
 
 async def _sent(settings: Settings, rows: InTimeOrder, request: _ReplayRequest, left_out: Counter[str]) -> ReplayReport:
     """Send until done, or until Ctrl-C or a SIGTERM; the records at hand are still acknowledged then."""
-    from segmentation.events import iso
     from stream.progress import progress_bar
     from stream.replay.publisher import replay as replay_rows
 
@@ -173,8 +172,6 @@ async def _sent(settings: Settings, rows: InTimeOrder, request: _ReplayRequest, 
 
 
 def _show(report: ReplayReport, settings: Settings, *, as_json: bool) -> None:
-    import msgspec
-
     for currency, rows in report.other_currencies.items():
         typer.echo(
             f"{rows:,} rows are in {currency}, but this deployment is in {settings.currency}: they become dead "

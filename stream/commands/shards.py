@@ -6,8 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
+from stream.clock import now_ms
 from stream.engine.step_name import StepName
 from stream.renamed_options import accepting
 
@@ -35,9 +37,6 @@ def status(
 
     Exits with 1 if a shard is quarantined; with --wait also if one still lags.
     """
-    import msgspec
-
-    from stream.clock import now_ms
     from stream.engine.shard_report import report, settled
     from stream.settings import load_settings
 
@@ -84,7 +83,6 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
 @app.command()
 def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None:
     """Let quarantined shards try again after you fixed the cause."""
-    from stream.clock import now_ms
     from stream.engine.shard_report import retry_quarantined
     from stream.settings import load_settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import typer
 
 from stream.commands.options import AsJson
@@ -21,8 +22,6 @@ def create(*, as_json: AsJson = False) -> None:
 
     Exits with 1 if a topic isn't configured as required.
     """
-    import msgspec
-
     from stream.kafka import topics
     from stream.settings import load_settings
 
@@ -52,8 +51,6 @@ def check(*, as_json: AsJson = False) -> None:
 
 
 def _show(problems: list[Problem], *, as_json: bool) -> None:
-    import msgspec
-
     for problem in problems:
         typer.echo(msgspec.json.encode(problem).decode() if as_json else str(problem))
     if problems:
