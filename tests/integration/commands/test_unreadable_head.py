@@ -93,13 +93,13 @@ def test_retry_asks_the_owner_of_an_unreadable_head_to_try_again(broken: Setting
     entry_ = {"owner": "me", "state": "quarantined", "at": time.time(), "reason": "redis_format", "detail": "as above"}
     with Redis.from_url(broken.redis_url.get_secret_value()) as redis:
         redis.hset(key, str(BROKEN), json.dumps(entry_))
-        assert run(broken, "retry").stdout == f"asked to try again: {BROKEN}\n"
+        assert run(broken, "retry").stdout == f"trying again: {BROKEN}\n"
         assert redis.hget(key, str(BROKEN)) is None
 
 
 def test_a_rebuild_replaces_an_unreadable_head(broken: Settings) -> None:
     assert run(broken, "rebuild", "--yes", "--partition", "0").stdout.endswith(
-        "asked to try again: none is quarantined\n"
+        "trying again: no shard, as none is quarantined\n"
     )
     assert run(broken, "rebuild", "--yes", "--partition", str(BROKEN)).exit_code == 0
     assert [json.loads(row)["state"] for row in run(broken, "status", "--json").stdout.splitlines()] == ["no owner"] * 2
