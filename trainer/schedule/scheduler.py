@@ -39,7 +39,7 @@ class RunResult:
 
     @property
     def outcome(self) -> RunOutcome:
-        """What that means: another training in one's place is no failure."""
+        """The outcome; a run that found another training under way was skipped, and hasn't failed."""
         return {0: "succeeded", BUSY: "skipped"}.get(self.exit_code, "failed")  # type: ignore[return-value]  # mypy widens the literals of a dict
 
 

@@ -1,4 +1,4 @@
-"""Drift against real servers: what a worker shows, what the command says, and a scheduler that trains early on it."""
+"""Drift on real servers: the worker's metrics, the command, and a scheduler that trains early because of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CUSTOMERS = 600
 
 
 def orders(settings: Settings, now_ms: int) -> list[tuple[int, bytes, bytes]]:
-    """(partition, key, event) of customers who bought within the last year."""
+    """Return (partition, key, event) of customers who bought within the last year."""
     rng, found = np.random.default_rng(3), []
     for i in range(CUSTOMERS):
         name = f"c{i:04}"
@@ -71,7 +71,7 @@ async def scraped(port: int) -> dict[str, float]:
     return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"}
 
 
-async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
+async def test_a_worker_shows_the_drift_of_its_customers_and_the_refused_model(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
     settings = settings_for(drift_interval_s=0.2, http_port=free_port(), partitions=2)
@@ -110,7 +110,7 @@ async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
             return (await scraped(settings.http_port))["segstream_models_refused_total"] == 2
 
         await eventually(refused, 30, "both counted")
-        # The last good one stays.
+        # The last good values stay.
         assert (await scraped(settings.http_port))[
             'segstream_model_activation{partition="0",step="scoring"}'
         ] == activation
@@ -121,7 +121,7 @@ async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
     report = [json.loads(line) for line in listed.stdout.splitlines()][-1]
     whole = json.loads(exact.stdout)
     assert report["customers"] == report["of"] == whole["customers"] == whole["of"] == CUSTOMERS
-    # So few are all in the sample; between the two readings time has gone on by a little.
+    # The sample holds all of so few customers; a little time passes between the two measurements.
     assert whole["stability_indices"] == pytest.approx(report["stability_indices"], abs=1e-6)
     tally = Tally(model, settings.rules)
     tally.add(list(states(settings).values()), time.time_ns() // 1_000_000)
@@ -131,7 +131,7 @@ async def test_a_worker_shows_how_its_customers_lie_and_what_it_refused(
 
 
 def fill(settings: Settings, seed: int, *, latest: int, times: float = 1.0) -> None:
-    """Customers in Redis as the engine would have written them, anew."""
+    """Write customers to Redis as the engine would, in place of earlier ones."""
     rng, rules = np.random.default_rng(seed), Rules()
     with SyncRedis.from_url(settings.redis_url.get_secret_value()) as redis:
         for partition in range(settings.partitions):
@@ -194,7 +194,7 @@ async def test_a_sample_is_fair_and_no_larger_than_asked(settings_for: Callable[
         assert everyone is not None
         assert everyone.clock == 1_700_000_000_000
         assert len(set(everyone.values)) == len(everyone.values) == CUSTOMERS // 2
-        # Who lies anywhere in the hash comes up as often as others: 300 of 300 within some rounds of 50.
+        # Every customer is sampled as often as others, wherever it is in the hash: 300 of 300 in some rounds of 50.
         seen: set[bytes] = set()
         for _ in range(80):
             some = await sample(redis, keys, 50)
@@ -233,7 +233,7 @@ async def test_a_look_that_goes_wrong_is_reported_and_shows_nothing(
             await redis.set(keys.head, good)
             await watch.look()
             assert shown()
-        # Of a hundred an index would be chance; how many they are is shown.
+        # An index of a hundred customers would be chance; only their number is shown.
         others = (await redis.hkeys(keys.states))[100:]
         await redis.hdel(keys.states, *others)
         await watch.look()

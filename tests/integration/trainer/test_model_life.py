@@ -1,4 +1,4 @@
-"""`segtrainer list`, `promote`, `rollback` on a real Kafka: what they write, and what two of them at once do."""
+"""`segtrainer list`, `promote` and `rollback` on a real Kafka: their records, and two of them at once."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def worker(settings_for: Callable[..., WorkerSettings]) -> WorkerSettings:
 
 @pytest.fixture
 def mine(worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> DeploymentSettings:
-    """The trainer's settings; the environment points there too."""
+    """Return the trainer's settings, which the environment has too."""
     for name, value in environment(worker).items():
         monkeypatch.setenv(name, value)
     return DeploymentSettings()
@@ -77,7 +77,7 @@ def records(settings: WorkerSettings, topic: str) -> list[Any]:
 
 
 def controls(settings: WorkerSettings) -> list[list[tuple[int, str]]]:
-    """(activation, version) of each partition of the orders."""
+    """Return (activation, version) of the control events of each partition of the orders."""
     found: list[list[tuple[int, str]]] = [[] for _ in range(PARTITIONS)]
     for record in sorted(records(settings, settings.orders_topic), key=lambda r: (r.partition, r.offset)):
         event: Any = decode(record.value)
@@ -137,7 +137,7 @@ def test_rollbacks_go_further_and_further_back(mine: DeploymentSettings, worker:
     assert [version for _, version in controls(worker)[0]] == [m.version for m in (A, B, C, B, A)]
     with pytest.raises(PublishError, match="no model to roll back to"):
         publish.roll_back(mine, None, ME)
-    # And a promotion starts a way of its own.
+    # A promotion starts another path.
     run("promote", C.version)
     assert run("rollback")["version"] == A.version
 
@@ -158,7 +158,7 @@ def test_a_rollback_names_the_models_that_it_can_go_back_to(mine: DeploymentSett
 
 
 @pytest.mark.parametrize("command", ["promote", "rollback"])
-def test_an_unknown_version_names_what_there_is(mine: DeploymentSettings, command: str) -> None:
+def test_an_unknown_version_is_answered_with_the_known_ones(mine: DeploymentSettings, command: str) -> None:
     add(mine, A, B, activate=True)
     result = CliRunner().invoke(cli.app, [command, "0123456789abcdef"])
     assert result.exit_code == 1
@@ -169,7 +169,7 @@ def test_an_unknown_version_names_what_there_is(mine: DeploymentSettings, comman
     assert run("list")["active"] == B.version
 
 
-def test_what_is_active_is_not_activated_again(mine: DeploymentSettings) -> None:
+def test_the_active_model_is_not_activated_again(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     with pytest.raises(PublishError, match="is active already"):
         publish.promote(mine, A.version, ME)
@@ -181,11 +181,13 @@ def test_on_an_empty_topic(mine: DeploymentSettings) -> None:
         publish.promote(mine, A.version, ME)
     with pytest.raises(PublishError, match="no model to roll back to: the active model is none"):
         publish.roll_back(mine, None, ME)
-    # The barriers of what was refused are nobody's business.
+    # The barriers of refused changes are invisible.
     assert add(mine, A, activate=True)[0].version == A.version
 
 
-def test_the_caller_may_say_what_is_active(mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_caller_may_name_the_expected_active_model(
+    mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(mine, A, B)
     assert run("promote", A.version, "--expect-active", "none")["version"] == A.version
     monkeypatch.setattr("sys.argv", ["segtrainer", "promote", B.version, "--expect-active", "none"])
@@ -195,7 +197,7 @@ def test_the_caller_may_say_what_is_active(mine: DeploymentSettings, monkeypatch
     assert run("promote", B.version, "--expect-active", A.version)["version"] == B.version
 
 
-def test_the_list_says_who_when_and_why(mine: DeploymentSettings) -> None:
+def test_the_list_shows_who_when_and_why(mine: DeploymentSettings) -> None:
     add(mine, A, activate=True)
     add(mine, B)
     run("promote", B.version, "--by", "ada", "--reason", "clearer names")
@@ -236,7 +238,7 @@ def test_a_training_on_another_parent_is_reported_and_not_published(mine: Deploy
     with pytest.raises(PublishConflict, match=f"another model became active meanwhile: {B.version}"):
         publish.publish(mine, C, activate=True, event_time=True, now_ms=NOW, expected=lineage)
     assert C.version not in publish.read_models(mine).versions
-    # As a candidate it takes nothing from anybody.
+    # As a candidate it replaces nothing.
     publish.publish(mine, C, activate=False, event_time=True, now_ms=NOW, expected=lineage)
 
 
@@ -250,11 +252,11 @@ def test_new_segments_never_share_an_id_with_another_model_s(mine: DeploymentSet
     add(mine, with_new(0.5))
     with pytest.raises(PublishConflict, match="its new segments have the same ids as those"):
         publish.publish(mine, with_new(0.6), activate=False, event_time=True, now_ms=NOW, expected=lineage)
-    # The same model again is the same model.
+    # Publishing the same model again is no conflict.
     publish.publish(mine, with_new(0.5), activate=False, event_time=True, now_ms=NOW, expected=lineage)
 
 
-def test_who_began_later_goes_first(
+def test_the_writer_that_began_later_takes_precedence(
     mine: DeploymentSettings, worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(mine, A, B, C)
@@ -262,7 +264,7 @@ def test_who_began_later_goes_first(
     real, others = publish._write_change, [C.version]
 
     async def overtaken(*arguments: Any) -> int:
-        """Between the check of the one and its first record, the other does all of its own."""
+        """Run the other change between the check of the first one and its first record."""
         if others:
             await asyncio.to_thread(publish.promote, mine, others.pop(), ME)
         return await real(*arguments)
@@ -274,7 +276,9 @@ def test_who_began_later_goes_first(
     assert run("list")["active"] == C.version
 
 
-def test_who_reads_before_another_s_end_hears_it(mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_read_before_another_ended_is_refused(
+    mine: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add(mine, A, B, C)
     add(mine, A, activate=True)
     real = publish._commit
@@ -348,7 +352,7 @@ async def test_a_worker_takes_up_a_promotion_and_a_rollback(
 
 
 def _compacted(found: list[Any]) -> list[Any]:
-    """What is left of a topic: the last record of each key, tombstones gone."""
+    """Return the records of a topic after compaction: the last of each key, without tombstones."""
     last = {record.key: record for record in found}
     return [record for record in found if last[record.key] is record and record.value is not None]
 
@@ -366,7 +370,7 @@ def test_compaction_takes_nothing_that_counts(mine: DeploymentSettings, worker: 
     assert [past.version for past in rollback_path(after.history)] == [A.version, B.version, C.version]
     assert after.versions.keys() == before.versions.keys()
     assert after.candidate is before.candidate is None
-    # And for those who score by it.
+    # The same for workers.
     feed = ModelFeed(worker, lambda model, names: (model, names))
     for record in left:
         feed.take(record.key, record.value, record.offset)

@@ -1,4 +1,4 @@
-"""`segtrainer report` on a real Kafka: what a run keeps, what comes back, and what it says where nothing does."""
+"""`segtrainer report` on a real Kafka: the reports that runs keep, and the errors where there is none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILES = {"report.html", "report.md", "report.json"}
 
 @pytest.fixture
 def worker(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> WorkerSettings:
-    """A deployment with its topics; the environment points there."""
+    """Create the topics of a deployment, and set its environment."""
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     assert asyncio.run(topics.check(settings)) == []
@@ -47,7 +47,7 @@ def worker(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> WorkerS
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Path:
-    """A file of customers in three kinds that can't be mistaken for each other."""
+    """Write a file of customers of three clearly different kinds."""
     rng, rows = np.random.default_rng(1), ["order_id,customer_id,ordered_at,amount"]
     for number, customer in enumerate(CUSTOMERS):
         kind = number % 3
@@ -97,7 +97,7 @@ def test_the_page_comes_back_as_the_run_wrote_it(worker: WorkerSettings, orders:
     outcome = train(orders, "--activate", "--out", str(tmp_path / "run"))
     [record] = records(worker)
     assert record.key.decode() == outcome["version"]
-    # Any other machine: only Kafka is asked.
+    # As on any other machine: only Kafka is read.
     for asked in ((), (outcome["version"],), (outcome["version"][:5],)):
         answer = invoke("report", *asked, "--out", str(tmp_path / "again"))
         assert answer.stdout == f"{outcome['version']}: {tmp_path}/again/report.html, report.md and report.json\n"
@@ -140,7 +140,7 @@ def test_each_published_model_has_its_own_and_a_later_run_s_counts(worker: Worke
     assert decision["activation"] == read_models(DeploymentSettings()).history[-1].activation
 
 
-def test_what_publishes_nothing_keeps_nothing(
+def test_a_run_that_publishes_nothing_keeps_no_report(
     worker: WorkerSettings, orders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(orders, "--dry-run")
@@ -155,23 +155,23 @@ def test_what_publishes_nothing_keeps_nothing(
     )
 
 
-def test_what_is_not_there_names_what_is(worker: WorkerSettings, orders: Path) -> None:
+def test_a_missing_report_is_answered_with_the_kept_ones(worker: WorkerSettings, orders: Path) -> None:
     kept = train(orders, "--activate")["version"]
     publish(DeploymentSettings(), bench_model(), activate=True, event_time=False, now_ms=NOW)
     other = bench_model().version
     assert failed("xyz") == f"no model has a version that begins with 'xyz'. Reports are kept of {kept}."
     assert failed().startswith(f"no report of model {other} is kept: reports weren't kept yet when")
     assert failed(other).endswith(f"Reports are kept of {kept}.")
-    # A report that isn't one stops nobody else's.
+    # An unreadable report doesn't affect others.
     send(worker, other, b"\x78\x9c torn")
     assert failed(other).startswith(f"the record of model {other} isn't a report that this segtrainer reads: Error")
     assert invoke("report", kept).stdout.startswith("# Customer segments")
-    # Who takes it away has taken it away.
+    # After a tombstone it is deleted.
     send(worker, kept, None)
     assert failed(kept).startswith(f"no report of model {kept} is kept")
 
 
-def test_without_the_topic_the_model_is_published_all_the_same(
+def test_without_the_topic_the_model_is_still_published(
     worker: WorkerSettings,
     orders: Path,
     tmp_path: Path,
@@ -189,7 +189,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
     assert (now := read_models(DeploymentSettings()).active) is not None
     assert now.version == version
     assert failed() == f"no topic {absent}. Run `segstream topics create`."
-    # Not even a broker that makes topics by itself was asked for it.
+    # The topic isn't created either, even by a broker that creates topics.
     problems = asyncio.run(topics.check(worker.model_copy(update={"reports_topic": absent})))
     assert [(problem.topic, problem.setting) for problem in problems] == [(absent, "missing")]
     caplog.clear()
@@ -198,7 +198,7 @@ def test_without_the_topic_the_model_is_published_all_the_same(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_what_kafka_refuses_is_reported_and_the_model_is_published_all_the_same(
+def test_a_report_that_kafka_refuses_is_logged_and_the_model_is_still_published(
     worker: WorkerSettings, orders: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     narrow = f"{worker.reports_topic}-narrow"

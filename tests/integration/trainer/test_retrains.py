@@ -1,4 +1,4 @@
-"""Twelve monthly retrains over Online Retail: what a model moves by itself, and names that keep their meaning."""
+"""Twelve monthly retrains over Online Retail: customers moved by the model alone, and names that keep their meaning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def months(test_data: Path) -> list[Month]:
 @pytest.mark.timeout(600)
 def test_a_month_moves_few_by_the_model_alone(months: list[Month]) -> None:
     moved = moved_by_active(months)
-    # The median speaks only if models are replaced: one that is never activated moves nobody.
+    # The median means something only if models are replaced: one that is never activated moves nobody.
     assert len(moved) == 11
     assert statistics.median(moved) <= 0.05
     assert max(moved) <= TrainingPlan().most_moved
@@ -39,7 +39,7 @@ def test_a_month_moves_few_by_the_model_alone(months: list[Month]) -> None:
 @pytest.mark.timeout(600)
 def test_no_name_takes_the_place_of_another(months: list[Month]) -> None:
     assert [month.swapped for month in months] == [()] * 12
-    # The same asked of the customers, since by centroids it is the trainer's own rule.
+    # The same by customers, since by centroids it is the trainer's own rule.
     assert [month.usurped for month in months] == [()] * 12
     for month in months:
         assert month.names[0] == "Champions"

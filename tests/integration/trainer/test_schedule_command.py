@@ -1,4 +1,4 @@
-"""`segtrainer schedule` as a process: it trains, serves, tells of failures, and ends when it is asked to."""
+"""`segtrainer schedule` as a process: it trains, serves HTTP, reports failures, and ends on a signal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def mine(settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> Dep
 
 @pytest.fixture
 def orders(tmp_path: Path) -> Path:
-    """A file of 90 customers in three kinds that can't be mistaken for each other."""
+    """Write a file of 90 customers of three clearly different kinds."""
     rng, rows = np.random.default_rng(1), ["order_id,customer_id,ordered_at,amount"]
     for customer in range(90):
         kind = customer % 3
@@ -112,7 +112,7 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_reported(
     assert active is not None
     assert (active.signature.by, active.signature.reason) == ("schedule", "no model is active yet")
     assert remembered(mine)["outcome"] == "succeeded"
-    # The next one knows, and leaves it at that.
+    # The next scheduler knows of it, and doesn't train again.
     with scheduler(tmp_path, "--when-no-model", "--http-port", str(port), "--", *run):
         eventually(lambda: '"healthy": true' in asked(port, "/health"))
         assert msgspec.json.decode(asked(port, "/health"))["last_outcome"] == "succeeded"
@@ -138,7 +138,7 @@ def test_a_run_that_fails_is_reported_and_touches_nothing(
 @pytest.mark.slow
 def test_asked_to_end_it_ends_its_run_too(mine: DeploymentSettings, tmp_path: Path) -> None:
     fifo = tmp_path / "orders.csv"
-    os.mkfifo(fifo)  # a run that reads it waits for ever
+    os.mkfifo(fifo)  # a run that reads it waits forever
     with Redis.from_url(mine.redis_url.get_secret_value()) as redis:
         with scheduler(tmp_path, "--when-no-model", "--", "--from", str(fifo)) as process:
             eventually(lambda: redis.exists(lock_key(mine)))
@@ -169,7 +169,7 @@ def test_a_run_by_hand_meanwhile_is_refused(
         (["--http-port", "70000"], "SEGSTREAM_SCHEDULE_HTTP_PORT"),
     ],
 )
-def test_what_cannot_be_kept_is_refused_at_once(mine: DeploymentSettings, arguments: list[str], message: str) -> None:
+def test_unusable_settings_are_refused_at_once(mine: DeploymentSettings, arguments: list[str], message: str) -> None:
     del mine
     result = CliRunner().invoke(cli.app, ["schedule", *arguments])
     assert result.exit_code == 1
@@ -177,6 +177,6 @@ def test_what_cannot_be_kept_is_refused_at_once(mine: DeploymentSettings, argume
 
 
 @pytest.mark.parametrize("arguments", [["--", "--kk", "5"], ["--", "--seed", "many"], ["--retries", "-1"]])
-def test_what_run_would_refuse_at_night_is_refused_now(mine: DeploymentSettings, arguments: list[str]) -> None:
+def test_options_that_run_would_refuse_are_refused_at_the_start(mine: DeploymentSettings, arguments: list[str]) -> None:
     del mine
     assert CliRunner().invoke(cli.app, ["schedule", *arguments]).exit_code == 2

@@ -1,4 +1,4 @@
-"""Schedulers on a real Valkey, under a clock that the tests move: one trains, and what it did outlives it."""
+"""Schedulers on a real Valkey, with a clock that the tests move: one trains, and its result outlives it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Night:
         return Scheduler(**(chosen | others))
 
     async def until(self, ms: int, *schedulers: Scheduler) -> None:
-        """Let the clock go on to an instant, the schedulers looking in turn."""
+        """Move the clock to an instant, with the schedulers looking in turn."""
         while self.now < ms:
             before = self.now
             for scheduler in schedulers:
@@ -82,7 +82,7 @@ class Night:
                 self.now = min(ms, self.now + int(schedulers[0]._pause_s() * 1000) if schedulers else ms)
 
     def begun(self) -> list[tuple[str, int]]:
-        """(reason, minutes after three) of each run."""
+        """Return (reason, minutes after three) of each run."""
         return [(run.reason, (at - THREE) // 60_000) for at, run in self.runs]
 
 
@@ -121,7 +121,7 @@ async def test_of_many_at_the_same_moment_one_trains(night: Night) -> None:
     gate.set()
     await asyncio.gather(*looks)
     assert len(night.runs) == 1
-    # And who comes a moment later finds it done.
+    # A scheduler that looks a moment later finds it done.
     await asyncio.gather(*(scheduler.look() for scheduler in schedulers))
     assert len(night.runs) == 1
 
@@ -134,7 +134,7 @@ async def test_a_restart_neither_repeats_a_run_nor_forgets_one(night: Night) -> 
     assert len(night.runs) == 1
     assert after.metrics.registry.get_sample_value("segstream_training_last_success_seconds") == THREE / 1000 + 60
     assert b"segstream_training_last_duration_seconds 60.0" in after.metrics.render()
-    # Down for five nights: caught up once.
+    # Down for five nights: one run makes up for them.
     night.now = THREE + 5 * DAY + 2 * HOUR
     await night.until(THREE + 5 * DAY + 5 * HOUR, night.scheduler())
     assert night.begun()[1:] == [("missed", 5 * 1440 + 120)]
@@ -144,7 +144,7 @@ async def test_on_the_very_first_start_nothing_was_missed(night: Night) -> None:
     night.now = THREE + 20 * HOUR
     await night.until(THREE + 23 * HOUR, night.scheduler())
     assert night.runs == []
-    # But from then on: it was started, and then not there at three.
+    # From the first start on it counts: started, and down at three.
     night.now = THREE + DAY + HOUR
     await night.until(THREE + DAY + 2 * HOUR, night.scheduler())
     assert night.begun() == [("missed", 1440 + 60)]
@@ -165,7 +165,7 @@ async def test_failures_are_reported_each_and_tried_again(night: Night) -> None:
     assert value("segstream_training_failed_attempts") == 0
 
 
-async def test_who_gives_up_says_so_until_the_next_night(night: Night) -> None:
+async def test_a_scheduler_that_gives_up_shows_it_until_the_next_night(night: Night) -> None:
     night.ends = [BAD]
     scheduler = night.scheduler(policy=Policy(night.group, retries=1))
     await night.until(THREE + 5 * HOUR, scheduler)
@@ -210,7 +210,7 @@ async def test_a_run_that_is_stopped_is_ended_and_begun_again_by_the_next(night:
     assert [run.reason for _, run in night.runs] == ["resumed"]
 
 
-async def test_who_dies_in_a_run_leaves_the_turn_when_it_expires(night: Night) -> None:
+async def test_the_turn_of_a_scheduler_that_dies_in_a_run_expires(night: Night) -> None:
     first = night.scheduler()
     await first.look()
     night.now = THREE
@@ -221,11 +221,11 @@ async def test_who_dies_in_a_run_leaves_the_turn_when_it_expires(night: Night) -
     night.now = THREE + HOUR
     await first.look()
     assert night.runs == []
-    # What the expiry does, without waiting for it.
+    # Delete the turn, as its expiry would.
     await night.redis.delete(f"{{{night.group}:training}}:turn")
     await first.look()
     assert [run.reason for _, run in night.runs] == ["retry"]
-    # It comes back and knows that it isn't its turn any more.
+    # It comes back and knows that it has lost the turn.
     assert not await dead.renew()
     assert not await dead.owns_turn()
 
@@ -247,7 +247,7 @@ async def test_the_turn_outlives_a_run_and_no_more(night: Night) -> None:
     assert await night.redis.exists(key) == 0
 
 
-async def test_who_gets_the_turn_looks_again(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_scheduler_that_gets_the_turn_looks_again(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     quick, slow = night.scheduler(), night.scheduler()
     await quick.look()
     night.now = THREE
@@ -262,7 +262,7 @@ async def test_who_gets_the_turn_looks_again(night: Night, monkeypatch: pytest.M
     assert len(night.runs) == 1
 
 
-async def test_a_run_is_remembered_as_it_begins_and_ends_only_by_whose_turn_it_is(night: Night) -> None:
+async def test_the_begin_and_end_of_a_run_are_stored_only_by_the_holder_of_the_turn(night: Night) -> None:
     reader = RunMemory(night.redis, night.group)
     anothers = LastRun(instant_ms=THREE + 1, outcome="succeeded")
 
@@ -282,7 +282,7 @@ async def test_a_run_is_remembered_as_it_begins_and_ends_only_by_whose_turn_it_i
     await scheduler.look()
     assert await reader.read(night.now) == anothers
     assert await reader.owns_turn()
-    assert len(night.alarms) == 1  # it is reported all the same
+    assert len(night.alarms) == 1  # it is still reported
 
 
 async def test_redis_may_go_and_come_back(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ async def test_redis_may_go_and_come_back(night: Night, monkeypatch: pytest.Monk
     assert health_of(scheduler)["last_outcome"] == "succeeded"
 
 
-async def test_a_memory_that_cannot_be_read_is_begun_anew(night: Night) -> None:
+async def test_an_unreadable_record_of_the_last_run_is_reset(night: Night) -> None:
     await night.redis.set(f"{{{night.group}:training}}:last", b"torn")
     scheduler = night.scheduler()
     await night.until(THREE + HOUR, scheduler)
@@ -327,7 +327,7 @@ async def test_the_loop_looks_often_enough_to_see_that_the_clock_was_set(night: 
 
 
 async def test_it_trains_before_the_schedule_if_something_asks_for_it(night: Night) -> None:
-    # Asked twice where it says yes: before the turn, and again with it.
+    # A check with a reason is called twice: before the turn and with it.
     yes = "no model is active yet"
     reasons: list[str | Exception | None] = [None, PublishError("Kafka is away."), yes, yes, None]
 
@@ -342,14 +342,14 @@ async def test_it_trains_before_the_schedule_if_something_asks_for_it(night: Nig
     assert [(run.reason, run.text) for _, run in night.runs] == [("asked", "no model is active yet")]
 
 
-async def test_what_asks_and_fails_is_spaced_like_any_retry(night: Night) -> None:
+async def test_requested_runs_that_fail_pause_like_any_retry(night: Night) -> None:
     async def ask(last: LastRun) -> str | None:
         del last
         return "no model is active yet"
 
     night.ends = [BAD]
     await night.until(T0 + 65 * 60_000, night.scheduler(asks=[ask], policy=Policy(night.group, retry_s=600)))
-    assert len(night.runs) == 6  # each takes a minute, and rests for ten
+    assert len(night.runs) == 6  # each takes a minute, followed by a pause of ten
 
 
 async def test_a_first_model_is_asked_for_until_there_is_one(settings: WorkerSettings) -> None:

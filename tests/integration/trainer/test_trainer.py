@@ -43,12 +43,12 @@ PARTITIONS = 3
 
 @dataclass(frozen=True)
 class TrainerDeployment:
-    """A deployment with customers in Redis, and the orders that they are made of."""
+    """A deployment with customers in Redis, and the orders that their states are made of."""
 
     settings: DeploymentSettings
     worker: WorkerSettings
     entries: dict[bytes, list[Entry]]
-    clock: int  # the highest of the shards'
+    clock: int  # the highest shard clock
 
 
 def _orders(seed: int) -> dict[bytes, list[Entry]]:
@@ -60,7 +60,7 @@ def _orders(seed: int) -> dict[bytes, list[Entry]]:
             entry(Kind.PLACED, f"{i}-{j}", int(t), order=f"{i}-{j}", amount=int(rng.lognormal(4, 1) * 100) * 100)
             for j, t in enumerate(times)
         ]
-    # Nothing stands of this one; and this one's only order left the window long ago.
+    # c000 has no order that stands; the only order of c001 left the window long ago.
     found[b"c000"] = [
         entry(Kind.PLACED, "x", T0 + 1000, order="x", amount=10_000),
         entry(Kind.CANCELLED, "y", T0 + 2000, order="x"),
@@ -73,7 +73,7 @@ def _orders(seed: int) -> dict[bytes, list[Entry]]:
 def deployment(
     settings_for: Callable[..., WorkerSettings], monkeypatch: pytest.MonkeyPatch, quiet: None
 ) -> TrainerDeployment:
-    """In event time; the environment points there."""
+    """Create a deployment in event time, and set its environment."""
     del quiet
     worker = settings_for(time="event", partitions=PARTITIONS)
     asyncio.run(topics.create(worker))
@@ -85,7 +85,7 @@ def deployment(
 
 
 def _records(deployment: TrainerDeployment, topic: str, partition: int = 0) -> list[Any]:
-    """All committed records of a partition."""
+    """Return all committed records of a partition."""
 
     async def _read() -> list[Any]:
         tp = TopicPartition(topic, partition)
@@ -110,7 +110,7 @@ def _send(deployment: TrainerDeployment, key: bytes, value: bytes) -> None:
     asyncio.run(_go())
 
 
-# Two hundred made customers are no reason for segments: the gates are another test's.
+# Two hundred random customers have no segments, so runs are forced; other tests check the gates.
 FIVE = ("--k", "5", "--force")
 
 
@@ -234,7 +234,7 @@ def test_the_snapshot_is_every_customer_as_the_state_algebra_reads_them(
     assert snapshot.frequency[0] == 0
 
 
-def test_wall_time_takes_the_present_but_never_what_lies_before_the_clocks(deployment: TrainerDeployment) -> None:
+def test_wall_time_reads_as_of_now_but_never_before_the_clocks(deployment: TrainerDeployment) -> None:
     wall = deployment.settings.model_copy(update={"time": "wall"})
     assert take(wall, None, now_ms=NOW).as_of_ms == NOW
     assert take(wall, None, now_ms=T0).as_of_ms == deployment.clock
@@ -256,7 +256,7 @@ def test_a_clock_is_absent_before_the_first_record(deployment: TrainerDeployment
 
 
 @pytest.mark.parametrize("key", ["head", "states"])
-def test_what_is_no_state_is_reported_and_not_trained_on(deployment: TrainerDeployment, key: str) -> None:
+def test_an_unreadable_state_is_reported_and_not_trained_on(deployment: TrainerDeployment, key: str) -> None:
     keys = ShardKeys(deployment.settings.group, deployment.settings.orders_topic, 1)
     with Redis.from_url(deployment.settings.redis_url.get_secret_value()) as redis:
         if key == "head":
@@ -267,7 +267,7 @@ def test_what_is_no_state_is_reported_and_not_trained_on(deployment: TrainerDepl
         take(deployment.settings, None, now_ms=NOW)
 
 
-def test_a_broken_record_on_the_topic_stops_nobody(deployment: TrainerDeployment) -> None:
+def test_a_broken_record_on_the_topic_is_skipped(deployment: TrainerDeployment) -> None:
     _send(deployment, b"broken", b"{}")
     _send(deployment, b"active", b'{"version":"0123456789abcdef"}')
     _send(deployment, b"active", b"no json")
@@ -287,7 +287,7 @@ def test_other_partition_counts_are_refused_before_anything_is_published(deploym
     assert read_lineage(deployment.settings).activation is None
 
 
-def test_what_fails_in_the_middle_of_a_publication_leaves_nothing(
+def test_a_publication_that_fails_in_the_middle_leaves_nothing(
     deployment: TrainerDeployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _run("--candidate")
@@ -309,7 +309,7 @@ def test_what_fails_in_the_middle_of_a_publication_leaves_nothing(
     assert sent[3:] == [deployment.settings.orders_topic] * 2
     assert read_lineage(deployment.settings).activation is None
     assert [len(events) for events in _activations(deployment)] == [0] * PARTITIONS
-    # And the next goes on behind it.
+    # The next one continues behind it.
     assert _run()["activation"] > 0
 
 
@@ -345,7 +345,7 @@ def test_misuse_ends_with_2(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--candidate", "--activate"], ["--without-kafka"], ["--k", "5-3"]])
-def test_what_excludes_each_other_ends_with_2(arguments: list[str]) -> None:
+def test_options_that_exclude_each_other_end_with_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(cli.app, ["run", *arguments]).exit_code == 2
 
 
@@ -364,7 +364,7 @@ def test_gates_that_none_passes_publish_nothing_and_end_with_1(deployment: Train
 def test_a_model_that_moves_too_many_stays_a_candidate_unless_it_is_to_be_active(deployment: TrainerDeployment) -> None:
     first = _run()
     arguments = ["run", "--json", "--k", "2", "--force"]
-    # Two segments for five: most of those in the three that end must move.
+    # Two segments instead of five: most customers of the three that end must move.
     second = json.loads(CliRunner().invoke(cli.app, arguments).stdout)
     assert second["decision"]["verdict"] == "candidate"
     assert "would move, above the limit of 20.0%" in second["decision"]["why"][-1]

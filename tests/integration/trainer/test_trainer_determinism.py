@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T0 = 1_300_000_000_000
 CUSTOMERS = 20_000
 
-# Above 100,000 customers the search compares fits on a sample, and the chosen one runs on to all of them.
+# Above 100,000 customers fits are compared on a sample, and the chosen one is refined on all of them.
 _LARGE = """
 import sys
 sys.path.insert(0, ".")
@@ -37,7 +37,7 @@ sys.stdout.buffer.write(result.trained.model.to_json())
 
 
 def crowd() -> Entries:
-    """One to three orders of each, without segments in them: borders run where many live, and rounding would show."""
+    """Return one to three orders of each customer, without segments: many are near borders, where rounding shows."""
     rng = np.random.default_rng(3)
     days = np.sort(rng.integers(0, 300 * DAY_MS, (CUSTOMERS, 3)), axis=1)
     spent = np.round(rng.lognormal(4.0, 1.0, (CUSTOMERS, 3)), 2)
@@ -45,13 +45,13 @@ def crowd() -> Entries:
         b"c%05d" % i: [order(f"{i}-{j}", T0 + int(days[i, j]), float(spent[i, j])) for j in range(1 + i % 3)]
         for i in range(CUSTOMERS)
     }
-    # The clock of every distribution over shards.
+    # The clock, however the customers are distributed over shards.
     found[b"last"] = [order("last", T0 + 300 * DAY_MS, 30.0)]
     return found
 
 
 def started(arguments: list[str], threads: str, variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start Python on so many threads."""
+    """Run Python with so many threads."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Training from a real replica: the same model; what it says where its primary is away; and while it isn't ready."""
+"""Training from a real replica: in sync, without its primary, and while it isn't ready."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def customers(number: int = 300) -> Entries:
 
 @pytest.fixture
 def worker(settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """In event time, its customers in the suite's Redis; the environment points there."""
+    """Create a deployment in event time with customers in the suite's Redis, and set its environment."""
     made = settings_for(time="event", partitions=3)
     for name, value in environment(made).items():
         monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def worker(settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def valkeys(tmp_path: Path) -> Iterator[list[ValkeyServer]]:
-    """Two of the test's own, the second to be a replica."""
+    """Prepare two servers of the test's own, the second to be a replica."""
     made = [ValkeyServer(tmp_path / name, port=None, report=print, overrides=AT_ONCE) for name in ("one", "two")]
     yield made
     for server in made:
@@ -86,7 +86,7 @@ def replication_info(redis: Redis) -> dict[str, Any]:
 
 
 def follow(redis: Redis, port: int) -> None:
-    """Make it a replica, and wait until it has everything."""
+    """Make a server a replica, and wait until it is in sync."""
     redis.replicaof(HOST, port)
     until(
         lambda: (
@@ -126,7 +126,7 @@ def test_a_replica_trains_the_same_model(
         assert before[1] == iso(CLOCK)
         assert train(SEGSTREAM_TRAINER_REDIS_URL=replica.url) == before
         assert caplog.text == ""
-        # Cut off, it stands at its own clock, whatever happens at the primary.
+        # Cut off, it stays at its own clock, whatever happens on the primary.
         redis.replicaof(HOST, free_port())
         fill(worker, {b"later": [order("later", CLOCK + DAY_MS, 30.0)]})
         assert train() != before
@@ -154,7 +154,7 @@ def test_in_wall_time_a_replica_stands_where_it_lost_its_primary(
         assert "the last event in Redis at " in caplog.text
         primary.stop()
         lost_ms = time.time_ns() // 1_000_000
-        # Then its own word says that it is 2 s or more behind, whatever the stop itself took.
+        # Then INFO reports 2 s or more, however long the stop itself took.
         until(lambda: replication_info(redis).get("master_link_down_since_seconds", -1) >= 2)
     later_ms = time.time_ns() // 1_000_000
     assert now_ms - 1000 <= take(wall, None, now_ms=later_ms).as_of_ms <= later_ms - 2000
@@ -164,7 +164,7 @@ def test_in_wall_time_a_replica_stands_where_it_lost_its_primary(
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_replica_that_has_nothing_yet_says_so(valkeys: list[ValkeyServer]) -> None:
+def test_a_replica_without_data_is_reported(valkeys: list[ValkeyServer]) -> None:
     replica = valkeys[1]
     replica.start()
     with Redis.from_url(replica.url) as redis:
@@ -179,15 +179,15 @@ def test_a_replica_that_has_nothing_yet_says_so(valkeys: list[ValkeyServer]) -> 
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_replica_that_is_still_loading_says_so(valkeys: list[ValkeyServer]) -> None:
+def test_a_replica_that_is_loading_is_reported(valkeys: list[ValkeyServer]) -> None:
     primary, replica = valkeys
     for server in valkeys:
         server.start()
     with Redis.from_url(primary.url) as redis:
         redis.mset({f"filler:{i}": os.urandom(2000) for i in range(200)})
-    # Without the client's own retries, which would wait for the end of it.
+    # Without the client's retries, which would wait until it has loaded.
     with Redis.from_url(replica.url, retry=Retry(NoBackoff(), 0)) as redis:
-        # A slow disk: 30 ms a key (of bytes that do not compress, for it looks up from its work every kilobyte).
+        # A slow disk: 30 ms a key, of incompressible bytes, since it handles clients after each kilobyte.
         redis.config_set("key-load-delay", 30_000)
         redis.config_set("loading-process-events-interval-bytes", 1024)
         redis.replicaof(HOST, primary.port)
@@ -220,7 +220,7 @@ def test_a_redis_that_keeps_its_info_to_itself_is_read_as_a_primary(
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Take away again what the command line did to the log."""
+    """Undo the command line's changes to the logging."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield

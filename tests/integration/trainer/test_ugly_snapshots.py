@@ -1,4 +1,4 @@
-"""Customers that nobody should train on, through the whole command: one clear line, exit code 1, nothing published."""
+"""Customers that can't be trained on, through the whole command: one clear line, exit code 1, nothing published."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HEADER = "order_id,customer_id,ordered_at,amount\n"
 
 @pytest.fixture
 def worker(settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """In event time, its topics made, nobody in its Redis; the environment points there."""
+    """Create a deployment in event time, with topics and without customers, and set its environment."""
     made = settings_for(time="event", partitions=PARTITIONS)
     asyncio.run(topics.create(made))
     for name, value in environment(made).items():
@@ -67,13 +67,13 @@ def two_kinds() -> Entries:
 
 
 def bought_now() -> Entries:
-    """Everybody's last order is of the snapshot's own instant."""
+    """Return customers whose last order is at the instant of the snapshot."""
     now = T0 + 300 * DAY_MS
     return {name: [*own, order(f"last-{name.decode()}", now, 5.0)] for name, own in ordinary(250).items()}
 
 
 def owing(debt: Callable[[int], float]) -> Entries:
-    """Everybody has taken more back than they bought."""
+    """Return customers with more refunded than spent."""
     return {
         name: [*own, entry(Kind.REFUNDED, f"r{i}", own[-1].time, amount=_money(own) + round(debt(i) * UNITS))]
         for i, (name, own) in enumerate(ordinary(250).items())
@@ -179,7 +179,7 @@ CASES = {f"Redis: {name}": case for name, case in REDIS.items()} | {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_nobody_should_train_on_is_said_in_one_line_and_publishes_nothing(
+def test_unusable_customers_end_in_one_line_and_publish_nothing(
     name: str, worker: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     case = CASES[name]

@@ -1,4 +1,4 @@
-"""Outcomes of training runs, made up: any number of segments, with and without an active model, refused."""
+"""Invented outcomes of training runs: any number of segments, with and without an active model, refused."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def outcome(
     compared: bool = True,
     forced: bool = False,
 ) -> TrainingOutcome:
-    """Make a run up whose numbers agree with each other: counts, sums and shares are of the sample's own customers."""
-    z, of, centroids = _crowd(k, customers)
+    """Return an outcome with consistent numbers: counts, sums and shares are those of the sample's customers."""
+    z, of, centroids = _customers(k, customers)
     raw = np.stack(
         [np.exp(4.0 + 1.2 * z[:, 0]), np.ceil(np.exp(1.0 + z[:, 1])), np.exp(6 + 1.3 * z[:, 2]) - 20], axis=1
     )
@@ -137,7 +137,7 @@ def outcome(
 
 
 def refused() -> TrainingOutcome:
-    """Make a run up that made no model, because every fit fails a gate or couldn't be made."""
+    """Return an outcome without a model: every fit fails a gate or couldn't be made."""
     whole = outcome()
     gate = Gate(name="smallest share", value=0.0004, limit=0.02, bound="least", passed=False)
     fits = [
@@ -162,7 +162,7 @@ def spread(values: NDArray[np.float64]) -> FeatureSpread:
     )
 
 
-def _crowd(k: int, customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+def _customers(k: int, customers: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
     rng = np.random.default_rng(7)
     best = np.linspace(1.4, -1.2, k)
     centroids = np.stack([-best + rng.normal(0, 0.3, k), best, best + rng.normal(0, 0.2, k)], axis=1)
@@ -197,7 +197,7 @@ def _fits(chosen: int) -> tuple[Fit, ...]:
 
 
 def _comparison(segments: Sequence[SegmentFacts], money: NDArray[np.float64], of: NDArray[np.int64]) -> Comparison:
-    """Make an active model up in which every 20th customer was in the next segment, and the last one is gone."""
+    """Return a comparison with a model in which every 20th customer was in the next segment, and the last one ended."""
     k = len(segments)
     was = np.where(np.arange(len(of)) % 20 == 0, (of + 1) % k, of)
     ids = [s.id for s in segments[:-1]] + [99]

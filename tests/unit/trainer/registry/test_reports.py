@@ -16,22 +16,22 @@ from trainer.training.plan import MOST_K
 if TYPE_CHECKING:
     from pathlib import Path
 
-# What a broker takes by default, one record's frame included: max.message.bytes.
+# The largest record that a broker accepts by default, with its overhead: max.message.bytes.
 KAFKA_TAKES = 1_048_588
 VERSION = outcome(customers=60).version or ""
 
 
 def stored(found: TrainingOutcome) -> KeptReport:
-    """What comes back from the bytes that are kept."""
+    """Return the report that is read from the stored bytes."""
     return KeptReport.from_bytes(found.version or "", KeptReport.of(found).to_bytes())
 
 
-def test_what_comes_back_is_what_the_run_wrote() -> None:
+def test_a_kept_report_is_read_back_as_written() -> None:
     found = outcome(customers=400)
     report = stored(found)
     assert (report.html, report.markdown) == (html(found), markdown(found))
     assert TrainingOutcome.from_json(bytes(report.outcome)) == msgspec.structs.replace(found, sample=None)
-    # From the sample the figures are drawn: without it the page would be another one.
+    # The charts are drawn from the sample: without it the page would be different.
     assert report.html != html(TrainingOutcome.from_json(bytes(report.outcome)))
 
 
@@ -41,7 +41,7 @@ def test_customers_one_by_one_are_not_kept() -> None:
     amounts = [repr(amount) for amount in found.sample.monetary if len(repr(amount)) > 8]
     text = zlib.decompress(KeptReport.of(found).to_bytes()).decode()
     shown = sum(amount in text for amount in amounts)
-    # Least, median and greatest of a segment, or of all, may be those of somebody: whose isn't said.
+    # Minimum, median and maximum of a segment, or of all, may be a customer's, but not whose.
     assert shown <= 3 * (5 + 1) < 100 < len(amounts)
 
 
@@ -91,7 +91,7 @@ WHOLE = KeptReport.of(outcome(customers=60)).to_bytes()
     ],
     ids=["empty", "cut", "flipped", "plain", "other", "not-utf8", "newer", "bomb"],
 )
-def test_what_is_no_report_is_reported(value: bytes, message: str) -> None:
+def test_other_content_than_a_report_is_reported(value: bytes, message: str) -> None:
     with pytest.raises(
         NoReport, match=rf"the record of model {VERSION} isn't a report .*{message}.*nothing but the report"
     ):
@@ -104,7 +104,7 @@ def test_the_report_of_another_model_is_reported() -> None:
 
 
 def topic(*versions: str, active: str | None = None) -> TopicContents:
-    # Which models there are is all that counts here.
+    # Only the versions count here.
     found = TopicContents(versions=dict.fromkeys(versions, Version(None, None)))  # type: ignore[arg-type]  # as above
     found.history = (ActivationRecord(1, active),) if active else ()
     return found
@@ -128,7 +128,7 @@ def test_the_beginning_of_a_version_is_enough() -> None:
         (None, ["aa11"], r"no model is active, and no VERSION was given\. Reports are kept of aa11\."),
     ],
 )
-def test_what_is_not_there_names_what_is(asked: str | None, kept: list[str], message: str) -> None:
+def test_a_missing_report_is_answered_with_the_kept_ones(asked: str | None, kept: list[str], message: str) -> None:
     with pytest.raises(NoReport, match=message):
         choose(asked, topic("aa11", "ab22"), kept)
 

@@ -1,4 +1,4 @@
-"""The report as a browser shows it: nothing complained of, nothing cut off, on a screen, a phone and paper."""
+"""The report in a browser: no complaints and nothing cut off, on a screen, a phone and paper."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CASES = {
     "long names": cases.outcome(16, names=LONG),
     "refused": cases.refused(),
 }
-# Texts that stick out of their picture, and names in the plane that cover each other.
+# Texts that extend beyond their chart, and names in the plane that cover each other.
 CUT_OFF = """[...document.querySelectorAll('svg')].flatMap(svg => [...svg.querySelectorAll('text')].filter(t => {
   const box = t.getBBox(), view = svg.viewBox.baseVal;
   return box.x < -0.5 || box.x + box.width > view.width + 0.5 || box.y < -3 || box.y + box.height > view.height + 3;
@@ -110,7 +110,7 @@ async def test_dark_is_dark_and_paper_is_white(page: Page, tmp_path: Path) -> No
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_the_browser_does_tell_what_a_page_asks_for(page: Page, tmp_path: Path) -> None:
+async def test_the_browser_reports_requests_and_errors_of_a_page(page: Page, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text("<img src='http://127.0.0.1:9/x.png'><script>console.error('heard')</script>", encoding="utf-8")
     page.complaints.clear()

@@ -1,4 +1,4 @@
-"""The report's figures: what is drawn where, and colours that everyone tells apart."""
+"""The report's charts: positions of their parts, and colours that everyone can distinguish."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_measure_that_no_fit_has_is_left_out() -> None:
     assert not any("Hollow" in chart.caption for chart in curves(without))
 
 
-def test_box_plots_tell_the_medians() -> None:
+def test_box_plots_describe_the_medians() -> None:
     outcome = cases.outcome()
     days = np.array(sample(outcome).recency_days)
     chart = charts.box_plots(outcome, sample(outcome))[0]
@@ -85,7 +85,7 @@ def test_box_plots_tell_the_medians() -> None:
     assert chart.svg.count('class="box') == 6
 
 
-def test_distributions_tell_the_skewness_before_and_after() -> None:
+def test_distributions_show_the_skewness_before_and_after() -> None:
     outcome = cases.outcome()
     chart = charts.distributions(outcome, sample(outcome))[2]
     before = charts.skew(np.array(sample(outcome).monetary))
@@ -112,7 +112,7 @@ def test_the_silhouettes_mark_the_mean() -> None:
     assert f"{100 * np.mean(values < 0):.1f}\N{NO-BREAK SPACE}%" in chart.caption
 
 
-def test_what_is_missing_is_left_out() -> None:
+def test_missing_parts_of_an_outcome_are_left_out() -> None:
     outcome = cases.outcome(compared=False)
     bare = msgspec.structs.replace(
         outcome,
@@ -126,7 +126,7 @@ def test_what_is_missing_is_left_out() -> None:
     assert 'id="silhouettes' not in page
 
 
-def test_a_segment_of_which_nobody_was_drawn_has_a_row_and_no_box() -> None:
+def test_a_segment_without_sampled_customers_has_a_row_and_no_box() -> None:
     outcome = cases.outcome(3)
     others = msgspec.structs.replace(
         sample(outcome), segment=tuple(1 if of == 2 else of for of in sample(outcome).segment)
@@ -155,7 +155,7 @@ LIGHT, DARK, PAPER = (
 
 
 def linear(colour: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Red, green and blue, 0 to 1, linear in light."""
+    """Return red, green and blue, 0 to 1, linear in light."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * d for d in colour[1:])
     part = np.array([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
     found: np.ndarray[tuple[int], np.dtype[np.float64]] = np.where(
@@ -165,7 +165,7 @@ def linear(colour: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2's ratio, 1 to 21."""
+    """Return the contrast ratio of WCAG 2, 1 to 21."""
     low, high = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (one, other))
     return (high + 0.05) / (low + 0.05)
 
@@ -178,7 +178,7 @@ def test_text_and_marks_have_contrast(look: dict[str, str]) -> None:
         assert contrast(look[f"c{n}"], look["ground"]) >= 3.0, n
 
 
-# Machado, Oliveira and Fernandes (2009), severity 1: how linear red, green and blue look to each.
+# Machado, Oliveira and Fernandes (2009), severity 1: linear red, green and blue as each kind of sight sees them.
 SIGHT = {
     "all": np.eye(3),
     "protan": np.array(
@@ -202,7 +202,7 @@ def lab(colour: str, sight: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]
 
 @pytest.mark.parametrize("look", [LIGHT, DARK, PAPER], ids=["light", "dark", "paper"])
 @pytest.mark.parametrize("sight", SIGHT)
-def test_the_colour_blind_tell_the_colours_apart(sight: str, look: dict[str, str]) -> None:
+def test_the_colour_blind_can_distinguish_the_colours(sight: str, look: dict[str, str]) -> None:
     apart_by = {
         (a, b): float(np.linalg.norm(lab(look[f"c{a}"], sight) - lab(look[f"c{b}"], sight)))
         for a, b in combinations(range(8), 2)

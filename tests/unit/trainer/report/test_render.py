@@ -1,4 +1,4 @@
-"""The report's words, tables and files: they say what the numbers say, the same in HTML, Markdown and JSON."""
+"""The report's sentences, tables and files agree with the numbers, and HTML, Markdown and JSON with each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VOID = {"meta", "br", "wbr"}
 
 
 class ParsedPage(HTMLParser):
-    """What a page holds: its elements, well nested; its tables' cells; its text."""
+    """A parsed page: its elements, which must be well nested, the cells of its tables, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -92,7 +92,7 @@ def test_the_headline_counts_customers_segments_and_money() -> None:
     assert sentences.headline(outcome) == f"3,000 customers fall into 5 segments. They have spent {money} net in total."
 
 
-def test_a_portrait_says_how_many_how_much_and_what_they_are_like() -> None:
+def test_a_portrait_has_customers_money_and_the_median_customer() -> None:
     segment = cases.outcome().segments[0]
     assert segment.recency_days
     assert segment.frequency
@@ -138,7 +138,7 @@ def test_a_segment_without_anybody_has_a_portrait() -> None:
 
 
 @pytest.mark.parametrize("k", SIZES)
-def test_what_changes_is_what_the_matrix_says(k: int) -> None:
+def test_the_changes_agree_with_the_matrix(k: int) -> None:
     outcome = cases.outcome(k, names=NAMES)
     assert outcome.comparison is not None
     found = sentences.changes(outcome)
@@ -188,7 +188,7 @@ def test_without_an_active_model_nothing_is_compared() -> None:
         (cases.refused(), "Refused", "the active model, if there is one, stays active"),
     ],
 )
-def test_it_says_whether_it_was_published_and_why(outcome: TrainingOutcome, badge: str, said: str) -> None:
+def test_the_verdict_and_its_reasons_are_shown(outcome: TrainingOutcome, badge: str, said: str) -> None:
     for report in (ParsedPage(html(outcome)).text, markdown(outcome)):
         assert badge in report
         assert said in report
@@ -196,14 +196,14 @@ def test_it_says_whether_it_was_published_and_why(outcome: TrainingOutcome, badg
         assert "--force" not in report
 
 
-def test_it_says_that_a_gate_was_overruled_and_which() -> None:
+def test_an_overruled_gate_is_shown() -> None:
     outcome = cases.outcome(forced=True)
     assert "--force" in ParsedPage(html(outcome)).text
     row = next(row for table in markdown_tables(markdown(outcome)) for row in table if row[0] == "moved")
     assert row[3] == "✗ fails"
 
 
-def test_a_refused_run_says_of_every_fit_what_it_failed() -> None:
+def test_a_refused_run_shows_what_every_fit_failed() -> None:
     text = ParsedPage(html(cases.refused())).text
     assert "fails: smallest share <\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%" in text
     assert "not fitted: only 2 customers differ." in text
@@ -259,7 +259,7 @@ def test_names_are_escaped() -> None:
 
 
 @pytest.mark.parametrize("outcome", [cases.outcome(9), cases.refused()])
-def test_the_page_needs_nothing_and_tells_its_figures_to_those_who_do_not_see_them(outcome: TrainingOutcome) -> None:
+def test_the_page_needs_nothing_and_describes_its_charts_for_screen_readers(outcome: TrainingOutcome) -> None:
     page = html(outcome)
     read = ParsedPage(page)
     assert not re.search(r"url\(|@import|https?://|<script|\bsrc=|\bhref=", page)
@@ -272,7 +272,7 @@ def test_the_page_needs_nothing_and_tells_its_figures_to_those_who_do_not_see_th
     assert [tag for tag, _ in read.elements].count("desc") == len(pictures) >= 2
 
 
-def test_what_is_written_is_read_back_and_gives_the_same_report(tmp_path: Path) -> None:
+def test_a_written_outcome_gives_the_same_report_again(tmp_path: Path) -> None:
     outcome = cases.outcome()
     written = write_report(outcome, tmp_path / "new" / "folder")
     again = TrainingOutcome.from_json(written.json.read_bytes())

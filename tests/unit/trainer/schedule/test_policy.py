@@ -121,7 +121,7 @@ def test_a_failure_is_tried_again_so_often_and_no_more() -> None:
             last = ended(begun(last, found, now), "failed", now, exit_code=1)
         now += MINUTE
     assert attempts == [("scheduled", 0), ("retry", 10), ("retry", 20)]
-    # The next instant begins anew.
+    # The next instant starts with its first attempt.
     found = due(NIGHTLY, policy, last, now)
     assert found is not None
     assert begun(last, found, now).attempt == 1
@@ -132,7 +132,7 @@ def test_no_retries_means_none() -> None:
     assert due(NIGHTLY, Policy(retries=0), last, THREE + 2 * HOUR) is None
 
 
-def test_who_dies_in_a_run_has_had_the_attempt() -> None:
+def test_a_run_whose_scheduler_dies_counts_as_an_attempt() -> None:
     policy = Policy(retries=1, retry_s=600)
     died = begun(LastRun(instant_ms=T0), DueRun("scheduled", THREE, ""), THREE)
     assert due(NIGHTLY, policy, died, THREE + 9 * MINUTE) is None

@@ -44,7 +44,7 @@ def test_the_best_silhouette_of_those_that_pass() -> None:
         ({"stability": 0.79}, "stability 0.79 (at least 0.8)"),
     ],
 )
-def test_each_gate_alone_refuses_and_says_so(changed: dict[str, float], message: str) -> None:
+def test_each_gate_alone_refuses_and_is_named(changed: dict[str, float], message: str) -> None:
     choice = choose([changed_fit(changed)], PLAN, None, force=False)
     assert choice.index is None
     assert message in choice.why[1]
@@ -64,7 +64,7 @@ def test_the_limits_themselves_pass() -> None:
     assert not gate("x", None, -1.0, "least").passed
 
 
-def test_what_is_active_stays_until_another_is_better_by_enough() -> None:
+def test_the_active_k_and_transform_stay_until_another_fit_is_better_by_enough() -> None:
     fits = [a_fit(2, 0.44), a_fit(3, 0.40), a_fit(3, 0.41, transform="log1p")]
     assert choose(fits, PLAN, ("yeo-johnson", 3), force=False).index == 1
     assert choose(fits, PLAN, ("log1p", 3), force=False).index == 2
@@ -81,7 +81,7 @@ def test_the_textbook_asks_for_the_silhouette_alone_whatever_is_active() -> None
     assert choose(fits, plan, ("yeo-johnson", 3), force=False).index == 0
 
 
-def test_what_could_not_be_fitted_is_never_chosen() -> None:
+def test_a_fit_that_failed_is_never_chosen() -> None:
     failed = Fit(transform="yeo-johnson", k=9, failure="only 3 customers differ.")
     assert choose([failed, a_fit(3, -0.2)], PLAN, None, force=False).index == 1
     nothing = choose([failed], PLAN, None, force=True)

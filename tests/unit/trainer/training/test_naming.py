@@ -57,7 +57,7 @@ def test_five_clusters_get_the_five_names_whatever_their_numbers() -> None:
         assert list(named.values()) == list(FIVE)
 
 
-def test_of_two_that_are_gone_the_poorer_is_lost_by_however_little_it_came_sooner() -> None:
+def test_of_two_inactive_clusters_the_poorer_is_lost_even_if_it_is_a_little_more_recent() -> None:
     """Real orders (CDNOW, 1997-10-01): two clusters of single orders, almost equal in recency, far apart in money."""
     z = np.array([[-1.56, 1.57, 1.56], [-1.44, 1.02, 0.33], [0.62, -0.8, -1.1], [0.14, 0.92, 0.44], [0.65, -0.8, 0.12]])
     assert {cluster: t.name for cluster, t in assign(z).items()}[2] == "Lost"
@@ -113,7 +113,7 @@ def test_matching_is_one_to_one_in_both_directions_of_size() -> None:
 
 
 def test_matching_takes_the_best_of_all_pairs_together() -> None:
-    # The nearest of the first is what the second needs more.
+    # The nearest old cluster of the first is needed more by the second.
     new = np.array([(0.0, 0.0, 0.0), (1.0, 0.0, 0.0)])
     old = np.array([(0.9, 0.0, 0.0), (-2.0, 0.0, 0.0)])
     assert match(new, old) == {0: 1, 1: 0}
@@ -128,7 +128,7 @@ def test_a_cluster_that_lies_nearer_to_another_takes_no_name_from_afar() -> None
     lineage = Lineage(published(before, features()), 1, highest_id=3)
     after = name_segments([tuple(row) for row in new.tolist()], features(), lineage)
     assert [(s.id, s.name) for s in after[:2]] == [(s.id, s.name) for s in before[:2]]
-    # The third is new, and has not the name of the one that has ended.
+    # The third is new, and doesn't get the name of the one that ends.
     assert after[2].id == 4
     assert after[2].name not in {s.name for s in before}
     assert after[2].id == 4
@@ -177,8 +177,8 @@ def test_id_name_and_action_go_along_over_another_scale_and_another_order() -> N
     ]
 
 
-def test_what_is_near_is_judged_on_the_new_scale() -> None:
-    # Old model: money counts for much, silence for little. New model: the reverse. Only recency has stayed.
+def test_nearness_is_judged_on_the_new_scale() -> None:
+    # The old model gives money a large weight and recency a small one; the new model the reverse.
     was, now = features(), features()
     was[0], was[2] = was[0].model_copy(update={"scale": 100.0}), was[2].model_copy(update={"scale": 10.0})
     now[2] = now[2].model_copy(update={"scale": 10_000.0})

@@ -27,7 +27,7 @@ def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch,
     assert Settings.load().group == DeploymentSettings.load().group == "shop"
 
 
-def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
+def test_a_recipe_has_its_own_plan_and_takes_given_values() -> None:
     plan = TrainingSettings.load(recipe="textbook", transform="log1p").plan()
     assert (plan.way, plan.transforms, plan.starts, plan.ks) == ("silhouette", ("log1p",), 20, tuple(range(2, 9)))
     assert TrainingSettings.load(recipe="tutorial").plan() == of_recipe("tutorial")
@@ -42,7 +42,7 @@ def test_a_recipe_brings_its_own_and_takes_what_is_asked_for() -> None:
         ("[trainer\n", "can't be read"),
     ],
 )
-def test_what_the_file_has_wrong_is_named(
+def test_an_error_in_the_file_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, message: str
 ) -> None:
     config = tmp_path / "segstream.toml"
