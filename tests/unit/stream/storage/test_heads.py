@@ -1,10 +1,14 @@
-"""The fields of heads."""
+"""The fields of heads, and the one function that decodes a head of Redis."""
 
 from __future__ import annotations
 
 from typing import get_type_hints
 
-from stream.storage.heads import HeadChange, StoreHead, first_head
+import pytest
+
+from stream.storage.heads import HeadChange, StoreHead, encode_head, first_head
+from stream.storage.reads import HeadUnreadable, parse_head
+from tests.support.paths import ROOT
 
 
 def test_a_head_change_has_fields_of_a_head_with_their_types() -> None:
@@ -15,3 +19,24 @@ def test_a_head_change_has_fields_of_a_head_with_their_types() -> None:
 
 def test_a_head_before_the_first_record_has_no_clock() -> None:
     assert first_head("cluster", (4, 4), 0).clock_ms is None
+
+
+def test_one_module_decodes_the_heads_of_redis() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("stream", "trainer", "bench")
+        for path in (ROOT / package).rglob("*.py")
+        if "decode_store_head" in path.read_text("utf-8")
+    }
+    assert found == {"stream/storage/heads.py", "stream/storage/reads.py"}
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", b"null", b"\xff", b'{"token":"\xff"}'])
+def test_bytes_that_are_no_head_raise_one_error(raw: bytes) -> None:
+    with pytest.raises(HeadUnreadable, match=r"^the head of orders-3 in Redis is unreadable: .*`segstream rebuild`"):
+        parse_head(raw, "orders-3")
+
+
+def test_a_head_is_read_back() -> None:
+    head = first_head("cluster", (4, 4), 7)
+    assert parse_head(encode_head(head), "orders-3") == head
