@@ -1,4 +1,4 @@
-"""Write the orders of a made-up shop as CSV: orders.csv has the past year up to today, today.csv the orders of this hour.
+"""Write the orders of a made-up shop as CSV: orders.csv has the past year, today.csv the orders of this hour.
 
 python examples/tutorial_orders.py
 """
