@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from stream.settings import DeploymentSettings
 from tests.support.engine.toy_engine import eventually
 from trainer.commands.schedule import health_of, no_model_yet
-from trainer.errors import LockUnreachable, PublishError, TrainingBusy
-from trainer.lock import lock_key, training_lock
+from trainer.errors import PublishError
 from trainer.schedule.policy import DueRun, LastRun, Policy, Schedule
 from trainer.schedule.scheduler import LOOK_S, RunResult, Scheduler
 from trainer.schedule.state import RunMemory
@@ -360,48 +357,3 @@ async def test_a_first_model_is_asked_for_until_there_is_one(settings: WorkerSet
     )
     assert await no_model_yet(mine, LastRun(instant_ms=0)) == "no model is active yet"
     assert await no_model_yet(mine, LastRun(instant_ms=0, last_success_ms=1)) is None
-
-
-def _settings(worker: WorkerSettings) -> DeploymentSettings:
-    return DeploymentSettings(redis_url=worker.redis_url, group=worker.group)
-
-
-def test_two_trainings_exclude_each_other(settings_for: Callable[..., WorkerSettings]) -> None:
-    mine = _settings(settings_for())
-    with (
-        training_lock(mine),
-        pytest.raises(TrainingBusy, match=r"another training is under way: process \d+ on "),
-        training_lock(mine),
-    ):
-        pass
-    with training_lock(mine):
-        pass
-
-
-def test_the_lock_is_kept_while_the_training_lasts_and_let_go_by_its_owner_only(
-    settings_for: Callable[..., WorkerSettings],
-) -> None:
-    mine = _settings(settings_for())
-    with SyncRedis.from_url(mine.redis_url.get_secret_value()) as server:
-        with training_lock(mine, renew_s=0.01):
-            server.pexpire(lock_key(mine), 5_000)
-            deadline = time.monotonic() + 10
-            while int(server.pttl(lock_key(mine))) < 30_000:
-                assert time.monotonic() < deadline
-            server.set(lock_key(mine), "another 1 x")
-        assert server.get(lock_key(mine)) == b"another 1 x"
-        with pytest.raises(TrainingBusy, match="process 1 on another"), training_lock(mine):
-            pass
-
-
-def test_without_redis_nothing_is_trained() -> None:
-    with (
-        pytest.raises(LockUnreachable, match=r"Redis at 127\.0\.0\.1:1: .*Check SEGSTREAM_REDIS_URL"),
-        training_lock(DeploymentSettings(redis_url="redis://:secret@127.0.0.1:1/0")),
-    ):
-        pass
-    with (
-        pytest.raises(LockUnreachable, match="isn't a Redis URL"),
-        training_lock(DeploymentSettings(redis_url="nonsense")),
-    ):
-        pass
