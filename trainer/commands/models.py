@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(*, as_json: AsJson = False) -> None:
-    """List all models: active or candidate, since when, activated by whom."""
+    """List all models, and who activated them."""
     from rich.console import Console
     from rich.table import Table
 

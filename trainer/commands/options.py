@@ -32,7 +32,7 @@ By = Annotated[
         "--by",
         metavar="NAME",
         parser=_one_line,
-        help="Name kept with the activation; default: this machine's user, of a run segtrainer.",
+        help="Name kept with the activation; default: this machine's user, for `run` segtrainer.",
         show_default=False,
     ),
 ]

@@ -36,7 +36,7 @@ sys.stdout.buffer.write(result.trained.model.to_json())
 """
 
 
-def crowd() -> Entries:
+def unsegmented_customers() -> Entries:
     """Return one to three orders of each customer, without segments: many are near borders, where rounding shows."""
     rng = np.random.default_rng(3)
     days = np.sort(rng.integers(0, 300 * DAY_MS, (CUSTOMERS, 3)), axis=1)
@@ -71,7 +71,7 @@ def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
     entries, command = (
-        crowd(),
+        unsegmented_customers(),
         ["-m", "trainer.cli", "run", "--k", "5", "--force", "--dry-run", "--without-kafka", "--out"],
     )
     running = []
