@@ -53,7 +53,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "commands.md": wrapped(commands_page()),
         REFERENCE / "schemas.md": wrapped(schemas_page()),
         schemas / "input-events.json": schema_file("What segstream reads from the topic of orders", InputEvent),
-        schemas / "output-events.json": schema_file("What segstream publishes", OutputEvent),
+        schemas / "output-events.json": schema_file("Events that segstream publishes", OutputEvent),
         REFERENCE / "asyncapi.yaml": asyncapi_file(),
         metrics: with_tables(
             metrics.read_text("utf-8"),
@@ -63,7 +63,7 @@ def pages() -> dict[Path, str]:
 
 
 def with_tables(page: str, tables: dict[str, str]) -> str:
-    """Return a page with the text between each pair of markers replaced: `<!-- begin NAME -->` and `<!-- end NAME -->`."""
+    """Return a page with the text between the markers `<!-- begin NAME -->` and `<!-- end NAME -->` replaced."""
     for name, table in tables.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
@@ -81,29 +81,30 @@ def settings_page() -> str:
             "",
             _NOTE,
             "",
-            "Every setting is an environment variable. A TOML file that `SEGSTREAM_CONFIG` names can hold them too: there the name",
-            "is in lower case and without its prefix. The environment wins over the file. An unknown name is an error.",
+            "Every setting is an environment variable. A TOML file that `SEGSTREAM_CONFIG` names can hold them too:",
+            "there the name is in lower case and without its prefix. The environment wins over the file. An unknown",
+            "name is an error.",
             "",
             "`segstream settings` shows the values that are in force on your machine.",
             "",
             "## Deployment",
             "",
-            "Read by every command of `segstream` and `segtrainer`. All processes of one deployment need the same values.",
-            "In the file: at the top level.",
+            "Read by every command of `segstream` and `segtrainer`. All processes of one deployment need the same",
+            "values. In the file: at the top level.",
             "",
             _settings_table(DeploymentSettings),
             "",
             "## Workers and other commands",
             "",
-            "Read by the commands of `segstream`. All workers of one deployment need the same values. In the file: at the top",
-            "level.",
+            "Read by the commands of `segstream`. All workers of one deployment need the same values. In the file:",
+            "at the top level.",
             "",
             _settings_table(Settings, without=DeploymentSettings),
             "",
             "## Training",
             "",
-            "Read by `segtrainer run` and by each run of `segtrainer schedule`; options of the command win over them. In the file:",
-            "the table `[trainer]`. [Models](../explanation/models.md) explains recipes and gates.",
+            "Read by `segtrainer run` and by each run of `segtrainer schedule`; options of the command win over them.",
+            "In the file: the table `[trainer]`. [Models](../explanation/models.md) explains recipes and gates.",
             "",
             _settings_table(TrainingSettings),
             "",
@@ -119,7 +120,7 @@ def settings_page() -> str:
             "| variable | meaning |",
             "|---|---|",
             "| `SEGSTREAM_CONFIG` | path of the TOML file |",
-            "| `SEGSTREAM_CACHE_DIR` | folder for downloads (local stack, demo, tests); default: `~/.cache/segstream` |",
+            "| `SEGSTREAM_CACHE_DIR` | folder for downloads (local stack, demo, tests); default `~/.cache/segstream` |",
             "",
         ]
     )
@@ -179,8 +180,8 @@ def commands_page() -> str:
         "",
         _NOTE,
         "",
-        "The help of every command, as `--help` prints it. Exit codes: 0 done; 1 failed, with one line on stderr that says what to do;",
-        "2 wrong usage; 130 interrupted; 141 the reader of stdout ended. `segtrainer` has",
+        "The help of every command, as `--help` prints it. Exit codes: 0 done; 1 failed, with one line on stderr that",
+        "says what to do; 2 wrong usage; 130 interrupted; 141 the reader of stdout ended. `segtrainer` has",
         "[two more](../how-to/schedule-trainings.md#with-another-scheduler).",
         "",
     ]
@@ -240,9 +241,9 @@ def schemas_page() -> str:
         "",
     ]
     for heading, union in (
-        ("What you send", CustomerEvent),
+        ("Events that you send", CustomerEvent),
         ("Controls, which only segstream sends", Control),
-        ("What segstream publishes", OutputEvent),
+        ("Events that segstream publishes", OutputEvent),
     ):
         lines += [f"## {heading}", ""]
         for event in get_args(union):

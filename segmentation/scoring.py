@@ -15,15 +15,7 @@ from typing import Final, NamedTuple, cast
 
 from segmentation.backfills import NONE_OPEN
 from segmentation.customers import Customer, score_customers, search_customers
-from segmentation.decisions import (
-    CompiledModel,
-    DueMove,
-    ScoreRequest,
-    ScoringContext,
-    announce,
-    move_by_time,
-    staying,
-)
+from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, announce, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.events import Cause, Reason

@@ -196,7 +196,7 @@ def _throughput_table(result: dict[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-_PAGE = """`make bench ARGS=--write-docs` writes this part of the page, up to "Other measurements". All its results are of
+_PAGE = """`make bench ARGS=--write-docs` writes this part of the page, up to "Other measurements". Its results are of
 one run, except where a section says otherwise.
 
 - Command: `{command}`, {started_at}

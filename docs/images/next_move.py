@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
-"""Draw docs/images/next-move.svg, the picture of docs/explanation/time.md: every line and instant in it comes from the scorer itself.
+"""Draw docs/images/next-move.svg, the picture of docs/explanation/time.md, with lines and instants of the scorer.
 
 .venv/bin/python docs/images/next_move.py
 """
@@ -139,17 +139,17 @@ class Frame:
 
 
 def text(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start", fill: str = "#222") -> str:
-    """A line of text."""
+    """Return a line of text."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}" fill="{fill}">{words}</text>'
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    """A straight line."""
+    """Return a straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {style}/>'
 
 
 def axes(frame: Frame) -> list[str]:
-    """Grid, ticks, zero and the margin."""
+    """Return grid, ticks, zero and the margin."""
     out = []
     for lead in range(int(LOW), int(HIGH) + 1, 2):
         weight = 'stroke="#9a9a9a"' if lead == 0 else 'stroke="#e6e6e6"'
@@ -165,7 +165,7 @@ def axes(frame: Frame) -> list[str]:
 
 
 def curves(frame: Frame, drawn: Course) -> list[str]:
-    """A line for each other segment, broken where the figures change, with its name; pale once the customer has moved."""
+    """Return a named line for each other segment, broken where the figures change, pale once the customer has moved."""
     out, labels = [], []
     moved = (drawn.at - drawn.last) / DAY_MS
     for name, leads in drawn.leads.items():
@@ -184,7 +184,7 @@ def curves(frame: Frame, drawn: Course) -> list[str]:
 
 
 def path(frame: Frame, drawn: Course, points: list[tuple[float, float]]) -> str:
-    """The path through the points that lie on the panel, lifted at each edge of an interval."""
+    """Return the path through the points on the panel, lifted at each edge of an interval."""
     edges = {(edge - drawn.last) / DAY_MS for edge in drawn.intervals.start[1:].tolist()}
     out, pen = [], "M"
     for day, lead in points:
@@ -196,7 +196,7 @@ def path(frame: Frame, drawn: Course, points: list[tuple[float, float]]) -> str:
 
 
 def apart(labels: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The same labels, from top to bottom, at least a line apart."""
+    """Return the labels from top to bottom, at least a line apart."""
     out: list[tuple[float, str]] = []
     for height, name in sorted(labels):
         out.append((max(height, out[-1][0] + 16) if out else height, name))
@@ -204,13 +204,13 @@ def apart(labels: list[tuple[float, str]]) -> list[tuple[float, str]]:
 
 
 def the_move(frame: Frame, drawn: Course, why: str) -> list[str]:
-    """The first crossing, with the instant that is told."""
+    """Return the first crossing, with its instant."""
     day = (drawn.at - drawn.last) / DAY_MS
     lead = float(np.interp(day, drawn.days, drawn.leads[drawn.to]))
     x, y = frame.x(day), frame.y(lead)
     ink = INK[drawn.to][0]
-    told = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=drawn.at)
-    stamp = f"{told:%d %B, %H:%M:%S}.{told.microsecond // 1000:03d}".lstrip("0")
+    moved = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=drawn.at)
+    stamp = f"{moved:%d %B, %H:%M:%S}.{moved.microsecond // 1000:03d}".lstrip("0")
     return [
         rule(x, frame.top, x, frame.bottom, f'stroke="{ink}" stroke-dasharray="1 3"'),
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="#fff" stroke="{ink}" stroke-width="2.5"/>',
@@ -220,7 +220,7 @@ def the_move(frame: Frame, drawn: Course, why: str) -> list[str]:
 
 
 def edges_of(frame: Frame, drawn: Course) -> list[str]:
-    """Where an order leaves the window, and how many are left."""
+    """Return lines where an order leaves the window, with the number of orders left."""
     out = []
     for number, edge in enumerate(drawn.intervals.start[1:].tolist(), 1):
         day = (edge - drawn.last) / DAY_MS
@@ -232,7 +232,7 @@ def edges_of(frame: Frame, drawn: Course) -> list[str]:
 
 
 def svg() -> str:
-    """The picture."""
+    """Return the picture."""
     one, other = Frame(58, 258, 180), Frame(366, 566, 180)
     body = [
         f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="613" rx="8" fill="#fff" stroke="#d0d0d0"/>',
@@ -256,7 +256,8 @@ def svg() -> str:
         text(RIGHT, 601, "days since the last order", kind="small", anchor="end"),
     ]
     style = (
-        "text{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round;font:12px Verdana,'DejaVu Sans',sans-serif}"
+        "text{paint-order:stroke;stroke:#fff;stroke-width:3px;stroke-linejoin:round;"
+        "font:12px Verdana,'DejaVu Sans',sans-serif}"
         ".title{font-size:13.5px;font-weight:bold}.name{font-weight:bold}.small{font-size:11px}"
     )
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} 614" width="{WIDTH}" height="614" role="img">'

@@ -42,7 +42,7 @@ _COMMIT_S: Final = 1.0
 
 
 class AdapterHost:
-    """What the agents share, from start to drain: the producer, the queues, `/health` and `/metrics`."""
+    """The parts that all agents share, from start to drain: the producer, the queues, `/health` and `/metrics`."""
 
     def __init__(self, settings: Settings, routes: Mapping[str, Route]) -> None:
         """Connect to nothing yet; `open` does."""

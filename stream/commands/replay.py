@@ -29,7 +29,7 @@ app = typer.Typer()
 
 
 class FileFormat(StrEnum):
-    """What a row of a file holds."""
+    """The kinds of rows in a file."""
 
     ORDERS = "orders"
     LINES = "lines"
@@ -41,7 +41,7 @@ File = Annotated[
 ]
 Format = Annotated[
     FileFormat | None,
-    typer.Option("--format", show_default="by the header", help="What a row holds: an order or an order line."),
+    typer.Option("--format", show_default="by the header", help="Content of a row: an order or an order line."),
 ]
 BackfillId = Annotated[
     str,
@@ -54,7 +54,7 @@ NoFinish = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class _ReplayRequest:
-    """What to send, and how. Instants in ms."""
+    """The rows to send, and their speed. Instants in ms."""
 
     file: Path
     file_format: FileFormat | None

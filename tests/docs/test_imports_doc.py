@@ -1,4 +1,4 @@
-"""What the pages' Python examples import exists."""
+"""The imports of the Python examples in the docs."""
 
 from __future__ import annotations
 

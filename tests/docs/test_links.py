@@ -114,7 +114,7 @@ def test_every_name_that_a_page_takes_from_the_code_exists(page: Path, words: se
 
 @pytest.fixture(scope="module")
 def words(sources: dict[str, str]) -> set[str]:
-    """Every word of the code, of its files' names, and what is put together: variables of settings, names of metrics."""
+    """Return every word of the code and its files' names, and the variables of settings."""
     found = {word for name, text in sources.items() for word in re.findall(r"\w+", f"{name} {text}")}
     for settings in (Settings, TrainingSettings, ScheduleSettings):
         found |= {settings.model_config["env_prefix"] + name.upper() for name in settings.model_fields}

@@ -64,7 +64,7 @@ def shape(line: str) -> str:
 
 
 def unseen(shown: list[str], printed: str) -> list[str]:
-    """The lines that aren't in the output, in their order there. A line that ends in … may go on; others may lie between."""
+    """Return the lines that aren't in the output, in order. A line that ends in … may go on; others may lie between."""
     there = iter([shape(line) for line in printed.splitlines()])
     missing = []
     for line in shown:
@@ -74,7 +74,7 @@ def unseen(shown: list[str], printed: str) -> list[str]:
     return missing
 
 
-def test_shapes_tell_lines_apart() -> None:
+def test_shapes_distinguish_lines() -> None:
     printed = (
         "c-004 as of 2026-11-29T21:01:08.530Z (partition 0)\n  segment Lost since 2026-11-29T21:00:00.669Z, move 1"
     )

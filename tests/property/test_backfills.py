@@ -169,7 +169,7 @@ def check_truth(shard: MemoryShard, model: CompiledModel) -> None:
 
 @many
 @given(st.integers(0, 2**63 - 1))
-def test_who_is_muted_is_told_of_once_when_it_is_over(seed: int) -> None:
+def test_a_muted_customer_moves_at_most_once_at_the_end_of_the_backfill(seed: int) -> None:
     """One record at a time: between the first mark and the end nothing but an erasure, at the end at most one move."""
     rng = np.random.default_rng(seed)
     model = CompiledModel.of(a_model(rng), "g", {})
@@ -217,7 +217,7 @@ def order(number: int, name: str | None, *, who: str = "c", day: float = 0.0, ar
     return Rec(number, who.encode(), encode(event), arrived)
 
 
-def test_before_the_first_model_a_release_tells_nothing_and_the_model_tells_all() -> None:
+def test_a_release_before_the_first_model_makes_no_moves_and_the_model_makes_all() -> None:
     model = CompiledModel.of(a_model(np.random.default_rng(3)), "g", {})
     shard = MemoryShard(a_step(), None)
     log = [order(0, "a"), order(1, None, who="d"), Rec(2, CONTROL_KEY, encode(BackfillFinished(id="f", backfill="a")))]

@@ -163,7 +163,7 @@ def test_fewer_kinds_of_customers_than_segments_make_no_model() -> None:
         train(snapshot, one_fit(k=4))
 
 
-def test_clusters_too_close_to_be_told_apart_make_no_model() -> None:
+def test_clusters_too_close_to_be_distinguished_make_no_model() -> None:
     snapshot = a_snapshot(6)
     for name in FEATURES:
         snapshot.column(name)[:] = np.where(np.arange(300) < 150, 0.0, 1000.0)

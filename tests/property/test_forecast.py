@@ -44,13 +44,13 @@ SEEDS = st.integers(0, 2**63 - 1)
 
 @MANY
 @given(SEEDS)
-def test_nothing_moves_before_the_first_millisecond_told_and_everything_from_it_on(seed: int) -> None:
+def test_nothing_moves_before_the_first_millisecond_found_and_everything_from_it_on(seed: int) -> None:
     time_checks.the_first_millisecond(seed)
 
 
 @MANY
 @given(SEEDS)
-def test_what_is_told_holds_by_plain_distances(seed: int) -> None:
+def test_found_moves_agree_with_plain_distances(seed: int) -> None:
     time_checks.plain_distances(seed)
 
 
@@ -266,7 +266,7 @@ def test_until_is_exclusive() -> None:
     time_checks.until_is_exclusive()
 
 
-def test_a_crossing_before_the_start_is_told_at_the_start() -> None:
+def test_a_crossing_before_the_start_is_found_at_the_start() -> None:
     s = plain_scorer([[0, 0, 0], [4, 0, 0], [8, 0, 0]], 0.0)
     at, to = s.next_move(ZERO, ZERO, np.array([7 * DAY_MS]), ORIGIN)
     assert (at.tolist(), to.tolist()) == ([7 * DAY_MS], [2])

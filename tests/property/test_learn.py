@@ -119,7 +119,7 @@ def test_an_optimum_as_good_as_another_is_kept() -> None:
     assert len({round(one.inertia, 6) for one in found}) > 1
 
 
-def test_stability_tells_segments_from_cuts_through_a_crowd() -> None:
+def test_stability_distinguishes_segments_from_cuts_through_one_group() -> None:
     z = np.random.default_rng(4).normal(size=(500, 3))
     cut = stability(z, cluster(z, 7, 1, 5).labels, 7, seed=1, rounds=6)
     snapshot, _ = known_segments(14)

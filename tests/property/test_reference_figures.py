@@ -79,7 +79,7 @@ def test_log1p(retail: CustomerSnapshot, recipe: RecipeName, chosen: int) -> Non
     assert outcome.fits[outcome.chosen].k == chosen
 
 
-def test_the_textbook_takes_a_crowd_and_a_handful_which_the_gates_refuse(retail: CustomerSnapshot) -> None:
+def test_the_textbook_separates_a_handful_of_customers_which_the_gates_refuse(retail: CustomerSnapshot) -> None:
     textbook = trained_on(retail, of_recipe("textbook")).outcome
     assert textbook.chosen is not None
     chosen = textbook.fits[textbook.chosen]
@@ -147,7 +147,7 @@ def test_nothing_before_the_first_order_and_nothing_in_a_currency_of_others(orde
         take_from_file(orders, None, RULES, "USD")
 
 
-def test_a_file_that_is_none_of_orders_is_told(tmp_path: Path) -> None:
+def test_a_file_without_orders_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "stock.csv"
     path.write_text("sku,count\n1,2\n")
     with pytest.raises(SnapshotError, match=r"stock\.csv: no column"):

@@ -154,7 +154,7 @@ def test_a_second_replay_changes_nothing(seed: int) -> None:
 
 @many
 @given(st.integers(0, 2**63 - 1))
-def test_a_new_model_tells_each_customer_once_whatever_the_slices(seed: int) -> None:
+def test_a_new_model_moves_each_customer_once_whatever_the_slices(seed: int) -> None:
     rng = np.random.default_rng(seed)
     first = CompiledModel.of(a_model(rng, (1, 2, 3)), "g", {})
     second = CompiledModel.of(a_model(rng, (2, 3, 7)), "g", {1: "s1"})

@@ -102,7 +102,7 @@ class Definition:
             cause = Cause.WINDOW
         else:
             cause = self._waited(life, at) or Cause.SILENCE
-        self._tell(customer, life, at, cause)
+        self._decide(customer, life, at, cause)
         self._look_ahead(customer, at + 1)
 
     def _waited(self, life: _Life, at: int) -> Cause | None:
@@ -123,10 +123,10 @@ class Definition:
                 self._note(customer, life, NO_SEGMENT, clock, Cause.ERASURE)
             life.moved_at = NONE
         elif life.segment == NO_SEGMENT or clock >= life.moved_at + self._dwell:
-            self._tell(customer, life, clock, Cause.FIRST if life.segment == NO_SEGMENT else CAUSES[event.kind])
+            self._decide(customer, life, clock, Cause.FIRST if life.segment == NO_SEGMENT else CAUSES[event.kind])
         self._look_ahead(customer, clock + 1)
 
-    def _tell(self, customer: str, life: _Life, at: int, cause: Cause) -> None:
+    def _decide(self, customer: str, life: _Life, at: int, cause: Cause) -> None:
         index = self._target(life, [at])
         if index is not None:
             self._note(customer, life, int(self._scorer.ids[index[1]]), at, cause)

@@ -110,7 +110,7 @@ def test_ids_differ_by_deployment_change_and_rule() -> None:
     assert {UUID(text).version for text in ids} == {5}
 
 
-def test_the_rules_reason_is_told_behind_ours() -> None:
+def test_the_reason_of_the_rule_follows_the_general_reason() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email, reason: keep the best}")
     turn = run(step, row(from_=None, cause=Cause.FIRST))
     assert actions(turn)[0].reason == "no segment → Champions (first): keep the best"

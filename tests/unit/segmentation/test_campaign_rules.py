@@ -62,7 +62,7 @@ def test_cause() -> None:
     assert found == dict.fromkeys(Cause) | {Cause.SILENCE: "lapse", Cause.WINDOW: "lapse", Cause.ORDER: "back"}
 
 
-def test_rules_that_never_act_are_told() -> None:
+def test_rules_that_never_act_are_refused() -> None:
     rules = table(
         "name: a, to: [Lost, Loyal], cause: [order, refund]",
         "name: b, to: [Lost], cause: [order]",
@@ -137,7 +137,7 @@ def test_a_wrong_field_is_named_with_its_line_and_rule(rule: str, message: str) 
     text.encode()
 
 
-def test_every_finding_is_told() -> None:
+def test_every_finding_is_listed() -> None:
     with pytest.raises(RulesError) as caught:
         parse_rules(
             "rules:\n- name: a\n  to: Lost\n  action: Offer\n- name: b\n  to: '*'\n  action: ''\n  channel: email"

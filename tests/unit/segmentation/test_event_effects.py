@@ -1,4 +1,4 @@
-"""docs/reference/events.md, "What each event does": each row of the table and each sentence below, by the real step."""
+"""docs/reference/events.md, "Effects of each event": each row of the table and each sentence, by the real step."""
 
 from __future__ import annotations
 
@@ -404,7 +404,7 @@ def test_above_the_cap_the_newest_count_and_it_is_counted_once() -> None:
 
 
 def test_every_row_of_the_table_is_held() -> None:
-    section = PAGE.split("### What each event does\n")[1].split("\n### ")[0]
+    section = PAGE.split("### Effects of each event\n")[1].split("\n### ")[0]
     rows = re.findall(r"(?m)^\| (.*?) \| (.*?) \| .* \|$", section)[1:]
     assert rows
     assert sorted(HELD) == sorted(rows)

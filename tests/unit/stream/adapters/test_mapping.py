@@ -1,4 +1,4 @@
-"""What a mapping gives, checked as a worker would; the example; what can't be set up."""
+"""Events of a mapping, checked as a worker would; the example; mappings that can't be set up."""
 
 from __future__ import annotations
 
