@@ -8,7 +8,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 .PHONY: help setup demo test slow browser docs docs-serve docs-reference check bench recovery recovery-mutants model lock clean
 
-help: ## List what there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## Make .venv with the locked packages (needs Python 3.11 or later; PYTHON=… chooses one)
@@ -19,13 +19,13 @@ $(STAMP): pyproject.toml requirements.lock .ci/setup
 	@.ci/setup
 	@touch $@
 
-demo: setup ## Real orders through a real Kafka and Valkey on this machine, to segments and campaign actions
+demo: setup ## Run real orders through a real Kafka and Valkey on this machine, to segments and campaign actions
 	@$(BIN)/segstream demo $(ARGS)
 
-test: setup ## All tests but the slow ones and the crashes, against a real Kafka and Valkey
+test: setup ## Run all tests but the slow ones and the crashes, against a real Kafka and Valkey
 	@$(BIN)/python -m pytest $(ARGS)
 
-slow: setup ## The tests that take minutes: benchmark, adapters killed, workers stopped and multiplied, the tutorial
+slow: setup ## Run the tests that take minutes: benchmark, adapters, restarts of workers, the tutorial
 	@$(BIN)/python -m pytest -m slow tests/integration tests/docs $(ARGS)
 
 docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
@@ -34,10 +34,10 @@ docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
 docs-serve: setup ## Show the site while you write: on http://localhost:8000
 	@$(BIN)/zensical serve --config-file mkdocs.yml $(ARGS)
 
-docs-reference: setup ## Write the reference pages anew from the code
+docs-reference: setup ## Write the reference pages from the code
 	@$(BIN)/python docs/generate.py
 
-check: setup ## The whole check: format, lint, types, import rules, documentation, tests
+check: setup ## Check everything: format, lint, types, import rules, documentation, tests
 	@echo "format"; $(BIN)/ruff format --check .
 	@echo "lint"; $(BIN)/ruff check .
 	@echo "types"; $(BIN)/mypy
@@ -45,24 +45,24 @@ check: setup ## The whole check: format, lint, types, import rules, documentatio
 	@echo "documentation"; $(MAKE) --no-print-directory docs
 	@echo "tests"; $(MAKE) --no-print-directory test
 
-browser: setup ## The trainer's report in a real browser: Chromium or Chrome from the PATH, or BROWSER_FOR_TESTS=…
+browser: setup ## Test the trainer's report in a real browser: Chromium or Chrome from the PATH, or BROWSER_FOR_TESTS=…
 	@$(BIN)/python -m pytest -m browser tests/unit/trainer/report/test_browser.py $(ARGS)
 
 bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews docs/benchmarks.md)
 	@$(BIN)/python -m bench $(ARGS)
 
 # SEED=… repeats a run; FAULTS=… (24) or MINUTES=… says how long the storm of random faults lasts.
-recovery: setup ## Crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
+recovery: setup ## Test crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
 
-recovery-mutants: setup ## The protocol without each of its ingredients in turn: a scenario must catch it (some twelve minutes)
+recovery-mutants: setup ## Take each ingredient out of the protocol: a scenario must catch it (some twelve minutes)
 	@$(BIN)/python -m pytest -q -s -m "not recovery" tests/recovery/test_mutants.py tests/recovery/test_mutants_in_memory.py $(ARGS)
 
-model: setup ## Every state of the protocol in larger worlds, a quarter of an hour (ARGS="--variant 20 --trace": one, and why)
+model: setup ## Search every state of the protocol in larger worlds, 15 minutes (ARGS="--variant 20 --trace": one variant)
 	@$(BIN)/python -m tests.protocol_model $(or $(ARGS),--full)
 
 # The first for development and the demo, the second for the image: the same versions, without the extras.
-lock: setup ## Write both lock files anew from pyproject.toml (ARGS=--upgrade: with the newest versions)
+lock: setup ## Write both lock files from pyproject.toml (ARGS=--upgrade: with the newest versions)
 	@$(LOCK) --extra dev --extra demo --extra local $(ARGS) -o requirements.lock
 	@$(LOCK) -c requirements.lock $(ARGS) -o requirements-run.lock
 
