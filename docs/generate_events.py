@@ -80,7 +80,7 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
     orders, changes = _messages(CustomerEvent), _messages(SegmentChanged)
     dead_letter = {"deadLetter": _reference("messages", "deadLetter")}
     return {
-        "orders": (settings.orders_topic, "What shops send, keyed by customer.", orders | _messages(Control)),
+        "orders": (settings.orders_topic, "Events that shops send, keyed by customer.", orders | _messages(Control)),
         "ordersUnkeyed": (
             settings.unkeyed_topic,
             "Order events that aren't keyed by customer; `segstream adapters` sends them on to `orders`.",
@@ -90,7 +90,7 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "segmentState": (settings.state_topic, "The last move of each customer.", changes),
         "campaignActions": (
             settings.actions_topic,
-            "What campaigns do about moves, keyed by customer.",
+            "Actions of campaigns for moves, keyed by customer.",
             _messages(CampaignAction),
         ),
         "ordersDeadLetters": (

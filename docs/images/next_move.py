@@ -25,7 +25,7 @@ from segmentation.scorer import Scorer
 PICTURE: Final = Path(__file__).with_name("next-move.svg")
 LAST_ORDER: Final = datetime(2026, 1, 5, 10, 0, tzinfo=UTC)
 WINDOW_D: Final = 365
-# Okabe and Ito's colours: told apart by the colour-blind too. Each has a dash of its own besides.
+# Okabe and Ito's colours, which the colour-blind can distinguish. Each also has its own dash.
 INK: Final = {
     "Champions": ("#0072B2", "none"),
     "At Risk": ("#D55E00", "none"),
@@ -66,7 +66,7 @@ class Course:
 
     last: int
     intervals: Intervals
-    at: int  # of the next move, as told
+    at: int  # of the next move
     to: str
     days: list[float]  # since the last order; each edge of an interval twice, a millisecond before it and at it
     leads: dict[str, list[float]]  # of each other segment over Loyal, at these days

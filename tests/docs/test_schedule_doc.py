@@ -187,5 +187,5 @@ def test_the_cronjob_tries_again_what_may_help_only() -> None:
     assert rule["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
     errors = (UsageError, PublishConflict, TrainingBusy)
     assert rule["onExitCodes"]["values"] == [error.exit_code for error in errors]
-    # What Kubernetes asks for beside a podFailurePolicy.
+    # Kubernetes requires this beside a podFailurePolicy.
     assert job["template"]["spec"]["restartPolicy"] == "Never"

@@ -21,7 +21,7 @@ SEGMENTS: Final = (
     "About to Sleep|At Risk|Big Spenders|Cannot Lose|Champions|Hibernating|Lost|Loyal|Need Attention|New|"
     "Potential Loyalists|Promising"
 )
-# What differs from run to run -> what stands for it. The shape of a line is what is left.
+# Parts of lines that differ from run to run -> their placeholders. A line with placeholders is its shape.
 DIFFERS: Final = [
     (r"\x1b\[[0-9;]*m", ""),
     (r"\b[0-9a-f]{16}\b", "#version"),

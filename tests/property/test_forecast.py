@@ -1,6 +1,6 @@
 """Decision and search: against the scorer itself, against plain distances in extended precision, bits against bits.
 
-What the mutants have to be caught by stands in `tests/support/oracles/time_checks.py`.
+The checks that must catch the mutants are in `tests/support/oracles/time_checks.py`.
 """
 
 import hashlib

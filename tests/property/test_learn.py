@@ -88,11 +88,11 @@ def test_the_comparison_is_what_the_two_models_say_of_everyone() -> None:
     assert [b.customers for b in comparison.before] == np.bincount(before, minlength=5).tolist()
     assert comparison.moved > QUICK.most_moved
     assert not second.may_activate
-    # A wide margin keeps whoever's segment is still there.
+    # A wide margin keeps every customer whose segment still exists.
     wide = compare(snapshot, new.model_copy(update={"margin": 1e9}), lineage)
     assert wide is not None
-    gone = [b for b in wide.before if b.id not in ids[1]]
-    assert wide.moved == pytest.approx(sum(b.customers for b in gone) / 600)
+    dissolved = [b for b in wide.before if b.id not in ids[1]]
+    assert wide.moved == pytest.approx(sum(b.customers for b in dissolved) / 600)
 
 
 def test_the_margin_keeps_who_is_hardly_nearer_to_another() -> None:

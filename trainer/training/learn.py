@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trainer.training.search import FitResult, Progress
 
 
-# What the fitted customers have in common, for the message of an error.
+# The common property of the fitted customers, for error messages.
 _HAVING: Final = {"in window": "an order in the window", "ordinary": "no figure of |z| >= 3"}
 
 

@@ -1,4 +1,4 @@
-"""An erased customer: gone from Redis, one move, not restored by old orders, and a new customer with new orders."""
+"""An erased customer: deleted from Redis, one move, not restored by old orders, and a new customer with new orders."""
 
 from __future__ import annotations
 

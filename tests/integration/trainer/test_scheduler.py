@@ -286,12 +286,12 @@ async def test_redis_may_go_and_come_back(night: Night, monkeypatch: pytest.Monk
     scheduler = night.scheduler()
     await scheduler.look()
     assert health_of(scheduler)["healthy"] is True
-    with monkeypatch.context() as gone:
+    with monkeypatch.context() as unreachable:
 
         async def refused(*_: Any) -> Any:
             raise RedisConnectionError("refused")
 
-        gone.setattr(night.redis, "get", refused)
+        unreachable.setattr(night.redis, "get", refused)
         night.now = THREE + 60_000
         await scheduler.look()
         assert (night.runs, health_of(scheduler)["healthy"]) == ([], False)

@@ -166,7 +166,7 @@ def test_the_clock_never_goes_back() -> None:
 
 def broken(**changes: Any) -> bytes:
     content = msgspec.json.decode(encode(a_change())) | changes
-    return msgspec.json.encode({key: value for key, value in content.items() if value != "gone"})
+    return msgspec.json.encode({key: value for key, value in content.items() if value != "missing"})
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def broken(**changes: Any) -> bytes:
         (b"[]", Reason.WRONG_FIELD, None),
         (broken(type="order.placed"), Reason.UNKNOWN_TYPE, "type"),
         (broken(type=3), Reason.WRONG_FIELD, "type"),
-        (broken(type="gone"), Reason.MISSING_FIELD, "type"),
-        (broken(to="gone"), Reason.MISSING_FIELD, "to"),
-        (broken(**{"from": "gone"}), Reason.MISSING_FIELD, "from"),
+        (broken(type="missing"), Reason.MISSING_FIELD, "type"),
+        (broken(to="missing"), Reason.MISSING_FIELD, "to"),
+        (broken(**{"from": "missing"}), Reason.MISSING_FIELD, "from"),
         (broken(id=""), Reason.ID_LENGTH, "id"),
         (broken(customer_id=""), Reason.ID_LENGTH, "customer_id"),
         (broken(sequence=0), Reason.WRONG_FIELD, "sequence"),

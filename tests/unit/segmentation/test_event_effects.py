@@ -385,13 +385,13 @@ def test_a_refund_leaves_with_its_order() -> None:
 
 
 def test_recency_after_a_late_cancellation_may_name_a_cancelled_order_never_one_too_old() -> None:
-    orders, gone, late = (
+    orders, other, late = (
         [placed("1", 0), placed("2", 50), placed("3", 58)],
         cancelled("3", 58, "c3"),
         cancelled("2", 51),
     )
-    assert CustomerHistory().send(*orders, gone, late, day=500).figures() == (500, 0, "0.00")
-    assert CustomerHistory().send(*orders, gone, day=500).send(late).figures() == (450, 0, "0.00")
+    assert CustomerHistory().send(*orders, other, late, day=500).figures() == (500, 0, "0.00")
+    assert CustomerHistory().send(*orders, other, day=500).send(late).figures() == (450, 0, "0.00")
     assert CustomerHistory().send(*orders, day=500).send(late).figures() == (442, 0, "0.00")
 
 
