@@ -108,7 +108,7 @@ def _show(result: DemoResult, *, as_json: bool) -> None:
 
 
 def _wait(folder: Path) -> None:
-    """Say how to use and how to stop what is running, and wait until it is stopped."""
+    """Print how to use and how to stop the demo, and wait until it is stopped."""
     from stream.settings_sources import PREFIX
 
     file = folder / "env"

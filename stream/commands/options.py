@@ -10,7 +10,9 @@ import typer
 
 from segmentation.money import AmountError
 
-LONGEST_ID: Final = 200  # of a backfill: event ids have 256 characters, and the ids of its own events have a prefix
+LONGEST_ID: Final = (
+    200  # of a backfill: event ids have 256 characters, and those of a backfill's events begin with a prefix
+)
 
 
 def instant_of(text: str) -> int:
