@@ -29,10 +29,10 @@ class SourcedSettings(BaseSettings):
 
     @classmethod
     def unknown_variables(cls) -> list[str]:
-        """Return the environment's variables that have the prefix but set nothing, sorted."""
+        """Return the environment's variables that have the prefix but set nothing, sorted. Case doesn't matter."""
         prefix = cls.model_config["env_prefix"]
         known = {prefix + name.upper() for name in cls.model_fields}
-        return sorted(name for name in os.environ if name.startswith(prefix) and name not in known)
+        return sorted(name for name in os.environ if name.startswith(prefix) and name.upper() not in known)
 
     @classmethod
     def settings_customise_sources(

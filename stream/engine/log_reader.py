@@ -277,10 +277,10 @@ class LogReader:
             page = OutputPage(start)
             for record in await self.read_on(5_000):
                 headers = dict(record.headers)
-                if MARK_HEADER not in headers:
+                if MARK_HEADER not in headers or record.key is None:
                     continue  # a foreign record: only the owner should write here, but a reader must survive one
                 page.mark = OutputMark.parse(headers[MARK_HEADER])
-                page.notes[record.key or b""] = headers[NOTE_HEADER]
+                page.notes[record.key] = headers[NOTE_HEADER]
                 page.last = Fingerprint.of(record.offset, 0, record.key, record.value)
             if page.mark:
                 highest = page.mark.number

@@ -45,3 +45,8 @@ def test_a_variable_that_is_no_setting_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SEGSTREAM_GROP", "shop")
     with pytest.raises(SettingsError, match="unknown setting SEGSTREAM_GROP"):
         load_settings()
+
+
+def test_the_case_of_a_variables_name_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_group", "shop")
+    assert load_settings().group == "shop"
