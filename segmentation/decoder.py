@@ -42,7 +42,8 @@ class Batch:
     """A decoded batch: record i has `clocks[i]`, and `events[i]` where it can be used."""
 
     clock: int = 0  # of the last record so far
-    registry: Backfills = NONE_OPEN  # after it
+    before: Backfills = NONE_OPEN  # the registry before the first record
+    registry: Backfills = NONE_OPEN  # after the last record so far
     clocks: list[int] = field(default_factory=list)
     events: list[DecodedEvent | None] = field(default_factory=list)
     own: dict[bytes, list[int]] = field(default_factory=dict)  # the positions of a customer's records, ascending
@@ -62,6 +63,21 @@ class Batch:
     def backfills(self, taken: int) -> Backfills | None:
         """Return the registry after the first `taken` records; None: as before."""
         return next((after for position, after in reversed(self.changes) if position < taken), None)
+
+    def slots_to_keep(self, position: int, *, event_time: bool) -> frozenset[int]:
+        """Return the slots that a replayed record leaves in its customer's state.
+
+        The rescore at a backfill's end finds its customers by their slots. In event time it is over before the next
+        record comes, so it can only be under way if the batch's last record is that end.
+        """
+        if not event_time:
+            return self._registry_at(position).open_slots
+        slots, last = self.registry.open_slots, len(self.events) - 1
+        return slots if self.events[last] is not None else slots | self._registry_at(last - 1).open_slots
+
+    def _registry_at(self, position: int) -> Backfills:
+        """Return the registry at a record: with the backfill that it opens, without those that ended before it."""
+        return self.backfills(position + 1) or self.before
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +106,7 @@ class Reader:
         own. `replayed_until`: the records were delivered before, at clocks up to this one. Then they start no models,
         and in wall time the broker's timestamp stands in for the clock of their first delivery.
         """
-        batch = Batch(clock=clock, registry=backfills)
+        batch = Batch(clock=clock, before=backfills, registry=backfills)
         replayed = replayed_until is not None
         for index, record in enumerate(records):
             if batch.registry.rows:

@@ -132,7 +132,9 @@ class ScoringStep:
         fold = _Fold(batch, plan.taken, (0, b""), None, (plan.backfills or NONE_OPEN).open_slots, scratch)
         changed: dict[bytes, bytes] = {}
         for customer in self._customers(plan, values, (), scratch):
-            for _ in customer.own:
+            for position in customer.own:
+                if plan.closed:
+                    fold = fold._replace(open_slots=batch.slots_to_keep(position, event_time=self._event_time))
                 self._merge(customer, fold)
             if customer.changed and customer.value is not None:
                 changed[customer.key] = customer.value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -49,8 +51,8 @@ many = settings(
 )
 
 
-def a_step(time: str = "event") -> ScoringStep:
-    reader = Reader("USD", time, 300_000, 400 * DAY, 1_000_000, backfill_expiry_ms=EXPIRY)  # type: ignore[arg-type]  # wall or event
+def a_step(time: str = "event", expiry_ms: int = EXPIRY) -> ScoringStep:
+    reader = Reader("USD", time, 300_000, 400 * DAY, 1_000_000, backfill_expiry_ms=expiry_ms)  # type: ignore[arg-type]  # wall or event
     return ScoringStep(reader, RULES)
 
 
@@ -97,7 +99,7 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
 
 def work_off(shard: MemoryShard, log: list[Rec], size: int, slice_: int) -> MemoryShard:
     guard = 0
-    while shard.offset < len(log):
+    while shard.offset < len(log) or shard.cursor is not None:
         shard.turn(log, size, slice_)
         guard += 1
         assert guard < 10_000, "no progress"
@@ -201,12 +203,43 @@ def test_a_takeover_knows_who_is_muted(seed: int) -> None:
         pasts.append(shard.past())
         shard.turn(log, 3, 3)
         if rng.random() < 0.3:
-            shard.take_over(pasts[int(rng.integers(0, len(pasts)))], log, int(rng.integers(1, 9)))
+            behind = replace(shard, outputs=list(shard.outputs), counts=Counter(), reasons=Counter())
+            behind.take_over(pasts[int(rng.integers(0, len(pasts)))], log, int(rng.integers(1, 9)))
+            # A backfill that expires leaves no record of its end: it would end a second time, and a customer who is due
+            # at that very instant would move by `backfill` instead of `silence` or `window`.
+            if behind.backfills.open_slots == shard.backfills.open_slots:
+                shard = behind
     assert published_moves(shard) == published_moves(straight)
     assert figures(shard) == figures(straight)
     assert {k: announcement(v) for k, v in shard.states.items()} == {
         k: announcement(v) for k, v in straight.states.items()
     }
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
+def test_a_takeover_in_the_middle_of_a_release_changes_no_move(seed: int) -> None:
+    """The records of a backfill, its end and a part of the release are read again together.
+
+    Left out: takeovers over more than one release. Kafka's head has the cursor of a release, but doesn't say of which
+    one, and a backfill that expires leaves no record of its end. There a customer who is due at that very instant may
+    move by `backfill` instead of `silence` or `window` (docs/explanation/exactly-once.md, section 5).
+    """
+    rng = np.random.default_rng(seed)
+    model = CompiledModel.of(a_model(rng), "g", {})
+    log = a_log(rng)
+    straight = work_off(MemoryShard(a_step(expiry_ms=100_000 * DAY), model, stepwise=True), log, 4, 4)
+    shard, pasts = MemoryShard(a_step(expiry_ms=100_000 * DAY), model, stepwise=True), []
+    while shard.offset < len(log) or shard.cursor is not None:
+        pasts.append(shard.past())
+        shard.turn(log, 3, 3)
+        past = pasts[int(rng.integers(0, len(pasts)))]
+        ends = sum(b"backfill.finished" in (r.value or b"") for r in log[past.offset : shard.offset])
+        at_most_one = ends + (past.cursor is not None) <= 1 and shard.quiet == b""
+        if rng.random() < 0.3 and at_most_one:
+            shard.take_over(past, log, int(rng.integers(1, 9)))
+    assert published_moves(shard) == published_moves(straight)
+    assert figures(shard) == figures(straight)
 
 
 def order(number: int, name: str | None, *, who: str = "c", day: float = 0.0, arrived: int = T0 + 1_000 * DAY) -> Rec:

@@ -70,11 +70,16 @@ class ShardPast:
     offset: int
     outputs: int
     backfills: Backfills
+    cursor: bytes | None
 
 
 @dataclass
 class MemoryShard:
-    """An engine in memory for one shard."""
+    """An engine in memory for one shard.
+
+    With `stepwise`, the rescore at a backfill's end takes a turn for each slice, as the engine's does, so that a
+    takeover can come in between. Otherwise it belongs to the turn that ends the backfill.
+    """
 
     step: ScoringStep
     model: CompiledModel | None
@@ -88,16 +93,25 @@ class MemoryShard:
     reasons: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills = NONE_OPEN
+    stepwise: bool = False
+    cursor: bytes | None = None  # the last customer that a rescore has done; None: none is under way
+    quiet: bytes | None = b""  # the moves of customers up to here are published already; None: of all
 
     def context(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
         return TurnContext(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
 
     def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
+        if self.cursor is not None:
+            self.release(slice_)
+            return
         plan = self.step.plan(log[self.offset : self.offset + size], 0, self.context())
         if plan.close:
             self.offset += plan.taken
             self.backfills = self.backfills.close(plan.close)
-            self.rescore(slice_, scope=Scope.RELEASED)
+            if self.stepwise:
+                self.cursor, self.quiet = b"", b""
+            else:
+                self.rescore(slice_, scope=Scope.RELEASED)
             return
         fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
             : slice_ + 1
@@ -119,6 +133,17 @@ class MemoryShard:
             self.apply(self.step.rescore(rows, [quiet] * len(rows), self.context(scope)))
         self.backfills = self.backfills.without_closed()
 
+    def release(self, size: int) -> None:
+        """Do one slice of the rescore that is under way."""
+        assert self.cursor is not None
+        keys = [key for key in sorted(self.states) if key > self.cursor][:size]
+        rows = [(key, self.states[key]) for key in keys]
+        quiet = [self.quiet is None or key <= self.quiet for key in keys]
+        self.apply(self.step.rescore(rows, quiet, self.context(Scope.RELEASED)))
+        self.cursor = keys[-1] if len(keys) == size else None
+        if self.cursor is None:
+            self.quiet, self.backfills = b"", self.backfills.without_closed()
+
     def apply(self, turn: Turn) -> None:
         self.states |= turn.states
         for k, t in turn.earlier.items():
@@ -135,7 +160,13 @@ class MemoryShard:
 
     def past(self) -> ShardPast:
         return ShardPast(
-            dict(self.states), dict(self.index), self.clock, self.offset, len(self.outputs), self.backfills
+            dict(self.states),
+            dict(self.index),
+            self.clock,
+            self.offset,
+            len(self.outputs),
+            self.backfills,
+            self.cursor,
         )
 
     def take_over(self, past: ShardPast, log: Sequence[Rec], size: int) -> None:
@@ -155,7 +186,10 @@ class MemoryShard:
             self.index |= dict.fromkeys(touched, max(self.clock, 0))
             merge_clock = max(merge_clock, plan.clock)
             self.backfills, closed = plan.backfills or self.backfills, closed or plan.closed
-        if closed:
+        if self.stepwise:
+            published_up_to, self.cursor = self.cursor, b"" if closed else past.cursor
+            self.quiet = b"" if self.cursor is None else published_up_to
+        elif closed:
             self.rescore(size, quiet=True, scope=Scope.RELEASED)
 
 
