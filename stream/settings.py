@@ -246,7 +246,7 @@ class Settings(DeploymentSettings):
         return [
             name
             for name in super(DeploymentSettings, cls).unknown_variables()
-            if name not in _OTHER_VARIABLES and not name.startswith(_TRAINER_PREFIXES)
+            if name.upper() not in _OTHER_VARIABLES and not name.startswith(_TRAINER_PREFIXES)
         ]
 
     @property

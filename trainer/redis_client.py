@@ -9,6 +9,8 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from stream.storage.client import redis_url
+
 if TYPE_CHECKING:
     from stream.settings import DeploymentSettings
     from trainer.errors import TrainerError
@@ -19,7 +21,7 @@ def open_redis(settings: DeploymentSettings, error: type[TrainerError]) -> Redis
     timeout_s = settings.redis_timeout_s
     try:
         return Redis.from_url(
-            settings.redis_url.get_secret_value(),
+            redis_url(settings),
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             retry=Retry(NoBackoff(), 1),

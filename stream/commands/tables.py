@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 
 def console(width: int = 140) -> Console:
     """Return a console on stdout; `width` counts where stdout isn't a terminal."""
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=width)
+    # Not `Console.is_terminal`: FORCE_COLOR makes that true for a pipe, which has no width.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import redis
 from redis.asyncio import Redis
@@ -25,13 +26,23 @@ class RedisUnreachable(SegstreamError):
     """Redis can't be reached, or answers with an error."""
 
 
+def redis_url(settings: DeploymentSettings) -> str:
+    """Return SEGSTREAM_REDIS_URL. Raises ValueError where its host can't be a name: no look-up would report that."""
+    url = settings.redis_url.get_secret_value()
+    (urlsplit(url).hostname or "").encode("idna")
+    return url
+
+
 @contextmanager
 def redis_client(settings: DeploymentSettings) -> Iterator[redis.Redis]:
     """Connect to Redis. Raises RedisUnreachable, also for errors in the body."""
-    url, timeout_s = settings.redis_url.get_secret_value(), min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
+    timeout_s = min(settings.redis_timeout_s, CONNECT_TIMEOUT_S)
     try:
         client = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+            redis_url(settings),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
         )
     except ValueError:
         # Neither the URL nor the error, which quotes it: the URL may hold a password.

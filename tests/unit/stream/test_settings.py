@@ -49,4 +49,5 @@ def test_a_variable_that_is_no_setting_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_case_of_a_variables_name_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGSTREAM_group", "shop")
+    monkeypatch.setenv("SEGSTREAM_cache_dir", "elsewhere")
     assert load_settings().group == "shop"
