@@ -50,7 +50,7 @@ class Batch:
     dead: list[DeadLetter] = field(default_factory=list)
     start: Activation | None = None  # the record after the last one starts this activation
     close: tuple[str, ...] = ()  # these backfills end before anything else
-    lead: int = 0  # 1 if `start` or `close` is due to a record, which isn't in `clocks`; else 0
+    turn_records: int = 0  # 1 if `start` or `close` is due to a record, which isn't in `clocks`; else 0
     mutes: dict[int, int] = field(default_factory=dict)  # position of a record of a backfill -> slot
     changes: list[tuple[int, Backfills]] = field(default_factory=list)  # (position, the registry from there on)
     closed: bool = False  # a backfill ended within a replayed batch, which goes on
@@ -134,12 +134,12 @@ class Reader:
         if isinstance(event, ModelActivated):
             if self.time == "wall" or replayed:
                 return False
-            batch.start, batch.lead = Activation(event.activation, event.version), 1
+            batch.start, batch.turn_records = Activation(event.activation, event.version), 1
             return True
         if isinstance(event, BackfillFinished):
             if not batch.registry.is_open(event.backfill):
                 return False
-            batch.lead = 1
+            batch.turn_records = 1
             return self._ends(batch, index, [event.backfill], replayed=replayed)
         if self.time == "event":
             to = millis(event.to)

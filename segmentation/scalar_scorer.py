@@ -79,7 +79,7 @@ class SingleScorer:
             if begin > end:
                 continue
             rest = self._rest(interval.frequency, interval.monetary)
-            # The gain only falls or only rises along an interval, so its first and last instant are enough.
+            # A lead only falls or only rises along an interval, so its first and last instant are enough.
             if self._moves(a, begin, last, rest):
                 return begin, self._best(a, begin, last, rest)
             if self._moves(a, end, last, rest):
@@ -93,19 +93,19 @@ class SingleScorer:
         f, m = standardise_one(frequency, of_frequency), standardise_one(monetary, of_monetary)
         return [(f - cf) * (f - cf) + (m - cm) * (m - cm) for cf, cm in self._plane]
 
-    def _gain(self, a: int, at: int, last: int, rest: list[float]) -> list[float]:
+    def _leads(self, a: int, at: int, last: int, rest: list[float]) -> list[float]:
         elapsed = min(max(at - max(last, -HORIZON_MS), 0), HORIZON_MS)
         z = standardise_one(elapsed / float(DAY_MS), self._model.features[0])
         twice, own = z + z, rest[a]
         return [step * (twice - both) + (own - q) for (step, both), q in zip(self._borders[a], rest, strict=True)]
 
     def _moves(self, a: int, at: int, last: int, rest: list[float]) -> bool:
-        return max(self._gain(a, at, last, rest)) > self._margin
+        return max(self._leads(a, at, last, rest)) > self._margin
 
     def _best(self, a: int, at: int, last: int, rest: list[float]) -> int:
         """Return where a customer that moves at this instant goes; the first in the model's order on equal bits."""
-        gain = self._gain(a, at, last, rest)
-        return gain.index(max(gain))
+        leads = self._leads(a, at, last, rest)
+        return leads.index(max(leads))
 
     def _between(self, a: int, last: int, rest: list[float], low: int, high: int) -> int:
         """Find the first instant of a move, given that the customer stays at `low` and moves at `high` > `low`."""

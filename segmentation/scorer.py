@@ -156,7 +156,7 @@ class Scorer:
         """Return the recency coordinate at each instant, [n]."""
         return standardise(recency_days(at, last), self.model.features[0])
 
-    def gain(
+    def leads(
         self, a: NDArray[np.int64], z_recency: NDArray[np.float64], rest: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """Return g = d²(a) - d²(b) for every b, [n, K], as a difference of squares; a must be known."""
@@ -171,7 +171,7 @@ class Scorer:
         From UNKNOWN it is the nearest, whatever the margin.
         """
         known = a >= 0
-        g = self.gain(np.where(known, a, 0), self.z_recency(at, last), rest)
+        g = self.leads(np.where(known, a, 0), self.z_recency(at, last), rest)
         best = np.argmax(g, axis=1)
         top = np.take_along_axis(g, best[:, None], 1)[:, 0]
         return np.where(~known | (top > self.margin), best, a)
@@ -180,7 +180,7 @@ class Scorer:
         self, a: NDArray[np.int64], at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Return for each customer whether it moves at that instant; a must be known. `decide` without the target."""
-        top: NDArray[np.float64] = self.gain(a, self.z_recency(at, last), rest).max(axis=1)
+        top: NDArray[np.float64] = self.leads(a, self.z_recency(at, last), rest).max(axis=1)
         return top > self.margin
 
     def distances(
@@ -272,7 +272,7 @@ class Scorer:
         owner = np.repeat(np.arange(a.size), np.diff(intervals.offset))
         begin, end = _stretches(last, start, intervals, owner)
         rows = _Rows(a[owner], last[owner], self.rest(intervals.frequency, intervals.monetary))
-        # Towards earlier centroids the gain only falls along an interval, towards later ones it only rises: the
+        # Towards earlier centroids a lead only falls along an interval, towards later ones it only rises: the
         # customer moves within the interval if and only if at its first or at its last instant.
         at_begin, at_end = np.zeros(owner.size, dtype=np.bool_), np.zeros(owner.size, dtype=np.bool_)
         for hit, instant in ((at_begin, begin), (at_end, end)):

@@ -104,7 +104,7 @@ class ScoringStep:
         batch = self._reader.read(records, clock, context.backfills)
         close = batch.close if records else self._expired(context)
         if not batch.clocks and (batch.start or close):
-            return TurnPlan(batch.lead, [], clock, start=batch.start, close=close, work=_Work(batch, partition))
+            return TurnPlan(batch.turn_records, [], clock, start=batch.start, close=close, work=_Work(batch, partition))
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = context.model is not None and (bool(records) or not self._event_time)

@@ -88,7 +88,9 @@ def course(orders: list[tuple[float, int]], days: int) -> Course:
     instants = np.array(sorted({*asked, *edges, *(edge - 1 for edge in edges)}), dtype=np.int64)
     interval = np.searchsorted(stretches.start, instants, side="right") - 1
     rest = scorer.rest(stretches.frequency[interval], stretches.monetary[interval])
-    gain = scorer.gain(np.ones(instants.size, np.int64), scorer.z_recency(instants, np.full(instants.size, last)), rest)
+    leads = scorer.leads(
+        np.ones(instants.size, np.int64), scorer.z_recency(instants, np.full(instants.size, last)), rest
+    )
     names = [segment.name for segment in scorer.model.segments]
     return Course(
         last,
@@ -96,7 +98,7 @@ def course(orders: list[tuple[float, int]], days: int) -> Course:
         int(at[0]),
         names[int(to[0])],
         ((instants - last) / DAY_MS).tolist(),
-        {name: gain[:, index].tolist() for index, name in enumerate(names) if name in INK},
+        {name: leads[:, index].tolist() for index, name in enumerate(names) if name in INK},
     )
 
 

@@ -207,12 +207,12 @@ def test_batch_alone_and_strided_give_the_same_bits() -> None:
         a, last, start, p = random_customers(rng, s, 60)
         rest, z = s.rest(p.frequency, p.monetary), s.z_recency(start, last)
         assert s.rest(p.frequency[::-3], p.monetary[::-3]).tobytes() == rest[::-3].tobytes()
-        g = s.gain(a, z, rest[:60])
+        g = s.leads(a, z, rest[:60])
         for i in range(60):
             row = slice(i, i + 1)
             assert s.rest(p.frequency[row], p.monetary[row]).tobytes() == rest[row].tobytes()
             assert s.z_recency(start[row], last[row]).tobytes() == z[row].tobytes()
-            assert s.gain(a[row], z[row], rest[row]).tobytes() == g[row].tobytes()
+            assert s.leads(a[row], z[row], rest[row]).tobytes() == g[row].tobytes()
 
 
 @MANY

@@ -143,7 +143,7 @@ def test_the_file_as_of_the_end_in_a_window_without_end_is_the_golden_table(orde
 def test_nothing_before_the_first_order_and_nothing_in_a_currency_of_others(orders: Path) -> None:
     with pytest.raises(SnapshotError, match=r"no customer with an order up to 2010-01-01.*last event is of 2011-12-09"):
         take_from_file(orders, parse_at("2010-01-01"), RULES, "GBP")
-    with pytest.raises(SnapshotError, match="no order that can be used"):
+    with pytest.raises(SnapshotError, match="has no usable order"):
         take_from_file(orders, None, RULES, "USD")
 
 

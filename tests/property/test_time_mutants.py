@@ -52,12 +52,12 @@ def seeds(n: int) -> tuple[tuple[int], ...]:
 
 sums_of_squares = (
     Edit(
-        Scorer.gain,
+        Scorer.leads,
         "return self._step[a] * ((z_recency + z_recency)[:, None] - self._both[a]) + (own - rest)",
         "d = (z_recency[:, None] - self._recency) ** 2 + rest; return np.take_along_axis(d, a[:, None], 1) - d",
     ),
     Edit(
-        SingleScorer._gain,
+        SingleScorer._leads,
         "step * (twice - both) + (own - q)",
         "((z - (both - step) / 2) ** 2 + own) - ((z - (both + step) / 2) ** 2 + q)",
     ),
@@ -123,7 +123,7 @@ MUTANTS: Final = (
         "of equally near segments the last",
         (
             Edit(Scorer.decide, "np.argmax(g, axis=1)", "g.shape[1] - 1 - np.argmax(g[:, ::-1], axis=1)"),
-            Edit(SingleScorer._best, "gain.index(max(gain))", "len(gain) - 1 - gain[::-1].index(max(gain))"),
+            Edit(SingleScorer._best, "leads.index(max(leads))", "len(leads) - 1 - leads[::-1].index(max(leads))"),
         ),
         time_checks.of_equally_near_the_first,
     ),

@@ -78,12 +78,12 @@ def _best(fits: Sequence[Fit], passing: list[int], plan: TrainingPlan, active: A
     among = f"of the {len(passing)} of {len(fits)} fits that pass the gates" if plan.way == "gates" else "of all fits"
     best_of = f"{_named(fits[best])} has the best silhouette {among}: {_silhouette(fits[best]):.3f}."
     same = next((i for i in passing if (fits[i].transform, fits[i].k) == active), best)
-    lead = _silhouette(fits[best]) - _silhouette(fits[same])
-    if plan.way != "gates" or same == best or lead > plan.keep_within:
+    advantage = _silhouette(fits[best]) - _silhouette(fits[same])
+    if plan.way != "gates" or same == best or advantage > plan.keep_within:
         return Choice(best, (best_of,))
     kept = (
         f"{_named(fits[same])} is kept from the active model: the best silhouette, of {_named(fits[best])}, is only "
-        f"{lead:.3f} higher, and {plan.keep_within:g} is what a change must be worth."
+        f"{advantage:.3f} higher, and {plan.keep_within:g} is what a change must be worth."
     )
     return Choice(same, (kept,))
 

@@ -135,7 +135,7 @@ class BruteForceModel:
         zm = standardise_one(figures.units / UNITS, self._features[2])
         return [(zf - f) * (zf - f) + (zm - m) * (zm - m) for _, f, m in self._centroids]
 
-    def gains(self, a: int, at: int, last: int, rest: Sequence[float]) -> list[float]:
+    def leads(self, a: int, at: int, last: int, rest: Sequence[float]) -> list[float]:
         z = standardise_one(min(max(at - last, 0), HORIZON_MS) / float(DAY_MS), self._features[0])
         own = self._centroids[a][0]
         return [
@@ -145,9 +145,9 @@ class BruteForceModel:
 
     def target(self, a: int | None, at: int, last: int, rest: Sequence[float]) -> int:
         """Return where a customer of `a` is from `at` on; `a` itself: it stays. None: the nearest, without a margin."""
-        gains = self.gains(a or 0, at, last, rest)
-        best = gains.index(max(gains))
-        return best if a is None or gains[best] > self.margin else a
+        leads = self.leads(a or 0, at, last, rest)
+        best = leads.index(max(leads))
+        return best if a is None or leads[best] > self.margin else a
 
 
 class BruteForceCustomer:
@@ -318,6 +318,6 @@ def plainly_wrong(moves: Iterable[ExpectedMove], model: SegmentModel) -> list[Ex
         ]
     )
     source, target = (np.array([centroid[str(m[column])] for m in rows]) for column in (2, 3))
-    gain = ((z - source) ** 2).sum(axis=1) - ((z - target) ** 2).sum(axis=1)
+    leads = ((z - source) ** 2).sum(axis=1) - ((z - target) ** 2).sum(axis=1)
     margin = max(model.margin, FLOOR)
-    return [m for m, g in zip(rows, gain.tolist(), strict=True) if g <= margin - 1e-9]
+    return [m for m, g in zip(rows, leads.tolist(), strict=True) if g <= margin - 1e-9]

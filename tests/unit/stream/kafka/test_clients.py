@@ -57,7 +57,7 @@ async def test_the_block_s_own_errors_stay_what_they_are(error: OSError) -> None
     assert client.stopped
 
 
-@pytest.mark.parametrize("url", ["nonsense", "redis://:se/cret@127.0.0.1"])
+@pytest.mark.parametrize("url", ["nonsense", "redis://:se/cret@127.0.0.1", "redis://a..b:6379/0"])
 def test_an_invalid_redis_url_is_reported_without_its_password(url: str) -> None:
     settings = Settings(redis_url=SecretStr(url))
     with (
