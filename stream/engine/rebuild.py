@@ -65,7 +65,7 @@ class Rebuilder:
             if shortened and not allow_truncated_logs:
                 raise LogShortened(
                     f"{'; '.join(shortened)}: earlier records are gone, so Redis can't be restored completely.",
-                    hint="Restore a back-up of Redis whose offset is still in the log. If you have none, run "
+                    hint="Restore a backup of Redis whose offset is still in the log. If you have none, run "
                     "`segstream rebuild --allow-truncated-logs`.",
                 )
             for remains in found:

@@ -113,7 +113,7 @@ async def _check(
         raise ShardQuarantined(
             "input_gone",
             f"Redis stands at offset {head.offset} of {shard}, which now starts at offset {begin}.",
-            hint="Restore a newer back-up of Redis. Raise the topic's retention, or this will happen again.",
+            hint="Restore a newer backup of Redis. Raise the topic's retention, or this will happen again.",
         )
     if head.offset > end:
         raise ShardQuarantined(
@@ -202,7 +202,7 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
         raise ShardQuarantined(
             "outputs_gone",
             f"some of the outputs {head.count + 1} to {target.count} of {shard} have expired.",
-            hint="Restore a newer back-up of Redis, and raise the retention of the output topic.",
+            hint="Restore a newer backup of Redis, and raise the retention of the output topic.",
         )
     change = _raised(head, target)
     pages = owned.reader.read_outputs(
