@@ -77,7 +77,7 @@ class DeploymentSettings(SourcedSettings):
         8,
         ge=1,
         le=10_000,
-        description="partitions of the topics of orders and moves, one per shard; can't be changed once they are in use",
+        description="partitions of the topics of orders and moves, one per shard; fixed once they are in use",
     )
     orders_topic: str = Field("orders", description="topic of order events (input)")
     models_topic: str = Field("segment-models", description="topic of segment models (compacted, one partition)")
