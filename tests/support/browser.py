@@ -114,7 +114,7 @@ async def browser() -> AsyncIterator[Page]:
             "--hide-scrollbars",
             "--remote-debugging-port=0",
             f"--user-data-dir={profile}",
-            "params:blank",
+            "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
