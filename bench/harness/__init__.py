@@ -1,1 +1,4 @@
-"""The ground of every benchmark: processes, orders, meters and checks. Everything else in bench may import it."""
+"""The ground of every benchmark: processes, orders, meters and checks.
+
+Imported by __main__, rows, scenarios, studies and time_rows.
+"""

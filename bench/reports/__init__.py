@@ -1,1 +1,1 @@
-"""Results as Markdown tables. Imported by the command line."""
+"""Results as Markdown tables. Imported by __main__ and rows."""

@@ -1,1 +1,1 @@
-"""The benchmarks on real servers, one a file. The rows of the command line import it."""
+"""The benchmarks on real servers, one a file. Imported by rows, studies and time_rows."""

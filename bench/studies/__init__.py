@@ -1,1 +1,4 @@
-"""Studies without a Kafka broker, and the training of a million customers: programs of their own."""
+"""Studies without a Kafka broker, and the training of a million customers: programs of their own.
+
+Imported by nothing.
+"""

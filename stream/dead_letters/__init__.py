@@ -1,1 +1,1 @@
-"""Records that can't be used, and how they are sent back. Imported by engine, adapters, outputs and commands."""
+"""Records that can't be used, and how they are sent back. Imported by adapters, commands, engine and outputs."""

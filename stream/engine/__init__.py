@@ -1,1 +1,4 @@
-"""The shard engine: turns, takeovers, store and status; blind to customers. Imported by worker, commands and demo."""
+"""The shard engine: turns, takeovers, store and status; blind to customers.
+
+Imported by bench, commands, demo and worker.
+"""

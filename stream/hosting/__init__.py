@@ -1,1 +1,1 @@
-"""The HTTP server and the Faust launcher of long-running processes. Imported by worker, adapters and trainer."""
+"""The HTTP server and the Faust launcher of long-running processes. Imported by adapters, trainer and worker."""

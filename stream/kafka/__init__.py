@@ -1,1 +1,5 @@
-"""Kafka's clients, topics and consumer groups. Imported by everything that reads or writes Kafka."""
+"""Kafka's clients, topics and consumer groups.
+
+Imported by adapters, bench, commands, customers, dead_letters, demo, engine, models, outputs, replay, storage,
+trainer and worker.
+"""

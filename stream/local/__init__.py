@@ -1,1 +1,1 @@
-"""A real Kafka and Valkey on this machine. Imported by commands and demo."""
+"""A real Kafka and Valkey on this machine. Imported by bench, commands and demo."""

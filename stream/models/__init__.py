@@ -1,1 +1,1 @@
-"""The models topic, previews of a model, and drift. Imported by worker, customers, commands, demo and trainer."""
+"""The models topic, previews of a model, and drift. Imported by commands, customers, demo, trainer and worker."""

@@ -1,1 +1,4 @@
-"""Files of orders, read as rows. Knows no Kafka, Redis or settings. Imported by replay, demo, commands and trainer."""
+"""Files of orders, read as rows. Knows no Kafka, Redis or settings.
+
+Imported by bench, commands, demo, replay and trainer.
+"""

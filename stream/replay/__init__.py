@@ -1,1 +1,1 @@
-"""Orders of files, published by time. Imported by demo and commands."""
+"""Orders of files, published by time. Imported by bench, commands, customers and demo."""

@@ -1,1 +1,4 @@
-"""Redis: keys, heads, reads, scans. Imported by engine, customers, models, commands and the trainer."""
+"""Redis: keys, heads, reads, scans.
+
+Imported by bench, commands, customers, dead_letters, engine, models, replay, trainer and worker.
+"""

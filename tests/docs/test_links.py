@@ -34,6 +34,7 @@ IDENTIFIER: Final = re.compile(r"(?:[A-Za-z_][\w.]*(?:[a-z][A-Z]|_)\w*|[A-Z]\w{3
 # Names of Redis, Kafka, Python and its tools.
 OF_OTHERS: Final = {
     "BGSAVE",
+    "offsets_for_times",
     "HRANDFIELD",
     "PIP_INDEX_URL",
     "TMPDIR",

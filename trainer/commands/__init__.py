@@ -1,1 +1,1 @@
-"""The commands of `segtrainer`, one file per group. Imported by trainer.cli alone."""
+"""The commands of `segtrainer`, one file per group. Imported by cli."""

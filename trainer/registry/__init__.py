@@ -1,1 +1,1 @@
-"""The models topic and the reports topic, written and read. Imported by run, schedule and commands."""
+"""The models topic and the reports topic, written and read. Imported by bench, commands, run and schedule."""
