@@ -9,20 +9,25 @@ from typing import Any, Final, get_args
 import msgspec
 import yaml
 
-from segmentation.events import CampaignAction, Control, CustomerEvent, InputEvent, OutputEvent, SegmentChanged
+from segmentation.events import (
+    CampaignAction,
+    Control,
+    CustomerEvent,
+    InputEvent,
+    OutputEvent,
+    SegmentChanged,
+    json_schema,
+)
 from stream.kafka import topics
 from stream.settings import Settings
 
 EDIT: Final = "Written by docs/generate.py from the code. Don't edit it here."
 NOTE: Final = f"<!-- {EDIT} -->"
-_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema_file(title: str, union: Any) -> str:
     """Return the JSON Schema of a union of events, as a file."""
-    references, definitions = msgspec.json.schema_components(get_args(union), ref_template="#/$defs/{name}")
-    schema = {"$schema": _DIALECT, "title": title, "anyOf": list(references), "$defs": definitions}
-    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(json_schema(get_args(union), title)), indent=2).decode() + "\n"
 
 
 def schemas_page() -> str:

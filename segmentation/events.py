@@ -8,6 +8,7 @@ guessed: a number where text is expected is refused, and so is the reverse.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -380,13 +381,14 @@ def _namespace(group: str) -> bytes:
     return uuid5(NAMESPACE_URL, f"segstream:{group}").bytes
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of all events, in and out: one `anyOf` over `$defs`."""
-    types: tuple[type, ...] = (*InputEvent.__args__, *OutputEvent.__args__)
+def json_schema(
+    types: Collection[type] = (*InputEvent.__args__, *OutputEvent.__args__), title: str = "segstream events"
+) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of these events, by default of all: one `anyOf` over `$defs`."""
     references, components = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "segstream events",
+        "title": title,
         "anyOf": list(references),
         "$defs": components,
     }
