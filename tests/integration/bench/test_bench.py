@@ -179,7 +179,8 @@ def test_rest_costs_the_same_for_any_number_of_customers(timed: tuple[str, dict[
 def test_all_moves_of_a_flood_are_published_under_load(timed: tuple[str, dict[str, Any]]) -> None:
     printed, result = timed
     flood = result["flood"]
-    assert flood["drained_s"] > 1
+    # They are due within one second, the last at its end: a machine that is quick enough is done right then.
+    assert 0.9 <= flood["drained_s"] < 60
     assert min(flood["calm"]["count"], flood["during"]["count"]) > 100
     assert flood["rss_peak_mb"] >= flood["rss_before_mb"] > 20
     section = time_section(result, apart=True)
