@@ -5,7 +5,10 @@ A message names the value, what was expected, and what to do.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class SegstreamError(Exception):
@@ -56,3 +59,13 @@ class WorkerFailed(SegstreamError):
 
 class StepFailed(SegstreamError):
     """The step itself raised, because of a record, a model or a bug in it. Kafka and Redis are well."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, then what caused it, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import ssl
 from datetime import date
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
+from stream.connection_settings import ConnectionSettings
 from stream.errors import SettingsError
-from stream.settings_sources import CONFIG, PREFIX, SourcedSettings, read_config_file
+from stream.settings_sources import CONFIG, PREFIX, read_config_file
 
 # Variables with the same prefix that set nothing here: the file, the local stack's cache, the tests' data.
 _OTHER_VARIABLES: Final = frozenset({CONFIG, f"{PREFIX}CACHE_DIR", f"{PREFIX}TEST_DATA"})
@@ -23,7 +23,7 @@ _TRAINER_PREFIXES: Final = (f"{PREFIX}TRAINER_", f"{PREFIX}SCHEDULE_")
 TRAINER_TABLES: Final = frozenset({"trainer", "schedule"})
 
 
-class DeploymentSettings(SourcedSettings):
+class DeploymentSettings(ConnectionSettings):
     """The settings that the workers and the trainer of a deployment share.
 
     Variables that only workers read are ignored.
@@ -32,26 +32,6 @@ class DeploymentSettings(SourcedSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
     ABOUT = "settings"
     LISTED_BY = "`segstream settings`"
-
-    # Kafka and Redis.
-    kafka_bootstrap_servers: str = Field("127.0.0.1:9092", description="Kafka brokers: host:port, comma-separated")
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="protocol of the connections to Kafka"
-    )
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="SASL mechanism; used with the SASL protocols only"
-    )
-    kafka_sasl_username: str | None = Field(None, description="SASL user name")
-    kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
-    kafka_ssl_cafile: Path | None = Field(
-        None,
-        description="file of CA certificates (PEM) that Kafka's certificate is checked with; default: the system's",
-    )
-    redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"),
-        description="URL of Redis or Valkey, with user and password if it needs them; rediss:// for TLS",
-    )
-    redis_timeout_s: float = Field(10.0, gt=0, description="seconds after which a call to Redis fails")
 
     # The deployment.
     group: str = Field(
@@ -89,15 +69,6 @@ class DeploymentSettings(SourcedSettings):
         "INFO", description="lowest level of log messages that are written (to stderr)"
     )
 
-    @field_validator("kafka_bootstrap_servers")
-    @classmethod
-    def _has_ports(cls, value: str) -> str:
-        for server in value.split(","):
-            host, _, port = server.strip().rpartition(":")
-            if not host or not port.isdigit():
-                raise ValueError(f"{server!r} is not host:port")
-        return value
-
     @classmethod
     def file_values(cls) -> dict[str, Any]:
         """Return the file without the trainer's tables. Raises SettingsError, also for a key that no program reads."""
@@ -119,21 +90,6 @@ class DeploymentSettings(SourcedSettings):
     def rules(self) -> Rules:
         """The settings that the bytes of a state depend on (docs/explanation/state-format.md, section 1)."""
         return Rules(self.window_days * DAY_MS, self.grace_days * DAY_MS, self.cap_entries)
-
-    def kafka_client(self) -> dict[str, Any]:
-        """Return the arguments that every aiokafka client of this deployment needs."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": [s.strip() for s in self.kafka_bootstrap_servers.split(",")],
-            "security_protocol": self.kafka_security_protocol,
-        }
-        if self.kafka_security_protocol.endswith("SSL"):
-            arguments["ssl_context"] = ssl.create_default_context(cafile=self.kafka_ssl_cafile)
-        if self.kafka_security_protocol.startswith("SASL"):
-            arguments["sasl_mechanism"] = self.kafka_sasl_mechanism
-            arguments["sasl_plain_username"] = self.kafka_sasl_username
-            password = self.kafka_sasl_password
-            arguments["sasl_plain_password"] = password.get_secret_value() if password else None
-        return arguments
 
 
 class Settings(DeploymentSettings):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
+from stream.storage.client import RedisUnreachable, open_redis, unreachable
 from trainer.errors import LockUnreachable, TrainingBusy
-from trainer.redis_client import open_redis, redis_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,10 @@ def training_lock(settings: DeploymentSettings, *, renew_s: float = RENEW_S) -> 
 
     Raises TrainingBusy where another process holds it, LockUnreachable where Redis doesn't answer.
     """
-    redis = open_redis(settings, LockUnreachable)
+    try:
+        redis = open_redis(settings, timeout_s=settings.redis_timeout_s, retries=1)
+    except RedisUnreachable as error:
+        raise LockUnreachable(str(error)) from None
     # The token must be known to the thread that renews it.
     lock = Lock(redis, lock_key(settings), timeout=EXPIRY_S, thread_local=False)
     done = threading.Event()
@@ -87,9 +90,7 @@ def _acquire(settings: DeploymentSettings, redis: Redis, lock: Lock) -> None:
             return
         holder = redis.get(lock_key(settings))
     except (RedisError, OSError) as error:
-        raise LockUnreachable(
-            f"Redis at {redis_address(settings)}: {error}.", hint="Check SEGSTREAM_REDIS_URL, and that Redis runs."
-        ) from error
+        raise LockUnreachable(str(unreachable(settings, error))) from error
     raise TrainingBusy(
         f"another training is under way: {holder_name(holder if isinstance(holder, bytes) else None)}.",
         hint=f"Wait for it to end; if that process has died, the lock expires within {EXPIRY_S:.0f} s.",

@@ -121,8 +121,11 @@ def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineag
 def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> CustomerSnapshot:
     if job.file is not None:
         return take_from_file(job.file, job.as_of_ms, settings.rules, settings.currency)
-    source = settings if job.replica_url is None else settings.model_copy(update={"redis_url": job.replica_url})
-    return take(source, job.as_of_ms, now_ms=now_ms)
+    if job.replica_url is None:
+        return take(settings, job.as_of_ms, now_ms=now_ms)
+    # The replica itself, whatever the Sentinels call the primary.
+    directly = {"redis_url": job.replica_url, "redis_sentinels": None, "redis_sentinel_master": None}
+    return take(settings.model_copy(update=directly), job.as_of_ms, now_ms=now_ms)
 
 
 def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:

@@ -29,6 +29,7 @@ from stream.hosting.faust_launcher import HostedApp, app_options, framework_log,
 from stream.hosting.http_server import http_server
 from stream.kafka.aiokafka_internals import accept_any_header_name
 from stream.kafka.clients import check_partition_count, kafka_consumer, kafka_producer, partitions_of
+from stream.kafka.refusals import denial, explained
 from stream.metrics import Metrics
 from stream.settings import Settings
 
@@ -87,6 +88,8 @@ class AdapterHost:
             error = group.exceptions[0]
             if not isinstance(error, KafkaError):
                 raise error from None
+            if denied := denial(self._settings, error):
+                raise denied from error
             raise WorkerFailed(
                 f"Kafka refuses what becomes of {topic}: {error!r}.",
                 hint="Nothing unsent was acknowledged: remove the cause, then start the adapters again.",
@@ -174,6 +177,8 @@ def credentials(settings: Settings) -> Any:
     context = client.get("ssl_context")
     if "sasl_mechanism" not in client:
         return faust.SSLCredentials(context=context) if context is not None else None
+    if "sasl_oauth_token_provider" in client:
+        return faust.OAuthCredentials(oauth_cb=client["sasl_oauth_token_provider"], ssl_context=context)
     return faust.SASLCredentials(
         username=client["sasl_plain_username"],
         password=client["sasl_plain_password"],
@@ -229,7 +234,13 @@ def run_adapters(settings: Settings, own: list[Adapters]) -> int:
     routes = all_routes(settings, own)
     asyncio.run(_check_topics(settings, routes))
     accept_any_header_name()  # otherwise one such record would stop its partition for good
-    return run_app(lambda scratch: build_app(settings, routes, scratch), settings.log_level)
+    try:
+        return run_app(lambda scratch: build_app(settings, routes, scratch), settings)
+    except WorkerFailed as error:
+        # Of Faust's own consumer, which isn't a client of ours.
+        if isinstance(error.__cause__, KafkaError):
+            raise asyncio.run(explained(settings, error.__cause__)) from error
+        raise
 
 
 async def _check_topics(settings: Settings, routes: Mapping[str, Route]) -> None:

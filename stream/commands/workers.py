@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -65,10 +66,11 @@ def adapters(
     from stream.adapters.mapping import load_adapters
     from stream.settings import load_settings
 
+    _say_if_stopped_early()
     settings = load_settings(**_chosen(http_port))
     # As `python -m` does: your modules are imported from the folder that the command starts in.
     sys.path.insert(0, str(Path.cwd()))
-    raise typer.Exit(run_adapters(settings, [load_adapters(name) for name in apps or []]))
+    _exit(run_adapters(settings, [load_adapters(name) for name in apps or []]))
 
 
 def _chosen(http_port: int | None, **others: str) -> dict[str, Any]:
@@ -78,4 +80,21 @@ def _chosen(http_port: int | None, **others: str) -> dict[str, Any]:
 def _run(settings: Settings, step: Step) -> NoReturn:
     from stream.worker.app import run_worker
 
-    raise typer.Exit(run_worker(settings, step))
+    _say_if_stopped_early()
+    _exit(run_worker(settings, step))
+
+
+def _say_if_stopped_early() -> None:
+    """Let SIGTERM end the process with a line on stderr, until Faust handles signals."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        typer.echo("segstream: stopped by SIGTERM, before it had started.", err=True)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _exit(code: int) -> NoReturn:
+    """End the process, which a signal has stopped: any other end raises."""
+    typer.echo("segstream: stopped by SIGTERM or SIGINT.", err=True)
+    raise typer.Exit(code)

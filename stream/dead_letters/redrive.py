@@ -25,6 +25,7 @@ from stream.dead_letters.routing import Selection, SentBack, route
 from stream.errors import SegstreamError
 from stream.kafka.aiokafka_internals import TRANSACTION_RETRY_MS, shorten_transaction_retries
 from stream.kafka.clients import TopicUnusable, at_end, kafka_consumer, kafka_producer, partitions_of
+from stream.kafka.refusals import denial
 from stream.settings import Settings
 
 _PAGE: Final = 500  # records read at once, and the most in a transaction
@@ -262,6 +263,8 @@ async def _transaction(settings: Settings, producer: AIOKafkaProducer) -> AsyncI
             await producer.commit_transaction()
     # A fenced producer may also fail in an assertion of aiokafka.
     except (KafkaError, TimeoutError, AssertionError) as error:
+        if denied := denial(settings, error):
+            raise denied from error
         fenced = isinstance(error, ProducerFenced)
         message = "another redrive of this topic has begun" if fenced else str(error) or type(error).__name__
         raise RedriveError(

@@ -52,7 +52,7 @@ class Rebuilder:
         self._streams = streams
         self._step = step
         self._reader = LogReader(settings)
-        self._redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+        self._redis = connect(settings)
 
     async def rebuild(self, only: int | None = None, *, allow_truncated_logs: bool = False) -> AsyncIterator[str]:
         """Rebuild shard by shard; yield a line about each. Raises LogShortened before anything is changed."""

@@ -17,8 +17,10 @@ from stream.engine.ownership import Owned, ShardContext
 from stream.engine.status_board import StatusBoard
 from stream.engine.takeover import take_over
 from stream.engine.turns import Models, Turns
-from stream.errors import ShardLost, ShardQuarantined, StepFailed, WorkerFailed
+from stream.errors import SegstreamError, ShardLost, ShardQuarantined, StepFailed, WorkerFailed
+from stream.kafka.refusals import denial
 from stream.metrics import Metrics
+from stream.storage.client import refusal
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,11 @@ class Shard:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Own the shard until stopped. Raises only WorkerFailed: all other errors are handled here."""
+        """Own the shard until stopped.
+
+        Raises WorkerFailed; KafkaDenied and RedisUnreachable where this user isn't allowed what the shard needs. All
+        other errors are handled here.
+        """
         cause, attempt = "assigned", 0
         while not self._stopping.is_set():
             owned: Owned | None = None
@@ -81,6 +87,8 @@ class Shard:
             except WorkerFailed:
                 raise
             except Exception as error:  # one rule for all errors
+                if refused := self._refusal(error):
+                    raise refused from error
                 cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
                 attempt += 1
                 log.warning(
@@ -93,6 +101,11 @@ class Shard:
             finally:
                 await self._close(owned)
         await self._board.release(self.shard)
+
+    def _refusal(self, error: Exception) -> SegstreamError | None:
+        """Return why Kafka or Redis refuses this user, None for any other error: no takeover would help."""
+        settings = self.shard.settings
+        return refusal(settings, error) or denial(settings, error, f"what {self.shard} needs")
 
     @staticmethod
     async def _close(owned: Owned | None) -> None:

@@ -46,15 +46,9 @@ class Supervisor:
         return sorted(self._running)
 
     async def run(self) -> None:
-        """Join the group, follow its assignments, and drain when stopped. Raises WorkerFailed."""
+        """Join the group, follow its assignments, and drain when stopped. Raises WorkerFailed, KafkaUnreachable."""
         self._failure = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait_for(self._membership.start(), 60)
-        except (aiokafka.errors.KafkaError, OSError, TimeoutError) as error:
-            raise WorkerFailed(
-                f"Kafka can't be reached: {error!r}.",
-                hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.",
-            ) from error
+        await self._membership.start()
         work = (self._poll(), self._follow(), self._report(), self._stopped())
         tasks: list[asyncio.Future[None]] = [asyncio.create_task(each) for each in work]
         try:

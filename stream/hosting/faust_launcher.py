@@ -13,7 +13,7 @@ from typing import Any
 import faust
 import uvloop
 
-from stream.errors import SegstreamError
+from stream.errors import SegstreamError, WorkerFailed, causes
 from stream.logs import FRAMEWORK_LOGGER, logging_config
 from stream.settings import Settings
 
@@ -26,6 +26,11 @@ class HostedApp(faust.App):
     # A class of our own would log Faust's messages under our module's name.
     logger = framework_log
     failure: Exception | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # Faust starts a producer of its own. Nothing uses it, and Kafka would have to let it in too.
+        self.boot_strategy.enable_kafka_producer = False
 
     async def fail(self, error: Exception) -> None:
         """End the process because of this error; of several errors the first one is reported."""
@@ -48,10 +53,11 @@ def app_options(settings: Settings, scratch: Path) -> dict[str, Any]:
     }
 
 
-def run_app(build: Callable[[Path], HostedApp], log_level: str) -> int:
-    """Build an app, run it until a signal or a failure, and return the exit code.
+def run_app(build: Callable[[Path], HostedApp], settings: Settings) -> int:
+    """Build an app, run it until a signal or a failure, and return the exit code 0 after a signal.
 
-    `build(scratch)` is called when the event loop is set. Raises the SegstreamError that ended the app.
+    `build(scratch)` is called when the event loop is set. Raises a SegstreamError that says what ended the app:
+    the app's own, or one for an error that nobody has translated.
     """
     with TemporaryDirectory(prefix="segstream-") as scratch:
         loop = uvloop.new_event_loop()
@@ -60,22 +66,32 @@ def run_app(build: Callable[[Path], HostedApp], log_level: str) -> int:
         worker = faust.Worker(
             app,
             loop=loop,
-            loglevel=log_level,
-            logging_config=logging_config(log_level),
+            loglevel=settings.log_level,
+            logging_config=logging_config(settings.log_level),
             redirect_stdouts=False,
             quiet=True,
             stderr=sys.stderr,
         )
-        return _execute(worker, app)
+        failure = _execute(worker, app)
+    if failure is None:
+        return 0
+    if isinstance(failure, SegstreamError):
+        raise failure
+    raise WorkerFailed(
+        f"the process failed: {' '.join(str(failure).split()) or 'no reason given'} ({type(failure).__name__}).",
+        hint="SEGSTREAM_LOG_LEVEL=DEBUG shows where.",
+    ) from failure
 
 
-def _execute(worker: faust.Worker, app: HostedApp) -> int:
+def _execute(worker: faust.Worker, app: HostedApp) -> BaseException | None:
+    """Run the app to its end. Return what ended it, None after a signal."""
     try:
         worker.execute_from_commandline()
     except SystemExit as end:
-        code = int(end.code or 0)
-    except Exception as error:  # noqa: BLE001  # Faust raises what crashed it; we report the error that we know the cause of
-        code, app.failure = 1, app.failure or error
-    if isinstance(app.failure, SegstreamError):
-        raise app.failure
-    return 1 if app.failure else code
+        if app.failure or not end.code:
+            return app.failure
+        # Faust ends the process by SystemExit, and logs the reason where only DEBUG shows it.
+        reasons = [cause for cause in causes(end) if not isinstance(cause, SystemExit)]
+        return reasons[0] if reasons else WorkerFailed(f"Faust ended the process with exit code {end.code}.")
+    except Exception as error:  # noqa: BLE001  # whatever it is, the caller reports it
+        return app.failure or error

@@ -8,13 +8,14 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import aiokafka.consumer.fetcher
 import aiokafka.producer.sender
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -68,6 +69,20 @@ def _network(client: AIOKafkaProducer | AIOKafkaConsumer) -> Any:
     return client.client if hasattr(client, "client") else client._client  # noqa: SLF001
 
 
+async def try_connection(client: Mapping[str, Any], host: str, port: int) -> None:
+    """Connect to a broker as a client would, ask for metadata, and disconnect. Raises what went wrong.
+
+    A client that can't connect logs the reason and raises another error, which doesn't name it.
+    """
+    security = {name: value for name, value in client.items() if name != "bootstrap_servers"}
+    connection = await create_conn(host, port, **security)
+    try:
+        # A listener with SASL answers the question for its versions to anybody, and hangs up at the next one.
+        await connection.send(MetadataRequest([]))
+    finally:
+        connection.close()
+
+
 async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[str, list[int]]:
     """Return the partitions of every topic of the cluster, sorted.
 
@@ -78,13 +93,13 @@ async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[st
     return {topic: sorted(cluster.partitions_for_topic(topic) or ()) for topic in cluster.topics()}
 
 
-async def describe_topics(consumer: AIOKafkaConsumer, topics: Sequence[str]) -> dict[str, Any]:
+async def describe_topics(consumer: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> dict[str, Any]:
     """Return the broker's answer to a metadata request for these topics, which creates none of them.
 
     It has `cluster_id`, and in `topics` each topic's name, error code and partitions. An admin client could ask the
     same, but would open one more connection in every takeover.
     """
-    client = consumer._client  # noqa: SLF001
+    client = _network(consumer)
     request = MetadataRequest(list(topics), allow_auto_topic_creation=False)
     answer = await client.send(client.get_random_node(), request)
     metadata: dict[str, Any] = answer.to_object()

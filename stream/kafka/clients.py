@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from stream.errors import SegstreamError
-from stream.kafka.aiokafka_internals import all_partitions
+from stream.kafka.aiokafka_internals import all_partitions, describe_topics
+from stream.kafka.refusals import KafkaUnreachable, explained
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,11 +23,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_MS: Final = 200
 _READ_TIMEOUT_S: Final = 30.0
 
+__all__ = ["KafkaUnreachable"]
+_DENIED: Final = TopicAuthorizationFailedError.errno
+
 Client = TypeVar("Client", AIOKafkaConsumer, AIOKafkaProducer)
-
-
-class KafkaUnreachable(SegstreamError):
-    """Kafka doesn't answer, or answers with an error."""
 
 
 class TopicUnusable(SegstreamError):
@@ -63,30 +63,37 @@ async def _connected(settings: DeploymentSettings, client: Client) -> AsyncItera
         try:
             await asyncio.wait_for(client.start(), CONNECT_TIMEOUT_S)
         except OSError as error:
-            raise _unreachable(settings, error) from error
+            raise await explained(settings, error) from error
         yield client
     # Other errors of the block aren't Kafka's: a file that can't be written, a closed stdout.
     except (KafkaError, TimeoutError) as error:
-        raise _unreachable(settings, error) from error
+        raise await explained(settings, error) from error
     finally:
         # After an error it may hang or raise again; the first error is the one to report.
         with suppress(Exception):
             await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
 
 
-def _unreachable(settings: DeploymentSettings, error: Exception) -> KafkaUnreachable:
-    return KafkaUnreachable(
-        f"Kafka at {settings.kafka_bootstrap_servers}: {str(error) or type(error).__name__}.",
-        hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run (`segstream local up` starts one).",
-    )
-
-
 async def partitions_of(client: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> list[TopicPartition]:
-    """Return all partitions of these topics. Raises TopicUnusable where one doesn't exist."""
+    """Return all partitions of these topics.
+
+    Raises TopicUnusable where one doesn't exist, TopicAuthorizationFailedError where this user may not know it.
+    """
     existing = await all_partitions(client)
     if missing := [topic for topic in topics if topic not in existing]:
+        await raise_if_denied(client, missing)
         raise TopicUnusable(f"no topic {', '.join(missing)}.", hint="`segstream topics create` makes all of them.")
     return [TopicPartition(topic, p) for topic in topics for p in existing[topic]]
+
+
+async def raise_if_denied(client: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> None:
+    """Raise TopicAuthorizationFailedError where Kafka hides one of these topics from this user.
+
+    A list of all topics leaves out those that the user may not describe, as if they didn't exist.
+    """
+    found = (await describe_topics(client, topics))["topics"]
+    if denied := {topic["topic"] for topic in found if topic["error_code"] == _DENIED}:
+        raise TopicAuthorizationFailedError(denied)
 
 
 def check_partition_count(topic: str, found: int, expected: int) -> None:

@@ -12,10 +12,12 @@ import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 
 from stream.kafka.aiokafka_internals import StickyPartitionAssignor, group_identity
+from stream.kafka.refusals import denial, explained
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
+START_S: Final = 60.0
 HEARTBEAT_MS: Final = 300  # a rebalance is learnt from a heartbeat's answer: for so long a shard may have no owner
 
 
@@ -24,7 +26,9 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
 
     def __init__(self, settings: Settings, topic: str, group: str) -> None:
         """Connect to nothing yet; `start` does."""
+        self._settings = settings
         self._topic = topic
+        self._group = group
         self._consumer = AIOKafkaConsumer(
             **settings.kafka_client(),
             group_id=group,
@@ -39,8 +43,11 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         self.changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Join the group."""
-        await self._consumer.start()
+        """Join the group. Raises KafkaUnreachable."""
+        try:
+            await asyncio.wait_for(self._consumer.start(), START_S)
+        except (aiokafka.errors.KafkaError, OSError) as error:  # TimeoutError is an OSError
+            raise await explained(self._settings, error) from error
         self._consumer.subscribe([self._topic], listener=self)
 
     async def stop(self) -> None:
@@ -49,8 +56,13 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             await asyncio.wait_for(self._consumer.stop(), 10)
 
     async def poll(self) -> None:
-        """Poll once to stay a member. No record comes, because all partitions are paused."""
-        await self._consumer.getmany(timeout_ms=500)
+        """Poll once to stay a member. No record comes, because all partitions are paused. Raises KafkaDenied."""
+        try:
+            await self._consumer.getmany(timeout_ms=500)
+        except aiokafka.errors.KafkaError as error:
+            if denied := denial(self._settings, error, f"the consumer group {self._group}"):
+                raise denied from error
+            raise
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Do nothing: every rebalance revokes all partitions first, also those that the worker keeps."""

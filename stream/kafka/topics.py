@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 
 from segmentation.entries import DAY_MS
 from stream.errors import SegstreamError
 from stream.kafka.aiokafka_internals import ConfigResource, ConfigResourceType
+from stream.kafka.refusals import explained
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -197,10 +198,7 @@ async def _admin(settings: Settings) -> AsyncIterator[Any]:
         await admin.start()
         yield admin
     except (KafkaError, OSError, TimeoutError) as error:
-        raise TopicsError(
-            f"Kafka at {settings.kafka_bootstrap_servers}: {error}.",
-            hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, and that the brokers run and let this user manage topics.",
-        ) from error
+        raise TopicsError(str(await explained(settings, error))) from error
     finally:
         await admin.close()
 
@@ -218,6 +216,8 @@ async def _make(admin: Any, missing: list[TopicSpec]) -> list[str]:
     for name, code, message in response.topic_errors:
         if code == 0:
             made.append(name)
+        elif code == TopicAuthorizationFailedError.errno:
+            raise TopicAuthorizationFailedError(name)
         elif code != TopicAlreadyExistsError.errno:  # another process was quicker
             raise TopicsError(
                 f"the topic {name} can't be created: {message or for_code(code).__name__}.",
@@ -252,10 +252,12 @@ async def _configs(admin: Any, wanted: list[TopicSpec]) -> dict[str, dict[str, s
     found = {}
     for response in await admin.describe_configs(requests):
         for code, message, _, name, entries in response.resources:
+            if code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(name)
             if code:
                 raise TopicsError(
                     f"the settings of the topic {name} can't be read: {message or for_code(code).__name__}.",
-                    hint="This user needs DescribeConfigs on the topic.",
+                    hint="Look into the broker's log for the reason.",
                 )
             # In every version of the protocol an entry begins with name and value.
             found[name] = {entry[0]: entry[1] for entry in entries}

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from segmentation.drift import Tally, drift_of
 from segmentation.events import iso
 from segmentation.rfm import StateFormatError
-from stream.storage.client import RedisUnreachable, connect
+from stream.storage.client import connect, unreachable
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import StoreUnreadable
 from stream.storage.sample import sampled_drift
@@ -69,12 +69,12 @@ async def drift_sample(settings: Settings, published: PublishedModels, stored: i
     """
     model = published.require_active()
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-    redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+    redis = connect(settings)
     try:
         at_ms = None if settings.time == "event" else now_ms
         found = await sampled_drift(redis, shards, model, settings.rules, at_ms)
     except (RedisError, OSError) as error:
-        raise RedisUnreachable(f"Redis can't be read: {error}.") from error
+        raise unreachable(settings, error) from error
     except StateFormatError as error:
         raise StoreUnreadable(f"group {settings.group}, topic {settings.orders_topic}: {error}") from error
     finally:

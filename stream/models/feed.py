@@ -13,6 +13,8 @@ from aiokafka.errors import KafkaError
 from segmentation.model import CANDIDATE_KEY, SegmentModel
 from segmentation.step import Activation
 from stream.errors import WorkerFailed
+from stream.kafka.clients import raise_if_denied
+from stream.kafka.refusals import denial, explained
 from stream.models.topic import ModelAdded, ModelsTopic, RecordRefused
 from stream.settings import Settings
 
@@ -65,7 +67,7 @@ class ModelFeed:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Follow the topic until stopped. Raises WorkerFailed where it doesn't exist."""
+        """Follow the topic until stopped. Raises WorkerFailed where it doesn't exist, KafkaUnreachable."""
         topic = self._settings.models_topic
         consumer = AIOKafkaConsumer(
             **self._settings.kafka_client(),
@@ -73,8 +75,8 @@ class ModelFeed:
             auto_offset_reset="earliest",
             isolation_level="read_committed",
         )
-        await consumer.start()
         try:
+            await self._start(consumer)
             if topic not in await consumer.topics():
                 raise WorkerFailed(
                     f"topic {topic!r} doesn't exist.", hint="`segstream topics create` makes all of them."
@@ -87,6 +89,8 @@ class ModelFeed:
                 try:
                     answer = await consumer.getmany(tp, timeout_ms=200)
                 except KafkaError as error:
+                    if denied := denial(self._settings, error):
+                        raise denied from error
                     log.warning("the models topic can't be read: %s", error)
                     await asyncio.sleep(1)
                     continue
@@ -96,6 +100,13 @@ class ModelFeed:
                     self.caught_up.set()
         finally:
             await consumer.stop()
+
+    async def _start(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            await consumer.start()
+            await raise_if_denied(consumer, [self._settings.models_topic])
+        except (KafkaError, OSError) as error:
+            raise await explained(self._settings, error) from error
 
     def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         """Take the next record of the topic."""

@@ -6,12 +6,19 @@ tests/unit/stream/storage/test_redis_internals.py lists them. Importing this mod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncPool
+from redis.connection import parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.sentinel import Sentinel
+from redis.sentinel import SentinelConnectionPool as Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
@@ -50,7 +57,43 @@ def translate_closed_transport(client: AsyncRedis) -> None:
     client.connection_pool.connection_class = TranslatingConnection
 
 
-def server_address(client: Redis) -> str:
-    """Return "host:port", or the path of a Unix socket: the URL without its password."""
-    address = client.connection_pool.connection_kwargs
-    return f"{address['host']}:{address['port']}" if "host" in address else str(address.get("path", ""))
+def url_options(url: str) -> dict[str, Any]:
+    """Return what a Redis URL says of a connection, except where it goes and whether by TLS. Raises ValueError."""
+    where = {"host", "port", "path", "connection_class"}
+    return {name: value for name, value in cast("Any", parse_url)(url).items() if name not in where}
+
+
+def primary_async(
+    sentinels: Sequence[tuple[str, int]], name: str, asking: Mapping[str, Any], options: Mapping[str, Any]
+) -> AsyncRedis:
+    """Return a client of the primary that Sentinels know by this name. `asking`: options of connections to them.
+
+    Closing the client closes the connections to the Sentinels too, which redis-py leaves open.
+    """
+
+    class ClosingPool(AsyncPool):
+        async def disconnect(self, inuse_connections: bool = True) -> None:
+            await super().disconnect(inuse_connections)
+            if inuse_connections:  # the client is closed; after a fail-over only idle connections are dropped
+                await self.sentinel_manager.aclose()
+
+    manager = cast("Any", AsyncSentinel)(sentinels, sentinel_kwargs=dict(asking))
+    client: AsyncRedis = manager.master_for(name, connection_pool_class=ClosingPool, **options)
+    return client
+
+
+def primary_sync(
+    sentinels: Sequence[tuple[str, int]], name: str, asking: Mapping[str, Any], options: Mapping[str, Any]
+) -> Redis:
+    """Return a client of the primary, as `primary_async` does."""
+
+    class ClosingPool(Pool):
+        def disconnect(self, inuse_connections: bool = True) -> None:
+            super().disconnect(inuse_connections)
+            if inuse_connections:
+                for sentinel in self.sentinel_manager.sentinels:
+                    sentinel.close()
+
+    manager = cast("Any", Sentinel)(sentinels, sentinel_kwargs=dict(asking))
+    client: Redis = manager.master_for(name, connection_pool_class=ClosingPool, **options)
+    return client

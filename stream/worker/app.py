@@ -58,7 +58,7 @@ class ShardService(Service):
     async def on_start(self) -> None:
         """Put the parts together, and serve `/health`. Raises PortUnavailable."""
         settings, step = self._settings, self._step
-        self._redis: Redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+        self._redis: Redis = connect(settings)
         streams = streams_of(settings, step.name)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         self._board = StatusBoard(self._redis, settings.group, streams.input, owner, now_ms)
@@ -171,7 +171,7 @@ def run_worker(settings: Settings, step: Step) -> int:
     # A turn makes and drops hundreds of thousands of small objects, none of them in cycles: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
-    return run_app(lambda scratch: build_app(settings, step, scratch), settings.log_level)
+    return run_app(lambda scratch: build_app(settings, step, scratch), settings)
 
 
 async def _check_servers(settings: Settings, streams: Streams) -> None:

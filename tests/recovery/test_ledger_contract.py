@@ -247,7 +247,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[ShardStore]:
         yield memory
         return
     url = request.getfixturevalue("stack").endpoints.redis
-    redis = connect(url, 5)
+    redis = connect(Settings(redis_url=url))
     made = ShardStore(redis, ShardKeys(uuid.uuid4().hex, "orders", 0), b"salt")
     await made.read_head()
     yield made

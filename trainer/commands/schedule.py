@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stream.clock import now_ms
-from stream.errors import SettingsError
 from stream.renamed_options import accepting
 from trainer.commands.options import settings_and_log
 
@@ -132,12 +131,13 @@ async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, opti
             log.info("the next training is planned for %s", scheduler.status()["next_run"])
             task = asyncio.ensure_future(scheduler.run(stopping))
 
-            def stop() -> None:
+            def stop(number: signal.Signals) -> None:
+                typer.echo(f"segtrainer: stopped by {number.name}.", err=True)
                 stopping.set()
                 task.cancel()
 
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop)
+                loop.add_signal_handler(number, stop, number)
             with suppress(asyncio.CancelledError):
                 await task
 
@@ -204,21 +204,9 @@ async def no_model_yet(settings: DeploymentSettings, last: LastRun) -> str | Non
 
 @asynccontextmanager
 async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
-    from redis.asyncio import Redis
+    from stream.storage.client import connect
 
-    timeout_s = settings.redis_timeout_s
-    try:
-        redis = Redis.from_url(
-            settings.redis_url.get_secret_value(),
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            protocol=2,
-        )
-    except ValueError:
-        # Without the library's message: it can quote a part of the URL, which may hold a password.
-        raise SettingsError(
-            "SEGSTREAM_REDIS_URL isn't a Redis URL.", hint="Give one like redis://127.0.0.1:6379/0."
-        ) from None
+    redis = connect(settings, retries=1)
     try:
         yield redis
     finally:

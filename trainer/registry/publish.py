@@ -19,7 +19,8 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
-from stream.kafka.clients import TopicUnusable, check_partition_count
+from stream.kafka.clients import TopicUnusable, check_partition_count, raise_if_denied
+from stream.kafka.refusals import explained
 from trainer.errors import PublishConflict, PublishError
 from trainer.registry.contents import REMEMBERED, Pointer, Signature, TopicContents, read_published, rollback_path
 from trainer.registry.topic import REQUEST_MS, started
@@ -255,6 +256,7 @@ async def _sent(
 
 async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list[int]:
     """Return the partitions of the orders topic. Raises PublishError where their number isn't SEGSTREAM_PARTITIONS."""
+    await raise_if_denied(producer, [settings.orders_topic])
     found = sorted(await producer.partitions_for(settings.orders_topic))
     try:
         check_partition_count(settings.orders_topic, len(found), settings.partitions)
@@ -288,10 +290,10 @@ async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
             hint="Nothing was published. " + _LOOK,
         ) from error
     except (KafkaError, OSError, AssertionError) as error:  # TimeoutError is an OSError
-        what = str(error) or repr(error)
-        if isinstance(error, TimeoutError):
-            what = f"no answer within {TIMEOUT_S:.0f} s (the change may still have been published)"
+        if not isinstance(error, TimeoutError):
+            raise PublishError(str(await explained(settings, error))) from error
         raise PublishError(
-            f"Kafka at {settings.kafka_bootstrap_servers}: {what}.",
+            f"Kafka at {settings.kafka_bootstrap_servers}: no answer within {TIMEOUT_S:.0f} s (the change may still "
+            "have been published).",
             hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, that the brokers run, and that no other training does.",
         ) from error

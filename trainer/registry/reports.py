@@ -16,6 +16,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from stream.kafka.clients import raise_if_denied
+from stream.kafka.refusals import explained
 from trainer.errors import TrainerError
 from trainer.registry.publish import read_models
 from trainer.registry.topic import REQUEST_MS, read_whole, started
@@ -173,6 +175,7 @@ def _unpacked(value: bytes) -> bytes:
 
 async def _write(settings: DeploymentSettings, version: str, value: bytes) -> None:
     async with _translated(settings), _producer(settings) as producer:
+        await raise_if_denied(producer, [settings.reports_topic])
         _expect_topic(settings, (await producer.client.fetch_all_metadata()).topics())
         await producer.send_and_wait(settings.reports_topic, value, key=version.encode(), partition=0)
 
@@ -207,8 +210,9 @@ async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
         async with asyncio.timeout(TIMEOUT_S):
             yield
     except (KafkaError, OSError) as error:  # TimeoutError is an OSError
-        what = f"no answer within {TIMEOUT_S:.0f} s" if isinstance(error, TimeoutError) else str(error) or repr(error)
+        if not isinstance(error, TimeoutError):
+            raise NoReport(str(await explained(settings, error))) from error
         raise NoReport(
-            f"Kafka at {settings.kafka_bootstrap_servers}: {what}.",
+            f"Kafka at {settings.kafka_bootstrap_servers}: no answer within {TIMEOUT_S:.0f} s.",
             hint=f"Check that the brokers run, and that this user may read and write topic {settings.reports_topic}.",
         ) from error

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from stream.kafka.clients import raise_if_denied
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -35,6 +37,7 @@ async def read_whole(
     partition = TopicPartition(topic, 0)
     try:
         await consumer.start()
+        await raise_if_denied(consumer, [topic])
         expect(await consumer.topics())
         consumer.assign([partition])
         await consumer.seek_to_beginning(partition)

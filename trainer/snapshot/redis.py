@@ -14,10 +14,10 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
+from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import HeadUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
-from trainer.redis_client import open_redis, redis_address
 from trainer.snapshot.replica import read_link
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _BLOCK: Final = 10_000
 # In wall time, a deployment without any event for so long is worth a warning; one without orders at night isn't.
 _QUIET_MS: Final = DAY_MS
+_REPLICA: Final = "(Where SEGSTREAM_TRAINER_REDIS_URL is set, that is the URL meant.)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,14 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
     during the read can be included, with recency 0. Raises SnapshotError.
     """
     try:
-        with open_redis(settings, SnapshotError) as redis:
+        with open_redis(settings, timeout_s=settings.redis_timeout_s, retries=1) as redis:
             return _take(redis, settings, as_of_ms, now_ms)
+    except RedisUnreachable as error:
+        raise SnapshotError(str(error), hint=_REPLICA) from None
     except (RedisError, OSError) as error:
-        raise SnapshotError(f"Redis at {redis_address(settings)}: {error}.", hint=_hint(error)) from error
+        if hint := _hint(error):
+            raise SnapshotError(f"Redis at {redis_address(settings)}: {error}.", hint=hint) from error
+        raise SnapshotError(str(unreachable(settings, error)), hint=_REPLICA) from error
     except HeadUnreadable as error:
         raise SnapshotError(str(error)) from error
     except StateFormatError as error:
@@ -139,13 +144,14 @@ def _instant(earliest: int, as_of_ms: int | None, now_ms: int, link: Link | None
 
 
 def _hint(error: Exception) -> str:
+    """Return what to do about an error that only a snapshot can meet; "" for any other."""
     if isinstance(error, BusyLoadingError):
         return "It is loading its data: wait until it has finished, or read from another Redis."
     if isinstance(error, MasterDownError):
         return "It is a replica without its primary: restore the link, or read from another Redis."
     if str(error).startswith("WRONGTYPE"):
         return "Its keys aren't those of segstream: check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
-    return "Check SEGSTREAM_REDIS_URL (SEGSTREAM_TRAINER_REDIS_URL where that is set), and that Redis runs."
+    return ""
 
 
 def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> CustomerSnapshot:

@@ -55,7 +55,7 @@ class Engine:
 
 @asynccontextmanager
 async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[Engine]:
-    redis = connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s)
+    redis = connect(settings)
     streams = streams_of(settings, "scoring")
     board = StatusBoard(redis, settings.group, streams.input, "test", now_ms)
     metrics = Metrics()
@@ -107,7 +107,7 @@ async def read_all(settings: Settings, topic: str) -> list[Any]:
 
 async def counts(settings: Settings) -> dict[bytes, int]:
     """Read the number of records in each key's state."""
-    redis = connect(settings.redis_url.get_secret_value(), 10)
+    redis = connect(settings)
     try:
         seen: dict[bytes, int] = {}
         for partition in range(settings.partitions):

@@ -15,6 +15,7 @@ import aiokafka.consumer.fetcher
 import aiokafka.producer.sender
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
@@ -25,7 +26,7 @@ from aiokafka.record.memory_records import _MemoryRecordsPy
 from stream.kafka import aiokafka_internals as internals
 
 ROOT = Path(__file__).parents[4]
-PUBLIC = {"aiokafka", "aiokafka.admin", "aiokafka.errors"}
+PUBLIC = {"aiokafka", "aiokafka.abc", "aiokafka.admin", "aiokafka.errors"}
 
 
 class Parts(NamedTuple):
@@ -98,6 +99,10 @@ USES: dict[str, PrivateUse] = {
     ),
     "shorten_transaction_retries": PrivateUse(
         "0.14.0", lambda _: {"BACKOFF_OVERRIDE": aiokafka.producer.sender.BACKOFF_OVERRIDE}
+    ),
+    "try_connection": PrivateUse(
+        "0.14.0",
+        lambda _: {"create_conn": create_conn, "send": AIOKafkaConnection.send, "close": AIOKafkaConnection.close},
     ),
 }
 

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, cast
 import hiredis
 import pytest
 import redis
+from pydantic import SecretStr
 from redis.exceptions import RedisError
 
+from stream.settings import Settings
 from stream.storage import redis_internals as internals
 from stream.storage.client import connect
 from tests.support.paths import ROOT
@@ -20,7 +22,7 @@ from tests.support.paths import ROOT
 INTERNALS = "stream/storage/redis_internals.py"
 PUBLIC = {
     "redis", "redis.asyncio", "redis.asyncio.client", "redis.asyncio.lock", "redis.asyncio.retry", "redis.backoff",
-    "redis.exceptions", "redis.lock", "redis.retry",
+    "redis.asyncio.sentinel", "redis.exceptions", "redis.lock", "redis.retry", "redis.sentinel",
 }  # fmt: skip
 
 
@@ -42,8 +44,20 @@ TOUCHES: dict[str, RedisTouch] = {
         {"redis": "8.1.0"},
         lambda connection: {"send_packed_command": redis_py_class(connection).send_packed_command},
     ),
-    "server_address": RedisTouch(
-        {"redis": "8.1.0"}, lambda _: {"connection_kwargs": redis.Redis().connection_pool.connection_kwargs}
+    "url_options": RedisTouch({"redis": "8.1.0"}, lambda _: {"parse_url": redis.connection.parse_url}),
+    "primary_async": RedisTouch(
+        {"redis": "8.1.0"},
+        lambda _: {
+            "disconnect": redis.asyncio.sentinel.SentinelConnectionPool.disconnect,
+            "aclose": redis.asyncio.sentinel.Sentinel.aclose,
+        },
+    ),
+    "primary_sync": RedisTouch(
+        {"redis": "8.1.0"},
+        lambda _: {
+            "disconnect": redis.sentinel.SentinelConnectionPool.disconnect,
+            "sentinels": cast("Any", redis.sentinel.Sentinel)([("127.0.0.1", 1)]).sentinels,
+        },
     ),
 }
 
@@ -54,7 +68,7 @@ def redis_py_class(connection: object) -> Any:
 
 
 def a_connection(url: str = "redis://127.0.0.1:1/0") -> Any:
-    return cast("Any", connect(url, 1).connection_pool).make_connection()
+    return cast("Any", connect(Settings(redis_url=SecretStr(url))).connection_pool).make_connection()
 
 
 def test_every_function_is_listed() -> None:
@@ -135,11 +149,3 @@ async def test_commands_are_packed_as_redis_py_packs_them(command: tuple[object,
     connection = a_connection()
     by_redis_py = redis_py_class(connection).pack_command(connection, *command)
     assert b"".join(connection.pack_command(*command)) == b"".join(by_redis_py)
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [("redis://:secret@127.0.0.1:7/0", "127.0.0.1:7"), ("unix://:secret@/run/redis.sock", "/run/redis.sock")],
-)
-def test_an_address_has_no_password(url: str, address: str) -> None:
-    assert internals.server_address(redis.Redis.from_url(url)) == address
