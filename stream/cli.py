@@ -25,6 +25,7 @@ from stream.commands import (
 )
 from stream.errors import SegstreamError
 from stream.logs import logging_config
+from stream.terminal import echo
 
 _STDOUT_CLOSED: Final = 141  # the exit code by which shells report that SIGPIPE ended a program
 
@@ -85,7 +86,7 @@ def _redis_errors() -> tuple[type[Exception], ...]:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"segstream: {message}", file=sys.stderr)  # noqa: T201  # the one place that writes a command's error
+    echo(f"segstream: {message}", err=True)
     sys.exit(1)
 
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
+
+from stream.terminal import harmless, harmless_lines
 
 CLIENT_LOGGERS: Final = ("aiokafka", "asyncio")
 RETRY_LOGGERS: Final = ("aiokafka.consumer.group_coordinator",)  # logs each retry as an error
 FRAMEWORK_LOGGERS: Final = ("faust", "mode")  # we report the error that ended the process once, in our words
 FRAMEWORK_LOGGER: Final = "faust.segstream"  # of our subclasses of Faust's classes
+
+
+class HarmlessFormatter(logging.Formatter):
+    r"""Formats a message as one line that can't steer a terminal or pass for another line; a traceback keeps its lines.
+
+    >>> record = logging.LogRecord("x", logging.INFO, "", 0, "customer %s", ("a" + chr(10) + "ERROR b",), None)
+    >>> HarmlessFormatter("%(levelname)s %(message)s").format(record)
+    'INFO customer a\\u000aERROR b'
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
+        """Return the line of the message."""
+        record.message = harmless(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback."""
+        return harmless_lines(super().formatException(ei))
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -21,7 +42,9 @@ def logging_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+        "formatters": {
+            "plain": {"()": HarmlessFormatter, "fmt": "%(asctime)s %(levelname)s %(name)s: %(message)s"},
+        },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {name: {"level": clients} for name in CLIENT_LOGGERS}

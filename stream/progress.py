@@ -6,9 +6,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from stream.consoles import error_console
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,9 +23,9 @@ _LINE_S: Final = 3.0  # between two lines of progress
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[ShowProgress]:
     """Show progress while the block runs, which calls the yielded function. `total` None: unknown."""
-    console = Console(stderr=True)
+    console = error_console()
     if not console.is_terminal:
-        yield PlainProgress(label, total, lambda line: typer.echo(line, err=True))
+        yield PlainProgress(label, total, lambda line: echo(line, err=True))
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[beside]}"), console=console) as bar:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
 from typer.core import TyperCommand
+
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def accepting(former: Mapping[str, str]) -> type[TyperCommand]:
             present = renamed(args, former)
             for name in [arg for arg in args if arg not in present]:
                 old = name.partition("=")[0]
-                typer.echo(f"{old} is now {former[old]}; the next version won't accept {old}.", err=True)
+                echo(f"{old} is now {former[old]}; the next version won't accept {old}.", err=True)
             return super().parse_args(ctx, present)
 
     return CommandWithFormerOptions

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from stream.errors import SegstreamError
+from stream.terminal import echo
 from trainer.commands import models, report, run, schedule
 
 app = typer.Typer(
@@ -33,7 +34,7 @@ def main() -> None:
     try:
         app()
     except SegstreamError as error:
-        typer.echo(f"segtrainer: {error}", err=True)
+        echo(f"segtrainer: {error}", err=True)
         sys.exit(error.exit_code)
 
 

@@ -13,6 +13,7 @@ from segmentation.events import Reason
 from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson
 from stream.dead_letters.reasons import FIXABLE
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from stream.dead_letters.redrive import RedriveReport
@@ -74,11 +75,11 @@ def redrive_command(
     source = settings.orders_dead_letters_topic if topic is RedriveTopic.ORDERS else settings.changes_dead_letters_topic
     selection = Selection(frozenset(str(r) for r in (reason or FIXABLE)), controls)
     report = asyncio.run(_redriven(settings, source, selection, limit, dry_run=dry_run))
-    typer.echo(msgspec.json.encode(report).decode() if as_json else summary(report))
+    echo(msgspec.json.encode(report).decode() if as_json else summary(report))
     for why, count in report.left.items():
-        typer.echo(f"{count:,} left: {LEFT_REASONS[why]}.", err=True)
+        echo(f"{count:,} left: {LEFT_REASONS[why]}.", err=True)
     if report.interrupted:
-        typer.echo("interrupted: run the same command again to send the rest.", err=True)
+        echo("interrupted: run the same command again to send the rest.", err=True)
         raise typer.Exit(INTERRUPTED)
 
 

@@ -18,6 +18,7 @@ from segmentation.events import instant
 from stream.clock import now_ms
 from stream.commands.options import Speed, instant_of
 from stream.renamed_options import accepting
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from stream.demo.report import DemoResult
@@ -91,9 +92,9 @@ def demo(
         if keep_running:
             _wait(folder.resolve())
         else:
-            typer.echo("Stopping everything.", err=True)
+            echo("Stopping everything.", err=True)
     if not result.check.passed:
-        typer.echo(f"segstream: {verdict(result)}", err=True)
+        echo(f"segstream: {verdict(result)}", err=True)
         raise typer.Exit(1)
 
 
@@ -101,7 +102,7 @@ def _show(result: DemoResult, *, as_json: bool) -> None:
     from stream.demo.view import result_console, show_result
 
     if as_json:
-        typer.echo(msgspec.json.encode(result))
+        echo(msgspec.json.encode(result))
     else:
         show_result(result, result_console())
     sys.stdout.flush()
@@ -114,11 +115,11 @@ def _wait(folder: Path) -> None:
     file = folder / "env"
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())))
-    typer.echo(
+    echo(
         f"Everything is still running. In another terminal: source {shlex.quote(str(file))}; segstream status",
         err=True,
     )
-    typer.echo(f"Stop it with Ctrl-C here, or with: kill {os.getpid()}", err=True)
+    echo(f"Stop it with Ctrl-C here, or with: kill {os.getpid()}", err=True)
     with suppress(KeyboardInterrupt):
         while True:
             signal.pause()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from stream.terminal import echo
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,16 +32,15 @@ DataDir = Annotated[
 @contextmanager
 def progress() -> Iterator[Report]:
     """Show progress on stderr: one line that changes on a terminal, plain lines elsewhere."""
-    from rich.console import Console
-
+    from stream.consoles import error_console
     from stream.progress import PlainLines
 
-    console = Console(stderr=True)
+    console = error_console()
     if console.is_terminal:
         with console.status("") as spinner:
             yield spinner.update
     else:
-        yield PlainLines(lambda line: typer.echo(line, err=True))
+        yield PlainLines(lambda line: echo(line, err=True))
 
 
 @app.command()
@@ -53,9 +54,9 @@ def up(data_dir: DataDir = None) -> None:
     folder = _folder(data_dir)
     with progress() as report:
         endpoints = background.up(folder, report)
-    typer.echo(f"Kafka {endpoints.kafka}, Valkey {endpoints.redis}, data in {folder}")
+    echo(f"Kafka {endpoints.kafka}, Valkey {endpoints.redis}, data in {folder}")
     chosen = f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-    typer.echo(f'Point the commands at them: eval "$(segstream local env{chosen})"')
+    echo(f'Point the commands at them: eval "$(segstream local env{chosen})"')
 
 
 @app.command()
@@ -64,7 +65,7 @@ def down(data_dir: DataDir = None) -> None:
     from stream.local import background
 
     folder = _folder(data_dir)
-    typer.echo("stopped" if background.down(folder) else f"nothing is running under {folder}")
+    echo("stopped" if background.down(folder) else f"nothing is running under {folder}")
 
 
 @app.command()
@@ -78,9 +79,9 @@ def status(
 
     seen = background.status(_folder(data_dir))
     if as_json:
-        typer.echo(msgspec.json.encode(seen).decode())
+        echo(msgspec.json.encode(seen))
     elif not seen.servers:
-        typer.echo(f"nothing was ever started under {seen.data_dir}")
+        echo(f"nothing was ever started under {seen.data_dir}")
     else:
         for server in seen.servers:
             state = (
@@ -88,7 +89,7 @@ def status(
                 if server.memory_bytes is None
                 else f"process {server.pid}, {server.memory_bytes / 1e6:.0f} MB"
             )
-            typer.echo(f"{server.name} {server.address} {state}")
+            echo(f"{server.name} {server.address} {state}")
     if not seen.running:
         raise typer.Exit(1)
 
@@ -99,7 +100,7 @@ def env(data_dir: DataDir = None) -> None:
     from stream.local import background
 
     for name, value in background.endpoints(_folder(data_dir)).environment().items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        echo(f"export {name}={shlex.quote(value)}")
 
 
 def _folder(data_dir: Path | None) -> Path:

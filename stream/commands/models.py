@@ -11,6 +11,7 @@ import typer
 
 from stream.clock import now_ms
 from stream.commands.options import AsJson
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from stream.models.drift import DriftReport
@@ -42,7 +43,7 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     rows = model_rows(published, shards)
     if as_json:
         for row in (*rows, *shards):
-            typer.echo(msgspec.json.encode(row).decode())
+            echo(msgspec.json.encode(row))
     else:
         _show_models(rows, shards)
     if any(shard.quarantined for shard in shards):
@@ -51,7 +52,7 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     if (sampled := asyncio.run(_sampled(settings, published))) is None:
         return
     if as_json:
-        typer.echo(msgspec.json.encode(sampled).decode())
+        echo(msgspec.json.encode(sampled))
     else:
         from stream.commands.tables import console
 
@@ -92,7 +93,7 @@ def shadow(
     with progress_bar("customers", customers_stored(settings)) as show:
         report = shadow_of(settings, published, model, lambda count: show(count, ""))
     if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
+        echo(msgspec.json.encode(report))
     else:
         _show_shadow(report, settings.currency)
 
@@ -111,7 +112,7 @@ def drift(*, as_json: AsJson = False) -> None:
     with progress_bar("customers", customers_stored(settings)) as show:
         report = drift_of(settings, published, lambda count: show(count, ""))
     if as_json:
-        typer.echo(msgspec.json.encode(report).decode())
+        echo(msgspec.json.encode(report))
     else:
         _show_drift(report)
 
@@ -131,7 +132,7 @@ def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
     shown = console()
     for shard in shards:
         if shard.quarantined:
-            shown.print(f"shard {shard.partition}: quarantined: {shard.quarantined}", markup=False, soft_wrap=True)
+            echo(f"shard {shard.partition}: quarantined: {shard.quarantined}")
     if not rows:
         shown.print("No model has been published yet: `segtrainer run` trains one.")
         return

@@ -11,6 +11,7 @@ import typer
 from segmentation.events import Reason
 from stream.commands.options import AsJson
 from stream.outputs.kinds import OutputKind
+from stream.terminal import echo
 
 app = typer.Typer()
 
@@ -50,7 +51,7 @@ def tail(
             follow(
                 load_settings(),
                 what,
-                typer.echo,
+                echo,
                 from_beginning=from_beginning,
                 until_idle_s=until_idle,
                 limit=limit,

@@ -17,6 +17,7 @@ from segmentation.events import iso
 from stream.clock import now_ms
 from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +137,7 @@ def _send(request: _ReplayRequest, *, as_json: bool) -> None:
                 f"{request.file}: no row can be used.", hint=f"Left out: {_by_reason(left_out) or 'none'}."
             )
         if settings.time == "wall" and dates.old_rows:
-            typer.echo(
+            echo(
                 f"SEGSTREAM_TIME is wall: {dates.old_rows:,} of these rows are more than a day old, but will be scored "
                 "as of now. Set SEGSTREAM_TIME=event to score them as of their own dates.",
                 err=True,
@@ -173,21 +174,21 @@ async def _sent(settings: Settings, rows: InTimeOrder, request: _ReplayRequest, 
 
 def _show(report: ReplayReport, settings: Settings, *, as_json: bool) -> None:
     for currency, rows in report.other_currencies.items():
-        typer.echo(
+        echo(
             f"{rows:,} rows are in {currency}, but this deployment is in {settings.currency}: they become dead "
             f"letters. Set SEGSTREAM_CURRENCY={currency} if all orders are in it.",
             err=True,
         )
-    typer.echo(msgspec.json.encode(report) if as_json else _summary(report))
+    echo(msgspec.json.encode(report) if as_json else _summary(report))
     if report.interrupted:
         from_here = f" With --from {report.last_at} it starts where this run ended." if report.last_at else ""
-        typer.echo(
+        echo(
             "interrupted: run the same command again to send the rest; what was already sent changes nothing."
             f"{from_here}",
             err=True,
         )
     elif report.backfill is not None and not report.finished:
-        typer.echo(f"backfill {report.backfill} isn't finished: send its last file without --no-finish.", err=True)
+        echo(f"backfill {report.backfill} isn't finished: send its last file without --no-finish.", err=True)
 
 
 def _summary(report: ReplayReport) -> str:

@@ -12,6 +12,7 @@ import typer
 from stream.clock import now_ms
 from stream.engine.step_name import StepName
 from stream.renamed_options import accepting
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from stream.engine.shard_report import ShardReport
@@ -48,7 +49,7 @@ def status(
         rows = report(settings, step, now_ms())
     if as_json:
         for row in rows:
-            typer.echo(msgspec.json.encode(row).decode())
+            echo(msgspec.json.encode(row))
     else:
         _print(rows, expiry_ms=settings.backfill_expiry_ms)
     if any(row.state == "quarantined" for row in rows) or (wait and not settled(rows)):
@@ -71,13 +72,12 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
         )
         for row in rows
     )
-    shown = console(160)
-    shown.print(table(("shard", "state", "lag", "clock", "model", "customers", "owner"), cells))
+    console(160).print(table(("shard", "state", "lag", "clock", "model", "customers", "owner"), cells))
     for row in rows:
         if row.reason:
-            shown.print(f"shard {row.partition}: {row.reason}: {row.detail}", markup=False)
+            echo(f"shard {row.partition}: {row.reason}: {row.detail}")
     for line in open_backfills(rows, expiry_ms):
-        shown.print(line, markup=False)
+        echo(line)
 
 
 @app.command()
@@ -87,7 +87,7 @@ def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None
     from stream.settings import load_settings
 
     retried = retry_quarantined(load_settings(), step, now_ms(), partition)
-    typer.echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")
+    echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")
 
 
 @app.command(cls=accepting({"--from-what-is-left": "--allow-truncated-logs"}))
@@ -128,4 +128,4 @@ async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_tru
 
     rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))
     async for line in rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs):
-        typer.echo(line)
+        echo(line)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
+
+from stream.consoles import console
+from stream.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-
-def console(width: int = 140) -> Console:
-    """Return a console on stdout; `width` counts where stdout isn't a terminal."""
-    # Not `Console.is_terminal`: FORCE_COLOR makes that true for a pipe, which has no width.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else width)
+__all__ = ["console", "table"]
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table without frame. A heading that begins with > aligns its column to the right."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table without frame. A heading that begins with > aligns its column to the right.
+
+    A cell is shown as it is: brackets in it aren't Rich's markup.
+    """
     columns = (Column(h.lstrip(">"), justify="right" if h.startswith(">") else "left") for h in headings)
     found = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        found.add_row(*row)
+        found.add_row(*(Text(harmless(cell)) if isinstance(cell, str) else cell for cell in row))
     return found

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from stream.commands.options import AsJson
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from stream.kafka.topics import Problem
@@ -28,9 +29,9 @@ def create(*, as_json: AsJson = False) -> None:
     settings = load_settings()
     created = asyncio.run(topics.create(settings))
     for name in created:
-        typer.echo(msgspec.json.encode({"created": name}).decode() if as_json else f"created {name}")
+        echo(msgspec.json.encode({"created": name}).decode() if as_json else f"created {name}")
     if not created and not as_json:
-        typer.echo("all topics exist already")
+        echo("all topics exist already")
     _show(asyncio.run(topics.check(settings)), as_json=as_json)
 
 
@@ -46,12 +47,12 @@ def check(*, as_json: AsJson = False) -> None:
     settings = load_settings()
     problems = asyncio.run(topics.check(settings))
     if not problems and not as_json:
-        typer.echo(f"{len(topics.specs(settings))} topics are configured as required")
+        echo(f"{len(topics.specs(settings))} topics are configured as required")
     _show(problems, as_json=as_json)
 
 
 def _show(problems: list[Problem], *, as_json: bool) -> None:
     for problem in problems:
-        typer.echo(msgspec.json.encode(problem).decode() if as_json else str(problem))
+        echo(msgspec.json.encode(problem).decode() if as_json else str(problem))
     if problems:
         raise typer.Exit(1)

@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-import typer
-from rich.console import Console, Group
+from rich.console import Console, Group  # noqa: TID251  # a type
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from stream.consoles import console as output_console
+from stream.consoles import error_console
 from stream.demo.report import ERASED, NEW
 from stream.progress import PlainLines
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,8 +148,8 @@ class LiveView:
 
 def choose_view() -> View:
     """Return a display on stderr, as stdout is for the result: live on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
-    return LiveView(console) if console.is_terminal else PlainView(lambda line: typer.echo(line, err=True))
+    console = error_console()
+    return LiveView(console) if console.is_terminal else PlainView(lambda line: echo(line, err=True))
 
 
 def show_result(result: DemoResult, console: Console) -> None:
@@ -172,8 +174,7 @@ def show_result(result: DemoResult, console: Console) -> None:
 
 def result_console() -> Console:
     """Return a console on stdout, wide enough for the tables if stdout isn't a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDTH)
+    return output_console(_WIDTH)
 
 
 def verdict(result: DemoResult) -> str:

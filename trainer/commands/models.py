@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from stream.clock import now_ms
+from stream.terminal import echo
 from trainer.commands.options import AsJson, By, Reason, settings_and_log
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def register(app: typer.Typer) -> None:
 
 def list_models(*, as_json: AsJson = False) -> None:
     """List all models, and who activated them."""
-    from rich.console import Console
     from rich.table import Table
 
+    from stream.consoles import console
     from trainer.registry.publish import read_models
 
     found = read_models(settings_and_log())
@@ -50,7 +50,7 @@ def list_models(*, as_json: AsJson = False) -> None:
         now = found.active
         history = [_plain(past) for past in found.history]
         current = {"active": now.version if now else None, "candidate": found.candidate}
-        typer.echo(json.dumps(current | {"versions": rows, "activations": history}))
+        echo(json.dumps(current | {"versions": rows, "activations": history}))
         return
     table = Table(title="Models, in the order of their publication")
     for heading in ("version", "mark", "activation", "when", "who", "why"):
@@ -61,7 +61,7 @@ def list_models(*, as_json: AsJson = False) -> None:
         activation = "-" if row["activation"] is None else str(row["activation"])
         cells = [str(row[name]) for name in ("version", "mark")], [str(row[name]) for name in ("at", "by", "reason")]
         table.add_row(*cells[0], activation, *cells[1], str(row["k"]), f"{row['customers']:,}")
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table, markup=False)
+    console(_WIDTH).print(table, markup=False)
 
 
 def rows_of(found: TopicContents) -> list[dict[str, Any]]:
@@ -153,9 +153,9 @@ def _signed(by: str | None, reason: str) -> Signature:
 def _change(change: Callable[[], PublicationResult], outcome: str, *, as_json: bool) -> None:
     done = change()
     if as_json:
-        typer.echo(json.dumps({"outcome": outcome, "version": done.version, "activation": done.number}))
+        echo(json.dumps({"outcome": outcome, "version": done.version, "activation": done.number}))
     else:
-        typer.echo(f"{outcome}: {done.version} is active as activation {done.number}")
+        echo(f"{outcome}: {done.version} is active as activation {done.number}")
 
 
 def _plain(past: ActivationRecord) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from stream.logs import HarmlessFormatter
+
 if TYPE_CHECKING:
     from stream.settings import DeploymentSettings
 
@@ -44,7 +46,9 @@ def settings_and_log() -> DeploymentSettings:
     from stream.settings import DeploymentSettings
 
     settings = DeploymentSettings.load()
-    logging.basicConfig(stream=sys.stderr, level=settings.log_level, format="%(levelname)s %(name)s: %(message)s")
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(HarmlessFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[stderr], level=settings.log_level)
     # aiokafka logs each connection at INFO.
     logging.getLogger("aiokafka").setLevel(logging.WARNING if settings.log_level == "INFO" else settings.log_level)
     return settings

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stream.terminal import echo, echo_lines
 from trainer.commands.options import settings_and_log
 
 
@@ -46,8 +47,8 @@ def report_command(
     if out is not None:
         write(report, out)
     if as_json:
-        typer.echo(bytes(report.outcome))
+        echo_lines(bytes(report.outcome))
     elif out is not None:
-        typer.echo(f"{report.version}: {out / 'report.html'}, report.md and report.json")
+        echo(f"{report.version}: {out / 'report.html'}, report.md and report.json")
     else:
-        typer.echo(report.markdown, nl=False)
+        echo_lines(report.markdown)

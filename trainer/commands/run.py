@@ -13,6 +13,7 @@ import typer
 
 from stream.clock import now_ms
 from stream.renamed_options import accepting
+from stream.terminal import echo
 from trainer.commands.options import AsJson, By, Reason, settings_and_log
 from trainer.commands.run_output import print_tables, without_customers
 from trainer.errors import GatesFailed, PlanError
@@ -174,7 +175,7 @@ def run_command(
     )
     outcome = _run(settings, training.plan(), job)
     if as_json:
-        typer.echo(json.dumps(without_customers(outcome)))
+        echo(json.dumps(without_customers(outcome)))
     else:
         print_tables(outcome)
     _raise_if_refused(outcome)
@@ -208,8 +209,9 @@ def _raise_if_refused(outcome: TrainingOutcome) -> None:
 def _progress_bar() -> Iterator[Progress]:
     """Show the progress of a run on stderr where that is a terminal."""
     from rich import progress
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from stream.consoles import error_console
 
     columns = (
         SpinnerColumn(),
@@ -218,7 +220,7 @@ def _progress_bar() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True)
+    console = error_console()
     with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading the models topic", total=None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ def without_customers(outcome: TrainingOutcome) -> dict[str, Any]:
 
 def print_tables(outcome: TrainingOutcome) -> None:
     """Print the fits, the segments and the decision as tables and sentences."""
-    from rich.console import Console
+    from stream.consoles import console as output_console
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console = output_console(_WIDTH)
     if len(outcome.fits) > 1 or outcome.decision.verdict == "refused":
         console.print(_fits(outcome))
     if outcome.segments:
