@@ -13,9 +13,10 @@ import typer
 from segmentation.money import format_units
 from stream.clock import now_ms
 from stream.commands.options import AsJson, amount_of, days_of, instant_of
+from stream.terminal import echo
 
 if TYPE_CHECKING:
-    from stream.customers.erase import Erasure
+    from stream.customers.erasure_report import Erasure
     from stream.customers.export import ExportReport
     from stream.customers.forecast import MoveForecast
     from stream.customers.lookup import CustomerReport, ScoreReport
@@ -52,6 +53,7 @@ At = Annotated[
         help="Erase everything dated up to this instant (ISO 8601).",
     ),
 ]
+Check = Annotated[bool, typer.Option("--check", help="Only look whether the customer is erased; send nothing.")]
 Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait until a worker has done it.")]
 
 
@@ -68,46 +70,42 @@ def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
     settings = load_settings()
     report = look_up(settings, asyncio.run(read_published(settings)), customer_id, now_ms())
     if as_json:
-        typer.echo(msgspec.json.encode(report))
+        echo(msgspec.json.encode(report))
     else:
         _show_customer(report, settings)
 
 
 def _show_customer(report: CustomerReport, settings: Settings) -> None:
-    from rich.console import Console
     from rich.table import Column, Table
 
+    from stream.consoles import console
     from stream.customers.lookup import sentence
     from stream.orders.rows import parse_at
 
-    console = Console(highlight=False)
     if report.erased_at is not None:
-        console.print(
+        echo(
             f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is "
-            "known",
-            markup=False,
+            "known"
         )
         return
     recency = "no order left" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
-    console.print(f"{report.customer_id} as of {report.as_of} (partition {report.partition})", markup=False)
-    console.print(
+    echo(f"{report.customer_id} as of {report.as_of} (partition {report.partition})")
+    echo(
         f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
-        f"{report.monetary} {settings.currency}" + (", incomplete" if report.incomplete else ""),
-        markup=False,
+        f"{report.monetary} {settings.currency}" + (", incomplete" if report.incomplete else "")
     )
     since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
-    console.print(f"  segment {report.segment or 'none yet'}{since}", markup=False)
+    echo(f"  segment {report.segment or 'none yet'}{since}")
     if report.backfill is not None:
-        console.print(f"  muted by backfill {report.backfill}: no move is published until it is finished", markup=False)
+        echo(f"  muted by backfill {report.backfill}: no move is published until it is finished")
     if report.next is not None:
-        forecast_text = sentence(report.next, parse_at(report.next.at), report.segment or "", settings.currency)
-        console.print(f"  {forecast_text}", markup=False, soft_wrap=True)
+        echo(f"  {sentence(report.next, parse_at(report.next.at), report.segment or '', settings.currency)}")
     table = Table("time", "event", Column("amount", justify="right"), "counts")
     for entry in report.entries[:_ENTRIES_SHOWN]:
         table.add_row(entry.at, entry.kind, entry.amount, "yes" if entry.counts else "")
-    console.print(table)
+    console().print(table)
     if (more := len(report.entries) - _ENTRIES_SHOWN) > 0:
-        console.print(f"  and {more} earlier ones (--json lists all)", markup=False)
+        echo(f"  and {more} earlier ones (--json lists all)")
 
 
 @app.command()
@@ -129,21 +127,22 @@ def score(
     model = asyncio.run(read_active(load_settings()))
     found = score_figures(model, recency_days, frequency, monetary)
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        echo(msgspec.json.encode(found))
     else:
         _show_score(found, f"{recency_days:g} days, {frequency} orders, {format_units(monetary)}")
 
 
 def _show_score(found: ScoreReport, figures: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    typer.echo(f"{figures}: {found.segment}. {found.action}")
+    from stream.consoles import console
+
+    echo(f"{figures}: {found.segment}. {found.action}")
     table = Table("segment", "distance")
     for name, distance in sorted(found.distances.items(), key=lambda row: row[1]):
         table.add_row(name, f"{distance:.3f}")
-    Console(highlight=False).print(table)
-    typer.echo(f"model {found.model_version}")
+    console().print(table)
+    echo(f"model {found.model_version}")
 
 
 @app.command()
@@ -169,7 +168,7 @@ def export(
         report = export_states(
             settings, published, out, now_ms=now_ms(), as_of_ms=as_of, progress=lambda done: show(done, "")
         )
-    typer.echo(msgspec.json.encode(report) if as_json else _export_summary(report))
+    echo(msgspec.json.encode(report) if as_json else _export_summary(report))
 
 
 def _export_summary(report: ExportReport) -> str:
@@ -202,7 +201,7 @@ def forecast(
         if each:
             for _, ahead in each_move(settings, published, days, lambda count: show(count, "")):
                 move = named(ahead, published)
-                typer.echo(
+                echo(
                     msgspec.json.encode(move).decode()
                     if as_json
                     else f"{move.at}  {move.customer_id}  {move.from_segment or '(new)'} -> {move.to_segment}"
@@ -211,22 +210,20 @@ def forecast(
         found = forecast_flows(settings, published, days, lambda count: show(count, ""))
     if as_json:
         for flow in found.flows:
-            typer.echo(msgspec.json.encode(flow).decode())
+            echo(msgspec.json.encode(flow))
     else:
         _show_forecast(found, settings.currency)
 
 
 def _show_forecast(found: MoveForecast, currency: str) -> None:
-    from rich.console import Console
-
-    from stream.commands.tables import table
+    from stream.commands.tables import console, table
     from stream.orders.rows import parse_signed
 
     moves = sum(flow.customers for flow in found.flows)
     if found.as_of is None:
-        typer.echo(f"{found.customers:,} customers; none will move if nothing is bought.")
+        echo(f"{found.customers:,} customers; none will move if nothing is bought.")
         return
-    typer.echo(
+    echo(
         f"{found.customers:,} customers as of {found.as_of}. If nobody buys anything, {moves:,} moves by {found.until}:"
     )
     by_day: Counter[str] = Counter()
@@ -241,49 +238,75 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
     for pair, of_days in sorted(pairs.items(), key=lambda row: -row[1].total()):
         day, most = of_days.most_common(1)[0]
         rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), f"{day} ({most:,})"))
-    Console().print(table(("from", "to", "customers", f"{currency} in the window", "peak day"), rows))
-    typer.echo()
+    console().print(table(("from", "to", "customers", f"{currency} in the window", "peak day"), rows))
+    echo()
     longest = max(by_day.values())
     for day, count in sorted(by_day.items()):
-        typer.echo(f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}")
+        echo(f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}")
 
 
 @app.command()
-def erase(customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, as_json: AsJson = False) -> None:
-    """Erase a customer, and show which logs still hold data.
+def erase(
+    customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, check: Check = False, as_json: AsJson = False
+) -> None:
+    """Erase a customer, look whether it is done, and show what logs still hold.
 
-    Exits with 1 if no worker has done it in time.
+    Looks into every shard and the dead letters. Exits with 1 if anything dated up to the erasure is left, with the
+    reason. Erasing again does no harm.
     """
-    from stream.customers.erase import erase as erase_customer
+    from stream.customers import erase as erasure
     from stream.settings import load_settings
 
-    erasure = asyncio.run(erase_customer(load_settings(), customer_id, at, now_ms=now_ms(), wait_s=wait))
-    if as_json:
-        typer.echo(msgspec.json.encode(erasure).decode())
+    settings = load_settings()
+    if check:
+        found = asyncio.run(erasure.check(settings, customer_id, now_ms=now_ms()))
     else:
-        _show_erasure(erasure)
-    if not erasure.done:
+        found = asyncio.run(erasure.erase(settings, customer_id, at, now_ms=now_ms(), wait_s=wait))
+    if as_json:
+        echo(msgspec.json.encode(found))
+    else:
+        for line in erasure_lines(found):
+            echo(line)
+    if not found.done:
         raise typer.Exit(1)
 
 
-def _show_erasure(erasure: Erasure) -> None:
-    where = f"partition {erasure.partition}, offset {erasure.offset}"
-    if erasure.done:
-        typer.echo(f"{erasure.customer_id}: erased, everything up to {erasure.erased_until} ({where}).")
-        typer.echo("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
+def erasure_lines(found: Erasure) -> list[str]:
+    """Return the outcome of an erasure as lines for people."""
+    until = max((shard.erased_until for shard in found.shards if shard.erased_until), default=None)
+    if found.done:
+        lines = [f"{found.customer_id}: erased, everything dated up to {until}: {found.shards_read} shards were read."]
+        lines.append("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
     else:
-        typer.echo(
-            f"{erasure.customer_id}: the erasure is sent ({where}), but no worker has processed it yet: "
-            "`segstream status` shows why. A worker will do it as soon as it gets there; don't send it again."
+        lines = [f"{found.customer_id}: not erased{' yet' if found.sent else ''}."]
+        lines += [f"  {reason}." for reason in found.reasons]
+        lines.append(
+            "`segstream erase ID --check` looks again, and sends nothing. Erasing again does no harm."
+            if found.sent
+            else "`segstream erase ID` sends an erasure."
         )
-    typer.echo(
-        "Logs that may still hold data of this customer, and until when (Kafka deletes whole segments of a log, so it "
-        "may take longer):"
-    )
-    width = max((len(kept.topic) for kept in erasure.kept), default=0)
-    for kept in erasure.kept:
-        until = kept.until or ("compaction" if kept.policy == "compact" else "no limit")
-        typer.echo(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
-    typer.echo(
-        "Shorten a topic's retention.ms to end that earlier: docs/how-to/erase-a-customer.md says what needs it."
-    )
+    lines += [f"  {note}." for note in found.notes]
+    if found.dead_letters:
+        lines.append(f"  {found.dead_letters:,} dead letters name the customer; a redrive could send them back.")
+    return [*lines, *_kept_lines(found)]
+
+
+def _kept_lines(found: Erasure) -> list[str]:
+    lines = ["These may still hold data of this customer from before, until:"]
+    width = max((len(kept.topic) for kept in found.kept), default=0)
+    for kept in found.kept:
+        until = kept.until or ("compaction" if "compact" in kept.policy else "no limit")
+        lines.append(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
+    files = found.redis
+    if files.append_only_file:
+        begun = "under way" if files.rewriting else "`redis-cli BGREWRITEAOF` begins one"
+        lines.append(f"  Redis' append-only file, until its next rewrite: {begun}")
+    if files.snapshot_at is not None:
+        lines.append(f"  Redis' snapshot file, if there is one, until the next after {files.snapshot_at} (BGSAVE)")
+    if files.append_only_file is None:
+        lines.append("  Redis' files: it doesn't let this user ask (INFO)")
+    if files.replicas:
+        lines.append(f"  the files of {files.replicas} replicas of Redis")
+    lines += [f"  {place}" for place in found.outside]
+    lines.append("A topic's retention.ms bounds what it keeps: docs/how-to/erase-a-customer.md says what needs it.")
+    return lines

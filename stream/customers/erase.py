@@ -1,18 +1,20 @@
-"""The erasure of a customer: its event, the wait until a worker has done it, and what the logs still hold."""
+"""The erasure of a customer: its events, and the wait until workers have done it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
+from redis.exceptions import RedisError
 
 from segmentation.events import CustomerErased, encode, instant, iso
-from segmentation.partitioners import PARTITIONERS, murmur2
+from stream.customers.erasure_report import Erasure, SentErasure, judged, left_by_campaigns, left_by_scoring
+from stream.customers.mentions import Mentions
+from stream.customers.places import shards_of
+from stream.customers.shard_traces import ShardHolding, shard_holdings
 from stream.errors import SegstreamError
-from stream.kafka import topics
 from stream.kafka.clients import kafka_producer
 from stream.replay.preconditions import check_target
 from stream.storage.client import redis_client
@@ -20,9 +22,11 @@ from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from stream.settings import Settings
 
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.1
 _LONGEST_ID: Final = 256
 
 
@@ -30,92 +34,105 @@ class ErasureRefused(SegstreamError):
     """The id can't be one of a customer."""
 
 
-class RetainedData(msgspec.Struct, frozen=True):
-    """Data of the customer that a log still holds. `until`: None if the log keeps it without limit."""
-
-    topic: str
-    holds: str
-    policy: str  # Kafka's cleanup.policy
-    until: str | None
-
-
-class Erasure(msgspec.Struct, frozen=True):
-    """The erasure that was sent, whether a worker has done it, and the data that logs still hold."""
-
-    customer_id: str
-    erased_until: str
-    partition: int
-    offset: int
-    done: bool
-    kept: list[RetainedData]
+class ErasureUnconfirmed(SegstreamError):
+    """The erasure is sent, and it can't be seen whether it is done."""
 
 
 async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_ms: int, wait_s: float) -> Erasure:
-    """Send customer.erased for everything dated up to `at_ms`, and wait until a worker has done it.
+    """Send customer.erased for everything dated up to `at_ms`, wait until workers have done it, and look.
 
-    `at_ms` None: now; in event time the clock of the customer's shard. Instants in ms. Raises ErasureRefused,
-    KafkaUnreachable, TopicMissing, RedisUnreachable.
+    It goes to the customer's partition; where no partitioner is known, to all. `at_ms` None: now; in event time the
+    clock of the shard. Instants in ms. Raises ErasureRefused, KafkaUnreachable, TopicUnusable, RedisUnreachable; and
+    ErasureUnconfirmed where the events are sent, and then something can't be read.
     """
-    key = customer_id.encode()
+    mentions = _mentions(settings, customer_id)
+    await check_target(settings)
+    with redis_client(settings) as redis:
+        instants = {p: _instant(redis, settings, p, at_ms, now_ms) for p in shards_of(settings, customer_id)}
+    sent: list[SentErasure] = []
+    try:
+        await _send(settings, customer_id, instants, sent)
+        with redis_client(settings) as redis:
+            holdings = await _awaited(redis, settings, mentions, sent, time.monotonic() + wait_s)
+            return await judged(redis, settings, mentions, sent, holdings, now_ms)
+    except (SegstreamError, RedisError) as error:
+        if not sent:
+            raise
+        raise ErasureUnconfirmed(
+            f"the erasure of {customer_id!r} is sent ({where(sent)}), but it can't be seen whether it is done: {error}",
+            hint="A worker will do it as soon as it reads it. `segstream erase ID --check` looks again; running "
+            "`erase` again does no harm.",
+        ) from error
+
+
+async def check(settings: Settings, customer_id: str, *, now_ms: int) -> Erasure:
+    """Look whether a customer is erased, and send nothing. Raises as `erase` does."""
+    mentions = _mentions(settings, customer_id)
+    with redis_client(settings) as redis:
+        holdings = await asyncio.to_thread(lambda: list(shard_holdings(redis, settings, mentions)))
+        return await judged(redis, settings, mentions, [], holdings, now_ms)
+
+
+def where(sent: list[SentErasure]) -> str:
+    """Return where the events are.
+
+    >>> where([SentErasure(3, 17, "")]), where([SentErasure(0, 1, ""), SentErasure(1, 5, "")])
+    ('partition 3, offset 17', '2 partitions')
+    """
+    first = sent[0]
+    return f"partition {first.partition}, offset {first.offset}" if len(sent) == 1 else f"{len(sent)} partitions"
+
+
+def _mentions(settings: Settings, customer_id: str) -> Mentions:
     if not 1 <= len(customer_id) <= _LONGEST_ID:
         raise ErasureRefused(f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}.")
-    # SEGSTREAM_PARTITIONER=none asks for no particular partitioner: Kafka's default will do.
-    partition = (PARTITIONERS[settings.partitioner] or murmur2)(key, settings.partitions)
-    with redis_client(settings) as redis:
-        keys = ShardKeys(settings.group, settings.orders_topic, partition)
-        clock = await asyncio.to_thread(read_clock, redis, keys)
-        if at_ms is None:
-            at_ms = clock if settings.time == "event" and clock is not None else now_ms
-        offset = await _send(settings, customer_id, at_ms, partition)
-        done = await _processed(redis, keys, offset, wait_s)
-    return Erasure(customer_id, iso(at_ms), partition, offset, done, await _retained(settings, now_ms))
+    try:
+        return Mentions.of(settings, customer_id)
+    except UnicodeEncodeError:
+        raise ErasureRefused(
+            f"the customer's id {customer_id!r} isn't UTF-8.", hint="Give it as it stands in the orders."
+        ) from None
 
 
-async def _send(settings: Settings, customer_id: str, at_ms: int, partition: int) -> int:
-    event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=customer_id, occurred_at=instant(at_ms))
-    await check_target(settings)
+def _instant(redis: Redis, settings: Settings, partition: int, at_ms: int | None, now_ms: int) -> int:
+    if at_ms is not None:
+        return at_ms
+    if settings.time == "wall":
+        return now_ms
+    clock = read_clock(redis, ShardKeys(settings.group, settings.orders_topic, partition))
+    return now_ms if clock is None else clock
+
+
+async def _send(settings: Settings, customer_id: str, instants: dict[int, int], sent: list[SentErasure]) -> None:
+    """Send an event to each of these partitions, and add each to `sent` once Kafka has it."""
     async with kafka_producer(settings) as producer:
-        sent = await producer.send_and_wait(
-            settings.orders_topic, encode(event), key=customer_id.encode(), partition=partition
-        )
-    return int(sent.offset)
+        for partition, at_ms in instants.items():
+            event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=customer_id, occurred_at=instant(at_ms))
+            record = await producer.send_and_wait(
+                settings.orders_topic, encode(event), key=customer_id.encode(), partition=partition
+            )
+            sent.append(SentErasure(partition, int(record.offset), iso(at_ms)))
 
 
-async def _processed(redis: Any, keys: ShardKeys, offset: int, wait_s: float) -> bool:
-    deadline = time.monotonic() + wait_s
+async def _awaited(
+    redis: Redis, settings: Settings, mentions: Mentions, sent: list[SentErasure], deadline_s: float
+) -> list[ShardHolding]:
+    """Wait until the shards have read the events and hold nothing that they erase, or the time is over."""
+    read = False
     while True:
-        head = await asyncio.to_thread(read_head, redis, keys)
-        if head is not None and head.offset > offset:
-            return True
-        if time.monotonic() > deadline:
-            return False
+        read = read or await asyncio.to_thread(_have_read, redis, settings, sent)
+        over = time.monotonic() > deadline_s
+        if read or over:
+            holdings = await asyncio.to_thread(lambda: list(shard_holdings(redis, settings, mentions)))
+            # What the scoring left is final: it was committed with the head that says the event is read.
+            if over or left_by_scoring(settings, sent, holdings) or not left_by_campaigns(holdings):
+                return holdings
         await asyncio.sleep(_POLL_S)
 
 
-async def _retained(settings: Settings, now_ms: int) -> list[RetainedData]:
-    """Return what each log of the deployment may hold of a customer, by the log's retention."""
-    orders = "the customer's events, as they were sent"
-    moves = "the customer's moves, with their figures"
-    holds = {
-        settings.orders_topic: orders,
-        settings.unkeyed_topic: orders,
-        settings.orders_dead_letters_topic: "the customer's events that could not be used",
-        settings.changes_topic: moves,
-        settings.state_topic: "the latest move, which a tombstone now replaces",
-        settings.changes_dead_letters_topic: "the customer's moves that could not be used",
-        settings.actions_topic: "the campaign actions for the customer",
-    }
-    return [
-        _retained_in(topic, holds[topic], policy, retention_ms, now_ms)
-        for topic, (policy, retention_ms) in (await topics.retention(settings, list(holds))).items()
-    ]
-
-
-def _retained_in(topic: str, holds: str, policy: str, retention_ms: int, now_ms: int) -> RetainedData:
-    """Return what one log holds, and until when.
-
-    >>> _retained_in("orders", "events", "delete", 86_400_000, 0).until
-    '1970-01-02T00:00:00.000Z'
-    """
-    ends = policy == "delete" and retention_ms >= 0
-    return RetainedData(topic, holds, policy, iso(now_ms + retention_ms) if ends else None)
+def _have_read(redis: Redis, settings: Settings, sent: list[SentErasure]) -> bool:
+    for event in sent:
+        head = read_head(redis, ShardKeys(settings.group, settings.orders_topic, event.partition))
+        if head is None or head.offset <= event.offset:
+            return False
+    return True

@@ -1,1 +1,4 @@
-"""Records that can't be used, and how they are sent back. Imported by adapters, commands, engine and outputs."""
+"""Records that can't be used, and how they are sent back.
+
+Imported by adapters, commands, customers, engine and outputs.
+"""

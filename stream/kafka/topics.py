@@ -26,6 +26,7 @@ DEAD_LETTER_ROOM_BYTES = 65_536
 _MINUTE_MS = 60_000
 _VISIBLE_TIMEOUT_S = 30.0
 _POLL_S = 0.05
+_LONGEST_LAG_MS = 2**63 - 1  # Kafka's "without limit" of max.compaction.lag.ms
 
 # Every record is kept: orders rebuild the states, moves are their history. Retention goes by record timestamps, which
 # in a replay lie long ago. Both limits are set, because a broker may have other defaults.
@@ -169,13 +170,44 @@ async def check(settings: Settings) -> list[Problem]:
     return problems
 
 
-async def retention(settings: Settings, names: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Return (cleanup.policy, retention.ms; -1: forever) of those of these topics that exist. Raises TopicsError."""
-    asked = {"cleanup.policy": "", "retention.ms": ""}
+class Retention(msgspec.Struct, frozen=True):
+    """How long a topic keeps a record: Kafka's settings of the topic, as the broker has them. -1: without limit."""
+
+    policy: str  # cleanup.policy
+    retention_ms: int
+    segment_ms: int  # the youngest file of a log is deleted with its youngest record, so a record may stay longer
+    longest_uncompacted_ms: int
+
+    def deletes_after_ms(self) -> int | None:
+        """Return after how long a record is deleted by its age at the latest; None: without limit.
+
+        >>> Retention("delete", 86_400_000, 3_600_000, -1).deletes_after_ms()
+        90000000
+        """
+        ends = "delete" in self.policy and self.retention_ms >= 0
+        return self.retention_ms + self.segment_ms if ends else None
+
+    def compacts_after_ms(self) -> int | None:
+        """Return after how long compaction removes a replaced record at the latest; None: without limit, or never."""
+        ends = "compact" in self.policy and 0 <= self.longest_uncompacted_ms < _LONGEST_LAG_MS
+        return self.longest_uncompacted_ms if ends else None
+
+
+async def retention(settings: Settings, names: Sequence[str]) -> dict[str, Retention]:
+    """Return how long those of these topics that exist keep their records, as the broker says. Raises TopicsError."""
+    asked = dict.fromkeys(("cleanup.policy", "retention.ms", "segment.ms", "max.compaction.lag.ms"), "")
     async with _admin(settings) as admin:
         existing = await _described(admin)
         found = await _configs(admin, [TopicSpec(name, 0, 0, asked) for name in names if name in existing])
-    return {name: (config["cleanup.policy"], int(config["retention.ms"])) for name, config in found.items()}
+    return {
+        name: Retention(
+            config["cleanup.policy"],
+            int(config["retention.ms"]),
+            int(config["segment.ms"]),
+            int(config["max.compaction.lag.ms"]),
+        )
+        for name, config in found.items()
+    }
 
 
 def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:

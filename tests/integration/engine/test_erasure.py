@@ -16,7 +16,8 @@ from redis import Redis
 from segmentation.events import Amount, OrderPlaced
 from stream.clock import now_ms
 from stream.commands import shards
-from stream.customers.erase import Erasure, ErasureRefused, erase
+from stream.customers.erase import ErasureRefused, erase
+from stream.customers.erasure_report import Erasure
 from stream.customers.lookup import customer
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
@@ -92,7 +93,7 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         assert len(tombstones(settings, settings.changes_topic)) == 1
         check_the_other_customer(settings)
         report = customer(settings, await read_published(settings), ANN, now_ms())
-        assert report.erased_at == erasure.erased_until
+        assert report.erased_at == erasure.sent[0].until
         assert (report.frequency, report.entries[0].kind) == (0, "erased")
 
         # Old orders and repeated ones don't bring the customer back; nor does the erasure of an unknown customer.

@@ -1,0 +1,284 @@
+"""Whether a customer is erased: what every shard, the dead letters and the logs' retention say after an erasure.
+
+Nothing is taken on trust. An erasure is done when no key of any shard names the customer any more, except for events
+dated after it, and it is no dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from segmentation.entries import ERASED
+from segmentation.events import iso, millis
+from segmentation.rfm import StateFormatError, unpack
+from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
+from stream.customers.places import OUTSIDE, shards_of, topic_places
+from stream.customers.record_traces import TopicSearch, records_about
+from stream.customers.shard_traces import ShardHolding, status_texts
+from stream.dead_letters.records import StoredDeadLetter, read_dead_letter
+from stream.kafka.clients import end_offsets
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import REBUILD, StoreUnreadable, read_head
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from segmentation.entries import Entry
+    from stream.customers.mentions import Mentions
+    from stream.settings import Settings
+
+_AHEAD: Final = frozenset({"dated_ahead", "clock_jump"})
+
+
+class SentErasure(msgspec.Struct, frozen=True):
+    """An event customer.erased on the topic of orders. `until`: everything dated up to here is erased."""
+
+    partition: int
+    offset: int
+    until: str
+
+
+class ShardLeft(msgspec.Struct, frozen=True):
+    """A shard that still names the customer, or keeps a keyed hash of the id.
+
+    `step`: scoring or campaigns. `events`: those that the state keeps, of scoring.
+    """
+
+    step: str
+    partition: int
+    state: bool
+    due: bool
+    listed: bool
+    tombstone: bool
+    events: int
+    erased_until: str | None
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """The outcome of an erasure, or of a look whether there was one.
+
+    `sent`: empty for a mere look. `done`: nothing dated up to the erasure is left in any shard; else `reasons` says why
+    not. `notes`: more that a person should know. `dead_letters`: the number of those that name the customer.
+    """
+
+    customer_id: str
+    sent: list[SentErasure]
+    done: bool
+    reasons: list[str]
+    notes: list[str]
+    shards_read: int
+    shards: list[ShardLeft]
+    dead_letters: int
+    kept: list[RetainedData]
+    redis: RedisFiles
+    outside: list[str]
+
+
+async def judged(
+    redis: Redis,
+    settings: Settings,
+    mentions: Mentions,
+    sent: list[SentErasure],
+    holdings: list[ShardHolding],
+    now_ms: int,
+) -> Erasure:
+    """Return what is left of a customer after an erasure. `sent` empty: of whichever erasure the shards know.
+
+    Raises StoreUnreadable, KafkaUnreachable, TopicsError, RedisError.
+    """
+    letters, failures = await _dead_letters(settings, mentions)
+    lags = await asyncio.to_thread(_lags, redis, settings, mentions, sent, await _ends(settings, sent))
+    unfinished = left_by_scoring(settings, sent, holdings) + left_by_campaigns(holdings)
+    refused = _refused(sent, letters)
+    reasons = [*refused, *lags, *unfinished] if sent or unfinished else []
+    return Erasure(
+        customer_id=mentions.customer_id,
+        sent=sent,
+        done=not (reasons or failures),
+        reasons=[*reasons, *failures],
+        notes=_notes(holdings, await asyncio.to_thread(status_texts, redis, settings, mentions), done=not reasons),
+        shards_read=len(holdings),
+        shards=[_left(holding) for holding in holdings if holding.found or holding.tombstone is not None],
+        dead_letters=len(letters),
+        kept=await retained(settings, now_ms),
+        redis=await asyncio.to_thread(redis_files, redis),
+        outside=list(OUTSIDE),
+    )
+
+
+def left_by_scoring(settings: Settings, sent: list[SentErasure], holdings: list[ShardHolding]) -> list[str]:
+    """Return why the customer isn't erased, by what the scoring's shards hold. Raises StoreUnreadable.
+
+    `sent` empty: by the latest erasure that any shard knows.
+    """
+    scoring = [holding for holding in holdings if holding.place.scoring]
+    known = [at for holding in scoring if (at := erased_until(holding)) is not None]
+    until = {event.partition: _ms(event.until) for event in sent}
+    reasons = []
+    for holding in scoring:
+        partition = holding.place.keys.partition
+        at = until.get(partition, max(until.values(), default=max(known, default=None)))
+        reasons += _of_scoring(settings, holding, at, expected=partition in until)
+    if not sent and not known and not reasons:
+        reasons.append("no shard knows an erasure of this id, or holds anything else of it: check the id")
+    for holding in holdings:
+        shard = holding.place.keys.shard
+        reasons += [f"{key} has a type that can't be searched" for key in holding.unread]
+        if holding.other_salt:
+            reasons.append(
+                f"shard {shard} has tombstones under another salt than SEGSTREAM_ERASURE_SALT: they can't be found"
+            )
+    return reasons
+
+
+def _of_scoring(settings: Settings, holding: ShardHolding, until_ms: int | None, *, expected: bool) -> list[str]:
+    shard = holding.place.keys.shard
+    early = _events(holding, until_ms)
+    if early:
+        kept = f"shard {shard} keeps {early:,} events of the customer"
+        if until_ms is None:
+            return [f"{kept}, and no shard knows an erasure"]
+        if not expected and settings.partitioner != "none":
+            reason = (
+                f"{kept}, dated up to {iso(until_ms)}, though SEGSTREAM_PARTITIONER={settings.partitioner} puts this "
+                "id into another shard: the producers of orders choose partitions differently, or did. Erase again "
+                "with their partitioner, or with none, in the settings of workers and this command"
+            )
+            return [reason]
+        return [f"{kept}, dated up to {iso(until_ms)}"]
+    if holding.state is None and (holding.due_ms is not None or holding.listed or holding.others):
+        return [f"shard {shard} has no state of the customer, but names them elsewhere. {REBUILD}"]
+    if expected and until_ms is not None and (erased_until(holding) or -1) < until_ms:
+        return [f"shard {shard} has no tombstone of the customer up to {iso(until_ms)}"]
+    return []
+
+
+def left_by_campaigns(holdings: list[ShardHolding]) -> list[str]:
+    """Return which of the campaigns' shards hold the customer still: their dispatcher reads the last move later."""
+    if any(_events(holding) for holding in holdings if holding.place.scoring):
+        return []  # later events have made a new customer of the id
+    return [
+        f"shard {holding.place.keys.shard} keeps the state of the customer's campaigns: no dispatcher has read the "
+        "last move yet"
+        for holding in holdings
+        if holding.found and not holding.place.scoring
+    ]
+
+
+def erased_until(holding: ShardHolding) -> int | None:
+    """Return the instant (ms) up to which a shard of the scoring step has erased the customer; None: it hasn't.
+
+    Raises StoreUnreadable.
+    """
+    times = [
+        e.time for value in (holding.state, holding.tombstone) for e in _entries(holding, value) if e.kind == ERASED
+    ]
+    return max(times, default=None)
+
+
+def _events(holding: ShardHolding, until_ms: int | None = None) -> int:
+    """Count the events that a state of the scoring step keeps, those dated up to an instant; None: all."""
+    return sum(e.kind != ERASED and (until_ms is None or e.time <= until_ms) for e in _entries(holding, holding.state))
+
+
+def _entries(holding: ShardHolding, value: bytes | None) -> tuple[Entry, ...]:
+    if value is None:
+        return ()
+    try:
+        return unpack(value).entries
+    except StateFormatError as error:
+        raise StoreUnreadable(
+            f"the state of the customer in {holding.place.keys.states} can't be read: {error}.", hint=REBUILD
+        ) from error
+
+
+async def _dead_letters(settings: Settings, mentions: Mentions) -> tuple[list[StoredDeadLetter], list[str]]:
+    """Return the dead letters that name the customer, without their contents, and why a topic couldn't be read."""
+    letters, failures = [], []
+    wanted = (settings.orders_dead_letters_topic, settings.changes_dead_letters_topic)
+    for place in (place for place in topic_places(settings) if place.topic in wanted):
+        search = TopicSearch(place)
+        letters += [
+            replace(read_dead_letter(found.record), key=None, value=None, headers=[])
+            async for found in records_about(settings, search, mentions)
+        ]
+        if search.failure:
+            failures.append(f"the dead letters can't be read, so an erasure may be among them: {search.failure}")
+    return letters, failures
+
+
+def _refused(sent: list[SentErasure], letters: list[StoredDeadLetter]) -> list[str]:
+    """Return why erasures became dead letters."""
+    sent_at = {(event.partition, event.offset) for event in sent}
+    found = []
+    for letter in letters:
+        if (letter.partition, letter.offset) in sent_at:
+            text = (
+                f"the erasure in partition {letter.partition} became a dead letter: {letter.reason}: {letter.message}"
+            )
+            if letter.reason in _AHEAD:
+                text += " Set this machine's clock, or give an earlier instant with --at"
+            found.append(text)
+    return found
+
+
+async def _ends(settings: Settings, sent: list[SentErasure]) -> dict[int, int]:
+    """Return up to which offset each shard must have read: behind the erasure, or all that there is."""
+    if sent:
+        return {event.partition: event.offset + 1 for event in sent}
+    return await end_offsets(settings, settings.orders_topic)
+
+
+def _lags(
+    redis: Redis, settings: Settings, mentions: Mentions, sent: list[SentErasure], ends: dict[int, int]
+) -> list[str]:
+    """Return which shards haven't read so far yet."""
+    found = []
+    for partition in shards_of(settings, mentions.customer_id):
+        keys = ShardKeys(settings.group, settings.orders_topic, partition)
+        head = read_head(redis, keys)
+        offset, end = 0 if head is None else head.offset, ends.get(partition, 0)
+        if offset < end:
+            what = f"up to the erasure at offset {end - 1}" if sent else f"{end - offset:,} records of its log"
+            found.append(
+                f"shard {keys.shard} hasn't read {what} yet, and is at {offset}: a worker will, and `segstream status` "
+                "shows what keeps it"
+            )
+    return found
+
+
+def _notes(holdings: list[ShardHolding], texts: list[str], *, done: bool) -> list[str]:
+    notes = [
+        f"{holding.place.keys.head} names the customer as the last one of a rescore's slice, until the next slice"
+        for holding in holdings
+        if holding.stopped_at
+    ]
+    notes += [f"{key} names the customer in the text of a shard's status" for key in texts]
+    later = sum(_events(holding) for holding in holdings if holding.place.scoring)
+    if done and later:
+        notes.append(f"{later:,} events dated after the erasure are kept: they make a new customer of this id")
+    return notes
+
+
+def _left(holding: ShardHolding) -> ShardLeft:
+    scoring = holding.place.scoring
+    until = erased_until(holding) if scoring else None
+    return ShardLeft(
+        step="scoring" if scoring else "campaigns",
+        partition=holding.place.keys.partition,
+        state=holding.state is not None,
+        due=holding.due_ms is not None,
+        listed=holding.listed,
+        tombstone=holding.tombstone is not None,
+        events=_events(holding) if scoring else 0,
+        erased_until=None if until is None else iso(until),
+    )
+
+
+def _ms(text: str) -> int:
+    return millis(datetime.fromisoformat(text))

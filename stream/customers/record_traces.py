@@ -1,0 +1,128 @@
+"""The records in Kafka that are about one customer, topic by topic, in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
+from aiokafka import TopicPartition
+
+from stream.customers.mentions import Mention
+from stream.customers.places import TopicPlace, shards_of
+from stream.kafka.aiokafka_internals import accept_any_header_name, all_partitions
+from stream.kafka.clients import KafkaUnreachable, at_end, kafka_consumer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiokafka import AIOKafkaConsumer
+
+    from stream.customers.mentions import Mentions
+    from stream.settings import Settings
+
+_POLL_MS: Final = 200
+_BATCH: Final = 5_000
+_STALLED_S: Final = 60.0
+
+
+class SearchedPartition(msgspec.Struct, frozen=True):
+    """A partition that was read: the committed records from one offset to before another."""
+
+    partition: int
+    first: int
+    end: int
+
+
+class TopicSearch:
+    """The search of one topic: the bounds are known at its beginning, the counts at its end."""
+
+    def __init__(self, place: TopicPlace) -> None:
+        """`place`: the topic, and whether its records are keyed by customer."""
+        self.place = place
+        self.exists = False
+        self.partitions: list[SearchedPartition] = []
+        self.records = 0
+        self.failure: str | None = None  # why the topic couldn't be read to its end
+
+
+class FoundRecord(NamedTuple):
+    """A record that is, or may be, about the customer."""
+
+    record: Any  # aiokafka's
+    mention: Mention
+
+
+async def records_about(
+    settings: Settings,
+    search: TopicSearch,
+    mentions: Mentions,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> AsyncIterator[FoundRecord]:
+    """Yield a topic's records about a customer, from the oldest to the present end.
+
+    Fills in `search`. A topic that this user can't read is a failure noted there; the records read before it have been
+    yielded. `progress` gets the number of records read.
+    """
+    accept_any_header_name()
+    try:
+        async with kafka_consumer(settings) as consumer:
+            partitions = await _partitions(consumer, settings, search.place, mentions.customer_id)
+            search.exists = bool(partitions)
+            if not partitions:
+                return
+            ends = await consumer.end_offsets(partitions)
+            first = await consumer.beginning_offsets(partitions)
+            search.partitions = [SearchedPartition(tp.partition, first[tp], ends[tp]) for tp in partitions]
+            async for record in _read(consumer, search, first, ends):
+                mention = mentions.in_record(record.key, record.value, record.headers, search.place.key)
+                if mention is not None:
+                    yield FoundRecord(record, mention)
+                if progress and search.records % _BATCH == 0:
+                    progress(search.records)
+    except KafkaUnreachable as error:
+        search.failure = str(error)
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, search: TopicSearch, first: dict[TopicPartition, int], ends: dict[TopicPartition, int]
+) -> AsyncIterator[Any]:
+    """Yield the committed records between these offsets, and count them."""
+    consumer.assign(list(first))
+    for tp, offset in first.items():
+        consumer.seek(tp, offset)
+    last_s = time.monotonic()
+    while not await at_end(consumer, ends):
+        answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
+        if answer:
+            last_s = time.monotonic()
+        elif time.monotonic() - last_s > _STALLED_S:
+            search.failure = f"no record of {search.place.topic} arrived for {_STALLED_S:.0f} s"
+            return
+        for tp, records in answer.items():
+            for record in records:
+                search.records += 1
+                if record.offset < ends[tp]:
+                    yield record
+
+
+async def records_to_read(settings: Settings, places: list[TopicPlace], customer_id: str) -> int:
+    """Return how many records the searches of these topics will read, at most. Raises KafkaUnreachable."""
+    async with kafka_consumer(settings) as consumer:
+        partitions = [tp for p in places for tp in await _partitions(consumer, settings, p, customer_id)]
+        if not partitions:
+            return 0
+        ends, first = await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
+    return sum(ends[tp] - first[tp] for tp in partitions)
+
+
+async def _partitions(
+    consumer: AIOKafkaConsumer, settings: Settings, place: TopicPlace, customer_id: str
+) -> list[TopicPartition]:
+    """Return the partitions that can hold the customer's records; none where the topic doesn't exist."""
+    existing = (await all_partitions(consumer)).get(place.topic, [])
+    # More partitions than the settings say: earlier records may be in any of them.
+    if place.sharded and len(existing) == settings.partitions:
+        existing = [p for p in existing if p in shards_of(settings, customer_id)]
+    return [TopicPartition(place.topic, p) for p in existing]
