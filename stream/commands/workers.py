@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from stream.commands.options import HttpPort
+from stream.terminal import echo
 
 if TYPE_CHECKING:
     from segmentation.step import Step
@@ -88,7 +89,7 @@ def _say_if_stopped_early() -> None:
     """Let SIGTERM end the process with a line on stderr, until Faust handles signals."""
 
     def stop(number: int, _: object) -> NoReturn:
-        typer.echo("segstream: stopped by SIGTERM, before it had started.", err=True)
+        echo("segstream: stopped by SIGTERM, before it had started.", err=True)
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
@@ -96,5 +97,5 @@ def _say_if_stopped_early() -> None:
 
 def _exit(code: int) -> NoReturn:
     """End the process, which a signal has stopped: any other end raises."""
-    typer.echo("segstream: stopped by SIGTERM or SIGINT.", err=True)
+    echo("segstream: stopped by SIGTERM or SIGINT.", err=True)
     raise typer.Exit(code)

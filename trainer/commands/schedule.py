@@ -14,6 +14,7 @@ import typer
 
 from stream.clock import now_ms
 from stream.renamed_options import accepting
+from stream.terminal import echo
 from trainer.commands.options import settings_and_log
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ async def _schedule(settings: DeploymentSettings, chosen: ScheduleSettings, opti
             task = asyncio.ensure_future(scheduler.run(stopping))
 
             def stop(number: signal.Signals) -> None:
-                typer.echo(f"segtrainer: stopped by {number.name}.", err=True)
+                echo(f"segtrainer: stopped by {number.name}.", err=True)
                 stopping.set()
                 task.cancel()
 
