@@ -20,7 +20,7 @@ from stream.settings import Settings
 
 ORDERS_RATE: Final = 500  # orders/s in the first of the two spans
 SEEDED_A_S: Final = 20_000  # customers put into Redis a second, on a busy machine
-LEAD_S: Final = 3.0
+LEAD_S: Final = 6.0  # the owners take their shards over again meanwhile
 _HOUR_MS: Final = 3_600_000
 _REST_DAYS: Final = 5  # customers at rest are due within this: no pattern waits for less
 _PAUSE_S: Final = 1.0

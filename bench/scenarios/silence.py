@@ -7,11 +7,12 @@ shifted customer waits as long.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,9 @@ from segmentation.rfm import absorb_bytes, announcement, headers
 from segmentation.state_bytes import layout
 from segmentation.step import NEVER_DUE
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys
+from stream.storage.heads import StoreHead
+from stream.storage.keys import ShardKeys, status_key
+from stream.storage.reads import parse_head, read_head
 
 REFERENCE_MS: Final = 1_700_000_000_000  # the patterns' last order
 # Each pattern's number of orders and their amount: from three segments into three others, after 6 to 31 days.
@@ -36,6 +39,19 @@ _BETWEEN_MS: Final = 60_000  # between two orders of a pattern: time alone moves
 _BLOCK: Final = 16_384
 _MOVING: Final = ("moved_at", "last", "first", "newest", "next_change")  # instants in a state's header
 _NAME: Final = b"c%010d"
+_TAKEOVER_S: Final = 60.0
+_POLL_S: Final = 0.5
+# Puts the present counts into a head (stream/storage/heads.py), and returns it.
+_COUNT: Final = """
+local head = redis.call('GET', KEYS[1])
+if not head then return head end
+local found = {
+  redis.call('HLEN', KEYS[2]), redis.call('ZCARD', KEYS[4]), redis.call('ZCARD', KEYS[3]), redis.call('HLEN', KEYS[5])
+}
+head = string.gsub(head, '"stored":%b[]}$', '"stored":[' .. table.concat(found, ',') .. ']}')
+redis.call('SET', KEYS[1], head)
+return head
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +147,9 @@ def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int
 
 
 def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> None:
-    """Put a cohort into its shards as commits would: states, customers and due index. The heads stay as they are.
+    """Put a cohort into its shards as commits would: states, customers and due index. Return when owners work again.
 
-    The shards' owners may be at work.
+    The owners may be at work. They stop at writes that aren't theirs, until the heads count these too.
     """
     # Make the next customers while Valkey works on the last ones.
     with ThreadPoolExecutor(1) as sender:
@@ -144,6 +160,30 @@ def seed(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) 
             sent = sender.submit(pipe.execute)
         if sent:
             sent.result()
+    _let_owners_go_on(settings, redis)
+
+
+def _let_owners_go_on(settings: Settings, redis: Redis) -> None:
+    """Let each head count what its shard holds now, and wait for the takeover that follows.
+
+    Raises BenchError where none follows. Shards without a head have no owner yet.
+    """
+    shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
+    waiting = {keys: head.token for keys in shards if (head := _counted_anew(redis, keys)) is not None}
+    deadline = time.monotonic() + _TAKEOVER_S
+    while waiting:
+        if time.monotonic() > deadline:
+            raise BenchError(f"{len(waiting)} shards weren't taken over within {_TAKEOVER_S} s.")
+        # As `segstream retry` does.
+        redis.hdel(status_key(settings.group, settings.orders_topic), *(str(keys.partition) for keys in waiting))
+        time.sleep(_POLL_S)
+        heads = {keys: read_head(redis, keys) for keys in waiting}
+        waiting = {keys: waiting[keys] for keys, head in heads.items() if head and head.token == waiting[keys]}
+
+
+def _counted_anew(redis: Redis, keys: ShardKeys) -> StoreHead | None:
+    raw = cast("bytes | None", redis.eval(_COUNT, 5, *keys.all()))
+    return None if raw is None else parse_head(raw, keys.shard)
 
 
 def _commands(settings: Settings, redis: Redis, cohort: Cohort, made: list[Pattern]) -> Iterator[Any]:

@@ -66,12 +66,14 @@ class Owned:
 
         Where the outcome is unknown, the head is read back: if it is the new one, the commit succeeded.
         """
-        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, **change)
-        raw = encode_head(head)
+        head = msgspec.structs.replace(self.head, turn=self.head.turn + 1, stored=None, **change)
+        sent = encode_head(head)
+        raw: bytes | None
         try:
-            await self.shard.store.commit(self.raw, raw, writes)
+            raw = await self.shard.store.commit(self.raw, sent, writes)
         except RedisError as error:
-            if not await self.shard.store.committed(raw):
+            raw = await self.shard.store.committed(sent)
+            if raw is None:
                 raise ShardLost("redis_commit", f"the commit to Redis failed: {error}.") from error
         self.head, self.raw = head, raw
 

@@ -91,16 +91,16 @@ class Rebuilder:
         keys = ShardKeys(settings.group, self._streams.input, partition)
         store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
         begin, end = remains.bounds[self._streams.input]
-        await store.clear()
+        published: Mapping[bytes, bytes] = {}
         line = f"shard {partition}: emptied; {end - begin:,} offsets to read again"
         if remains.shortened:
             published = await self._published(partition)
-            await store.seed({key: self._step.patch(None, note) for key, note in published.items()})
-            position = remains.bounds[self._streams.output][0]
-            head = await self._behind(head, remains, position)
+            head = await self._behind(head, remains, remains.bounds[self._streams.output][0])
             since = await self._since(partition, begin, end)
             line += f", from {begin:,} on{since}; {len(published):,} customers with a segment"
-        await self._redis.set(keys.head, encode_head(head))
+        await store.start_anew(
+            encode_head(head), {key: self._step.patch(None, note) for key, note in published.items()}
+        )
         return line
 
     async def _published(self, partition: int) -> Mapping[bytes, bytes]:

@@ -17,7 +17,7 @@ from stream.settings import Settings
 from stream.storage.client import redis_client
 from stream.storage.heads import StoreHead
 from stream.storage.keys import ShardKeys, status_key
-from stream.storage.reads import HeadUnreadable, read_head
+from stream.storage.reads import ShardUnreadable, read_head
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -79,7 +79,7 @@ def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus
     state, reason, detail = status.state, status.reason, status.detail
     try:
         head = read_head(redis, keys)
-    except HeadUnreadable as error:
+    except ShardUnreadable as error:
         # The owner shows the same once it reads the head. There may be no owner now.
         state, reason, detail = QUARANTINED, error.reason, str(error)
     offset = head.offset if head else 0

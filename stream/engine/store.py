@@ -1,7 +1,8 @@
 """A shard in Redis: its head, states and due index. One atomic load, one atomic commit; no decision is taken here.
 
 Every commit compares the head with the one that this owner wrote last. It is refused where another owner wrote since,
-or Redis was restored or flushed.
+or Redis was restored or flushed. Every call also compares what the shard's keys hold with what the head counts: where a
+part has vanished behind an intact head, the shard is quarantined.
 """
 
 from __future__ import annotations
@@ -15,26 +16,43 @@ from redis.exceptions import NoScriptError
 
 from segmentation.step import DueEntry
 from stream.errors import ShardLost, ShardQuarantined
+from stream.storage.heads import UNCOUNTED, Stored, stored_of, with_stored
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
+from stream.storage.reads import ShardLostInPart, check_stored
 
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
 # Lua's unpack takes fewer than 8,000 values. The arguments are checked before the first write, because Redis doesn't
 # undo the writes of a script that fails.
-COMMIT: Final = """
+_KEYS: Final = """
 local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local function stored()
+  return {
+    redis.call('HLEN', states), redis.call('ZCARD', customers), redis.call('ZCARD', due), redis.call('HLEN', tombstones)
+  }
+end
+"""
+
+# Answers 0 where the head is another; with what the other keys hold where that isn't what the head counts (ARGV[3];
+# empty: it counts nothing); else with the text of the new counts, which the new head gets.
+COMMIT: Final = (
+    _KEYS
+    + """
 local counts = {}
-local want = 10
+local want = 11
 for i = 1, 8 do
-  counts[i] = tonumber(ARGV[2 + i])
+  counts[i] = tonumber(ARGV[3 + i])
   if counts[i] == nil then return redis.error_reply('ERR segstream: a count is missing') end
   want = want + counts[i]
 end
 if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
+if string.sub(ARGV[2], -5) ~= 'null}' then return redis.error_reply('ERR segstream: the head has counts') end
 local now = redis.call('GET', head)
 if (now or '') ~= ARGV[1] then return 0 end
-local at = 11
+local found = stored()
+if ARGV[3] ~= '' and ARGV[3] ~= table.concat(found, ',') then return found end
+local at = 12
 local function each(n, f)
   local stop = at + n
   while at < stop do
@@ -55,9 +73,21 @@ each(counts[6], function(i, j)
 end)
 each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)) end)
 each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
-redis.call('SET', head, ARGV[2])
-return 1
+local counted = '[' .. table.concat(stored(), ',') .. ']}'
+redis.call('SET', head, string.sub(ARGV[2], 1, -6) .. counted)
+return counted
 """
+)
+
+# The head, and what the other keys hold.
+HEAD: Final = (
+    _KEYS
+    + """
+local found = stored()
+table.insert(found, 1, redis.call('GET', head))
+return found
+"""
+)
 
 DUE: Final = """
 local found = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
@@ -114,10 +144,16 @@ class ShardStore:
     async def read_head(self) -> bytes | None:
         """Read the head's bytes, and load the scripts, which a restarted server has forgotten.
 
-        Raises ShardQuarantined where customers were erased under another salt: their late events would bring them back.
+        Raises ShardQuarantined where a part of the shard has vanished, or where customers were erased under another
+        salt: their late events would bring them back.
         """
-        self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, DUE)}
-        mark = await self._redis.hget(self._keys.tombstones, cast("str", SALT_FIELD))
+        self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, HEAD, DUE)}
+        pipe = self._redis.pipeline(transaction=True)
+        self._ask(pipe)
+        pipe.hget(self._keys.tombstones, cast("str", SALT_FIELD))
+        (raw, *found), mark = await self._execute(pipe)
+        if raw is not None:
+            self._check_counts(stored_of(raw), found)
         self._any_erased = mark is not None
         if mark not in {None, self._salt_mark}:
             raise ShardQuarantined(
@@ -125,11 +161,11 @@ class ShardStore:
                 f"customers of {self._keys.shard} were erased under another salt than SEGSTREAM_ERASURE_SALT.",
                 hint="Restore the salt: under another one, late events would bring erased customers back.",
             )
-        return cast("bytes | None", await self._redis.get(self._keys.head))
+        return cast("bytes | None", raw)
 
-    async def has_states(self) -> bool:
-        """Return whether the shard has any customer, erased ones included."""
-        return bool(await self._redis.exists(self._keys.states, self._keys.tombstones))
+    async def is_empty(self) -> bool:
+        """Return whether nothing of the shard is there, whatever its head."""
+        return not await self._redis.exists(*self._keys.all()[1:])
 
     @property
     def _salt_mark(self) -> bytes:
@@ -154,10 +190,10 @@ class ShardStore:
     async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
         """Load states by key and up to `limit` customers due before `horizon`: one atomic call under the expected head.
 
-        Raises ShardLost where the head is another.
+        Raises ShardLost where the head is another, ShardQuarantined where a part of the shard has vanished.
         """
         pipe = self._redis.pipeline(transaction=True)
-        pipe.get(self._keys.head)
+        self._ask(pipe)
         if keys:
             pipe.hmget(self._keys.states, cast("list[str]", keys))
         if horizon is not None:
@@ -193,26 +229,30 @@ class ShardStore:
         """Load the next customers after `after`, in the order of their bytes.
 
         Return (customers with their states, the number of customers found, the last one). Those without a state are
-        counted only. `after` "": from the first. Raises ShardLost where the head is another.
+        counted only. `after` "": from the first. Raises as `load` does.
         """
         # Two requests, each with the head: only the owner writes. In one script they cost more than twice as much.
         bound = b"(" + after.encode() if after else b"-"
         pipe = self._redis.pipeline(transaction=True)
-        pipe.get(self._keys.head)
+        self._ask(pipe)
         pipe.zrange(self._keys.customers, cast("str", bound), "+", bylex=True, offset=0, num=limit)
         found, names = await self._execute(pipe)
         self._compare(found, head)
         if not names:
             return [], 0, b""
         pipe = self._redis.pipeline(transaction=True)
-        pipe.get(self._keys.head)
+        self._ask(pipe)
         pipe.hmget(self._keys.states, names)
         found, values = await self._execute(pipe)
         self._compare(found, head)
         return [(n, v) for n, v in zip(names, values, strict=True) if v is not None], len(names), names[-1]
 
-    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
-        """Compare the head, write, and set the head, atomically. Raises ShardLost where the head is another."""
+    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> bytes:
+        """Compare the head, write, and set the head, atomically. Return the new head's bytes, now with counts.
+
+        `head`: without counts. Raises ShardLost where Redis holds another head than `expected`, ShardQuarantined where
+        a part of the shard has vanished.
+        """
         states = [part for row in writes.states.items() for part in row]
         created = [part for key in writes.created for part in (b"0", key)]
         earlier = [part for key, at in writes.earlier.items() for part in (at, key)]
@@ -225,31 +265,46 @@ class ShardStore:
         lists: list[Sequence[bytes | int]] = [
             states, created, earlier, due, writes.idle, writes.deleted, back, tombstones,
         ]  # fmt: skip
-        arguments: list[bytes | int] = [expected or b"", head, *(len(part) for part in lists)]
+        counted = self._counted(expected)
+        then = b"" if counted is None else b"%d,%d,%d,%d" % counted
+        arguments: list[bytes | int] = [expected or b"", head, then, *(len(part) for part in lists)]
         for part in lists:
             arguments += part
         sent = cast("list[str]", arguments)  # redis-py takes bytes and numbers too, its annotations only str
         done = await self._redis.evalsha(self._sha[COMMIT], 5, *self._keys.all(), *sent)
-        if done != 1:
+        if isinstance(done, list):
+            self._check_counts(counted, done)
+        if not isinstance(done, bytes):
             raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
+        return head.removesuffix(UNCOUNTED) + done
 
-    async def committed(self, head: bytes) -> bool:
-        """Return whether Redis holds exactly this head: after a commit whose outcome is unknown."""
-        return await self._redis.get(self._keys.head) == head
+    async def committed(self, head: bytes) -> bytes | None:
+        """Return the bytes of this head in Redis, with its counts, after a commit whose outcome is unknown.
 
-    async def seed(self, states: Mapping[bytes, bytes]) -> None:
-        """Write states into a shard without a head, which no worker can own (`segstream rebuild`)."""
+        None: Redis holds another head, so the commit failed. `head`: without counts.
+        """
+        found = cast("bytes | None", await self._redis.get(self._keys.head))
+        return found if found is not None and found.startswith(head.removesuffix(UNCOUNTED)) else None
+
+    async def start_anew(self, head: bytes, states: Mapping[bytes, bytes]) -> None:
+        """Put these states, and nothing else, under this head, which comes last (`segstream rebuild`).
+
+        Without a head no worker can own the shard. `head`: without counts.
+        """
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(*self._keys.all())
         keys = list(states)
         for begin in range(0, len(keys), MAX_SLICE):
+            await pipe.execute()
             rows = {key: states[key] for key in keys[begin : begin + MAX_SLICE]}
-            pipe = self._redis.pipeline(transaction=False)
             pipe.hset(self._keys.states, items=[part for row in rows.items() for part in row])
             pipe.zadd(self._keys.customers, dict.fromkeys(rows, 0))
-            await pipe.execute()
+        pipe.set(self._keys.head, with_stored(head, Stored(len(keys), len(keys), 0, 0)))
+        await pipe.execute()
 
-    async def clear(self) -> None:
-        """Delete the shard (`segstream rebuild`)."""
-        await self._redis.delete(*self._keys.all())
+    def _ask(self, pipe: Pipeline) -> None:
+        """Ask for the head and the counts: one request, for `_compare`."""
+        pipe.evalsha(self._sha[HEAD], 5, *self._keys.all())
 
     async def _execute(self, pipe: Pipeline) -> list[Any]:  # each answer has another type
         try:
@@ -257,6 +312,19 @@ class ShardStore:
         except NoScriptError:
             raise ShardLost("redis_restarted", "Redis has lost the scripts: it was restarted.") from None
 
-    def _compare(self, found: bytes | None, head: bytes) -> None:
-        if found != head:
+    def _compare(self, found: Sequence[Any], head: bytes) -> None:
+        """Compare (head, counts) with the expected head. Raises ShardLost, ShardQuarantined."""
+        if found[0] != head:
             raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
+        self._check_counts(stored_of(head), found[1:])
+
+    @staticmethod
+    def _counted(expected: bytes | None) -> Stored | None:
+        """Return what a commit must find. None: the head is of a version that doesn't count."""
+        return Stored(0, 0, 0, 0) if expected is None else stored_of(expected)
+
+    def _check_counts(self, counted: Stored | None, found: Sequence[int]) -> None:
+        try:
+            check_stored(counted, found, self._keys.shard)
+        except ShardLostInPart as error:
+            raise ShardQuarantined(error.reason, str(error)) from None

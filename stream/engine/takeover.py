@@ -171,7 +171,7 @@ async def _read_kafka_head(
 
 async def _new_shard(shard: ShardContext, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
     """Return the head of a shard that never had an owner. Raises ShardQuarantined where it had one."""
-    if kafka is not None or end > 0 or await shard.store.has_states():
+    if kafka is not None or end > 0 or not await shard.store.is_empty():
         raise ShardQuarantined(
             "redis_lost", f"Redis has no head for {shard}, though the shard was in use before.", hint=REBUILD
         )

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from segmentation.rfm import StateFormatError
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import HeadUnreadable
+from stream.storage.reads import ShardUnreadable
 from stream.storage.sample import sampled_drift
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DriftMonitor:
         drift: Drift | None = None
         try:
             drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
-        except (RedisError, OSError, StateFormatError, HeadUnreadable) as error:
+        except (RedisError, OSError, StateFormatError, ShardUnreadable) as error:
             # The shard itself reports what to do when it reads this state.
             log.warning("no sample of the customers: %s", error)
         except Exception:  # a fault in a mere metric must not stop the shards

@@ -9,7 +9,7 @@ import msgspec
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import HeadUnreadable, read_head
+from stream.storage.reads import ShardUnreadable, read_head
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -57,7 +57,7 @@ def shard_models(settings: Settings) -> list[ShardModel]:
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
             try:
                 head = read_head(redis, keys)
-            except HeadUnreadable as error:
+            except ShardUnreadable as error:
                 found.append(ShardModel(partition, "", 0, None, f"{error.reason}: {error}"))
                 continue
             if head is None:

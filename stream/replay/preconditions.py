@@ -35,7 +35,7 @@ async def check_target(settings: Settings, until_ms: int | None = None) -> None:
 def lowest_clock(settings: Settings) -> int | None:
     """Return the lowest of the shards' clocks, ms since 1970; None where no shard has one yet.
 
-    A shard without a clock doesn't count: its first record sets the clock, however late. Raises HeadUnreadable
+    A shard without a clock doesn't count: its first record sets the clock, however late. Raises ShardUnreadable
     and RedisUnreachable.
     """
     shards = [ShardKeys(settings.group, settings.orders_topic, partition) for partition in range(settings.partitions)]

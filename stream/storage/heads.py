@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, TypedDict, TypeVar
+from typing import Final, NamedTuple, TypedDict, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -18,6 +18,7 @@ TAKEOVER_KEY: Final = b"takeover"
 MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
 NOTE_HEADER: Final = "segstream_note"  # what `Step.patch` needs of it when a state is patched from the log
 NO_CLOCK: Final = -1  # before the first record (a real clock is never negative)
+UNCOUNTED: Final = b"null}"  # the end of a StoreHead without counts; a commit puts the counts in its place
 
 
 class Fingerprint(msgspec.Struct, frozen=True):
@@ -54,6 +55,15 @@ class TakeoverRecord(msgspec.Struct, frozen=True):
     at: int  # ms
 
 
+class Stored(NamedTuple):
+    """The number of entries in each of a shard's keys in Redis, besides its head."""
+
+    states: int
+    customers: int
+    due: int
+    tombstones: int
+
+
 class StoreHead(msgspec.Struct, frozen=True):
     """The Redis head (docs/explanation/exactly-once.md, section 2), and what identifies the logs it belongs to."""
 
@@ -75,6 +85,8 @@ class StoreHead(msgspec.Struct, frozen=True):
     scope: Scope = Scope.EVERYONE  # of the rescore
     backfills: Backfills = NONE_OPEN
     format: int = FORMAT
+    # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
+    stored: Stored | None = None
 
     @property
     def clock_ms(self) -> int | None:
@@ -90,7 +102,7 @@ class StoreHead(msgspec.Struct, frozen=True):
 
 
 class HeadChange(TypedDict, total=False):
-    """The fields of a StoreHead that a commit changes. `turn` counts by itself; the rest never changes."""
+    """The fields of a StoreHead that a commit changes. `turn` and `stored` count by themselves; the rest stays."""
 
     token: str
     offset: int
@@ -132,6 +144,32 @@ def decode_store_head(value: bytes) -> StoreHead:
 def decode_takeover(value: bytes) -> TakeoverRecord:
     """Decode a TakeoverRecord. Raises msgspec.DecodeError."""
     return _decoded(_takeover, value)
+
+
+class _Counted(msgspec.Struct):
+    """The one field of a StoreHead that its reader compares with the other keys."""
+
+    stored: Stored | None = None
+
+
+_counted = msgspec.json.Decoder(_Counted)
+
+
+def stored_of(raw: bytes) -> Stored | None:
+    """Return the counts in a head's bytes; None: it has none, or it isn't a head."""
+    try:
+        return _decoded(_counted, raw).stored
+    except msgspec.DecodeError:
+        return None
+
+
+def with_stored(head: bytes, stored: Stored) -> bytes:
+    """Return the bytes of a head with these counts. `head`: its bytes without any.
+
+    >>> with_stored(b'{"turn":1,"stored":null}', Stored(2, 2, 1, 0))
+    b'{"turn":1,"stored":[2,2,1,0]}'
+    """
+    return head.removesuffix(UNCOUNTED) + _encoder.encode(stored) + b"}"
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:

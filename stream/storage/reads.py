@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import msgspec
 
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
-from stream.storage.heads import StoreHead, decode_store_head
+from stream.storage.heads import Stored, StoreHead, decode_store_head
 from stream.storage.keys import ShardKeys
 
 if TYPE_CHECKING:
@@ -26,10 +26,22 @@ class StoreUnreadable(SegstreamError):
     """Redis holds something that isn't a shard's head or a customer's state of this version."""
 
 
-class HeadUnreadable(StoreUnreadable):
+class ShardUnreadable(StoreUnreadable):
+    """A shard can't be used as it is in Redis."""
+
+    reason: ClassVar[str]  # of the quarantine that its owner answers with
+
+
+class HeadUnreadable(ShardUnreadable):
     """A shard's head isn't one of this version."""
 
-    reason: ClassVar[str] = "redis_format"  # of the quarantine that its owner answers with
+    reason: ClassVar[str] = "redis_format"
+
+
+class ShardLostInPart(ShardUnreadable):
+    """A shard's keys don't hold what its head counts: a part of it has vanished, or somebody else has written."""
+
+    reason: ClassVar[str] = "redis_lost"
 
 
 def parse_head(raw: bytes, shard: str) -> StoreHead:
@@ -43,20 +55,58 @@ def parse_head(raw: bytes, shard: str) -> StoreHead:
         ) from error
 
 
+def check_stored(counted: Stored | None, found: Sequence[int], shard: str) -> None:
+    """Compare what a shard's keys hold with what its head counts. Raises ShardLostInPart. `counted` None: unknown."""
+    if counted is None or tuple(found) == counted:
+        return
+    names = ("states", "entries in the list of customers", "due times", "tombstones")
+    wrong = [
+        f"{now:,} {name} instead of {then:,}"
+        for name, now, then in zip(names, found, counted, strict=True)
+        if now != then
+    ]
+    raise ShardLostInPart(
+        f"Redis has lost a part of {shard}, or somebody else has written to it: it has {', '.join(wrong)}.",
+        hint="Keep Redis from deleting keys (maxmemory-policy noeviction, no expiry, no other writer). Then restore a "
+        "backup of Redis, or run `segstream rebuild`, which makes it anew from Kafka.",
+    )
+
+
+def _ask(pipe: Any, keys: ShardKeys) -> Any:
+    """Ask for a shard's head and for what its keys hold, as of one instant. `pipe`: a transaction of either client."""
+    pipe.get(keys.head)
+    pipe.hlen(keys.states)
+    pipe.zcard(keys.customers)
+    pipe.zcard(keys.due)
+    pipe.hlen(keys.tombstones)
+    return pipe.execute()
+
+
+def _answer(answer: Sequence[Any], keys: ShardKeys) -> StoreHead | None:
+    raw, *found = answer
+    if raw is None:
+        check_stored(Stored(0, 0, 0, 0), found, keys.shard)
+        return None
+    head = parse_head(raw, keys.shard)
+    check_stored(head.stored, found, keys.shard)
+    return head
+
+
 def read_head(redis: Redis, keys: ShardKeys) -> StoreHead | None:
-    """Read the head of a shard; None: the shard has never been owned. Raises HeadUnreadable, RedisError."""
-    raw = cast("bytes | None", redis.get(keys.head))
-    return None if raw is None else parse_head(raw, keys.shard)
+    """Read the head of a shard; None: the shard has never been owned. Raises ShardUnreadable, RedisError.
+
+    ShardLostInPart where the shard's keys don't hold what the head counts.
+    """
+    return _answer(_ask(redis.pipeline(transaction=True), keys), keys)
 
 
 async def read_head_async(redis: AsyncRedis, keys: ShardKeys) -> StoreHead | None:
     """Read the head of a shard, as `read_head` does."""
-    raw = cast("bytes | None", await redis.get(keys.head))
-    return None if raw is None else parse_head(raw, keys.shard)
+    return _answer(await _ask(redis.pipeline(transaction=True), keys), keys)
 
 
 def read_clock(redis: Redis, keys: ShardKeys) -> int | None:
-    """Read the clock of a shard (ms); None: it has had no record yet. Raises HeadUnreadable, RedisError."""
+    """Read the clock of a shard (ms); None: it has had no record yet. Raises ShardUnreadable, RedisError."""
     head = read_head(redis, keys)
     return None if head is None else head.clock_ms
 
@@ -64,8 +114,19 @@ def read_clock(redis: Redis, keys: ShardKeys) -> int | None:
 def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
     """Yield each customer of a shard with the packed state, in the order of the customers' bytes.
 
-    This isn't a snapshot: each customer is read once, at some instant during the read. Raises RedisError.
+    This isn't a snapshot: each customer is read once, at some instant during the read. Raises ShardUnreadable where
+    the shard has lost a part before or meanwhile, RedisError.
     """
+    before = read_head(redis, keys)
+    yield from _pages(redis, keys)
+    now = read_head(redis, keys)
+    if before and (now is None or now.offset < before.offset):
+        raise ShardLostInPart(
+            f"Redis was put back, or made anew, while {keys.shard} was read.", hint="Run the command again."
+        )
+
+
+def _pages(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
     after = b"-"
     while True:
         page = cast("list[bytes]", redis.zrange(keys.customers, after, b"+", bylex=True, offset=0, num=PAGE))

@@ -29,7 +29,7 @@ class Sampled(NamedTuple):
 async def sample(redis: Redis, keys: ShardKeys, count: int = SAMPLE) -> Sampled | None:
     """Read customers of a shard at random, none twice; None: the shard has had no record yet.
 
-    Raises HeadUnreadable, RedisError.
+    Raises ShardUnreadable, RedisError.
     """
     head = await read_head_async(redis, keys)
     if head is None or head.clock_ms is None:
@@ -45,7 +45,7 @@ async def sampled_drift(
     """Compare a sample of these shards' customers with those that a model was trained on.
 
     `now_ms`: the wall clock; None in event time, where each shard's own clock counts. Raises StateFormatError,
-    HeadUnreadable, RedisError.
+    ShardUnreadable, RedisError.
     """
     tally = Tally(model, rules)
     for keys in shards:

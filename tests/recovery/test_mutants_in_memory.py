@@ -18,8 +18,9 @@ from stream.engine.status_board import StatusBoard
 from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.settings import Settings
-from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head
-from tests.recovery.rig.memory_ledger import Crash, MemoryBroker, MemoryStore
+from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head, encode_head, first_head
+from tests.recovery.rig.memory_ledger import CLUSTER, MemoryBroker
+from tests.recovery.rig.memory_store import Crash, MemoryStore
 from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
 from tests.recovery.rig.world import eventually
 from tests.recovery.test_mutants import SCENARIOS as REAL
@@ -115,6 +116,15 @@ class MemoryRig:
             lambda: bool(self.board.stopped) or bool(self.head and self.head.offset >= len(self.sent)), SOON_S, "rest"
         )
 
+    async def rebuild(self) -> None:
+        """Do as an operator does where the shard has stopped: `segstream rebuild` and `segstream retry`."""
+        if not self.board.stopped.startswith("quarantined (redis_lost)"):
+            return
+        await self.kill()
+        await self.store.start_anew(encode_head(first_head(CLUSTER, (1, 1), 0)), {})
+        self.board.stopped = ""
+        self.start()
+
     def wrong(self) -> list[str]:
         """Return the violations in the logs and in the store."""
         if self.board.stopped:
@@ -206,6 +216,28 @@ async def a_late_record_is_in_no_transaction(rig: MemoryRig) -> None:
     rig.send(b"aaabbb")
 
 
+async def a_part_of_redis_vanishes_between_turns(rig: MemoryRig) -> None:
+    rig.send(b"aaaabb")
+    rig.start()
+    await rig.owned()
+    await rig.rests()
+    rig.store.lose("states")
+    rig.send(b"aaa")
+    await rig.rests()
+    await rig.rebuild()
+
+
+async def a_part_of_redis_vanishes_under_a_turn(rig: MemoryRig) -> None:
+    rig.send(b"aaaabb")
+    rig.start()
+    await rig.owned()
+    await rig.rests()
+    rig.store.vanishes = ("states",)
+    rig.send(b"aaa")
+    await rig.rests()
+    await rig.rebuild()
+
+
 SCENARIOS: Final[tuple[tuple[Callable[[MemoryRig], Awaitable[None]], tuple[int, ...]], ...]] = (
     (a_send_of_outputs_fails, (1,)),
     (the_heads_send_fails, (2,)),
@@ -213,6 +245,8 @@ SCENARIOS: Final[tuple[tuple[Callable[[MemoryRig], Awaitable[None]], tuple[int, 
     (a_torn_transaction_ends_before_the_head, (6, 20)),
     (the_end_offset_is_too_low, (5,)),
     (a_late_record_is_in_no_transaction, (21,)),
+    (a_part_of_redis_vanishes_between_turns, (23,)),
+    (a_part_of_redis_vanishes_under_a_turn, (24,)),
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from segmentation.rfm import StateFormatError
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import HeadUnreadable
+from stream.storage.reads import ShardUnreadable
 from stream.storage.sample import sampled_drift
 from trainer.errors import SnapshotError
 from trainer.registry.publish import active_model
@@ -64,7 +64,7 @@ class DriftTrigger:
         wall_ms = None if settings.time == "event" else now_ms
         try:
             drift = await sampled_drift(self.redis, shards, model, settings.rules, wall_ms)
-        except HeadUnreadable as error:
+        except ShardUnreadable as error:
             raise SnapshotError(str(error)) from error
         except StateFormatError as error:
             raise SnapshotError(f"group {settings.group}, topic {settings.orders_topic}: {error}.") from error

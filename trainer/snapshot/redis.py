@@ -16,7 +16,7 @@ from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import HeadUnreadable, read_clock, read_states
+from stream.storage.reads import ShardUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 
@@ -75,7 +75,7 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
         if hint := _hint(error):
             raise SnapshotError(f"Redis at {redis_address(settings)}: {error}.", hint=hint) from error
         raise SnapshotError(str(unreachable(settings, error)), hint=_REPLICA) from error
-    except HeadUnreadable as error:
+    except ShardUnreadable as error:
         raise SnapshotError(str(error)) from error
     except StateFormatError as error:
         raise SnapshotError(
@@ -149,7 +149,7 @@ def _hint(error: Exception) -> str:
         return "It is loading its data: wait until it has finished, or read from another Redis."
     if isinstance(error, MasterDownError):
         return "It is a replica without its primary: restore the link, or read from another Redis."
-    if str(error).startswith("WRONGTYPE"):
+    if "WRONGTYPE" in str(error):
         return "Its keys aren't those of segstream: check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP."
     return ""
 

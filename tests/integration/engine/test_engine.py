@@ -16,6 +16,7 @@ from stream.kafka import topics
 from stream.settings import Settings
 from stream.storage.heads import (
     Fingerprint,
+    Stored,
     StoreHead,
     decode_kafka_head,
     decode_store_head,
@@ -237,8 +238,9 @@ async def test_a_rollback_under_a_running_owner_is_noticed_while_idle(settings: 
                 assert isinstance(raw, bytes)
                 head = decode_store_head(raw)
                 empty = msgspec.structs.replace(
-                    head, offset=0, position=0, count=0, read=None, written=None, token="old"
-                )
+                    head, offset=0, position=0, count=0, read=None, written=None, token="old",
+                    stored=Stored(0, 0, 0, 0),
+                )  # fmt: skip
                 redis.set(keys.head, encode_head(empty))
 
         async def back() -> bool:

@@ -1,4 +1,4 @@
-"""A Kafka and a Redis in memory, with faults that no real server has on demand.
+"""A Kafka in memory, with faults that no real server has on demand.
 
 The real `Ledger` and `LogReader` work on this broker: only aiokafka's clients are replaced. It has all that the
 protocol needs (transactions, fencing, aborted records, markers, the last stable offset), and passes the contract of the
@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
 from aiokafka.errors import (
@@ -24,10 +23,7 @@ from aiokafka.errors import (
     ProducerFenced,
 )
 
-from segmentation.step import DueEntry
 from stream.engine import ledger, log_reader
-from stream.engine.store import Loaded, ShardStore, Writes
-from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 from tests.recovery.rig.mutants import Replace
 
 CLUSTER: Final = "memory"
@@ -316,84 +312,3 @@ class MemoryConsumer:
             if self._at[tp] > begin or asyncio.get_running_loop().time() >= deadline:
                 return {tp: found} if found else {}
             await asyncio.sleep(0.001)
-
-
-class Crash(BaseException):
-    """The death of a worker. The engine never catches it."""
-
-
-@dataclass(slots=True)
-class StoredShard:
-    """The content of Redis for one shard."""
-
-    head: bytes | None = None
-    states: dict[bytes, bytes] = field(default_factory=dict)
-    due: dict[bytes, int] = field(default_factory=dict)
-    customers: set[bytes] = field(default_factory=set)
-    tombstones: dict[bytes, bytes] = field(default_factory=dict)
-
-
-class MemoryStore(ShardStore):
-    """The store of one shard. `crashes`: its worker dies at the next commit."""
-
-    def __init__(self, salt: bytes = b"salt") -> None:
-        super().__init__(cast("Any", None), ShardKeys("memory", "orders", 0), salt)
-        self.kept = StoredShard()
-        self.crashes = False
-
-    def copy(self) -> StoredShard:
-        """Copy the content. Assign the copy to `kept` to go back to it."""
-        return deepcopy(self.kept)
-
-    async def read_head(self) -> bytes | None:
-        return self.kept.head
-
-    async def has_states(self) -> bool:
-        return bool(self.kept.states or self.kept.tombstones)
-
-    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
-        kept = self.kept
-        self._compare(kept.head, head)
-        left = {key: kept.tombstones.get(tombstone(key, self._salt)) for key in keys if key not in kept.states}
-        values = [kept.states.get(key, left.get(key)) for key in keys]
-        fired = sorted((at, key) for key, at in kept.due.items() if horizon is not None and at < horizon)[:limit]
-        return Loaded(
-            values,
-            [DueEntry(at, key, kept.states.get(key)) for at, key in fired],
-            frozenset(key for key, value in left.items() if value is not None),
-            min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
-        )
-
-    async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
-        self._compare(self.kept.head, head)
-        names = sorted(name for name in self.kept.customers if name > after.encode() or not after)[:limit]
-        rows = [(name, self.kept.states[name]) for name in names if name in self.kept.states]
-        return rows, len(names), names[-1] if names else b""
-
-    async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> None:
-        if self.crashes:
-            self.crashes = False
-            raise Crash
-        kept = self.kept
-        self._compare(kept.head or b"", expected or b"")
-        kept.states |= writes.states
-        kept.customers |= set(writes.created)
-        for key, at in writes.earlier.items():
-            kept.due[key] = min(at, kept.due.get(key, at))
-        kept.due |= writes.due
-        for key in (*writes.idle, *writes.deleted):
-            kept.due.pop(key, None)
-        for key in writes.deleted:
-            kept.states.pop(key, None)
-            kept.customers.discard(key)
-        for key in writes.created:
-            kept.tombstones.pop(tombstone(key, self._salt), None)
-        if writes.tombstones:
-            kept.tombstones |= {**writes.tombstones, SALT_FIELD: self._salt_mark}
-        kept.head = head
-
-    async def committed(self, head: bytes) -> bool:
-        return self.kept.head == head
-
-    async def clear(self) -> None:
-        self.kept = StoredShard()

@@ -7,7 +7,7 @@ methods, in a worker process (RECOVERY_MUTANT=…) or in the process of a test.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -21,8 +21,9 @@ from stream.engine import catch_up, ledger, shard, takeover
 from stream.engine.ledger import Ledger, Publication, PublishedOutputs
 from stream.engine.log_reader import Bounds, LogReader, OutputPage
 from stream.engine.ownership import Owned, ShardContext
-from stream.engine.store import Loaded, ShardStore, Writes
+from stream.engine.store import HEAD, Loaded, ShardStore, Writes
 from stream.engine.turns import Turns
+from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import join_transaction
 from stream.storage.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
 
@@ -49,6 +50,8 @@ TAKEN_OUT: Final = {
     20: "a head that covers what a torn transaction left (4b)",
     21: "the broker's verification of a transaction's partitions",
     22: "the Redis head before the Kafka head",
+    23: "comparing what the keys hold when states are loaded",
+    24: "comparing what the keys hold when Redis is written",
 }
 BY_THE_BROKER: Final = 21  # lacking in the broker, not in a worker
 
@@ -169,18 +172,36 @@ def _no_quiet_transactions(replace: Replace) -> None:
     replace(takeover, "_follow_outputs", redis_may_be_ahead)
 
 
-async def _head_of(store: ShardStore) -> bytes | None:
-    return cast("bytes | None", await store._redis.get(store._keys.head))
+async def _head_of(store: ShardStore) -> list[Any]:
+    """Return the head, and what the other keys hold."""
+    return cast("list[Any]", await store._redis.evalsha(store._sha[HEAD], 5, *store._keys.all()))
 
 
 @_mutant(4)
 def _blind_writes(replace: Replace) -> None:
     commit = ShardStore.commit
 
-    async def blind(self: ShardStore, _: bytes | None, head: bytes, writes: Writes) -> None:
-        await commit(self, await _head_of(self), head, writes)
+    async def blind(self: ShardStore, _: bytes | None, head: bytes, writes: Writes) -> bytes:
+        return await commit(self, (await _head_of(self))[0], head, writes)
 
     replace(ShardStore, "commit", blind)
+
+
+@_mutant(23)
+def _loads_what_is_left(replace: Replace) -> None:
+    def head_alone(self: ShardStore, found: Sequence[Any], head: bytes) -> None:
+        del self
+        if found[0] != head:
+            raise ShardLost("redis_head", "another head")
+
+    replace(ShardStore, "_compare", head_alone)
+
+
+@_mutant(24)
+def _writes_to_what_is_left(replace: Replace) -> None:
+    def unknown(_: bytes | None) -> None: ...
+
+    replace(ShardStore, "_counted", staticmethod(unknown))
 
 
 @_mutant(14)
@@ -202,7 +223,7 @@ def _idle_without_a_look(replace: Replace) -> None:
             compare(self, await _head_of(self), head)
         return loaded
 
-    def compare_(self: ShardStore, found: bytes | None, head: bytes) -> None:
+    def compare_(self: ShardStore, found: Sequence[Any], head: bytes) -> None:
         if asked.get():
             compare(self, found, head)
 

@@ -160,12 +160,13 @@ def _plant_in_barriers(bomb: Bomb) -> None:
 def _plant_in_store(bomb: Bomb) -> None:
     commit, read_head = ShardStore.commit, ShardStore.read_head
 
-    async def commit_(self: ShardStore, *arguments: Any) -> None:
+    async def commit_(self: ShardStore, *arguments: Any) -> bytes:
         if _phase.get() == "turn":
             bomb.passing("turn.before_redis")
-        await commit(self, *arguments)
+        written = await commit(self, *arguments)
         if _phase.get() == "turn":
             bomb.passing("turn.after_redis")
+        return written
 
     async def read_head_(self: ShardStore) -> bytes | None:
         head = await read_head(self)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import get_type_hints
 
+import msgspec
 import pytest
 
-from stream.storage.heads import HeadChange, StoreHead, encode_head, first_head
+from stream.storage.heads import (
+    UNCOUNTED,
+    HeadChange,
+    Stored,
+    StoreHead,
+    encode_head,
+    first_head,
+    stored_of,
+    with_stored,
+)
 from stream.storage.reads import HeadUnreadable, parse_head
 from tests.support.paths import ROOT
 
@@ -14,7 +24,7 @@ from tests.support.paths import ROOT
 def test_a_head_change_has_fields_of_a_head_with_their_types() -> None:
     head, change = get_type_hints(StoreHead), get_type_hints(HeadChange)
     assert {name: head[name] for name in change} == change
-    assert set(head) - set(change) == {"turn", "cluster", "partitions", "format"}, "these never change by a commit"
+    assert set(head) - set(change) == {"turn", "cluster", "partitions", "format", "stored"}, "no change of a turn"
 
 
 def test_a_head_before_the_first_record_has_no_clock() -> None:
@@ -35,6 +45,17 @@ def test_one_module_decodes_the_heads_of_redis() -> None:
 def test_bytes_that_are_no_head_raise_one_error(raw: bytes) -> None:
     with pytest.raises(HeadUnreadable, match=r"^the head of orders-3 in Redis is unreadable: .*`segstream rebuild`"):
         parse_head(raw, "orders-3")
+
+
+def test_the_counts_are_the_heads_last_field() -> None:
+    assert list(StoreHead.__struct_fields__)[-1] == "stored"
+    bare = first_head("cluster", (4, 4), 7)
+    counted = msgspec.structs.replace(bare, stored=Stored(3, 3, 2, 1))
+    assert encode_head(bare).endswith(b',"stored":' + UNCOUNTED)
+    assert with_stored(encode_head(bare), Stored(3, 3, 2, 1)) == encode_head(counted)
+    assert stored_of(encode_head(counted)) == Stored(3, 3, 2, 1)
+    assert stored_of(encode_head(bare)) is None
+    assert stored_of(b"no head") is None
 
 
 def test_a_head_is_read_back() -> None:
