@@ -144,7 +144,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         last=reading.standing[0].time if reading.standing else NONE,
         first=first,
         newest=max(kept[-1].time if kept else NONE, erased),
-        next_change=_next_change(kept, t, cut, window),
+        next_change=next_change_at(kept, t, cut, window),
         cut=cut,
         capped=capped,
         entries=tuple(sorted(stones + kept)),
@@ -164,7 +164,7 @@ def _remnant(old: Sequence[Entry], reading: Reading, cut: int, grace: int) -> li
     return sorted(kept)
 
 
-def _next_change(kept: Sequence[Entry], t: int, cut: int, window: int) -> int:
+def next_change_at(kept: Sequence[Entry], t: int, cut: int, window: int) -> int:
     """Find the earliest instant after `t` at which an entry begins to count or leaves the window."""
     counting, coming = bisect_left(kept, (after(max(t - window, cut)),)), bisect_left(kept, (after(t),))
     leaves = kept[counting].time + window if counting < coming else NEVER

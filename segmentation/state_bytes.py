@@ -18,7 +18,7 @@ from segmentation.entries import ERASED, NEVER, NONE, Entry, kind_of, times_of
 from segmentation.step import StateUnreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,7 +79,12 @@ def pack(state: CustomerState) -> bytes:
     s = state
     figures = (s.frequency, s.monetary, s.last, s.first, s.newest, s.next_change, s.cut)
     head = HEADER.pack(VERSION, s.capped | s.muted << 1, s.segment, s.sequence, s.moved_at, len(s.entries), *figures)
-    return head + b"".join([ENTRY.pack(*e) for e in s.entries])
+    return head + pack_entries(s.entries)
+
+
+def pack_entries(entries: Iterable[Entry]) -> bytes:
+    """Write sorted entries as bytes, 32 each."""
+    return b"".join([ENTRY.pack(*e) for e in entries])
 
 
 def unpack(value: bytes) -> CustomerState:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable
-from functools import cache
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -38,88 +36,33 @@ from segmentation.rfm import (
     unpack,
     with_announcement,
 )
-from tests.support.oracles.batch import OracleEvent, OracleFigures, batch_bytes, takes
+from tests.support.data.event_streams import (
+    GRACES,
+    SMALL,
+    WINDOW,
+    Arrival,
+    Raw,
+    Scene,
+    a_scene,
+    a_time,
+    an_event,
+    made,
+    many_raw,
+    rule_sets,
+    scenes,
+    seeds,
+    stream,
+)
+from tests.support.oracles.batch import OracleEvent, OracleFigures, batch_bytes
 from tests.support.oracles.batch import figures as oracle
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
-WINDOW = 100
-SMALL = Rules(WINDOW, 15, 1_000)
-GRACES = (15, 15, 0, 130)  # also none, and one beyond the window
 END = 1_600  # behind everything that a stream brings
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
-@cache
-def made(e: OracleEvent) -> Entry:
-    return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount)
-
-
 def figures(state: CustomerState) -> OracleFigures:
     return OracleFigures(state.last, state.frequency, state.monetary)
-
-
-# Streams: a set of events, and when each arrives (more than once, perhaps).
-
-Raw = tuple[int, int, int, int, int]
-KINDS = [Kind.PLACED] * 4 + [Kind.REFUNDED] * 2 + [Kind.CANCELLED] * 3 + [Kind.ERASED]
-KINDS += [Kind.PLACED] * 5 + [Kind.CANCELLED] * 2 + [Kind.REFUNDED] * 3
-
-
-class Scene(NamedTuple):
-    rules: Rules
-    events: set[OracleEvent]
-
-
-def raws(text: bytes) -> list[Raw]:
-    """Five bytes an event: much faster to generate than tuples of integers."""
-    five = (text[i : i + 5] for i in range(0, len(text) - 4, 5))
-    return [(b[0] % 20, b[1] % 15, (b[2] + (b[3] & 1) * 256) % 320, b[3] // 2 % 6, b[4] % 4) for b in five]
-
-
-sizes = st.one_of(
-    st.binary(min_size=5, max_size=30), st.binary(min_size=30, max_size=80), st.binary(min_size=50, max_size=90)
-)
-many_raw = sizes.map(raws)
-rule_sets = st.sampled_from([Rules(WINDOW, grace, 1_000) for grace in GRACES])
-
-
-def a_time(n: int, rules: Rules) -> int:
-    """Half of the times anywhere, half within a hair of a whole window and some graces, where the borders are."""
-    if n < 160:
-        return 2 * n
-    windows, graces, hair = (n - 160) // 40, (n - 160) % 40 // 5 // 2, (n - 160) % 5
-    return windows * rules.window + graces * rules.grace + max(hair - 2, 0)
-
-
-def an_event(x: Raw, rules: Rules) -> OracleEvent:
-    kind, time, amount = KINDS[x[0]], a_time(x[2], rules), x[4]
-    if kind == Kind.ERASED:
-        return OracleEvent(kind, "", time)
-    single = f"{x[0]}.{x[2]}.{x[4]}"  # an id that is nobody else's
-    order = None if kind == Kind.REFUNDED and x[3] == 5 else f"o{x[3]}" if x[3] < 3 else single
-    return OracleEvent(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
-
-
-Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the clock alone)
-
-
-def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
-    """Return every event at least once, each at its clock, early by at most 5.
-
-    `punctual`: events that take another's effect away first come at most a grace late, repetitions at any time.
-    """
-    rng, (rules, events) = random.Random(seed), scene
-    out: list[Arrival] = []
-    for e in sorted(events, key=str):
-        most = rules.grace if punctual and takes(e, events) else 400
-        late = rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most)))
-        again = [late + rng.choice((0, 1, rng.randint(0, 400))) for _ in range(rng.choice((0, 0, 1, 2)))]
-        out += [(e.time + delay, e) for delay in (late, *again)]
-    times = [e.time for e in events] or [0]
-    reach = (rules.window, rules.window + rules.grace, 2 * rules.window)
-    out += [(rng.choice(times) + rng.choice(reach) + rng.randint(-1, 1), None) for _ in range(rng.randint(0, 4))]
-    rng.shuffle(out)
-    return sorted(out, key=lambda a: a[0])
 
 
 def step(state: CustomerState, arrival: Arrival, rules: Rules) -> CustomerState:
@@ -132,14 +75,6 @@ def run(arrivals: Iterable[Arrival], rules: Rules) -> CustomerState:
     for arrival in arrivals:
         state = step(state, arrival, rules)
     return state
-
-
-def a_scene(rules: Rules, xs: list[Raw]) -> Scene:
-    return Scene(rules, {an_event(x, rules) for x in xs})
-
-
-scenes = st.builds(a_scene, rule_sets, many_raw)
-seeds = st.integers(0, 2**32)
 
 
 # 1. The bytes are a function of the set (takers within the grace; everything else at any lateness; repeats for

@@ -1,0 +1,62 @@
+"""A state that is held open, against the same events merged one by one. EXAMPLES=20000 for a long run."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from segmentation.open_state import OpenState
+from segmentation.rfm import EMPTY, Kind, Outcome, Rules, absorb_bytes, advance_bytes, with_announcement, with_mute
+from segmentation.state_bytes import HEADER, is_silent
+from tests.support.data.event_streams import (
+    SMALL,
+    Raw,
+    Scene,
+    a_time,
+    an_event,
+    made,
+    many_raw,
+    rule_sets,
+    seeds,
+    stream,
+)
+from tests.support.oracles.batch import OracleEvent
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
+many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
+@many
+@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3, 8]), st.integers(0, 3))
+@example(SMALL, [(0, 0, 0, 0, 0)] * 6, 0, True, 3, 0)  # more orders in one instant than the cap holds
+def test_an_open_state_is_the_state_after_each_event(
+    rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, start: int
+) -> None:
+    rules = rules._replace(cap=cap)
+    events = {an_event(x, rules) for x in xs}
+    if plain:  # mostly ordinary orders
+        orders = [OracleEvent(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
+        events = {order if x[0] < 17 else an_event(x, rules) for order, x in zip(orders, xs, strict=True)}
+    value = [None, EMPTY, with_announcement(EMPTY, 3, 7, 5), with_mute(EMPTY, 2)][start]
+    held = OpenState(value, rules)
+    settled = 0
+    for t, e in stream(Scene(rules, events), seed, punctual=False):
+        if e is None:
+            continue
+        prior = value
+        found, outcome = absorb_bytes(value, made(e), t, rules)
+        if outcome not in (Outcome.REPEAT, Outcome.ERASED):
+            value = found
+        assert held.absorb(made(e), t) is outcome
+        changed = advance_bytes(value or EMPTY, t, rules) != advance_bytes(prior or EMPTY, t, rules)
+        assert held.changed == changed
+        if value is not None:
+            now = advance_bytes(value, t, rules)
+            assert held.value() == now
+            assert held.header() == now[: HEADER.size]
+            assert held.silent == is_silent(now)
+            assert held.capped == bool(now[1] & 1)
+        settled += changed
+    event(f"changed {min(settled, 4)}")

@@ -1,0 +1,91 @@
+"""Streams of events of one customer, drawn where the borders of window and grace lie."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from segmentation.rfm import Entry, Kind, Rules, entry
+from tests.support.oracles.batch import OracleEvent, takes
+
+WINDOW = 100
+SMALL = Rules(WINDOW, 15, 1_000)
+GRACES = (15, 15, 0, 130)  # also none, and one beyond the window
+
+
+@cache
+def made(e: OracleEvent) -> Entry:
+    return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount)
+
+
+Raw = tuple[int, int, int, int, int]
+KINDS = [Kind.PLACED] * 4 + [Kind.REFUNDED] * 2 + [Kind.CANCELLED] * 3 + [Kind.ERASED]
+KINDS += [Kind.PLACED] * 5 + [Kind.CANCELLED] * 2 + [Kind.REFUNDED] * 3
+
+
+class Scene(NamedTuple):
+    rules: Rules
+    events: set[OracleEvent]
+
+
+def raws(text: bytes) -> list[Raw]:
+    """Five bytes an event: much faster to generate than tuples of integers."""
+    five = (text[i : i + 5] for i in range(0, len(text) - 4, 5))
+    return [(b[0] % 20, b[1] % 15, (b[2] + (b[3] & 1) * 256) % 320, b[3] // 2 % 6, b[4] % 4) for b in five]
+
+
+sizes = st.one_of(
+    st.binary(min_size=5, max_size=30), st.binary(min_size=30, max_size=80), st.binary(min_size=50, max_size=90)
+)
+many_raw = sizes.map(raws)
+rule_sets = st.sampled_from([Rules(WINDOW, grace, 1_000) for grace in GRACES])
+
+
+def a_time(n: int, rules: Rules) -> int:
+    """Half of the times anywhere, half within a hair of a whole window and some graces, where the borders are."""
+    if n < 160:
+        return 2 * n
+    windows, graces, hair = (n - 160) // 40, (n - 160) % 40 // 5 // 2, (n - 160) % 5
+    return windows * rules.window + graces * rules.grace + max(hair - 2, 0)
+
+
+def an_event(x: Raw, rules: Rules) -> OracleEvent:
+    kind, time, amount = KINDS[x[0]], a_time(x[2], rules), x[4]
+    if kind == Kind.ERASED:
+        return OracleEvent(kind, "", time)
+    single = f"{x[0]}.{x[2]}.{x[4]}"  # an id that is nobody else's
+    order = None if kind == Kind.REFUNDED and x[3] == 5 else f"o{x[3]}" if x[3] < 3 else single
+    return OracleEvent(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
+
+
+Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the clock alone)
+
+
+def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
+    """Return every event at least once, each at its clock, early by at most 5.
+
+    `punctual`: events that take another's effect away first come at most a grace late, repetitions at any time.
+    """
+    rng, (rules, events) = random.Random(seed), scene
+    out: list[Arrival] = []
+    for e in sorted(events, key=str):
+        most = rules.grace if punctual and takes(e, events) else 400
+        late = rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most)))
+        again = [late + rng.choice((0, 1, rng.randint(0, 400))) for _ in range(rng.choice((0, 0, 1, 2)))]
+        out += [(e.time + delay, e) for delay in (late, *again)]
+    times = [e.time for e in events] or [0]
+    reach = (rules.window, rules.window + rules.grace, 2 * rules.window)
+    out += [(rng.choice(times) + rng.choice(reach) + rng.randint(-1, 1), None) for _ in range(rng.randint(0, 4))]
+    rng.shuffle(out)
+    return sorted(out, key=lambda a: a[0])
+
+
+def a_scene(rules: Rules, xs: list[Raw]) -> Scene:
+    return Scene(rules, {an_event(x, rules) for x in xs})
+
+
+scenes = st.builds(a_scene, rule_sets, many_raw)
+seeds = st.integers(0, 2**32)
