@@ -22,7 +22,7 @@ from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
 from segmentation.rfm import EMPTY, NONE, advance_bytes, announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN, Scorer
-from segmentation.state_bytes import latest_key
+from segmentation.state_bytes import HEAD, latest_key
 from segmentation.step import NEVER_DUE
 
 CAUSE_OF_KIND: Final = {PLACED: Cause.ORDER, REFUNDED: Cause.REFUND, CANCELLED: Cause.CANCELLATION}
@@ -97,17 +97,11 @@ def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMo
     """Return the moves that the model makes now (docs/explanation/time.md, section 1)."""
     if not requests:
         return ScoredMoves([], [])
-    model, dwell_ms, rules = scoring
-    scorer = model.scorer
+    scorer, rules = scoring.model.scorer, scoring.rules
     head = headers([r.value or EMPTY for r in requests])
     at = np.array([r.at for r in requests], dtype=np.int64)
-    source = scorer.index_from_ids(head["segment"])
     rest = rest_of(head, scorer)
-    target = scorer.decide(source, at, head["last"], rest)
-    unknown = source == UNKNOWN
-    # A customer who never had an order that stands has no recency, hence no segment yet.
-    may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), head["moved_at"] <= at - dwell_ms)
-    rows = np.flatnonzero((target != source) & may)
+    rows, target, unknown = _moving(head, at, rest, scoring)
     distances = published(scorer.distances(at[rows], head["last"][rows], rest[rows]))
     found = ScoredMoves(rows.tolist(), [])
     for row, apart in zip(found.rows, distances, strict=True):
@@ -122,6 +116,27 @@ def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMo
         move.causation_id = event.event_id if event else None
         found.moves.append(move)
     return found
+
+
+def first_that_moves(heads: Sequence[bytes], at: int, scoring: ScoringContext) -> int | None:
+    """Return the first of one customer's headers, after one event each at one instant, that moves it; None: none."""
+    head = np.frombuffer(b"".join(heads), HEAD)
+    rows, _, _ = _moving(head, np.full(head.size, at, np.int64), rest_of(head, scoring.model.scorer), scoring)
+    return int(rows[0]) if rows.size else None
+
+
+def _moving(
+    head: NDArray[np.void], at: NDArray[np.int64], rest: NDArray[np.float64], scoring: ScoringContext
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Return (rows that move at their own instants, each row's target by index, rows without a known segment)."""
+    scorer = scoring.model.scorer
+    source = scorer.index_from_ids(head["segment"])
+    target = scorer.decide(source, at, head["last"], rest)
+    unknown = source == UNKNOWN
+    # A customer who never had an order that stands has no recency, hence no segment yet.
+    known_may = head["moved_at"] <= at - scoring.dwell_ms
+    may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), known_may)
+    return np.flatnonzero((target != source) & may), target, unknown
 
 
 def rest_of(head: NDArray[np.void], scorer: Scorer) -> NDArray[np.float64]:

@@ -129,7 +129,9 @@ class OpenState:
         reaches_cut = e.time <= t - window and e.time - grace >= state.cut  # the newest that left the window sets it
         if reaches_cut or abs(state.monetary) >= _EXACT_MONEY or self._own(e) is None:
             return False
-        if entries and entries[0].kind == ERASED and entries[0].time > t:  # an erasure dated ahead: no instant of change
+        if (
+            entries and entries[0].kind == ERASED and entries[0].time > t
+        ):  # an erasure dated ahead: no instant of change
             return False
         at, cut, dropped = bisect_left(entries, e), state.cut, list[Entry]()
         if len(entries) >= cap:

@@ -9,7 +9,7 @@ sorted at the end.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from typing import Final, NamedTuple, cast
 
@@ -19,16 +19,14 @@ from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, Scoring
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.events import Cause, Reason
+from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
 from segmentation.moves import NOTE, Move
 from segmentation.partitioners import Partitioner
 from segmentation.rfm import (
     EMPTY,
-    Outcome,
-    absorb_bytes,
     advance_bytes,
     announcement,
     headers,
-    is_capped,
     is_erased,
     is_lost,
     is_silent,
@@ -41,20 +39,6 @@ from segmentation.state_bytes import silent
 from segmentation.step import NEVER_DUE, DeadLetter, DueEntry, KafkaRecord, Scope, Turn, TurnContext, TurnPlan
 
 BY_TIME: Final = 0  # at one position of the fold, what is due comes before the record
-BY_RECORD: Final = 1
-UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # the record adds nothing, so its customer isn't scored
-CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
-
-
-class _Fold(NamedTuple):
-    """The input of one turn's fold."""
-
-    batch: Batch
-    taken: int  # how many of the batch's records belong to it
-    bound: tuple[int, bytes]  # (instant, customer) that it ends before
-    scoring: ScoringContext | None  # None: no model yet, nobody moves
-    open_slots: frozenset[int]  # of the backfills whose customers are muted
-    turn: Turn  # dead letters and counts go here
 
 
 class _Work(NamedTuple):
@@ -62,6 +46,7 @@ class _Work(NamedTuple):
 
     batch: Batch
     partition: int
+    overdue: Callable[[], bool]
 
 
 def _work(plan: TurnPlan) -> _Work:
@@ -104,12 +89,23 @@ class ScoringStep:
         batch = self._reader.read(records, clock, context.backfills)
         close = batch.close if records else self._expired(context)
         if not batch.clocks and (batch.start or close):
-            return TurnPlan(batch.turn_records, [], clock, start=batch.start, close=close, work=_Work(batch, partition))
+            return TurnPlan(
+                batch.turn_records,
+                [],
+                clock,
+                start=batch.start,
+                close=close,
+                work=_Work(batch, partition, context.overdue),
+            )
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = context.model is not None and (bool(records) or not self._event_time)
         return TurnPlan(
-            len(batch.clocks), list(batch.own), clock, clock if looks else None, work=_Work(batch, partition)
+            len(batch.clocks),
+            list(batch.own),
+            clock,
+            clock if looks else None,
+            work=_Work(batch, partition, context.overdue),
         )
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
@@ -123,19 +119,23 @@ class ScoringStep:
             clock,
             backfills=batch.registry,
             closed=batch.closed,
-            work=_Work(batch, partition),
+            work=_Work(batch, partition, context.overdue),
         )
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
         """Return the states after the plan's records: merged at their clocks, nothing scored."""
-        batch, scratch = _work(plan).batch, Turn(0, 0)
-        fold = _Fold(batch, plan.taken, (0, b""), None, (plan.backfills or NONE_OPEN).open_slots, scratch)
+        (batch, _, overdue), scratch = _work(plan), Turn(0, 0)
+        open_slots = (plan.backfills or NONE_OPEN).open_slots
+        fold = Fold(batch, plan.taken, (0, b""), None, open_slots, scratch, self._rules, overdue)
         changed: dict[bytes, bytes] = {}
         for customer in self._customers(plan, values, (), scratch):
-            for position in customer.own:
-                if plan.closed:
-                    fold = fold._replace(open_slots=batch.slots_to_keep(position, event_time=self._event_time))
-                self._merge(customer, fold)
+            fold.check_time()
+            if plan.closed:
+                for position in customer.own:
+                    slots = batch.slots_to_keep(position, event_time=self._event_time)
+                    merge_next(customer, fold._replace(open_slots=slots))
+            else:
+                merge_all(customer, fold)
             if customer.changed and customer.value is not None:
                 changed[customer.key] = customer.value
         return changed
@@ -160,7 +160,8 @@ class ScoringStep:
         turn.backfills = batch.backfills(taken)
         customers = self._customers(plan, values, fired, turn)
         scoring, open_slots = self._scoring(context), (turn.backfills or context.backfills).open_slots
-        moves = self._fold(customers, _Fold(batch, taken, bound, scoring, open_slots, turn))
+        fold = Fold(batch, taken, bound, scoring, open_slots, turn, self._rules, context.overdue)
+        moves = self._fold(customers, fold)
         moves.sort(key=lambda move: move.order)
         last = [batch.clocks[taken - 1]] if taken else []
         turn.clock = max([turn.clock, *last, *(move.at for move in moves)])
@@ -249,7 +250,7 @@ class ScoringStep:
         self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
     ) -> list[Customer]:
         """Return the customers that take part: those with records, each on the right partition, and those due."""
-        batch, partition = _work(plan)
+        batch, partition, _ = _work(plan)
         parts: dict[bytes, Customer] = {}
         for key, value in zip(plan.keys, values, strict=True):
             if value is None and self._partitioner and (right := self._partitioner(key, self._partitions)) != partition:
@@ -267,7 +268,7 @@ class ScoringStep:
                 parts.setdefault(due.key, Customer(due.key, due.value)).fired_at = due.at
         return list(parts.values())
 
-    def _fold(self, customers: list[Customer], fold: _Fold) -> list[Move]:
+    def _fold(self, customers: list[Customer], fold: Fold) -> list[Move]:
         """Do rounds of one event a customer: its next move by time if that comes first, else its next record."""
         moves: list[Move] = []
         batch, taken, bound, scoring = fold.batch, fold.taken, fold.bound, fold.scoring
@@ -286,11 +287,24 @@ class ScoringStep:
                     due.append(c)
                 elif position is not None:
                     arrived.append(c)
-            merged = [(c, r) for c in arrived if (r := self._merge(c, fold)) is not None]
+            fold.check_time()
+            runs = [merge_run(c, run, fold) for c in arrived if (run := next_run(c, fold))]
+            requests = [(run.customer, run.request) for run in runs if run.request is not None]
+            at_once = {id(run.customer) for run in runs}
+            one_by_one = (c for c in arrived if id(c) not in at_once) if runs else arrived
+            requests += [(c, r) for c in one_by_one if (r := merge_next(c, fold)) is not None]
             if scoring is not None:
-                moves += self._round(due, [c for c, _ in merged], [r for _, r in merged], batch, scoring)
+                moves += self._round(due, [c for c, _ in requests], [r for _, r in requests], batch, scoring)
+            self._close(runs, batch, scoring)
             active = due + arrived
         return moves
+
+    @staticmethod
+    def _close(runs: list[Run], batch: Batch, scoring: ScoringContext | None) -> None:
+        """Give the customers of runs the states after all their records, and search their next moves by time."""
+        searched = [run.customer for run in runs if run.close()]
+        if scoring is not None:
+            search_customers(searched, [batch.clocks[c.own[c.done - 1]] + 1 for c in searched], scoring)
 
     def _round(
         self,
@@ -331,37 +345,6 @@ class ScoringStep:
             return False
         c.searched = True
         return True
-
-    def _merge(self, c: Customer, fold: _Fold) -> ScoreRequest | None:
-        """Merge the customer's next record. None: it added nothing, or the customer isn't to be scored."""
-        batch, turn = fold.batch, fold.turn
-        position = c.own[c.done]
-        c.done += 1
-        event, clock, prior = batch.events[position], batch.clocks[position], c.value
-        assert event is not None
-        value, outcome = absorb_bytes(prior, event.entry, clock, self._rules)
-        turn.counts[outcome.value] += 1
-        if is_capped(value) and not (prior and is_capped(prior)):
-            turn.counts[CAPPED] += 1
-        if outcome in UNCHANGED or (outcome is Outcome.LATE and self._forgotten(prior, value, clock)):
-            return None
-        if outcome is Outcome.CONFLICT:
-            message = f"event id {event.event_id!r} was seen before with other content: the later date counts."
-            turn.dead.append(DeadLetter(position, Reason.CONFLICTING_ID.value, "id", message))
-        # An erasure is published at once, backfill or not.
-        erased = event.entry.kind == ERASED
-        if slot := batch.mutes.get(position) or muted_by(value):
-            value = with_mute(value, slot if slot in fold.open_slots and not erased else 0)
-        c.value, c.changed = value, True
-        # A customer that has lost every order isn't scored either: a refund of unknown orders is no reason to move.
-        if not erased and is_silent(value):
-            c.wait(NEVER_DUE, 0, NEVER_DUE)
-            return None
-        return ScoreRequest(c.key, value, prior, clock, (position, BY_RECORD, clock, c.key), event)
-
-    def _forgotten(self, prior: bytes | None, value: bytes, clock: int) -> bool:
-        """Return whether a late record only repeats what was folded away long ago."""
-        return prior is not None and value == advance_bytes(prior, clock, self._rules)
 
     @staticmethod
     def _erase(c: Customer, request: ScoreRequest) -> Iterable[Move]:

@@ -8,7 +8,7 @@ without the engine's knowledge.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
@@ -20,6 +20,15 @@ NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
 
 class StateUnreadable(ValueError):
     """Bytes that aren't a state of this step and version: written by another program, or torn."""
+
+
+class BatchTooLong(Exception):  # a bound that was reached, not an error: a smaller batch does
+    """The batch takes longer than a turn may: it is given up, and nothing of it has happened."""
+
+
+def never() -> bool:
+    """Return False: for a batch that may take any time."""
+    return False
 
 
 class KafkaRecord(Protocol):
@@ -67,6 +76,8 @@ class TurnContext(NamedTuple):
     model: object = None  # the step's own compiled form of the activation's model; None: none yet
     backfills: Backfills = NONE_OPEN
     scope: Scope = Scope.EVERYONE  # of the rescore in progress
+    # Whether the batch has taken too long. It decides whether there is a result, never which.
+    overdue: Callable[[], bool] = never
 
 
 class DueEntry(NamedTuple):
@@ -162,14 +173,17 @@ class Step(Protocol):
     ) -> Turn:
         """Merge, score and publish. `values[i]` is the state of `plan.keys[i]`.
 
-        `more`: the last of `fired` only bounds the turn and isn't taken.
+        `more`: the last of `fired` only bounds the turn and isn't taken. Raises BatchTooLong where `context.overdue()`.
         """
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode records that were delivered before, as `plan` does, at the clocks of their first delivery."""
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        """Return the states after the plan's records. Nothing is scored or published."""
+        """Return the states after the plan's records. Nothing is scored or published.
+
+        Raises BatchTooLong where `overdue()` of the plan's context.
+        """
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
         """Score again the customers (key, state) that the context's scope covers.

@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from segmentation.step import Activation, KafkaRecord, TurnContext, TurnPlan
+from segmentation.step import Activation, BatchTooLong, KafkaRecord, TurnContext, TurnPlan, never
+from stream.engine.flow_control import deadline
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
@@ -39,22 +40,44 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
         position = min(await reader.position(), target)
         if not records and position == owned.head.offset:
             continue
-        head = owned.head
-        states, created, plan = await _absorb(owned, records)
-        # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T.
-        writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
-        change = _released(plan, head, kafka)
-        change |= {
-            "offset": position,
-            "merge_clock": max(plan.clock, head.merge_clock),
-            "read": _fingerprint(records, head),
-        }
-        await owned.commit(shard.store.with_tombstones(writes, shard.step.is_erased), **change)
+        await _take(owned, records, position, kafka)
         deadline = time.monotonic() + shard.settings.commit_timeout_s
     if owned.head.merge_clock != owned.head.clock:
         await owned.commit(Writes(), merge_clock=owned.head.clock)
     reader.seek(shard.streams.input, shard.partition, owned.head.offset)
     reader.settle()
+
+
+async def _take(owned: Owned, records: Sequence[KafkaRecord], position: int, kafka: KafkaHead | None) -> None:
+    """Absorb records, in smaller batches where one would hold the event loop for too long. `position`: behind them."""
+    left, size = list(records), len(records)
+    while True:
+        batch = left[:size]
+        behind = position if len(batch) == len(left) else left[len(batch)].offset
+        try:
+            await _absorb_batch(owned, batch, behind, kafka)
+        except BatchTooLong:
+            size = max(1, len(batch) // 2)
+            continue
+        left = left[len(batch) :]
+        if not left:
+            return
+        size *= 2
+
+
+async def _absorb_batch(owned: Owned, records: Sequence[KafkaRecord], behind: int, kafka: KafkaHead | None) -> None:
+    """Absorb one batch and commit it to Redis. `behind`: R after it. Raises BatchTooLong: nothing has happened."""
+    shard, head = owned.shard, owned.head
+    states, created, plan = await _absorb(owned, records)
+    # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T.
+    writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
+    change = _released(plan, head, kafka)
+    change |= {
+        "offset": behind,
+        "merge_clock": max(plan.clock, head.merge_clock),
+        "read": _fingerprint(records, head),
+    }
+    await owned.commit(shard.store.with_tombstones(writes, shard.step.is_erased), **change)
 
 
 def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead | None) -> HeadChange:
@@ -96,7 +119,8 @@ async def _absorb_all(owned: Owned, records: Sequence[KafkaRecord]) -> tuple[dic
     step, head = owned.shard.step, owned.head
     # `now` is the highest clock that any of these records can have had.
     activation = Activation(head.activation, head.version)
-    context = TurnContext(head.merge_clock, head.clock, activation, backfills=head.backfills)
+    overdue = deadline() if len(records) > 1 else never
+    context = TurnContext(head.merge_clock, head.clock, activation, backfills=head.backfills, overdue=overdue)
     plan = stepping(step.absorb, records, owned.shard.partition, context)
     assert owned.raw is not None
     loaded = await owned.shard.store.load(owned.raw, plan.keys, None, 0)

@@ -13,7 +13,10 @@ from stream.settings import Settings
 DUE_BESIDE_ORDERS: Final = 128  # most due customers of a turn in wall time: the next order waits for its end
 RESCORED_BESIDE_ORDERS: Final = 2_000  # most customers of a rescore's slice while orders come, for the same reason
 RESCORED_SLICES: Final = 4  # of a turn, while no orders come
+_FIRST_SLICE: Final = 1_000  # customers of a rescore's first slice
 ORDERS_LATELY_S: Final = 1.0  # for so long after an order more are expected
+HOLD_S: Final = 0.15  # longest time (s) that a batch holds the event loop: heartbeats and other shards wait for it
+LEAST_GROWTH: Final = 1.1  # of batches after one that took too long; else they double
 FULL_SHARE: Final = 4  # a turn with a quarter of the largest batch isn't small: the next one needn't wait
 
 
@@ -21,6 +24,19 @@ class TurnSlots(asyncio.Semaphore):
     """Limits the turns that a worker runs at one time; knows when an order last came to any of its shards."""
 
     ordered_at: float = -math.inf
+
+
+def deadline(clock_s: Callable[[], float] = time.monotonic) -> Callable[[], bool]:
+    """Return a function that returns whether a batch holds the event loop for too long, since it was asked first."""
+    until = math.inf
+
+    def overdue() -> bool:
+        nonlocal until
+        now = clock_s()
+        until = min(until, now + HOLD_S)
+        return now > until
+
+    return overdue
 
 
 class FlowControl:
@@ -34,6 +50,8 @@ class FlowControl:
         self.limit = settings.turn_max_orders  # records of the next turn
         # In event time due customers come before the next order in any case, and larger slices cost less.
         self.due_slice = min(settings.due_slice, DUE_BESIDE_ORDERS) if settings.time == "wall" else settings.due_slice
+        self._growth = 2.0  # of the next batch over this one
+        self._slice = _FIRST_SLICE  # customers of a rescore's slice that don't hold the event loop for too long
         self._began = 0.0
         self._small = False
         limit = settings.model_moves_per_minute
@@ -51,6 +69,11 @@ class FlowControl:
         """Note that a turn begins."""
         self._began = self._clock_s()
 
+    def too_long(self, taken: int) -> None:
+        """Note that a batch of `taken` records was given up: smaller ones follow, and grow slowly."""
+        self.failed(taken)
+        self._growth = LEAST_GROWTH
+
     def failed(self, taken: int) -> None:
         """Note that the step raised on `taken` records: the next batch has half of them, until one is left."""
         self.limit = max(1, taken // 2)
@@ -64,7 +87,8 @@ class FlowControl:
         if seconds > most_s and taken > max(due, 1):
             self.limit = max(1, int(taken * most_s / seconds))
         else:
-            self.limit = min(self._settings.turn_max_orders, self.limit * 2)
+            self.limit = min(self._settings.turn_max_orders, max(self.limit + 1, int(self.limit * self._growth)))
+            self._growth = min(2.0, self._growth * LEAST_GROWTH)
         if taken:
             self._slots.ordered_at = self._clock_s()
         self._small = taken * FULL_SHARE < self._settings.turn_max_orders
@@ -75,7 +99,7 @@ class FlowControl:
 
     def rescore_size(self, *, limited: bool) -> int:
         """Return the most customers of a slice: fewer while orders come; with a limit, one second's moves."""
-        size = self._settings.rescore_slice
+        size = min(self._settings.rescore_slice, self._slice)
         if self._orders_come():
             size = min(size, RESCORED_BESIDE_ORDERS)
         if self._moves_per_s is None or not limited:
@@ -90,6 +114,13 @@ class FlowControl:
         """Return whether an order may be waiting in any shard of this worker. In event time a rescore comes first."""
         lately = self._clock_s() - self._slots.ordered_at < ORDERS_LATELY_S
         return lately and self._settings.time == "wall"
+
+    def held(self, customers: int, seconds: float) -> None:
+        """Note how long the decision on a rescore's slice held the event loop."""
+        if seconds > HOLD_S:
+            self._slice = max(1, int(customers * HOLD_S / seconds))
+        elif seconds < HOLD_S / 2:
+            self._slice = min(self._settings.rescore_slice, max(self._slice, customers * 2))
 
     def rescored(self, moves: int) -> None:
         """Note the moves of a slice: the limit delays the next one."""

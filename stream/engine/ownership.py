@@ -9,7 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar, Unpack
 import msgspec
 from redis.exceptions import RedisError
 
-from segmentation.step import StateUnreadable, Step
+from segmentation.step import BatchTooLong, StateUnreadable, Step
 from stream.engine.ledger import Ledger
 from stream.engine.log_reader import LogReader
 from stream.engine.store import ShardStore, Writes
@@ -86,10 +86,12 @@ class Owned:
 def stepping(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call the step. Raises StepFailed for any error of the step, which is then not taken for one of Kafka or Redis.
 
-    Raises ShardQuarantined where a state isn't of this version: no record causes that.
+    Raises ShardQuarantined where a state isn't of this version: no record causes that. BatchTooLong passes.
     """
     try:
         return call(*args, **kwargs)
+    except BatchTooLong:
+        raise
     except StateUnreadable as error:
         raise ShardQuarantined(
             "state_format",

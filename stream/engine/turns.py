@@ -11,9 +11,19 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, Unpack
 
 from segmentation.events import Reason
-from segmentation.step import Activation, DeadLetter, DueEntry, KafkaRecord, Scope, Turn, TurnContext, TurnPlan
+from segmentation.step import (
+    Activation,
+    BatchTooLong,
+    DeadLetter,
+    DueEntry,
+    KafkaRecord,
+    Scope,
+    Turn,
+    TurnContext,
+    TurnPlan,
+)
 from stream.dead_letters.records import HEADER_ROOM, dead_record
-from stream.engine.flow_control import FlowControl, TurnSlots
+from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.ledger import Publication
 from stream.engine.log_reader import LogRecord
 from stream.engine.ownership import Owned, ShardContext, stepping
@@ -203,7 +213,11 @@ class Turns:
             loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
             fired = loaded.fired
             self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
-            turn = stepping(shard.step.decide, plan, loaded.values, fired, len(fired) > slice_, context)
+            timed = context._replace(overdue=deadline()) if len(records) > 1 else context
+            turn = stepping(shard.step.decide, plan, loaded.values, fired, len(fired) > slice_, timed)
+        except BatchTooLong:
+            self._flow.too_long(len(records))
+            return BatchResult(plan)
         except StepFailed as failure:
             if not records:
                 raise
@@ -321,7 +335,9 @@ class Turns:
         while cursor is not None:
             rows, found, last = await self.shard.store.load_slice(owned.raw, cursor, size)
             quiet = [quiet_until is None or key <= quiet_until for key, _ in rows]
+            began = time.monotonic()
             decided = stepping(self.shard.step.rescore, rows, quiet, context)
+            self._flow.held(found, time.monotonic() - began)
             turn.add(decided)
             cursor = None if found < size else last.decode()
             # A transaction costs the same for any number of customers: a slice that changes nothing isn't worth one.

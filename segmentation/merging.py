@@ -1,0 +1,193 @@
+"""Merge the records of a batch into their customers' states: one by one, or many records of one customer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from segmentation.customers import Customer
+from segmentation.decisions import ScoreRequest, ScoringContext, first_that_moves
+from segmentation.decoder import Batch
+from segmentation.entries import ERASED, Rules
+from segmentation.events import Reason
+from segmentation.open_state import OpenState
+from segmentation.rfm import (
+    Outcome,
+    absorb_bytes,
+    advance_bytes,
+    announcement,
+    is_capped,
+    is_silent,
+    muted_by,
+    with_announcement,
+    with_mute,
+)
+from segmentation.step import NEVER_DUE, BatchTooLong, DeadLetter, Turn
+
+BY_RECORD: Final = 1  # at one position of the fold, what is due comes before the record
+HELD_OPEN: Final = 8  # from so many records of a customer on, its state is held open for all of them
+_UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # the record adds nothing, so its customer isn't scored
+_CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
+
+
+class Fold(NamedTuple):
+    """The input of one turn's fold."""
+
+    batch: Batch
+    taken: int  # how many of the batch's records belong to it
+    bound: tuple[int, bytes]  # (instant, customer) that it ends before
+    scoring: ScoringContext | None  # None: no model yet, nobody moves
+    open_slots: frozenset[int]  # of the backfills whose customers are muted
+    turn: Turn  # dead letters and counts go here
+    rules: Rules
+    overdue: Callable[[], bool]
+
+    def check_time(self) -> None:
+        """Raise BatchTooLong where the batch has taken longer than a turn may."""
+        if self.overdue():
+            raise BatchTooLong
+
+
+@dataclass(slots=True)
+class Run:
+    """The result of a customer's records at one clock."""
+
+    customer: Customer
+    request: ScoreRequest | None  # the first of the records that moves the customer; None: none does
+    value: bytes | None  # the state after all of them, but for that move
+    searched: bool  # when time alone moves the customer is to be searched anew
+
+    def close(self) -> bool:
+        """Give the customer its state after all records. Return whether its next move by time is to be searched."""
+        c, value = self.customer, self.value
+        if self.request is not None and c.value is not None and value is not None:
+            value = with_announcement(value, *announcement(c.value))
+        c.value = value
+        if self.searched and value is not None and is_silent(value):
+            c.wait(NEVER_DUE, 0, NEVER_DUE)
+            return False
+        return self.searched
+
+
+def merge_next(c: Customer, fold: Fold) -> ScoreRequest | None:
+    """Merge the customer's next record. None: it added nothing, or the customer isn't to be scored."""
+    batch = fold.batch
+    position = c.own[c.done]
+    c.done += 1
+    event, clock, prior = batch.events[position], batch.clocks[position], c.value
+    assert event is not None
+    value, outcome = absorb_bytes(prior, event.entry, clock, fold.rules)
+    _count(outcome, is_capped(value) and not (prior and is_capped(prior)), fold)
+    if outcome in _UNCHANGED or (outcome is Outcome.LATE and _forgotten(prior, value, clock, fold.rules)):
+        return None
+    _report(outcome, position, fold)
+    if batch.mutes.get(position) or muted_by(value):
+        value = with_mute(value, _slot(position, muted_by(value), event.entry.kind, fold))
+    c.value, c.changed = value, True
+    # A customer that has lost every order isn't scored either: a refund of unknown orders is no reason to move.
+    if event.entry.kind != ERASED and is_silent(value):
+        c.wait(NEVER_DUE, 0, NEVER_DUE)
+        return None
+    return ScoreRequest(c.key, value, prior, clock, (position, BY_RECORD, clock, c.key), event)
+
+
+def next_run(c: Customer, fold: Fold) -> Sequence[int]:
+    """Return the positions of the customer's next records that may be merged at once; []: too few.
+
+    They have one clock, and none of them is an erasure: so the customer moves at most once, by the first that is a
+    reason to, because a dwell lasts a millisecond at least.
+    """
+    if len(c.own) - c.done < HELD_OPEN:
+        return []
+    batch, first = fold.batch, c.own[c.done]
+    end = c.done
+    while end < len(c.own) and (position := c.own[end]) < fold.taken and batch.clocks[position] == batch.clocks[first]:
+        event = batch.events[position]
+        if event is None or event.entry.kind == ERASED:
+            break
+        end += 1
+    return c.own[c.done : end] if end - c.done >= HELD_OPEN else []
+
+
+def merge_run(c: Customer, positions: Sequence[int], fold: Fold) -> Run:
+    """Merge records of one clock (`next_run`), as one by one. The customer keeps its former state until `Run.close`."""
+    state, scored, changed = OpenState(c.value, fold.rules), list[tuple[int, bytes]](), False
+    for position, outcome in _merged(state, positions, fold):
+        _report(outcome, position, fold)
+        changed = True
+        if not state.silent:
+            scored.append((position, state.header()))
+    c.done += len(positions)
+    c.changed |= changed
+    value = state.value() if changed else c.value
+    clock = fold.batch.clocks[positions[0]]
+    row = first_that_moves([header for _, header in scored], clock, fold.scoring) if fold.scoring and scored else None
+    request = None if row is None else _request(c, positions, scored[row][0], fold)
+    return Run(c, request, value, changed)
+
+
+def merge_all(c: Customer, fold: Fold) -> None:
+    """Merge all of the customer's records, of any clocks; none is scored."""
+    if len(c.own) < HELD_OPEN:
+        while c.done < len(c.own):
+            merge_next(c, fold)
+        return
+    state, changed = OpenState(c.value, fold.rules), False
+    for position, outcome in _merged(state, c.own, fold):
+        _report(outcome, position, fold)
+        changed = True
+    c.done = len(c.own)
+    if changed:
+        c.value, c.changed = state.value(), True
+
+
+def _request(c: Customer, positions: Sequence[int], moving: int, fold: Fold) -> ScoreRequest:
+    """Return the request about the record that moves the customer: the records up to it are merged once more."""
+    event, clock = fold.batch.events[moving], fold.batch.clocks[moving]
+    until, scratch = positions.index(moving), fold._replace(turn=Turn(0, 0))
+    state = OpenState(c.value, fold.rules)
+    prior = state.value() if list(_merged(state, positions[:until], scratch)) else c.value
+    list(_merged(state, [moving], scratch))
+    return ScoreRequest(c.key, state.value(), prior, clock, (moving, BY_RECORD, clock, c.key), event)
+
+
+def _merged(state: OpenState, positions: Sequence[int], fold: Fold) -> Iterator[tuple[int, Outcome]]:
+    """Merge records into the state; yield (position, outcome) after each that changes it."""
+    batch = fold.batch
+    for position in positions:
+        fold.check_time()
+        event, was_capped = batch.events[position], state.capped
+        assert event is not None
+        outcome = state.absorb(event.entry, batch.clocks[position])
+        _count(outcome, state.capped and not was_capped, fold)
+        if outcome in _UNCHANGED or not state.changed:
+            continue
+        state.muted = _slot(position, state.muted, event.entry.kind, fold)
+        yield position, outcome
+
+
+def _count(outcome: Outcome, capped: bool, fold: Fold) -> None:
+    fold.turn.counts[outcome.value] += 1
+    if capped:
+        fold.turn.counts[_CAPPED] += 1
+
+
+def _report(outcome: Outcome, position: int, fold: Fold) -> None:
+    """Copy a record to the dead letters where its event's id was seen before with other content."""
+    event = fold.batch.events[position]
+    if outcome is Outcome.CONFLICT and event is not None:
+        message = f"event id {event.event_id!r} was seen before with other content: the later date counts."
+        fold.turn.dead.append(DeadLetter(position, Reason.CONFLICTING_ID.value, "id", message))
+
+
+def _slot(position: int, muted: int, kind: int, fold: Fold) -> int:
+    """Return the slot of the backfill that mutes the customer after a record; 0: none. `muted`: the one before it."""
+    slot = fold.batch.mutes.get(position) or muted
+    # An erasure is published at once, backfill or not.
+    return slot if slot in fold.open_slots and kind != ERASED else 0
+
+
+def _forgotten(prior: bytes | None, value: bytes, clock: int, rules: Rules) -> bool:
+    """Return whether a late record only repeats what was folded away long ago."""
+    return prior is not None and value == advance_bytes(prior, clock, rules)
