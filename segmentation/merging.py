@@ -26,7 +26,8 @@ from segmentation.rfm import (
 from segmentation.step import NEVER_DUE, BatchTooLong, DeadLetter, Turn
 
 BY_RECORD: Final = 1  # at one position of the fold, what is due comes before the record
-HELD_OPEN: Final = 8  # from so many records of a customer on, its state is held open for all of them
+HELD_OPEN: Final = 32  # from so many records of a customer on, its state is held open for all of them
+_LARGE: Final = 16_384  # bytes of a state from which on a single merge may take a millisecond and more
 _UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # the record adds nothing, so its customer isn't scored
 _CAPPED: Final = "capped"  # counted beside an event's outcome, where it takes its customer over the cap
 
@@ -73,6 +74,8 @@ class Run:
 def merge_next(c: Customer, fold: Fold) -> ScoreRequest | None:
     """Merge the customer's next record. None: it added nothing, or the customer isn't to be scored."""
     batch = fold.batch
+    if c.value is not None and len(c.value) > _LARGE:
+        fold.check_time()
     position = c.own[c.done]
     c.done += 1
     event, clock, prior = batch.events[position], batch.clocks[position], c.value
