@@ -28,6 +28,13 @@ _ENTRIES_SHOWN: Final = 20
 _LONGEST_BAR: Final = 40  # characters
 
 CustomerId = Annotated[str, typer.Argument(metavar="ID", help="The customer's id, as in the orders.")]
+EverythingFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.zip", show_default="none", help="Write all that is held of the customer, readable by you alone."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file of --everything if it exists.")]
 RecencyDays = Annotated[
     float, typer.Option(parser=days_of, metavar="DAYS", help="Days since the last order, 0 or more.")
 ]
@@ -58,21 +65,59 @@ Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to
 
 
 @app.command()
-def customer(customer_id: CustomerId, *, as_json: AsJson = False) -> None:
+def customer(
+    customer_id: CustomerId, *, everything: EverythingFile = None, force: Force = False, as_json: AsJson = False
+) -> None:
     """Show one customer: figures, segment, next move and events.
 
-    The next move is the one that time alone will make, if nothing is bought.
+    The next move is the one that time alone will make, if nothing is bought. With --everything, writes all that is held
+    of the customer to a ZIP file instead: states, orders, moves, actions, dead letters, and a manifest that says what
+    was searched. Exits with 1 then if something could not be searched.
     """
     from stream.customers.lookup import customer as look_up
     from stream.models.topic import read_published
     from stream.settings import load_settings
 
     settings = load_settings()
+    if everything is not None:
+        _write_everything(settings, customer_id, everything, force=force, as_json=as_json)
+        return
     report = look_up(settings, asyncio.run(read_published(settings)), customer_id, now_ms())
     if as_json:
         echo(msgspec.json.encode(report))
     else:
         _show_customer(report, settings)
+
+
+def _write_everything(settings: Settings, customer_id: str, out: Path, *, force: bool, as_json: bool) -> None:
+    from stream.customers.everything import EverythingReport, export_everything, records_held
+    from stream.models.topic import read_published
+    from stream.progress import progress_bar
+
+    async def written() -> EverythingReport:
+        published = await read_published(settings)
+        with progress_bar("reading", await records_held(settings, customer_id)) as show:
+            return await export_everything(
+                settings, published, customer_id, out, replace=force, progress=lambda done: show(done, "")
+            )
+
+    done = asyncio.run(written())
+    found = done.manifest
+    if as_json:
+        echo(msgspec.json.encode(done))
+    else:
+        topics = ", ".join(f"{topic.found:,} of {topic.topic}" for topic in found.topics if topic.found)
+        echo(f"{customer_id}: {found.redis_keys} keys of Redis and {found.records:,} records in {done.file}")
+        echo(f"  records: {topics or 'none'}")
+        if found.possible:
+            echo(
+                f"  {found.possible:,} more records have the id, but may be somebody else's: manifest.json has their "
+                "coordinates"
+            )
+        for place in found.not_searched:
+            echo(f"  not searched: {place}")
+    if not done.complete:
+        raise typer.Exit(1)
 
 
 def _show_customer(report: CustomerReport, settings: Settings) -> None:
@@ -150,11 +195,16 @@ def export(
     *,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The .csv or .parquet file to write.")],
     as_of: AsOf = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Keep texts of a .csv as they are, for programs; a spreadsheet may run formulas."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write all customers' figures and segments to a file.
+    """Write all customers' figures and segments to a file that you alone can read.
 
-    Writes recency, frequency, monetary value, segment and number of moves, sorted by customer id.
+    Writes recency, frequency, monetary value, segment and number of moves, sorted by customer id. In a .csv an
+    apostrophe goes before a text that a spreadsheet would take for a formula.
     """
     from stream.customers.export import export as export_states
     from stream.models.topic import read_published
@@ -166,7 +216,7 @@ def export(
     published = asyncio.run(read_published(settings))
     with progress_bar("exporting", customers_stored(settings)) as show:
         report = export_states(
-            settings, published, out, now_ms=now_ms(), as_of_ms=as_of, progress=lambda done: show(done, "")
+            settings, published, out, now_ms=now_ms(), as_of_ms=as_of, raw=raw, progress=lambda done: show(done, "")
         )
     echo(msgspec.json.encode(report) if as_json else _export_summary(report))
 

@@ -110,11 +110,13 @@ def _show(result: DemoResult, *, as_json: bool) -> None:
 
 def _wait(folder: Path) -> None:
     """Print how to use and how to stop the demo, and wait until it is stopped."""
+    from stream.private_files import write_private
     from stream.settings_sources import PREFIX
 
     file = folder / "env"
     variables = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items())))
+    lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
+    write_private(file, lines.encode())  # it may hold a password
     echo(
         f"Everything is still running. In another terminal: source {shlex.quote(str(file))}; segstream status",
         err=True,

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 _POLL_S: Final = 0.1
-_LONGEST_ID: Final = 256
-
-
-class ErasureRefused(SegstreamError):
-    """The id can't be one of a customer."""
 
 
 class ErasureUnconfirmed(SegstreamError):
@@ -42,10 +37,10 @@ async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_
     """Send customer.erased for everything dated up to `at_ms`, wait until workers have done it, and look.
 
     It goes to the customer's partition; where no partitioner is known, to all. `at_ms` None: now; in event time the
-    clock of the shard. Instants in ms. Raises ErasureRefused, KafkaUnreachable, TopicUnusable, RedisUnreachable; and
+    clock of the shard. Instants in ms. Raises CustomerIdRefused, KafkaUnreachable, TopicUnusable, RedisUnreachable; and
     ErasureUnconfirmed where the events are sent, and then something can't be read.
     """
-    mentions = _mentions(settings, customer_id)
+    mentions = Mentions.of(settings, customer_id)
     await check_target(settings)
     with redis_client(settings) as redis:
         instants = {p: _instant(redis, settings, p, at_ms, now_ms) for p in shards_of(settings, customer_id)}
@@ -67,7 +62,7 @@ async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_
 
 async def check(settings: Settings, customer_id: str, *, now_ms: int) -> Erasure:
     """Look whether a customer is erased, and send nothing. Raises as `erase` does."""
-    mentions = _mentions(settings, customer_id)
+    mentions = Mentions.of(settings, customer_id)
     with redis_client(settings) as redis:
         holdings = await asyncio.to_thread(lambda: list(shard_holdings(redis, settings, mentions)))
         return await judged(redis, settings, mentions, [], holdings, now_ms)
@@ -81,17 +76,6 @@ def where(sent: list[SentErasure]) -> str:
     """
     first = sent[0]
     return f"partition {first.partition}, offset {first.offset}" if len(sent) == 1 else f"{len(sent)} partitions"
-
-
-def _mentions(settings: Settings, customer_id: str) -> Mentions:
-    if not 1 <= len(customer_id) <= _LONGEST_ID:
-        raise ErasureRefused(f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}.")
-    try:
-        return Mentions.of(settings, customer_id)
-    except UnicodeEncodeError:
-        raise ErasureRefused(
-            f"the customer's id {customer_id!r} isn't UTF-8.", hint="Give it as it stands in the orders."
-        ) from None
 
 
 def _instant(redis: Redis, settings: Settings, partition: int, at_ms: int | None, now_ms: int) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import heapq
+import io
 from contextlib import contextmanager
 from decimal import Decimal
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,6 +18,7 @@ from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError
 from stream.customers.figures import figures_at
 from stream.errors import SegstreamError
+from stream.private_files import private_file
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_states
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("customer_id", "recency_days", "frequency", "monetary", "segment", "sequence", "incomplete")
 _PAGE: Final = 5_000
 _MONEY_DIGITS: Final = 19  # of 64 bits
+# A cell that begins with one of these is a formula to Excel, LibreOffice or Google Sheets, the full-width ones too.
+_FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 
 
 class ExportError(SegstreamError):
@@ -84,9 +88,13 @@ def export(
     *,
     now_ms: int,
     as_of_ms: int | None = None,
+    raw: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> ExportReport:
     """Write every customer's figures to a .csv or .parquet file, sorted by id. The file appears when it is complete.
+
+    Only its owner may read it. `raw`: texts of a .csv stay as they are; else an apostrophe keeps spreadsheets from
+    taking one for a formula.
 
     The figures of all are as of `as_of_ms`; None: in event time as of the most advanced shard's clock, in wall time as
     of `now_ms`. Segment and sequence are those published last. A worker may run meanwhile: an order that it adds to a
@@ -95,25 +103,21 @@ def export(
     if out.suffix.lower() not in _WRITERS:
         raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Choose one of these formats.")
     customers, incomplete = 0, 0
-    part = out.with_name(f".{out.name}.part")
     try:
         with redis_client(settings) as redis:
             instant = instant_of_all(redis, settings, as_of_ms, now_ms)
             rows = _rows(redis, settings, published, instant)
-            with _WRITERS[out.suffix.lower()](part) as write:
+            with private_file(out) as file, _WRITERS[out.suffix.lower()](file, raw) as write:
                 while page := list(islice(rows, _PAGE)):
                     write(page)
                     customers += len(page)
                     incomplete += sum(row.incomplete for row in page)
                     if progress:
                         progress(customers)
-        part.replace(out)
     except StateFormatError as error:
         raise ExportError(f"a state can't be read: {error}") from error
     except OSError as error:
         raise ExportError(f"{out}: {error.strerror or error}.", hint="Choose a file that can be written.") from error
-    finally:
-        part.unlink(missing_ok=True)
     return ExportReport(
         str(out),
         customers,
@@ -180,20 +184,33 @@ def _of_shard(
             )
 
 
+def no_formula(text: str) -> str:
+    """Return a text that a spreadsheet doesn't take for a formula: an apostrophe goes before the signs that begin one.
+
+    Only for texts: a negative amount is a number, and stays.
+
+    >>> no_formula("=HYPERLINK(1)"), no_formula("a=b")
+    ("'=HYPERLINK(1)", 'a=b')
+    """
+    return f"'{text}" if text.startswith(_FORMULA_SIGNS) else text
+
+
 @contextmanager
-def _csv(path: Path) -> Iterator[RowWriter]:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+def _csv(file: IO[bytes], raw: bool) -> Iterator[RowWriter]:
+    text_of: Callable[[str], str] = str if raw else no_formula
+    lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    try:
+        writer = csv.writer(lines, lineterminator="\n")
         writer.writerow(COLUMNS)
 
         def write(rows: Sequence[CustomerRow]) -> None:
             writer.writerows(
                 (
-                    row.customer_id,
+                    text_of(row.customer_id),
                     "" if row.recency_days is None else repr(row.recency_days),
                     row.frequency,
                     format_units(row.monetary_units),
-                    row.segment or "",
+                    text_of(row.segment or ""),
                     row.sequence,
                     "true" if row.incomplete else "false",
                 )
@@ -201,10 +218,13 @@ def _csv(path: Path) -> Iterator[RowWriter]:
             )
 
         yield write
+    finally:
+        lines.detach()  # which flushes, and leaves the file open
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[RowWriter]:
+def _parquet(file: IO[bytes], raw: bool) -> Iterator[RowWriter]:
+    del raw  # no program takes a cell of Parquet for a formula
     # Imported here: the import takes half a second, and only Parquet needs it.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -219,7 +239,7 @@ def _parquet(path: Path) -> Iterator[RowWriter]:
         pa.bool_(),
     )
     schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(file, schema) as writer:
 
         def write(rows: Sequence[CustomerRow]) -> None:
             cells = (

@@ -23,6 +23,8 @@ from stream.storage.keys import ShardKeys, tombstone
 from stream.storage.reads import read_clock, read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redis import Redis
 
     from segmentation.model import SegmentModel
@@ -104,27 +106,35 @@ class ScoreReport(msgspec.Struct, frozen=True):
 
 def customer(settings: Settings, published: PublishedModels, customer_id: str, now_ms: int) -> CustomerReport:
     """Return all that is known of a customer. Raises CustomerUnknown, CustomerUnreadable, RedisUnreachable."""
-    salt = settings.erasure_salt.get_secret_value().encode()
     with redis_client(settings) as redis:
-        for partition in range(settings.partitions):
-            keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            value: Any = redis.hget(keys.states, customer_id)
-            if value is None:
-                value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
-            if value is None:
-                continue
-            at_ms = _as_of(redis, settings, keys, now_ms)
-            try:
-                return report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
-            except StateFormatError as error:
-                raise CustomerUnreadable(
-                    f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
-                    hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` rebuilds all states.",
-                ) from error
+        for found in reports(redis, settings, published, customer_id, now_ms):
+            return found
     raise CustomerUnknown(
         f"no customer {customer_id!r} in the {settings.partitions} shards of {settings.group}.",
         hint="Check the id, and check with `segstream status` that the workers have read its orders.",
     )
+
+
+def reports(
+    redis: Redis, settings: Settings, published: PublishedModels, customer_id: str, now_ms: int
+) -> Iterator[CustomerReport]:
+    """Yield all that each shard knows of a customer: usually one does. Raises CustomerUnreadable, RedisError."""
+    salt = settings.erasure_salt.get_secret_value().encode()
+    for partition in range(settings.partitions):
+        keys = ShardKeys(settings.group, settings.orders_topic, partition)
+        value: Any = redis.hget(keys.states, customer_id)
+        if value is None:
+            value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
+        if value is None:
+            continue
+        at_ms = _as_of(redis, settings, keys, now_ms)
+        try:
+            yield report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
+        except StateFormatError as error:
+            raise CustomerUnreadable(
+                f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
+                hint="Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP; `segstream rebuild` rebuilds all states.",
+            ) from error
 
 
 def report(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
 from stream.customers.places import RecordKey
+from stream.errors import SegstreamError
 from stream.storage.keys import tombstone
 
 if TYPE_CHECKING:
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 
     from stream.settings import Settings
 
-_CUSTOMER: re.Pattern[str] = re.compile("customer", re.IGNORECASE)
-_CURSORS = frozenset({"cursor", "quiet"})  # of a head: the last customer that a rescore has done
+_CUSTOMER: Final = re.compile("customer", re.IGNORECASE)
+_ANY_FIELD: Final = re.compile(r'customer[^"]{0,16}"\s*:', re.IGNORECASE)
+_LONGEST_ID: Final = 256
+_CURSORS: Final = frozenset({"cursor", "quiet"})  # of a head: the last customer that a rescore has done
+
+
+class CustomerIdRefused(SegstreamError):
+    """The id can't be one of a customer."""
 
 
 class NotJson(ValueError):
@@ -59,9 +66,18 @@ class Mentions:
 
     @classmethod
     def of(cls, settings: Settings, customer_id: str) -> Self:
-        """Return those of a customer of a deployment. Raises UnicodeEncodeError where the id can't be UTF-8."""
+        """Return those of a customer of a deployment. Raises CustomerIdRefused."""
+        if not 1 <= len(customer_id) <= _LONGEST_ID:
+            raise CustomerIdRefused(
+                f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}."
+            )
         salt = settings.erasure_salt.get_secret_value().encode()
-        return cls(customer_id, tombstone(customer_id.encode(), salt))
+        try:
+            return cls(customer_id, tombstone(customer_id.encode(), salt))
+        except UnicodeEncodeError:
+            raise CustomerIdRefused(
+                f"the customer's id {customer_id!r} isn't UTF-8.", hint="Give it as it stands in the orders."
+            ) from None
 
     def in_record(self, key: bytes | None, value: bytes | None, headers: Any, keyed_by: RecordKey) -> Mention | None:
         """Return whether a record is about the customer; None: it isn't."""
@@ -109,7 +125,9 @@ class Mentions:
     def _in_torn_text(self, text: str, *, under_its_key: bool) -> Mention | None:
         if self._field.search(text):
             return Mention.CERTAIN
-        return Mention.POSSIBLE if under_its_key or self.in_text(text) else None
+        if under_its_key:
+            return Mention.POSSIBLE if _ANY_FIELD.search(text) else Mention.CERTAIN
+        return Mention.POSSIBLE if self.in_text(text) else None
 
 
 def _decoded(value: bytes) -> Any:
@@ -121,7 +139,7 @@ def _decoded(value: bytes) -> Any:
 
 
 def _fields(found: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the texts and numbers of decoded JSON, each as text with the name of its field."""
+    """Yield the texts of decoded JSON, and numbers that are a customer's id, each with the name of its field."""
     waiting = [(name, found)]
     while waiting:
         name, found = waiting.pop()
@@ -129,5 +147,7 @@ def _fields(found: Any, name: str = "") -> Iterator[tuple[str, str]]:
             waiting += found.items()
         elif isinstance(found, list):
             waiting += ((name, part) for part in found)
-        elif isinstance(found, str) or (isinstance(found, int) and not isinstance(found, bool)):
+        elif isinstance(found, str):
+            yield name, found
+        elif isinstance(found, int) and _CUSTOMER.search(name):  # any other number is no id
             yield name, str(found)

@@ -25,6 +25,7 @@ from stream.demo.report import (
 from stream.models.topic import read_published
 from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
+from stream.private_files import private_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,11 +96,11 @@ _FILES: Final = {OutputKind.CHANGES: "moves", OutputKind.ACTIONS: "actions", Out
 
 async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
     """Write all committed records, one JSON object per line, as `segstream tail` does; return their number."""
-    with file.open("w", encoding="utf-8") as lines:
+    with private_file(file) as lines:
         return await tail(
             settings,
             what,
-            lambda line: lines.write(f"{line}\n"),
+            lambda line: lines.write(f"{line}\n".encode()),
             from_beginning=True,
             until_idle_s=0.0,
             as_json=True,

@@ -24,6 +24,7 @@ from stream.engine.shard_report import settled
 from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.local.stack import Endpoints, LocalStack
+from stream.private_files import private_folder
 from stream.replay.publisher import replay
 from stream.settings import Settings, load_settings
 from stream.settings_sources import PREFIX
@@ -121,7 +122,8 @@ def _check_folder(folder: Path) -> None:
 def _make_folder(folder: Path) -> None:
     """Create the demo's folders. Raises DemoError."""
     try:
-        (folder / "logs").mkdir(parents=True)
+        private_folder(folder)
+        (folder / "logs").mkdir()
         (folder / "servers").mkdir()
     except OSError as error:
         raise DemoError(

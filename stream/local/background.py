@@ -13,6 +13,7 @@ from stream.local.machine import extra, is_free
 from stream.local.process import end, is_alive
 from stream.local.server import STOP_GRACE_S, Report, Server
 from stream.local.stack import Endpoints, LocalStack, LocalStackError
+from stream.private_files import private_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,7 @@ def up(data_dir: Path, report: Report) -> Endpoints:
     if record is not None:
         # One of the two may still run.
         down(data_dir)
-    data_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(data_dir)
     stack = LocalStack(
         data_dir,
         report=report,

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from stream.local import watchdog
 from stream.local.machine import HOST, LocalStackError, PortTakenError, check_disk, extra, free_port, is_free
 from stream.local.process import POLL_S, end, is_alive, tail, wait_until
+from stream.private_files import FOLDER_MODE, private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +97,8 @@ class Server(ABC):
             raise LocalStackError("there is no Valkey for Windows.", hint="Use WSL, or your own servers.")
         # The watchdog of a server that ended by itself.
         self._end_watchdog()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        private_folder(self.directory)
+        self.directory.chmod(FOLDER_MODE)  # also one that an earlier version made
         check_disk(self.directory)
         try:
             self._start_once()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from aiokafka import AIOKafkaProducer
 from redis import Redis
 
@@ -65,6 +66,7 @@ async def erase(settings: Settings, *arguments: str, code: int = 0) -> dict[str,
     return found
 
 
+@pytest.mark.slow
 async def test_an_erasure_reads_back_every_shard_and_the_dead_letters(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import re
+import stat
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -142,6 +143,31 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
         ["ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False],
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
+
+
+def test_a_text_is_no_formula_and_the_file_is_its_owners(stored: Settings, tmp_path: Path) -> None:
+    asyncio.run(topics.create(stored))
+    formula, marked, out = '=HYPERLINK("https://evil.example")', "\u202e-1+1", tmp_path / "out.csv"
+    for partition, name in enumerate((formula, marked, "-5", "+49 30 1")):
+        _put_state(stored, partition, name, START + 10 * DAY_MS)
+    out.symlink_to(tmp_path / "elsewhere.csv")
+    run(stored, "export", "--out", str(out))
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = {row["customer_id"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"a", "cancelled", "ü,1", f"'{formula}", marked, "'-5", "'+49 30 1"}
+    assert all(not row["monetary"].startswith("'") for row in rows.values())
+    assert not out.is_symlink()
+    assert not (tmp_path / "elsewhere.csv").exists()
+    run(stored, "export", "--out", str(out), "--raw")
+    with out.open(newline="", encoding="utf-8") as file:
+        assert {formula, marked, "-5", "+49 30 1"} < {row["customer_id"] for row in csv.DictReader(file)}
+    run(stored, "export", "--out", str(tmp_path / "out.parquet"))
+    assert formula in pq.read_table(tmp_path / "out.parquet").column("customer_id").to_pylist()
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    # Nothing that a terminal would follow, neither as text nor as JSON.
+    assert "\\u202e-1+1" in run(stored, "customer", marked).stdout
+    assert json.loads(run(stored, "customer", marked, "--json").stdout)["customer_id"] == marked
+    assert "\u202e" not in run(stored, "customer", marked, "--json").stdout
 
 
 def test_an_instant_may_be_as_early_as_the_grace_and_no_earlier(stored: Settings, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from redis import Redis
 from segmentation.events import Amount, OrderPlaced
 from stream.clock import now_ms
 from stream.commands import shards
-from stream.customers.erase import ErasureRefused, erase
+from stream.customers.erase import erase
 from stream.customers.erasure_report import Erasure
 from stream.customers.lookup import customer
+from stream.customers.mentions import CustomerIdRefused
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.models.topic import read_published
@@ -146,5 +147,5 @@ async def test_the_erasure_waits_for_a_worker(settings: Settings) -> None:
 
 
 async def test_an_empty_id_is_refused(settings: Settings) -> None:
-    with pytest.raises(ErasureRefused, match="0 characters, expected 1 to 256"):
+    with pytest.raises(CustomerIdRefused, match="0 characters, expected 1 to 256"):
         await erase(settings, "", None, now_ms=now_ms(), wait_s=0)
