@@ -28,6 +28,7 @@ from stream.kafka.topics import TopicSpec, specs
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key, tombstone
 from tests.support.command_line import run
+from tests.support.data.redis_customers import head
 
 ANN = "ann-of-the-test"
 HOME = murmur2(ANN.encode(), 2)
@@ -66,6 +67,8 @@ async def held(settings_for: Callable[..., Settings]) -> Settings:
     state, _ = absorb_bytes(EMPTY, entry(Kind.PLACED, "1", at, order="1", amount=125_000), at, settings.rules)
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         keys = ShardKeys(settings.group, settings.orders_topic, HOME)
+        for partition in range(2):
+            redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, head(at, 2))
         redis.hset(keys.states, ANN, state)
         redis.zadd(keys.customers, {ANN: 0, "bob": 0})
         redis.zadd(keys.due, {ANN: at + 1})

@@ -22,6 +22,7 @@ from stream.kafka.clients import read_topic
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from tests.support.command_line import run
+from tests.support.data.redis_customers import head
 from tests.support.engine.real_worker import activate, processes, settled
 
 PARTITIONS = 2
@@ -135,6 +136,8 @@ async def test_a_customer_in_a_shard_that_the_partitioner_does_not_choose_is_fou
     found = await erase(settings, ANN, "--check", code=1)
     assert found["reasons"] == ["no shard knows an erasure of this id, or holds anything else of it: check the id"]
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for partition in range(PARTITIONS):
+            redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, head(at, PARTITIONS))
         keys = ShardKeys(settings.group, settings.orders_topic, elsewhere(ANN))
         redis.hset(keys.states, ANN, state)
         redis.hset(ShardKeys(settings.group, settings.orders_topic, 1 - elsewhere(ANN)).states, ANN, tombstone)
