@@ -1,4 +1,4 @@
-"""`segstream status|retry|rebuild`: the shards, for operators."""
+"""`segstream status|retry|rebuild|skip-lost`: the shards, for operators."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def rebuild(
         bool,
         typer.Option(
             "--allow-truncated-logs",
-            help="Rebuild even if the logs no longer reach back to their beginning: figures start with what they still "
-            "hold.",
+            help="Rebuild even if the logs have lost records at their beginning or end, or were made anew: figures "
+            "start with what they still hold, and shards go on where their input begins now.",
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
@@ -121,9 +121,40 @@ def rebuild(
     retry(step=step, partition=partition)
 
 
-async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:
-    from stream.engine.rebuild import Rebuilder
+@app.command("skip-lost")
+def skip_lost(
+    *,
+    step: Step = StepName.SCORING,
+    partition: Partition = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
+) -> None:
+    """Let shards go on where their input begins now, although it has lost records.
+
+    For a topic whose retention has overtaken the workers, or that was deleted and made anew. The customers' states stay
+    as they are; records that nobody has read are lost.
+    """
+    from stream.settings import load_settings
+
+    settings = load_settings()
+    if not yes:
+        typer.confirm(
+            f"Let {step} of group {settings.group!r} go on without the records that its input has lost?", abort=True
+        )
+    asyncio.run(_skip_lost(settings, step, partition))
+    retry(step=step, partition=partition)
+
+
+async def _skip_lost(settings: Settings, step: str, only: int | None) -> None:
     from stream.kafka.streams import streams_of
+    from stream.repair.skip_lost import LossSkipper
+
+    async for line in LossSkipper(settings, streams_of(settings, step)).skip(only):
+        typer.echo(line)
+
+
+async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:
+    from stream.kafka.streams import streams_of
+    from stream.repair.rebuild import Rebuilder
     from stream.worker.steps import step_of
 
     rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))

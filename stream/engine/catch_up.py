@@ -12,6 +12,7 @@ from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead, StoreHead
+from stream.storage.reads import SKIP_LOST
 
 
 async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: asyncio.Event) -> None:
@@ -27,7 +28,7 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
             "input_truncated",
             f"Kafka's head stands at offset {target} of {shard}, which ends at offset {end}: "
             "was the topic truncated or recreated?",
-            hint="Restore the topic, or start over with another SEGSTREAM_GROUP.",
+            hint=SKIP_LOST,
         )
     reader.seek(shard.streams.input, shard.partition, owned.head.offset)
     deadline = time.monotonic() + shard.settings.commit_timeout_s

@@ -32,6 +32,7 @@ from stream.storage.heads import (
     decode_kafka_head,
     decode_takeover,
 )
+from stream.storage.reads import TRUNCATED
 
 UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
 # Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next one.
@@ -207,6 +208,18 @@ class LogReader:
                 return OutputMark.parse(mark).number
         return None
 
+    async def last_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> OutputMark | None:
+        """Return the mark of the last output; None: the log has none. The search goes backwards, in growing steps."""
+        begin, end = bounds
+        step = FIRST_STEP
+        while True:
+            start, last = max(begin, end - step), None
+            async for record in self._between(topic, partition, start, end):
+                last = dict(record.headers).get(MARK_HEADER, last)
+            if last is not None or start <= begin:
+                return None if last is None else OutputMark.parse(last)
+            step *= 2
+
     async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[LogRecord]:
         """Yield every record from `begin` up to `end`. Raises ShardLost where they can't be read in time."""
         if begin == end:
@@ -296,5 +309,5 @@ class LogReader:
                     "outputs_missing",
                     f"{topic}-{partition} ends with output {highest}, but the head counts {number}: was the topic "
                     "truncated or recreated?",
-                    hint="Restore the topic, or start over with another SEGSTREAM_GROUP.",
+                    hint=TRUNCATED,
                 )

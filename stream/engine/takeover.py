@@ -25,7 +25,7 @@ from stream.storage.heads import (
     TakeoverRecord,
     first_head,
 )
-from stream.storage.reads import REBUILD, HeadUnreadable, parse_head
+from stream.storage.reads import REBUILD, SKIP_LOST, TRUNCATED, HeadUnreadable, parse_head
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +113,15 @@ async def _check(
         raise ShardQuarantined(
             "input_gone",
             f"Redis stands at offset {head.offset} of {shard}, which now starts at offset {begin}.",
-            hint="Restore a newer backup of Redis. Raise the topic's retention, or this will happen again.",
+            hint=f"Restore a newer backup of Redis, or lose those records: {SKIP_LOST} Raise the topic's retention, or "
+            "this will happen again.",
         )
     if head.offset > end:
         raise ShardQuarantined(
             "input_truncated",
             f"Redis stands at offset {head.offset} of {shard}, which ends at offset {end}: "
             "was the topic truncated or recreated?",
-            hint=REBUILD,
+            hint=SKIP_LOST,
         )
     input_, output, p = shard.streams.input, shard.streams.output, shard.partition
     await _check_record(reader, input_, p, bounds[input_], head.read, "input_changed", keep_time=True)
@@ -151,7 +152,7 @@ async def _check_record(
             reason,
             f"{topic}-{partition} has another record at offset {known.offset} than Redis remembers: was the topic "
             "recreated, or is this another deployment's Redis?",
-            hint=REBUILD,
+            hint=SKIP_LOST if reason == "input_changed" else REBUILD,
         )
 
 
@@ -189,8 +190,17 @@ async def _restore_tombstones(owned: Owned) -> None:
 async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
     """Perform steps 4 and 5. Return False where a torn transaction was covered (4b). `bounds`: of the output log."""
     shard, head = owned.shard, owned.head
-    target = kafka or KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor)
-    if head.offset > target.offset:
+    target = kafka or KafkaHead(
+        head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era
+    )
+    if head.era < target.era:
+        raise ShardQuarantined(
+            "input_changed",
+            f"{shard} was made anew (era {target.era}), and Redis still has its place in the one before (era "
+            f"{head.era}).",
+            hint=SKIP_LOST,
+        )
+    if head.era > target.era or head.offset > target.offset:
         raise ShardQuarantined(
             "redis_ahead",
             f"Redis stands at offset {head.offset} of {shard}, but Kafka's head at {target.offset}: Kafka has lost "
@@ -202,7 +212,7 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
         raise ShardQuarantined(
             "outputs_gone",
             f"some of the outputs {head.count + 1} to {target.count} of {shard} have expired.",
-            hint="Restore a newer backup of Redis, and raise the retention of the output topic.",
+            hint=f"Restore a newer backup of Redis, and raise the retention of the output topic. {TRUNCATED}",
         )
     change = _raised(head, target)
     pages = owned.reader.read_outputs(

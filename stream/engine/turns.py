@@ -250,6 +250,7 @@ class Turns:
             version=change.get("version", head.version),
             cursor=change.get("cursor", head.cursor),
             scope=change.get("scope", head.scope),
+            era=head.era,
         )
         limit, now_ms = shard.settings.max_event_bytes + HEADER_ROOM // 2, self._now_ms()
         dead = [

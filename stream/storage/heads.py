@@ -44,6 +44,7 @@ class KafkaHead(msgspec.Struct, frozen=True):
     version: str = ""  # of M's model
     cursor: str | None = None  # rescore: the last customer done; None: none under way
     scope: Scope = Scope.EVERYONE  # the customers that the rescore looks at
+    era: int = 0  # of the input: counts how often it began anew. Offsets of two eras aren't compared
     format: int = FORMAT
 
 
@@ -84,6 +85,7 @@ class StoreHead(msgspec.Struct, frozen=True):
     written: Fingerprint | None = None  # the output record S
     scope: Scope = Scope.EVERYONE  # of the rescore
     backfills: Backfills = NONE_OPEN
+    era: int = 0  # of the input that R belongs to
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None

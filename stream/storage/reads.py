@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = 2_000
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
+TRUNCATED: Final = "`segstream rebuild --allow-truncated-logs` makes Redis anew from what Kafka still has."
+SKIP_LOST: Final = "`segstream skip-lost` keeps the states and lets the shard go on where its input begins now."
 
 
 class StoreUnreadable(SegstreamError):

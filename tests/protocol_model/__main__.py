@@ -12,7 +12,7 @@ import random
 import sys
 
 from tests.protocol_model.explore import Found, Search, comes_to_rest
-from tests.protocol_model.mutants import LARGER, MUTANTS, SMALL, Variant
+from tests.protocol_model.mutants import LARGER, MUTANTS, REPAIR_MUTANTS, SMALL, Variant
 
 SAMPLE_EVERY = 500  # one of so many states of the protocol is checked for coming to rest
 
@@ -28,7 +28,11 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print the shortest way to a violation")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="end a search after this much CPU time")
     asked = parser.parse_args()
-    variants = [*(LARGER if asked.full else SMALL), *(m.in_full() if asked.full else m for m in MUTANTS)]
+    variants = [
+        *(LARGER if asked.full else SMALL),
+        *(m.in_full() if asked.full else m for m in MUTANTS),
+        *REPAIR_MUTANTS,
+    ]
     if asked.list:
         for variant in variants:
             print(f"{variant.name:28} {variant.breaks or 'holds':8} {variant.description}")

@@ -69,6 +69,8 @@ def _is_lost(slot: Slot, worker: Worker, tokens: dict[int, int]) -> bool:
         return not slot.epoch
     if worker.phase in {"covering", "publishing"}:
         return slot.transaction is None
+    if worker.phase == "repairing":
+        return False
     is_deleted = worker.expected is not None and worker.expected.token not in tokens
     return is_deleted and (worker.phase != "following" or not slot.epoch)  # while it follows, it may still cover
 
@@ -119,6 +121,7 @@ class _Renamed:
             old.published,
             old.late and (self._head(old.late[0]), self._write(old.late[1])),
             old.old_primary and self._redis(old.old_primary),
+            old.begin,
         )
 
     def _redis(self, redis: Redis) -> Redis:
@@ -166,4 +169,5 @@ class _Renamed:
             worker.until,
             worker.write and self._write(worker.write),
             worker.unsent and self._transaction(worker.unsent),
+            worker.rebuilds,
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.protocol_model.checks import advance, append
+from tests.protocol_model.repair import published
 from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
+    ERA,
     LoggedMove,
     ModelKafkaHead,
     SentTransaction,
@@ -27,6 +29,10 @@ def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterato
         yield Transition(None, "the clock moves to 1", (), state._replace(clock=1), outside=True)
     if state.published == 1 and world.new_model:
         yield Transition(None, "model 2 is published", (), state._replace(published=2), outside=True)
+    if world.retention and not state.begin:
+        yield Transition(None, "retention deletes the first record", (), state._replace(begin=1), outside=True)
+    if world.recreated and not state.begin:
+        yield Transition(None, "the input is made anew", (), state._replace(begin=ERA), outside=True)
     yield from _redis(world, state)
     for at, slot in enumerate(state.slots):
         if slot.worker:
@@ -104,6 +110,8 @@ def _committed(
     after = with_slot(state._replace(log=log, kafka=head), at, slot._replace(transaction=None))
     if worker and worker.phase == "covering":
         after = with_worker(after, at, back_to_2(rules, worker))
+    elif worker and worker.phase == "repairing":
+        after = with_worker(after, at, published(rules, worker))
     elif worker and worker.phase in {"publishing", "publishing late"}:
         after = with_worker(after, at, acknowledged(after, at))
     return Transition(at, text, (moves, head), after, violation, fault)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tests.protocol_model.canonical import canonical, reduced
 from tests.protocol_model.checks import at_rest, rest
 from tests.protocol_model.environment import happenings
+from tests.protocol_model.repair import begin_repair, is_needed, repair
 from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import Slot, State, Transition, start
 from tests.protocol_model.takeover import take_over
@@ -127,7 +128,11 @@ def steps(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Tra
     """Yield everything that can happen next."""
     yield from happenings(rules, world, state)
     for at, slot in enumerate(state.slots):
-        if slot.worker is None or slot.worker.phase in {"opening", "following", "catching up"}:
+        if slot.worker is None and is_needed(state):
+            yield from begin_repair(rules, state, at)
+        if slot.worker and slot.worker.phase == "repairing":
+            yield from repair(rules, world, state, at)
+        elif slot.worker is None or slot.worker.phase in {"opening", "following", "catching up"}:
             yield from take_over(rules, world, state, at)
         else:
             yield from turn(rules, world, state, at)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tests.protocol_model.rules import PROTOCOL, ProtocolRules
-from tests.protocol_model.world import BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, ModelWorld
+from tests.protocol_model.world import ANEW, BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, ModelWorld
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,9 @@ MODEL: Final = ModelWorld(clock_moves=False)
 TORN: Final = replace(TIME, torn=True)
 SKEWED: Final = replace(TIME, skew=True)
 LOW_END: Final = replace(TIME, low_end=True)
+# Records of the input are lost, and an operator decides that the shard goes on.
+RETAINED: Final = replace(TIME, retention=True, rollbacks=0)
+RECREATED: Final = replace(TORN, recreated=ANEW, rollbacks=0, clock_moves=False)
 
 
 def _protocol(name: str, description: str, world: ModelWorld) -> Variant:
@@ -47,10 +50,20 @@ SMALL: Final = (
         "low-end", "the clock moves; end offsets that are too low, late commits", replace(LOW_END, late_commit=True)
     ),
     _protocol("model", "a model is published; torn transactions, pages", replace(MODEL, torn=True, pages=True)),
+    _protocol("retention", "the clock moves; an unread record is deleted, an operator steps over it", RETAINED),
+    _protocol(
+        "recreated",
+        "the input is made anew, shorter, an operator lets the shard begin it; torn transactions",
+        RECREATED,
+    ),
 )
 
 LARGER: Final = (
     *(variant.in_full() for variant in SMALL),
+    _protocol(
+        "retention-rollback", "as retention; Redis is rolled back", replace(RETAINED, rollbacks=1, late_commit=True)
+    ),
+    _protocol("recreated-rollback", "as recreated; Redis is rolled back", replace(RECREATED, rollbacks=1, pages=True)),
     _protocol("split", "the clock moves; Redis splits; torn transactions", replace(TORN, split=True)),
     _protocol("two-lost", "a rollback loses two commits; torn transactions", replace(TORN, lost_commits=2)),
     _protocol("two-rollbacks", "Redis is rolled back twice; torn transactions", replace(TORN, rollbacks=2)),
@@ -71,6 +84,22 @@ def _without(number: int, description: str, breaks: str, world: ModelWorld, **ou
     rules = replace(PROTOCOL, **out)  # type: ignore[arg-type]  # a field of ProtocolRules, by name
     return Variant(f"{number}-{name.replace('_', '-')}", description, rules, world, breaks)
 
+
+def _repair_without(name: str, description: str, breaks: str, world: ModelWorld, **out: object) -> Variant:
+    rules = replace(PROTOCOL, **out)  # type: ignore[arg-type]  # a field of ProtocolRules, by name
+    return Variant(f"repair-{name}", description, rules, world, breaks)
+
+
+# Of an operator's command, docs/explanation/exactly-once.md, section 11.
+REPAIR_MUTANTS: Final = (
+    _repair_without("fences", "the command doesn't fence an owner", "C6", RECREATED, repair_fences=False),
+    _repair_without(
+        "covers", "the command doesn't cover a torn transaction", "stopped", RECREATED, repair_covers=False
+    ),
+    _repair_without(
+        "kafka-first", "the command writes Redis before Kafka", "stopped", RETAINED, repair_kafka_first=False
+    ),
+)
 
 # The recovery suite uses the same numbers.
 MUTANTS: Final = (

@@ -33,6 +33,9 @@ class ProtocolRules:
     transaction_every_turn: bool = True
     cover_torn: bool = True
     broker_verifies: bool = True
+    repair_fences: bool = True
+    repair_covers: bool = True
+    repair_kafka_first: bool = True
 
     @property
     def lost_means_down(self) -> bool:

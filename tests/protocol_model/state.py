@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple
 
 CUSTOMERS: Final = 2
+# Offsets of an input that was made anew begin here: the order of (era, offset) is that of one number.
+ERA: Final = 10
 
 # When a customer must be looked at again without a new order.
 NEVER: Final = 0
@@ -83,8 +85,9 @@ class SentTransaction(NamedTuple):
 
 
 Phase = Literal[
-    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "publishing late"
-]
+    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "publishing late",
+    "repairing",
+]  # fmt: skip
 
 
 class Worker(NamedTuple):
@@ -98,6 +101,7 @@ class Worker(NamedTuple):
     until: int = 0  # step 6
     write: Write | None = None  # turn, step 5: what Redis gets once Kafka has committed
     unsent: SentTransaction | None = None  # only of the mutant with Redis before Kafka
+    rebuilds: bool = False  # of a repair: Redis is emptied; else its states stay
 
 
 class Slot(NamedTuple):
@@ -131,6 +135,7 @@ class State(NamedTuple):
     published: int = 1  # the newest activation on the models topic
     late: tuple[ModelRedisHead, Write] | None = None  # a commit in flight after its sender gave up
     old_primary: Redis | None = None  # of Redis, cut off, still serving some
+    begin: int = 0  # the first offset that the input still has
 
 
 class Transition(NamedTuple):

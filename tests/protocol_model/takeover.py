@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     CUSTOMERS,
+    ERA,
     NOW,
     LoggedMove,
     ModelKafkaHead,
@@ -53,7 +54,7 @@ def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker
         # Where the end may be too low, take the lowest: it is the worst case.
         end = 0 if world.low_end else len(state.log.moves)
         yield Transition(
-            at, "1. starts a producer", (), _fence(rules, with_worker(state, at, phase._replace(end=end)), at)
+            at, "1. starts a producer", (), fence(rules, with_worker(state, at, phase._replace(end=end)), at)
         )
     elif what == "redis":
         head = seen(state, at).head
@@ -68,7 +69,7 @@ def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker
         yield Transition(at, "3. reads the Kafka head: {}", (state.kafka,), after)
 
 
-def _fence(rules: ProtocolRules, state: State, at: int) -> State:
+def fence(rules: ProtocolRules, state: State, at: int) -> State:
     """Return the state after Kafka has fenced all other producers and aborted their open transactions.
 
     That a transaction was committed first is an earlier step.
@@ -87,6 +88,13 @@ def _follow(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
     if expected.offset > target.offset and rules.transaction_every_turn:
         stopped = "stopped: a healthy shard, since Redis is ahead of Kafka's head"
         yield Transition(at, "4. finds R {} above N {}", (expected.offset, target.offset), state, stopped)
+        return
+    if expected.offset < state.begin:
+        yield Transition(at, "2. is quarantined: the input has lost records", (), with_worker(state, at, None))
+        return
+    if target.offset > world.end(state.begin):
+        stopped = "stopped: a healthy shard, since Kafka's head is behind the input's end"
+        yield Transition(at, "6. finds N {} behind the end", (target.offset,), state, stopped)
         return
     moves = state.log.moves
     if rules.read_until_last and target.number > _last(moves[expected.position :], expected):
@@ -174,7 +182,8 @@ def _cover(
         return Transition(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
     last = page[-1]
     head = target._replace(
-        offset=max(target.offset, last.offset),
+        # The mark of a move has no era: it is taken for the head's.
+        offset=target.offset - target.offset % ERA + max(target.offset % ERA, last.offset % ERA),
         number=last.number,
         clock=max(target.clock, last.clock),
         activation=max(target.activation, last.activation),
@@ -194,6 +203,9 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
     there = seen(state, at)
     if there.head != expected and rules.compare_and_set:
         yield Transition(at, "6. finds another Redis head", (), with_worker(state, at, None))
+        return
+    if expected.offset < state.begin:
+        yield Transition(at, "6. can't read from {}", (expected.offset,), with_worker(state, at, None))
         return
     for offset in range(expected.offset + 1, min(expected.offset + BATCH, worker.until) + 1):
         customers = absorbed(world, there.customers, expected.offset, offset)
@@ -215,7 +227,7 @@ def absorbed(
 ) -> tuple[StoredCustomer | None, ...]:
     """Return the customers changed by the orders begin..end. A repeated order changes none."""
     changed: list[StoredCustomer | None] = [None] * CUSTOMERS
-    for order, customer in world.orders[begin:end]:
+    for order, customer in world.read(begin, end):
         known = changed[customer] or customers[customer]
         if not known.orders & 1 << order:
             changed[customer] = known._replace(orders=known.orders | 1 << order)

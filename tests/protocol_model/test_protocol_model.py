@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.protocol_model.explore import Found, Search, comes_to_rest
-from tests.protocol_model.mutants import MUTANTS, SMALL, TIME, Variant
+from tests.protocol_model.mutants import MUTANTS, REPAIR_MUTANTS, SMALL, TIME, Variant
 from tests.protocol_model.rules import PROTOCOL
 from tests.protocol_model.state import State, start
 
@@ -16,13 +16,13 @@ def test_no_reachable_state_breaks_a_promise_and_each_comes_to_rest(variant: Var
     found = Search(variant.rules, variant.world).run(sample_every=200)
     assert found.violation is None, "\n".join(found.trace)
     assert found.exhausted
-    assert found.resting > 50
+    assert found.resting > 10
     rng = random.Random(1)
     assert len(found.sample) > 100
     assert {comes_to_rest(variant.rules, variant.world, state, rng) for state in found.sample} == {None}
 
 
-@pytest.mark.parametrize("variant", MUTANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize("variant", [*MUTANTS, *REPAIR_MUTANTS], ids=lambda variant: variant.name)
 def test_without_one_ingredient_a_promise_breaks(variant: Variant) -> None:
     found = Search(variant.rules, variant.world).run()
     assert found.violation is not None

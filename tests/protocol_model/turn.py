@@ -50,6 +50,9 @@ def turn(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
         yield _publish_late(rules, state, at, worker)
     elif worker.phase == "running":
         there = seen(state, at)
+        assert worker.expected is not None
+        if worker.expected.offset < state.begin:
+            yield Transition(at, "1. can't read from {}", (worker.expected.offset,), with_worker(state, at, None))
         if there.head != worker.expected:
             if rules.poll_compares or next(work(rules, world, state, at), None):
                 yield Transition(at, "2. finds another Redis head", (), with_worker(state, at, None))
@@ -79,7 +82,8 @@ def work(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
             if head.cursor is not None:
                 yield TurnBatch(clock, head.offset, head.offset, rescored=head.cursor, activation=activation)
             due = tuple(c for c in range(CUSTOMERS) if customers[c].due == NOW or (customers[c].due == LATER and clock))
-            for offset in range(head.offset, min(head.offset + BATCH, len(world.orders)) + 1):
+            end = max(world.end(state.begin), head.offset) if head.offset >= state.begin else head.offset
+            for offset in range(head.offset, min(head.offset + BATCH, end) + 1):
                 for slice_ in range(len(due) + 1):
                     if slice_ or offset > head.offset:
                         yield TurnBatch(clock, head.offset, offset, due[:slice_], activation=activation)
@@ -130,7 +134,10 @@ def _decide(
     moves: list[LoggedMove] = []
     for customer in sorted(affected):
         known = changed[customer] or there[customer]
-        segment = world.segment(customer, known.orders, batch.clock, batch.activation)
+        # Without an order, because all were lost, a customer keeps the last segment.
+        segment = known.announced
+        if known.orders:
+            segment = world.segment(customer, known.orders, batch.clock, batch.activation)
         if segment != known.announced:
             sequence, number = known.sequence + 1, head.number + len(moves) + 1
             mark = (number, batch.offset, batch.clock, batch.activation)

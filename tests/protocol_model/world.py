@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from tests.protocol_model.state import CUSTOMERS, LATER, NEVER
+from tests.protocol_model.state import CUSTOMERS, ERA, LATER, NEVER
 
 # (order, customer): the last record of some worlds repeats the first order.
 TWO: Final = ((0, 0), (1, 1))
 REPEATED: Final = ((0, 0), (1, 1), (0, 0))
+# The content of an input that was made anew, with fewer records than before.
+ANEW: Final = ((2, 1),)
 
 # [customer][model - 1][clock]: the segment of a customer with an order. Customer 0 is moved by its order at once, and
 # moved back by time. Customer 1 is moved by its order, only by time, or only by the second model.
@@ -35,6 +37,20 @@ class ModelWorld:
     late_commit: bool = False  # a commit to Redis may arrive after its sender gave up
     split: bool = False  # an old primary of Redis goes on serving some workers
     pages: bool = False  # the output log is read in pages, with a commit for each
+    retention: bool = False  # may delete the first record of the input, once, whether it was read or not
+    recreated: tuple[tuple[int, int], ...] = ()  # the records of the input after it was deleted and made anew, once
+
+    def records(self, offset: int) -> tuple[tuple[int, int], ...]:
+        """Return the records of the input that an offset belongs to."""
+        return self.recreated if offset >= ERA else self.orders
+
+    def read(self, begin: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Return the input's records from `begin` to `end`, both of one era."""
+        return self.records(begin)[begin % ERA : (end - 1) % ERA + 1] if end > begin else ()
+
+    def end(self, begin: int) -> int:
+        """Return where the input ends that begins at `begin` now."""
+        return begin // ERA * ERA + len(self.records(begin))
 
     def segment(self, customer: int, orders: int, clock: int, activation: int) -> int:
         """Return the segment that a model gives."""
@@ -47,10 +63,10 @@ class ModelWorld:
         moves = self.segment(customer, orders, 1, activation) != self.segment(customer, orders, 0, activation)
         return LATER if moves else NEVER
 
-    def all_orders(self, customer: int) -> int:
-        """Return the orders of a customer, as bits."""
+    def all_orders(self, customer: int, begin: int) -> int:
+        """Return the orders of a customer that the input still has, as bits. `begin`: where it begins now."""
         found = 0
-        for order, owner in self.orders:
+        for order, owner in self.read(begin, self.end(begin)):
             if owner == customer:
                 found |= 1 << order
         return found

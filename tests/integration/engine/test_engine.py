@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient
 from redis import Redis
 
 from segmentation.step import DueEntry, StateUnreadable, Turn, TurnContext, TurnPlan
@@ -25,6 +24,7 @@ from stream.storage.heads import (
 )
 from stream.storage.keys import ShardKeys
 from tests.support.engine.toy_engine import STATE, ToyStep, engine, eventually, produce, read_all, verify
+from tests.support.topics import add_partitions, cut, delete_topic, recreate
 
 ROWS = [(b"k%d" % (i % 23), b"x") for i in range(600)]
 
@@ -51,18 +51,6 @@ def edit_head(settings: Settings, **changes: object) -> None:
             raw = redis.get(key)
             assert isinstance(raw, bytes)
             redis.set(key, encode_head(msgspec.structs.replace(decode_store_head(raw), **changes)))
-
-
-async def delete_topic(settings: Settings, topic: str) -> None:
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await admin.start()
-    await admin.delete_topics([topic])
-
-    async def deleted() -> bool:
-        return topic not in await admin.list_topics()
-
-    await eventually(deleted)
-    await admin.close()
 
 
 async def stops(settings: Settings, reason: str) -> None:
@@ -307,8 +295,7 @@ async def test_an_unreadable_head_stops_its_shard_until_it_is_restored(settings:
 async def test_a_recreated_topic_stops_the_shards(settings: Settings) -> None:
     await produce(settings, ROWS)
     await ran(settings, 600)
-    await delete_topic(settings, settings.orders_topic)
-    await topics.create(settings)
+    await recreate(settings, settings.orders_topic)
     await produce(settings, [(key, b"other") for key, _ in ROWS])
     await stops(settings, "input_changed")
 
@@ -318,24 +305,13 @@ async def test_an_input_that_was_truncated_past_redis_stops_the_shards(settings:
     await ran(settings, 600)
     await produce(settings, ROWS)
     ends = {p: sum(1 for r in await read_all(settings, settings.orders_topic) if r.partition == p) for p in range(4)}
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await admin.start()
-    await admin.delete_records(
-        {TopicPartition(settings.orders_topic, p): RecordsToDelete(before_offset=end - 1) for p, end in ends.items()}
-    )
-    await admin.close()
+    await cut(settings, settings.orders_topic, {p: end - 1 for p, end in ends.items()})
     await stops(settings, "input_gone")
 
 
 async def test_a_first_start_on_a_truncated_log_begins_at_its_first_record(settings: Settings) -> None:
     await produce(settings, ROWS)
-    ends = {p: sum(1 for r in await read_all(settings, settings.orders_topic) if r.partition == p) for p in range(4)}
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await admin.start()
-    await admin.delete_records(
-        {TopicPartition(settings.orders_topic, p): RecordsToDelete(before_offset=end) for p, end in ends.items()}
-    )
-    await admin.close()
+    await cut(settings, settings.orders_topic)
     await produce(settings, ROWS)
     await ran(settings, 1200)
     await verify(settings, ROWS)
@@ -377,10 +353,7 @@ async def test_a_number_of_partitions_that_differs_from_the_settings_stops_the_s
 async def test_added_partitions_stop_the_shards(settings: Settings) -> None:
     await produce(settings, ROWS)
     await ran(settings, 600)
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await admin.start()
-    await admin.create_partitions({settings.orders_topic: NewPartitions(total_count=6)})
-    await admin.close()
+    await add_partitions(settings, settings.orders_topic, 6)
     async with engine(settings) as running:
         await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 6)
 

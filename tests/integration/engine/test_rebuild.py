@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis import Redis
 
 from segmentation.events import Amount, OrderPlaced
 from segmentation.rfm import announcement, unpack
-from stream.engine.rebuild import LOST, LogShortened, Rebuilder
 from stream.kafka import topics
-from stream.kafka.clients import end_offsets
 from stream.kafka.streams import streams_of
+from stream.repair.rebuild import LOST, LogShortened, Rebuilder
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.worker.steps import step_of
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
 from tests.support.orders import send_events
+from tests.support.topics import cut
 
 EARLY = [f"early-{i}" for i in range(30)]  # all their orders leave the log
 BOTH = [f"both-{i}" for i in range(30)]
@@ -38,15 +36,6 @@ def order(name: str, number: int) -> OrderPlaced:
 
 async def send(settings: Settings, names: Iterable[str], numbers: range) -> None:
     await send_events(settings, *(order(name, number) for name in names for number in numbers))
-
-
-async def cut(settings: Settings, topic: str) -> None:
-    """Delete all records of the topic, as its retention would."""
-    ends = await end_offsets(settings, topic)
-    admin = AIOKafkaAdminClient(**settings.kafka_client())
-    await admin.start()
-    await admin.delete_records({TopicPartition(topic, p): RecordsToDelete(before_offset=e) for p, e in ends.items()})
-    await admin.close()
 
 
 def delete_redis(settings: Settings) -> None:

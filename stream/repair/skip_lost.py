@@ -1,0 +1,123 @@
+"""`segstream skip-lost`: shards whose input has lost records go on where it begins now, with the states of Redis.
+
+docs/explanation/exactly-once.md, section 11.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from stream.engine.log_reader import Bounds, LogReader
+from stream.engine.store import ShardStore, Writes
+from stream.errors import SegstreamError
+from stream.repair.step_over import step_kafka, stepped, while_fenced
+from stream.storage.client import connect
+from stream.storage.heads import Fingerprint, KafkaHead, StoreHead, encode_head
+from stream.storage.keys import ShardKeys
+from stream.storage.reads import REBUILD, parse_head
+
+if TYPE_CHECKING:
+    from stream.engine.ledger import Ledger
+    from stream.kafka.streams import Streams
+    from stream.settings import Settings
+
+
+class NotToBeSkipped(SegstreamError):
+    """Records aren't all that is lost, so that the shard can't go on with the states of Redis."""
+
+
+class LossSkipper:
+    """Lets the shards of one step go on behind the records that their input has lost."""
+
+    def __init__(self, settings: Settings, streams: Streams) -> None:
+        """Call `skip`."""
+        self._settings = settings
+        self._streams = streams
+        self._reader = LogReader(settings)
+        self._redis = connect(settings)
+
+    async def skip(self, only: int | None = None) -> AsyncIterator[str]:
+        """Skip shard by shard; yield a line about each. Raises NotToBeSkipped, SegstreamError."""
+        try:
+            await self._reader.start()
+            cluster, counts = await self._reader.describe(self._streams.pinned())
+            partitions = (counts[self._streams.input], counts[self._streams.output])
+            for partition in range(partitions[0]):
+                if only in {None, partition}:
+                    yield await self._skip(partition, cluster, partitions)
+        finally:
+            await self._reader.close()
+            await self._redis.aclose()
+
+    async def _skip(self, partition: int, cluster: str, partitions: tuple[int, int]) -> str:
+        """Skip what one shard has lost; return a line about it. A shard that has lost nothing isn't disturbed."""
+        settings, streams = self._settings, self._streams
+        keys = ShardKeys(settings.group, streams.input, partition)
+        store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
+        _, head = await self._head(store, keys, cluster, partitions)
+        bounds = await self._reader.bounds(streams.pinned(), partition)
+        begin, end = bounds[streams.heads]
+        # The last offset is the marker that ends a transaction. What is found here is asked again under the fence.
+        kafka, _ = (
+            await self._reader.read_kafka_head(streams.heads, partition, begin, end - 1)
+            if end > begin
+            else (None, None)
+        )
+        unlike = await self._unlike(partition, head, bounds)
+        within = bounds[streams.input]
+        if not (kafka and stepped(kafka, *within)) and _place(head, kafka, within, unlike) == head:
+            return f"shard {partition}: has lost nothing; stays at offset {head.offset:,}"
+
+        async def work(ledger: Ledger) -> tuple[StoreHead, StoreHead]:
+            raw, head = await self._head(store, keys, cluster, partitions)
+            bounds = await self._reader.bounds(streams.pinned(), partition)
+            unlike = await self._unlike(partition, head, bounds)
+            era = head.era if unlike else None
+            kafka = await step_kafka(ledger, self._reader, streams, partition, bounds, unlike=era)
+            after = _place(head, kafka, bounds[streams.input], unlike and kafka is None)
+            after = replace(after, token=secrets.token_hex(8), turn=head.turn + 1, stored=None)
+            await store.commit(raw, encode_head(after), Writes())
+            return head, after
+
+        before, after = await while_fenced(settings, streams, partition, work)
+        return f"shard {partition}: goes on at offset {after.offset:,}, not at {before.offset:,}; its states stay"
+
+    async def _head(
+        self, store: ShardStore, keys: ShardKeys, cluster: str, partitions: tuple[int, int]
+    ) -> tuple[bytes, StoreHead]:
+        raw = await store.read_head()
+        if raw is None:
+            raise NotToBeSkipped(f"Redis has no head for {keys.shard}: there are no states to keep.", hint=REBUILD)
+        head = parse_head(raw, keys.shard)
+        if head.cluster != cluster or tuple(head.partitions) != partitions:
+            raise NotToBeSkipped(
+                f"Redis follows cluster {head.cluster!r} with {list(head.partitions)} partitions, this is {cluster!r} "
+                f"with {list(partitions)}.",
+                hint="`segstream status` names the reason that comes first.",
+            )
+        return raw, head
+
+    async def _unlike(self, partition: int, head: StoreHead, bounds: Bounds) -> bool:
+        """Return whether the input has another record at an offset than Redis remembers."""
+        known, (begin, end) = head.read, bounds[self._streams.input]
+        if known is None or not begin <= known.offset < end:
+            return False
+        found = await self._reader.record_at(self._streams.input, partition, known.offset)
+        return found is None or Fingerprint.of(found.offset, found.timestamp, found.key, found.value) != known
+
+
+def _place(head: StoreHead, kafka: KafkaHead | None, bounds: tuple[int, int], unlike: bool) -> StoreHead:
+    """Return Redis' head with its place in the input as it is now. `unlike`: the input has other records than then."""
+    begin, end = bounds
+    era = kafka.era if kafka else head.era
+    if kafka and head.era == era and stepped(kafka, begin, end) is None and head.offset > kafka.offset:
+        raise NotToBeSkipped(
+            f"Redis stands at offset {head.offset}, Kafka's head at {kafka.offset}: Kafka has lost heads.", hint=REBUILD
+        )
+    if head.era == era and begin <= head.offset <= end and not unlike:
+        return head
+    return replace(head, offset=begin, era=era, read=None)
