@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -23,15 +24,7 @@ class Metrics:
         """Register the metrics. Each process makes one instance; importing registers nothing."""
         self.registry = CollectorRegistry()
         shard = ["step", "partition"]
-        self.lag = Gauge(
-            "segstream_lag_records",
-            "Records between the shard's offset and the end of its input",
-            shard,
-            registry=self.registry,
-        )
-        self.clock = Gauge(
-            "segstream_clock_seconds", "The shard's clock, seconds since 1970", shard, registry=self.registry
-        )
+        self._add_gauges_of_shards(shard)
         self.records = Counter("segstream_records", "Input records read and processed", shard, registry=self.registry)
         self.outputs = Counter(
             "segstream_outputs", "Outputs published (moves, actions)", ["step"], registry=self.registry
@@ -78,6 +71,38 @@ class Metrics:
         )
         self._add_model_metrics(shard)
         self.show_drift(None)
+
+    def _add_gauges_of_shards(self, shard: list[str]) -> None:
+        self.lag = Gauge(
+            "segstream_lag_records",
+            "Records between the shard's offset and the end of its input, as far as transactions have ended",
+            shard,
+            registry=self.registry,
+        )
+        self.held_back = Gauge(
+            "segstream_held_back_records",
+            "Records of the input between the last stable offset and the high watermark: an open transaction holds "
+            "them back",
+            shard,
+            registry=self.registry,
+        )
+        self.held_back_seconds = Gauge(
+            "segstream_held_back_seconds",
+            "Seconds that the last stable offset hasn't moved while records wait behind it; 0: none waits",
+            shard,
+            registry=self.registry,
+        )
+        self.clock = Gauge(
+            "segstream_clock_seconds", "The shard's clock, seconds since 1970", shard, registry=self.registry
+        )
+
+    def forget_shard(self, step: str, partition: int) -> None:
+        """Remove the gauges of a shard that has left this worker: its next owner shows them. Counters stay."""
+        for gauge in (
+            self.lag, self.held_back, self.held_back_seconds, self.clock, self.activation, self.rescoring,
+        ):  # fmt: skip
+            with suppress(KeyError):  # it was never set
+                gauge.remove(step, str(partition))
 
     def _add_model_metrics(self, shard: list[str]) -> None:
         self.activation = Gauge(

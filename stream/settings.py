@@ -188,6 +188,12 @@ class Settings(DeploymentSettings):
     )
 
     # Monitoring.
+    open_transaction_warn_s: float = Field(
+        60.0,
+        gt=0,
+        description="seconds that an open transaction of another producer may hold records of the input back before "
+        "status and health name it",
+    )
     drift_interval_s: float = Field(
         300.0, ge=0, description="seconds between samples of the customers for the drift metrics; 0: no samples"
     )

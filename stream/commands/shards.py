@@ -30,21 +30,23 @@ def status(
     *,
     step: Step = StepName.SCORING,
     wait: Annotated[
-        float, typer.Option(help="Wait up to this many seconds until no shard lags or is being rescored.")
+        float,
+        typer.Option(help="Wait up to this many seconds until each shard has an owner, and none lags or is rescored."),
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per shard on stdout.")] = False,
 ) -> None:
     """Show each shard's owner, lag, clock, model and problem.
 
-    Exits with 1 if a shard is quarantined; with --wait also if one still lags.
+    Exits with 0 if each shard has an owner and works. Exits with 1, and a line on stderr, if one is quarantined or
+    failing or has no owner; with --wait also if one still lags or records wait behind an open transaction.
     """
-    from stream.engine.shard_report import report, settled
+    from stream.engine.shard_report import owned, problems, report, settled
     from stream.settings import load_settings
 
     settings = load_settings()
     deadline = time.monotonic() + wait
     rows = report(settings, step, now_ms())
-    while wait and time.monotonic() < deadline and not settled(rows):
+    while wait and time.monotonic() < deadline and not (settled(rows) and owned(rows)):
         time.sleep(0.2)
         rows = report(settings, step, now_ms())
     if as_json:
@@ -52,7 +54,13 @@ def status(
             echo(msgspec.json.encode(row))
     else:
         _print(rows, expiry_ms=settings.backfill_expiry_ms)
-    if any(row.state == "quarantined" for row in rows) or (wait and not settled(rows)):
+    wrong = problems(rows)
+    if wait and not settled(rows):
+        behind, rescoring = sum(row.lag + row.held_back for row in rows), sum(row.rescoring for row in rows)
+        wrong.append(f"not settled after {wait:g} s: {behind:,} records wait, {rescoring} shards are being rescored")
+    for line in wrong:
+        echo(f"segstream: {line}.", err=True)
+    if wrong:
         raise typer.Exit(1)
 
 
@@ -64,7 +72,7 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
         (
             str(row.partition),
             row.state,
-            f"{row.lag:,}",
+            f"{row.lag:,}{f' (+{row.held_back:,} held back)' if row.held_back else ''}",
             row.clock or "",
             f"{row.model}{' (rescoring)' if row.rescoring else ''}",
             f"{row.customers:,}",
@@ -149,7 +157,7 @@ async def _skip_lost(settings: Settings, step: str, only: int | None) -> None:
     from stream.repair.skip_lost import LossSkipper
 
     async for line in LossSkipper(settings, streams_of(settings, step)).skip(only):
-        typer.echo(line)
+        echo(line)
 
 
 async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:

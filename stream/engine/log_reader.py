@@ -20,6 +20,7 @@ from stream.kafka.aiokafka_internals import (
     pause_between_connection_attempts,
     set_fetch_wait,
 )
+from stream.kafka.membership import UNKNOWN_TOPIC
 from stream.settings import Settings
 from stream.storage.heads import (
     HEAD_KEY,
@@ -34,7 +35,6 @@ from stream.storage.heads import (
 )
 from stream.storage.reads import TRUNCATED
 
-UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
 # Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next one.
 TAKEOVER_FETCH_WAIT_MS: Final = 10
 TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
@@ -155,12 +155,15 @@ class LogReader:
         """Return the offset to be read next."""
         return int(await self._consumer.position(self._at))
 
-    def known_end(self) -> int | None:
-        """Return the offset behind the last committed record, as of the last fetch; None: nothing was fetched yet."""
-        end = self._consumer.highwater(self._at)
+    def known_bounds(self) -> tuple[int, int] | None:
+        """Return (the last stable offset, the high watermark), as of the last fetch; None: nothing was fetched yet.
+
+        Records between the two are those of open transactions, and all behind them.
+        """
+        high = self._consumer.highwater(self._at)
         stable = self._consumer.last_stable_offset(self._at)
-        known = [offset for offset in (end, stable) if offset is not None and offset >= 0]
-        return min(known) if known else None
+        known = [offset for offset in (high, stable) if offset is not None and offset >= 0]
+        return (min(known), max(known)) if known else None
 
     async def read(self, limit: int, timeout_ms: int) -> list[LogRecord]:
         """Read the next records, at most `limit`; none after the time-out."""

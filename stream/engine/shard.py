@@ -54,6 +54,10 @@ class Shard:
         """Let `run` finish the turn, release the shard and return."""
         self._stopping.set()
 
+    def doubt(self, cause: str) -> None:
+        """Let the shard be taken over afresh, which checks all topics. It stays as it is where it has no owner now."""
+        self._turns.doubt(cause)
+
     async def run(self) -> None:
         """Own the shard until stopped.
 
@@ -100,6 +104,7 @@ class Shard:
                 await self._back_off(attempt)
             finally:
                 await self._close(owned)
+        self._metrics.forget_shard(self.shard.step.name, self.shard.partition)
         await self._board.release(self.shard)
 
     def _refusal(self, error: Exception) -> SegstreamError | None:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
+from redis.exceptions import NoPermissionError, ResponseError
 
 from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.engine.status_board import ShardStatus
 from stream.engine.step_name import StepName
-from stream.kafka.clients import end_offsets
+from stream.kafka.clients import TopicUnusable, check_partition_count, input_ends
 from stream.settings import Settings
 from stream.storage.client import redis_client
 from stream.storage.heads import StoreHead
-from stream.storage.keys import ShardKeys, status_key
+from stream.storage.keys import ShardKeys, probe_key, status_key
 from stream.storage.reads import ShardUnreadable, read_head
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 STALE_S: Final = 10.0  # an owner whose status is older has died, or can't reach Redis
 QUARANTINED: Final = "quarantined"
+UNOWNED: Final = frozenset({"no owner", "released"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ class ShardReport:
     detail: str
     offset: int
     end: int
-    lag: int
+    lag: int  # to `end`, the last stable offset
+    high_watermark: int
+    held_back: int  # records between the two: an open transaction holds them back
+    held_back_s: float  # how long `end` hasn't moved meanwhile, as its owner has seen it
     clock: str | None
     model: str
     rescoring: bool
@@ -55,15 +60,43 @@ def input_topic(settings: Settings, step: str) -> str:
 def report(settings: Settings, step: str, now_ms: int) -> list[ShardReport]:
     """Read every shard of a step, in the order of the partitions. Raises KafkaUnreachable, RedisUnreachable."""
     topic = input_topic(settings, step)
-    ends = asyncio.run(end_offsets(settings, topic))
+    ends = asyncio.run(input_ends(settings, topic))
+    resized = _resized(settings, topic, len(ends))
     with redis_client(settings) as redis:
         found = cast("dict[bytes, bytes]", redis.hgetall(status_key(settings.group, topic)))
         shown = {int(partition): msgspec.json.decode(text, type=ShardStatus) for partition, text in found.items()}
+        statuses = {p: resized or _current(shown.get(p), now_ms) for p in ends}
+        unowned = [status for status in statuses.values() if status.state in UNOWNED]
+        if unowned and (refusal := _refusal(redis, settings, topic)):
+            for status in unowned:
+                status.reason, status.detail = "redis_refuses_writes", refusal
         return [
-            _row(redis, ShardKeys(settings.group, topic, partition), step, ends[partition], _current(status, now_ms))
+            _row(redis, ShardKeys(settings.group, topic, partition), step, ends[partition], statuses[partition])
             for partition in sorted(ends)
-            for status in (shown.get(partition),)
         ]
+
+
+def _resized(settings: Settings, topic: str, found: int) -> ShardStatus | None:
+    """Return the status of every shard where the input has another number of partitions; None: it hasn't.
+
+    Their owners show the same within seconds. There may be none now.
+    """
+    try:
+        check_partition_count(topic, found, settings.partitions)
+    except TopicUnusable as error:
+        return ShardStatus("", QUARANTINED, 0, "partitions_changed", str(error))
+    return None
+
+
+def _refusal(redis: Redis, settings: Settings, topic: str) -> str:
+    """Return why Redis takes no writes, so that no owner can show itself; empty: it takes them, or says nothing."""
+    try:
+        redis.set(probe_key(settings.group, topic), b"", px=1)
+    except NoPermissionError:  # it may be a user who reads only
+        return ""
+    except ResponseError as error:
+        return f"Redis refuses writes: {error}. An owner can neither work nor show itself."
+    return ""
 
 
 def _current(status: ShardStatus | None, now_ms: int) -> ShardStatus:
@@ -71,10 +104,11 @@ def _current(status: ShardStatus | None, now_ms: int) -> ShardStatus:
     if status is None:
         return ShardStatus("", "no owner", 0)
     stale = now_ms / 1000 - status.at > STALE_S
-    return replace(status, state="no owner") if stale and status.state != QUARANTINED else status
+    return replace(status, state="no owner") if stale and status.state != QUARANTINED else replace(status)
 
 
-def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus) -> ShardReport:
+def _row(redis: Redis, keys: ShardKeys, step: str, ends: tuple[int, int], status: ShardStatus) -> ShardReport:
+    end, high = ends
     head: StoreHead | None = None
     state, reason, detail = status.state, status.reason, status.detail
     try:
@@ -93,6 +127,9 @@ def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus
         offset=offset,
         end=end,
         lag=max(end - offset, 0),
+        high_watermark=high,
+        held_back=high - end,
+        held_back_s=status.held_back_s if high > end else 0.0,
         clock=iso(head.clock_ms) if head and head.clock_ms is not None else None,
         model=head.version if head else "",
         rescoring=head is not None and head.cursor is not None,
@@ -103,8 +140,26 @@ def _row(redis: Redis, keys: ShardKeys, step: str, end: int, status: ShardStatus
 
 
 def settled(rows: list[ShardReport]) -> bool:
-    """Return whether all records are scored and no rescore is under way."""
-    return all(row.lag == 0 and not row.rescoring for row in rows)
+    """Return whether all records are scored, those of open transactions too, and no rescore is under way."""
+    return all(row.lag == row.held_back == 0 and not row.rescoring for row in rows)
+
+
+def owned(rows: list[ShardReport]) -> bool:
+    """Return whether each shard has an owner that shows itself."""
+    return all(row.state not in UNOWNED for row in rows)
+
+
+def problems(rows: list[ShardReport]) -> list[str]:
+    """Return a line for each kind of problem, with its shards: for them `segstream status` ends with 1."""
+    found: list[str] = []
+    for what, states in (("quarantined", {QUARANTINED}), ("failing", {"failing"}), ("without an owner", UNOWNED)):
+        if shards := [str(row.partition) for row in rows if row.state in states]:
+            which = f"all {len(rows)} shards are" if len(shards) == len(rows) else f"shards {', '.join(shards)}:"
+            found.append(f"{which} {what}")
+    if found and all(row.state in UNOWNED for row in rows):
+        command = "worker" if rows[0].step == StepName.SCORING else "dispatch"
+        found[-1] += f": no worker shows itself. Start `segstream {command}`"
+    return found
 
 
 def open_backfills(rows: list[ShardReport], expiry_ms: int) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 REFRESH_S = 2.0
+OPEN_TRANSACTION: Final = "open_transaction"  # a reason to wait, which stops nothing
 
 
 @dataclass(slots=True)
@@ -35,17 +37,25 @@ class ShardStatus:
     activation: int = 0
     version: str = ""
     rescoring: bool = False
+    held_back: int = 0  # records behind the last stable offset of the input
+    held_back_s: float = 0.0  # how long that offset hasn't moved
 
 
 class StatusBoard:
     """Keeps the statuses of this worker's shards, and shows them in Redis while Redis can be reached."""
 
-    def __init__(self, redis: Redis, group: str, topic: str, owner: str, now_ms: Callable[[], int]) -> None:
-        """`owner`: this worker's name (host and process). `now_ms`: the wall clock."""
+    def __init__(
+        self, redis: Redis, group: str, topic: str, owner: str, now_ms: Callable[[], int], patience_s: float = math.inf
+    ) -> None:
+        """`owner`: this worker's name (host and process). `now_ms`: the wall clock.
+
+        `patience_s`: how long an open transaction may hold records back before the shard's status names it.
+        """
         self._redis = redis
         self._now_ms = now_ms
         self._key = status_key(group, topic)
         self._owner = owner
+        self._patience_s = patience_s
         self.shards: dict[int, ShardStatus] = {}
         self._shown: dict[int, float] = {}
 
@@ -64,10 +74,31 @@ class StatusBoard:
         head = owned.head
         status = self.shards[shard.partition]
         status.state, status.at = state, self._now_s()
-        if state == "running":
+        if state == "running" and status.reason != OPEN_TRANSACTION:
             status.reason, status.detail = "", ""
         status.offset, status.clock = head.offset, head.clock
         status.activation, status.version, status.rescoring = head.activation, head.version, head.cursor is not None
+
+    def hold(self, shard: ShardContext, stable: int, records: int, seconds: float) -> None:
+        """Keep what an open transaction of another producer holds back. The next `refresh` shows it.
+
+        The shard stays healthy: to restart its worker would help nobody.
+        """
+        status = self.shards[shard.partition]
+        status.held_back, status.held_back_s = records, seconds
+        if records and seconds >= self._patience_s:
+            status.reason = OPEN_TRANSACTION
+            status.detail = (
+                f"an open transaction has held {shard} at offset {stable} for {seconds:.0f} s: {records:,} records "
+                "wait behind it. End the producer's transaction, or abort it (docs/runbook.md)."
+            )
+        elif status.reason == OPEN_TRANSACTION:
+            status.reason, status.detail = "", ""
+
+    @property
+    def waiting_for_transaction(self) -> list[int]:
+        """The partitions whose input an open transaction holds back, for longer than is usual."""
+        return sorted(p for p, status in self.shards.items() if status.reason == OPEN_TRANSACTION)
 
     async def refresh(self) -> None:
         """Show the shards at work again: the worker's timer calls this.

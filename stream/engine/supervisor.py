@@ -21,15 +21,17 @@ log = logging.getLogger(__name__)
 
 DRAIN_S: Final = 20.0  # longest last turn of a shard
 REPORT_S: Final = 1.0  # between two commits of the group's offsets
+WATCH_S: Final = 5.0  # between two looks at the number of the input's partitions: one small request
 
 
 class Supervisor:
     """Runs one shard task for each partition that the group assigns to this worker."""
 
-    def __init__(self, membership: GroupMembership, make_shard: Callable[[int], Shard]) -> None:
-        """`make_shard` builds the shard of a partition."""
+    def __init__(self, membership: GroupMembership, make_shard: Callable[[int], Shard], partitions: int) -> None:
+        """`make_shard` builds the shard of a partition. `partitions`: how many the input must have."""
         self._membership = membership
         self._make_shard = make_shard
+        self._expected = partitions
         self._running: dict[int, tuple[Shard, asyncio.Task[None]]] = {}
         self._leaving: dict[asyncio.Task[None], int] = {}  # stopping, in their last turn
         self._stopping = asyncio.Event()
@@ -49,7 +51,7 @@ class Supervisor:
         """Join the group, follow its assignments, and drain when stopped. Raises WorkerFailed, KafkaUnreachable."""
         self._failure = asyncio.get_running_loop().create_future()
         await self._membership.start()
-        work = (self._poll(), self._follow(), self._report(), self._stopped())
+        work = (self._poll(), self._follow(), self._report(), self._watch(), self._stopped())
         tasks: list[asyncio.Future[None]] = [asyncio.create_task(each) for each in work]
         try:
             done, _ = await asyncio.wait([*tasks, self._failure], return_when=asyncio.FIRST_COMPLETED)
@@ -82,6 +84,20 @@ class Supervisor:
             progress = _progress(self._shards())
             if progress != reported and await self._membership.report(progress):
                 reported = progress
+
+    async def _watch(self) -> None:
+        """Notice partitions that were added to the input, and an input that was deleted.
+
+        Producers send some customers to other partitions from then on, so every shard must stop: its takeover finds
+        the same, and quarantines it. aiokafka itself asks again after five minutes.
+        """
+        while True:
+            await asyncio.sleep(WATCH_S)
+            found = await self._membership.count_partitions()
+            if found not in {None, self._expected}:
+                log.warning("the input has %d partitions, expected %d", found, self._expected)
+                for shard in self._shards().values():
+                    shard.doubt("partitions_changed")
 
     async def _poll(self) -> None:
         while True:

@@ -29,7 +29,7 @@ from stream.storage.reads import REBUILD, SKIP_LOST, TRUNCATED, HeadUnreadable, 
 
 log = logging.getLogger(__name__)
 
-KEEP_COUNTS: Final = "Restore the partition counts: with other counts, customers would change shards."
+RESHARD: Final = "`segstream reshard --partitions {}` moves the customers to the shards that they belong to now."
 
 
 async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
@@ -106,7 +106,7 @@ async def _check(
             "partitions_changed",
             f"{shard.streams.input} and {shard.streams.output} had {list(head.partitions)} partitions, "
             f"now they have {list(partitions)}.",
-            hint=KEEP_COUNTS,
+            hint=RESHARD.format(max(partitions)),
         )
     begin, end = bounds[shard.streams.input]
     if head.offset < begin:

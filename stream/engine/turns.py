@@ -24,13 +24,14 @@ from segmentation.step import (
 )
 from stream.dead_letters.records import HEADER_ROOM, dead_record
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
+from stream.engine.held_back import InputDisplay
 from stream.engine.ledger import Publication
 from stream.engine.log_reader import LogRecord
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
 from stream.engine.store import Writes
-from stream.errors import StepFailed
+from stream.errors import ShardLost, StepFailed
 from stream.metrics import Metrics
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead
 
@@ -83,15 +84,22 @@ class Turns:
         self._pending: list[LogRecord] = []  # fetched, not yet in a turn
         self._flow = FlowControl(shard.settings, slots)
         self._failures = StepFailures(self._flow)
+        self._input = InputDisplay(shard, metrics, board)
         self._rescored = False  # the last turn was a slice of a rescore
         self._wait_until: float | None = None  # how long to wait for a model that a record names
         self._next_due: int | None = None  # the earliest entry of the due index (wall time, ms); None: it is empty
+        self._doubt = ""  # why the shard must be taken over afresh
         self._labels = (shard.step.name, str(shard.partition))
 
     def begin(self, owned: Owned) -> None:
         """Start from the head of a shard that was just taken over."""
         self.offset = owned.head.offset
         self._pending, self._wait_until, self._next_due = [], None, None
+        self._doubt = ""
+
+    def doubt(self, cause: str) -> None:
+        """Let the shard be taken over afresh before its next turn: what a takeover checks may have changed."""
+        self._doubt = cause
 
     async def turn(self, owned: Owned) -> None:
         """Run one turn (docs/explanation/exactly-once.md, section 3).
@@ -105,6 +113,8 @@ class Turns:
         5. One compare-and-set in Redis. (Kafka before Redis: else a move could be noted as published that never was.)
         6. When idle, the head is compared on every poll, also when nothing is due. (Else a rollback goes unseen.)
         """
+        if self._doubt:
+            raise ShardLost(self._doubt, f"{self.shard} is to be looked at again.")
         context = await self._context(owned)
         if context is None:
             return
@@ -191,8 +201,7 @@ class Turns:
             # Records that came while other shards had their turns.
             self._pending += await owned.reader.read(room, 0)
         self._flow.begin()
-        if (end := owned.reader.known_end()) is not None:
-            self._metrics.lag.labels(*self._labels).set(max(end - owned.head.offset, 0))
+        self._input.show(owned)
         position = await owned.reader.position()
         size = 0
         for count, record in enumerate(self._pending[: self._flow.limit]):

@@ -38,12 +38,11 @@ async def kafka_consumer(settings: DeploymentSettings, **options: Any) -> AsyncI
     """Connect a consumer without a group that reads committed records. Raises KafkaUnreachable, also from the block."""
     consumer = AIOKafkaConsumer(
         **settings.kafka_client(),
-        isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         # A dead letter carries its whole record.
         max_partition_fetch_bytes=2 * settings.max_event_bytes,
-        **options,
+        **{"isolation_level": "read_committed", **options},
     )
     async with _connected(settings, consumer):
         yield consumer
@@ -101,8 +100,8 @@ def check_partition_count(topic: str, found: int, expected: int) -> None:
     if found != expected:
         raise TopicUnusable(
             f"topic {topic!r} has {found} partitions, expected {expected} (SEGSTREAM_PARTITIONS).",
-            hint=f"Set SEGSTREAM_PARTITIONS={found} everywhere if the topic always had {found}. If its count was "
-            "changed, restore the old topic: customers would change shards.",
+            hint=f"Set SEGSTREAM_PARTITIONS={found} everywhere if the topic always had {found}. If partitions were "
+            f"added, run `segstream reshard --partitions {found}`: customers change shards.",
         )
 
 
@@ -137,3 +136,16 @@ async def end_offsets(settings: DeploymentSettings, topic: str) -> dict[int, int
     async with kafka_consumer(settings) as consumer:
         ends = await consumer.end_offsets(await partitions_of(consumer, [topic]))
     return {tp.partition: end for tp, end in ends.items()}
+
+
+async def input_ends(settings: DeploymentSettings, topic: str) -> dict[int, tuple[int, int]]:
+    """Return (the last stable offset, the high watermark) by partition. Raises KafkaUnreachable, TopicUnusable.
+
+    Between the two are the records of open transactions, and all behind them.
+    """
+    async with kafka_consumer(settings) as consumer:
+        partitions = await partitions_of(consumer, [topic])
+        stable = await consumer.end_offsets(partitions)
+    async with kafka_consumer(settings, isolation_level="read_uncommitted") as consumer:
+        high = await consumer.end_offsets(partitions)
+    return {tp.partition: (stable[tp], max(stable[tp], high[tp])) for tp in partitions}

@@ -11,13 +11,14 @@ from typing import Any, Final
 import aiokafka.errors
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition
 
-from stream.kafka.aiokafka_internals import StickyPartitionAssignor, group_identity
+from stream.kafka.aiokafka_internals import StickyPartitionAssignor, describe_topics, group_identity
 from stream.kafka.refusals import denial, explained
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
 
 START_S: Final = 60.0
+UNKNOWN_TOPIC: Final = 3  # Kafka's UNKNOWN_TOPIC_OR_PARTITION
 HEARTBEAT_MS: Final = 300  # a rebalance is learnt from a heartbeat's answer: for so long a shard may have no owner
 
 
@@ -76,6 +77,18 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
     def identity(self) -> tuple[int, str]:
         """Return the generation and this worker's member id, as of now."""
         return group_identity(self._consumer)
+
+    async def count_partitions(self) -> int | None:
+        """Return how many partitions the topic has now, 0 where it doesn't exist; None: Kafka doesn't say."""
+        try:
+            metadata = await asyncio.wait_for(describe_topics(self._consumer, [self._topic]), 5)
+        except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
+            log.info("%s: its partitions can't be counted: %s", self._topic, error)
+            return None
+        (topic,) = metadata["topics"]
+        if topic["error_code"] == UNKNOWN_TOPIC:
+            return 0
+        return None if topic["error_code"] else len(topic["partitions"])
 
     async def confirm(self, partition: int) -> bool:
         """Return whether the coordinator still accepts an offset of this partition from this member and generation.

@@ -67,6 +67,11 @@ def tombstone(customer: bytes, salt: bytes) -> bytes:
     return blake2b(customer, digest_size=16, key=key, person=b"segstream").digest()
 
 
+def probe_key(group: str, topic: str) -> str:
+    """Return the key, in the slot of the statuses, that `segstream status` writes to see whether Redis takes writes."""
+    return f"{{{group}:{topic}}}:probe"
+
+
 def status_key(group: str, topic: str) -> str:
     """Return the key of a hash: partition -> its owner's ShardStatus (JSON). The engine takes no decision from it."""
     return f"{{{group}:{topic}}}:status"

@@ -61,7 +61,8 @@ class ShardService(Service):
         self._redis: Redis = connect(settings)
         streams = streams_of(settings, step.name)
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        self._board = StatusBoard(self._redis, settings.group, streams.input, owner, now_ms)
+        patience_s = settings.open_transaction_warn_s
+        self._board = StatusBoard(self._redis, settings.group, streams.input, owner, now_ms, patience_s)
         self._feed = ModelFeed(settings, self._compile, self._metrics.refused.inc) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 
@@ -73,7 +74,7 @@ class ShardService(Service):
             context = ShardContext(settings, streams, partition, step, store, membership)
             return Shard(context, self._feed, self._metrics, self._board, slots, now_ms)
 
-        self._supervisor = Supervisor(membership, make_shard)
+        self._supervisor = Supervisor(membership, make_shard, settings.partitions)
         await self._serve()
 
     def _compile(self, model: SegmentModel, names: dict[int, str]) -> CompiledModel:
@@ -136,13 +137,17 @@ class ShardService(Service):
             raise
 
     def _health(self) -> dict[str, Any]:
-        """Return each shard's state; healthy while every shard here works or is being taken over."""
+        """Return each shard's state; healthy while every shard here works or is being taken over.
+
+        An open transaction of another producer doesn't make a worker unhealthy: another worker would wait as well.
+        """
         shards = {
             str(p): {"state": s.state, "reason": s.reason, "detail": s.detail}
             for p, s in sorted(self._board.shards.items())
         }
         healthy = all(s.state not in {"quarantined", "failing"} for s in self._board.shards.values())
-        return {"healthy": healthy, "step": self._step.name, "shards": shards}
+        waiting = self._board.waiting_for_transaction
+        return {"healthy": healthy, "waiting_for_transaction": waiting, "step": self._step.name, "shards": shards}
 
 
 def build_app(settings: Settings, step: Step, scratch: Path) -> HostedApp:

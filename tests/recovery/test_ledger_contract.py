@@ -211,7 +211,7 @@ async def test_the_input_is_read_in_order(side: Side, reader: LogReader) -> None
     assert await reader.position() == 2
     assert [r.value for r in await reader.read(10, 3_000)] == [b"3"]
     assert await reader.read(10, 10) == []
-    assert reader.known_end() == 3
+    assert reader.known_bounds() == (3, 3)
 
 
 async def test_the_latest_of_each_key_is_read(side: Side, reader: LogReader) -> None:

@@ -358,6 +358,15 @@ async def test_added_partitions_stop_the_shards(settings: Settings) -> None:
         await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 6)
 
 
+async def test_partitions_added_under_running_owners_stop_them_soon(settings: Settings) -> None:
+    await produce(settings, ROWS)
+    async with engine(settings) as running:
+        await eventually(lambda: running.taken() == 600)
+        await add_partitions(settings, settings.orders_topic, 6)
+        await eventually(lambda: list(running.reasons().values()) == ["partitions_changed"] * 4, 20)
+        assert "`segstream reshard --partitions 6`" in running.board.shards[0].detail
+
+
 async def test_a_missing_topic_is_named_in_the_detail(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for()
     await topics.create(settings)

@@ -12,10 +12,10 @@ import pytest
 
 from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.rfm import headers
-from stream.engine.rebuild import Rebuilder
 from stream.kafka import topics
 from stream.kafka.clients import kafka_producer
 from stream.kafka.streams import streams_of
+from stream.repair.rebuild import Rebuilder
 from stream.settings import Settings
 from stream.worker.steps import scoring_step
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states

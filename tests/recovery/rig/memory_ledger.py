@@ -148,6 +148,10 @@ class MemoryBroker:
         undecided = (at for at, e in enumerate(log) if e.transaction and e.transaction.outcome is None)
         return next(undecided, len(log))
 
+    def high(self, tp: TopicPartition) -> int:
+        """Return the high watermark."""
+        return len(self._logs[tp])
+
     def read(self, tp: TopicPartition, offset: int, limit: int) -> tuple[list[ReadRecord], int]:
         """Return (committed records from `offset`, the position behind them)."""
         found: list[ReadRecord] = []
@@ -297,7 +301,7 @@ class MemoryConsumer:
         return {tp: max(self._broker.stable(tp) - low[tp.topic], 0) for tp in partitions}
 
     def highwater(self, tp: TopicPartition) -> int:
-        return self._broker.stable(tp)
+        return self._broker.high(tp)
 
     def last_stable_offset(self, tp: TopicPartition) -> int:
         return self._broker.stable(tp)

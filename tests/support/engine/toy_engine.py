@@ -57,7 +57,7 @@ class Engine:
 async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[Engine]:
     redis = connect(settings)
     streams = streams_of(settings, "scoring")
-    board = StatusBoard(redis, settings.group, streams.input, "test", now_ms)
+    board = StatusBoard(redis, settings.group, streams.input, "test", now_ms, settings.open_transaction_warn_s)
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
 
@@ -74,7 +74,7 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
             now_ms,
         )
 
-    intake = Supervisor(membership, make)
+    intake = Supervisor(membership, make, settings.partitions)
     running = asyncio.create_task(intake.run())
     try:
         yield Engine(board, metrics, intake, membership)
