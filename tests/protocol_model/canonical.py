@@ -96,6 +96,8 @@ class _Renamed:
     def _lowest(self) -> int:
         """Return the lowest position in the output log that any part of the state has."""
         state = self._state
+        if state.losses or not state.redis.whole:
+            return 0  # a rebuild reads all of it again
         lowest = min([state.redis.head.position, *(old.head.position for old in state.history)])
         if state.old_primary:
             lowest = min(lowest, state.old_primary.head.position)
@@ -122,13 +124,14 @@ class _Renamed:
             old.late and (self._head(old.late[0]), self._write(old.late[1])),
             old.old_primary and self._redis(old.old_primary),
             old.begin,
+            old.losses,
         )
 
     def _redis(self, redis: Redis) -> Redis:
         customers = redis.customers
         if self._read:
             customers = tuple(self._customer(number, customer) for number, customer in enumerate(customers))
-        return Redis(self._head(redis.head), customers)
+        return Redis(self._head(redis.head), customers, redis.whole)
 
     def _head(self, head: ModelRedisHead) -> ModelRedisHead:
         token, offset, position, number, clock, activation, cursor, quiet = head

@@ -1,6 +1,6 @@
 """The promises that are checked: 1 to 3 and 6 of docs/explanation/exactly-once.md, section 1 (here C1 to C3 and C6).
 
-No healthy shard may be stopped either. Promise 4 isn't modelled; promise 5 is the same as 2.
+No healthy shard may be stopped either. Of promise 4 a loss of a part of Redis is modelled; promise 5 is the same as 2.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def advance(old: ModelKafkaHead, new: ModelKafkaHead) -> str | None:
 
 def at_rest(rules: ProtocolRules, world: ModelWorld, state: State) -> bool:
     """Return whether nothing is left to do: one worker is idle, the other is down, and nothing is in flight."""
+    if not state.redis.whole and rules.count_at_load:
+        return False
     if state.late or state.old_primary or any(slot.transaction for slot in state.slots):
         return False
     alive = [at for at, slot in enumerate(state.slots) if slot.worker]

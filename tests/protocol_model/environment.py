@@ -9,15 +9,18 @@ from tests.protocol_model.repair import published
 from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     ERA,
+    NEVER,
     LoggedMove,
     ModelKafkaHead,
     SentTransaction,
     State,
+    StoredCustomer,
     Transition,
+    empty,
     with_slot,
     with_worker,
 )
-from tests.protocol_model.store import succeeded, written
+from tests.protocol_model.store import fresh, succeeded, written
 from tests.protocol_model.takeover import back_to_2
 from tests.protocol_model.turn import acknowledged
 from tests.protocol_model.world import ModelWorld
@@ -33,7 +36,8 @@ def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterato
         yield Transition(None, "retention deletes the first record", (), state._replace(begin=1), outside=True)
     if world.recreated and not state.begin:
         yield Transition(None, "the input is made anew", (), state._replace(begin=ERA), outside=True)
-    yield from _redis(world, state)
+    yield from _redis(rules, world, state)
+    yield from _losses(state)
     for at, slot in enumerate(state.slots):
         if slot.worker:
             yield Transition(at, "crashes, or gives up", (), with_worker(state, at, None), outside=True)
@@ -41,7 +45,22 @@ def happenings(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterato
             yield from _coordinator(rules, world, state, at, slot.transaction)
 
 
-def _redis(world: ModelWorld, state: State) -> Iterator[Transition]:
+def _losses(state: State) -> Iterator[Transition]:
+    """Yield the loss of the states, or of the due index, behind the head; and `segstream rebuild`, which mends it."""
+    redis = state.redis
+    if not redis.whole:
+        made = state._replace(redis=empty(fresh(state)), history=())
+        yield Transition(None, "Redis is made anew from Kafka", (), made)
+    elif state.losses:
+        without_states = tuple(StoredCustomer(due=customer.due) for customer in redis.customers)
+        without_due = tuple(customer._replace(due=NEVER) for customer in redis.customers)
+        for lost, left in (("states", without_states), ("due index", without_due)):
+            if left != redis.customers:
+                after = state._replace(redis=redis._replace(customers=left, whole=False), losses=state.losses - 1)
+                yield Transition(None, "Redis loses the {}", (lost,), after, outside=True)
+
+
+def _redis(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Transition]:
     """Yield a rollback, a split, a late commit. (A commit that never arrives is a crash before it was sent.)"""
     if state.old_primary:
         first, second = (slot._replace(cut_off=False) for slot in state.slots)
@@ -50,7 +69,8 @@ def _redis(world: ModelWorld, state: State) -> Iterator[Transition]:
     elif state.rollbacks:
         for lost in range(1, len(state.history) + 1):
             yield from _roll_back(world, state, lost)
-    if state.late and state.late[0] == state.redis.head:
+    may_commit = state.redis.whole or not rules.count_at_commit
+    if state.late and state.late[0] == state.redis.head and may_commit:
         after = succeeded(world, state, written(state, state.redis, state.late[1]))
         yield Transition(
             None, "the commit that was given up arrives in Redis", (), after._replace(late=None), outside=True

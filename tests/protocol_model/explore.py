@@ -52,7 +52,7 @@ class Search:
         """Search until all states are seen, one breaks a promise, or the CPU time is over. Sample every n-th state."""
         found = Found()
         began = time.process_time()
-        first = canonical(self._rules, start(self._world.rollbacks))
+        first = canonical(self._rules, start(self._world.rollbacks, self._world.losses))
         self.parents[self._digest(first)] = START
         frontier = [first]
         while frontier and not found.violation and found.seconds < limit_s:
@@ -109,7 +109,7 @@ class Search:
         chain = [last]
         while (parent := self.parents[chain[-1]]) != START:
             chain.append(parent)
-        state = start(self._world.rollbacks)
+        state = start(self._world.rollbacks, self._world.losses)
         lines: list[str] = []
         for digest in reversed(chain[:-1]):
             step = next(step for step in steps(self._rules, self._world, state) if self._leads_to(step, digest))
@@ -143,7 +143,7 @@ def comes_to_rest(rules: ProtocolRules, world: ModelWorld, state: State, rng: ra
     alive = rng.randrange(2)
     slots = [slot._replace(cut_off=False) for slot in state.slots]
     slots[1 - alive] = Slot(None, slots[1 - alive].transaction, slots[1 - alive].epoch)
-    state = state._replace(rollbacks=0, late=None, old_primary=None, slots=(slots[0], slots[1]))
+    state = state._replace(rollbacks=0, losses=0, late=None, old_primary=None, slots=(slots[0], slots[1]))
     for _ in range(PATIENCE):
         state = reduced(rules, state)
         if at_rest(rules, world, state):

@@ -34,6 +34,7 @@ LOW_END: Final = replace(TIME, low_end=True)
 # Records of the input are lost, and an operator decides that the shard goes on.
 RETAINED: Final = replace(TIME, retention=True, rollbacks=0)
 RECREATED: Final = replace(TORN, recreated=ANEW, rollbacks=0, clock_moves=False)
+LOSSY: Final = replace(TIME, losses=1)
 
 
 def _protocol(name: str, description: str, world: ModelWorld) -> Variant:
@@ -56,6 +57,11 @@ SMALL: Final = (
         "the input is made anew, shorter, an operator lets the shard begin it; torn transactions",
         RECREATED,
     ),
+    _protocol(
+        "losses",
+        "the clock moves; a part of Redis vanishes; torn transactions, late commits",
+        replace(LOSSY, rollbacks=0, torn=True, late_commit=True),
+    ),
 )
 
 LARGER: Final = (
@@ -64,6 +70,10 @@ LARGER: Final = (
         "retention-rollback", "as retention; Redis is rolled back", replace(RETAINED, rollbacks=1, late_commit=True)
     ),
     _protocol("recreated-rollback", "as recreated; Redis is rolled back", replace(RECREATED, rollbacks=1, pages=True)),
+    _protocol(
+        "lossy-rollback", "the clock moves; a part of Redis vanishes, and it is rolled back; torn transactions",
+        replace(LOSSY, torn=True, pages=True),
+    ),
     _protocol("split", "the clock moves; Redis splits; torn transactions", replace(TORN, split=True)),
     _protocol("two-lost", "a rollback loses two commits; torn transactions", replace(TORN, lost_commits=2)),
     _protocol("two-rollbacks", "Redis is rolled back twice; torn transactions", replace(TORN, rollbacks=2)),
@@ -125,4 +135,6 @@ MUTANTS: Final = (
     _without(20, "moves beyond S aren't covered by a head", "C6", TORN, cover_torn=False),
     _without(21, "an old broker loses a part of a transaction", "C3", TIME, broker_verifies=False),
     _without(22, "the Kafka head is read before Redis'", "stopped", TIME, opening=("producer", "kafka", "redis")),
+    _without(23, "states are loaded without comparing the counts", "C1", LOSSY, count_at_load=False),
+    _without(24, "Redis is written without comparing the counts", "C1", LOSSY, count_at_commit=False),
 )  # fmt: skip

@@ -36,6 +36,8 @@ class ProtocolRules:
     repair_fences: bool = True
     repair_covers: bool = True
     repair_kafka_first: bool = True
+    count_at_load: bool = True
+    count_at_commit: bool = True
 
     @property
     def lost_means_down(self) -> bool:

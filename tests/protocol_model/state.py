@@ -45,6 +45,7 @@ class Redis(NamedTuple):
 
     head: ModelRedisHead
     customers: tuple[StoredCustomer, ...]
+    whole: bool = True  # the keys hold what the head counts
 
 
 class Write(NamedTuple):
@@ -136,6 +137,7 @@ class State(NamedTuple):
     late: tuple[ModelRedisHead, Write] | None = None  # a commit in flight after its sender gave up
     old_primary: Redis | None = None  # of Redis, cut off, still serving some
     begin: int = 0  # the first offset that the input still has
+    losses: int = 0  # how many parts of Redis may still vanish behind the head
 
 
 class Transition(NamedTuple):
@@ -149,12 +151,16 @@ class Transition(NamedTuple):
     outside: bool = False  # a fault, time or a new model: these must end before the shard can rest
 
 
-def start(rollbacks: int) -> State:
+def start(rollbacks: int, losses: int = 0) -> State:
     """Return a new shard, under the first model; both workers are down."""
-    head = ModelRedisHead(1, 0, 0, 0, 0, 1, None, 0)
     log = OutputLog((0,) * CUSTOMERS, (0,) * CUSTOMERS, (0, 0, 0), ())
-    redis = Redis(head, (StoredCustomer(),) * CUSTOMERS)
-    return State(redis, (), rollbacks, log, ModelKafkaHead(0, 0, 0, 1, None), (Slot(), Slot()))
+    kafka = ModelKafkaHead(0, 0, 0, 1, None)
+    return State(empty(1), (), rollbacks, log, kafka, (Slot(), Slot()), losses=losses)
+
+
+def empty(token: int) -> Redis:
+    """Return a shard before its first order, as it is new or as `segstream rebuild` leaves it."""
+    return Redis(ModelRedisHead(token, 0, 0, 0, 0, 1, None, 0), (StoredCustomer(),) * CUSTOMERS)
 
 
 def with_slot(state: State, at: int, slot: Slot) -> State:

@@ -10,9 +10,14 @@ from tests.protocol_model.world import ModelWorld
 def commit(
     rules: ProtocolRules, world: ModelWorld, state: State, at: int, expected: ModelRedisHead, write: Write
 ) -> tuple[State, ModelRedisHead] | None:
-    """Commit to Redis. Return (the new state, the head that was written); None: Redis holds another head."""
+    """Commit to Redis. Return (the new state, the head that was written).
+
+    None: Redis holds another head, or has lost a part.
+    """
     before = seen(state, at)
     if rules.compare_and_set and before.head != expected:
+        return None
+    if rules.count_at_commit and not before.whole:
         return None
     after = written(state, before, write)
     if before is state.old_primary:
@@ -26,12 +31,13 @@ def succeeded(world: ModelWorld, state: State, after: Redis) -> State:
 
 
 def written(state: State, before: Redis, write: Write) -> Redis:
-    """Return the shard with the changed customers replaced, under a head with a fresh token."""
+    """Return the shard with the changed customers replaced, under a head with a fresh token, which counts them."""
     customers = tuple(new or old for new, old in zip(write.customers, before.customers, strict=True))
-    return Redis(write.head._replace(token=_fresh(state)), customers)
+    return Redis(write.head._replace(token=fresh(state)), customers)
 
 
-def _fresh(state: State) -> int:
+def fresh(state: State) -> int:
+    """Return a token that no head has."""
     held = [state.redis.head.token, *(old.head.token for old in state.history)]
     if state.old_primary:
         held.append(state.old_primary.head.token)

@@ -57,7 +57,10 @@ def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker
             at, "1. starts a producer", (), fence(rules, with_worker(state, at, phase._replace(end=end)), at)
         )
     elif what == "redis":
-        head = seen(state, at).head
+        head, _, whole = seen(state, at)
+        if not whole:
+            yield Transition(at, "2. finds that Redis has lost a part: quarantined", (), with_worker(state, at, None))
+            return
         yield Transition(
             at, "2. reads the Redis head: {}", (head,), with_worker(state, at, phase._replace(expected=head))
         )
@@ -145,7 +148,7 @@ def _patch(
     done = commit(rules, world, state, at, expected, write)
     facts = (len(page), head)
     if done is None:
-        yield Transition(at, "5. finds another Redis head", (), with_worker(state, at, None))
+        yield Transition(at, "5. finds another Redis head, or a part lost", (), with_worker(state, at, None))
         return
     after, fresh = done
     if not _has_all(rules, worker, head.position, number):
@@ -201,8 +204,8 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
     expected = worker.expected
     assert expected is not None
     there = seen(state, at)
-    if there.head != expected and rules.compare_and_set:
-        yield Transition(at, "6. finds another Redis head", (), with_worker(state, at, None))
+    if (there.head != expected and rules.compare_and_set) or (rules.count_at_load and not there.whole):
+        yield Transition(at, "6. finds another Redis head, or a part lost", (), with_worker(state, at, None))
         return
     if expected.offset < state.begin:
         yield Transition(at, "6. can't read from {}", (expected.offset,), with_worker(state, at, None))
@@ -213,7 +216,9 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
             customers = tuple(c and c._replace(due=NOW) for c in customers)
         write = Write(expected._replace(offset=offset), customers)
         done = commit(rules, world, state, at, expected, write)
-        assert done is not None
+        if done is None:  # only where a part is lost, and the load didn't notice
+            yield Transition(at, "6. can't write: a part is lost", (), with_worker(state, at, None))
+            return
         after, fresh = done
         now = worker._replace(expected=fresh) if offset < worker.until else Worker("running", expected=fresh)
         facts = (expected.offset, offset)

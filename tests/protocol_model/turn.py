@@ -53,6 +53,9 @@ def turn(rules: ProtocolRules, world: ModelWorld, state: State, at: int) -> Iter
         assert worker.expected is not None
         if worker.expected.offset < state.begin:
             yield Transition(at, "1. can't read from {}", (worker.expected.offset,), with_worker(state, at, None))
+        if rules.count_at_load and not there.whole:
+            yield Transition(at, "2. finds that Redis has lost a part: quarantined", (), with_worker(state, at, None))
+            return
         if there.head != worker.expected:
             if rules.poll_compares or next(work(rules, world, state, at), None):
                 yield Transition(at, "2. finds another Redis head", (), with_worker(state, at, None))
@@ -177,7 +180,7 @@ def _commit(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
     assert worker.expected is not None
     done = commit(rules, world, state, at, worker.expected, worker.write)
     if done is None:
-        yield Transition(at, "5. finds another Redis head", (), with_worker(state, at, None))
+        yield Transition(at, "5. finds another Redis head, or a part lost", (), with_worker(state, at, None))
         return
     after, fresh = done
     yield Transition(at, "5. writes to Redis: {}", (fresh,), with_worker(after, at, Worker("running", expected=fresh)))

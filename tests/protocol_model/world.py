@@ -28,6 +28,7 @@ class ModelWorld:
     orders: tuple[tuple[int, int], ...] = TWO
     segments: Segments = ONLY_BY_TIME
     rollbacks: int = 1  # of Redis
+    losses: int = 0  # parts of Redis that vanish behind an intact head
     lost_commits: int = 1  # at most, by one rollback
     clock_moves: bool = True  # once, from 0 to 1
     new_model: bool = True  # activation 2 is published once
