@@ -84,6 +84,8 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     for row in rows:
         if row.reason:
             echo(f"shard {row.partition}: {row.reason}: {row.detail}")
+        if row.warning:
+            echo(f"shard {row.partition}: warning: {row.warning}")
     for line in open_backfills(rows, expiry_ms):
         echo(line)
 

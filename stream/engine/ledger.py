@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -24,6 +24,7 @@ from stream.kafka.aiokafka_internals import (
 from stream.kafka.streams import Streams
 from stream.settings import Settings
 from stream.storage.heads import (
+    GROUP_HEADER,
     HEAD_KEY,
     MARK_HEADER,
     NOTE_HEADER,
@@ -49,12 +50,22 @@ class Publication:
     tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # by hash
 
 
+class Written(NamedTuple):
+    """The records of one turn on an output topic: the offsets of the first and the last one, and their number."""
+
+    topic: str
+    first: int
+    last: int
+    rows: int
+
+
 @dataclass(slots=True)
 class PublishedOutputs:
     """The end of a turn's outputs in the log: the position behind the last one, and its fingerprint."""
 
     position: int
     last: Fingerprint
+    written: Sequence[Written] = ()  # to the output topic and the one of the latest
 
 
 class Acknowledgement(Protocol):
@@ -74,6 +85,7 @@ class Ledger:
         self._settings = settings
         self._streams = streams
         self._partition = partition
+        self._group = (GROUP_HEADER, settings.group.encode())
 
     @classmethod
     async def open(cls, settings: Settings, streams: Streams, partition: int) -> Ledger:
@@ -134,34 +146,37 @@ class Ledger:
             # The head's partition joins the transaction together with the outputs': a request less in every turn.
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             outputs = await self._send_outputs(turn)
-            others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
-            others += await self._send_tombstones(turn.tombstones)
-            await asyncio.gather(*(future for future, _ in outputs), *others)
+            latest = await self._send_latest(turn.outputs)
+            others = await self._send_dead(turn.dead) + await self._send_tombstones(turn.tombstones)
+            await asyncio.gather(*(future for future, _ in outputs + latest), *others)
             await self._send_head(HEAD_KEY, encode_head(turn.head))
             await producer.commit_transaction()
         if not outputs:
             return None
-        last_batch, rows_in_it = outputs[-1]
-        offset = (await last_batch).offset + rows_in_it - 1
-        final = turn.outputs[-1]
-        return PublishedOutputs(offset + 1, Fingerprint.of(offset, 0, final.key, final.value))
+        written = [await _written(self._streams.output, outputs)]
+        if self._streams.latest is not None:
+            written.append(await _written(self._streams.latest, latest))
+        offset, final = written[0].last, turn.outputs[-1]
+        return PublishedOutputs(offset + 1, Fingerprint.of(offset, 0, final.key, final.value), written)
 
     async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
         mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
         behind = b":%d:%d:%d:%b" % mark
         first = turn.head.count - len(turn.outputs) + 1
+        group = self._group
         rows = [
-            (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note)])
+            (o.key, o.value, [*o.headers, (MARK_HEADER, b"%d" % number + behind), (NOTE_HEADER, o.note), group])
             for number, o in enumerate(turn.outputs, first)
         ]
         return await self._send_rows(self._streams.output, rows)
 
-    async def _send_latest(self, outputs: Sequence[Output]) -> list[asyncio.Future[Acknowledgement]]:
+    async def _send_latest(self, outputs: Sequence[Output]) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
         """Send the last output of each key to the compacted topic, with its note in case the outputs expire."""
         if self._streams.latest is None:
             return []
-        rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note)]) for o in {o.key: o for o in outputs}.values()]
-        return [future for future, _ in await self._send_rows(self._streams.latest, rows)]
+        last, group = {o.key: o for o in outputs}, self._group
+        rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note), group]) for o in last.values()]
+        return await self._send_rows(self._streams.latest, rows)
 
     async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Acknowledgement]]:
         if self._streams.tombstones is None or not tombstones:
@@ -202,6 +217,12 @@ class Ledger:
                 yield
         except TimeoutError:
             raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
+
+
+async def _written(topic: str, sent: Sequence[tuple[asyncio.Future[Acknowledgement], int]]) -> Written:
+    """Return the offsets of acknowledged batches: at least one."""
+    first, (last, in_last) = sent[0][0], sent[-1]
+    return Written(topic, (await first).offset, (await last).offset + in_last - 1, sum(rows for _, rows in sent))
 
 
 def _mark_seen(future: asyncio.Future[Acknowledgement]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -21,8 +21,10 @@ from stream.kafka.aiokafka_internals import (
     set_fetch_wait,
 )
 from stream.kafka.membership import UNKNOWN_TOPIC
+from stream.kafka.streams import ForeignOutputs
 from stream.settings import Settings
 from stream.storage.heads import (
+    GROUP_HEADER,
     HEAD_KEY,
     MARK_HEADER,
     NOTE_HEADER,
@@ -41,6 +43,7 @@ TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
 POSITION_POLL_MS: Final = 20  # the position also moves over offsets without records
 FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a head; doubled until one is found
 
+T = TypeVar("T")
 Bounds = dict[str, tuple[int, int]]  # topic -> (first available offset, offset behind the last committed record)
 
 
@@ -76,6 +79,12 @@ class OutputPage:
     notes: dict[bytes, bytes] = field(default_factory=dict)  # the last note of each key
     mark: OutputMark | None = None  # of its last output, which is the highest
     last: Fingerprint | None = None
+    foreign: str = ""  # a group that has written outputs in between; they are left out
+
+
+def foreign_outputs(settings: Settings, topic: str, partition: int, group: str) -> ShardQuarantined:
+    """Return the error of a shard whose output topic belongs to another group."""
+    return ShardQuarantined("foreign_outputs", str(ForeignOutputs(settings, topic, partition, group)))
 
 
 class LogReader:
@@ -205,22 +214,58 @@ class LogReader:
         return latest
 
     async def first_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> int | None:
-        """Return the number of the first output that the log still has; None: it has none."""
+        """Return the number of our first output that the log still has; None: it has none."""
         async for record in self._between(topic, partition, *bounds):
-            if mark := dict(record.headers).get(MARK_HEADER):
+            headers = dict(record.headers)
+            if (mark := headers.get(MARK_HEADER)) and not self.foreign_group(headers):
                 return OutputMark.parse(mark).number
         return None
 
     async def last_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> OutputMark | None:
-        """Return the mark of the last output; None: the log has none. The search goes backwards, in growing steps."""
+        """Return the mark of our last output; None: the log has none."""
+
+        def mark(record: LogRecord) -> OutputMark | None:
+            headers = dict(record.headers)
+            there = None if self.foreign_group(headers) else headers.get(MARK_HEADER)
+            return None if there is None else OutputMark.parse(there)
+
+        return await self._last(topic, partition, bounds, mark)
+
+    def foreign_group(self, headers: Mapping[str, bytes]) -> str:
+        """Return the other group whose output has these headers; "": it is ours, or of a version that doesn't say."""
+        group = headers.get(GROUP_HEADER, b"").decode(errors="replace")
+        return "" if group == self._settings.group else group
+
+    async def first_group(self, topic: str, partition: int, bounds: tuple[int, int]) -> str:
+        """Return the other group whose record is the first between two offsets; "": it is ours, or says nothing."""
+        async for record in self._between(topic, partition, *bounds):
+            return self.foreign_group(dict(record.headers))
+        return ""
+
+    async def last_group(self, topic: str, partition: int, bounds: tuple[int, int]) -> str:
+        """Return the other group whose record is the last between two offsets; "": it is ours, or says nothing."""
+        found = await self._last(topic, partition, bounds, lambda record: self.foreign_group(dict(record.headers)))
+        return found or ""
+
+    async def any_group(self, topic: str, partition: int, bounds: tuple[int, int]) -> str:
+        """Return another group that has written between two offsets; "": none has."""
+        async for record in self._between(topic, partition, *bounds):
+            if group := self.foreign_group(dict(record.headers)):
+                return group
+        return ""
+
+    async def _last(
+        self, topic: str, partition: int, bounds: tuple[int, int], look: Callable[[LogRecord], T | None]
+    ) -> T | None:
+        """Return what `look` finds in the last record that has it. The search goes backwards, in growing steps."""
         begin, end = bounds
         step = FIRST_STEP
         while True:
             start, last = max(begin, end - step), None
             async for record in self._between(topic, partition, start, end):
-                last = dict(record.headers).get(MARK_HEADER, last)
+                last = found if (found := look(record)) is not None else last
             if last is not None or start <= begin:
-                return None if last is None else OutputMark.parse(last)
+                return last
             step *= 2
 
     async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[LogRecord]:
@@ -284,7 +329,8 @@ class LogReader:
     ) -> AsyncIterator[OutputPage]:
         """Yield the output log from `start` in pages, until output `number` was seen and the position reached `end`.
 
-        `seen`: the number of the last output before `start`. Raises ShardQuarantined where outputs are missing.
+        `seen`: the number of the last output before `start`. The log belongs to the group whose output comes first.
+        Raises ShardQuarantined where that is another group, or where outputs are missing.
         """
         self.seek(topic, partition, start)
         highest = seen
@@ -295,6 +341,11 @@ class LogReader:
                 headers = dict(record.headers)
                 if MARK_HEADER not in headers or record.key is None:
                     continue  # a foreign record: only the owner should write here, but a reader must survive one
+                if group := self.foreign_group(headers):
+                    if highest == 0 and page.mark is None:
+                        raise foreign_outputs(self._settings, topic, partition, group)
+                    page.foreign = group
+                    continue
                 page.mark = OutputMark.parse(headers[MARK_HEADER])
                 page.notes[record.key] = headers[NOTE_HEADER]
                 page.last = Fingerprint.of(record.offset, 0, record.key, record.value)

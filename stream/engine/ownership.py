@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar, Unpack
 
@@ -10,8 +10,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.step import BatchTooLong, StateUnreadable, Step
-from stream.engine.ledger import Ledger
-from stream.engine.log_reader import LogReader
+from stream.engine.ledger import Ledger, Written
+from stream.engine.log_reader import LogReader, foreign_outputs
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.kafka.streams import Streams
@@ -60,6 +60,34 @@ class Owned:
         self.reader = reader
         self.head = head
         self.raw = raw
+        self.warning = ""  # what an operator should know although the shard works
+        self._next: dict[str, range] = {}  # by output topic: the offsets that the next record may get
+
+    def begins_at(self, output: int) -> None:
+        """Note where the next output belongs, after a takeover: here, or behind a transaction's marker."""
+        self._next[self.shard.streams.output] = range(output, output + 2)
+
+    async def check_alone(self, written: Sequence[Written]) -> None:
+        """Check that nobody else has written to the output topics since this owner did. Call it before the commit.
+
+        Between two turns' records lies one offset, the marker of the earlier transaction. Raises ShardQuarantined where
+        another group has written to the topic of the latest outputs, ShardLost otherwise: a takeover reads the outputs.
+        """
+        for topic, first, last, rows in written:
+            allowed = self._next.get(topic)
+            self._next[topic] = range(last + 2, last + 3)
+            if last - first + 1 == rows and (allowed is None or first in allowed):
+                continue
+            begin, partition = allowed.start if allowed else first, self.shard.partition
+            if topic != self.shard.streams.output and (
+                group := await self.reader.any_group(topic, partition, (begin, last))
+            ):
+                raise foreign_outputs(self.shard.settings, topic, partition, group)
+            raise ShardLost(
+                "foreign_outputs",
+                f"somebody else has written to {topic}-{partition}: {rows} records lie at offsets {first} to {last}"
+                + (f", and {begin} was free." if allowed else "."),
+            )
 
     async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
         """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.

@@ -74,6 +74,7 @@ class Shard:
                 self._metrics.takeovers.labels(self.shard.step.name, cause).inc()
                 self._metrics.takeover_seconds.labels(self.shard.step.name).observe(time.monotonic() - began)
                 log.info("%s: owned from offset %d (%s)", self.shard, owned.head.offset, cause)
+                self._board.warn(self.shard.partition, owned.warning)
                 await self._board.put(self.shard, "running", owned)
                 self._turns.begin(owned)
                 while not self._stopping.is_set():
@@ -81,6 +82,8 @@ class Shard:
                     attempt = 0
             except ShardQuarantined as stop:
                 cause = "retried"
+                await self._close(owned)
+                owned = None
                 await self._quarantine(stop)
             except StepFailed as fault:
                 cause = "retried"

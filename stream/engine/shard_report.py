@@ -50,6 +50,7 @@ class ShardReport:
     customers: int
     due: int
     backfills: tuple[Backfill, ...]  # those that mute their customers
+    warning: str = ""  # the shard works, but somebody should look
 
 
 def input_topic(settings: Settings, step: str) -> str:
@@ -136,6 +137,7 @@ def _row(redis: Redis, keys: ShardKeys, step: str, ends: tuple[int, int], status
         customers=redis.hlen(keys.states),
         due=redis.zcard(keys.due),
         backfills=tuple(row for row in head.backfills.rows if not row.closed) if head else (),
+        warning=status.warning,
     )
 
 

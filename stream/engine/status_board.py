@@ -39,6 +39,7 @@ class ShardStatus:
     rescoring: bool = False
     held_back: int = 0  # records behind the last stable offset of the input
     held_back_s: float = 0.0  # how long that offset hasn't moved
+    warning: str = ""  # the shard works, but somebody should look
 
 
 class StatusBoard:
@@ -57,7 +58,7 @@ class StatusBoard:
         self._owner = owner
         self._patience_s = patience_s
         self.shards: dict[int, ShardStatus] = {}
-        self._shown: dict[int, float] = {}
+        self._warnings: dict[int | None, str] = {}  # by partition; None: of all
 
     async def put(
         self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
@@ -100,6 +101,15 @@ class StatusBoard:
         """The partitions whose input an open transaction holds back, for longer than is usual."""
         return sorted(p for p, status in self.shards.items() if status.reason == OPEN_TRANSACTION)
 
+    def warn(self, partition: int | None, warning: str) -> None:
+        """Keep a warning about one shard, or about all of them (None), until another one replaces it; "": none."""
+        self._warnings[partition] = warning
+
+    @property
+    def warnings(self) -> list[str]:
+        """The present warnings about this worker's shards."""
+        return [w for p, w in self._warnings.items() if w and (p is None or p in self.shards)]
+
     async def refresh(self) -> None:
         """Show the shards at work again: the worker's timer calls this.
 
@@ -133,6 +143,7 @@ class StatusBoard:
 
     async def _show(self, partition: int) -> bool:
         status = self.shards[partition]
+        status.warning = " ".join(w for p in (None, partition) if (w := self._warnings.get(p)))
         try:
             text = msgspec.json.encode(asdict(status))
             await asyncio.wait_for(self._redis.hset(self._key, str(partition), cast("str", text)), 2)

@@ -152,8 +152,6 @@ class ShardStore:
         self._ask(pipe)
         pipe.hget(self._keys.tombstones, cast("str", SALT_FIELD))
         (raw, *found), mark = await self._execute(pipe)
-        if raw is not None:
-            self._check_counts(stored_of(raw), found)
         self._any_erased = mark is not None
         if mark not in {None, self._salt_mark}:
             raise ShardQuarantined(
@@ -161,6 +159,8 @@ class ShardStore:
                 f"customers of {self._keys.shard} were erased under another salt than SEGSTREAM_ERASURE_SALT.",
                 hint="Restore the salt: under another one, late events would bring erased customers back.",
             )
+        if raw is not None:
+            self._check_counts(stored_of(raw), found)
         return cast("bytes | None", raw)
 
     async def is_empty(self) -> bool:

@@ -12,11 +12,12 @@ import msgspec
 from segmentation.step import Scope
 from stream.engine.catch_up import catch_up
 from stream.engine.ledger import Ledger
-from stream.engine.log_reader import Bounds, LogReader, OutputMark
+from stream.engine.log_reader import Bounds, LogReader, OutputMark, foreign_outputs
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.clients import TopicUnusable, check_partition_count
+from stream.kafka.streams import Streams
 from stream.storage.heads import (
     Fingerprint,
     HeadChange,
@@ -65,11 +66,13 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
             kafka = await _read_kafka_head(shard, ledger, reader, bounds, now_ms)  # 3
             if head is None:
                 begin, end = bounds[shard.streams.input][0], bounds[shard.streams.output][1]
+                await _check_outputs(shard, reader, kafka, bounds)
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(shard, ledger, reader, head, raw)
             if head.turn == 0:
                 await _restore_tombstones(owned)
             if await _follow_outputs(owned, kafka, bounds[shard.streams.output]):  # 4, 5
+                owned.begins_at(max(owned.head.position, bounds[shard.streams.output][1]))
                 await catch_up(owned, kafka, bounds[shard.streams.input][1], stopping)  # 6
                 return owned
     except BaseException:
@@ -179,6 +182,30 @@ async def _new_shard(shard: ShardContext, kafka: KafkaHead | None, end: int, hea
     return head
 
 
+async def _check_outputs(shard: ShardContext, reader: LogReader, kafka: KafkaHead | None, bounds: Bounds) -> None:
+    """Raise ShardQuarantined where another group has published before a shard that hasn't: the topics are that group's.
+
+    Each output of ours came with a head.
+    """
+    if kafka is None:
+        found = await foreign_topic(reader, shard.streams, shard.partition, bounds[shard.streams.output])
+        if found:
+            raise foreign_outputs(shard.settings, found[0], shard.partition, found[1])
+
+
+async def foreign_topic(
+    reader: LogReader, streams: Streams, partition: int, outputs: tuple[int, int]
+) -> tuple[str, str] | None:
+    """Return (an output topic, the other group that wrote to it last); None: there is none. `outputs`: the bounds."""
+    if group := await reader.last_group(streams.output, partition, outputs):
+        return streams.output, group
+    if streams.latest is None:
+        return None
+    bounds = await reader.bounds([streams.latest], partition)
+    group = await reader.last_group(streams.latest, partition, bounds[streams.latest])
+    return (streams.latest, group) if group else None
+
+
 async def _restore_tombstones(owned: Owned) -> None:
     """Store the tombstones of erased customers before the input is read again: it may no longer have the erasures."""
     topic = owned.shard.streams.tombstones
@@ -226,6 +253,9 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
             )  # fmt: skip
             await owned.ledger.cover(_covering(target, page.mark))
             return False
+        if page.foreign:
+            owned.warning = f"group {page.foreign!r} has published to {shard.streams.output}-{shard.partition} as well."
+            log.warning("%s: %s Its outputs are left out", shard, owned.warning)
         change |= {"position": page.position}
         if page.mark:
             change |= {"count": page.mark.number, "written": page.last}

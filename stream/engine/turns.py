@@ -271,6 +271,7 @@ class Turns:
         writes = shard.store.with_tombstones(writes, shard.step.is_erased)
         published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones))
         if published:
+            await owned.check_alone(published.written)
             change |= {"position": published.position, "written": published.last}
         if turn.backfills is not None:
             change["backfills"] = turn.backfills

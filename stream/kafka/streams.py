@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stream.errors import SegstreamError
 from stream.settings import Settings
 
 
@@ -22,6 +23,21 @@ class Streams:
     def pinned(self) -> list[str]:
         """Return the topics that a shard needs, which must all have the same number of partitions."""
         return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
+
+
+class ForeignOutputs(SegstreamError):
+    """An output topic belongs to another deployment."""
+
+    def __init__(self, settings: Settings, topic: str, partition: int, group: str) -> None:
+        """`group`: that of the deployment whose outputs are there."""
+        names = [n for n in ("changes_topic", "state_topic", "actions_topic") if getattr(settings, n) == topic]
+        setting = " or ".join(f"SEGSTREAM_{name.upper()}" for name in names)
+        super().__init__(
+            f"{topic}-{partition} has outputs of group {group!r}, and this is group {settings.group!r}: two "
+            "deployments can't share an output topic.",
+            hint=f"Set {setting} to a topic of this deployment's own, or SEGSTREAM_GROUP to {group} if it is the same "
+            "deployment. Don't run `segstream rebuild`.",
+        )
 
 
 def streams_of(settings: Settings, step: str) -> Streams:

@@ -14,7 +14,9 @@ import msgspec
 from segmentation.events import iso
 from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.store import ShardStore
+from stream.engine.takeover import foreign_topic
 from stream.errors import SegstreamError, ShardQuarantined
+from stream.kafka.streams import ForeignOutputs
 from stream.repair.step_over import step_kafka, stepped, while_fenced
 from stream.storage.client import connect
 from stream.storage.heads import NOTE_HEADER, KafkaHead, StoreHead, encode_head, first_head
@@ -79,12 +81,17 @@ class Rebuilder:
         self._redis = connect(settings)
 
     async def rebuild(self, only: int | None = None, *, allow_truncated_logs: bool = False) -> AsyncIterator[str]:
-        """Rebuild shard by shard; yield a line about each. Raises LogShortened before anything is changed."""
+        """Rebuild shard by shard; yield a line about each.
+
+        Raises LogShortened or ForeignOutputs before anything is changed.
+        """
         try:
             await self._reader.start()
             cluster, counts = await self._reader.describe(self._streams.pinned())
             partitions = (counts[self._streams.input], counts[self._streams.output])
             found = [await self._look(p) for p in range(partitions[0]) if only in {None, p}]
+            for remains in found:
+                await self._check_outputs(remains)
             shortened = [line for remains in found for line in remains.shortened(self._streams)]
             if shortened and not allow_truncated_logs:
                 raise LogShortened(
@@ -112,6 +119,17 @@ class Rebuilder:
         first = await reader.first_output(streams.output, partition, bounds[streams.output])
         last = await reader.last_output(streams.output, partition, bounds[streams.output])
         return _Remains(partition, bounds, head, first, last.number if last else None)
+
+    async def _check_outputs(self, remains: _Remains) -> None:
+        """Raise ForeignOutputs where another group published first: a rebuild would continue that group's chains."""
+        streams, partition = self._streams, remains.partition
+        bounds = remains.bounds[streams.output]
+        group = "" if bounds[0] else await self._reader.first_group(streams.output, partition, bounds)
+        found = (streams.output, group) if group else None
+        if found is None and remains.head is None:
+            found = await foreign_topic(self._reader, streams, partition, bounds)
+        if found:
+            raise ForeignOutputs(self._settings, found[0], partition, found[1])
 
     async def _rebuild(self, remains: _Remains, cluster: str, partitions: tuple[int, int]) -> str:
         """Rebuild one shard; return a line about it. Killed anywhere, the command is run again.

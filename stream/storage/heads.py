@@ -17,6 +17,7 @@ HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
 TAKEOVER_KEY: Final = b"takeover"
 MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
 NOTE_HEADER: Final = "segstream_note"  # what `Step.patch` needs of it when a state is patched from the log
+GROUP_HEADER: Final = "segstream_group"  # whose output it is: two deployments can't share an output topic
 NO_CLOCK: Final = -1  # before the first record (a real clock is never negative)
 UNCOUNTED: Final = b"null}"  # the end of a StoreHead without counts; a commit puts the counts in its place
 

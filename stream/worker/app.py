@@ -146,8 +146,13 @@ class ShardService(Service):
             for p, s in sorted(self._board.shards.items())
         }
         healthy = all(s.state not in {"quarantined", "failing"} for s in self._board.shards.values())
-        waiting = self._board.waiting_for_transaction
-        return {"healthy": healthy, "waiting_for_transaction": waiting, "step": self._step.name, "shards": shards}
+        return {
+            "healthy": healthy,
+            "waiting_for_transaction": self._board.waiting_for_transaction,
+            "warnings": self._board.warnings,
+            "step": self._step.name,
+            "shards": shards,
+        }
 
 
 def build_app(settings: Settings, step: Step, scratch: Path) -> HostedApp:

@@ -91,9 +91,11 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             await producer.begin_transaction()
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             sent = await self._send_outputs(turn)
-            others = await self._send_latest(turn.outputs) + await self._send_dead(turn.dead)
-            others += await self._send_tombstones(turn.tombstones)
-            acknowledged = asyncio.gather(*(future for future, _ in sent), *others, return_exceptions=not outputs)
+            latest = await self._send_latest(turn.outputs)
+            others = await self._send_dead(turn.dead) + await self._send_tombstones(turn.tombstones)
+            acknowledged = asyncio.gather(
+                *(future for future, _ in sent + latest), *others, return_exceptions=not outputs
+            )
             if outputs and in_order:
                 await acknowledged
             heads = await producer.send(self._streams.heads, encode_head(turn.head), key=HEAD_KEY, partition=p)
