@@ -72,7 +72,9 @@ def main() -> None:
     except SegstreamError as error:
         _fail(str(error))
     except _redis_errors() as error:
-        _fail(f"Redis: {error}. Check SEGSTREAM_REDIS_URL; `segstream local up` starts one.")
+        from stream.storage.client import error_text
+
+        _fail(f"Redis: {error_text(error)}. Check SEGSTREAM_REDIS_URL; `segstream local up` starts one.")
     except TimeoutError:
         _fail("Kafka didn't answer in time. Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.")
     except OSError as error:

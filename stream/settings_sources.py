@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from stream.errors import SettingsError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 PREFIX: Final = "SEGSTREAM_"
 CONFIG: Final = f"{PREFIX}CONFIG"
+
+# A setting with one of these words in its name may hold a secret, whatever its type; so may a name that is no setting.
+_SECRET_WORDS: Final = frozenset(
+    {"auth", "credential", "credentials", "key", "passphrase", "passwd", "password", "salt", "secret", "token", "url"}
+)
+_REFUSED: Final = "this value can't be used"
+_CREDENTIALS: Final = re.compile(r"://.*@", re.DOTALL)
+# pydantic's errors of types, whose messages don't quote the value.
+_UNQUOTING: Final = frozenset({"extra_forbidden", "missing", "string_type", "path_type"})
 
 
 class SourcedSettings(BaseSettings):
@@ -48,6 +62,17 @@ class SourcedSettings(BaseSettings):
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=cls.file_values())
 
     @classmethod
+    def _unusable(cls, error: ErrorDetails) -> str:
+        """Return which setting can't be used and why, with its value unless that may be a secret."""
+        name = str(error["loc"][0]) if error["loc"] else ""
+        variable = cls.model_config["env_prefix"] + "_".join(str(part) for part in error["loc"]).upper()
+        value, message = error.get("input"), error["msg"]
+        if is_secret(name, cls.model_fields.get(name)):
+            # A validator's message may quote the value, or a part of it.
+            return f"{variable}=***: {message if error['type'] in _UNQUOTING else _REFUSED}"
+        return without_credentials(f"{variable}={value!r}: {message}")
+
+    @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the settings once.
 
@@ -58,14 +83,39 @@ class SourcedSettings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            prefix = cls.model_config["env_prefix"]
-            values = "; ".join(
-                f"{prefix}{'_'.join(str(part) for part in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
-                for e in error.errors()
-            )
+            values = "; ".join(cls._unusable(e) for e in error.errors())
             raise SettingsError(
                 f"unusable {cls.ABOUT}: {values}.", hint=f"{cls.LISTED_BY} lists defaults and units."
             ) from None
+
+
+def is_secret(name: str, field: FieldInfo | None) -> bool:
+    """Return whether a setting may hold a secret, by its type or by its name. `field` None: there is no such setting.
+
+    >>> is_secret("redis_url", None), is_secret("unkeyed_topic", FieldInfo(annotation=str))
+    (True, False)
+    """
+    return field is None or "SecretStr" in str(field.annotation) or not _SECRET_WORDS.isdisjoint(name.split("_"))
+
+
+def shown_value(name: str, field: FieldInfo, value: object) -> str:
+    """Return a setting's value as it may be shown. A file's path is no secret; its contents are.
+
+    >>> shown_value("some_token", FieldInfo(annotation=str), "hunter2")
+    '**********'
+    """
+    if isinstance(value, str) and is_secret(name, field):
+        return str(SecretStr(value))
+    return without_credentials(str(value))
+
+
+def without_credentials(text: str) -> str:
+    """Return text without the user and password of a URL in it.
+
+    >>> without_credentials("'redis://me:p@ss@host:1/0' is not host:port")
+    "'redis://***@host:1/0' is not host:port"
+    """
+    return _CREDENTIALS.sub("://***@", text)
 
 
 def read_config_file() -> dict[str, Any]:

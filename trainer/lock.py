@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
-from stream.storage.client import RedisUnreachable, open_redis, unreachable
+from stream.storage.client import RedisUnreachable, error_text, open_redis, unreachable
 from trainer.errors import LockUnreachable, TrainingBusy
 
 if TYPE_CHECKING:
@@ -108,4 +108,4 @@ def _keep(lock: Lock, done: threading.Event, renew_s: float) -> None:
             )
             return
         except (RedisError, OSError) as error:
-            log.warning("the lock of this training can't be renewed: %s", error)
+            log.warning("the lock of this training can't be renewed: %s", error_text(error))

@@ -20,7 +20,8 @@ class TableSettings(SourcedSettings):
         table = read_config_file().get(cls.TABLE, {})
         if not isinstance(table, dict):
             raise SettingsError(
-                f"{cls.TABLE} in {os.environ[CONFIG]} is {table!r}, expected a table.", hint=f"Write [{cls.TABLE}]."
+                f"{cls.TABLE} in {os.environ[CONFIG]} is a {type(table).__name__}, expected a table.",
+                hint=f"Write [{cls.TABLE}].",
             )
         return table
 

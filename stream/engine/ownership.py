@@ -16,6 +16,7 @@ from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.kafka.streams import Streams
 from stream.settings import Settings
+from stream.storage.client import error_text
 from stream.storage.heads import HeadChange, StoreHead, encode_head
 
 P = ParamSpec("P")
@@ -102,7 +103,7 @@ class Owned:
         except RedisError as error:
             raw = await self.shard.store.committed(sent)
             if raw is None:
-                raise ShardLost("redis_commit", f"the commit to Redis failed: {error}.") from error
+                raise ShardLost("redis_commit", f"the commit to Redis failed: {error_text(error)}.") from error
         self.head, self.raw = head, raw
 
     async def close(self) -> None:

@@ -20,7 +20,7 @@ from stream.engine.turns import Models, Turns
 from stream.errors import SegstreamError, ShardLost, ShardQuarantined, StepFailed, WorkerFailed
 from stream.kafka.refusals import denial
 from stream.metrics import Metrics
-from stream.storage.client import refusal
+from stream.storage.client import error_text, refusal
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +98,13 @@ class Shard:
                     raise refused from error
                 cause = error.cause if isinstance(error, ShardLost) else type(error).__name__
                 attempt += 1
+                why = error_text(error)
                 log.warning(
-                    "%s: %s: %s; taking over afresh", self.shard, cause, error, exc_info=log.isEnabledFor(logging.DEBUG)
+                    "%s: %s: %s; taking over afresh", self.shard, cause, why, exc_info=log.isEnabledFor(logging.DEBUG)
                 )
                 await self._close(owned)
                 owned = None
-                await self._board.put(self.shard, "failing", reason=cause, detail=str(error))
+                await self._board.put(self.shard, "failing", reason=cause, detail=why)
                 await self._back_off(attempt)
             finally:
                 await self._close(owned)

@@ -13,6 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from stream.storage.client import error_text
 from stream.storage.keys import status_key
 
 if TYPE_CHECKING:
@@ -148,6 +149,6 @@ class StatusBoard:
             text = msgspec.json.encode(asdict(status))
             await asyncio.wait_for(self._redis.hset(self._key, str(partition), cast("str", text)), 2)
         except (RedisError, TimeoutError, OSError) as error:
-            log.debug("the status of partition %d can't be shown: %s", partition, error)
+            log.debug("the status of partition %d can't be shown: %s", partition, error_text(error))
             return False
         return True

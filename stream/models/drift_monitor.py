@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from segmentation.rfm import StateFormatError
+from stream.storage.client import error_text
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardUnreadable
 from stream.storage.sample import sampled_drift
@@ -58,7 +59,7 @@ class DriftMonitor:
             drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
         except (RedisError, OSError, StateFormatError, ShardUnreadable) as error:
             # The shard itself reports what to do when it reads this state.
-            log.warning("no sample of the customers: %s", error)
+            log.warning("no sample of the customers: %s", error_text(error))
         except Exception:  # a fault in a mere metric must not stop the shards
             log.exception("no sample of the customers")
         self._metrics.show_drift(drift)

@@ -91,6 +91,15 @@ def unreachable(settings: DeploymentSettings, error: Exception) -> RedisUnreacha
     return RedisUnreachable(f"Redis at {redis_address(settings)}: {what.removesuffix('.')}.", hint=hint)
 
 
+def error_text(error: Exception) -> str:
+    """Return the text of a client's error, without the arguments of a command: they can be a password, or a customer.
+
+    >>> error_text(ValueError("unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2'"))
+    "unknown command 'HELLO'"
+    """
+    return str(error).partition(", with args beginning with")[0] or type(error).__name__
+
+
 def refusal(settings: DeploymentSettings, error: BaseException) -> RedisUnreachable | None:
     """Return that Redis refuses this user, where that is what an error comes from: trying again doesn't help."""
     for cause in causes(error):
@@ -107,7 +116,7 @@ def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
             "Set both in SEGSTREAM_REDIS_URL: rediss://USER:PASSWORD@HOST:PORT/0, special characters percent-encoded."
         )
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"the ACL of SEGSTREAM_REDIS_URL's user is too narrow: {error}", _ACL_HINT
+        return f"the ACL of SEGSTREAM_REDIS_URL's user is too narrow: {error_text(error)}", _ACL_HINT
     tls = urlsplit(_url(settings)).scheme == "rediss"
     plain = "write redis:// in SEGSTREAM_REDIS_URL"
     if tls and (why := why_tls_failed(error, settings.redis_tls, address="SEGSTREAM_REDIS_URL", plain=plain)):
@@ -115,7 +124,7 @@ def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
     hint = "Check SEGSTREAM_REDIS_URL, and that Redis or Valkey runs (`segstream local up` starts one here)."
     if not tls and any(words in str(error) for words in ("closed by server", "reset by peer", "Broken pipe")):
         hint = "If this port expects TLS, write rediss:// in SEGSTREAM_REDIS_URL."
-    return str(error) or type(error).__name__, hint
+    return error_text(error), hint
 
 
 def _why_no_primary(settings: DeploymentSettings, text: str) -> tuple[str, str]:
@@ -142,11 +151,23 @@ def _url(settings: DeploymentSettings) -> str:
     try:
         (urlsplit(url).hostname or "").encode("idna")
         url_options(url)
+        _check_credentials(url)
     except ValueError:
         raise RedisUnreachable(
-            "SEGSTREAM_REDIS_URL isn't a Redis URL.", hint="Give one like redis://127.0.0.1:6379/0."
+            "SEGSTREAM_REDIS_URL isn't a Redis URL.",
+            hint="Give one like redis://127.0.0.1:6379/0; special characters of a password percent-encoded.",
         ) from None
     return url
+
+
+def _check_credentials(url: str) -> None:
+    """Raise ValueError where a password isn't percent-encoded and has "/", "?" or "#".
+
+    These end the address, so a part of the password would be taken for the host, and shown.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError("a part behind the address has an @")
 
 
 def _options(settings: DeploymentSettings, timeout_s: float) -> dict[str, Any]:

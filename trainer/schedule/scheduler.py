@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import RedisError
 
 from stream.errors import SegstreamError
+from stream.storage.client import error_text
 from trainer.lock import RENEW_S
 from trainer.schedule.metrics import ScheduleMetrics
 from trainer.schedule.policy import DueRun, LastRun, Policy, RunOutcome, Schedule, begun, due, ended, rested
@@ -85,7 +86,7 @@ class Scheduler:
                     await self.memory.end_turn()
             self._beat()
         except (RedisError, OSError) as error:
-            log.warning("no training can be scheduled, because Redis doesn't answer: %s", error)
+            log.warning("no training can be scheduled, because Redis doesn't answer: %s", error_text(error))
 
     def next_run_ms(self) -> int:
         """Return when the next run is planned, ms since 1970: a retry, or an instant of the schedule plus jitter."""

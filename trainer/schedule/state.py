@@ -10,6 +10,7 @@ import msgspec
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
+from stream.storage.client import error_text
 from trainer.lock import EXPIRY_S, holder_token
 from trainer.schedule.policy import LastRun
 
@@ -56,7 +57,7 @@ class RunMemory:
         except LockError:
             return False
         except (RedisError, OSError) as error:
-            log.warning("the turn to train can't be renewed: %s", error)
+            log.warning("the turn to train can't be renewed: %s", error_text(error))
         return True
 
     async def owns_turn(self) -> bool:

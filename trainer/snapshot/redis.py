@@ -14,7 +14,7 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
-from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
+from stream.storage.client import RedisUnreachable, error_text, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
@@ -73,7 +73,7 @@ def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> 
         raise SnapshotError(str(error), hint=_REPLICA) from None
     except (RedisError, OSError) as error:
         if hint := _hint(error):
-            raise SnapshotError(f"Redis at {redis_address(settings)}: {error}.", hint=hint) from error
+            raise SnapshotError(f"Redis at {redis_address(settings)}: {error_text(error)}.", hint=hint) from error
         raise SnapshotError(str(unreachable(settings, error)), hint=_REPLICA) from error
     except ShardUnreadable as error:
         raise SnapshotError(str(error)) from error

@@ -3,9 +3,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import field_validator
+from pydantic_settings import SettingsConfigDict
+from typer.testing import CliRunner
 
+from stream import cli
 from stream.errors import SettingsError
-from stream.settings import load_settings
+from stream.settings import Settings, load_settings
+from stream.settings_sources import SourcedSettings
+from trainer.schedule.settings import ScheduleSettings
+from trainer.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,3 +58,70 @@ def test_the_case_of_a_variables_name_does_not_matter(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SEGSTREAM_group", "shop")
     monkeypatch.setenv("SEGSTREAM_cache_dir", "elsewhere")
     assert load_settings().group == "shop"
+
+
+SECRET = "hunter2-of-the-test"
+
+
+def secretive(name: str) -> bool:
+    return not {"password", "secret", "salt", "token", "key", "url"}.isdisjoint(name.split("_"))
+
+
+@pytest.mark.parametrize("settings", [Settings, TrainingSettings, ScheduleSettings])
+def test_a_setting_with_a_secrets_name_has_a_secrets_type(settings: type[SourcedSettings]) -> None:
+    plain = [
+        name
+        for name, field in settings.model_fields.items()
+        if secretive(name) and "SecretStr" not in str(field.annotation) and "Path" not in str(field.annotation)
+    ]
+    assert not plain
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if secretive(name)])
+def test_no_secret_is_in_an_error(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "shop.toml"
+    config.write_text(f'{name} = ["{SECRET}"]\n[trainer]\n{name} = ["{SECRET}"]\n')
+    monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
+    for load in (load_settings, TrainingSettings.load):
+        with pytest.raises(SettingsError, match=name.upper()) as raised:
+            load()
+        assert SECRET not in str(raised.value)
+        assert raised.value.__cause__ is None
+
+
+def test_credentials_in_any_value_are_not_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS", f"sasl://me:{SECRET}@/x@kafka:9092,broken")
+    with pytest.raises(SettingsError, match=r"sasl://\*\*\*@kafka:9092") as raised:
+        load_settings()
+    assert SECRET not in str(raised.value)
+
+
+def test_a_validator_of_a_secret_may_quote_it() -> None:
+    class WithValidator(SourcedSettings):
+        model_config = SettingsConfigDict(env_prefix="OF_THE_TEST_")
+        ABOUT = "settings"
+        LISTED_BY = "nothing"
+        some_token: str
+
+        @classmethod
+        def file_values(cls) -> dict[str, object]:
+            return {}
+
+        @field_validator("some_token")
+        @classmethod
+        def _refuse(cls, value: str) -> str:
+            raise ValueError(f"{value!r} is short")
+
+    with pytest.raises(SettingsError, match=r"OF_THE_TEST_SOME_TOKEN=\*\*\*: this value can't be used") as raised:
+        WithValidator.load(some_token=SECRET)
+    assert SECRET not in str(raised.value)
+
+
+def test_the_list_of_settings_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("redis_url", "kafka_sasl_password", "erasure_salt", "kafka_ssl_key_password"):
+        monkeypatch.setenv(f"SEGSTREAM_{name.upper()}", f"redis://me:{SECRET}@127.0.0.1")
+    monkeypatch.setenv("SEGSTREAM_KAFKA_SSL_CERTFILE", "cert.pem")
+    monkeypatch.setenv("SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS", f"ssl://{SECRET}@kafka:9092")
+    shown = CliRunner().invoke(cli.app, ["settings"]).output
+    assert "ssl://***@kafka:9092" in shown
+    assert SECRET not in shown
