@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from bench.harness.children import MeasuredProcess
+from bench.harness.errors import BenchError
 from bench.harness.followers import following_topics
 from bench.harness.orders import new_order
 from bench.harness.worker_run import end_worker
@@ -105,12 +106,13 @@ async def measure_rolling(
     """Start workers by `start`, and restart each under `rate` orders/s, with twice `calm_s` between two changes.
 
     Orders of the first `warm_up_s` don't count: the broker is still busy with its own start. Raises BenchError where a
-    worker ends with an error.
+    worker ends with an error, or the workers aren't ready within a minute.
     """
     workers = [start(number) for number in range(WORKERS)]
     watch, stop, spans = _RollingWatch(), asyncio.Event(), list[tuple[int, int]]()
     try:
-        await _until(ready)
+        if not await _holds(ready, _READY_S):
+            raise BenchError(f"the workers aren't ready after {_READY_S:.0f} s.", hint="Look at their logs.")
         topics = [settings.changes_topic]
         async with following_topics(settings, topics, watch.follow, linger_ms=5) as producer:
             sending = asyncio.create_task(watch.send(producer, settings, rate, stop))
@@ -130,19 +132,22 @@ async def measure_rolling(
             stop.set()
             await sending
             await producer.flush()
-            await _until(lambda: not watch.sent, _ARRIVE_S)
+            # An order that doesn't arrive in this time counts as lost.
+            await _holds(lambda: not watch.sent, _ARRIVE_S)
     finally:
         for worker in workers:
             await asyncio.to_thread(worker.end)
     return _rolling(watch, warm, spans)
 
 
-async def _until(condition: Callable[[], bool], within_s: float = _READY_S) -> None:
+async def _holds(condition: Callable[[], bool], within_s: float) -> bool:
+    """Wait until a condition holds. Return False where it doesn't within this time."""
     deadline = time.monotonic() + within_s
     while not await asyncio.to_thread(condition):
         if time.monotonic() > deadline:
-            return
+            return False
         await asyncio.sleep(0.05)
+    return True
 
 
 def _rolling(watch: _RollingWatch, warm: int, spans: list[tuple[int, int]]) -> Rolling:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -43,3 +45,31 @@ def test_a_former_name_means_the_present_option() -> None:
         assert runner.invoke(app, arguments).exit_code == 0
     assert seen == [("red", True)] * 3
     assert runner.invoke(app, ["--colours", "red"]).exit_code == 2
+
+
+def test_the_value_of_an_option_is_no_former_name() -> None:
+    app = typer.Typer()
+    seen: list[tuple[str, str, bool]] = []
+
+    @app.command(cls=accepting({"--alone": "--without-kafka", "--why": "--reason"}))
+    def run(
+        *,
+        reason: Annotated[str, typer.Option("--reason", "-r")] = "",
+        pair: tuple[str, str] = ("", ""),
+        without_kafka: bool = False,
+    ) -> None:
+        seen.append((reason, " ".join(pair), without_kafka))
+
+    runner = CliRunner()
+    for arguments in (
+        ["--reason", "--alone"],
+        ["-r", "--alone"],
+        ["--why", "--alone"],
+        ["--reason=--alone"],
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 0
+        assert "--alone is now" not in result.stderr
+    assert seen == [("--alone", " ", False)] * 4
+    runner.invoke(app, ["--pair", "--alone", "--alone", "--alone"])
+    assert seen[-1] == ("", "--alone --alone", True)
