@@ -23,7 +23,7 @@ from stream.commands import (
     topics,
     workers,
 )
-from stream.errors import SegstreamError
+from stream.errors import SegstreamError, error_text
 from stream.logs import logging_config
 from stream.terminal import echo
 
@@ -72,8 +72,6 @@ def main() -> None:
     except SegstreamError as error:
         _fail(str(error))
     except _redis_errors() as error:
-        from stream.storage.client import error_text
-
         _fail(f"Redis: {error_text(error)}. Check SEGSTREAM_REDIS_URL; `segstream local up` starts one.")
     except TimeoutError:
         _fail("Kafka didn't answer in time. Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.")

@@ -69,3 +69,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def error_text(error: Exception) -> str:
+    """Return an error's text without the arguments of a command that Redis quotes: a password, or a customer's id.
+
+    >>> error_text(ValueError("unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2'"))
+    "unknown command 'HELLO'"
+    """
+    return str(error).partition(", with args beginning with")[0] or type(error).__name__

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from redis.exceptions import LockError, RedisError
 from redis.lock import Lock
 
-from stream.storage.client import RedisUnreachable, error_text, open_redis, unreachable
+from stream.errors import error_text
+from stream.storage.client import RedisUnreachable, open_redis, unreachable
 from trainer.errors import LockUnreachable, TrainingBusy
 
 if TYPE_CHECKING:

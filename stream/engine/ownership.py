@@ -13,10 +13,9 @@ from segmentation.step import BatchTooLong, StateUnreadable, Step
 from stream.engine.ledger import Ledger, Written
 from stream.engine.log_reader import LogReader, foreign_outputs
 from stream.engine.store import ShardStore, Writes
-from stream.errors import ShardLost, ShardQuarantined, StepFailed
+from stream.errors import ShardLost, ShardQuarantined, StepFailed, error_text
 from stream.kafka.streams import Streams
 from stream.settings import Settings
-from stream.storage.client import error_text
 from stream.storage.heads import HeadChange, StoreHead, encode_head
 
 P = ParamSpec("P")

@@ -17,10 +17,10 @@ from stream.engine.ownership import Owned, ShardContext
 from stream.engine.status_board import StatusBoard
 from stream.engine.takeover import take_over
 from stream.engine.turns import Models, Turns
-from stream.errors import SegstreamError, ShardLost, ShardQuarantined, StepFailed, WorkerFailed
+from stream.errors import SegstreamError, ShardLost, ShardQuarantined, StepFailed, WorkerFailed, error_text
 from stream.kafka.refusals import denial
 from stream.metrics import Metrics
-from stream.storage.client import error_text, refusal
+from stream.storage.client import refusal
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from stream.storage.client import error_text
+from stream.errors import error_text
 from stream.storage.keys import status_key
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from segmentation.rfm import StateFormatError
-from stream.storage.client import error_text
+from stream.errors import error_text
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardUnreadable
 from stream.storage.sample import sampled_drift

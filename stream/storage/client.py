@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError
 
-from stream.errors import SegstreamError, causes
+from stream.errors import SegstreamError, causes, error_text
 from stream.kafka.clients import CONNECT_TIMEOUT_S
 from stream.storage.redis_internals import (
     pack_commands_in_c,
@@ -89,15 +89,6 @@ def unreachable(settings: DeploymentSettings, error: Exception) -> RedisUnreacha
     """Return what an error of a client means: one line that names the setting to look at, and no secret."""
     what, hint = _meaning(settings, error)
     return RedisUnreachable(f"Redis at {redis_address(settings)}: {what.removesuffix('.')}.", hint=hint)
-
-
-def error_text(error: Exception) -> str:
-    """Return the text of a client's error, without the arguments of a command: they can be a password, or a customer.
-
-    >>> error_text(ValueError("unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2'"))
-    "unknown command 'HELLO'"
-    """
-    return str(error).partition(", with args beginning with")[0] or type(error).__name__
 
 
 def refusal(settings: DeploymentSettings, error: BaseException) -> RedisUnreachable | None:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from stream.errors import SegstreamError
-from stream.storage.client import error_text
+from stream.errors import SegstreamError, error_text
 from trainer.lock import RENEW_S
 from trainer.schedule.metrics import ScheduleMetrics
 from trainer.schedule.policy import DueRun, LastRun, Policy, RunOutcome, Schedule, begun, due, ended, rested

@@ -10,7 +10,7 @@ import msgspec
 from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
-from stream.storage.client import error_text
+from stream.errors import error_text
 from trainer.lock import EXPIRY_S, holder_token
 from trainer.schedule.policy import LastRun
 

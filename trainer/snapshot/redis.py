@@ -14,7 +14,8 @@ from segmentation.entries import DAY_MS
 from segmentation.events import iso
 from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
-from stream.storage.client import RedisUnreachable, error_text, open_redis, redis_address, unreachable
+from stream.errors import error_text
+from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardUnreadable, read_clock, read_states
 from trainer.errors import SnapshotError
