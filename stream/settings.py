@@ -187,6 +187,11 @@ class Settings(DeploymentSettings):
         30.0, gt=0, description="longest wait between two attempts to take over a failing shard, in seconds"
     )
 
+    redis_eviction_allowed: bool = Field(
+        False,
+        description="start although Redis' maxmemory-policy isn't noeviction, so that it may delete customers' states",
+    )
+
     # Monitoring.
     open_transaction_warn_s: float = Field(
         60.0,

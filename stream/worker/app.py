@@ -35,10 +35,12 @@ from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed
 from stream.settings import Settings
 from stream.storage.client import connect, redis_client
+from stream.storage.eviction import check_eviction, eviction_warning
 from stream.storage.keys import ShardKeys
 
 log = logging.getLogger(__name__)
 
+EVICTION_CHECK_S: Final = 15.0  # a policy may be changed while Redis runs
 FIRST_DRIFT_SAMPLE_S: Final = 30.0  # after the start: the shards have been taken over by then
 
 
@@ -106,6 +108,14 @@ class ShardService(Service):
         while not self.should_stop:
             await monitor.look()
             await self.sleep(interval_s)
+
+    @Service.task
+    async def _watch_eviction(self) -> None:
+        warning = ""
+        while not self.should_stop:
+            warning = await eviction_warning(self._redis, warning)
+            self._board.warn(None, warning and f"Redis: {warning}")
+            await self.sleep(EVICTION_CHECK_S)
 
     @Service.timer(REFRESH_S)
     async def _refresh(self) -> None:
@@ -185,11 +195,14 @@ def run_worker(settings: Settings, step: Step) -> int:
 
 
 async def _check_servers(settings: Settings, streams: Streams) -> None:
-    """Check that Kafka, the topics and Redis are there. Raises KafkaUnreachable, TopicUnusable, RedisUnreachable."""
+    """Check that Kafka, the topics and Redis are there.
+
+    Raises KafkaUnreachable, TopicUnusable, RedisUnreachable, RedisEvicts.
+    """
     topics = [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic]
     async with kafka_consumer(settings) as consumer:
         found = await partitions_of(consumer, topics)
     count = sum(partition.topic == streams.input for partition in found)
     check_partition_count(streams.input, count, settings.partitions)
-    with redis_client(settings):
-        pass
+    with redis_client(settings) as redis:
+        check_eviction(settings, redis)

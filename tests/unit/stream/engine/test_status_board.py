@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -27,3 +28,30 @@ async def test_a_reason_is_shown_only_while_it_holds() -> None:
     assert (status.state, status.reason, status.detail) == ("waiting for model", "model_unknown", "v1")
     board.note(shard, owned)
     assert (status.state, status.reason, status.detail) == ("running", "", "")
+
+
+class Noted:
+    """A Redis that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    async def hset(self, _: str, partition: str, text: bytes) -> int:
+        self.rows[partition] = json.loads(text)
+        return 1
+
+
+async def test_warnings_of_all_shards_and_of_one_are_shown_until_they_end() -> None:
+    redis = Noted()
+    board = StatusBoard(cast("Any", redis), "g", "orders", "me", lambda: 1_000)
+    for partition in (0, 1):
+        await board.put(cast("Any", SimpleNamespace(partition=partition)), "running")
+    board.warn(None, "all.")
+    board.warn(1, "one.")
+    await board.refresh()
+    assert [redis.rows[p]["warning"] for p in "01"] == ["all.", "all. one."]
+    assert board.warnings == ["all.", "one."]
+    board.warn(None, "")
+    await board.refresh()
+    assert [redis.rows[p]["warning"] for p in "01"] == ["", "one."]
+    assert board.warnings == ["one."]
