@@ -15,6 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 import msgspec
 from msgspec import Meta
 
+from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
 from segmentation.events import (
     CampaignAction,
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
+_ADOPTED: Final = (Cause.MODEL, Cause.SETTINGS)  # the shop changed its mind, not the customer
 
 
 VERSION: Final = 1
@@ -178,11 +180,12 @@ class CampaignStep:
 
     name = "campaigns"
     rescore_first = False
+    agreed: Agreed | None = None  # rules may change at any time: they judge later moves
 
     def __init__(self, table: RuleTable, group: str, *, adopted: bool = False) -> None:
         """Fix the rules. `group` names the deployment and is part of the ids of actions.
 
-        `adopted`: moves of a new model set off no action.
+        `adopted`: moves by a new model or by changed settings set off no action.
         """
         self._table = table
         self._adopted = adopted
@@ -231,7 +234,7 @@ class CampaignStep:
                 turn.counts["repeat"] += 1
                 return state
             state = state.join(_after(change))
-            adopted = self._adopted and change.cause is Cause.MODEL
+            adopted = self._adopted and change.cause in _ADOPTED
             rule = None if adopted or change.to is None else self._table.match(change.from_, change.to, change.cause)
             if rule is None:
                 turn.counts["adopted" if adopted else "erased" if change.to is None else "no_rule"] += 1
@@ -256,6 +259,15 @@ class CampaignStep:
     def is_erased(self, value: bytes) -> bool:
         """Return whether the last move handled was the erasure."""
         return CampaignState.unpack(value).erased
+
+    def under(self, agreed: Agreed) -> CampaignStep:
+        """Return the step itself: it has no such settings."""
+        del agreed  # the contract asks for it
+        return self
+
+    def bare(self, value: bytes) -> bytes | None:
+        """Return the state: it holds nothing else."""
+        return value
 
     @staticmethod
     def _follow(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from segmentation.decisions import ScoreRequest, ScoringContext, score, search
+from segmentation.decisions import ScoreRequest, ScoringContext, announce, score, search
+from segmentation.events import Cause
 from segmentation.moves import Move
-from segmentation.rfm import EMPTY
+from segmentation.rfm import EMPTY, announcement, is_silent
 from segmentation.step import NEVER_DUE
 
 
@@ -38,6 +39,13 @@ class Customer:
         """Note its move, and the state after it."""
         self.value, self.changed, self.move = move.value, True, move
 
+    def drops_silently(self) -> bool:
+        """Return whether nothing of a due customer may be published; then its entry of the due index is dropped."""
+        if self.value is None or not is_silent(self.value):
+            return False
+        self.searched = True
+        return True
+
     def wait(self, due: int, target: int, wake: int) -> None:
         """Note its next move by time alone; its move of this round foretells it."""
         self.due, self.target, self.wake, self.searched = due, target, wake, True
@@ -62,3 +70,15 @@ def search_customers(customers: Sequence[Customer], starts: Sequence[int], scori
     found = search([c.value or EMPTY for c in customers], starts, scoring)
     for customer, due, target, wake in zip(customers, *found, strict=True):
         customer.wait(due, target, wake)
+
+
+def erase_customer(customer: Customer, request: ScoreRequest) -> Iterable[Move]:
+    """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8)."""
+    customer.erased = True
+    value = customer.value or EMPTY
+    if not announcement(value)[0]:
+        return []
+    move = announce(customer.key, value, 0, request.at, Cause.ERASURE, request.position)
+    move.causation_id = request.event.event_id if request.event else None
+    customer.take(move)
+    return [move]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Final, Literal, NamedTuple
 
+from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
 from segmentation.entries import DAY_MS, Entry
 from segmentation.events import (
@@ -91,6 +93,19 @@ class Reader:
     max_event_bytes: int
     earliest_ms: int = 0  # an earlier date is taken for a mistake
     backfill_expiry_ms: int = DAY_MS  # a backfill without a record for so long is over
+
+    @classmethod
+    def under(cls, agreed: Agreed) -> Reader:
+        """Return the reader under these settings."""
+        return cls(
+            currency=agreed.currency,
+            time=agreed.time,
+            tolerance_ms=agreed.future_tolerance_s * 1000,
+            max_jump_ms=agreed.max_clock_jump_days * DAY_MS,
+            max_event_bytes=agreed.max_event_bytes,
+            earliest_ms=(date.fromisoformat(agreed.earliest_date) - date(1970, 1, 1)).days * DAY_MS,
+            backfill_expiry_ms=int(agreed.backfill_expiry_hours * 3_600_000),
+        )
 
     def read(
         self,

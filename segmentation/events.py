@@ -166,6 +166,7 @@ class Cause(StrEnum):
     SILENCE = "silence"  # no event for long enough
     WINDOW = "window"  # an order left the window
     MODEL = "model"
+    SETTINGS = "settings"  # the deployment's settings changed: the window, the dwell, …
     FIRST = "first"
     BACKFILL = "backfill"  # the load of the customer's history is complete
     ERASURE = "erasure"

@@ -9,19 +9,20 @@ sorted at the end.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import Final, NamedTuple, cast
 
+from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN
-from segmentation.customers import Customer, score_customers, search_customers
-from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, announce, move_by_time, staying
+from segmentation.customers import Customer, erase_customer, score_customers, search_customers
+from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.events import Cause, Reason
 from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
 from segmentation.moves import NOTE, Move
-from segmentation.partitioners import Partitioner
+from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import (
     EMPTY,
     advance_bytes,
@@ -29,16 +30,17 @@ from segmentation.rfm import (
     headers,
     is_erased,
     is_lost,
-    is_silent,
     muted_by,
     with_announcement,
     with_mute,
 )
 from segmentation.scorer import UNKNOWN
-from segmentation.state_bytes import silent
+from segmentation.state_bytes import bare, silent
 from segmentation.step import NEVER_DUE, DeadLetter, DueEntry, KafkaRecord, Scope, Turn, TurnContext, TurnPlan
 
 BY_TIME: Final = 0  # at one position of the fold, what is due comes before the record
+ALL: Final = (Scope.EVERYONE, Scope.SETTINGS)  # rescores that may move every customer
+CAUSES: Final = {Scope.SETTINGS: Cause.SETTINGS}  # of all moves of a rescore; else the model's or the first
 
 
 class _Work(NamedTuple):
@@ -70,11 +72,13 @@ class ScoringStep:
         dwell_ms: int = 0,
         partitioner: Partitioner | None = None,
         partitions: int = 1,
+        agreed: Agreed | None = None,
     ) -> None:
-        """Fix the deployment's rules.
+        """Fix the deployment's rules. `of` takes them from the settings.
 
         `partitioner` must put each new customer on the partition that its records came from; None: no check.
         """
+        self.agreed = agreed
         self._reader = reader
         self._rules = rules
         self._dwell_ms = dwell_ms
@@ -82,6 +86,19 @@ class ScoringStep:
         self._partitions = partitions
         self._event_time = reader.time == "event"
         self.rescore_first = self._event_time
+
+    @classmethod
+    def of(cls, agreed: Agreed, partitions: int) -> ScoringStep:
+        """Return the step under a deployment's settings."""
+        partitioner = PARTITIONERS[agreed.partitioner]
+        return cls(
+            Reader.under(agreed), agreed.rules, dwell_ms=agreed.dwell_ms, partitioner=partitioner,
+            partitions=partitions, agreed=agreed,
+        )  # fmt: skip
+
+    def under(self, agreed: Agreed) -> ScoringStep:
+        """Return the step under other settings."""
+        return ScoringStep.of(agreed, self._partitions)
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode and check the records, and give each its clock (docs/explanation/exactly-once.md, section 3)."""
@@ -170,7 +187,7 @@ class ScoringStep:
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
-        """Score each customer at the clock, under a new model or after a backfill; quiet ones only get their due time.
+        """Score each customer at the clock: a new model, new settings, or a backfill's end. Quiet ones get a due time.
 
         Skips the customers that are still muted or have lost every order, and unmutes those whose backfill is over.
         """
@@ -187,12 +204,12 @@ class ScoringStep:
             customer = Customer(key, with_mute(value, 0) if slot else value, changed=bool(slot))
             # The due index's entry of a muted customer is from before: no instant up to now may be published any more.
             customer.fired_at = clock if slot else None
-            silent = already or not (slot or context.scope is Scope.EVERYONE)
+            silent = already or not (slot or context.scope in ALL)
             if not silent:
                 # Not for the silent: a move due at this very instant is published with the figures of the one before.
                 now = customer.value = advance_bytes(customer.value or EMPTY, clock, self._rules)
                 prior = now if announcement(now)[0] else None
-                cause = Cause.BACKFILL if slot else None
+                cause = Cause.BACKFILL if slot else CAUSES.get(context.scope)
                 scored.append(customer)
                 requests.append(ScoreRequest(key, now, prior, clock, (0, BY_TIME, clock, key), None, cause))
             customers.append(customer)
@@ -210,7 +227,7 @@ class ScoringStep:
     ) -> tuple[Sequence[tuple[bytes, bytes]], Sequence[bool]]:
         """Return the customers without those that need only a due time under a new model; the turn gets that time."""
         scoring = self._scoring(context)
-        if scoring is None or context.scope is not Scope.EVERYONE or not rows:
+        if scoring is None or context.scope not in ALL or not rows:
             return rows, quiet
         values = [value for _, value in rows]
         head = headers(values)
@@ -232,6 +249,10 @@ class ScoringStep:
     def is_erased(self, value: bytes) -> bool:
         """Return whether the erasure is all that is left, and published."""
         return is_erased(value)
+
+    def bare(self, value: bytes) -> bytes | None:
+        """Return the state without any event, with its last published move alone; None: none was published."""
+        return bare(value)
 
     def _expired(self, context: TurnContext) -> tuple[str, ...]:
         """Return the backfills without a record for too long, for a turn without records."""
@@ -273,7 +294,7 @@ class ScoringStep:
         moves: list[Move] = []
         batch, taken, bound, scoring = fold.batch, fold.taken, fold.bound, fold.scoring
         if scoring is not None:
-            fired = [c for c in customers if c.fired_at is not None and not self._is_silent(c)]
+            fired = [c for c in customers if c.fired_at is not None and not c.drops_silently()]
             search_customers(fired, [c.fired_at or 0 for c in fired], scoring)
         active = customers
         while active:
@@ -331,32 +352,12 @@ class ScoringStep:
         erased = [r.event is not None and r.event.entry.kind == ERASED for r in requests]
         if any(erased):
             for c, r in zip(compress(scored, erased), compress(requests, erased), strict=True):
-                moves += self._erase(c, r)
+                moves += erase_customer(c, r)
             kept = [not is_ for is_ in erased]
             scored, requests = list(compress(scored, kept)), list(compress(requests, kept))
         moves += score_customers(scored, requests, scoring)
         search_customers(searched, starts, scoring)
         return moves
-
-    @staticmethod
-    def _is_silent(c: Customer) -> bool:
-        """Return whether nothing of a due customer may be published; then its entry of the due index is dropped."""
-        if c.value is None or not is_silent(c.value):
-            return False
-        c.searched = True
-        return True
-
-    @staticmethod
-    def _erase(c: Customer, request: ScoreRequest) -> Iterable[Move]:
-        """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8)."""
-        c.erased = True
-        value = c.value or EMPTY
-        if not announcement(value)[0]:
-            return []
-        move = announce(c.key, value, 0, request.at, Cause.ERASURE, request.position)
-        move.causation_id = request.event.event_id if request.event else None
-        c.take(move)
-        return [move]
 
     def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], context: TurnContext) -> None:
         """Write into the turn what is to be stored and published."""

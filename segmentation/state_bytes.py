@@ -172,6 +172,12 @@ def with_announcement(value: bytes, segment: int, sequence: int, moved_at: int) 
     return value[:2] + _ANNOUNCED.pack(segment, sequence, moved_at) + value[2 + _ANNOUNCED.size :]
 
 
+def bare(value: bytes) -> bytes | None:
+    """Return the state without any event, with its last published move alone; None: none was published."""
+    announced = announcement(value)
+    return with_announcement(EMPTY, *announced) if announced[1] else None
+
+
 def muted_by(value: bytes) -> int:
     """Return the slot of the backfill that mutes the customer; 0: none."""
     return value[1] >> 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
+from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, Backfills
 
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
@@ -65,6 +66,7 @@ class Scope(StrEnum):
     RELEASED = "released"  # those that a finished backfill had muted
     # Those; for all others the moves up to now are published and only the due times are missing.
     RELEASED_AND_DUE = "released and due"
+    SETTINGS = "settings"  # all: settings changed
 
 
 class TurnContext(NamedTuple):
@@ -159,6 +161,7 @@ class Step(Protocol):
 
     name: str  # part of the heads topic's name and of the Redis keys: scoring, campaigns
     rescore_first: bool  # the rescore of a started model ends before the next record is taken (event time)
+    agreed: Agreed | None  # the settings behind its states and outputs, which all workers share; None: none
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode a batch and list the states that it needs. An empty batch asks for what is due by time alone."""
@@ -196,3 +199,9 @@ class Step(Protocol):
 
     def is_erased(self, value: bytes) -> bool:
         """Return whether the customer was erased and nothing came since: the state is stored under its key's hash."""
+
+    def under(self, agreed: Agreed) -> Step:
+        """Return the step as it is under other settings."""
+
+    def bare(self, value: bytes) -> bytes | None:
+        """Return the state without any record, with its own last published output alone; None: it has none."""

@@ -17,6 +17,7 @@ from stream.commands import (
     local,
     models,
     outputs,
+    reconfigure,
     replay,
     settings,
     shards,
@@ -54,7 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: Rich alone takes as long to import as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (demo, replay, workers, outputs, customers, shards, settings):
+for room in (demo, replay, workers, outputs, customers, shards, reconfigure, settings):
     app.registered_commands += room.app.registered_commands
 for room in (local, topics, models, dead_letters):
     app.add_typer(room.app)

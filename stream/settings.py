@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from segmentation.agreed import Agreed
 from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
 from stream.connection_settings import ConnectionSettings
@@ -42,15 +43,27 @@ class DeploymentSettings(ConnectionSettings):
     time: Literal["wall", "event"] = Field(
         "wall",
         description="the time that customers are scored at. wall: the present. event: the time that the shard's events "
-        "have reached (for replays, the demo and tests)",
+        "have reached (for replays, the demo and tests); must agree",
     )
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of all orders (ISO 4217)")
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of all orders (ISO 4217); must agree")
     window_days: int = Field(
-        365, ge=1, le=3650, description="days for which an order counts towards frequency and monetary value"
+        365,
+        ge=1,
+        le=3650,
+        description="days for which an order counts towards frequency and monetary value; must agree",
     )
-    grace_days: int = Field(7, ge=0, le=3650, description="days by which a cancellation or an erasure may arrive late")
-    cap_entries: int = Field(16_384, ge=1, le=1_000_000, description="largest number of events kept for one customer")
-    max_event_bytes: int = Field(1_048_576, ge=1_024, description="largest record accepted as input, in bytes")
+    grace_days: int = Field(
+        7,
+        ge=0,
+        le=3650,
+        description="days by which a cancellation or an erasure may arrive late; must agree",
+    )
+    cap_entries: int = Field(
+        16_384, ge=1, le=1_000_000, description="largest number of events kept for one customer; must agree"
+    )
+    max_event_bytes: int = Field(
+        1_048_576, ge=1_024, description="largest record accepted as input, in bytes; must agree"
+    )
 
     # Topics that workers and the trainer use.
     partitions: int = Field(
@@ -99,17 +112,22 @@ class Settings(DeploymentSettings):
 
     # Events and moves.
     dwell_hours: float = Field(
-        0.0, ge=0, description="hours that a customer stays in a segment at least; 0: no minimum"
+        0.0, ge=0, description="hours that a customer stays in a segment at least; 0: no minimum; must agree"
     )
     future_tolerance_s: int = Field(
-        300, ge=0, description="seconds by which an event may be later than the timestamp of its Kafka record"
+        300,
+        ge=0,
+        description="seconds by which an event may be later than the timestamp of its Kafka record; must agree",
     )
     max_clock_jump_days: int = Field(
-        90, ge=1, description="days by which an event may be later than its shard's clock (with time = event)"
+        90,
+        ge=1,
+        description="days by which an event may be later than its shard's clock (with time = event); must agree",
     )
     earliest_date: date = Field(
         date(1990, 1, 1),
-        description="first day (UTC) that an event may be dated; an earlier one comes from a clock that wasn't set",
+        description="first day (UTC) that an event may be dated; an earlier one comes from a clock that wasn't set; "
+        "must agree",
     )
     erasure_salt: SecretStr = Field(
         SecretStr(""),
@@ -117,16 +135,17 @@ class Settings(DeploymentSettings):
     )
     model_moves: Literal["act", "adopt"] = Field(
         "act",
-        description="moves that a new model makes. act: campaigns act on them. adopt: campaigns only record them",
+        description="moves that a new model or other settings make. act: campaigns act on them. adopt: campaigns only "
+        "record them",
     )
     model_moves_per_minute: int | None = Field(
         None,
         ge=1,
-        description="largest number of moves a minute that a new model may make, over all shards (with time = wall); "
-        "default: no limit",
+        description="largest number of moves a minute that a new model or other settings may make, over all shards "
+        "(with time = wall); default: no limit",
     )
     backfill_expiry_hours: float = Field(
-        24.0, gt=0, description="hours without a record of a backfill after which it counts as finished"
+        24.0, gt=0, description="hours without a record of a backfill after which it counts as finished; must agree"
     )
     rules_file: Path | None = Field(None, description="file of campaign rules (YAML); default: the built-in rules")
 
@@ -134,7 +153,7 @@ class Settings(DeploymentSettings):
     replication_factor: int = Field(1, ge=1, description="replicas of each topic; use 3 in production")
     partitioner: Literal["murmur2", "crc32", "none"] = Field(
         "murmur2",
-        description="how the producers of orders choose the partition of a customer; none: it isn't checked",
+        description="how producers of orders choose the partition of a customer; none: it isn't checked; must agree",
     )
     unkeyed_topic: str = Field(
         "orders-unkeyed", description="topic of order events that aren't keyed by customer (input of the key adapter)"
@@ -217,9 +236,15 @@ class Settings(DeploymentSettings):
         ]
 
     @property
+    def agreed(self) -> Agreed:
+        """The settings that all workers must share, as the shards' heads keep them."""
+        values = {name: getattr(self, name) for name in Agreed.__struct_fields__}
+        return Agreed(**{**values, "earliest_date": self.earliest_date.isoformat()})
+
+    @property
     def dwell_ms(self) -> int:
         """How long a customer stays in a segment at least."""
-        return int(self.dwell_hours * 3_600_000)
+        return self.agreed.dwell_ms
 
     @property
     def backfill_expiry_ms(self) -> int:

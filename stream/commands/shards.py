@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from stream.clock import now_ms
-from stream.engine.step_name import StepName
+from stream.kafka.step_name import StepName
 from stream.renamed_options import accepting
 from stream.terminal import echo
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from segmentation.step import Activation, BatchTooLong, KafkaRecord, TurnContext, TurnPlan, never
+from segmentation.step import Activation, BatchTooLong, KafkaRecord, Scope, Step, TurnContext, TurnPlan, never
 from stream.engine.flow_control import deadline
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
@@ -15,14 +15,13 @@ from stream.storage.heads import Fingerprint, HeadChange, KafkaHead, StoreHead
 from stream.storage.reads import SKIP_LOST
 
 
-async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: asyncio.Event) -> None:
+async def catch_up(owned: Owned, kafka: KafkaHead, end: int, stopping: asyncio.Event) -> None:
     """Absorb the input from R to N, publishing nothing. Nothing of this must be kept: a successor computes it again.
 
     `end`: of the input, as asked after step 1 of the takeover. Raises ShardQuarantined where the input ends before N,
     ShardLost where it can't be read or the worker is stopping.
     """
-    shard, reader = owned.shard, owned.reader
-    target = kafka.offset if kafka else owned.head.offset
+    shard, reader, target = owned.shard, owned.reader, kafka.offset
     if target > end:
         raise ShardQuarantined(
             "input_truncated",
@@ -37,11 +36,14 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
             raise ShardLost("stopping", f"{shard} was released before it had caught up.")
         if time.monotonic() > deadline:
             raise ShardLost("read_timeout", f"{shard} can't be read from offset {owned.head.offset}.")
-        records = [r for r in await reader.read_on(shard.settings.turn_max_orders) if r.offset < target]
-        position = min(await reader.position(), target)
+        step, until = _judge(shard.step, kafka, owned.head.offset)
+        records = [r for r in await reader.read_on(shard.settings.turn_max_orders) if r.offset < until]
+        position = min(await reader.position(), until)
         if not records and position == owned.head.offset:
             continue
-        await _take(owned, records, position, kafka)
+        await _take(owned, step, records, position, kafka)
+        if until < target:
+            reader.seek(shard.streams.input, shard.partition, position)
         deadline = time.monotonic() + shard.settings.commit_timeout_s
     if owned.head.merge_clock != owned.head.clock:
         await owned.commit(Writes(), merge_clock=owned.head.clock)
@@ -49,14 +51,14 @@ async def catch_up(owned: Owned, kafka: KafkaHead | None, end: int, stopping: as
     reader.settle()
 
 
-async def _take(owned: Owned, records: Sequence[KafkaRecord], position: int, kafka: KafkaHead | None) -> None:
+async def _take(owned: Owned, step: Step, records: Sequence[KafkaRecord], position: int, kafka: KafkaHead) -> None:
     """Absorb records, in smaller batches where one would hold the event loop for too long. `position`: behind them."""
     left, size = list(records), len(records)
     while True:
         batch = left[:size]
         behind = position if len(batch) == len(left) else left[len(batch)].offset
         try:
-            await _absorb_batch(owned, batch, behind, kafka)
+            await _absorb_batch(owned, step, batch, behind, kafka)
         except BatchTooLong:
             size = max(1, len(batch) // 2)
             continue
@@ -66,12 +68,16 @@ async def _take(owned: Owned, records: Sequence[KafkaRecord], position: int, kaf
         size *= 2
 
 
-async def _absorb_batch(owned: Owned, records: Sequence[KafkaRecord], behind: int, kafka: KafkaHead | None) -> None:
+async def _absorb_batch(
+    owned: Owned, step: Step, records: Sequence[KafkaRecord], behind: int, kafka: KafkaHead
+) -> None:
     """Absorb one batch and commit it to Redis. `behind`: R after it. Raises BatchTooLong: nothing has happened."""
     shard, head = owned.shard, owned.head
-    states, created, plan = await _absorb(owned, records)
-    # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T.
-    writes = Writes(states, created=created, due=dict.fromkeys(states, max(head.clock, 0)))
+    states, created, plan = await _absorb(owned, step, records)
+    # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T. Needless where
+    # changed settings rescore everyone from the start: that gives each a due time, and their moves the cause.
+    due = {} if head.scope is Scope.SETTINGS and head.cursor == "" else dict.fromkeys(states, max(head.clock, 0))
+    writes = Writes(states, created=created, due=due)
     change = _released(plan, head, kafka)
     change |= {
         "offset": behind,
@@ -81,11 +87,19 @@ async def _absorb_batch(owned: Owned, records: Sequence[KafkaRecord], behind: in
     await owned.commit(shard.store.with_tombstones(writes, shard.step.is_erased), **change)
 
 
-def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead | None) -> HeadChange:
+def _judge(step: Step, kafka: KafkaHead, offset: int) -> tuple[Step, int]:
+    """Return (the step under the settings that the record at this offset was delivered under, where these end)."""
+    for judged in kafka.judged:
+        if judged.era == kafka.era and offset < judged.until:
+            return step.under(judged.agreed), min(judged.until, kafka.offset)
+    return step, kafka.offset
+
+
+def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead) -> HeadChange:
     """Return the change by backfills. Where one ended, its customers are rescored, quietly up to Kafka's cursor."""
     change: HeadChange = {} if plan.backfills is None else {"backfills": plan.backfills}
     if plan.closed:
-        change |= {"cursor": "", "quiet": kafka.cursor if kafka else "", "scope": head.scope_with_released()}
+        change |= {"cursor": "", "quiet": kafka.cursor, "scope": head.scope_with_released()}
     return change
 
 
@@ -96,28 +110,32 @@ def _fingerprint(records: Sequence[KafkaRecord], head: StoreHead) -> Fingerprint
     return Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
 
 
-async def _absorb(owned: Owned, records: Sequence[KafkaRecord]) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
+async def _absorb(
+    owned: Owned, step: Step, records: Sequence[KafkaRecord]
+) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
     """Return (changed states, keys among them that had none, the plan) after records that were delivered before.
 
     A record that makes the step raise went to the dead letters then: it is left out again.
     """
     try:
-        return await _absorb_all(owned, records)
+        return await _absorb_all(owned, step, records)
     except StepFailed:
-        usable = [record for record in records if await _is_usable(owned, record)]
-    return await _absorb_all(owned, usable)
+        usable = [record for record in records if await _is_usable(owned, step, record)]
+    return await _absorb_all(owned, step, usable)
 
 
-async def _is_usable(owned: Owned, record: KafkaRecord) -> bool:
+async def _is_usable(owned: Owned, step: Step, record: KafkaRecord) -> bool:
     try:
-        await _absorb_all(owned, [record])
+        await _absorb_all(owned, step, [record])
     except StepFailed:
         return False
     return True
 
 
-async def _absorb_all(owned: Owned, records: Sequence[KafkaRecord]) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
-    step, head = owned.shard.step, owned.head
+async def _absorb_all(
+    owned: Owned, step: Step, records: Sequence[KafkaRecord]
+) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
+    head = owned.head
     # `now` is the highest clock that any of these records can have had.
     activation = Activation(head.activation, head.version)
     overdue = deadline() if len(records) > 1 else never

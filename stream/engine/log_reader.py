@@ -297,6 +297,13 @@ class LogReader:
                 return head, takeover
             step *= 2
 
+    async def last_kafka_head(self, topic: str, partition: int, begin: int, end: int) -> KafkaHead | None:
+        """Return the last head, as of now; None: there is none. `begin`, `end`: the topic's bounds."""
+        if begin >= end:
+            return None
+        # The last offset is the marker that ends a transaction.
+        return (await self.read_kafka_head(topic, partition, begin, end - 1))[0]
+
     async def _heads_between(
         self, topic: str, partition: int, start: int, barrier: int
     ) -> tuple[KafkaHead | None, TakeoverRecord | None]:

@@ -9,6 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar, Unpack
 import msgspec
 from redis.exceptions import RedisError
 
+from segmentation.agreed import JudgedBefore
 from segmentation.step import BatchTooLong, StateUnreadable, Step
 from stream.engine.ledger import Ledger, Written
 from stream.engine.log_reader import LogReader, foreign_outputs
@@ -56,6 +57,7 @@ class Owned:
     ) -> None:
         """`raw`: the head's bytes in Redis; None: Redis has no head yet."""
         self.shard = shard
+        self.judged: tuple[JudgedBefore, ...] = ()  # of Kafka's head: how earlier records were judged
         self.ledger = ledger
         self.reader = reader
         self.head = head

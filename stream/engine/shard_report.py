@@ -12,8 +12,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 from segmentation.backfills import Backfill
 from segmentation.events import iso
 from stream.engine.status_board import ShardStatus
-from stream.engine.step_name import StepName
 from stream.kafka.clients import TopicUnusable, check_partition_count, input_ends
+from stream.kafka.step_name import StepName
 from stream.settings import Settings
 from stream.storage.client import redis_client
 from stream.storage.heads import StoreHead

@@ -167,6 +167,19 @@ class ShardStore:
         """Return whether nothing of the shard is there, whatever its head."""
         return not await self._redis.exists(*self._keys.all()[1:])
 
+    async def agreed(self, otherwise: bytes | None) -> bytes | None:
+        """Return the settings of the group's first worker. `otherwise`: these, where there was none before.
+
+        Atomic: of two workers with other settings that begin at one moment, one is refused.
+        """
+        if otherwise is not None:
+            await self._redis.set(self._keys.agreed, otherwise, nx=True)
+        return cast("bytes | None", await self._redis.get(self._keys.agreed))
+
+    async def change_agreed(self, settings: bytes) -> None:
+        """Set what `agreed` returns (`segstream reconfigure`)."""
+        await self._redis.set(self._keys.agreed, settings)
+
     @property
     def _salt_mark(self) -> bytes:
         return tombstone(b"", self._salt)

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from segmentation.step import Scope
+from stream.engine.agreement import adopted, check_settings, must_read_again, read_again, scope_of_all
 from stream.engine.catch_up import catch_up
 from stream.engine.ledger import Ledger
 from stream.engine.log_reader import Bounds, LogReader, OutputMark, foreign_outputs
@@ -45,12 +46,27 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
     4. The output log from C until output S was seen and the end asked after step 1 is reached: the published moves.
        4b. Outputs beyond S (a torn transaction): commit a head that covers them, and go back to 2.
     5. Compare-and-set on the Redis head of step 2: a fresh token, C, S, the published segments, T and M raised.
+       5b. States under other settings than Kafka's head: empty them, and go back to the input's start.
     6. While R < N: absorb the input, publishing nothing, and mark the touched customers due now. (Scored at once, with
        half of their orders read, customers would be demoted wrongly; and moves by time would be forgotten.)
 
     Raises ShardQuarantined for the reasons of section 8, ShardLost and the clients' own errors where a fresh takeover
     helps.
     """
+    owned, kafka, bounds = await follow(shard, now_ms)
+    try:
+        begin, end = bounds[shard.streams.input]
+        if must_read_again(owned.head, shard.step):
+            await read_again(owned, kafka, begin)  # 5b
+        await catch_up(owned, kafka, end, stopping)  # 6
+    except BaseException:
+        await owned.close()
+        raise
+    return owned
+
+
+async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bounds]:
+    """Perform steps 1 to 5. Return the shard, Kafka's head, and the bounds of the logs, as asked after step 1."""
     ledger = await Ledger.open(shard.settings, shard.streams, shard.partition)  # 1
     reader = LogReader(shard.settings)
     try:
@@ -64,17 +80,21 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
             raw = await shard.store.read_head()  # 2
             head = None if raw is None else await _check(shard, reader, raw, cluster, partitions, bounds)
             kafka = await _read_kafka_head(shard, ledger, reader, bounds, now_ms)  # 3
+            await check_settings(shard, kafka, head)
             if head is None:
                 begin, end = bounds[shard.streams.input][0], bounds[shard.streams.output][1]
                 await _check_outputs(shard, reader, kafka, bounds)
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(shard, ledger, reader, head, raw)
+            kafka = kafka or KafkaHead(
+                head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era
+            )
+            owned.judged = kafka.judged
             if head.turn == 0:
                 await _restore_tombstones(owned)
             if await _follow_outputs(owned, kafka, bounds[shard.streams.output]):  # 4, 5
                 owned.begins_at(max(owned.head.position, bounds[shard.streams.output][1]))
-                await catch_up(owned, kafka, bounds[shard.streams.input][1], stopping)  # 6
-                return owned
+                return owned, kafka, bounds
     except BaseException:
         await ledger.close()
         await reader.close()
@@ -214,12 +234,9 @@ async def _restore_tombstones(owned: Owned) -> None:
         await owned.commit(Writes(tombstones=found))
 
 
-async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> bool:
+async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, int]) -> bool:
     """Perform steps 4 and 5. Return False where a torn transaction was covered (4b). `bounds`: of the output log."""
     shard, head = owned.shard, owned.head
-    target = kafka or KafkaHead(
-        head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era
-    )
     if head.era < target.era:
         raise ShardQuarantined(
             "input_changed",
@@ -241,7 +258,7 @@ async def _follow_outputs(owned: Owned, kafka: KafkaHead | None, bounds: tuple[i
             f"some of the outputs {head.count + 1} to {target.count} of {shard} have expired.",
             hint=f"Restore a newer backup of Redis, and raise the retention of the output topic. {TRUNCATED}",
         )
-    change = _raised(head, target)
+    change = _raised(head, target) | adopted(head, target, shard.step)
     pages = owned.reader.read_outputs(
         shard.streams.output, shard.partition, max(head.position, begin), head.count, target.count, end
     )
@@ -277,11 +294,11 @@ def _raised(head: StoreHead, target: KafkaHead) -> HeadChange:
     }
     if raised:
         # All customers need a due time under the new model. The moves up to Kafka's cursor are published already.
-        change |= {"cursor": "", "quiet": target.cursor, "scope": _also_due(target)}
+        change |= {"cursor": "", "quiet": target.cursor, "scope": scope_of_all(target)}
     elif head.cursor is not None:
         # Never less than before: a crash in this very rescore may have left Kafka's cursor behind the published moves.
         quiet = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
-        change |= {"quiet": quiet, "scope": head.scope if head.scope is Scope.RELEASED else _also_due(target)}
+        change |= {"quiet": quiet, "scope": head.scope if head.scope is Scope.RELEASED else scope_of_all(target)}
     return change
 
 
@@ -295,16 +312,6 @@ def _covering(target: KafkaHead, last: OutputMark) -> KafkaHead:
         activation=max(target.activation, last.activation),
         version=last.version if last.activation > target.activation else target.version,
     )
-
-
-def _also_due(target: KafkaHead) -> Scope:
-    """Return the scope of a rescore that also gives all customers a due time again.
-
-    Where Kafka's head is in a rescore of the released customers alone, the one of all customers before it has ended:
-    all its moves are published.
-    """
-    under_way = target.cursor is not None and target.scope is not Scope.EVERYONE
-    return Scope.RELEASED_AND_DUE if under_way else Scope.EVERYONE
 
 
 async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:

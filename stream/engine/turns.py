@@ -260,6 +260,8 @@ class Turns:
             cursor=change.get("cursor", head.cursor),
             scope=change.get("scope", head.scope),
             era=head.era,
+            agreed=shard.step.agreed,
+            judged=owned.judged,
         )
         limit, now_ms = shard.settings.max_event_bytes + HEADER_ROOM // 2, self._now_ms()
         dead = [
@@ -331,8 +333,8 @@ class Turns:
 
     @staticmethod
     def _is_limited(context: TurnContext) -> bool:
-        """Return whether SEGSTREAM_MODEL_MOVES_PER_MINUTE limits this rescore: that of a new model."""
-        return context.scope is Scope.EVERYONE
+        """Return whether SEGSTREAM_MODEL_MOVES_PER_MINUTE limits this rescore: that of a new model or new settings."""
+        return context.scope in {Scope.EVERYONE, Scope.SETTINGS}
 
     async def _rescore(self, owned: Owned, context: TurnContext) -> None:
         head, limited = owned.head, self._is_limited(context)

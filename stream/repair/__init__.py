@@ -1,4 +1,4 @@
-"""Repairs that an operator decides on: shards rebuilt from Kafka, and shards that go on although records were lost.
+"""Work on whole shards that an operator decides on: rebuilt from Kafka, stepped over lost records, other settings.
 
 Imported by commands.
 """

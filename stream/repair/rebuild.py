@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.events import iso
+from stream.engine.agreement import settings_held, spoken
 from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.store import ShardStore
 from stream.engine.takeover import foreign_topic
@@ -32,6 +33,10 @@ LOST: Final = (
     "Lost for good: the records that the logs no longer have. Customers with later orders are scored by those."
     " Customers without keep the segment published last until their next order. Every chain of moves continues."
 )
+
+
+class OtherSettings(SegstreamError):
+    """The shard was scored under other settings: read again under these, customers would move without a reason."""
 
 
 class LogShortened(SegstreamError):
@@ -83,7 +88,7 @@ class Rebuilder:
     async def rebuild(self, only: int | None = None, *, allow_truncated_logs: bool = False) -> AsyncIterator[str]:
         """Rebuild shard by shard; yield a line about each.
 
-        Raises LogShortened or ForeignOutputs before anything is changed.
+        Raises LogShortened, ForeignOutputs or OtherSettings before anything is changed.
         """
         try:
             await self._reader.start()
@@ -92,6 +97,7 @@ class Rebuilder:
             found = [await self._look(p) for p in range(partitions[0]) if only in {None, p}]
             for remains in found:
                 await self._check_outputs(remains)
+                await self._check_settings(remains)
             shortened = [line for remains in found for line in remains.shortened(self._streams)]
             if shortened and not allow_truncated_logs:
                 raise LogShortened(
@@ -111,11 +117,7 @@ class Rebuilder:
     async def _look(self, partition: int) -> _Remains:
         streams, reader = self._streams, self._reader
         bounds = await reader.bounds(streams.pinned(), partition)
-        begin, end = bounds[streams.heads]
-        # The last offset is the marker that ends a transaction.
-        head, _ = (
-            await reader.read_kafka_head(streams.heads, partition, begin, end - 1) if end > begin else (None, None)
-        )
+        head = await reader.last_kafka_head(streams.heads, partition, *bounds[streams.heads])
         first = await reader.first_output(streams.output, partition, bounds[streams.output])
         last = await reader.last_output(streams.output, partition, bounds[streams.output])
         return _Remains(partition, bounds, head, first, last.number if last else None)
@@ -140,8 +142,7 @@ class Rebuilder:
         3. Set Redis' head: without one, none takes the shard over.
         """
         settings, partition, streams = self._settings, remains.partition, self._streams
-        keys = ShardKeys(settings.group, streams.input, partition)
-        store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
+        store = self._store(partition)
         begin, end = remains.bounds[streams.input]
         head = first_head(cluster, partitions, begin)
         published: Mapping[bytes, bytes] = {}
@@ -161,6 +162,21 @@ class Rebuilder:
             encode_head(head), {key: self._step.patch(None, note) for key, note in published.items()}
         )
         return line
+
+    def _store(self, partition: int) -> ShardStore:
+        keys = ShardKeys(self._settings.group, self._streams.input, partition)
+        return ShardStore(self._redis, keys, self._settings.erasure_salt.get_secret_value().encode())
+
+    async def _check_settings(self, remains: _Remains) -> None:
+        """Raise OtherSettings where Kafka's head (or the group, before the first turn) has others than these."""
+        own = self._step.agreed
+        held = await settings_held(self._store(remains.partition), remains.head, None) if own else None
+        if own is not None and held is not None and held != own:
+            raise OtherSettings(
+                f"{spoken(held, own)} in Kafka's head of {self._streams.input}-{remains.partition}: rebuilt under "
+                "other settings, its customers would move as if they had done something.",
+                hint="Restore the settings for the rebuild. To change them for good, run `segstream reconfigure`.",
+            )
 
     def _step_over(self, partition: int) -> Callable[[Ledger], Awaitable[KafkaHead | None]]:
         async def step(ledger: Ledger) -> KafkaHead | None:

@@ -7,6 +7,7 @@ from zlib import crc32
 
 import msgspec
 
+from segmentation.agreed import Agreed, JudgedBefore
 from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.step import Scope
 
@@ -46,6 +47,8 @@ class KafkaHead(msgspec.Struct, frozen=True):
     cursor: str | None = None  # rescore: the last customer done; None: none under way
     scope: Scope = Scope.EVERYONE  # the customers that the rescore looks at
     era: int = 0  # of the input: counts how often it began anew. Offsets of two eras aren't compared
+    agreed: Agreed | None = None  # the settings behind all this; None: a worker of an earlier version wrote it
+    judged: tuple[JudgedBefore, ...] = ()  # earlier settings, where they only judged the records up to an offset
     format: int = FORMAT
 
 
@@ -87,6 +90,8 @@ class StoreHead(msgspec.Struct, frozen=True):
     scope: Scope = Scope.EVERYONE  # of the rescore
     backfills: Backfills = NONE_OPEN
     era: int = 0  # of the input that R belongs to
+    agreed: Agreed | None = None  # the settings behind the states and due times; None: as in Kafka's head
+    stripped: str | None = None  # states are being emptied, to be read again: the last customer done; None: they aren't
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None
@@ -121,6 +126,8 @@ class HeadChange(TypedDict, total=False):
     written: Fingerprint | None
     scope: Scope
     backfills: Backfills
+    agreed: Agreed | None
+    stripped: str | None
 
 
 _encoder = msgspec.json.Encoder()

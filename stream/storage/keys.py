@@ -1,4 +1,4 @@
-"""The keys of Redis: those of a shard, and that of the statuses."""
+"""The keys of Redis: those of a shard, and those of the group."""
 
 from __future__ import annotations
 
@@ -48,6 +48,11 @@ class ShardKeys:
     def tombstones(self) -> str:
         """A hash: `tombstone` of an erased customer -> the rest of its state. And SALT_FIELD."""
         return f"{self.tag}:tombstones"
+
+    @property
+    def agreed(self) -> str:
+        """A string, of the group: the settings of the first worker, for shards whose heads don't have any yet."""
+        return f"{{{self.group}:{self.topic}}}:agreed"
 
     def all(self) -> tuple[str, str, str, str, str]:
         """Return head, states, due index, customers, tombstones: the order in which the scripts take them."""

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
-
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.campaigns import default_rules as default_rules_text
-from segmentation.decoder import Reader
-from segmentation.entries import DAY_MS
-from segmentation.partitioners import PARTITIONERS
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
 from stream.settings import Settings
@@ -16,22 +11,7 @@ from stream.settings import Settings
 
 def scoring_step(settings: Settings) -> ScoringStep:
     """Return the step from orders to moves."""
-    reader = Reader(
-        currency=settings.currency,
-        time=settings.time,
-        tolerance_ms=settings.future_tolerance_s * 1000,
-        max_jump_ms=settings.max_clock_jump_days * DAY_MS,
-        max_event_bytes=settings.max_event_bytes,
-        earliest_ms=(settings.earliest_date - date(1970, 1, 1)).days * DAY_MS,
-        backfill_expiry_ms=settings.backfill_expiry_ms,
-    )
-    return ScoringStep(
-        reader,
-        settings.rules,
-        dwell_ms=settings.dwell_ms,
-        partitioner=PARTITIONERS[settings.partitioner],
-        partitions=settings.partitions,
-    )
+    return ScoringStep.of(settings.agreed, settings.partitions)
 
 
 def campaign_step(settings: Settings) -> CampaignStep:

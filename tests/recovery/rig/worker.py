@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final
 
+from segmentation.step import Step
 from stream.clock import now_ms
 from stream.engine import catch_up, shard, takeover
 from stream.engine.ledger import Ledger, Publication, PublishedOutputs
@@ -200,9 +201,9 @@ def _plant_in_takeover(bomb: Bomb) -> None:
         _phase.set("takeover")
         return await take_over(*arguments)
 
-    async def absorb_(owned: Owned, records: Sequence[Any]) -> Any:
+    async def absorb_(owned: Owned, step: Step, records: Sequence[Any]) -> Any:
         bomb.passing("takeover.between_slices")
-        return await absorb(owned, list(records))
+        return await absorb(owned, step, list(records))
 
     async def catch_up_(*arguments: Any) -> None:
         bomb.passing("takeover.before_catching_up")

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import cast
 
+from segmentation.agreed import Agreed
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 STATE = struct.Struct("<qqq")  # records, announced level, sequence
@@ -24,6 +25,7 @@ class ToyStep:
 
     name = "scoring"
     rescore_first = True
+    agreed: Agreed | None = None
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         keys = list(dict.fromkeys(r.key for r in records if r.key and r.value != b"bad"))
@@ -79,6 +81,13 @@ class ToyStep:
     def is_erased(self, value: bytes) -> bool:
         count, _, _ = STATE.unpack(value)
         return bool(count == 0)
+
+    def under(self, agreed: Agreed) -> ToyStep:
+        return self
+
+    def bare(self, value: bytes) -> bytes | None:
+        _, level, sequence = STATE.unpack(value)
+        return STATE.pack(0, level, sequence) if sequence else None
 
     def _states(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, tuple[int, int, int]]:
         return {k: STATE.unpack(v) if v else (0, 0, 0) for k, v in zip(plan.keys, values, strict=True)}

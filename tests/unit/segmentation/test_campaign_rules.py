@@ -114,7 +114,7 @@ def test_what_is_no_table_is_refused(text: str, message: str) -> None:
         ("name: a, to: [{b: c}]", "to[0]: {'b': 'c'}, expected text"),
         (
             "name: a, to: '*', cause: [order, ordr]",
-            "cause[1]: 'ordr', expected one of order, refund, cancellation, silence, window, model, first",
+            "cause[1]: 'ordr', expected one of order, refund, cancellation, silence, window, model, settings, first",
         ),
         ("name: a, to: '*', cause: [erasure]", "cause[0]: 'erasure', expected one of order"),
         ("name: a, to: '*', cause: [[order]]", "cause[0]: ['order'], expected one of order"),
