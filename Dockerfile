@@ -1,5 +1,5 @@
 # One image for worker, dispatcher and trainer. Not the demo: that brings its own servers.
-FROM python:3.13-slim AS build
+FROM python:3.13.14-slim-trixie AS build
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /src
 # The packages first: they change less often than the code.
@@ -12,7 +12,7 @@ COPY stream stream
 COPY trainer trainer
 RUN VIRTUAL_ENV=/opt/segstream uv pip install --no-cache --no-deps .
 
-FROM python:3.13-slim
+FROM python:3.13.14-slim-trixie
 RUN useradd --uid 10001 --create-home segstream
 COPY --from=build /opt/segstream /opt/segstream
 ENV PATH=/opt/segstream/bin:$PATH \

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shlex
 import shutil
+import socket
+import stat
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import yaml
 
 from stream.local.jars import KAFKA_VERSION
+from stream.local.valkey_server import _binary
 from stream.settings import load_settings
 from stream.settings_sources import PREFIX
 from tests.support.paths import ROOT
@@ -34,9 +40,21 @@ def compose() -> dict[str, Any]:
     return content
 
 
+OF_THE_DEPLOYMENT = {
+    "KAFKA_CLUSTER_ID": "Z7IzLfX4S72QLUs7yA_Geg",
+    "VALKEY_PASSWORD": "of-the-test",
+    "SEGSTREAM_ERASURE_SALT": "salt",
+}
+
+
+def filled_in(text: str) -> str:
+    """Return text as Compose does where nothing but `.env` sets variables. KeyError: `.env` lacks a needed one."""
+    text = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
+    return re.sub(r"\$\{(\w+):?\?.*?\}", lambda found: OF_THE_DEPLOYMENT[found[1]], text)
+
+
 def environment_of(service: dict[str, Any]) -> dict[str, str]:
-    """Return a service's environment where the caller sets no variables: ${NAME:-default} is its default."""
-    return {k: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", str(v)) for k, v in service.get("environment", {}).items()}
+    return {k: filled_in(str(v)) for k, v in service.get("environment", {}).items()}
 
 
 def our_services() -> dict[str, dict[str, Any]]:
@@ -69,7 +87,8 @@ def test_a_service_starts_with_settings_that_exist(name: str, monkeypatch: pytes
         monkeypatch.setenv(variable, value)
     settings = load_settings()  # raises for an unknown name, and for a value that can't be used
     assert settings.kafka_bootstrap_servers == "kafka:9092"
-    assert settings.redis_url.get_secret_value() == "redis://valkey:6379/0"
+    assert settings.redis_url.get_secret_value() == "redis://:of-the-test@valkey:6379/0"
+    assert settings.erasure_salt.get_secret_value() == "salt"
 
 
 def test_all_services_have_the_settings_of_one_deployment() -> None:
@@ -109,6 +128,97 @@ def test_every_long_running_service_has_a_health_check_and_restarts() -> None:
 
 def test_kafka_is_the_version_that_the_tests_run_on() -> None:
     assert compose()["services"]["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+
+
+def new_env(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a copy of deploy/new-env in a folder."""
+    (folder / "deploy").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "deploy" / "new-env", folder / "deploy")
+    return run(folder / "deploy" / "new-env")
+
+
+def variables_in(file: Path) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in file.read_text().splitlines())
+
+
+def test_each_deployment_gets_secrets_of_its_own(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        assert new_env(tmp_path / name).returncode == 0
+        assert stat.S_IMODE((tmp_path / name / ".env").stat().st_mode) == 0o600
+        found.append(variables_in(tmp_path / name / ".env"))
+    for variables in found:
+        assert variables.keys() == OF_THE_DEPLOYMENT.keys()
+        assert len(base64.urlsafe_b64decode(variables["KAFKA_CLUSTER_ID"] + "==")) == 16
+        assert all(re.fullmatch(r"[\w-]{22,}", value) for value in variables.values())
+    assert all(found[0][name] != found[1][name] for name in OF_THE_DEPLOYMENT)
+    again = new_env(tmp_path / "one")
+    assert again.returncode != 0, "an erased customer is found by the salt that was there"
+    assert variables_in(tmp_path / "one" / ".env") == found[0]
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_nothing_secret_is_a_constant_and_nothing_needed_has_a_default() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for name in OF_THE_DEPLOYMENT:
+        used = re.findall(rf"\$\{{{name}(:?[?-]).*?\}}", text)
+        assert used, name
+        assert all("?" in sign for sign in used), name
+
+
+def test_every_image_is_of_one_exact_version() -> None:
+    images = [service["image"] for service in compose()["services"].values()]
+    images += re.findall(r"(?m)^FROM (\S+)", (ROOT / "Dockerfile").read_text())
+    assert len(images) >= 9
+    assert not [image for image in images if not re.search(r":\d+\.\d+\.\d+(-[\w.-]+)?$", image)]
+
+
+def bytes_of(size: str) -> int:
+    return int(size[:-1]) * {"m": 2**20, "g": 2**30}[size[-1]]
+
+
+def test_every_service_has_a_limit_of_memory_that_its_own_fits_in() -> None:
+    limits = {name: bytes_of(service["mem_limit"]) for name, service in compose()["services"].items()}
+    heap = re.search(r"-Xmx(\d+m)", compose()["services"]["kafka"]["environment"]["KAFKA_HEAP_OPTS"])
+    assert heap
+    assert 2 * bytes_of(heap[1]) <= limits["kafka"]
+    most = re.search(r"maxmemory (\d+[mg])b", compose()["configs"]["valkey"]["content"])
+    assert most
+    assert 2 * bytes_of(most[1]) <= limits["valkey"], "a rewrite of the append-only file copies changed pages"
+
+
+def test_valkey_takes_its_configuration_and_asks_for_the_password(tmp_path: Path) -> None:
+    config = tmp_path / "valkey.conf"
+    config.write_text(filled_in(compose()["configs"]["valkey"]["content"]).replace("dir /data", f"dir {tmp_path}"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [_binary(), config, "--port", str(port), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL
+    )
+    try:
+        with redis.Redis(port=port, password="of-the-test", protocol=2) as client:
+            deadline = time.monotonic() + 30
+            while not answers(client):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            found: Any = client.config_get("maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save")
+        assert found == {
+            "maxmemory": "1073741824", "maxmemory-policy": "noeviction", "appendonly": "yes",
+            "appendfsync": "everysec", "save": "",
+        }  # fmt: skip
+        with redis.Redis(port=port, protocol=2) as anybody, pytest.raises(redis.AuthenticationError):
+            anybody.ping()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
 
 
 def pins(lock: str) -> dict[str, set[str]]:
