@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from aiokafka import AIOKafkaProducer
 from redis import Redis
 
 from stream.commands import shards
-from stream.kafka import topics
 from stream.kafka.streams import streams_of
 from stream.repair.rebuild import LogShortened, Rebuilder
 from stream.repair.skip_lost import LossSkipper, NotToBeSkipped
@@ -33,13 +31,6 @@ pytestmark = pytest.mark.slow
 FIRST = [(b"k%d" % (i % 23), b"x") for i in range(300)]
 MISSED = [(b"k%d" % (i % 19), b"x") for i in range(200)]
 LAST = [(b"k%d" % (i % 29), b"x") for i in range(140)]
-
-
-@pytest.fixture
-async def settings(settings_for: Callable[..., Settings]) -> Settings:
-    made = settings_for(erasure_salt="salt")  # the toy engine's
-    await topics.create(made)
-    return made
 
 
 def heads(settings: Settings) -> list[StoreHead]:

@@ -21,6 +21,7 @@ from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
 from stream.engine.supervisor import Supervisor
+from stream.engine.turns import Models
 from stream.kafka.clients import read_topic
 from stream.kafka.membership import GroupMembership
 from stream.kafka.streams import streams_of
@@ -54,7 +55,7 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[Engine]:
+async def engine(settings: Settings, step: Step | None = None, models: Models | None = None) -> AsyncIterator[Engine]:
     redis = connect(settings)
     streams = streams_of(settings, "scoring")
     board = StatusBoard(redis, settings.group, streams.input, "test", now_ms, settings.open_transaction_warn_s)
@@ -64,10 +65,11 @@ async def engine(settings: Settings, step: Step | None = None) -> AsyncIterator[
     slots = TurnSlots(settings.turns_at_once)
 
     def make(partition: int) -> Shard:
-        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), b"salt")
+        salt = settings.erasure_salt.get_secret_value().encode()
+        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), salt)
         return Shard(
             ShardContext(settings, streams, partition, step or ToyStep(), store, membership),
-            None,
+            models,
             metrics,
             board,
             slots,
