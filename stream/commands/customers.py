@@ -111,7 +111,7 @@ def _write_everything(settings: Settings, customer_id: str, out: Path, *, force:
         echo(f"  records: {topics or 'none'}")
         if found.possible:
             echo(
-                f"  {found.possible:,} more records have the id, but may be somebody else's: manifest.json has their "
+                f"  records with the id that may be somebody else's: {found.possible:,}; manifest.json has their "
                 "coordinates"
             )
         for place in found.not_searched:
@@ -311,7 +311,17 @@ def erase(
     if check:
         found = asyncio.run(erasure.check(settings, customer_id, now_ms=now_ms()))
     else:
-        found = asyncio.run(erasure.erase(settings, customer_id, at, now_ms=now_ms(), wait_s=wait))
+        # Said before the wait, which may be interrupted.
+        found = asyncio.run(
+            erasure.erase(
+                settings,
+                customer_id,
+                at,
+                now_ms=now_ms(),
+                wait_s=wait,
+                on_sent=lambda where: echo(f"the erasure is sent ({where}); waiting until it is done", err=True),
+            )
+        )
     if as_json:
         echo(msgspec.json.encode(found))
     else:
@@ -337,7 +347,7 @@ def erasure_lines(found: Erasure) -> list[str]:
         )
     lines += [f"  {note}." for note in found.notes]
     if found.dead_letters:
-        lines.append(f"  {found.dead_letters:,} dead letters name the customer; a redrive could send them back.")
+        lines.append(f"  Dead letters that name the customer: {found.dead_letters:,}. A redrive could send them back.")
     return [*lines, *_kept_lines(found)]
 
 

@@ -22,6 +22,8 @@ from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from redis import Redis
 
     from stream.settings import Settings
@@ -33,12 +35,20 @@ class ErasureUnconfirmed(SegstreamError):
     """The erasure is sent, and it can't be seen whether it is done."""
 
 
-async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_ms: int, wait_s: float) -> Erasure:
+async def erase(
+    settings: Settings,
+    customer_id: str,
+    at_ms: int | None,
+    *,
+    now_ms: int,
+    wait_s: float,
+    on_sent: Callable[[str], object] = lambda _: None,
+) -> Erasure:
     """Send customer.erased for everything dated up to `at_ms`, wait until workers have done it, and look.
 
     It goes to the customer's partition; where no partitioner is known, to all. `at_ms` None: now; in event time the
-    clock of the shard. Instants in ms. Raises CustomerIdRefused, KafkaUnreachable, TopicUnusable, RedisUnreachable; and
-    ErasureUnconfirmed where the events are sent, and then something can't be read.
+    clock of the shard. Instants in ms. `on_sent` gets where the events are. Raises CustomerIdRefused, KafkaUnreachable,
+    TopicUnusable, RedisUnreachable; and ErasureUnconfirmed where the events are sent, and then something can't be read.
     """
     mentions = Mentions.of(settings, customer_id)
     await check_target(settings)
@@ -47,6 +57,7 @@ async def erase(settings: Settings, customer_id: str, at_ms: int | None, *, now_
     sent: list[SentErasure] = []
     try:
         await _send(settings, customer_id, instants, sent)
+        on_sent(where(sent))
         with redis_client(settings) as redis:
             holdings = await _awaited(redis, settings, mentions, sent, time.monotonic() + wait_s)
             return await judged(redis, settings, mentions, sent, holdings, now_ms)

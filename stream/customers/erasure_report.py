@@ -140,7 +140,7 @@ def _of_scoring(settings: Settings, holding: ShardHolding, until_ms: int | None,
     shard = holding.place.keys.shard
     early = _events(holding, until_ms)
     if early:
-        kept = f"shard {shard} keeps {early:,} events of the customer"
+        kept = f"shard {shard} keeps events of the customer ({early:,})"
         if until_ms is None:
             return [f"{kept}, and no shard knows an erasure"]
         if not expected and settings.partitioner != "none":
@@ -261,7 +261,7 @@ def _notes(holdings: list[ShardHolding], texts: list[str], *, done: bool) -> lis
     notes += [f"{key} names the customer in the text of a shard's status" for key in texts]
     later = sum(_events(holding) for holding in holdings if holding.place.scoring)
     if done and later:
-        notes.append(f"{later:,} events dated after the erasure are kept: they make a new customer of this id")
+        notes.append(f"events dated after the erasure are kept ({later:,}): they make a new customer of this id")
     return notes
 
 

@@ -7,6 +7,7 @@ each topic. Records that may be somebody else's are listed by their coordinates 
 from __future__ import annotations
 
 import base64
+import time
 import zipfile
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -153,7 +154,9 @@ class _Export:
     @contextmanager
     def entry(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file of the archive."""
-        with self._archive.open(name, "w", force_zip64=True) as file:
+        info = zipfile.ZipInfo(name, time.gmtime(self._began_ms / 1000)[:6])
+        info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o600 << 16
+        with self._archive.open(info, "w", force_zip64=True) as file:
             yield file
 
     def redis(self, published: PublishedModels) -> None:

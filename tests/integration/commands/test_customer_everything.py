@@ -130,7 +130,7 @@ async def test_the_file_is_its_owners_and_replaces_nothing(held: Settings, tmp_p
     assert "exists. Choose another name, or replace it with --force." in str(refused.exception)
     shown = (await everything(held, str(out), "--force")).stdout
     assert f"{ANN}: 5 keys of Redis and 10 records in {out}\n" in shown
-    assert "1 more records have the id, but may be somebody else's" in shown
+    assert "records with the id that may be somebody else's: 1;" in shown
     assert "not searched: backups" in shown
     assert target.read_text() == "precious"
     assert not out.is_symlink()

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -173,6 +174,11 @@ def test_a_second_stack_on_the_same_folder_is_refused(stack: LocalStack) -> None
     assert not second.valkey.running
     assert stack.kafka.running
     assert stack.valkey.running
+
+
+def test_only_its_owner_can_read_a_server_s_data(stack: LocalStack) -> None:
+    for server in (stack.kafka, stack.valkey):
+        assert stat.S_IMODE(server.directory.stat().st_mode) == 0o700
 
 
 def test_the_error_names_a_taken_port(tmp_path: Path) -> None:
