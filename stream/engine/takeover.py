@@ -175,7 +175,7 @@ async def _check_record(
             reason,
             f"{topic}-{partition} has another record at offset {known.offset} than Redis remembers: was the topic "
             "recreated, or is this another deployment's Redis?",
-            hint=SKIP_LOST if reason == "input_changed" else TRUNCATED,
+            hint=SKIP_LOST,
         )
 
 

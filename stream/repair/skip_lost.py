@@ -18,7 +18,7 @@ from stream.repair.step_over import step_kafka, stepped, while_fenced
 from stream.storage.client import connect
 from stream.storage.heads import Fingerprint, KafkaHead, StoreHead, encode_head
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import REBUILD, parse_head
+from stream.storage.reads import REBUILD, TRUNCATED, parse_head
 
 if TYPE_CHECKING:
     from stream.engine.ledger import Ledger
@@ -69,7 +69,8 @@ class LossSkipper:
         )
         unlike = await self._unlike(partition, head, bounds)
         within = bounds[streams.input]
-        if not (kafka and stepped(kafka, *within)) and _place(head, kafka, within, unlike) == head:
+        after = await self._behind_outputs(partition, _place(head, kafka, within, unlike), kafka, bounds)
+        if after == head and not (kafka and stepped(kafka, *within)):
             return f"shard {partition}: has lost nothing; stays at offset {head.offset:,}"
 
         async def work(ledger: Ledger) -> tuple[StoreHead, StoreHead]:
@@ -79,12 +80,14 @@ class LossSkipper:
             era = head.era if unlike else None
             kafka = await step_kafka(ledger, self._reader, streams, partition, bounds, unlike=era)
             after = _place(head, kafka, bounds[streams.input], unlike and kafka is None)
+            after = await self._behind_outputs(partition, after, kafka, bounds)
             after = replace(after, token=secrets.token_hex(8), turn=head.turn + 1, stored=None)
             await store.commit(raw, encode_head(after), Writes())
             return head, after
 
         before, after = await while_fenced(settings, streams, partition, work)
-        return f"shard {partition}: goes on at offset {after.offset:,}, not at {before.offset:,}; its states stay"
+        line = f"shard {partition}: goes on at offset {after.offset:,}, not at {before.offset:,}; its states stay"
+        return line if after.written == before.written else f"{line}; outputs go on with number {after.count + 1:,}"
 
     async def _head(
         self, store: ShardStore, keys: ShardKeys, cluster: str, partitions: tuple[int, int]
@@ -106,8 +109,34 @@ class LossSkipper:
         known, (begin, end) = head.read, bounds[self._streams.input]
         if known is None or not begin <= known.offset < end:
             return False
-        found = await self._reader.record_at(self._streams.input, partition, known.offset)
-        return found is None or Fingerprint.of(found.offset, found.timestamp, found.key, found.value) != known
+        return not await self._has(self._streams.input, partition, known, keep_time=True)
+
+    async def _behind_outputs(
+        self, partition: int, head: StoreHead, kafka: KafkaHead | None, bounds: Bounds
+    ) -> StoreHead:
+        """Return the head behind all outputs, where the log no longer has the last one that Redis remembers.
+
+        Raises NotToBeSkipped where Redis doesn't know all moves of the log that is gone.
+        """
+        topic = self._streams.output
+        known, (begin, end) = head.written, bounds[topic]
+        if known is None or known.offset < begin:
+            return head
+        if known.offset < end and await self._has(topic, partition, known, keep_time=False):
+            return head
+        if kafka is None or kafka.count != head.count:
+            raise NotToBeSkipped(
+                f"{topic}-{partition} was made anew, and Redis knows only {head.count} of the outputs that it had.",
+                hint=TRUNCATED,
+            )
+        return replace(head, position=end, written=None)
+
+    async def _has(self, topic: str, partition: int, known: Fingerprint, *, keep_time: bool) -> bool:
+        """Return whether the log has the record that Redis remembers. `keep_time`: its timestamp counts too."""
+        found = await self._reader.record_at(topic, partition, known.offset)
+        if found is None:
+            return False
+        return Fingerprint.of(found.offset, found.timestamp if keep_time else 0, found.key, found.value) == known
 
 
 def _place(head: StoreHead, kafka: KafkaHead | None, bounds: tuple[int, int], unlike: bool) -> StoreHead:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from redis import Redis
+from typer.testing import CliRunner
 
+from stream import cli
 from stream.commands import shards
 from stream.kafka.streams import streams_of
 from stream.repair.rebuild import LogShortened, Rebuilder
@@ -22,6 +27,8 @@ from stream.settings import Settings
 from stream.storage.heads import MARK_HEADER, NOTE_HEADER, StoreHead, decode_store_head
 from stream.storage.keys import ShardKeys
 from tests.support.command_line import environment
+from tests.support.engine.deployment import open_deployment
+from tests.support.engine.real_worker import processes, settled
 from tests.support.engine.toy_engine import ToyStep, counts, engine, eventually, produce, read_all, verify
 from tests.support.paths import ROOT
 from tests.support.topics import cut, recreate
@@ -263,3 +270,36 @@ async def test_a_killed_command_is_run_again(settings: Settings, command: str, n
     await check_chains(settings)
     expected = LAST if command == "rebuild" else FIRST + LAST
     assert await counts(settings) == dict(Counter(key for key, _ in expected))
+
+
+async def test_a_topic_of_moves_made_anew_stops_both_steps_and_both_go_on(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """It is the output of one step and the input of the other."""
+    settings = settings_for(partitions=2, backoff_max_s=1.0)
+    async with open_deployment(settings) as shop:
+        with processes(settings, tmp_path, "dispatch"):
+            await shop.start()
+            await shop.order()
+            await shop.settled()
+            await settled(settings, topic=settings.changes_topic)
+            await shop.stop()
+        await recreate(settings, settings.changes_topic)
+        with processes(settings, tmp_path, "dispatch"):
+            await shop.start()
+            assert await shop.quarantined() == {"output_changed"}
+
+            async def stopped() -> bool:
+                shown = await asyncio.to_thread(
+                    CliRunner().invoke, cli.app, ["status", "--step", "campaigns", "--json"], env=environment(settings)
+                )
+                return [json.loads(row)["reason"] for row in shown.stdout.splitlines()] == ["input_truncated"] * 2
+
+            await eventually(stopped, 60, "the dispatcher's quarantine")
+            await shop.run(["segstream skip-lost", "segstream skip-lost --step campaigns"])
+            shop.customers += [f"new-{i}" for i in range(8)]
+            await shop.works()
+            await settled(settings, topic=settings.changes_topic)
+    actions = [json.loads(r.value) for r in await read_all(settings, settings.actions_topic)]
+    assert len({action["id"] for action in actions}) == len(actions)
+    assert {action["customer_id"] for action in actions} == set(shop.customers)

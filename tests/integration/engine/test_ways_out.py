@@ -26,8 +26,8 @@ from stream.engine import log_reader
 from stream.kafka import topics
 from stream.settings import Settings
 from stream.storage.heads import GROUP_HEADER, HEAD_KEY, KafkaHead, decode_kafka_head
+from tests.support.engine.deployment import Deployment, open_deployment
 from tests.support.engine.real_worker import put
-from tests.support.engine.shop import Deployment, open_shop
 from tests.support.orders import send_events
 from tests.support.runbook import blocks, entries
 from tests.support.topics import cut, delete_topic, recreate
@@ -63,7 +63,7 @@ async def test_the_commands_of_the_runbook_lead_out(
     settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, reason: str, block: int
 ) -> None:
     settings = settings_for(partitions=2, erasure_salt="salt", commit_timeout_s=5.0, backoff_max_s=1.0, currency="USD")
-    async with open_shop(settings) as shop:
+    async with open_deployment(settings) as shop:
         by_hand = await WAYS[reason, block](shop, monkeypatch)
         if shop.engine is None:
             await shop.start()
@@ -204,7 +204,7 @@ async def _(shop: Deployment, _: pytest.MonkeyPatch) -> None:
     await recreate(shop.settings, shop.settings.changes_topic)
 
 
-@provokes("output_changed")
+@provokes("output_changed", 0, 1)
 async def _(shop: Deployment, _: pytest.MonkeyPatch) -> None:
     await worked(shop)
     await recreate(shop.settings, shop.settings.changes_topic)
@@ -300,7 +300,7 @@ class FailsOn(ScoringStep):
 @provokes("step_failed")
 async def _(shop: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = nearer_at_risk(0.25)
-    monkeypatch.setattr("tests.support.engine.shop.scoring_step", _failing(bad.version))
+    monkeypatch.setattr("tests.support.engine.deployment.scoring_step", _failing(bad.version))
     await worked(shop)
     await shop.start()
     await asyncio.to_thread(put, shop.settings, bad, active=True)

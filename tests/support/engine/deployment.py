@@ -43,7 +43,7 @@ class Deployment:
     """One deployment. `settings` are right; `workers` are those that its workers have now."""
 
     def __init__(self, settings: Settings) -> None:
-        """Use `open_shop`."""
+        """Use `open_deployment`."""
         self.settings = settings
         self.workers = settings
         self.redis_url = settings.redis_url
@@ -190,7 +190,7 @@ class Deployment:
 
 
 @asynccontextmanager
-async def open_shop(settings: Settings) -> AsyncIterator[Deployment]:
+async def open_deployment(settings: Settings) -> AsyncIterator[Deployment]:
     """Open a shop with an active model, and no orders yet."""
     await topics.create(settings)
     await asyncio.to_thread(activate, settings)
