@@ -47,9 +47,9 @@ def processes(settings: Settings, folder: Path, *commands: str) -> Iterator[list
 
 def launch(settings: Settings, folder: Path, command: str) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
-    with (folder / f"{command}.log").open("ab") as log:
+    with (folder / f"{command.split(maxsplit=1)[0]}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "stream.cli", command],
+            [sys.executable, "-m", "stream.cli", *command.split()],
             env=os.environ | environment(settings),
             cwd=ROOT,
             stdout=log,
