@@ -122,12 +122,19 @@ class StatusBoard:
                 await self._show(partition)
 
     async def retry_asked(self, shard: ShardContext) -> bool:
-        """Return whether `segstream retry` has removed the shard's entry."""
+        """Return whether `segstream retry` has removed the shard's entry.
+
+        An older entry comes from a backup of Redis: the quarantine is shown again, for `segstream retry` to see it.
+        """
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except RedisError:
             return False
-        return found is None
+        if found is None:
+            return True
+        if msgspec.json.decode(found, type=ShardStatus).at < self.shards[shard.partition].at:
+            await self._show(shard.partition)
+        return False
 
     async def release(self, shard: ShardContext) -> None:
         """Show that the shard was released, unless a successor has shown itself already."""
