@@ -22,7 +22,7 @@ async def catch_up(owned: Owned, kafka: KafkaHead, end: int, stopping: asyncio.E
     ShardLost where it can't be read or the worker is stopping.
     """
     shard, reader, target = owned.shard, owned.reader, kafka.offset
-    if target > end:
+    if target > (end := await reader.end_reaching(shard.streams.input, shard.partition, end, target)):
         raise ShardQuarantined(
             "input_truncated",
             f"Kafka's head stands at offset {target} of {shard}, which ends at offset {end}: "

@@ -41,6 +41,7 @@ from stream.storage.reads import TRUNCATED
 TAKEOVER_FETCH_WAIT_MS: Final = 10
 TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
 POSITION_POLL_MS: Final = 20  # the position also moves over offsets without records
+END_PATIENCE_S: Final = 2.0  # how long an end offset may be too low
 FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a head; doubled until one is found
 
 T = TypeVar("T")
@@ -147,6 +148,17 @@ class LogReader:
                 "read_timeout", f"Kafka didn't send the offsets of partition {partition} of {topics}."
             ) from None
         return {tp.topic: (int(begin[tp]), int(end[tp])) for tp in tps}
+
+    async def end_reaching(self, topic: str, partition: int, end: int, wanted: int) -> int:
+        """Return the end of a partition, asked again for a while where it lies before `wanted`.
+
+        After a change of leader an end offset can be too low for a moment: no reason to stop a shard.
+        """
+        deadline = time.monotonic() + END_PATIENCE_S
+        while end < wanted and time.monotonic() < deadline:
+            await asyncio.sleep(END_PATIENCE_S / 20)
+            end = (await self.bounds([topic], partition))[topic][1]
+        return end
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Continue reading at this offset."""

@@ -139,14 +139,14 @@ async def _check(
             hint=f"Restore a newer backup of Redis, or lose those records: {SKIP_LOST} Raise the topic's retention, or "
             "this will happen again.",
         )
-    if head.offset > end:
+    input_, output, p = shard.streams.input, shard.streams.output, shard.partition
+    if head.offset > (end := await reader.end_reaching(input_, p, end, head.offset)):
         raise ShardQuarantined(
             "input_truncated",
             f"Redis stands at offset {head.offset} of {shard}, which ends at offset {end}: "
             "was the topic truncated or recreated?",
             hint=SKIP_LOST,
         )
-    input_, output, p = shard.streams.input, shard.streams.output, shard.partition
     await _check_record(reader, input_, p, bounds[input_], head.read, "input_changed", keep_time=True)
     await _check_record(reader, output, p, bounds[output], head.written, "output_changed", keep_time=False)
     return head
@@ -168,6 +168,7 @@ async def _check_record(
     begin, end = bounds
     if known.offset < begin:
         return
+    end = await reader.end_reaching(topic, partition, end, known.offset + 1)
     record = await reader.record_at(topic, partition, known.offset) if known.offset < end else None
     found = record and Fingerprint.of(record.offset, record.timestamp if keep_time else 0, record.key, record.value)
     if found != known:
@@ -194,8 +195,13 @@ async def _read_kafka_head(
 
 
 async def _new_shard(shard: ShardContext, kafka: KafkaHead | None, end: int, head: StoreHead) -> StoreHead:
-    """Return the head of a shard that never had an owner. Raises ShardQuarantined where it had one."""
+    """Return the head of a shard that never had an owner.
+
+    Raises ShardQuarantined where it had one, ShardLost where another has become the first one meanwhile.
+    """
     if kafka is not None or end > 0 or not await shard.store.is_empty():
+        if await shard.store.read_head() is not None:
+            raise ShardLost("redis_head", f"another worker has taken {shard} over for the first time.")
         raise ShardQuarantined(
             "redis_lost", f"Redis has no head for {shard}, though the shard was in use before.", hint=REBUILD
         )
