@@ -6,7 +6,7 @@ ARGS ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
-.PHONY: help setup demo test slow browser docs docs-serve docs-reference check bench recovery recovery-mutants model lock clean
+.PHONY: help setup demo test slow browser docs docs-serve docs-reference check bench recovery recovery-mutants simulate model lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,10 @@ recovery: setup ## Test crashes and fail-overs of workers, Kafka, Valkey and the
 
 recovery-mutants: setup ## Take each ingredient out of the protocol: a scenario must catch it (some twelve minutes)
 	@$(BIN)/python -m pytest -q -s -m "not recovery" tests/recovery/test_mutants.py tests/recovery/test_mutants_in_memory.py $(ARGS)
+
+# SEED=… is the first seed, RUNS=… how many; a failure is shrunk and printed as a case for tests/simulation/cases/.
+simulate: setup ## Simulate the whole fleet with faults, in memory and virtual time (SEED=1 RUNS=1)
+	@$(BIN)/python -m tests.simulation --seed $(or $(SEED),1) --runs $(or $(RUNS),1) $(ARGS)
 
 model: setup ## Search every state of the protocol in larger worlds, 15 minutes (ARGS="--variant 20 --trace": one variant)
 	@$(BIN)/python -m tests.protocol_model $(or $(ARGS),--full)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from segmentation.step import DueEntry, Output
@@ -33,8 +34,16 @@ from stream.storage.heads import (
 from stream.storage.keys import ShardKeys
 from tests.recovery.rig.memory_ledger import MemoryBroker
 from tests.recovery.rig.memory_store import MemoryStore
+from tests.simulation.case import CALM
+from tests.simulation.choices import Choices
+from tests.simulation.fleet import installed
+from tests.simulation.servers.broker import SimulatedBroker
+from tests.simulation.servers.kafka_clients import SimulatedKafka
+from tests.simulation.servers.redis_client import RedisPlace, SimulatedRedis
+from tests.simulation.servers.redis_server import SimulatedRedisServer
+from tests.simulation.wire import SimulatedWire
 
-SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory"]
+SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory", "simulated"]
 BRIEF: Final = {"partitions": 1, "commit_timeout_s": 3.0, "transaction_timeout_ms": 5_000}
 BARRIER: Final = TakeoverRecord(1, "me", 0)
 
@@ -45,7 +54,8 @@ class Side:
 
     settings: Settings
     streams: Streams
-    memory: MemoryBroker | None
+    memory: MemoryBroker | None = None
+    simulated: SimulatedBroker | None = None
 
     async def ledger(self) -> Ledger:
         return await Ledger.open(self.settings, self.streams, 0)
@@ -55,21 +65,42 @@ class Side:
         if self.memory:
             self.memory.send(self.streams.input, [(b"key", value) for value in values])
             return
+        if self.simulated:
+            log = self.simulated.logs[TopicPartition(self.streams.input, 0)]
+            log.append([(b"key", value, ()) for value in values], 0)
+            return
         async with AIOKafkaProducer(**self.settings.kafka_client()) as rig:
             for value in values:
                 await rig.send_and_wait(self.streams.input, value, key=b"key", partition=0)
 
 
 @pytest.fixture(params=SIDES)
-async def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Side:
+async def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Side]:
     if request.param == "real":
         settings: Settings = request.getfixturevalue("settings_for")(**BRIEF)
         await topics.create(settings)
-        return Side(settings, streams_of(settings, "scoring"), None)
+        yield Side(settings, streams_of(settings, "scoring"))
+        return
+    settings = Settings(**BRIEF)  # type: ignore[arg-type]  # each value is of its field's type
+    streams = streams_of(settings, "scoring")
+    if request.param == "simulated":
+        kafka, place = calm_servers(streams)
+        with installed(asyncio.get_running_loop(), kafka, place, 0):
+            yield Side(settings, streams, simulated=kafka.broker)
+        return
     broker = MemoryBroker(1)
     broker.install(monkeypatch.setattr)
-    settings = Settings(**BRIEF)  # type: ignore[arg-type]  # each value is of its field's type
-    return Side(settings, streams_of(settings, "scoring"), broker)
+    yield Side(settings, streams, broker)
+
+
+def calm_servers(streams: Streams) -> tuple[SimulatedKafka, RedisPlace]:
+    """Return the simulation's servers, on which nothing goes wrong by itself."""
+    loop, choices = asyncio.get_running_loop(), Choices(0)
+    broker = SimulatedBroker(loop, choices, CALM)
+    for topic in (*streams.pinned(), streams.latest, streams.dead_letters):
+        broker.create(str(topic), 1)
+    wire = SimulatedWire(loop, choices, delays=0, breaks=0, ends=0)
+    return SimulatedKafka(broker, wire), RedisPlace(SimulatedRedisServer())
 
 
 @pytest.fixture
@@ -256,9 +287,16 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[ShardStore]:
         await memory.read_head()
         yield memory
         return
+    keys = ShardKeys(uuid.uuid4().hex, "orders", 0)
+    if request.param == "simulated":
+        kafka, place = calm_servers(streams_of(Settings(), "scoring"))
+        simulated = ShardStore(cast("Any", SimulatedRedis(place, kafka.wire, 5)), keys, b"salt")
+        await simulated.read_head()
+        yield simulated
+        return
     url = request.getfixturevalue("stack").endpoints.redis
     redis = connect(Settings(redis_url=url))
-    made = ShardStore(redis, ShardKeys(uuid.uuid4().hex, "orders", 0), b"salt")
+    made = ShardStore(redis, keys, b"salt")
     await made.read_head()
     yield made
     await redis.aclose()

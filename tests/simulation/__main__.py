@@ -1,0 +1,69 @@
+"""The simulation from the command line: `make simulate`, and the table of mutants.
+
+python -m tests.simulation --seed 1 --runs 10000
+python -m tests.simulation --case FILE
+python -m tests.simulation --mutants --runs 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from tests.recovery.rig.mutants import TAKEN_OUT
+from tests.simulation.batches import quietly, run_many, table, without
+from tests.simulation.case import Case
+from tests.simulation.runs import RunOutcome, run
+
+MOST_SHOWN = 5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="the first seed")
+    parser.add_argument("--runs", type=int, default=1, help="number of seeds")
+    parser.add_argument("--case", type=Path, help="run a case from a file, and show its trace")
+    parser.add_argument("--mutant", type=int, choices=sorted(TAKEN_OUT), help="take this ingredient out")
+    parser.add_argument("--mutants", action="store_true", help="count the seeds until each mutant is caught")
+    chosen = parser.parse_args(arguments)
+    if chosen.mutants:
+        for row in table([chosen.mutant] if chosen.mutant else sorted(TAKEN_OUT), chosen.runs):
+            print(row, flush=True)
+        return 0
+    if chosen.case or chosen.runs == 1:
+        case = Case.parse(chosen.case.read_text("utf-8")) if chosen.case else Case.of(chosen.seed)
+        with quietly():
+            outcome = run(case, without(chosen.mutant))
+        _show(outcome)
+        print(f"digest {outcome.digest}")
+        return 1 if outcome.violations else 0
+    return _run(chosen.seed, chosen.runs)
+
+
+def _run(first: int, runs: int) -> int:
+    began, failed = time.monotonic(), 0
+    for outcome in run_many(first, runs):
+        failed += 1
+        _show(outcome)
+        if failed == MOST_SHOWN:
+            print(f"{failed} failures: the rest isn't run.", flush=True)
+            break
+    seconds = time.monotonic() - began
+    print(f"seeds {first} to {first + runs - 1} in {seconds:.0f} s\n{runs - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _show(outcome: RunOutcome) -> None:
+    print(f"--- seed {outcome.case.seed}: SEED={outcome.case.seed} make simulate repeats it")
+    print("\n".join(outcome.trace))
+    print("\n".join(outcome.violations) or "nothing is wrong")
+    if outcome.violations:
+        print("as a file for tests/simulation/cases/:")
+        print(outcome.repeated().written(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The processes of a run: workers with the real engine on the simulated Kafka and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import aiokafka.producer.producer
+
+import stream.engine
+from bench.harness.model import bench_model
+from segmentation.decisions import CompiledModel
+from segmentation.step import Activation, Step
+from stream.engine import held_back, ledger, log_reader, turns
+from stream.engine.flow_control import FlowControl, TurnSlots
+from stream.engine.held_back import HeldBack
+from stream.engine.ownership import Owned, ShardContext
+from stream.engine.shard import Shard
+from stream.engine.status_board import StatusBoard
+from stream.engine.store import ShardStore
+from stream.engine.supervisor import Supervisor
+from stream.kafka.streams import Streams, streams_of
+from stream.metrics import Metrics
+from stream.repair import rebuild
+from stream.settings import Settings
+from stream.storage.keys import ShardKeys
+from stream.worker.steps import scoring_step
+from tests.recovery.rig.feed import variant
+from tests.simulation.servers.group import SimulatedGroup, SimulatedMembership
+from tests.simulation.servers.kafka_clients import ProducerOfRun, SimulatedClient, SimulatedConsumer, SimulatedKafka
+from tests.simulation.servers.redis_client import RedisPlace, SimulatedRedis
+from tests.simulation.virtual_loop import Host, VirtualLoop
+
+GROUP: Final = "simulated"
+SALT: Final = b"salt"
+# Short, so that each of them expires; as the recovery tests'.
+SHORT: Final[dict[str, Any]] = {
+    "due_slice": 3,
+    "rescore_slice": 3,
+    "session_timeout_ms": 3_000,
+    "redis_timeout_s": 1.5,
+    "commit_timeout_s": 6.0,
+    "transaction_timeout_ms": 4_000,
+    "backoff_max_s": 2.0,
+    "due_poll_ms": 1_000,
+    "group": GROUP,
+    "erasure_salt": "salt",
+}
+
+
+class WatchedBoard(StatusBoard):
+    """A status board whose run sees each shard that stops."""
+
+    def __init__(self, stopped: Callable[[int, str, str], None], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._stopped = stopped
+
+    async def put(
+        self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
+    ) -> bool:
+        if state == "quarantined":
+            self._stopped(shard.partition, reason, f"quarantined ({reason}): {shard}: {detail}")
+        return await super().put(shard, state, owned, reason=reason, detail=detail)
+
+
+@cache
+def settings_of(wall: bool, partitions: int, turn: int) -> Settings:
+    """Return the settings of a run; made once for each kind of run."""
+    time = "wall" if wall else "event"
+    return Settings(**SHORT, time=time, partitions=partitions, turn_max_orders=turn)
+
+
+@cache
+def metrics() -> Metrics:
+    """Return the metrics of all runs, which nobody looks at."""
+    return Metrics()
+
+
+@cache
+def step_of(settings: Settings) -> Step:
+    return scoring_step(settings)
+
+
+@cache
+def model_of(number: int) -> CompiledModel:
+    return CompiledModel.of(variant(number), GROUP, {s.id: s.name for s in bench_model().segments})
+
+
+class SimulatedModels:
+    """The models that one worker knows: each some time after it was published."""
+
+    def __init__(self, published: list[float], clock_s: Callable[[], float], lag_s: float) -> None:
+        """`published`: when each model was."""
+        self._published = published
+        self._clock_s = clock_s
+        self._lag_s = lag_s
+
+    def _known(self) -> int:
+        now = self._clock_s() - self._lag_s
+        return sum(at <= now for at in self._published)
+
+    def latest(self) -> Activation:
+        known = self._known()
+        return Activation(known, f"v{known - 1}") if known else Activation()
+
+    def compiled(self, version: str) -> object | None:
+        number = int(version[1:])
+        return model_of(number) if number < self._known() else None
+
+    def refuses(self, version: str) -> bool:
+        return False
+
+
+class SimulatedFleet:
+    """Makes the workers of a run, and installs what they stand on."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        kafka: SimulatedKafka,
+        place: RedisPlace,
+        settings: Settings,
+        wall_ms: Callable[[], int],
+        published: list[float],
+        stopped: Callable[[int, str, str], None],
+    ) -> None:
+        """`published`: when each model was. `stopped`: told of each shard that is quarantined."""
+        self._loop = loop
+        self._stopped = stopped
+        self._kafka = kafka
+        self._place = place
+        self._settings = settings
+        self._wall_ms = wall_ms
+        self._published = published
+        self.streams: Streams = streams_of(settings, "scoring")
+        self.group = SimulatedGroup(loop, settings.partitions, settings.session_timeout_ms / 1000)
+        self.boards: dict[Host, StatusBoard] = {}
+        self.supervisors: dict[Host, Supervisor] = {}
+        self.ended: dict[Host, BaseException | None] = {}
+        self._started = 0
+
+    def start(self, lag_s: float = 0.0) -> Host:
+        """Start a worker. `lag_s`: how much later than others it learns of a model."""
+        self._started += 1
+        host = Host(f"w{self._started}")
+        task = host.start(self._loop, self._work(host, lag_s))
+        task.add_done_callback(partial(self._note_end, host))
+        return host
+
+    def _note_end(self, host: Host, task: asyncio.Task[None]) -> None:
+        host.alive = False
+        self.ended[host] = None if task.cancelled() else task.exception()
+
+    async def _work(self, host: Host, lag_s: float) -> None:
+        settings, streams = self._settings, self.streams
+        client = cast("Any", SimulatedRedis(self._place, self._kafka.wire, settings.redis_timeout_s))
+        membership = cast("Any", SimulatedMembership(self.group, self._kafka.wire, host.name))
+
+        def now_ms() -> int:
+            return self._wall_ms() + host.clock_error_ms
+
+        board = self.boards[host] = WatchedBoard(self._stopped, client, GROUP, streams.input, host.name, now_ms)
+        models = SimulatedModels(self._published, self._loop.time, lag_s)
+        slots = TurnSlots(settings.turns_at_once)
+
+        def make(partition: int) -> Shard:
+            store = ShardStore(client, ShardKeys(GROUP, streams.input, partition), SALT)
+            context = ShardContext(settings, streams, partition, step_of(settings), store, membership)
+            return Shard(context, models, metrics(), board, slots, now_ms)
+
+        supervisor = self.supervisors[host] = Supervisor(membership, make, settings.partitions)
+        await supervisor.run()
+
+
+@contextmanager
+def installed(loop: asyncio.AbstractEventLoop, kafka: SimulatedKafka, place: RedisPlace, seed: int) -> Iterator[None]:
+    """Let the engine work in the simulated world: its clients, its clock, its chance and its tokens.
+
+    Production code has no switches: attributes of the engine's modules are replaced, and put back afterwards.
+    """
+    rng = random.Random(f"{seed}:engine")
+    time = SimpleNamespace(monotonic=loop.time)
+    chance = SimpleNamespace(uniform=lambda a, b: a + (b - a) * rng.random())
+    tokens = SimpleNamespace(token_hex=lambda n: f"{rng.getrandbits(8 * n):0{2 * n}x}")
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(where: Any, name: str, value: Any) -> None:
+        replaced.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    for module in engine_modules():
+        for name, value in (("time", time), ("random", chance), ("secrets", tokens)):
+            if hasattr(module, name):
+                replace(module, name, value)
+    replace(rebuild, "connect", lambda settings: SimulatedRedis(place, kafka.wire, settings.redis_timeout_s))
+    replace(held_back, "HeldBack", partial(HeldBack, clock_s=loop.time))
+    replace(turns, "FlowControl", partial(FlowControl, clock_s=loop.time))
+    replace(aiokafka.producer.producer, "AIOKafkaClient", partial(SimulatedClient, kafka))
+    replace(ledger, "AIOKafkaProducer", ProducerOfRun)
+    replace(log_reader, "AIOKafkaConsumer", partial(SimulatedConsumer, kafka))
+    try:
+        yield
+    finally:
+        for where, name, value in reversed(replaced):
+            setattr(where, name, value)
+
+
+@cache
+def engine_modules() -> list[Any]:
+    """Return the modules of the engine."""
+    return [
+        importlib.import_module(f"stream.engine.{module.name}")
+        for module in pkgutil.iter_modules(stream.engine.__path__)
+    ]

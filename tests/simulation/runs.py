@@ -1,0 +1,133 @@
+"""Runs of cases, and their judgement by the recovery tests' checker."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from tests.recovery.rig import checker
+from tests.recovery.rig.mutants import Replace
+from tests.simulation.case import Case
+from tests.simulation.choices import Decisions
+from tests.simulation.fleet import installed
+from tests.simulation.virtual_loop import StandStill
+from tests.simulation.world import SimulatedWorld, Unsettled
+
+Change = Callable[[Replace, SimulatedWorld], None]
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """The result of a run."""
+
+    case: Case
+    violations: list[str]
+    trace: list[str]
+    digest: str
+    decisions: Decisions
+    callbacks: int
+    moves: int
+
+    @property
+    def kind(self) -> str:
+        """The kind of the first violation, without its numbers and names; empty: there is none."""
+        return re.sub(r"[\d{\[('\"].*", "", self.violations[0]).strip() if self.violations else ""
+
+    def repeated(self) -> Case:
+        """Return the case with its decisions written down."""
+        return replace(self.case, given=self.decisions)
+
+
+def run(case: Case, change: Change | None = None) -> RunOutcome:
+    """Run a case and judge it. `change` takes something out of the engine or the broker."""
+    gc.disable()  # a cycle that is found at some moment could end a generator then: no run would be like another
+    world = SimulatedWorld(case)
+    violations: list[str] = []
+    try:
+        stopped = _play(world, change)
+        violations += stopped
+        if not stopped:
+            violations += _judge(world)
+        return RunOutcome(
+            case, violations, world.trace, world.digest(), world.choices.made(), world.loop.callbacks,
+            len(world.broker.history(world.streams.output)),
+        )  # fmt: skip
+    finally:
+        world.loop.dispose()
+        gc.enable()
+
+
+def _play(world: SimulatedWorld, change: Change | None) -> list[str]:
+    """Play a run. Return why it couldn't come to rest."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def swap(where: Any, name: str, value: Any) -> None:
+        undo.append((where, name, where.__dict__[name] if isinstance(where, type) else getattr(where, name)))
+        setattr(where, name, value)
+
+    with ExitStack() as stack:
+        stack.enter_context(installed(world.loop, world.kafka, world.place, world.case.seed))
+        if change:
+            change(swap, world)
+        try:
+            world.loop.run_until_complete(world.play())
+        except (Unsettled, StandStill) as error:
+            return [f"not settled: {error}", *world.stopped]
+        finally:
+            for where, name, value in reversed(undo):
+                setattr(where, name, value)
+    return []
+
+
+def _judge(world: SimulatedWorld) -> list[str]:
+    found = read_run(world)
+    wrong = world.stopped + checker.violations(found, world.acknowledged, event_time=not world.case.wall)
+    if not world.case.wall and not wrong:
+        calm = SimulatedWorld(
+            world.case.calm(),
+            {TopicPartition(world.streams.input, p): world.broker.logs[TopicPartition(world.streams.input, p)].entries
+             for p in range(world.case.partitions)},
+        )  # fmt: skip
+        try:
+            if stuck := _play(calm, None):
+                return [f"the undisturbed run: {line}" for line in stuck]
+            wrong += checker.differences(found, read_run(calm), world.settings.rules)
+        finally:
+            calm.loop.dispose()
+    return wrong
+
+
+def read_run(world: SimulatedWorld) -> checker.GroupRun:
+    """Read a run, as the checker does from real servers."""
+    s = world.streams
+
+    def rows(topic: str | None) -> list[checker.ReadRow]:
+        assert topic is not None
+        return [checker.ReadRow(p, r.offset, r.key, r.value, dict(r.headers)) for p, r in world.broker.history(topic)]
+
+    return checker.GroupRun(
+        orders=rows(s.input),
+        moves=rows(s.output),
+        latest=rows(s.latest),
+        dead=rows(s.dead_letters),
+        heads=rows(s.heads),
+        shards=[_shard(world, p) for p in range(world.case.partitions)],
+    )
+
+
+def _shard(world: SimulatedWorld, partition: int) -> checker.ShardContent:
+    keys, data = world.keys(partition), world.place.server.data
+    return checker.ShardContent(
+        json.loads(data.get(keys.head.encode(), b"{}")),
+        dict(data.get(keys.states.encode(), {})),
+        dict(data.get(keys.due.encode(), {})),
+        sorted(data.get(keys.customers.encode(), {})),
+        dict(data.get(keys.tombstones.encode(), {})),
+    )

@@ -1,0 +1,251 @@
+"""One run: the fleet, its input, what befalls it, and how it comes to rest."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from redis.exceptions import RedisError
+
+from stream.errors import SegstreamError
+from stream.repair.rebuild import Rebuilder
+from stream.storage.keys import ShardKeys, status_key
+from tests.recovery.rig.mutants import Replace
+from tests.simulation.case import Case
+from tests.simulation.choices import Choices
+from tests.simulation.fleet import GROUP, SimulatedFleet, settings_of, step_of
+from tests.simulation.plot import ABORTED, COMMITTED, START_MS, Plot, PlotRecord
+from tests.simulation.servers.broker import SimulatedBroker
+from tests.simulation.servers.kafka_clients import SimulatedKafka
+from tests.simulation.servers.logs import TransactionSpan
+from tests.simulation.servers.redis_client import RedisPlace
+from tests.simulation.servers.redis_server import Data, SimulatedRedisServer, copied
+from tests.simulation.troubles import SKEWS_MS, Troubles
+from tests.simulation.virtual_loop import WORLD, Host, VirtualLoop
+from tests.simulation.wire import SimulatedWire
+
+SETTLE_S: Final = 240.0
+OPERATOR_S: Final = 0.5
+LOOK_S: Final = 0.25
+REST_S: Final = 2.0  # after which everything must still be as it was
+SILENCE_DAYS: Final = 400
+SNAPSHOTS: Final = 16  # the last states of Redis that it may fall back to
+UPSTREAM: Final = 1_000_000  # the id of the producer of orders
+INPUT_BATCH_GAP_S: Final = 0.05
+
+
+class Unsettled(Exception):
+    """The fleet doesn't come to rest."""
+
+
+class SimulatedWorld:
+    """Everything of one run."""
+
+    def __init__(self, case: Case, inputs: dict[TopicPartition, list[Any]] | None = None) -> None:
+        """`inputs`: the records of another run, to be scored again; None: those of the case's plot."""
+        self.case = case
+        self.choices = choices = Choices(case.seed, case.given)
+        rates = case.rates
+        self.loop = loop = VirtualLoop(choices, shuffles=rates["order"], steps=rates["step"])
+        self.wire = SimulatedWire(loop, choices, delays=rates["delay"], breaks=rates["break"], ends=rates["end"])
+        self.broker = SimulatedBroker(loop, choices, rates)
+        self.settings = settings_of(case.wall, case.partitions, case.turn)
+        self.published: list[float] = []
+        self.jumped_ms = 0
+        self.broker.now_ms = self.wall_ms
+        self.broker.note = self.note
+        server = SimulatedRedisServer()
+        self.place = RedisPlace(server)
+        self.kafka = SimulatedKafka(self.broker, self.wire)
+        self.stopped: list[str] = []
+        self.fleet = SimulatedFleet(
+            loop, self.kafka, self.place, self.settings, self.wall_ms, self.published, self._note_stopped
+        )
+        self.streams = self.fleet.streams
+        for topic in self._topics():
+            self.broker.create(topic, case.partitions)
+        self.trace: list[str] = []
+        self.hosts: list[Host] = []
+        self.acknowledged: list[tuple[int, bytes]] = []
+        self.snapshots: list[Data] = []
+        self._operating: set[int] = set()  # partitions that are being rebuilt
+        self._operator: list[asyncio.Task[None]] = []
+        self._inputs = inputs
+        self.fed = False
+        self._skews = choices.stream("skew", rates["skew"])
+        self.troubles = Troubles(self, choices.stream("world", rates["world"]))
+        loop.disturb = self.troubles.disturb
+        self.wire.strike = self.troubles.strike
+        server.on_write = self.snapshot
+
+    def _topics(self) -> list[str]:
+        s = self.streams
+        return [t for t in (s.input, s.output, s.latest, s.dead_letters, s.heads, s.tombstones) if t]
+
+    def wall_ms(self) -> int:
+        """Return the right wall clock. It starts long after event time."""
+        return START_MS + 9_000 * 86_400_000 + self.jumped_ms + int(self.loop.time() * 1000)
+
+    def note(self, line: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.loop.time():9.3f}  {line}")
+
+    def _note_stopped(self, partition: int, reason: str, line: str) -> None:
+        self.note(line)
+        if reason != "redis_lost" or not self.troubles.has_lost:
+            self.stopped.append(line)
+        elif partition not in self._operating:
+            self._operating.add(partition)
+            self._operator.append(self.loop.create_task(self._rebuild(partition), context=WORLD))
+
+    async def _rebuild(self, partition: int) -> None:
+        """Do what the quarantine asks for: make the shard anew from Kafka, and let it try again."""
+        await asyncio.sleep(OPERATOR_S)
+        while True:
+            try:
+                rebuilder = Rebuilder(self.settings, self.streams, step_of(self.settings))
+                async for line in rebuilder.rebuild(partition):
+                    self.note(line)
+                break
+            except (KafkaError, RedisError, SegstreamError, TimeoutError) as error:
+                self.note(f"the rebuild failed: {error!r}")
+                await asyncio.sleep(OPERATOR_S)
+        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
+        while (text := self.place.server.command(b"HGET", key, field)) is None or b'"running"' not in text:
+            if text is not None and b'"quarantined"' in text:  # `segstream retry`
+                self.place.server.command(b"HDEL", key, field)
+            await asyncio.sleep(OPERATOR_S)
+        self._operating.discard(partition)
+
+    def digest(self) -> str:
+        """Return a digest of the trace and of every log."""
+        made = hashlib.sha256("\n".join(self.trace).encode())
+        for tp, log in sorted(self.broker.logs.items()):
+            made.update(repr((tp, [(e.key, e.value, e.headers, e.timestamp, e.marker) for e in log.entries])).encode())
+        made.update(repr(sorted(self.place.server.data.items())).encode())
+        return made.hexdigest()
+
+    async def play(self) -> None:
+        """Run from beginning to rest. Raises Unsettled."""
+        for _ in range(self.case.workers):
+            self.start_worker()
+        feeding = self.loop.create_task(self._feed(), context=WORLD)
+        if self._inputs is None:
+            await self.loop.create_task(self.troubles.run(), context=WORLD)
+        await feeding
+        self.troubles.heal()
+        await self._settle()
+
+    def start_worker(self) -> Host:
+        wrong = self._skews.next()
+        host = self.fleet.start(lag_s=(wrong % 7) / 2)
+        host.clock_error_ms = SKEWS_MS[wrong % len(SKEWS_MS)] if wrong else 0
+        self.note(f"{host.name} starts")
+        self.hosts.append(host)
+        return host
+
+    async def _feed(self) -> None:
+        if self._inputs is not None:
+            self.published += [0.0] * 100
+            for tp, entries in self._inputs.items():
+                log = self.broker.logs[tp]
+                for entry in entries:
+                    span = (
+                        None
+                        if entry.span is None
+                        else TransactionSpan(entry.span.first, outcome=bool(entry.span.outcome))
+                    )
+                    log.entries.append(entry._replace(span=span))
+                log.wake()
+            return
+        case = self.case
+        plot = Plot(case.seed, partitions=case.partitions, customers=case.customers, scenes=case.scenes, wall=case.wall)
+        for number in range(case.scenes):
+            scene = plot.scene(number, self.wall_ms(), case.skipped)
+            if scene.starts is not None:
+                self.published.append(self.loop.time())
+                self.note(f"model {scene.starts} is published")
+            await self._send(scene.records, scene.transaction)
+            await asyncio.sleep(scene.pause_ms / 1000)
+        await asyncio.sleep(1.0)
+        self.fed = True
+        await self._send(plot.silence(SILENCE_DAYS), 0)
+        if case.wall:
+            self.jumped_ms += SILENCE_DAYS * 86_400_000
+
+    async def _send(self, records: list[PlotRecord], transaction: int) -> None:
+        """Send records as the shops' producer does: outside transactions, or in one that is committed or aborted."""
+        topic = self.streams.input
+        tps = sorted({TopicPartition(topic, r.partition) for r in records})
+        self.note(f"{len(records)} records are sent{('', ' in a transaction', ' and aborted')[transaction]}")
+        if transaction:
+            for tp in tps:
+                self.broker.logs[tp]._open[UPSTREAM] = TransactionSpan(len(self.broker.logs[tp].entries))
+        for record in records:
+            log = self.broker.logs[TopicPartition(topic, record.partition)]
+            log.append([(record.key, record.value, ())], self.wall_ms(), log._open.get(UPSTREAM))
+            if transaction != ABORTED:
+                self.acknowledged.append((record.partition, record.value))
+        if transaction:
+            await asyncio.sleep(INPUT_BATCH_GAP_S)
+            for tp in tps:
+                self.broker.logs[tp].mark(UPSTREAM, 0, self.wall_ms(), committed=transaction == COMMITTED)
+
+    async def _settle(self) -> None:
+        """Wait until every record is scored, and nothing has been written for a while."""
+        deadline, seen, since = self.loop.time() + SETTLE_S, -1, 0.0
+        while True:
+            if (written := self._written()) != seen or not self._is_settled():
+                seen, since = written, self.loop.time()
+            elif self.loop.time() - since > REST_S:
+                return
+            self.troubles.restart_ended()
+            if self.loop.time() > deadline:
+                for task in self._operator:
+                    task.cancel()
+                raise Unsettled(self._shown())
+            await asyncio.sleep(LOOK_S)
+
+    def _written(self) -> int:
+        return sum(len(log.entries) for log in self.broker.logs.values())
+
+    def _is_settled(self) -> bool:
+        for p in range(self.case.partitions):
+            head = self.head(p)
+            end = self.broker.logs[TopicPartition(self.streams.input, p)].stable
+            if head is None or head["offset"] < end or head["cursor"] is not None:
+                return False
+        return all(log.stable == len(log.entries) for log in self.broker.logs.values())
+
+    def head(self, partition: int) -> dict[str, Any] | None:
+        """Return the head of a shard in Redis."""
+        import json
+
+        raw = self.place.server.data.get(self.keys(partition).head.encode())
+        return None if raw is None else json.loads(raw)
+
+    def keys(self, partition: int) -> ShardKeys:
+        return ShardKeys(GROUP, self.streams.input, partition)
+
+    def _shown(self) -> str:
+        boards = [
+            f"{host.name}-{p}: {status.state} {status.reason} {status.detail}"
+            for host, board in self.fleet.boards.items()
+            if host.alive
+            for p, status in board.shards.items()
+        ]
+        heads = [self.head(p) for p in range(self.case.partitions)]
+        return f"{boards}, heads {heads}"
+
+    def snapshot(self) -> None:
+        """Keep the content of Redis as it is now."""
+        if self._inputs is None:
+            self.snapshots.append(copied(self.place.server.data))
+            del self.snapshots[:-SNAPSHOTS]
+
+
+Change = Callable[[Replace], None]
