@@ -82,7 +82,8 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
         """Return how many partitions the topic has now, 0 where it doesn't exist; None: Kafka doesn't say."""
         try:
             metadata = await asyncio.wait_for(describe_topics(self._consumer, [self._topic]), 5)
-        except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
+        # An assertion of aiokafka: the broker that it chose has just left the cluster.
+        except (aiokafka.errors.KafkaError, TimeoutError, OSError, AssertionError) as error:
             log.info("%s: its partitions can't be counted: %s", self._topic, error)
             return None
         (topic,) = metadata["topics"]

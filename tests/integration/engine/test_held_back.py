@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaProducer
 
+from stream.kafka import topics
+from stream.local.machine import free_port
 from stream.settings import Settings
 from tests.support.command_line import run
+from tests.support.engine.real_worker import processes
 from tests.support.engine.toy_engine import Engine, engine, eventually, produce
 
 WAITING = [(b"k%d" % i, b"x") for i in range(100)]
@@ -76,3 +83,30 @@ async def test_gauges_leave_with_their_shard(settings: Settings) -> None:
             await eventually(lambda: len(one.membership.assigned) == len(two.membership.assigned) == 2)
             for name in ("segstream_lag_records", "segstream_held_back_records", "segstream_clock_seconds"):
                 await eventually(lambda name=name: len(sample(one, name)) == 2, what=name)  # type: ignore[misc]
+
+
+@pytest.mark.slow
+async def test_health_names_the_partitions_and_stays_healthy(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2, open_transaction_warn_s=0.5, http_port=free_port())
+    await topics.create(settings)
+
+    def health() -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{settings.http_port}/health") as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    async def waiting(partitions: list[int]) -> bool:
+        try:
+            found = await asyncio.to_thread(health)  # raises where it isn't 200
+        except OSError:
+            return False
+        states = {shard["state"] for shard in found["shards"].values()}
+        return states == {"running"} and found["healthy"] and found["waiting_for_transaction"] == partitions
+
+    with processes(settings, tmp_path, "worker"):
+        await eventually(lambda: waiting([]), 60, "a healthy worker")
+        async with open_transaction(settings):
+            await eventually(lambda: waiting([0, 1]), 30, "partitions that wait")
+        await eventually(lambda: waiting([]), 30, "nothing waits")
