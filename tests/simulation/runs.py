@@ -12,11 +12,13 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
+from segmentation.step import Activation, TurnContext
+from stream.storage.heads import decode_store_head
 from tests.recovery.rig import checker
 from tests.recovery.rig.mutants import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Decisions
-from tests.simulation.fleet import installed
+from tests.simulation.fleet import installed, model_of, step_of
 from tests.simulation.virtual_loop import StandStill
 from tests.simulation.world import SimulatedWorld, Unsettled
 
@@ -89,7 +91,9 @@ def _play(world: SimulatedWorld, change: Change | None) -> list[str]:
 def _judge(world: SimulatedWorld) -> list[str]:
     found = read_run(world)
     wrong = world.stopped + checker.violations(found, world.acknowledged, event_time=not world.case.wall)
-    if not world.case.wall and not wrong:
+    if world.case.wall:
+        wrong += _in_other_segments(world)
+    elif not wrong:
         calm = SimulatedWorld(
             world.case.calm(),
             {TopicPartition(world.streams.input, p): world.broker.logs[TopicPartition(world.streams.input, p)].entries
@@ -102,6 +106,23 @@ def _judge(world: SimulatedWorld) -> list[str]:
         finally:
             calm.loop.dispose()
     return wrong
+
+
+def _in_other_segments(world: SimulatedWorld) -> list[str]:
+    """Score every customer once more, in wall time: at rest nobody may move."""
+    found: list[bytes] = []
+    for shard, p in ((_shard(world, p), p) for p in range(world.case.partitions)):
+        head = decode_store_head(world.place.server.data[world.keys(p).head.encode()])
+        if not head.activation:
+            continue
+        context = TurnContext(
+            head.clock, head.clock, Activation(head.activation, head.version), model_of(int(head.version[1:])),
+            head.backfills,
+        )  # fmt: skip
+        rows = sorted(shard.states.items())
+        turn = step_of(world.settings).rescore(rows, [False] * len(rows), context)
+        found += [output.key for output in turn.outputs]
+    return [f"customers in another segment than the model gives: {found}"] if found else []
 
 
 def read_run(world: SimulatedWorld) -> checker.GroupRun:

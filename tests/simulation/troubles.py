@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from aiokafka import TopicPartition
+
+from stream.storage.heads import decode_store_head
 from tests.simulation.choices import Stream
 from tests.simulation.servers.redis_server import SimulatedRedisServer, copied
 from tests.simulation.virtual_loop import WORLD, Host
@@ -30,6 +33,7 @@ class Troubles:
         self._kinds = [
             self._kill, self._kill, self._suspend, self._suspend, self._cut_off, self._drop_links, self._hold,
             self._roll_back, self._fail_over, self._restart_redis, self._tidy, self._leave, self._add, self._skew,
+            self._expire,
         ]  # fmt: skip
 
     async def run(self) -> None:
@@ -169,6 +173,20 @@ class Troubles:
         for tp, log in world.broker.logs.items():
             if tp.topic in {s.heads, s.latest, s.tombstones}:
                 log.compact()
+
+    def _expire(self, value: int) -> None:
+        """Delete the beginnings of the logs, as far as no Redis can fall back any more (retention)."""
+        world, s = self._world, self._world.streams
+        if world.case.rates["lose"]:
+            return  # a rebuild needs the whole logs
+        world.note("the beginnings of the logs expire")
+        for p in range(world.case.partitions):
+            key = world.keys(p).head.encode()
+            heads = [data.get(key) for data in (world.place.server.data, *world.snapshots)]
+            found = [decode_store_head(head) for head in heads if head is not None]
+            if len(found) == len(heads):
+                world.broker.logs[TopicPartition(s.input, p)].delete_before(min(h.offset for h in found))
+                world.broker.logs[TopicPartition(s.output, p)].delete_before(min(h.position for h in found))
 
     def _leave(self, value: int) -> None:
         """Stop a worker in good order."""
