@@ -133,7 +133,7 @@ def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None, now_m
     `as_of_ms` may be at most a grace before a shard's clock: entries that counted earlier may have been dropped since.
     """
     keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-    clocks = {k.partition: clock for k in keys if (clock := read_clock(redis, k)) is not None}
+    clocks = {k.partition: clock for k in keys if (clock := read_clock(redis, k, settings)) is not None}
     event_time = settings.time == "event"
     at_ms = as_of_ms
     if at_ms is None:

@@ -202,8 +202,9 @@ def _muted_by(redis: Redis, keys: ShardKeys, value: bytes) -> str | None:
 
 
 def _as_of(redis: Redis, settings: Settings, keys: ShardKeys, now_ms: int) -> int:
-    clock = read_clock(redis, keys) if settings.time == "event" else None
-    return now_ms if clock is None else clock
+    """Return the instant of a report. Raises SettingsDiffer where the state is under other settings."""
+    clock = read_clock(redis, keys, settings)
+    return now_ms if clock is None or settings.time == "wall" else clock
 
 
 def sentence(next_move: NextSegment, at_ms: int, segment: str, currency: str) -> str:

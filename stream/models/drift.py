@@ -72,7 +72,7 @@ async def drift_sample(settings: Settings, published: PublishedModels, stored: i
     redis = connect(settings)
     try:
         at_ms = None if settings.time == "event" else now_ms
-        found = await sampled_drift(redis, shards, model, settings.rules, at_ms)
+        found = await sampled_drift(redis, shards, model, settings, at_ms)
     except (RedisError, OSError) as error:
         raise unreachable(settings, error) from error
     except StateFormatError as error:

@@ -56,7 +56,7 @@ class DriftMonitor:
         now_ms = None if settings.time == "event" else self._now_ms()
         drift: Drift | None = None
         try:
-            drift = await sampled_drift(self._redis, shards, model, settings.rules, now_ms)
+            drift = await sampled_drift(self._redis, shards, model, settings, now_ms)
         except (RedisError, OSError, StateFormatError, ShardUnreadable) as error:
             # The shard itself reports what to do when it reads this state.
             log.warning("no sample of the customers: %s", error_text(error))

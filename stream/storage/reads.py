@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 import msgspec
 
+from segmentation.agreed import WAYS, Way
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
 from stream.storage.heads import Stored, StoreHead, decode_store_head
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.asyncio import Redis as AsyncRedis
 
-    from stream.settings import Settings
+    from stream.settings import DeploymentSettings, Settings
 
 PAGE: Final = 2_000
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
@@ -44,6 +45,12 @@ class ShardLostInPart(ShardUnreadable):
     """A shard's keys don't hold what its head counts: a part of it has vanished, or somebody else has written."""
 
     reason: ClassVar[str] = "redis_lost"
+
+
+class SettingsDiffer(ShardUnreadable):
+    """A shard's states are under other settings than the reader's: it would take them for something else."""
+
+    reason: ClassVar[str] = "settings_changed"
 
 
 def parse_head(raw: bytes, shard: str) -> StoreHead:
@@ -107,10 +114,38 @@ async def read_head_async(redis: AsyncRedis, keys: ShardKeys) -> StoreHead | Non
     return _answer(await _ask(redis.pipeline(transaction=True), keys), keys)
 
 
-def read_clock(redis: Redis, keys: ShardKeys) -> int | None:
-    """Read the clock of a shard (ms); None: it has had no record yet. Raises ShardUnreadable, RedisError."""
+def read_clock(redis: Redis, keys: ShardKeys, settings: DeploymentSettings | None = None) -> int | None:
+    """Read the clock of a shard (ms); None: it has had no record yet. Raises ShardUnreadable, RedisError.
+
+    `settings`: those of a reader of the states. Raises SettingsDiffer where the states are under others.
+    """
     head = read_head(redis, keys)
+    if settings is not None:
+        check_agreed(head, settings, keys.shard)
     return None if head is None else head.clock_ms
+
+
+def check_agreed(head: StoreHead | None, settings: DeploymentSettings, shard: str) -> None:
+    """Raise SettingsDiffer where a shard's states are under other settings than the reader's."""
+    if head is None or head.agreed is None:
+        return
+    if head.stripped is not None:
+        raise SettingsDiffer(
+            f"{shard} is going over to other settings: its states are read again.",
+            hint="`segstream status --wait 600` waits for the end.",
+        )
+    # Those that only judge records don't change what a state means, and the trainer doesn't read them.
+    names = [name for name, way in WAYS.items() if way is not Way.ADOPT and hasattr(settings, name)]
+    differ = [name for name in names if getattr(settings, name) != getattr(head.agreed, name)]
+    if differ:
+        texts = [
+            f"SEGSTREAM_{name.upper()} is {getattr(settings, name)} here, but {getattr(head.agreed, name)}"
+            for name in differ
+        ]
+        raise SettingsDiffer(
+            f"{', '.join(texts)} for the workers of {shard}.",
+            hint="Give this command the deployment's settings. To change them for good, run `segstream reconfigure`.",
+        )
 
 
 def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:

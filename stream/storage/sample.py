@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from segmentation.drift import Drift, Tally, drift_of
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_head_async
+from stream.storage.reads import check_agreed, read_head_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from segmentation.model import SegmentModel
-    from segmentation.rfm import Rules
+    from stream.settings import DeploymentSettings
 
 SAMPLE: Final = 1_000  # customers of a shard
 
@@ -26,12 +26,13 @@ class Sampled(NamedTuple):
     values: list[bytes]
 
 
-async def sample(redis: Redis, keys: ShardKeys, count: int = SAMPLE) -> Sampled | None:
+async def sample(redis: Redis, keys: ShardKeys, settings: DeploymentSettings, count: int = SAMPLE) -> Sampled | None:
     """Read customers of a shard at random, none twice; None: the shard has had no record yet.
 
-    Raises ShardUnreadable, RedisError.
+    Raises ShardUnreadable (also where the states are under other settings), RedisError.
     """
     head = await read_head_async(redis, keys)
+    check_agreed(head, settings, keys.shard)
     if head is None or head.clock_ms is None:
         return None
     # Customer, state, customer, state, …
@@ -40,15 +41,15 @@ async def sample(redis: Redis, keys: ShardKeys, count: int = SAMPLE) -> Sampled 
 
 
 async def sampled_drift(
-    redis: Redis, shards: Iterable[ShardKeys], model: SegmentModel, rules: Rules, now_ms: int | None
+    redis: Redis, shards: Iterable[ShardKeys], model: SegmentModel, settings: DeploymentSettings, now_ms: int | None
 ) -> Drift:
     """Compare a sample of these shards' customers with those that a model was trained on.
 
     `now_ms`: the wall clock; None in event time, where each shard's own clock counts. Raises StateFormatError,
     ShardUnreadable, RedisError.
     """
-    tally = Tally(model, rules)
+    tally = Tally(model, settings.rules)
     for keys in shards:
-        if (found := await sample(redis, keys)) is not None:
+        if (found := await sample(redis, keys, settings)) is not None:
             tally.add(found.values, max(found.clock, now_ms or found.clock))
     return drift_of(tally)

@@ -36,7 +36,7 @@ def look_at_all(
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            clock = read_clock(redis, keys)
+            clock = read_clock(redis, keys, settings)
             if clock is None:
                 continue
             at = clock if settings.time == "event" else max(clock, now_ms())

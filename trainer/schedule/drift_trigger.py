@@ -63,7 +63,7 @@ class DriftTrigger:
         shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
         wall_ms = None if settings.time == "event" else now_ms
         try:
-            drift = await sampled_drift(self.redis, shards, model, settings.rules, wall_ms)
+            drift = await sampled_drift(self.redis, shards, model, settings, wall_ms)
         except ShardUnreadable as error:
             raise SnapshotError(str(error)) from error
         except StateFormatError as error:

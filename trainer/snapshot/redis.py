@@ -89,7 +89,7 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     # Before the states: checked afterwards, a replica that has reconnected meanwhile would look in sync.
     link = read_link(redis)
-    known = [clock for keys in shards if (clock := read_clock(redis, keys)) is not None]
+    known = [clock for keys in shards if (clock := read_clock(redis, keys, settings)) is not None]
     if not known:
         raise _no_customers(settings, link)
     beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)

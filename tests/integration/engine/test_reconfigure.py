@@ -29,6 +29,8 @@ from tests.support.engine.real_worker import (
 )
 from tests.support.engine.toy_engine import eventually
 from tests.support.orders import send_events
+from trainer.errors import SnapshotError
+from trainer.snapshot.redis import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +138,12 @@ async def test_a_worker_with_another_window_is_refused_until_it_is_reconfigured(
 
     refused = await asyncio.to_thread(run, changed, "rebuild", "--yes", code=1)
     assert "segstream reconfigure" in str(refused.exception)
+    for reader in (("customer", "c01", "--json"), ("forecast",), ("export", "--out", str(tmp_path / "all.csv"))):
+        error = (await asyncio.to_thread(run, changed, *reader, code=1)).exception
+        assert "SEGSTREAM_WINDOW_DAYS is 120 here, but 365" in str(error), reader
+        await asyncio.to_thread(run, settings, *reader)
+    with pytest.raises(SnapshotError, match="SEGSTREAM_WINDOW_DAYS is 120 here, but 365"):
+        take(changed, None, now_ms=now_ms())
     shown = await asyncio.to_thread(run, changed, "reconfigure")
     assert "SEGSTREAM_WINDOW_DAYS: 365 -> 120 (2 of 2 shards)" in shown.stdout
     assert states(settings) == before

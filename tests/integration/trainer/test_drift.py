@@ -189,15 +189,15 @@ async def test_a_sample_is_fair_and_no_larger_than_asked(settings_for: Callable[
     fill(settings, 1, latest=1_700_000_000_000)
     keys = ShardKeys(settings.group, settings.orders_topic, 1)
     async with Redis.from_url(settings.redis_url.get_secret_value(), protocol=2) as redis:
-        assert await sample(redis, ShardKeys(settings.group, "none", 0)) is None
-        everyone = await sample(redis, keys)
+        assert await sample(redis, ShardKeys(settings.group, "none", 0), settings) is None
+        everyone = await sample(redis, keys, settings)
         assert everyone is not None
         assert everyone.clock == 1_700_000_000_000
         assert len(set(everyone.values)) == len(everyone.values) == CUSTOMERS // 2
         # Every customer is sampled as often as others, wherever it is in the hash: 300 of 300 in some rounds of 50.
         seen: set[bytes] = set()
         for _ in range(80):
-            some = await sample(redis, keys, 50)
+            some = await sample(redis, keys, settings, 50)
             assert some is not None
             assert len(some.values) == 50
             seen.update(some.values)
