@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Final
+from unicodedata import category
+
 import typer
+
+_SPACE: Final = "Zs"  # no-break and thin spaces, which aren't "printable"
 
 
 def harmless(text: str) -> str:
     r"""Return text as one line in which control characters, line ends, and what reorders or hides text are escapes.
 
-    They are escaped as in JSON, so JSON stays the same value. Letters of every script stay.
+    They are escaped as in JSON, so JSON stays the same value. Letters of every script and every width of space stay.
 
     >>> harmless("Zoë" + chr(27) + "[2J" + chr(10) + chr(0x202E) + chr(0xE0041))
     'Zoë\\u001b[2J\\u000a\\u202e\\udb40\\udc41'
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
+    return "".join(c if c.isprintable() or category(c) == _SPACE else _escape(c) for c in text)
 
 
 def harmless_lines(text: str) -> str:

@@ -146,8 +146,8 @@ def _of_scoring(settings: Settings, holding: ShardHolding, until_ms: int | None,
         if not expected and settings.partitioner != "none":
             reason = (
                 f"{kept}, dated up to {iso(until_ms)}, though SEGSTREAM_PARTITIONER={settings.partitioner} puts this "
-                "id into another shard: the producers of orders choose partitions differently, or did. Erase again "
-                "with their partitioner, or with none, in the settings of workers and this command"
+                "id into another shard: the producers of orders choose partitions differently, or did. Change the "
+                "setting to theirs, or to none (`segstream reconfigure`), and erase again"
             )
             return [reason]
         return [f"{kept}, dated up to {iso(until_ms)}"]

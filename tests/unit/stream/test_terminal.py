@@ -19,7 +19,7 @@ STEERING = "a\x1b[2J\x9b1m\x07\r\nb\u202e\u2066\u200b\u2028\ufeff\U000e0041\x7f\
 
 
 def test_letters_of_every_script_stay() -> None:
-    text = "Zoë Ωμέγα 顧客 عميل 😀 c-1@x.org [a] \\u001b"
+    text = "Zoë Ωμέγα 顧客 عميل 😀 c-1@x.org [a] \\u001b 1\u202f000\u00a0€"
     assert harmless(text) == text
 
 
@@ -52,6 +52,7 @@ def test_a_table_s_cell_is_neither_markup_nor_steering(capsys: pytest.CaptureFix
     assert "\x1b" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_command_s_error_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise SegstreamError(f"no customer {STEERING}.")
