@@ -12,6 +12,7 @@ from stream.storage.heads import (
     HeadChange,
     Stored,
     StoreHead,
+    decode_kafka_head,
     encode_head,
     first_head,
     stored_of,
@@ -62,3 +63,11 @@ def test_the_counts_are_the_heads_last_field() -> None:
 def test_a_head_is_read_back() -> None:
     head = first_head("cluster", (4, 4), 7)
     assert parse_head(encode_head(head), "orders-3") == head
+
+
+def test_a_head_of_before_the_eras_is_of_the_first() -> None:
+    kafka = decode_kafka_head(b'{"offset":5,"count":2,"clock":9,"activation":1,"version":"v","cursor":null,"format":1}')
+    assert (kafka.offset, kafka.era) == (5, 0)
+    head = encode_head(first_head("cluster", (4, 4), 7))
+    assert b',"era":0' in head
+    assert parse_head(head.replace(b',"era":0', b""), "orders-3").era == 0
