@@ -116,6 +116,7 @@ def settings_page() -> str:
             "| variable | meaning |",
             "|---|---|",
             "| `SEGSTREAM_CONFIG` | path of the TOML file |",
+            "| `SEGSTREAM_LOCAL_KAFKA_VERSION` | the Apache Kafka of the local stack: 4.1.2 (default) or 4.4.0 |",
             "| `SEGSTREAM_CACHE_DIR` | folder for downloads (local stack, demo, tests); default `~/.cache/segstream` |",
             "",
         ]

@@ -226,6 +226,7 @@ def _message_components() -> dict[str, Any]:
                 "segstream_reason": _TEXT,
                 "segstream_field": _TEXT,
                 "segstream_failed_at": _TEXT,
+                "segstream_group": _TEXT,
                 "__connect.errors.topic": _TEXT,
                 "__connect.errors.partition": _TEXT,
                 "__connect.errors.offset": _TEXT,

@@ -212,9 +212,10 @@ class CampaignStep:
         """Do what `plan` does: a move carries its own time, whenever it is delivered."""
         return self.plan(records, partition, context)
 
-    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
         """Return the states after the plan's moves. Their actions are published: `patch` reads them from the log."""
-        return self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
+        states = self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
+        return Turn(plan.taken, plan.clock, states, dead=list(_batch(plan).dead))
 
     def decide(
         self,
@@ -255,6 +256,10 @@ class CampaignStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """Return the state with its own last published action written in."""
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
+
+    def latest(self, value: bytes, note: bytes) -> None:
+        """Return None: actions have no compacted topic."""
+        del value, note  # the contract asks for them
 
     def is_erased(self, value: bytes) -> bool:
         """Return whether the last move handled was the erasure."""

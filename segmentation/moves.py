@@ -51,6 +51,12 @@ def figures(value: bytes | None, at: int) -> Rfm | None:
     return Rfm(age / float(DAY_MS), frequency, format_units(monetary))
 
 
+def latest_of(value: bytes, note: bytes) -> bytes | None:
+    """Return the record for the compacted topic of a move that is read from the log: None where it leads nowhere."""
+    target, _, _ = NOTE.unpack(note)
+    return value if target else None
+
+
 class MoveWriter:
     """Turns moves into outputs, under one deployment's name and one model's segment names."""
 

@@ -21,7 +21,7 @@ from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.events import Cause, Reason
 from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
-from segmentation.moves import NOTE, Move
+from segmentation.moves import NOTE, Move, latest_of
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import (
     EMPTY,
@@ -63,6 +63,7 @@ class ScoringStep:
     """Orders -> moves. Pure; the contract is `segmentation.step.Step`."""
 
     name = "scoring"
+    latest = staticmethod(latest_of)
 
     def __init__(
         self,
@@ -139,13 +140,13 @@ class ScoringStep:
             work=_Work(batch, partition, context.overdue),
         )
 
-    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        """Return the states after the plan's records: merged at their clocks, nothing scored."""
-        (batch, _, overdue), scratch = _work(plan), Turn(0, 0)
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        """Return the states after the plan's records, merged at their clocks, nothing scored; and the dead letters."""
+        batch, _, overdue = _work(plan)
+        turn = Turn(plan.taken, plan.clock, dead=list(batch.dead))
         open_slots = (plan.backfills or NONE_OPEN).open_slots
-        fold = Fold(batch, plan.taken, (0, b""), None, open_slots, scratch, self._rules, overdue)
-        changed: dict[bytes, bytes] = {}
-        for customer in self._customers(plan, values, (), scratch):
+        fold = Fold(batch, plan.taken, (0, b""), None, open_slots, turn, self._rules, overdue)
+        for customer in self._customers(plan, values, (), turn):
             fold.check_time()
             if plan.closed:
                 for position in customer.own:
@@ -154,8 +155,8 @@ class ScoringStep:
             else:
                 merge_all(customer, fold)
             if customer.changed and customer.value is not None:
-                changed[customer.key] = customer.value
-        return changed
+                turn.states[customer.key] = customer.value
+        return turn
 
     def decide(
         self,

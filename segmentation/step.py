@@ -182,10 +182,10 @@ class Step(Protocol):
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode records that were delivered before, as `plan` does, at the clocks of their first delivery."""
 
-    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        """Return the states after the plan's records. Nothing is scored or published.
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        """Return the states after the plan's records, and their dead letters as `decide` made them. Nothing is scored.
 
-        Raises BatchTooLong where `overdue()` of the plan's context.
+        All else of the turn is empty. Raises BatchTooLong where `overdue()` of the plan's context.
         """
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
@@ -196,6 +196,9 @@ class Step(Protocol):
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """Return the state with its own last published output written in, given that output's note."""
+
+    def latest(self, value: bytes, note: bytes) -> bytes | None:
+        """Return what `Output.latest` was, of an output that is read from the log."""
 
     def is_erased(self, value: bytes) -> bool:
         """Return whether the customer was erased and nothing came since: the state is stored under its key's hash."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from stream.kafka import topics
+from stream.local.jars import KAFKA_VERSIONS
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 from stream.settings_sources import PREFIX
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Paths of this machine. All other variables are removed, so that tests don't depend on the environment.
-_OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_TEST_DATA"}
+_OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_LOCAL_KAFKA_VERSION", "SEGSTREAM_TEST_DATA"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Mark tests by their fixtures, so that none can lack the marker.
     for item in items:
-        if isinstance(item, pytest.Function) and "stack" in item.fixturenames:
+        if isinstance(item, pytest.Function) and {"stack", "newest_stack"} & set(item.fixturenames):
             item.add_marker(pytest.mark.servers)
 
 
@@ -44,10 +45,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield servers
 
 
+@pytest.fixture(scope="session")
+def newest_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """Start a Kafka of the newest version that the local stack has, and a Valkey."""
+    with LocalStack(tmp_path_factory.mktemp("newest"), report=print, kafka_version=KAFKA_VERSIONS[-1]) as servers:
+        yield servers
+
+
 @pytest.fixture
 def settings_for(stack: LocalStack) -> Callable[..., Settings]:
     """Return a maker of settings for the session's servers, with a group and topics that no other test has."""
+    return _maker(stack)
 
+
+@pytest.fixture
+def settings_for_newest(newest_stack: LocalStack) -> Callable[..., Settings]:
+    """Return a maker of settings for the newest Kafka."""
+    return _maker(newest_stack)
+
+
+def _maker(stack: LocalStack) -> Callable[..., Settings]:
     def make(**overrides: Any) -> Settings:
         mark = uuid.uuid4().hex[:12]
         base = Settings()

@@ -11,7 +11,7 @@ from typing import Any, Final
 import psutil
 from redis import Redis
 
-from stream.local.jars import KAFKA_VERSION
+from stream.local.jars import chosen_version
 
 _PACKAGES: Final = ("faust-streaming", "aiokafka", "redis", "hiredis", "numpy", "msgspec", "uvloop", "scikit-learn")
 
@@ -25,7 +25,7 @@ def machine(redis: Redis) -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "kafka": KAFKA_VERSION,
+        "kafka": chosen_version(),
         "valkey": server.get("valkey_version") or server["redis_version"],
         "packages": {name: version(name) for name in _PACKAGES},
     }

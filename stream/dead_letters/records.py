@@ -35,12 +35,19 @@ class DeadRecord:
 
 
 def dead_record(
-    record: Any, dead_letter: DeadLetter, topic: str, partition: int, *, now_ms: int, max_bytes: int
+    record: Any,
+    dead_letter: DeadLetter,
+    topic: str,
+    partition: int,
+    *,
+    now_ms: int,
+    max_bytes: int,
+    group: str | None = None,
 ) -> DeadRecord:
     """Return the dead letter of a consumed record: its key, value and headers, and headers that say why.
 
     Of a record of more than `max_bytes`, the first 64 KiB of key and value and their SHA-256 are kept, and the headers
-    are left out; topic, partition and offset lead to the complete record.
+    are left out; topic, partition and offset lead to the complete record. `group`: of the worker that writes it.
     """
     headers = [
         (f"{CONNECT}topic", topic.encode()),
@@ -51,6 +58,7 @@ def dead_record(
         ("segstream_reason", dead_letter.reason.encode()),
         ("segstream_field", (dead_letter.field or "").encode()),
         ("segstream_failed_at", iso(now_ms).encode()),
+        *([] if group is None else [("segstream_group", group.encode())]),
     ]
     key, value, original = record.key, record.value, list(record.headers)
     size = len(value or b"") + len(key or b"")
@@ -83,6 +91,7 @@ class StoredDeadLetter:
     field: str | None
     message: str
     failed_at: str | None
+    group: str | None  # of the worker that wrote it; earlier versions don't say it
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]  # the record's own
@@ -102,6 +111,7 @@ def read_dead_letter(record: Any) -> StoredDeadLetter:
         field=_text(ours.get("segstream_field")) or None,
         message=_text(ours.get(f"{CONNECT}exception.message")),
         failed_at=_text(ours.get("segstream_failed_at")) or None,
+        group=_text(ours.get("segstream_group")) or None,
         key=record.key,
         value=record.value,
         headers=own,

@@ -1,18 +1,35 @@
-"""Step 6 of a takeover: merge the records that Kafka's head covers into Redis, and publish nothing."""
+"""Steps 6 and 4b of a takeover: the records that Kafka's head covers, and those that it must cover yet."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 
-from segmentation.step import Activation, BatchTooLong, KafkaRecord, Scope, Step, TurnContext, TurnPlan, never
+import msgspec
+
+from segmentation.step import (
+    Activation,
+    BatchTooLong,
+    KafkaRecord,
+    Output,
+    Scope,
+    Step,
+    TurnContext,
+    TurnPlan,
+    never,
+)
 from stream.engine.flow_control import deadline
+from stream.engine.ledger import Publication
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead, StoreHead
+from stream.storage.output_log import LoggedOutput, LogRecord, OutputMark
 from stream.storage.reads import SKIP_LOST
+
+log = logging.getLogger(__name__)
 
 
 async def catch_up(owned: Owned, kafka: KafkaHead, end: int, stopping: asyncio.Event) -> None:
@@ -22,13 +39,7 @@ async def catch_up(owned: Owned, kafka: KafkaHead, end: int, stopping: asyncio.E
     ShardLost where it can't be read or the worker is stopping.
     """
     shard, reader, target = owned.shard, owned.reader, kafka.offset
-    if target > (end := await reader.end_reaching(shard.streams.input, shard.partition, end, target)):
-        raise ShardQuarantined(
-            "input_truncated",
-            f"Kafka's head stands at offset {target} of {shard}, which ends at offset {end}: "
-            "was the topic truncated or recreated?",
-            hint=SKIP_LOST,
-        )
+    await _check_end(owned, target, end)
     reader.seek(shard.streams.input, shard.partition, owned.head.offset)
     deadline = time.monotonic() + shard.settings.commit_timeout_s
     while owned.head.offset < target:
@@ -95,6 +106,76 @@ def _judge(step: Step, kafka: KafkaHead, offset: int) -> tuple[Step, int]:
     return step, kafka.offset
 
 
+async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], end: int, now_ms: int) -> None:
+    """Commit a head that covers the outputs of a torn turn, with all else that the turn published (step 4b).
+
+    A late end of another transaction can commit a part of a turn: outputs, but not the head. Their last records for the
+    compacted topic are in the outputs themselves. Dead letters and tombstones follow from the turn's records, which are
+    absorbed here without being stored: Redis stands at N, and Kafka must come first. Other errors are those of
+    `catch_up`.
+    """
+    shard, step, at = owned.shard, owned.shard.step, owned.head
+    last = torn[-1].mark
+    log.warning(
+        "%s: the outputs end with %d, the head with %d: covering a torn transaction", shard, last.number, kafka.count
+    )
+    head = _covering(kafka, last)
+    await _check_end(owned, head.offset, end)
+    outputs = [Output(o.key, o.value, o.headers, o.note, stepping(step.latest, o.value, o.note)) for o in torn]
+    records = await _records_up_to(owned, head.offset)
+    activation = Activation(head.activation, head.version)
+    # At once: the turn's time was bounded when it was decided.
+    context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills)
+    plan = stepping(step.absorb, records, shard.partition, context)
+    assert owned.raw is not None
+    values = (await shard.store.load(owned.raw, plan.keys, None, 0)).values
+    for output in torn:
+        if output.key in plan.keys:
+            place = plan.keys.index(output.key)
+            values[place] = stepping(step.patch, values[place], output.note)
+    turn = stepping(step.merge, plan, values)
+    left = shard.store.with_tombstones(Writes(turn.states), step.is_erased)
+    dead = owned.dead_records(records, turn.dead, now_ms)
+    await owned.ledger.cover(Publication(head, outputs, dead, left.tombstones))
+
+
+def _covering(target: KafkaHead, last: OutputMark) -> KafkaHead:
+    """Return the Kafka head that covers a torn turn, whose last output has this mark."""
+    return msgspec.structs.replace(
+        target,
+        offset=max(target.offset, last.offset),
+        count=last.number,
+        clock=max(target.clock, last.clock),
+        activation=max(target.activation, last.activation),
+        version=last.version if last.activation > target.activation else target.version,
+    )
+
+
+async def _check_end(owned: Owned, offset: int, end: int) -> None:
+    """Raise ShardQuarantined where the input ends before an offset that Kafka's head or an output has."""
+    shard = owned.shard
+    if offset > (end := await owned.reader.end_reaching(shard.streams.input, shard.partition, end, offset)):
+        raise ShardQuarantined(
+            "input_truncated",
+            f"Kafka's head stands at offset {offset} of {shard}, which ends at offset {end}: "
+            "was the topic truncated or recreated?",
+            hint=SKIP_LOST,
+        )
+
+
+async def _records_up_to(owned: Owned, end: int) -> list[LogRecord]:
+    """Return the input from R to `end`, of which one turn took all."""
+    shard, reader = owned.shard, owned.reader
+    reader.seek(shard.streams.input, shard.partition, owned.head.offset)
+    deadline = time.monotonic() + shard.settings.commit_timeout_s
+    records: list[LogRecord] = []
+    while await reader.position() < end:
+        if time.monotonic() > deadline:
+            raise ShardLost("read_timeout", f"{shard} can't be read up to offset {end}.")
+        records += await reader.read_on(shard.settings.turn_max_orders)
+    return [record for record in records if record.offset < end]
+
+
 def _released(plan: TurnPlan, head: StoreHead, kafka: KafkaHead) -> HeadChange:
     """Return the change by backfills. Where one ended, its customers are rescored, quietly up to Kafka's cursor."""
     change: HeadChange = {} if plan.backfills is None else {"backfills": plan.backfills}
@@ -143,6 +224,6 @@ async def _absorb_all(
     plan = stepping(step.absorb, records, owned.shard.partition, context)
     assert owned.raw is not None
     loaded = await owned.shard.store.load(owned.raw, plan.keys, None, 0)
-    states = stepping(step.merge, plan, loaded.values)
+    states = stepping(step.merge, plan, loaded.values).states
     present = loaded.present(plan.keys)
     return states, [key for key in states if key not in present], plan

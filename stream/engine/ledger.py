@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 
 from segmentation.step import Output
@@ -17,6 +18,8 @@ from stream.dead_letters.records import DeadRecord
 from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import (
     TRANSACTION_RETRY_MS,
+    TransactionInDoubt,
+    end_transactions_once,
     join_transaction,
     pause_between_connection_attempts,
     shorten_transaction_retries,
@@ -76,6 +79,9 @@ class Acknowledgement(Protocol):
         """The offset of the batch's first record."""
 
 
+Sent = tuple[asyncio.Future[Acknowledgement], int]  # a batch that was sent, and the number of its rows
+
+
 class Ledger:
     """The writer of a shard: one transactional id, one producer, thrown away after any error."""
 
@@ -86,6 +92,7 @@ class Ledger:
         self._streams = streams
         self._partition = partition
         self._group = (GROUP_HEADER, settings.group.encode())
+        self.dead_end: int | None = None  # behind the shard's last dead letter; each head has it
 
     @classmethod
     async def open(cls, settings: Settings, streams: Streams, partition: int) -> Ledger:
@@ -101,6 +108,7 @@ class Ledger:
             max_batch_size=BATCH_BYTES,
             max_request_size=settings.max_event_bytes + 131_072,  # a dead letter is larger than its record
         )
+        end_transactions_once(producer)
         pause_between_connection_attempts(producer)
         ledger = cls(producer, settings, streams, partition)
         try:
@@ -118,18 +126,24 @@ class Ledger:
 
     async def take_over(self, record: TakeoverRecord) -> int:
         """Commit the barrier record (takeover, step 3). Return its offset on the heads topic."""
-        return await self._heads_only(TAKEOVER_KEY, encode_head(record))
-
-    async def cover(self, head: KafkaHead) -> None:
-        """Commit a head alone (takeover, step 4b)."""
-        await self._heads_only(HEAD_KEY, encode_head(head))
-
-    async def _heads_only(self, key: bytes, value: bytes) -> int:
-        async with self._in_time("a head"):
+        async with self._in_time("a barrier"):
             await self._producer.begin_transaction()
-            offset = await self._send_head(key, value)
+            offset = await self._send_head(TAKEOVER_KEY, encode_head(record))
             await self._producer.commit_transaction()
             return offset
+
+    async def cover(self, torn: Publication) -> None:
+        """Commit the head of a torn turn, whose outputs are in the log, with all that may be lacking of it (step 4b).
+
+        As in a turn, the head comes last: if this transaction were torn too, the next takeover would cover it again.
+        """
+        async with self._in_time("a covering head"):
+            await self._producer.begin_transaction()
+            join_transaction(self._producer, TopicPartition(self._streams.heads, self._partition))
+            latest, dead, tombstones = await self._send_others(torn)
+            await _acknowledged(latest, dead, tombstones)
+            await self._send_turns_head(torn.head, dead)
+            await self._producer.commit_transaction()
 
     async def _send_head(self, key: bytes, value: bytes) -> int:
         sent = await self._producer.send(self._streams.heads, value, key=key, partition=self._partition)
@@ -146,10 +160,9 @@ class Ledger:
             # The head's partition joins the transaction together with the outputs': a request less in every turn.
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             outputs = await self._send_outputs(turn)
-            latest = await self._send_latest(turn.outputs)
-            others = await self._send_dead(turn.dead) + await self._send_tombstones(turn.tombstones)
-            await asyncio.gather(*(future for future, _ in outputs + latest), *others)
-            await self._send_head(HEAD_KEY, encode_head(turn.head))
+            latest, dead, tombstones = await self._send_others(turn)
+            await _acknowledged(outputs, latest, dead, tombstones)
+            await self._send_turns_head(turn.head, dead)
             await producer.commit_transaction()
         if not outputs:
             return None
@@ -159,7 +172,16 @@ class Ledger:
         offset, final = written[0].last, turn.outputs[-1]
         return PublishedOutputs(offset + 1, Fingerprint.of(offset, 0, final.key, final.value), written)
 
-    async def _send_outputs(self, turn: Publication) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
+    async def _send_turns_head(self, head: KafkaHead, dead: list[Sent]) -> None:
+        """Send a turn's head. `dead`: its dead letters, all acknowledged."""
+        if dead:
+            last_batch, rows_in_it = dead[-1]
+            self.dead_end = (await last_batch).offset + rows_in_it
+        if self.dead_end is not None:
+            head = msgspec.structs.replace(head, dead=self.dead_end)
+        await self._send_head(HEAD_KEY, encode_head(head))
+
+    async def _send_outputs(self, turn: Publication) -> list[Sent]:
         mark = (turn.head.offset, turn.head.clock, turn.head.activation, turn.head.version.encode())
         behind = b":%d:%d:%d:%b" % mark
         first = turn.head.count - len(turn.outputs) + 1
@@ -170,7 +192,12 @@ class Ledger:
         ]
         return await self._send_rows(self._streams.output, rows)
 
-    async def _send_latest(self, outputs: Sequence[Output]) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
+    async def _send_others(self, turn: Publication) -> tuple[list[Sent], list[Sent], list[Sent]]:
+        """Send all but outputs and head. Return (the latest outputs, the dead letters, the tombstones)."""
+        latest = await self._send_latest(turn.outputs)
+        return latest, await self._send_dead(turn.dead), await self._send_tombstones(turn.tombstones)
+
+    async def _send_latest(self, outputs: Sequence[Output]) -> list[Sent]:
         """Send the last output of each key to the compacted topic, with its note in case the outputs expire."""
         if self._streams.latest is None:
             return []
@@ -178,22 +205,22 @@ class Ledger:
         rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note), group]) for o in last.values()]
         return await self._send_rows(self._streams.latest, rows)
 
-    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[asyncio.Future[Acknowledgement]]:
+    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[Sent]:
         if self._streams.tombstones is None or not tombstones:
             return []
         rows: list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]] = [(k, v, []) for k, v in tombstones.items()]
-        return [future for future, _ in await self._send_rows(self._streams.tombstones, rows)]
+        return await self._send_rows(self._streams.tombstones, rows)
 
-    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[asyncio.Future[Acknowledgement]]:
+    async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[Sent]:
         """Send dead letters in batches: there can be a flood. One that is larger than a batch is sent alone."""
         rows = [(d.key, d.value, d.headers) for d in dead]
-        return [future for future, _ in await self._send_rows(self._streams.dead_letters, rows)]
+        return await self._send_rows(self._streams.dead_letters, rows)
 
     async def _send_rows(
         self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
-    ) -> list[tuple[asyncio.Future[Acknowledgement], int]]:
-        """Send rows in whole batches (2 µs a record instead of 35). Return each future with the number of its rows."""
-        sent: list[tuple[asyncio.Future[Acknowledgement], int]] = []
+    ) -> list[Sent]:
+        """Send rows in whole batches (2 µs a record instead of 35)."""
+        sent: list[Sent] = []
         at = 0
         while at < len(rows):
             batch = self._producer.create_batch()
@@ -210,16 +237,23 @@ class Ledger:
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncIterator[None]:
-        """Treat a time-out as an error of the producer: otherwise it retries EndTxn for ever."""
+        """Treat a time-out, or an end that isn't confirmed, as an error of the producer. Raises ShardLost for both."""
         limit_s = self._settings.commit_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 yield
+        except TransactionInDoubt:
+            raise ShardLost("end_in_doubt", f"Kafka hasn't confirmed the end of {what}.") from None
         except TimeoutError:
             raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
 
 
-async def _written(topic: str, sent: Sequence[tuple[asyncio.Future[Acknowledgement], int]]) -> Written:
+async def _acknowledged(*parts: Sequence[Sent]) -> None:
+    """Wait until all batches are acknowledged. Raises the first error."""
+    await asyncio.gather(*(future for part in parts for future, _ in part))
+
+
+async def _written(topic: str, sent: Sequence[Sent]) -> Written:
     """Return the offsets of acknowledged batches: at least one."""
     first, (last, in_last) = sent[0][0], sent[-1]
     return Written(topic, (await first).offset, (await last).offset + in_last - 1, sum(rows for _, rows in sent))

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from segmentation.step import KafkaRecord
+from stream.dead_letters.records import read_dead_letter
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.aiokafka_internals import (
     accept_any_header_name,
@@ -27,14 +26,13 @@ from stream.storage.heads import (
     GROUP_HEADER,
     HEAD_KEY,
     MARK_HEADER,
-    NOTE_HEADER,
     TAKEOVER_KEY,
-    Fingerprint,
     KafkaHead,
     TakeoverRecord,
     decode_kafka_head,
     decode_takeover,
 )
+from stream.storage.output_log import LoggedOutput, LogRecord, OutputMark, OutputPage
 from stream.storage.reads import TRUNCATED
 
 # Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next one.
@@ -46,41 +44,6 @@ FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a
 
 T = TypeVar("T")
 Bounds = dict[str, tuple[int, int]]  # topic -> (first available offset, offset behind the last committed record)
-
-
-class LogRecord(KafkaRecord, Protocol):
-    """A record as aiokafka reads it."""
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Names and values, in the producer's order."""
-
-
-class OutputMark(NamedTuple):
-    """The header of each output: its number S, and the N, T and M of its turn's head."""
-
-    number: int
-    offset: int
-    clock: int
-    activation: int
-    version: str
-
-    @classmethod
-    def parse(cls, header: bytes) -> OutputMark:
-        """Parse the header's value."""
-        number, offset, clock, activation, version = header.split(b":", 4)
-        return cls(int(number), int(offset), int(clock), int(activation), version.decode())
-
-
-@dataclass(slots=True)
-class OutputPage:
-    """A part of a shard's output log."""
-
-    position: int  # the offset behind it
-    notes: dict[bytes, bytes] = field(default_factory=dict)  # the last note of each key
-    mark: OutputMark | None = None  # of its last output, which is the highest
-    last: Fingerprint | None = None
-    foreign: str = ""  # a group that has written outputs in between; they are left out
 
 
 def foreign_outputs(settings: Settings, topic: str, partition: int, group: str) -> ShardQuarantined:
@@ -225,6 +188,20 @@ class LogReader:
                 latest[record.key] = found
         return latest
 
+    async def dead_letters(self, topic: str, partition: int, bounds: tuple[int, int], source: str) -> frozenset[int]:
+        """Return the offsets of the `source` topic's records, of the same partition, that have a dead letter there.
+
+        Only this group's dead letters count: the topic belongs to the input, which several groups may read.
+        """
+        found: set[int] = set()
+        async for record in self._between(topic, partition, *bounds):
+            letter = read_dead_letter(record)
+            if (letter.group, letter.topic, letter.partition) != (self._settings.group, source, partition):
+                continue
+            if letter.offset is not None:
+                found.add(letter.offset)
+        return frozenset(found)
+
     async def first_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> int | None:
         """Return the number of our first output that the log still has; None: it has none."""
         async for record in self._between(topic, partition, *bounds):
@@ -242,6 +219,23 @@ class LogReader:
             return None if there is None else OutputMark.parse(there)
 
         return await self._last(topic, partition, bounds, mark)
+
+    async def outputs_beyond(
+        self, topic: str, partition: int, bounds: tuple[int, int], number: int
+    ) -> list[LoggedOutput]:
+        """Return our outputs after the one with this number. The search goes backwards, in growing steps."""
+        begin, end = bounds
+        step = FIRST_STEP
+        while True:
+            start = max(begin, end - step)
+            outputs = [
+                output
+                async for record in self._between(topic, partition, start, end)
+                if not self.foreign_group(dict(record.headers)) and (output := LoggedOutput.of(record))
+            ]
+            if start <= begin or any(output.mark.number <= number for output in outputs):
+                return [output for output in outputs if output.mark.number > number]
+            step *= 2
 
     def foreign_group(self, headers: Mapping[str, bytes]) -> str:
         """Return the other group whose output has these headers; "": it is ours, or of a version that doesn't say."""
@@ -357,19 +351,16 @@ class LogReader:
         while highest < number or await self.position() < end:
             page = OutputPage(start)
             for record in await self.read_on(5_000):
-                headers = dict(record.headers)
-                if MARK_HEADER not in headers or record.key is None:
+                if (output := LoggedOutput.of(record)) is None:
                     continue  # a foreign record: only the owner should write here, but a reader must survive one
-                if group := self.foreign_group(headers):
-                    if highest == 0 and page.mark is None:
+                if group := self.foreign_group(dict(record.headers)):
+                    if highest == 0 and not page.outputs:
                         raise foreign_outputs(self._settings, topic, partition, group)
                     page.foreign = group
                     continue
-                page.mark = OutputMark.parse(headers[MARK_HEADER])
-                page.notes[record.key] = headers[NOTE_HEADER]
-                page.last = Fingerprint.of(record.offset, 0, record.key, record.value)
-            if page.mark:
-                highest = page.mark.number
+                page.outputs.append(output)
+            if mark := page.mark:
+                highest = mark.number
                 deadline = time.monotonic() + self._settings.commit_timeout_s
             page.position = await self.position()
             if page.position > start:

@@ -10,7 +10,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.agreed import JudgedBefore
-from segmentation.step import BatchTooLong, StateUnreadable, Step
+from segmentation.step import BatchTooLong, DeadLetter, KafkaRecord, StateUnreadable, Step
+from stream.dead_letters.records import HEADER_ROOM, DeadRecord, dead_record
 from stream.engine.ledger import Ledger, Written
 from stream.engine.log_reader import LogReader, foreign_outputs
 from stream.engine.store import ShardStore, Writes
@@ -63,6 +64,7 @@ class Owned:
         self.head = head
         self.raw = raw
         self.warning = ""  # what an operator should know although the shard works
+        self.reported: frozenset[int] = frozenset()  # records beyond Kafka's head that have their dead letter already
         self._next: dict[str, range] = {}  # by output topic: the offsets that the next record may get
 
     def begins_at(self, output: int) -> None:
@@ -90,6 +92,19 @@ class Owned:
                 f"somebody else has written to {topic}-{partition}: {rows} records lie at offsets {first} to {last}"
                 + (f", and {begin} was free." if allowed else "."),
             )
+
+    def dead_records(
+        self, records: Sequence[KafkaRecord], letters: Sequence[DeadLetter], now_ms: int
+    ) -> list[DeadRecord]:
+        """Return the records for the dead-letter topic. A torn turn may have left some there: those are left out."""
+        shard = self.shard
+        topic, p, group = shard.streams.input, shard.partition, shard.settings.group
+        limit = shard.settings.max_event_bytes + HEADER_ROOM // 2
+        return [
+            dead_record(record, letter, topic, p, now_ms=now_ms, max_bytes=limit, group=group)
+            for letter in letters
+            if (record := records[letter.position]).offset not in self.reported
+        ]
 
     async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
         """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.

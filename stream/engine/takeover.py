@@ -7,13 +7,11 @@ import logging
 import secrets
 from typing import Final
 
-import msgspec
-
 from segmentation.step import Scope
 from stream.engine.agreement import adopted, check_settings, must_read_again, read_again, scope_of_all
-from stream.engine.catch_up import catch_up
+from stream.engine.catch_up import catch_up, cover
 from stream.engine.ledger import Ledger
-from stream.engine.log_reader import Bounds, LogReader, OutputMark, foreign_outputs
+from stream.engine.log_reader import Bounds, LogReader, foreign_outputs
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
@@ -27,11 +25,13 @@ from stream.storage.heads import (
     TakeoverRecord,
     first_head,
 )
+from stream.storage.output_log import LoggedOutput
 from stream.storage.reads import REBUILD, SKIP_LOST, TRUNCATED, HeadUnreadable, parse_head
 
 log = logging.getLogger(__name__)
 
 RESHARD: Final = "`segstream reshard --partitions {}` moves the customers to the shards that they belong to now."
+RECENT_TURNS: Final = 4  # the newest dead letters of so many turns
 
 
 async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
@@ -44,25 +44,31 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
     2. The Redis head, before the Kafka head, so that R <= N is certain. The records it remembers must be in the logs.
     3. The Kafka head: commit a barrier record, and read the heads up to it. (An end offset can be too low.)
     4. The output log from C until output S was seen and the end asked after step 1 is reached: the published moves.
-       4b. Outputs beyond S (a torn transaction): commit a head that covers them, and go back to 2.
     5. Compare-and-set on the Redis head of step 2: a fresh token, C, S, the published segments, T and M raised.
        5b. States under other settings than Kafka's head: empty them, and go back to the input's start.
     6. While R < N: absorb the input, publishing nothing, and mark the touched customers due now. (Scored at once, with
        half of their orders read, customers would be demoted wrongly; and moves by time would be forgotten.)
+       4b. Outputs beyond S were there (a torn transaction): commit a head that covers them, with all else that their
+       turn published, and go back to 2.
 
     Raises ShardQuarantined for the reasons of section 8, ShardLost and the clients' own errors where a fresh takeover
     helps.
     """
     owned, kafka, bounds = await follow(shard, now_ms)
     try:
-        begin, end = bounds[shard.streams.input]
-        if must_read_again(owned.head, shard.step):
-            await read_again(owned, kafka, begin)  # 5b
-        await catch_up(owned, kafka, end, stopping)  # 6
+        await _bring_forward(owned, kafka, bounds, stopping)
     except BaseException:
         await owned.close()
         raise
     return owned
+
+
+async def _bring_forward(owned: Owned, kafka: KafkaHead, bounds: Bounds, stopping: asyncio.Event) -> None:
+    """Perform steps 5b and 6."""
+    begin, end = bounds[owned.shard.streams.input]
+    if must_read_again(owned.head, owned.shard.step):
+        await read_again(owned, kafka, begin)  # 5b
+    await catch_up(owned, kafka, end, stopping)  # 6
 
 
 async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bounds]:
@@ -71,11 +77,14 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
     reader = LogReader(shard.settings)
     try:
         await reader.start()
-        cluster, counts = await reader.describe(shard.streams.pinned())
+        topics, letters = shard.streams.pinned(), shard.streams.dead_letters
+        cluster, counts = await reader.describe([*topics, letters])
+        if counts.pop(letters) > shard.partition:
+            topics.append(letters)
         partitions = (counts[shard.streams.input], counts[shard.streams.output])
         _check_partitions(counts, shard.settings.partitions)
         # Asked once, after step 1: later the logs can only have grown.
-        bounds = await reader.bounds(shard.streams.pinned(), shard.partition)
+        bounds = await reader.bounds(topics, shard.partition)
         while True:
             raw = await shard.store.read_head()  # 2
             head = None if raw is None else await _check(shard, reader, raw, cluster, partitions, bounds)
@@ -86,15 +95,17 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
                 await _check_outputs(shard, reader, kafka, bounds)
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(shard, ledger, reader, head, raw)
-            kafka = kafka or KafkaHead(
-                head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era
-            )
+            owned.reported = await _reported(owned, kafka, bounds.get(letters, (0, 0)))
+            kafka = kafka or _as_far_as(head)
             owned.judged = kafka.judged
             if head.turn == 0:
                 await _restore_tombstones(owned)
-            if await _follow_outputs(owned, kafka, bounds[shard.streams.output]):  # 4, 5
+            torn = await _follow_outputs(owned, kafka, bounds[shard.streams.output])  # 4, 5
+            if not torn:
                 owned.begins_at(max(owned.head.position, bounds[shard.streams.output][1]))
                 return owned, kafka, bounds
+            await _bring_forward(owned, kafka, bounds, asyncio.Event())
+            await cover(owned, kafka, torn, bounds[shard.streams.input][1], now_ms)  # 4b
     except BaseException:
         await ledger.close()
         await reader.close()
@@ -232,6 +243,34 @@ async def foreign_topic(
     return (streams.latest, group) if group else None
 
 
+def _as_far_as(head: StoreHead) -> KafkaHead:
+    """Return a Kafka head that stands where Redis does: of a shard without a turn yet."""
+    return KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era)
+
+
+async def _reported(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> frozenset[int]:
+    """Return the input offsets beyond Kafka's head whose dead letters are there: of a torn turn. Else there are none.
+
+    `bounds`: of the dead-letter topic. A head of an earlier version doesn't say where its dead letters end: then the
+    last ones are looked at, and more than a turn can have.
+    """
+    shard, ledger = owned.shard, owned.ledger
+    begin, end = bounds
+    if ledger.dead_end is None:
+        known = end - RECENT_TURNS * shard.settings.turn_max_orders
+        if kafka and kafka.dead is not None:
+            known = kafka.dead
+        elif kafka and kafka.era:
+            known = end  # offsets of the dead letters may be those of the era before
+        ledger.dead_end = min(max(begin, known), end)
+    topic, p = shard.streams.dead_letters, shard.partition
+    found = await owned.reader.dead_letters(topic, p, (max(begin, ledger.dead_end), end), shard.streams.input)
+    beyond = frozenset(offset for offset in found if offset >= (kafka.offset if kafka else 0))
+    if not beyond:
+        ledger.dead_end = max(ledger.dead_end, end)  # the next takeover needn't look at these again
+    return beyond
+
+
 async def _restore_tombstones(owned: Owned) -> None:
     """Store the tombstones of erased customers before the input is read again: it may no longer have the erasures."""
     topic = owned.shard.streams.tombstones
@@ -240,8 +279,8 @@ async def _restore_tombstones(owned: Owned) -> None:
         await owned.commit(Writes(tombstones=found))
 
 
-async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, int]) -> bool:
-    """Perform steps 4 and 5. Return False where a torn transaction was covered (4b). `bounds`: of the output log."""
+async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, int]) -> list[LoggedOutput]:
+    """Perform steps 4 and 5, up to S. Return the outputs beyond S. `bounds`: of the output log."""
     shard, head = owned.shard, owned.head
     if head.era < target.era:
         raise ShardQuarantined(
@@ -264,29 +303,26 @@ async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, in
             f"some of the outputs {head.count + 1} to {target.count} of {shard} have expired.",
             hint=f"Restore a newer backup of Redis, and raise the retention of the output topic. {TRUNCATED}",
         )
-    change = _raised(head, target) | adopted(head, target, shard.step)
+    change, torn = _raised(head, target) | adopted(head, target, shard.step), list[LoggedOutput]()
     pages = owned.reader.read_outputs(
         shard.streams.output, shard.partition, max(head.position, begin), head.count, target.count, end
     )
     async for page in pages:
-        if page.mark and page.mark.number > target.count:
-            log.warning(
-                "%s: the outputs end with %d, the head with %d: covering a torn transaction",
-                shard, page.mark.number, target.count,
-            )  # fmt: skip
-            await owned.ledger.cover(_covering(target, page.mark))
-            return False
         if page.foreign:
             owned.warning = f"group {page.foreign!r} has published to {shard.streams.output}-{shard.partition} as well."
             log.warning("%s: %s Its outputs are left out", shard, owned.warning)
+        if torn:
+            torn += page.outputs
+            continue
+        torn = page.cut_behind(target.count)
         change |= {"position": page.position}
-        if page.mark:
-            change |= {"count": page.mark.number, "written": page.last}
+        if mark := page.mark:
+            change |= {"count": mark.number, "written": page.last}
         await owned.commit(await _patches(owned, page.notes), **change)
         change = {}
     if change:
         await owned.commit(Writes(), **change)
-    return True
+    return torn
 
 
 def _raised(head: StoreHead, target: KafkaHead) -> HeadChange:
@@ -306,18 +342,6 @@ def _raised(head: StoreHead, target: KafkaHead) -> HeadChange:
         quiet = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
         change |= {"quiet": quiet, "scope": head.scope if head.scope is Scope.RELEASED else scope_of_all(target)}
     return change
-
-
-def _covering(target: KafkaHead, last: OutputMark) -> KafkaHead:
-    """Return the Kafka head that covers a torn transaction, whose last output has this mark (step 4b)."""
-    return msgspec.structs.replace(
-        target,
-        offset=max(target.offset, last.offset),
-        count=last.number,
-        clock=max(target.clock, last.clock),
-        activation=max(target.activation, last.activation),
-        version=last.version if last.activation > target.activation else target.version,
-    )
 
 
 async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:

@@ -22,11 +22,9 @@ from segmentation.step import (
     TurnContext,
     TurnPlan,
 )
-from stream.dead_letters.records import HEADER_ROOM, dead_record
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.held_back import InputDisplay
 from stream.engine.ledger import Publication
-from stream.engine.log_reader import LogRecord
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
@@ -34,6 +32,7 @@ from stream.engine.store import Writes
 from stream.errors import ShardLost, StepFailed
 from stream.metrics import Metrics
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead
+from stream.storage.output_log import LogRecord
 
 log = logging.getLogger(__name__)
 
@@ -263,11 +262,7 @@ class Turns:
             agreed=shard.step.agreed,
             judged=owned.judged,
         )
-        limit, now_ms = shard.settings.max_event_bytes + HEADER_ROOM // 2, self._now_ms()
-        dead = [
-            dead_record(records[d.position], d, shard.streams.input, shard.partition, now_ms=now_ms, max_bytes=limit)
-            for d in turn.dead
-        ]
+        dead = owned.dead_records(records, turn.dead, self._now_ms())
         created = [key for key in turn.states if key not in known]
         writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
         writes = shard.store.with_tombstones(writes, shard.step.is_erased)

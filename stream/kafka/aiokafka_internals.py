@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
@@ -35,6 +36,29 @@ def shorten_transaction_retries() -> None:
     ignores `retry_backoff_ms` and waits `aiokafka.producer.sender.BACKOFF_OVERRIDE`.
     """
     aiokafka.producer.sender.BACKOFF_OVERRIDE = TRANSACTION_RETRY_MS / 1000
+
+
+class TransactionInDoubt(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """The end of a transaction was sent once and isn't confirmed: it may have happened, or may still happen."""
+
+
+def end_transactions_once(producer: AIOKafkaProducer) -> None:
+    """Let a producer send the end of a transaction (EndTxn) once, and fail where that isn't confirmed.
+
+    aiokafka repeats the request, under the same producer id and epoch, after a broken connection, a time-out or a
+    refusal that may pass. The first one may still be on its way, and then ends the producer's next transaction, in the
+    middle (KIP-890). Here the producer is at its end instead: `commit_transaction` and `abort_transaction` raise
+    TransactionInDoubt. Its successor's start settles the transaction, and its higher epoch makes any late request void.
+    """
+    sender, manager = producer._sender, producer._txn_manager  # noqa: SLF001
+    end = sender._do_txn_commit  # noqa: SLF001
+
+    async def end_once(result: Any) -> None:
+        await end(result)
+        if manager.needs_transaction_commit() is not None:  # not ended: aiokafka would send the request again
+            manager.fatal_error(TransactionInDoubt("Kafka hasn't confirmed the end of a transaction"))
+
+    sender._do_txn_commit = end_once  # noqa: SLF001
 
 
 def join_transaction(producer: AIOKafkaProducer, partition: TopicPartition) -> None:

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from stream.errors import SegstreamError
-from stream.kafka.aiokafka_internals import all_partitions, describe_topics
+from stream.kafka.aiokafka_internals import all_partitions, describe_topics, end_transactions_once
 from stream.kafka.refusals import KafkaUnreachable, explained
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ async def kafka_consumer(settings: DeploymentSettings, **options: Any) -> AsyncI
 async def kafka_producer(settings: DeploymentSettings, **options: Any) -> AsyncIterator[AIOKafkaProducer]:
     """Connect a producer that writes records once each, in the order of the sends. Raises KafkaUnreachable."""
     producer = AIOKafkaProducer(**settings.kafka_client(), acks="all", enable_idempotence=True, **options)
+    end_transactions_once(producer)
     async with _connected(settings, producer):
         yield producer
 

@@ -18,7 +18,10 @@ from typing import Any
 from stream.local.machine import LocalStackError, check_disk, extra
 from stream.local.server import Report
 
-KAFKA_VERSION = "4.1.2"
+# Each has its kafka_jars_VERSION.lock, and the suite runs on each. The first one is that of docker-compose.yml.
+KAFKA_VERSIONS = ("4.1.2", "4.4.0")
+KAFKA_VERSION = KAFKA_VERSIONS[0]
+VERSION_VARIABLE = "SEGSTREAM_LOCAL_KAFKA_VERSION"
 # Kafka's list of dependencies has log4j, but not the bridge to it, without which the server logs nothing.
 _LOGGER = "org.apache.logging.log4j:log4j-slf4j-impl"
 _LOGGER_LIKE = "org.apache.logging.log4j:log4j-core:"
@@ -31,7 +34,7 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Jar:
-    """One line of kafka_jars.lock."""
+    """One line of a kafka_jars_VERSION.lock."""
 
     coordinate: str
     size: int
@@ -58,13 +61,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segstream"
 
 
-def locked_jars() -> list[Jar]:
+def chosen_version() -> str:
+    """Return the version of Kafka that the local stack runs: SEGSTREAM_LOCAL_KAFKA_VERSION, or 4.1.2.
+
+    Raises LocalStackError for a version without a list of jars.
+    """
+    version = os.environ.get(VERSION_VARIABLE) or KAFKA_VERSION
+    if version not in KAFKA_VERSIONS:
+        raise LocalStackError(
+            f"{VERSION_VARIABLE}={version!r}, expected {' or '.join(KAFKA_VERSIONS)}.",
+            hint="The local stack downloads only versions whose jars are pinned.",
+        )
+    return version
+
+
+def locked_jars(version: str = KAFKA_VERSION) -> list[Jar]:
     """Read the pinned list of Kafka's jars.
 
-    >>> len(locked_jars())
-    46
+    >>> [len(locked_jars(version)) for version in KAFKA_VERSIONS]
+    [46, 45]
     """
-    lines = (files("stream.local") / "kafka_jars.lock").read_text(encoding="utf-8").splitlines()
+    lines = (files("stream.local") / f"kafka_jars_{version}.lock").read_text(encoding="utf-8").splitlines()
     rows = [line.split() for line in lines if line and not line.startswith("#")]
     return [Jar(coordinate, int(size), sha256) for coordinate, size, sha256 in rows]
 
@@ -96,7 +113,7 @@ def _download_all(jars: list[Jar], folder: Path, staging: Path, report: Report) 
         try:
             for count, download in enumerate(as_completed(downloads), start=1):
                 download.result()
-                report(f"downloading Apache Kafka {KAFKA_VERSION}: {count} of {len(jars)} jars")
+                report(f"downloading Apache Kafka: {count} of {len(jars)} jars")
         except BaseException:
             # Otherwise the pool would wait for all other downloads.
             pool.shutdown(wait=False, cancel_futures=True)
@@ -209,9 +226,9 @@ def pin(version: str) -> list[Jar]:
 
 
 def main() -> None:
-    """Print kafka_jars.lock for the version named on the command line."""
+    """Print kafka_jars_VERSION.lock for the version named on the command line."""
     sys.stdout.write("# The jars of Apache Kafka's server, and a logger for it: coordinate, bytes, SHA-256.\n")
-    sys.stdout.write("# Renew with `python -m stream.local.jars VERSION > stream/local/kafka_jars.lock`.\n")
+    sys.stdout.write("# Renew with `python -m stream.local.jars VERSION > stream/local/kafka_jars_VERSION.lock`.\n")
     for jar in pin(sys.argv[1]):
         sys.stdout.write(f"{jar.coordinate} {jar.size} {jar.sha256}\n")
 

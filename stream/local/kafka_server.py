@@ -11,7 +11,7 @@ import subprocess
 import uuid
 from typing import TYPE_CHECKING
 
-from stream.local.jars import KAFKA_VERSION, cache_folder, fetch_jars, find_java, locked_jars
+from stream.local.jars import VERSION_VARIABLE, cache_folder, chosen_version, fetch_jars, find_java, locked_jars
 from stream.local.machine import HOST, LocalStackError, free_port, is_free
 from stream.local.server import Report, Server
 
@@ -65,13 +65,16 @@ _METADATA_REQUEST = struct.pack(">hhihi?", 3, 4, 1, -1, 0, False)
 _PROBE_TIMEOUT_S = 2.0
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
 class KafkaServer(Server):
     """Apache Kafka under `directory`. `heap` is Java's -Xmx; `overrides` replace the broker's properties.
 
-    `long_run`: Java compiles for speed, as in production; otherwise for a quick start.
+    `long_run`: Java compiles for speed, as in production; otherwise for a quick start. `version`: None: the one that
+    SEGSTREAM_LOCAL_KAFKA_VERSION names.
     """
-
-    name = f"Apache Kafka {KAFKA_VERSION}"
 
     def __init__(
         self,
@@ -83,8 +86,11 @@ class KafkaServer(Server):
         heap: str = "512m",
         long_run: bool = False,
         overrides: Mapping[str, str] | None = None,
+        version: str | None = None,
     ) -> None:
         super().__init__(directory, port=port, report=report, watched=watched)
+        self.version = version or chosen_version()
+        self.name = f"Apache Kafka {self.version}"
         self._controller_port = free_port()
         self._heap = heap
         self._long_run = long_run
@@ -102,15 +108,27 @@ class KafkaServer(Server):
             # Only the node itself uses this port, so it may change with every start.
             self._controller_port = free_port()
         data = self.directory / "log"
+        self._check_version()
         if not (data / "meta.properties").exists():
             self._format(data)
         properties = self._write_properties("server.properties", data)
         self._report(f"starting {self.name} on {self.address}")
         return [*self._java, "kafka.Kafka", str(properties)]
 
+    def _check_version(self) -> None:
+        """Note the version beside the data. Raises LocalStackError where a newer Kafka wrote them: it can't go back."""
+        noted = self.directory / "kafka-version"
+        before = noted.read_text(encoding="utf-8").strip() if noted.exists() else self.version
+        if _numbers(before) > _numbers(self.version):
+            raise LocalStackError(
+                f"Kafka {before} wrote the data in {self.directory}; Kafka {self.version} can't read them.",
+                hint=f"Set {VERSION_VARIABLE}={before}, or choose another folder with --data-dir.",
+            )
+        noted.write_text(self.version + "\n", encoding="utf-8")
+
     def _java_command(self) -> list[str]:
         java = find_java()
-        jars = fetch_jars(cache_folder() / f"kafka-{KAFKA_VERSION}", locked_jars(), self._report)
+        jars = fetch_jars(cache_folder() / f"kafka-{self.version}", locked_jars(self.version), self._report)
         logging = self.directory / "log4j2.properties"
         logging.write_text(_LOGGING, encoding="utf-8")
         options = [

@@ -9,7 +9,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any
 
 from stream.local import watchdog
 from stream.local.machine import HOST, LocalStackError, PortTakenError, check_disk, extra, free_port, is_free
@@ -40,7 +40,7 @@ class Server(ABC):
     `watched`: it ends with this process, even if this process is killed. Otherwise it runs until it is stopped.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, directory: Path, *, port: int | None, report: Report, watched: bool) -> None:
         self.directory = directory

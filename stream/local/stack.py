@@ -43,7 +43,7 @@ class LocalStack:
     `report` gets a line for each step that takes time. `watched`: both servers end with this process, even if it is
     killed (kill -9); otherwise they run until they are stopped. `kafka` and `valkey` may each be stopped, killed,
     suspended and started again on the same port and data. `long_run`: Kafka's Java compiles for speed, as in
-    production, not for a quick start.
+    production, not for a quick start. `kafka_version`: None: the one that SEGSTREAM_LOCAL_KAFKA_VERSION names.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class LocalStack:
         kafka_heap: str = "512m",
         long_run: bool = False,
         watched: bool = True,
+        kafka_version: str | None = None,
     ) -> None:
         folder = data_dir.expanduser().resolve()
         self.kafka = KafkaServer(
@@ -68,6 +69,7 @@ class LocalStack:
             heap=kafka_heap,
             long_run=long_run,
             overrides=kafka_overrides,
+            version=kafka_version,
         )
         self.valkey = ValkeyServer(
             folder / "valkey", port=redis_port, report=report, watched=watched, overrides=valkey_overrides

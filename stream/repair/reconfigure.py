@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from segmentation.agreed import Agreed, Difference, JudgedBefore, Way, differences, way_from
 from segmentation.step import Scope
 from stream.engine.agreement import settings_held
+from stream.engine.ledger import Publication
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
 from stream.engine.store import ShardStore
@@ -174,7 +175,8 @@ class Reconfigurer:
         try:
             assert self._step.agreed is not None
             begin, _ = bounds[self._streams.input]
-            await owned.ledger.cover(changed(kafka, shard.step.agreed, self._step.agreed, begin))
+            head = changed(kafka, shard.step.agreed, self._step.agreed, begin)
+            await owned.ledger.cover(Publication(head))
         finally:
             await owned.close()
 

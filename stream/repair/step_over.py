@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
+from segmentation.moves import latest_of
+from segmentation.step import Output
 from stream.clock import now_ms
-from stream.engine.ledger import Ledger
+from stream.engine.ledger import Ledger, Publication
 from stream.errors import SegstreamError, ShardLost
 from stream.storage.heads import KafkaHead, TakeoverRecord
 
 if TYPE_CHECKING:
-    from stream.engine.log_reader import Bounds, LogReader, OutputMark
+    from stream.engine.log_reader import Bounds, LogReader
     from stream.kafka.streams import Streams
     from stream.settings import Settings
+    from stream.storage.output_log import LoggedOutput
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +61,25 @@ def stepped(head: KafkaHead, begin: int, end: int, *, anew: bool = False) -> Kaf
     return replace(head, offset=begin) if head.offset < begin else None
 
 
-def covering(head: KafkaHead, last: OutputMark | None) -> KafkaHead:
-    """Return the head with what a torn transaction has left behind S; `last`: the mark of the last output.
+def covering(head: KafkaHead, torn: Sequence[LoggedOutput]) -> Publication:
+    """Return the head with the outputs that a torn transaction has left behind S, as the last ones of their keys.
 
-    Its offset isn't taken: it may be of the era before.
+    Its offset isn't taken: it may be of the era before. The turn's records may be lost, and with them what dead letters
+    there were.
     """
-    if last is None or last.number <= head.count:
-        return head
+    if not torn:
+        return Publication(head)
+    last = torn[-1].mark
+    outputs = [Output(o.key, o.value, o.headers, o.note, latest_of(o.value, o.note)) for o in torn]
     newer = last.activation > head.activation
-    return replace(
+    covered = replace(
         head,
         count=last.number,
         clock=max(head.clock, last.clock),
         activation=max(head.activation, last.activation),
         version=last.version if newer else head.version,
     )
+    return Publication(covered, outputs)
 
 
 async def step_kafka(
@@ -96,9 +103,13 @@ async def step_kafka(
     after = stepped(head, *bounds[streams.input], anew=unlike == head.era)
     if after is None:
         return head
-    after = covering(after, await reader.last_output(streams.output, partition, bounds[streams.output]))  # 3
-    await ledger.cover(after)  # 4
-    return after
+    if after.era > head.era:
+        # Those of the era before have offsets that mean other records now.
+        _, ledger.dead_end = (await reader.bounds([streams.dead_letters], partition))[streams.dead_letters]
+    torn = await reader.outputs_beyond(streams.output, partition, bounds[streams.output], after.count)  # 3
+    covered = covering(after, torn)
+    await ledger.cover(covered)  # 4
+    return covered.head
 
 
 async def while_fenced(

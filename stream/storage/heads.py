@@ -49,6 +49,7 @@ class KafkaHead(msgspec.Struct, frozen=True):
     era: int = 0  # of the input: counts how often it began anew. Offsets of two eras aren't compared
     agreed: Agreed | None = None  # the settings behind all this; None: a worker of an earlier version wrote it
     judged: tuple[JudgedBefore, ...] = ()  # earlier settings, where they only judged the records up to an offset
+    dead: int | None = None  # the position behind the shard's last dead letter, in their topic; None: not known
     format: int = FORMAT
 
 

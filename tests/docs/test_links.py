@@ -43,6 +43,7 @@ OF_OTHERS: Final = {
     "exactly_once",
     # Put together from the prefix where they are read.
     "SEGSTREAM_CACHE_DIR",
+    "SEGSTREAM_LOCAL_KAFKA_VERSION",
     "SEGSTREAM_CONFIG",
     "SEGSTREAM_TEST_DATA",
 }

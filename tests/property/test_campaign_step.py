@@ -116,7 +116,7 @@ class CampaignShard:
     def merge(self, step: CampaignStep, rows: Sequence[ChangeRecord], cuts: Sequence[int], start: int) -> None:
         for begin, end in batches(start, len(rows), cuts):
             plan = step.absorb(rows[begin:end], 0, TurnContext(self.clock, now=0))
-            merged = step.merge(plan, [self.states.get(key) for key in plan.keys])
+            merged = step.merge(plan, [self.states.get(key) for key in plan.keys]).states
             assert all(self.states.get(key) != value for key, value in merged.items()), "only what has changed"
             self.states |= merged
             self.clock = plan.clock

@@ -203,7 +203,7 @@ def test_merging_in_silence_and_patching_gives_the_states_of_an_undisturbed_run(
     for o in straight.outputs[outputs:]:
         states[o.key] = step.patch(states.get(o.key), o.note)
     plan = step.absorb(log[stop:], 0, TurnContext(clock, clock))
-    states |= step.merge(plan, [states.get(k) for k in plan.keys])
+    states |= step.merge(plan, [states.get(k) for k in plan.keys]).states
     assert plan.clock == straight.clock
     end = straight.clock
     assert {k: advance_bytes(v, end, RULES) for k, v in states.items()} == {

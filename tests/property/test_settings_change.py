@@ -27,6 +27,7 @@ from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, Scope, TurnContext
 from stream.engine import agreement
 from stream.engine.flow_control import TurnSlots
+from stream.engine.ledger import Publication
 from stream.engine.ownership import ShardContext
 from stream.engine.store import Writes
 from stream.engine.takeover import follow, take_over
@@ -153,7 +154,7 @@ class Rig:
     async def change(self, held: Agreed, wanted: Agreed) -> None:
         """Do what `segstream reconfigure` does to one shard."""
         owned, kafka, _ = await follow(self.shard(held), 0)
-        await owned.ledger.cover(changed(kafka, held, wanted, 0))
+        await owned.ledger.cover(Publication(changed(kafka, held, wanted, 0)))
         await owned.close()
 
     def bare(self, agreed: Agreed, at: int) -> dict[bytes, bytes]:

@@ -71,8 +71,7 @@ def _is_lost(slot: Slot, worker: Worker, tokens: dict[int, int]) -> bool:
         return slot.transaction is None
     if worker.phase == "repairing":
         return False
-    is_deleted = worker.expected is not None and worker.expected.token not in tokens
-    return is_deleted and (worker.phase != "following" or not slot.epoch)  # while it follows, it may still cover
+    return worker.expected is not None and worker.expected.token not in tokens
 
 
 class _Renamed:
@@ -112,11 +111,12 @@ class _Renamed:
         """Return the renamed state."""
         old, log = self._state, self._state.log
         moves = tuple(self._move(move) for move in log.moves[self._read :])
+        renamed = OutputLog(self._segments, (0,) * len(self._sequences), self._as_of, moves, log.behind, log.letters)
         return State(
             self._redis(old.redis),
             tuple(self._redis(copy) for copy in old.history),
             old.rollbacks,
-            OutputLog(self._segments, (0,) * len(self._sequences), self._as_of, moves),
+            renamed,
             self._kafka(old.kafka),
             (self._slot(old.slots[0]), self._slot(old.slots[1])),
             old.clock,
@@ -156,7 +156,7 @@ class _Renamed:
         return move._replace(sequence=sequence, number=number)
 
     def _transaction(self, sent: SentTransaction) -> SentTransaction:
-        return SentTransaction(tuple(self._move(move) for move in sent.moves), self._kafka(sent.head))
+        return sent._replace(moves=tuple(self._move(move) for move in sent.moves), head=self._kafka(sent.head))
 
     def _slot(self, slot: Slot) -> Slot:
         sent = slot.transaction and self._transaction(slot.transaction)
@@ -169,6 +169,8 @@ class _Renamed:
             max(worker.end - self._read, 0),
             worker.expected and self._head(worker.expected),
             worker.target and self._kafka(worker.target),
+            worker.reported,
+            tuple(self._move(move) for move in worker.torn),
             worker.until,
             worker.write and self._write(worker.write),
             worker.unsent and self._transaction(worker.unsent),

@@ -1,4 +1,4 @@
-"""The promises that are checked: 1 to 3 and 6 of docs/explanation/exactly-once.md, section 1 (here C1 to C3 and C6).
+"""The promises that are checked: those of docs/explanation/exactly-once.md, section 1, as C1 to C8.
 
 No healthy shard may be stopped either. Of promise 4 a loss of a part of Redis is modelled; promise 5 is the same as 2.
 """
@@ -11,8 +11,17 @@ from tests.protocol_model.turn import work
 from tests.protocol_model.world import ModelWorld
 
 
-def append(log: OutputLog, moves: tuple[LoggedMove, ...]) -> tuple[OutputLog, str | None]:
-    """Return (the log with the moves, the first promise that they break)."""
+def append(
+    log: OutputLog, moves: tuple[LoggedMove, ...], latest: int = 0, letters: int = 0
+) -> tuple[OutputLog, str | None]:
+    """Return (the log with what a transaction publishes, the first promise that it breaks)."""
+    behind = log.behind
+    for move in moves:
+        behind |= 1 << move.customer
+    twice = log.letters & letters
+    log = log._replace(behind=behind & ~latest, letters=log.letters | letters)
+    if twice:
+        return log, f"C7: the dead letters have records {_offsets(twice)} twice"
     for move in moves:
         segment, sequence = chain(log, move.customer)
         before = as_of(log.moves[-1]) if log.moves else log.as_of
@@ -27,6 +36,10 @@ def append(log: OutputLog, moves: tuple[LoggedMove, ...]) -> tuple[OutputLog, st
         if any(new < old for new, old in zip(as_of(move), before, strict=True)):
             return log, f"C6: (model, clock, offset) went back from {before} to {as_of(move)}"
     return log, None
+
+
+def _offsets(bits: int) -> list[int]:
+    return [at for at in range(bits.bit_length()) if bits >> at & 1]
 
 
 def as_of(move: LoggedMove) -> tuple[int, int, int]:
@@ -61,7 +74,11 @@ def at_rest(rules: ProtocolRules, world: ModelWorld, state: State) -> bool:
 
 
 def rest(world: ModelWorld, state: State) -> str | None:
-    """Return the violation of C1 or C3 in a state at rest, if any."""
+    """Return the violation of C1, C3 or C7 in a state at rest, if any."""
+    if state.log.behind:
+        return f"C7: the compacted topic lacks the last move of customers {_offsets(state.log.behind)}"
+    if lacking := world.unusable(state.begin, world.end(state.begin)) & ~state.log.letters:
+        return f"C7: the dead letters lack records {_offsets(lacking)}"
     for customer in range(CUSTOMERS):
         there = state.redis.customers[customer]
         if world.all_orders(customer, state.begin) & ~there.orders:

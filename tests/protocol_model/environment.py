@@ -10,8 +10,6 @@ from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     ERA,
     NEVER,
-    LoggedMove,
-    ModelKafkaHead,
     SentTransaction,
     State,
     StoredCustomer,
@@ -95,35 +93,27 @@ def _coordinator(
 
     An aborted transaction is one that was never sent; a lost reply is a crash before the reply.
     """
-    yield _committed(rules, state, at, sent.moves, sent.head, "Kafka commits its {}, head {}")
+    yield _committed(rules, state, at, sent, "Kafka commits its {}, head {}")
     if not rules.await_outputs:
         for lost in sent.moves:
-            kept = tuple(move for move in sent.moves if move != lost)
-            yield _committed(
-                rules, state, at, kept, sent.head, "a send has failed; Kafka commits its {}, head {}", fault=True
-            )
+            kept = sent._replace(moves=tuple(move for move in sent.moves if move != lost))
+            yield _committed(rules, state, at, kept, "a send has failed; Kafka commits its {}, head {}", fault=True)
     if not rules.await_head:
         text = "the head's send has failed; Kafka commits its {}, head still {}"
-        yield _committed(rules, state, at, sent.moves, state.kafka, text, fault=True)
+        yield _committed(rules, state, at, sent._replace(head=state.kafka), text, fault=True)
     if not rules.broker_verifies and len(sent.moves) > 1:
         for move in sent.moves:
             text = "an old broker loses the rest, and commits its {}, head {}"
-            yield _committed(rules, state, at, (move,), sent.head, text, fault=True)
-    if world.torn:
-        yield from _torn(rules, state, at, sent)
+            yield _committed(rules, state, at, sent._replace(moves=(move,)), text, fault=True)
+    if world.torn or not rules.end_once:
+        yield from _torn(rules, state, at, sent, None if world.torn else "C8: a part of a turn is visible")
 
 
 def _committed(
-    rules: ProtocolRules,
-    state: State,
-    at: int,
-    moves: tuple[LoggedMove, ...],
-    head: ModelKafkaHead,
-    text: str,
-    *,
-    fault: bool = False,
+    rules: ProtocolRules, state: State, at: int, sent: SentTransaction, text: str, *, fault: bool = False
 ) -> Transition:
-    log, violation = append(state.log, moves)
+    moves, head, latest, letters = sent
+    log, violation = append(state.log, moves, latest, letters)
     violation = violation or advance(state.kafka, head)
     slot = state.slots[at]
     worker = slot.worker
@@ -137,23 +127,36 @@ def _committed(
     return Transition(at, text, (moves, head), after, violation, fault)
 
 
-def _torn(rules: ProtocolRules, state: State, at: int, sent: SentTransaction) -> Iterator[Transition]:
-    """Yield the commits by a delayed EndTxn of the sender's previous transaction.
+def _torn(
+    rules: ProtocolRules, state: State, at: int, sent: SentTransaction, broken: str | None
+) -> Iterator[Transition]:
+    """Yield the commits by a delayed EndTxn of the sender's previous transaction. `broken`: the promise it breaks.
 
     It commits the part of this one that was sent; the broker refuses the rest.
     """
     slot = state.slots[at]
     refused = slot._replace(transaction=None, worker=None)
-    for so_far in range(1, len(sent.moves) + 1):
-        moves = sent.moves[:so_far]
-        log, violation = append(state.log, moves)
+    for part in _parts(sent):
+        moves, _, latest, letters = part
+        log, violation = append(state.log, moves, latest, letters)
         after = refused
-        if moves == sent.moves:  # all are acknowledged, so the head is sent, and may open a transaction of its own
-            after = slot._replace(transaction=SentTransaction((), sent.head))
+        if moves == sent.moves:  # the rest, with the head, may open a transaction of its own
+            after = slot._replace(
+                transaction=SentTransaction((), sent.head, sent.latest & ~latest, sent.letters & ~letters)
+            )
         torn = with_slot(state._replace(log=log), at, after)
-        yield Transition(
-            at, "a delayed EndTxn commits its {}, and not the head", (moves,), torn, violation, outside=True
-        )
+        text = "a delayed EndTxn commits its {}, latest of customers {}, letters {}, and not the head"
+        yield Transition(at, text, (moves, latest, letters), torn, violation or broken, outside=True)
     if sent.moves and not rules.outputs_before_head:
         torn = with_slot(state._replace(kafka=sent.head), at, refused)
         yield Transition(at, "a delayed EndTxn commits the head alone: {}", (sent.head,), torn, outside=True)
+
+
+def _parts(sent: SentTransaction) -> Iterator[SentTransaction]:
+    """Yield the parts of a transaction, without its head, that may have been sent by some moment."""
+    for so_far in range(len(sent.moves) + 1):
+        moves = sent.moves[:so_far]
+        for latest in {0, sent.latest} if moves == sent.moves else {0}:
+            for letters in {0, sent.letters}:
+                if moves or latest or letters:
+                    yield sent._replace(moves=moves, latest=latest, letters=letters)

@@ -20,6 +20,7 @@ from tests.protocol_model.world import ModelWorld
 
 START = 0  # the parent of the first state
 REMEMBERED = 2_000_000  # raw states; half of them come up again soon
+TAKING_OVER = {"opening", "following", "catching up", "uncovered"}
 PATIENCE = 1_000  # steps until a shard must rest
 
 
@@ -132,7 +133,7 @@ def steps(rules: ProtocolRules, world: ModelWorld, state: State) -> Iterator[Tra
             yield from begin_repair(rules, state, at)
         if slot.worker and slot.worker.phase == "repairing":
             yield from repair(rules, world, state, at)
-        elif slot.worker is None or slot.worker.phase in {"opening", "following", "catching up"}:
+        elif slot.worker is None or slot.worker.phase in TAKING_OVER:
             yield from take_over(rules, world, state, at)
         else:
             yield from turn(rules, world, state, at)

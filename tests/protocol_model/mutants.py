@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tests.protocol_model.rules import PROTOCOL, ProtocolRules
-from tests.protocol_model.world import ANEW, BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, ModelWorld
+from tests.protocol_model.world import ANEW, BOTH_AT_ONCE, ONLY_BY_MODEL, REPEATED, WITH_UNUSABLE, ModelWorld
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Variant:
 TIME: Final = ModelWorld(new_model=False)
 MODEL: Final = ModelWorld(clock_moves=False)
 TORN: Final = replace(TIME, torn=True)
+LETTERS: Final = replace(TORN, orders=WITH_UNUSABLE)
 SKEWED: Final = replace(TIME, skew=True)
 LOW_END: Final = replace(TIME, low_end=True)
 # Records of the input are lost, and an operator decides that the shard goes on.
@@ -50,6 +51,7 @@ SMALL: Final = (
     _protocol(
         "low-end", "the clock moves; end offsets that are too low, late commits", replace(LOW_END, late_commit=True)
     ),
+    _protocol("letters", "the clock moves, a record is unusable; torn transactions", LETTERS),
     _protocol("model", "a model is published; torn transactions, pages", replace(MODEL, torn=True, pages=True)),
     _protocol("retention", "the clock moves; an unread record is deleted, an operator steps over it", RETAINED),
     _protocol(
@@ -132,9 +134,12 @@ MUTANTS: Final = (
     _without(17, "Redis before Kafka", "stopped", TIME, kafka_first=False),
     _without(18, "an idle owner doesn't compare the head", "C1", TIME, poll_compares=False),
     _without(19, "a turn without moves has no transaction", "C3", TIME, transaction_every_turn=False),
-    _without(20, "moves beyond S aren't covered by a head", "C6", TORN, cover_torn=False),
+    _without(20, "moves beyond S aren't covered by a head", "C7", TORN, cover_torn=False),
     _without(21, "an old broker loses a part of a transaction", "C3", TIME, broker_verifies=False),
     _without(22, "the Kafka head is read before Redis'", "stopped", TIME, opening=("producer", "kafka", "redis")),
     _without(23, "states are loaded without comparing the counts", "C1", LOSSY, count_at_load=False),
     _without(24, "Redis is written without comparing the counts", "C1", LOSSY, count_at_commit=False),
+    _without(25, "the end of a transaction is sent again under the same epoch", "C8", TIME, end_once=False),
+    _without(26, "what else a torn turn published isn't sent with the covering head", "C7", TORN, cover_rest=False),
+    _without(27, "a torn turn's dead letters are sent again", "C7", LETTERS, leave_out_reported=False),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from tests.protocol_model.checks import advance
 from tests.protocol_model.rules import ProtocolRules
 from tests.protocol_model.state import (
     NEVER,
+    LoggedMove,
     ModelKafkaHead,
     ModelRedisHead,
     SentTransaction,
@@ -80,20 +81,22 @@ def _step_kafka(rules: ProtocolRules, state: State, at: int, worker: Worker, aft
     if target.offset >= state.begin:
         done = worker._replace(opened=PUBLISHED) if after == PUBLISHED else None
         return Transition(at, "finds Kafka's head within the input", (), with_worker(state, at, done))
-    head = _covering(state, target) if rules.repair_covers else target
+    torn = [move for move in state.log.moves if move.number > target.number] if rules.repair_covers else []
+    head = _covering(torn, target)
     head = head._replace(offset=state.begin)
     if not rules.repair_fences:
         stepped = with_worker(state._replace(kafka=head), at, worker._replace(opened=PUBLISHED))
         return Transition(at, "writes the head {} outside", (head,), stepped, advance(state.kafka, head))
-    sent = state.slots[at]._replace(worker=worker._replace(opened=SENT), transaction=SentTransaction((), head))
+    latest = sum(1 << customer for customer in {move.customer for move in torn})
+    transaction = SentTransaction((), head, latest)
+    sent = state.slots[at]._replace(worker=worker._replace(opened=SENT), transaction=transaction)
     return Transition(at, "sends the head {}", (head,), with_slot(state, at, sent))
 
 
-def _covering(state: State, target: ModelKafkaHead) -> ModelKafkaHead:
-    moves = state.log.moves
-    if not moves or moves[-1].number <= target.number:
+def _covering(torn: list[LoggedMove], target: ModelKafkaHead) -> ModelKafkaHead:
+    if not torn:
         return target
-    last = moves[-1]
+    last = torn[-1]
     return target._replace(
         number=last.number,
         clock=max(target.clock, last.clock),

@@ -38,6 +38,9 @@ class ProtocolRules:
     repair_kafka_first: bool = True
     count_at_load: bool = True
     count_at_commit: bool = True
+    end_once: bool = True
+    cover_rest: bool = True
+    leave_out_reported: bool = True
 
     @property
     def lost_means_down(self) -> bool:

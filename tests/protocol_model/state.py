@@ -83,10 +83,13 @@ class SentTransaction(NamedTuple):
 
     moves: tuple[LoggedMove, ...]
     head: ModelKafkaHead
+    latest: int = 0  # bit c: the last move of customer c goes to the compacted topic
+    letters: int = 0  # bit i: the record at offset i goes to the dead letters
 
 
 Phase = Literal[
-    "opening", "following", "covering", "catching up", "running", "publishing", "committing", "publishing late",
+    "opening", "following", "catching up", "uncovered", "covering",
+    "running", "publishing", "committing", "publishing late",
     "repairing",
 ]  # fmt: skip
 
@@ -99,6 +102,8 @@ class Worker(NamedTuple):
     end: int = 0  # of the output log, asked after step 1
     expected: ModelRedisHead | None = None  # what Redis must hold
     target: ModelKafkaHead | None = None  # step 3
+    reported: int = 0  # step 3: dead letters of records beyond N that are there already, as bits
+    torn: tuple[LoggedMove, ...] = ()  # step 4: moves beyond S
     until: int = 0  # step 6
     write: Write | None = None  # turn, step 5: what Redis gets once Kafka has committed
     unsent: SentTransaction | None = None  # only of the mutant with Redis before Kafka
@@ -121,6 +126,8 @@ class OutputLog(NamedTuple):
     sequences: tuple[int, ...]
     as_of: tuple[int, int, int]  # activation, clock, offset of the move before
     moves: tuple[LoggedMove, ...]
+    behind: int = 0  # bit c: the compacted topic lacks the last move of customer c
+    letters: int = 0  # bit i: the record at offset i is in the dead letters
 
 
 class State(NamedTuple):

@@ -24,7 +24,7 @@ from tests.protocol_model.state import (
     with_worker,
 )
 from tests.protocol_model.store import commit
-from tests.protocol_model.world import ModelWorld
+from tests.protocol_model.world import UNUSABLE, ModelWorld
 
 BATCH = 2  # most records that are absorbed at once or taken by a turn
 
@@ -38,6 +38,8 @@ def take_over(rules: ProtocolRules, world: ModelWorld, state: State, at: int) ->
         yield from _follow(rules, world, state, at, worker)
     elif worker.phase == "catching up":
         yield from _catch_up(rules, world, state, at, worker)
+    elif worker.phase == "uncovered":
+        yield _cover(rules, world, state, at, worker)
 
 
 def back_to_2(rules: ProtocolRules, worker: Worker) -> Worker:
@@ -68,8 +70,14 @@ def _open(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker
         yield Transition(at, "3. its barrier is refused: fenced", (), with_worker(state, at, None))
     else:
         # The last head before the barrier is the same however late it is read.
-        after = with_worker(state, at, phase._replace(target=state.kafka))
+        reported = beyond(state.log.letters, state.kafka.offset) if rules.leave_out_reported else 0
+        after = with_worker(state, at, phase._replace(target=state.kafka, reported=reported))
         yield Transition(at, "3. reads the Kafka head: {}", (state.kafka,), after)
+
+
+def beyond(letters: int, offset: int) -> int:
+    """Return the dead letters, as bits, of records from `offset` on."""
+    return letters >> offset << offset
 
 
 def fence(rules: ProtocolRules, state: State, at: int) -> State:
@@ -132,10 +140,13 @@ def _patch(
     expected, target = worker.expected, worker.target
     assert expected is not None
     assert target is not None
+    torn: tuple[LoggedMove, ...] = ()
+    if rules.cover_torn:
+        torn = tuple(move for move in page if move.number > target.number)
+        page = page[: len(page) - len(torn)]
+        # Beyond S no page is written: the rest is read, up to the end.
+        torn += state.log.moves[expected.position + len(page) + len(torn) :] if torn else ()
     number = _last(page, expected)
-    if number > target.number and page and rules.cover_torn:
-        yield _cover(rules, state, at, worker, target, page)
-        return
     head = raised(rules, expected, target)._replace(position=expected.position + len(page), number=number)
     patched: list[StoredCustomer | None] = [None] * CUSTOMERS
     if rules.patch_announced:
@@ -151,15 +162,22 @@ def _patch(
         yield Transition(at, "5. finds another Redis head, or a part lost", (), with_worker(state, at, None))
         return
     after, fresh = done
-    if not _has_all(rules, worker, head.position, number):
+    if not torn and not _has_all(rules, worker, head.position, number):
         now = worker._replace(expected=fresh)
-    elif fresh.offset < until:
-        now = Worker("catching up", expected=fresh, until=until)
     else:
-        now = Worker("running", expected=fresh)
+        now = worker._replace(phase="catching up", expected=fresh, torn=torn, until=until)
+        if fresh.offset >= until:
+            now = _caught_up(now)
     yield Transition(at, "4, 5. reads {} moves, and writes {}", facts, with_worker(after, at, now))
     if late := gives_up(world, state, at, expected, write):
         yield late
+
+
+def _caught_up(worker: Worker) -> Worker:
+    """Return the worker behind step 6: it runs, or moves beyond S are still to be covered."""
+    if worker.torn:
+        return worker._replace(phase="uncovered", until=0)
+    return Worker("running", expected=worker.expected, reported=worker.reported)
 
 
 def raised(rules: ProtocolRules, head: ModelRedisHead, target: ModelKafkaHead) -> ModelRedisHead:
@@ -177,13 +195,16 @@ def raised(rules: ProtocolRules, head: ModelRedisHead, target: ModelKafkaHead) -
     return head
 
 
-def _cover(
-    rules: ProtocolRules, state: State, at: int, worker: Worker, target: ModelKafkaHead, page: tuple[LoggedMove, ...]
-) -> Transition:
-    """Return step 4b: a head that covers the moves of a torn transaction."""
+def _cover(rules: ProtocolRules, world: ModelWorld, state: State, at: int, worker: Worker) -> Transition:
+    """Return step 4b: a head that covers the moves of a torn transaction, with all else that its turn published."""
+    expected, target = worker.expected, worker.target
+    assert expected is not None
+    assert target is not None
+    if seen(state, at).head != expected and rules.load_under_head:
+        return Transition(at, "4b. finds another Redis head", (), with_worker(state, at, None))
     if rules.one_transactional_id and not state.slots[at].epoch:
         return Transition(at, "4b. can't cover moves beyond S: fenced", (), with_worker(state, at, None))
-    last = page[-1]
+    last = worker.torn[-1]
     head = target._replace(
         # The mark of a move has no era: it is taken for the head's.
         offset=target.offset - target.offset % ERA + max(target.offset % ERA, last.offset % ERA),
@@ -191,11 +212,17 @@ def _cover(
         clock=max(target.clock, last.clock),
         activation=max(target.activation, last.activation),
     )
-    slot: Slot = state.slots[at]._replace(
-        worker=Worker("covering", end=worker.end), transaction=SentTransaction((), head)
-    )
+    sent = SentTransaction((), head)
+    if rules.cover_rest:
+        moved = {move.customer for move in worker.torn}
+        letters = world.unusable(target.offset, head.offset) & ~worker.reported
+        sent = SentTransaction((), head, sum(1 << customer for customer in moved), letters)
+    slot: Slot = state.slots[at]._replace(worker=Worker("covering", end=worker.end), transaction=sent)
     return Transition(
-        at, "4b. finds moves beyond S, and sends a head that covers them: {}", (head,), with_slot(state, at, slot)
+        at,
+        "4b. finds moves beyond S, and sends a head that covers them: {}, latest of customers {}, letters {}",
+        (head, sent.latest, sent.letters),
+        with_slot(state, at, slot),
     )
 
 
@@ -220,7 +247,9 @@ def _catch_up(rules: ProtocolRules, world: ModelWorld, state: State, at: int, wo
             yield Transition(at, "6. can't write: a part is lost", (), with_worker(state, at, None))
             return
         after, fresh = done
-        now = worker._replace(expected=fresh) if offset < worker.until else Worker("running", expected=fresh)
+        now = worker._replace(expected=fresh)
+        if offset == worker.until:
+            now = _caught_up(now)
         facts = (expected.offset, offset)
         yield Transition(at, "6. absorbs orders {}..{} without publishing", facts, with_worker(after, at, now))
         if late := gives_up(world, state, at, expected, write):
@@ -233,6 +262,8 @@ def absorbed(
     """Return the customers changed by the orders begin..end. A repeated order changes none."""
     changed: list[StoredCustomer | None] = [None] * CUSTOMERS
     for order, customer in world.read(begin, end):
+        if customer == UNUSABLE:
+            continue
         known = changed[customer] or customers[customer]
         if not known.orders & 1 << order:
             changed[customer] = known._replace(orders=known.orders | 1 << order)

@@ -23,7 +23,7 @@ from tests.protocol_model.state import (
     with_worker,
 )
 from tests.protocol_model.store import commit
-from tests.protocol_model.takeover import BATCH, absorbed, gives_up
+from tests.protocol_model.takeover import BATCH, absorbed, beyond, gives_up
 from tests.protocol_model.world import ModelWorld
 
 
@@ -98,7 +98,7 @@ def _take(
     """Yield steps 2 to 4: load, decide, send."""
     sent, write = _decide(world, worker, seen(state, at).customers, batch)
     facts = (batch, sent.moves, sent.head)
-    if not sent.moves and not rules.transaction_every_turn:
+    if not sent.moves and not sent.letters and not rules.transaction_every_turn:
         after = with_worker(state, at, worker._replace(phase="committing", write=write))
         yield Transition(at, "takes {}; nothing to publish, so no transaction", facts, after)
     elif not rules.kafka_first:
@@ -106,7 +106,8 @@ def _take(
         assert worker.expected is not None
         done = commit(rules, world, state, at, worker.expected, write)
         if done:
-            after = with_worker(done[0], at, Worker("publishing late", expected=done[1], unsent=sent))
+            late = Worker("publishing late", expected=done[1], unsent=sent)
+            after = with_worker(done[0], at, late)
             yield Transition(at, "takes {}, and commits to Redis; to be published: {}", facts, after)
     elif rules.one_transactional_id and not state.slots[at].epoch:
         yield Transition(at, "takes {}: fenced", facts, with_worker(state, at, None))
@@ -149,7 +150,9 @@ def _decide(
         changed[customer] = known._replace(due=world.due(customer, known.orders, batch.clock, batch.activation))
     new = new._replace(number=head.number + len(moves))
     kafka = ModelKafkaHead(new.offset, new.number, new.clock, new.activation, new.cursor)
-    return SentTransaction(tuple(moves), kafka), Write(new, tuple(changed))
+    latest = sum(1 << customer for customer in {move.customer for move in moves})
+    letters = world.unusable(head.offset, batch.offset) & ~worker.reported
+    return SentTransaction(tuple(moves), kafka, latest, letters), Write(new, tuple(changed))
 
 
 def _only_due(world: ModelWorld, customer: StoredCustomer, batch: TurnBatch) -> StoredCustomer:
@@ -183,7 +186,8 @@ def _commit(rules: ProtocolRules, world: ModelWorld, state: State, at: int, work
         yield Transition(at, "5. finds another Redis head, or a part lost", (), with_worker(state, at, None))
         return
     after, fresh = done
-    yield Transition(at, "5. writes to Redis: {}", (fresh,), with_worker(after, at, Worker("running", expected=fresh)))
+    now = Worker("running", expected=fresh, reported=beyond(worker.reported, fresh.offset))
+    yield Transition(at, "5. writes to Redis: {}", (fresh,), with_worker(after, at, now))
     if late := gives_up(world, state, at, worker.expected, worker.write):
         yield late
 

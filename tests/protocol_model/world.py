@@ -12,6 +12,8 @@ TWO: Final = ((0, 0), (1, 1))
 REPEATED: Final = ((0, 0), (1, 1), (0, 0))
 # The content of an input that was made anew, with fewer records than before.
 ANEW: Final = ((2, 1),)
+UNUSABLE: Final = -1  # in place of the customer: the record goes to the dead letters
+WITH_UNUSABLE: Final = ((0, 0), (1, UNUSABLE), (2, 1))
 
 # [customer][model - 1][clock]: the segment of a customer with an order. Customer 0 is moved by its order at once, and
 # moved back by time. Customer 1 is moved by its order, only by time, or only by the second model.
@@ -71,6 +73,13 @@ class ModelWorld:
             if owner == customer:
                 found |= 1 << order
         return found
+
+    def unusable(self, begin: int, end: int) -> int:
+        """Return the unusable records of begin..end, as bits by offset."""
+        records = zip(
+            range(begin, end), self.read(begin, end), strict=False
+        )  # a mutant's end may be beyond the input's
+        return sum(1 << at for at, (_, owner) in records if owner == UNUSABLE)
 
     def readings(self, clock: int) -> range:
         """Return the values that a worker's clock may have."""

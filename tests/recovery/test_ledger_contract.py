@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import msgspec
@@ -13,7 +14,8 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from segmentation.step import DueEntry, Output
+from segmentation.step import DeadLetter, DueEntry, Output
+from stream.dead_letters.records import DeadRecord, dead_record
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.log_reader import LogReader
 from stream.engine.store import ShardStore, Writes
@@ -43,7 +45,10 @@ from tests.simulation.servers.redis_client import RedisPlace, SimulatedRedis
 from tests.simulation.servers.redis_server import SimulatedRedisServer
 from tests.simulation.wire import SimulatedWire
 
-SIDES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory", "simulated"]
+STORES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory", "simulated"]
+# `make recovery` runs the contract on the newest Kafka too.
+SIDES: Final = [*STORES, pytest.param("newest", marks=[pytest.mark.servers, pytest.mark.recovery])]
+MAKERS: Final = {"real": "settings_for", "newest": "settings_for_newest"}
 BRIEF: Final = {"partitions": 1, "commit_timeout_s": 3.0, "transaction_timeout_ms": 5_000}
 BARRIER: Final = TakeoverRecord(1, "me", 0)
 
@@ -76,8 +81,8 @@ class Side:
 
 @pytest.fixture(params=SIDES)
 async def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Side]:
-    if request.param == "real":
-        settings: Settings = request.getfixturevalue("settings_for")(**BRIEF)
+    if maker := MAKERS.get(request.param):
+        settings: Settings = request.getfixturevalue(maker)(**BRIEF)
         await topics.create(settings)
         yield Side(settings, streams_of(settings, "scoring"))
         return
@@ -227,11 +232,57 @@ async def test_outputs_are_read_to_s_and_to_the_end(side: Side, reader: LogReade
 
 async def test_a_head_covers_what_a_torn_transaction_left(side: Side, reader: LogReader) -> None:
     ledger = await side.ledger()
-    await tear(ledger, turn(2, 1, b"b"))
-    await ledger.cover(head(2, 1))
+    torn = turn(2, 1, b"b")
+    torn.dead, torn.tombstones = [letter(side, 1)], {b"x": b"1"}
+    await tear(ledger, torn)
+    await ledger.cover(torn)
     barrier = await ledger.take_over(BARRIER)
-    assert await reader.read_kafka_head(side.streams.heads, 0, 0, barrier) == (head(2, 1), None)
+    found, _ = await reader.read_kafka_head(side.streams.heads, 0, 0, barrier)
+    assert found == KafkaHead(2, 1, 7, 2, "v", dead=1)
+    # The move isn't sent again; all else is there.
+    outputs = reader.read_outputs(side.streams.output, 0, 0, 0, 1, 0)
+    assert [output.key for page in [p async for p in outputs] for output in page.outputs] == [b"b"]
+    assert side.streams.latest
+    assert side.streams.tombstones
+    assert await reader.read_latest(side.streams.latest, 0) == {b"b": b"latest"}
+    assert await reader.read_latest(side.streams.tombstones, 0) == {b"x": b"1"}
+    assert await dead_letters(side, reader, 0) == {1}
     await ledger.close()
+
+
+async def test_each_head_knows_where_the_dead_letters_end(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    await ledger.publish(Publication(head(1, 0), dead=[letter(side, 0)]))
+    await ledger.publish(turn(2, 1, b"a"))
+    barrier = await ledger.take_over(BARRIER)
+    found, _ = await reader.read_kafka_head(side.streams.heads, 0, 0, barrier)
+    assert found
+    assert (found.offset, found.dead) == (2, 1)
+    assert await dead_letters(side, reader, 0) == {0}
+    assert await dead_letters(side, reader, found.dead or 0) == set()
+    # A torn turn without outputs.
+    await ledger._producer.begin_transaction()
+    for future, _ in await ledger._send_dead([letter(side, 2), letter(side, 3), letter(side, 4, "other")]):
+        await future
+    await ledger._producer.commit_transaction()
+    assert await dead_letters(side, reader, found.dead or 0) == {2, 3}
+    await ledger.close()
+
+
+def letter(side: Side, offset: int, group: str | None = None) -> DeadRecord:
+    """Return the dead letter of an order. `group`: of another one that reads the same orders."""
+    record = SimpleNamespace(offset=offset, key=b"key", value=b"garbage", headers=[])
+    rejected = DeadLetter(0, "not_json", None, "garbage")
+    return dead_record(
+        record, rejected, side.streams.input, 0, now_ms=0, max_bytes=10_000, group=group or side.settings.group
+    )
+
+
+async def dead_letters(side: Side, reader: LogReader, begin: int) -> frozenset[int]:
+    """Return the orders that have a dead letter from that position on."""
+    topic = side.streams.dead_letters
+    _, end = (await reader.bounds([topic], 0))[topic]
+    return await reader.dead_letters(topic, 0, (begin, end), side.streams.input)
 
 
 async def test_the_input_is_read_in_order(side: Side, reader: LogReader) -> None:
@@ -280,7 +331,7 @@ async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
     assert counts == dict.fromkeys(side.streams.pinned(), 1)
 
 
-@pytest.fixture(params=SIDES)
+@pytest.fixture(params=STORES)
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[ShardStore]:
     if request.param == "memory":
         memory = MemoryStore()

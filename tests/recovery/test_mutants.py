@@ -6,6 +6,7 @@ Each scenario is run with the whole protocol first, which must survive it. `make
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import signal
 import time
@@ -36,6 +37,7 @@ REST_S: Final = 25.0
 STILL_S: Final = 1.5  # the due index is polled much more often
 TOO_SMALL_BYTES: Final = "100"  # less than any batch of moves or heads
 IN_ANY_RUN: Final = 13  # the log itself starts an old model again
+TORN: Final = "covering a torn transaction"  # logged by a successor
 WAKING: Final = r"taking over afresh|quarantined \("  # logged by a worker that notices its successor
 
 
@@ -136,6 +138,7 @@ class Scenario:
 
     play: Play
     shows: tuple[int, ...]
+    torn: bool = False  # a transaction is torn in it, which none may be in any other
     wall: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -143,9 +146,9 @@ class Scenario:
 SCENARIOS: Final[dict[str, Scenario]] = {}
 
 
-def shows(*numbers: int, wall: bool = False, **settings: Any) -> Callable[[Play], Play]:
+def shows(*numbers: int, torn: bool = False, wall: bool = False, **settings: Any) -> Callable[[Play], Play]:
     def entered(play: Play) -> Play:
-        SCENARIOS[play.__name__] = Scenario(play, numbers, wall, settings)
+        SCENARIOS[play.__name__] = Scenario(play, numbers, torn, wall, settings)
         return play
 
     return entered
@@ -199,11 +202,30 @@ async def redis_is_rolled_back_while_all_rest(rig: RecoveryWorld) -> None:
     put_back(rig, kept)
 
 
-@shows(6, 20, turn_max_orders=400, rescore_slice=2_000, due_slice=2_000)
+@shows(6, 20, torn=True, turn_max_orders=400, rescore_slice=2_000, due_slice=2_000)
 async def a_transaction_is_torn(rig: RecoveryWorld) -> None:
     await die(rig, "turn.torn", passing=2)
     # Smaller turns than the torn one: with some of their orders missing, customers get lower segments.
     rig.fleet.start(0, page=100)
+
+
+@shows(26, torn=True)
+async def a_turn_is_torn_behind_its_moves(rig: RecoveryWorld) -> None:
+    await die(rig, "turn.torn_early", passing=2)
+    rig.fleet.start(0)
+
+
+@shows(25)
+async def an_end_arrives_late(rig: RecoveryWorld) -> None:
+    wire = rig.servers.wires[0].kafka
+    # From the first moves on: turns without any have little that could be torn.
+    rig.fleet.start(0, stop="turn.between_sends:1")
+    await stopped(rig, 0)
+    wire.late_answers.clear()
+    wire.strand_ends(random.Random(1), 0.5)
+    rig.fleet.resume(0)
+    await eventually(lambda: len(wire.late_answers) >= 4, SOON_S, "an end that is late")
+    wire.heal()
 
 
 @shows(7, 8, 9)
@@ -359,7 +381,8 @@ async def played(
         if not scenario.wall:
             rig.feeder.acknowledged = log.acknowledged
         await scenario.play(rig)
-        return await verdict(rig, None if scenario.wall else log.calm)
+        found = await verdict(rig, None if scenario.wall else log.calm)
+        return found + ([] if scenario.torn else rig.fleet.grep(TORN))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

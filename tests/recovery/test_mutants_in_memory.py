@@ -19,6 +19,7 @@ from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head, encode_head, first_head
+from stream.storage.keys import tombstone
 from tests.recovery.rig.memory_ledger import CLUSTER, MemoryBroker
 from tests.recovery.rig.memory_store import Crash, MemoryStore
 from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
@@ -28,6 +29,7 @@ from tests.support.engine.toy_step import LEVEL, STATE, ToyStep
 from tests.support.paths import ROOT
 
 SOON_S: Final = 8.0
+SALT: Final = b"salt"
 QUICK: Final[dict[str, Any]] = {
     "partitions": 1,
     "due_poll_ms": 5,
@@ -83,8 +85,11 @@ class MemoryRig:
     worker: asyncio.Task[None] | None = None
 
     def send(self, keys: bytes) -> None:
-        """Send one record for each letter."""
-        rows = [(bytes([key]), b"+") for key in keys]
+        """Send one record for each letter; a capital erases the key, and "!" can't be used."""
+        rows = [
+            (key.lower(), b"bad" if key == b"!" else b"erase" if key.isupper() else b"+")
+            for key in (bytes([letter]) for letter in keys)
+        ]
         self.broker.send(self.streams.input, rows)
         self.sent += rows
 
@@ -134,7 +139,12 @@ class MemoryRig:
         if self.board.stopped:
             return [self.board.stopped]
         found: list[str] = []
-        count = Counter(key for key, _ in self.sent)
+        count: Counter[bytes] = Counter()
+        erased: set[bytes] = set()
+        for key, value in self.sent:
+            (erased.add if value == b"erase" else erased.discard)(key)
+            count[key] = 0 if value == b"erase" else count[key] + (value == b"+")
+        count = +count
         states = {key: STATE.unpack(value)[0] for key, value in self.store.kept.states.items()}
         if states != count:
             found.append(f"records counted: {states}, sent: {dict(count)}")
@@ -146,6 +156,20 @@ class MemoryRig:
             last[key] = int(level)
         if +last != Counter({key: n // LEVEL for key, n in count.items() if n >= LEVEL}):
             found.append(f"published {dict(last)} of {dict(count)}")
+        newest = {r.key: r.value for r in self.broker.committed(self.streams.output)}
+        latest = {r.key: r.value for r in self.broker.committed(self.streams.latest or "")}
+        if latest != newest:
+            found.append(f"the compacted topic has {latest}, the last outputs are {newest}")
+        dead = [
+            int(dict(r.headers)["__connect.errors.offset"]) for r in self.broker.committed(self.streams.dead_letters)
+        ]
+        if sorted(dead) != (bad := [at for at, (_, value) in enumerate(self.sent) if value == b"bad"]):
+            found.append(f"dead letters of records {dead}, those at {bad} can't be used")
+        left = {r.key for r in self.broker.committed(self.streams.tombstones or "")}
+        if left != (want := {tombstone(key, SALT) for key in erased}):
+            found.append(f"tombstones {left}, expected {want}")
+        if self.broker.torn:
+            found.append(f"{self.broker.torn} transactions ended by another one's end")
         heads = [r for r in self.broker.committed(self.streams.heads) if r.key == HEAD_KEY]
         if heads and (counted := decode_kafka_head(heads[-1].value or b"").count) != last.total():
             found.append(f"the head counts {counted} outputs, there are {last.total()}")
@@ -157,7 +181,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = Settings(**QUICK)
     broker = MemoryBroker(1)
     broker.install(monkeypatch.setattr)
-    made = MemoryRig(broker, MemoryStore(), settings, streams_of(settings, "scoring"))
+    made = MemoryRig(broker, MemoryStore(SALT), settings, streams_of(settings, "scoring"))
     yield made
     await made.kill()
 
@@ -197,6 +221,33 @@ async def a_torn_transaction_ends_before_the_head(rig: MemoryRig) -> None:
     rig.send(b"aaa")
     await rig.rests()
     rig.send(b"a")
+
+
+async def a_torn_turn_lacks_all_but_its_moves(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.torn_after = rig.streams.output
+    rig.send(b"a!aacC!b")
+
+
+async def a_torn_transaction_ends_at_a_dead_letter(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.torn_after = rig.streams.dead_letters
+    rig.send(b"!a")
+    await rig.rests()
+    await rig.kill()
+    rig.start()
+    rig.send(b"!b")
+
+
+async def an_end_arrives_late(rig: MemoryRig) -> None:
+    rig.start()
+    await rig.owned()
+    rig.broker.faults.late_end_after = rig.streams.output
+    rig.send(b"a")
+    await rig.rests()
+    rig.send(b"aa")
 
 
 async def the_end_offset_is_too_low(rig: MemoryRig) -> None:
@@ -247,6 +298,9 @@ SCENARIOS: Final[tuple[tuple[Callable[[MemoryRig], Awaitable[None]], tuple[int, 
     (the_heads_send_fails, (2,)),
     (a_torn_transaction_ends_at_the_head, (3,)),
     (a_torn_transaction_ends_before_the_head, (6, 20)),
+    (a_torn_turn_lacks_all_but_its_moves, (26,)),
+    (a_torn_transaction_ends_at_a_dead_letter, (27,)),
+    (an_end_arrives_late, (25,)),
     (the_end_offset_is_too_low, (5,)),
     (a_late_record_is_in_no_transaction, (21,)),
     (a_part_of_redis_vanishes_between_turns, (23,)),
@@ -269,7 +323,8 @@ async def test_the_whole_protocol_survives_a_faulty_broker(
     rig: MemoryRig, play: Callable[[MemoryRig], Awaitable[None]]
 ) -> None:
     assert await found(rig, play) == []
-    assert rig.broker.committed(rig.streams.output), "nothing was published at all"
+    published = [*rig.broker.committed(rig.streams.output), *rig.broker.committed(rig.streams.dead_letters)]
+    assert published, "nothing was published at all"
 
 
 @pytest.mark.parametrize(("number", "play"), [(n, play) for play, numbers in SCENARIOS for n in numbers])

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.recovery, pytest.mark.timeout(600)]
 DEATH_S = 120.0
 # The turn in which a worker dies: there are moves before it and after it.
 PASSING = 12
+# They leave moves without a head.
+TORN = {"turn.torn_early", "turn.torn"}
 # Redis is rolled back by about this many turns.
 LAG = 25
 
@@ -38,9 +40,8 @@ class RecordedInput:
 @pytest.fixture(scope="module")
 def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int) -> RecordedInput:
     async def made() -> RecordedInput:
-        # Without garbage: all groups share one dead-letter topic.
         settings, folder = settings_on(servers, partitions=1, session_timeout_ms=2_000), tmp_path_factory.mktemp("log")
-        async with world(servers, folder, seed, settings, customers=150, garbage=False) as first:
+        async with world(servers, folder, seed, settings, customers=150) as first:
             await first.feed(200)
             assert await first.feeder.activate()
             await first.feed(1_000, size=100)
@@ -104,18 +105,19 @@ async def fall_behind(made: RecoveryWorld) -> None:
 @pytest.mark.parametrize("point", TURN_POINTS)
 async def test_a_worker_dies_within_a_turn(rig: RecoveryWorld, log: RecordedInput, point: str) -> None:
     # Points between sends count turns with moves only: the first of these comes soon after the model.
-    await die(rig, point, passing=3 if point in {"turn.between_sends", "turn.torn"} else PASSING)
+    early = {"turn.torn_letters": 1, **dict.fromkeys(("turn.between_sends", *TORN), 3)}
+    await die(rig, point, passing=early.get(point, PASSING))
     rig.fleet.start(0)
     run = await rig.judge(log.calm, rebuild=False)
     assert len(run.moves) > 100
     torn = rig.fleet.grep("covering a torn transaction")
-    assert bool(torn) == (point == "turn.torn")
+    assert bool(torn) == (point in TORN)
 
 
 @pytest.mark.parametrize("point", TAKEOVER_POINTS)
 async def test_a_worker_dies_within_a_takeover(rig: RecoveryWorld, log: RecordedInput, point: str) -> None:
     if point == "takeover.after_cover":
-        await die(rig, "turn.torn", passing=3)
+        await die(rig, "turn.torn_early", passing=3)
     else:
         await fall_behind(rig)
     await die(rig, point, passing=2 if point == "takeover.between_slices" else 1, page=7)
@@ -124,9 +126,12 @@ async def test_a_worker_dies_within_a_takeover(rig: RecoveryWorld, log: Recorded
     assert len(run.moves) > 100
 
 
-async def test_a_torn_transaction_is_covered_before_a_second_crash(rig: RecoveryWorld, log: RecordedInput) -> None:
+@pytest.mark.parametrize("point", sorted(TORN))
+async def test_a_torn_transaction_is_covered_before_a_second_crash(
+    rig: RecoveryWorld, log: RecordedInput, point: str
+) -> None:
     """Otherwise Redis would have the moves, but no head would cover their orders."""
-    await die(rig, "turn.torn", passing=3)
+    await die(rig, point, passing=3)
     await die(rig, "takeover.at_its_end")
     rig.fleet.start(0)
     await rig.judge(log.calm, rebuild=False)

@@ -19,6 +19,7 @@ from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.model import ACTIVE_KEY, CANDIDATE_KEY, SegmentModel
+from stream.kafka.aiokafka_internals import TransactionInDoubt, end_transactions_once
 from stream.kafka.clients import TopicUnusable, check_partition_count, raise_if_denied
 from stream.kafka.refusals import explained
 from trainer.errors import PublishConflict, PublishError
@@ -267,15 +268,15 @@ async def _order_partitions(settings: DeploymentSettings, producer: Any) -> list
 
 def _producer(settings: DeploymentSettings) -> AbstractAsyncContextManager[Any]:
     """Return the transactional producer that all trainers of a deployment share: starting it fences the others."""
-    return started(
-        AIOKafkaProducer(
-            **settings.kafka_client(),
-            transactional_id=f"{settings.group}-trainer",
-            linger_ms=0,
-            retry_backoff_ms=10,
-            request_timeout_ms=REQUEST_MS,
-        )
+    producer = AIOKafkaProducer(
+        **settings.kafka_client(),
+        transactional_id=f"{settings.group}-trainer",
+        linger_ms=0,
+        retry_backoff_ms=10,
+        request_timeout_ms=REQUEST_MS,
     )
+    end_transactions_once(producer)
+    return started(producer)
 
 
 @asynccontextmanager
@@ -290,10 +291,10 @@ async def _translated(settings: DeploymentSettings) -> AsyncIterator[None]:
             hint="Nothing was published. " + _LOOK,
         ) from error
     except (KafkaError, OSError, AssertionError) as error:  # TimeoutError is an OSError
-        if not isinstance(error, TimeoutError):
+        if not isinstance(error, TimeoutError | TransactionInDoubt):
             raise PublishError(str(await explained(settings, error))) from error
+        doubt = f"no answer within {TIMEOUT_S:.0f} s" if isinstance(error, TimeoutError) else str(error)
         raise PublishError(
-            f"Kafka at {settings.kafka_bootstrap_servers}: no answer within {TIMEOUT_S:.0f} s (the change may still "
-            "have been published).",
+            f"Kafka at {settings.kafka_bootstrap_servers}: {doubt} (the change may still have been published).",
             hint="Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS, that the brokers run, and that no other training does.",
         ) from error

@@ -104,10 +104,17 @@ async def run_all(settings: Settings, folder: Path, *, workers: int = 1, trouble
         await settled(settings, activation=activation)
 
 
+@pytest.mark.parametrize(
+    "kafka",
+    [
+        pytest.param("settings_for", marks=pytest.mark.servers),
+        pytest.param("settings_for_newest", marks=[pytest.mark.servers, pytest.mark.slow]),
+    ],
+)
 async def test_an_order_becomes_a_move_and_a_move_an_action(
-    settings_for: Callable[..., Settings], tmp_path: Path
+    request: pytest.FixtureRequest, kafka: str, tmp_path: Path
 ) -> None:
-    settings = settings_for(time="event", commit_timeout_s=5)
+    settings: Settings = request.getfixturevalue(kafka)(time="event", commit_timeout_s=5)
     history, rest, end = simulated()
     await topics.create(settings)
     with processes(settings, tmp_path, "worker", "dispatch"):

@@ -77,7 +77,12 @@ async def read_run(settings: Settings) -> GroupRun:
         orders=await _rows(settings, settings.orders_topic),
         moves=await _rows(settings, settings.changes_topic),
         latest=await _rows(settings, settings.state_topic),
-        dead=await _rows(settings, settings.orders_dead_letters_topic),
+        # Groups that read the same orders share the topic.
+        dead=[
+            row
+            for row in await _rows(settings, settings.orders_dead_letters_topic)
+            if row.headers["segstream_group"] == settings.group.encode()
+        ],
         heads=await _rows(settings, settings.heads_topic("scoring")),
         shards=read_shards(settings),
     )

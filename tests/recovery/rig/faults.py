@@ -250,6 +250,14 @@ async def lose_answers_of_kafka(world: RecoveryWorld, rng: random.Random) -> Non
     await for_a_while([proxy], rng.uniform(0.2, 5))
 
 
+@fault("wire", 5)
+async def let_ends_arrive_late(world: RecoveryWorld, rng: random.Random) -> None:
+    """Break connections under the end of a transaction, which arrives in a later one."""
+    proxy = world.servers.wires[some_worker(world, rng)].kafka
+    proxy.strand_ends(rng, rng.uniform(0.1, 0.6))
+    await for_a_while([proxy], rng.uniform(1, 6))
+
+
 @fault("wire", 4)
 async def lose_the_coordinator(world: RecoveryWorld, rng: random.Random) -> None:
     """Lose a worker's heartbeats: it can do everything else."""

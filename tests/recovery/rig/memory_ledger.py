@@ -65,6 +65,7 @@ class Faults:
 
     refused: Counter[str] = field(default_factory=Counter)  # topic -> number of batches that fail
     slow: set[str] = field(default_factory=set)  # topics whose records arrive later than all others
+    late_end_after: str | None = None  # the next end breaks its connection, and arrives after a record of the topic
     torn_after: str | None = None  # a late end of the previous transaction commits this one after a record of the topic
     low_ends: Counter[str] = field(default_factory=Counter)  # topic -> by how much its end offset is too low
     lost: str | None = None  # topic of a late record, whose partition is in no transaction any more
@@ -81,6 +82,8 @@ class MemoryBroker:
         self._logs: defaultdict[TopicPartition, list[MemoryLogEntry]] = defaultdict(list)
         self._epochs: Counter[str] = Counter()
         self._open: dict[str, OpenTransaction] = {}
+        self._late: tuple[str, int, str] | None = None  # an end on its way: name, epoch, topic
+        self.torn = 0  # transactions that a late end has ended
         self._refused: set[tuple[str, int]] = set()  # producers whose transaction was ended by another request
 
     def install(self, replace: Replace) -> None:
@@ -124,9 +127,27 @@ class MemoryBroker:
         first = len(log) - len(rows)
         if faults.torn_after == tp.topic:
             faults.torn_after = None
-            self._end(name, committed=True)
-            self._refused.add((name, epoch))
+            self._tear(name, epoch)
+        if self._late and self._late[2] == tp.topic:
+            late, self._late = self._late, None
+            if late[1] == self._epochs[late[0]]:  # else the broker refuses it
+                self.torn += 1
+                self._tear(*late[:2])
         return first
+
+    def _tear(self, name: str, epoch: int) -> None:
+        """Commit what was sent of a transaction, and refuse the rest."""
+        self._end(name, committed=True)
+        self._refused.add((name, epoch))
+
+    def receives_end(self, name: str, epoch: int) -> bool:
+        """Return whether a request to commit arrives. Otherwise its connection breaks, and it arrives late."""
+        if topic := self.faults.late_end_after:
+            self.faults.late_end_after = None
+            self._late = name, epoch, topic
+            return False
+        self.end(name, epoch, committed=True)
+        return True
 
     def end(self, name: str, epoch: int, *, committed: bool) -> None:
         self.check(name, epoch)
@@ -226,7 +247,11 @@ class MemoryProducer:
         self._epoch = 0
         self._under_way: set[asyncio.Future[SentMetadata]] = set()
         self._client = Wire(broker)
-        self._txn_manager = self  # as in aiokafka, the owner of the call below
+        # As in aiokafka, the owners of the calls below.
+        self._txn_manager = self
+        self._sender = self
+        self._ending = False
+        self._failure: Exception | None = None
 
     def maybe_add_partition_to_txn(self, tp: TopicPartition) -> None:
         if (self._name, self._epoch) not in self._broker._refused:
@@ -242,12 +267,26 @@ class MemoryProducer:
     async def begin_transaction(self) -> None:
         if not self._epoch:
             raise IllegalOperation("not started")
+        assert not self._failure
         self._broker.check(self._name, self._epoch)
 
     async def commit_transaction(self) -> None:
         # As in aiokafka: it waits for all sends, and ignores failed ones.
         await asyncio.gather(*self._under_way, return_exceptions=True)
-        self._broker.end(self._name, self._epoch, committed=True)
+        self._ending = True
+        while result := self.needs_transaction_commit():
+            await self._do_txn_commit(result)
+        if self._failure:
+            raise self._failure
+
+    async def _do_txn_commit(self, _: bool) -> None:
+        self._ending = not self._broker.receives_end(self._name, self._epoch)
+
+    def needs_transaction_commit(self) -> bool | None:
+        return self._ending or None
+
+    def fatal_error(self, error: Exception) -> None:
+        self._ending, self._failure = False, error
 
     def create_batch(self) -> MemoryBatch:
         return MemoryBatch(self._broker.faults.rows_in_batch)

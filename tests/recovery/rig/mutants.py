@@ -19,13 +19,14 @@ from segmentation.scoring import ScoringStep
 from segmentation.step import TurnContext
 from stream.engine import catch_up, ledger, shard, takeover
 from stream.engine.ledger import Ledger, Publication, PublishedOutputs
-from stream.engine.log_reader import Bounds, LogReader, OutputPage
+from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.ownership import Owned, ShardContext
 from stream.engine.store import HEAD, Loaded, ShardStore, Writes
 from stream.engine.turns import Turns
 from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import join_transaction
 from stream.storage.heads import HEAD_KEY, NO_CLOCK, Fingerprint, KafkaHead, TakeoverRecord, encode_head
+from stream.storage.output_log import LoggedOutput, OutputPage
 
 TAKEN_OUT: Final = {
     1: "awaiting the sends of the moves",
@@ -52,6 +53,9 @@ TAKEN_OUT: Final = {
     22: "the Redis head before the Kafka head",
     23: "comparing what the keys hold when states are loaded",
     24: "comparing what the keys hold when Redis is written",
+    25: "ending a transaction with one request, never repeated",
+    26: "all that a torn turn published, with the head that covers it (4b)",
+    27: "leaving out the dead letters that a torn turn has left",
 }
 BY_THE_BROKER: Final = 21  # lacking in the broker, not in a worker
 
@@ -91,11 +95,9 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             await producer.begin_transaction()
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             sent = await self._send_outputs(turn)
-            latest = await self._send_latest(turn.outputs)
-            others = await self._send_dead(turn.dead) + await self._send_tombstones(turn.tombstones)
-            acknowledged = asyncio.gather(
-                *(future for future, _ in sent + latest), *others, return_exceptions=not outputs
-            )
+            latest, dead, tombstones = await self._send_others(turn)
+            everything = [*sent, *latest, *dead, *tombstones]
+            acknowledged = asyncio.gather(*(future for future, _ in everything), return_exceptions=not outputs)
             if outputs and in_order:
                 await acknowledged
             heads = await producer.send(self._streams.heads, encode_head(turn.head), key=HEAD_KEY, partition=p)
@@ -164,7 +166,7 @@ def _no_quiet_transactions(replace: Replace) -> None:
     async def only_with_something(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         return await publish(self, turn) if turn.outputs or turn.dead or turn.tombstones else None
 
-    async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead, bounds: tuple[int, int]) -> bool:
+    async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead, bounds: tuple[int, int]) -> list[LoggedOutput]:
         # Kafka's head is that of the last turn with moves: Redis may be ahead of it.
         if kafka.offset < owned.head.offset:
             kafka = msgspec.structs.replace(kafka, offset=owned.head.offset)
@@ -344,8 +346,8 @@ def _torn_uncovered(replace: Replace) -> None:
     read = takeover._read_kafka_head
     beyond: dict[Ledger, int] = {}
 
-    async def note(self: Ledger, head: KafkaHead) -> None:
-        beyond[self] = head.count
+    async def note(self: Ledger, torn: Publication) -> None:
+        beyond[self] = torn.head.count
 
     async def count_alone(shard: ShardContext, ledger: Ledger, *others: Any) -> KafkaHead | None:
         # The moves are noted in Redis, as in the protocol, but Kafka doesn't know that their orders are done.
@@ -391,6 +393,31 @@ def _kafka_head_first(replace: Replace) -> None:
     replace(LogReader, "start", started)
     replace(ShardStore, "read_head", after_kafka)
     replace(takeover, "_read_kafka_head", read_already)
+
+
+@_mutant(25)
+def _ends_again(replace: Replace) -> None:
+    def as_aiokafka_does(_: Any) -> None: ...
+
+    replace(ledger, "end_transactions_once", as_aiokafka_does)
+
+
+@_mutant(26)
+def _covered_by_a_head_alone(replace: Replace) -> None:
+    cover = Ledger.cover
+
+    async def head_alone(self: Ledger, torn: Publication) -> None:
+        await cover(self, Publication(torn.head))
+
+    replace(Ledger, "cover", head_alone)
+
+
+@_mutant(27)
+def _reported_again(replace: Replace) -> None:
+    async def nothing(*_: Any) -> frozenset[int]:
+        return frozenset()
+
+    replace(takeover, "_reported", nothing)
 
 
 @_mutant(11)

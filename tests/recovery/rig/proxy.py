@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import struct
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +25,8 @@ ADD_PARTITIONS: Final = 24
 END_TXN: Final = 26
 # The requests of a group's member to its coordinator.
 GROUP_TALK: Final = frozenset({8, 9, 11, 12, 13, 14})
+
+BETWEEN: Final = 2  # a stranded END_TXN arrives before the PRODUCE of this number in a transaction
 
 T = TypeVar("T")
 
@@ -57,6 +61,10 @@ class Proxy:
         self._bytes_per_s = 0.0
         self._lost_requests: frozenset[int] = frozenset()
         self._lost_answers: frozenset[int] = frozenset()
+        self.late_answers: list[int] = []  # Kafka's error codes for the END_TXNs that arrived late; 0: none
+        self._stranding: tuple[random.Random, float] | None = None
+        self._stranded: dict[bytes, bytes] = {}  # by transactional id
+        self._produced: Counter[bytes] = Counter()  # PRODUCEs of the open transaction, by transactional id
         self._requests_pass = asyncio.Event()
         self._answers_pass = asyncio.Event()
         self._requests_pass.set()
@@ -92,8 +100,18 @@ class Proxy:
         """Lose these kinds of Kafka request on the way in, or their answers on the way back."""
         self._lost_requests, self._lost_answers = frozenset(requests), frozenset(answers)
 
+    def strand_ends(self, rng: random.Random, chance: float) -> None:
+        """Break the connection under an END_TXN, with this chance, before it arrives; it arrives late.
+
+        It comes over a connection of its own, between two PRODUCEs of a later transaction of the same transactional id,
+        as a request may that its client has given up on a slow network. One of an id is on its way at a time.
+        """
+        self._stranding = rng, chance
+
     def heal(self) -> None:
         """End all faults. A connection that has lost data stays until its client gives up."""
+        self._stranding = None
+        self._stranded.clear()
         self._refusing, self._delay_s, self._bytes_per_s = False, 0.0, 0.0
         self.lose()
         self._wiring.call(self._requests_pass.set)
@@ -160,6 +178,8 @@ class Proxy:
                     await asyncio.sleep(len(part) / self._bytes_per_s)
                 if self._kafka and self._is_lost(part, connection, answer=answers):
                     continue
+                if self._kafka and not answers and await self._strands(part):
+                    return
                 writer.write(part)
                 await writer.drain()
 
@@ -178,6 +198,46 @@ class Proxy:
         if kind in self._lost_answers:
             connection.unanswered.add(number)
         return kind in self._lost_requests
+
+    async def _strands(self, frame: bytes) -> bool:
+        """Return whether this END_TXN is stranded now. Before a second PRODUCE, let a stranded one arrive."""
+        kind = int.from_bytes(frame[4:6], "big")
+        if self._stranding is None or kind not in {END_TXN, PRODUCE} or not (who := _transactional_id(frame)):
+            return False
+        if kind == PRODUCE:
+            self._produced[who] += 1
+            if self._produced[who] == BETWEEN and (late := self._stranded.pop(who, None)):
+                self.late_answers.append(await self._deliver(late))
+            return False
+        self._produced[who] = 0
+        rng, chance = self._stranding
+        if who in self._stranded or rng.random() >= chance:
+            return False
+        self._stranded[who] = frame
+        return True
+
+    async def _deliver(self, frame: bytes) -> int:
+        """Send a request over a connection of its own. Return the error code of an answer to END_TXN."""
+        reader, writer = await asyncio.open_connection(HOST, self._target)
+        try:
+            writer.write(frame)
+            await writer.drain()
+            # Size, correlation id and throttle time come before it.
+            return int(struct.unpack_from(">h", await self._frame(reader), 12)[0])
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def _transactional_id(frame: bytes) -> bytes:
+    """Return the transactional id of a PRODUCE or END_TXN: the text behind the client id. Empty: it has none."""
+    at, text = 12, b""
+    for _ in range(2):
+        (size,) = struct.unpack_from(">h", frame, at)
+        text = frame[at + 2 : at + 2 + max(size, 0)]
+        at += 2 + len(text)
+    return text
 
 
 class Wiring:

@@ -43,10 +43,11 @@ class Wires:
 class RigServers:
     """The servers, as a context manager. `workers`: how many may run at one time."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, *, kafka_version: str | None = None) -> None:
         self.wiring = Wiring()
         self._folder = folder
         self._workers = workers
+        self._kafka_version = kafka_version
         self._valkeys = [
             # Either may become the other's replica.
             ValkeyServer(folder / f"valkey-{name}", port=None, report=print, overrides={"repl-timeout": "60"})
@@ -87,6 +88,7 @@ class RigServers:
             port=port,
             report=print,
             watched=True,
+            version=self._kafka_version,
             overrides={
                 "listeners": ",".join(f"{name}://{HOST}:{at}" for name, at in listeners.items()),
                 "advertised.listeners": ",".join(f"{name}://{HOST}:{at}" for name, at in advertised.items()),

@@ -13,6 +13,7 @@ RECOVERY_MUTANT  the ingredient of the protocol to take out (mutants.py); empty:
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -24,12 +25,13 @@ from typing import Any, Final
 from segmentation.step import Step
 from stream.clock import now_ms
 from stream.engine import catch_up, shard, takeover
-from stream.engine.ledger import Ledger, Publication, PublishedOutputs
-from stream.engine.log_reader import LogReader, OutputPage
+from stream.engine.ledger import Ledger, Publication, PublishedOutputs, Sent
+from stream.engine.log_reader import LogReader
 from stream.engine.ownership import Owned
 from stream.engine.store import ShardStore
 from stream.settings import load_settings
 from stream.storage.heads import HEAD_KEY
+from stream.storage.output_log import OutputPage
 from stream.worker import app
 from stream.worker.steps import scoring_step
 from tests.recovery.rig.mutants import mutate
@@ -40,6 +42,8 @@ TURN_POINTS: Final = (
     "turn.before_head",
     "turn.before_commit",
     "turn.after_commit",
+    "turn.torn_early",  # leaves a torn transaction: the moves are committed, and nothing else
+    "turn.torn_letters",  # leaves a torn transaction: the dead letters are committed, and nothing else
     "turn.torn",  # leaves a torn transaction: the moves are committed, the head isn't
     "turn.before_redis",
     "turn.after_redis",
@@ -99,9 +103,17 @@ def _plant_in_ledger(bomb: Bomb) -> None:
     publish, send_outputs, send_head = Ledger.publish, Ledger._send_outputs, Ledger._send_head
     torn = False
 
+    async def commit_alone(self: Ledger, sent: list[Sent]) -> None:
+        await asyncio.gather(*(future for future, _ in sent))
+        await self._producer.commit_transaction()
+        bomb.explode()
+
     async def publish_(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         _phase.set("turn")
         bomb.passing("turn.before_transaction")
+        if turn.dead and bomb.due("turn.torn_letters"):
+            await self._producer.begin_transaction()
+            await commit_alone(self, await self._send_dead(turn.dead))
         commit = self._producer.commit_transaction
 
         async def commit_() -> None:
@@ -122,6 +134,8 @@ def _plant_in_ledger(bomb: Bomb) -> None:
         nonlocal torn
         sent = await send_outputs(self, turn)
         if sent:
+            if bomb.due("turn.torn_early"):
+                await commit_alone(self, sent)
             torn = bomb.due("turn.torn")
             bomb.passing("turn.between_sends")
         return sent
@@ -146,8 +160,8 @@ def _plant_in_barriers(bomb: Bomb) -> None:
         bomb.passing("takeover.after_barrier")
         return barrier
 
-    async def cover_(self: Ledger, head: Any) -> None:
-        await cover(self, head)
+    async def cover_(self: Ledger, torn: Publication) -> None:
+        await cover(self, torn)
         bomb.passing("takeover.after_cover")
 
     async def opened(cls: type[Ledger], *arguments: Any) -> Ledger:

@@ -123,8 +123,21 @@ class MemoryShard:
             len(fired) > slice_,
             self.context(),
         )
+        self.check_replay(log[self.offset : self.offset + turn.taken], turn)
         self.offset += turn.taken
         self.apply(turn)
+
+    def check_replay(self, records: Sequence[Rec], turn: Turn) -> None:
+        """Check that what a torn turn lacks can be had from its records and outputs (a takeover's step 4b)."""
+        for output in turn.outputs:
+            assert self.step.latest(output.value, output.note) == output.latest
+        if turn.dead:
+            context = TurnContext(self.clock, turn.clock, Activation(1, "x"), backfills=self.backfills)
+            plan = self.step.absorb(records, 0, context)
+            merged = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
+            assert [(d.position, d.reason, d.field) for d in sorted(merged.dead)] == [
+                (d.position, d.reason, d.field) for d in sorted(turn.dead)
+            ]
 
     def rescore(self, size: int, *, quiet: bool = False, scope: Scope = Scope.EVERYONE) -> None:
         keys = sorted(self.states)
@@ -181,7 +194,7 @@ class MemoryShard:
         for begin in range(past.offset, self.offset, size):
             context = TurnContext(merge_clock, self.clock, backfills=self.backfills)
             plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, context)
-            touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
+            touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys]).states
             self.states |= touched
             self.index |= dict.fromkeys(touched, max(self.clock, 0))
             merge_clock = max(merge_clock, plan.clock)

@@ -63,13 +63,16 @@ class ToyStep:
         turn.states = {key: STATE.pack(*state) for key, state in states.items()}
         return turn
 
-    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> dict[bytes, bytes]:
-        states = self._states(plan, values)
-        for record in _records(plan):
-            if record.value not in {b"bad", b"poison"} and record.key:
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        states, turn = self._states(plan, values), Turn(plan.taken, plan.clock)
+        for position, record in enumerate(_records(plan)):
+            if record.value == b"bad" or record.key is None:
+                turn.dead.append(DeadLetter(position, "bad", "value", "it says so."))
+            elif record.value != b"poison":
                 count, level, sequence = states[record.key]
                 states[record.key] = (0, 0, sequence) if record.value == b"erase" else (count + 1, level, sequence)
-        return {key: STATE.pack(*state) for key, state in states.items()}
+        turn.states = {key: STATE.pack(*state) for key, state in states.items()}
+        return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
         return Turn(0, context.clock)
@@ -77,6 +80,9 @@ class ToyStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         count, _, _ = STATE.unpack(value) if value else (0, 0, 0)
         return STATE.pack(count, *struct.unpack("<qq", note))
+
+    def latest(self, value: bytes, note: bytes) -> bytes:
+        return value
 
     def is_erased(self, value: bytes) -> bool:
         count, _, _ = STATE.unpack(value)

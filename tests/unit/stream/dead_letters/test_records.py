@@ -16,7 +16,7 @@ def dead(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]] | None = None
 ) -> tuple[DeadRecord, dict[str, bytes]]:
     record: Any = SimpleNamespace(offset=7, key=key, value=value, headers=headers or [])
-    made = dead_record(record, WHY, "orders", 3, now_ms=1_772_547_600_000, max_bytes=1_000_000)
+    made = dead_record(record, WHY, "orders", 3, now_ms=1_772_547_600_000, max_bytes=1_000_000, group="shop")
     return made, dict(made.headers)
 
 
@@ -31,6 +31,7 @@ def test_a_dead_letter_holds_its_record_and_why() -> None:
     assert headers["segstream_reason"] == b"not_json"
     assert headers["segstream_field"] == b"amount"
     assert headers["segstream_failed_at"] == b"2026-03-03T14:20:00.000Z"
+    assert headers["segstream_group"] == b"shop"
 
 
 def test_a_record_without_key_and_value_gets_an_empty_value() -> None:

@@ -19,6 +19,13 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    NotCoordinatorError,
+    RequestTimedOutError,
+)
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
@@ -68,6 +75,14 @@ USES: dict[str, PrivateUse] = {
             "send": parts.consumer._client.send,
             "get_random_node": parts.consumer._client.get_random_node,
             "request": MetadataRequest(["t"], allow_auto_topic_creation=False),
+        },
+    ),
+    "end_transactions_once": PrivateUse(
+        "0.14.0",
+        lambda parts: {
+            "_sender._do_txn_commit": parts.producer._sender._do_txn_commit,
+            "_txn_manager.needs_transaction_commit": parts.producer._txn_manager.needs_transaction_commit,
+            "_txn_manager.fatal_error": parts.producer._txn_manager.fatal_error,
         },
     ),
     "group_identity": PrivateUse(
@@ -134,6 +149,22 @@ def test_the_installed_version_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize("function", USES)
 async def test_what_a_function_uses_exists(function: str, parts: Parts) -> None:
     assert USES[function].names(parts)
+
+
+def _calls(source: str) -> set[str]:
+    """Return the names that a module calls."""
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return {call.id for call in calls if isinstance(call, ast.Name)}
+
+
+def test_every_producer_with_transactions_ends_each_once() -> None:
+    made = {path: source for path, source in _modules() if "AIOKafkaProducer" in _calls(source)}
+    assert {"stream/engine/ledger.py", "stream/kafka/clients.py", "trainer/registry/publish.py"} <= set(made)
+    without = {path for path, source in made.items() if "end_transactions_once" not in _calls(source)}
+    assert not {path for path in without if "transactional_id" in made[path]}
+    named = {path for path, source in _modules() if "transactional_id=" in source}
+    # The others get their producer from `kafka_producer` in stream/kafka/clients.py.
+    assert all("kafka_producer" in _calls(source) for path, source in _modules() if path in named - set(made))
 
 
 def _modules() -> Iterator[tuple[str, str]]:
@@ -209,6 +240,60 @@ def test_a_producer_of_this_process_begins_its_next_transaction_sooner(monkeypat
     monkeypatch.setattr(aiokafka.producer.sender, "BACKOFF_OVERRIDE", 0.02)
     internals.shorten_transaction_retries()
     assert aiokafka.producer.sender.BACKOFF_OVERRIDE == 0.002
+
+
+async def _ended(parts: Parts, answers: list[Any]) -> list[Any]:
+    """Commit a transaction of the producer; `answers` are Kafka's, or errors. Return the requests sent."""
+    producer, manager, sent = parts.producer, parts.producer._txn_manager, list[Any]()
+
+    async def send(_: int, request: Any, **__: Any) -> Any:
+        sent.append(request)
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return SimpleNamespace(error_code=answer)
+
+    async def coordinator(*_: Any) -> int:
+        return 1
+
+    producer._sender.client = SimpleNamespace(send=send)
+    producer._sender._find_coordinator = coordinator
+    if not manager.has_pid():
+        manager.set_pid_and_epoch(1, 1)
+    manager.begin_transaction()
+    manager.maybe_add_partition_to_txn(TopicPartition("t", 0))
+    manager.partition_added(TopicPartition("t", 0))
+    manager.committing_transaction()
+    # As aiokafka's sender does, until the transaction has ended.
+    while (result := manager.needs_transaction_commit()) is not None:
+        await producer._sender._do_txn_commit(result)
+    return sent
+
+
+IN_DOUBT: dict[str, Any] = {
+    "a broken connection": KafkaConnectionError(),
+    "a time-out": RequestTimedOutError(),
+    "no connection": NodeNotReadyError(),
+    "a refusal that may pass": ConcurrentTransactions.errno,
+    "another coordinator": NotCoordinatorError.errno,
+}
+
+
+@pytest.mark.parametrize("doubt", IN_DOUBT)
+async def test_the_end_of_a_transaction_is_sent_once(doubt: str, parts: Parts) -> None:
+    assert len(await _ended(parts, [IN_DOUBT[doubt], 0])) == 2, "aiokafka sends it again"
+    internals.end_transactions_once(parts.producer)
+    assert len(await _ended(parts, [IN_DOUBT[doubt], 0])) == 1
+    with pytest.raises(internals.TransactionInDoubt, match="hasn't confirmed"):
+        await parts.producer._txn_manager.wait_for_transaction_end()
+    with pytest.raises(AssertionError):
+        parts.producer._txn_manager.begin_transaction()
+
+
+async def test_a_confirmed_end_lets_the_next_transaction_begin(parts: Parts) -> None:
+    internals.end_transactions_once(parts.producer)
+    for _ in range(2):
+        assert len(await _ended(parts, [0])) == 1
+        await parts.producer._txn_manager.wait_for_transaction_end()
 
 
 async def test_a_fetch_waits_as_long_as_it_is_set_to(parts: Parts) -> None:

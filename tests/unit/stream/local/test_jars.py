@@ -11,7 +11,8 @@ import pytest
 from jgo import constants
 
 from stream.local import jars, machine
-from stream.local.jars import KAFKA_VERSION, Jar, fetch_jars, find_java, locked_jars
+from stream.local.jars import KAFKA_VERSIONS, VERSION_VARIABLE, Jar, chosen_version, fetch_jars, find_java, locked_jars
+from stream.local.kafka_server import KafkaServer
 from stream.local.machine import LocalStackError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def test_a_jar_is_downloaded_once_and_counted(repository: Path, tmp_path: Path) 
     reports: list[str] = []
     [path] = fetch_jars(tmp_path / "jars", [JAR], reports.append)
     assert path.read_bytes() == CONTENT
-    assert reports == [f"downloading Apache Kafka {KAFKA_VERSION}: 1 of 1 jars"]
+    assert reports == ["downloading Apache Kafka: 1 of 1 jars"]
     (repository / "org/example/thing/1.0/thing-1.0.jar").unlink()
     assert fetch_jars(tmp_path / "jars", [JAR], reports.append) == [path]
     assert len(reports) == 1
@@ -98,8 +99,30 @@ def test_a_full_disk_is_reported_before_anything_is_downloaded(tmp_path: Path, m
 
 
 def test_the_lock_names_the_version_that_is_started() -> None:
-    assert f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}" in [jar.coordinate for jar in locked_jars()]
-    assert {len(jar.sha256) for jar in locked_jars()} == {64}
+    for version in KAFKA_VERSIONS:
+        jars = locked_jars(version)
+        assert f"org.apache.kafka:kafka_2.13:{version}" in [jar.coordinate for jar in jars]
+        assert {len(jar.sha256) for jar in jars} == {64}
+
+
+def test_the_version_is_chosen_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen_version() == KAFKA_VERSIONS[0]
+    monkeypatch.setenv(VERSION_VARIABLE, KAFKA_VERSIONS[-1])
+    assert chosen_version() == KAFKA_VERSIONS[-1]
+    monkeypatch.setenv(VERSION_VARIABLE, "3.7")
+    with pytest.raises(LocalStackError, match=r"'3.7', expected 4.1.2 or"):
+        chosen_version()
+
+
+def test_an_older_kafka_does_not_start_on_newer_data(tmp_path: Path) -> None:
+    def server(version: str) -> KafkaServer:
+        return KafkaServer(tmp_path, port=None, report=lambda _: None, version=version)
+
+    older, newer = KAFKA_VERSIONS[0], KAFKA_VERSIONS[-1]
+    for version in (older, newer, newer):
+        server(version)._check_version()
+    with pytest.raises(LocalStackError, match="can't read them"):
+        server(older)._check_version()
 
 
 def _fake_java(folder: Path, version: str) -> None:
