@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging.config
 import os
 import sys
@@ -72,7 +73,9 @@ def main() -> None:
         app()
     except SegstreamError as error:
         _fail(str(error))
-    except _redis_errors() as error:
+    except _library_errors("aiokafka.errors", "KafkaError") as error:
+        _fail(_of_kafka(error))
+    except _library_errors("redis.exceptions", "RedisError") as error:
         _fail(f"Redis: {error_text(error)}. Check SEGSTREAM_REDIS_URL; `segstream local up` starts one.")
     except TimeoutError:
         _fail("Kafka didn't answer in time. Check SEGSTREAM_KAFKA_BOOTSTRAP_SERVERS; `segstream local up` starts one.")
@@ -80,10 +83,21 @@ def main() -> None:
         _fail(f"{error}.")
 
 
-def _redis_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of redis-py, or none while it isn't imported: then nothing can have raised one."""
-    module = sys.modules.get("redis.exceptions")
-    return () if module is None else (module.RedisError,)
+def _library_errors(module: str, root: str) -> tuple[type[Exception], ...]:
+    """Return a library's errors, or none while it isn't imported: then nothing can have raised one."""
+    loaded = sys.modules.get(module)
+    return () if loaded is None else (getattr(loaded, root),)
+
+
+def _of_kafka(error: Exception) -> str:
+    """Return what an error of aiokafka means, which nobody nearer to its place has translated."""
+    from stream.kafka.refusals import explained
+    from stream.settings import load_settings
+
+    try:
+        return str(asyncio.run(explained(load_settings(), error)))
+    except SegstreamError as why:
+        return str(why)
 
 
 def _fail(message: str) -> NoReturn:

@@ -27,7 +27,7 @@ _OF_THE_MACHINE = {"SEGSTREAM_CACHE_DIR", "SEGSTREAM_LOCAL_KAFKA_VERSION", "SEGS
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Mark tests by their fixtures, so that none can lack the marker.
     for item in items:
-        if isinstance(item, pytest.Function) and {"stack", "newest_stack"} & set(item.fixturenames):
+        if isinstance(item, pytest.Function) and {"stack", "newest_stack", "secured"} & set(item.fixturenames):
             item.add_marker(pytest.mark.servers)
 
 

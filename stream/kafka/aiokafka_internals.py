@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.conn import create_conn
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
@@ -102,9 +102,12 @@ async def try_connection(client: Mapping[str, Any], host: str, port: int) -> Non
     connection = await create_conn(host, port, **security)
     try:
         # A listener with SASL answers the question for its versions to anybody, and hangs up at the next one.
-        await connection.send(MetadataRequest([]))
+        answer = await connection.send(MetadataRequest([]))
+        # aiokafka takes any answer to an OAuth token for a yes; to the next request the broker then answers nothing.
+        if not answer.brokers and client.get("sasl_mechanism") == "OAUTHBEARER":
+            raise SaslAuthenticationFailed
     finally:
-        connection.close()
+        await connection.close()
 
 
 async def all_partitions(client: AIOKafkaProducer | AIOKafkaConsumer) -> dict[str, list[int]]:

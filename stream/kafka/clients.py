@@ -69,9 +69,9 @@ async def _connected(settings: DeploymentSettings, client: Client) -> AsyncItera
     except (KafkaError, TimeoutError) as error:
         raise await explained(settings, error) from error
     finally:
-        # After an error it may hang or raise again; the first error is the one to report.
-        with suppress(Exception):
-            await asyncio.wait_for(client.stop(), CONNECT_TIMEOUT_S)
+        # After an error it may hang, or raise (a CancelledError too); the first error is the one to report.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(client.stop(), return_exceptions=True), CONNECT_TIMEOUT_S)
 
 
 async def partitions_of(client: AIOKafkaConsumer | AIOKafkaProducer, topics: Sequence[str]) -> list[TopicPartition]:

@@ -43,7 +43,7 @@ class KafkaDenied(KafkaUnreachable):
 
 
 async def explained(settings: DeploymentSettings, error: Exception) -> KafkaUnreachable:
-    """Return what a client's error means. Where it couldn't connect, connect once more to see why (at most 5 s each).
+    """Return what a client's error means. Connect once more (at most 5 s a broker), for aiokafka doesn't say why.
 
     Raises SettingsError where a file or a token that the connection needs can't be read.
     """
@@ -51,16 +51,15 @@ async def explained(settings: DeploymentSettings, error: Exception) -> KafkaUnre
         raise error
     if denied := denial(settings, error):
         return denied
-    if isinstance(error, (KafkaConnectionError, TimeoutError, OSError)):
-        for server in settings.kafka_bootstrap_servers.split(","):
-            host, _, port = server.strip().rpartition(":")
-            try:
-                async with asyncio.timeout(PROBE_S):
-                    await try_connection(settings.kafka_client(), host.strip("[]"), int(port))
-            except SegstreamError:
-                raise
-            except (KafkaError, OSError) as why:  # TimeoutError is an OSError
-                return _unreachable(settings, why)
+    for server in settings.kafka_bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await try_connection(settings.kafka_client(), host.strip("[]"), int(port))
+        except SegstreamError:
+            raise
+        except (KafkaError, OSError) as why:  # TimeoutError is an OSError
+            return _unreachable(settings, why)
     return _unreachable(settings, error)
 
 
@@ -101,7 +100,7 @@ def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
         )
         if why:
             return why
-    if isinstance(error, KafkaConnectionError):
+    if isinstance(error, (KafkaConnectionError, ConnectionResetError)):
         # The port is open, but whoever listens hung up in the middle of the greeting.
         return f"it closes the connection (SEGSTREAM_KAFKA_SECURITY_PROTOCOL is {protocol})", (
             "Set the protocol of this listener: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."

@@ -259,6 +259,9 @@ async def _make(admin: Any, missing: list[TopicSpec]) -> list[str]:
 
 
 async def _await_leaders(admin: Any, partitions: dict[str, int]) -> None:
+    found = await admin.describe_topics(list(partitions))
+    if denied := {topic["topic"] for topic in found if topic["error_code"] == TopicAuthorizationFailedError.errno}:
+        raise TopicAuthorizationFailedError(denied)  # this user may create topics, but not see them
     deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
     while time.monotonic() < deadline:
         described = await _described(admin)

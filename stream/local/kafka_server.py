@@ -96,6 +96,7 @@ class KafkaServer(Server):
         self._long_run = long_run
         self._overrides = dict(overrides or {})
         self._java: list[str] = []
+        self._format_options: list[str] = []
 
     def _choose_ports(self) -> None:
         super()._choose_ports()
@@ -169,6 +170,7 @@ class KafkaServer(Server):
                 f"--cluster-id={cluster_id}",
                 "-c",
                 str(properties),
+                *self._format_options,
             ],
             capture_output=True,
             text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -94,9 +95,17 @@ def unreachable(settings: DeploymentSettings, error: Exception) -> RedisUnreacha
 def refusal(settings: DeploymentSettings, error: BaseException) -> RedisUnreachable | None:
     """Return that Redis refuses this user, where that is what an error comes from: trying again doesn't help."""
     for cause in causes(error):
-        if isinstance(cause, (redis.AuthenticationError, redis.exceptions.NoPermissionError)):
+        if isinstance(cause, redis.AuthenticationError) or _is_forbidden(cause):
+            assert isinstance(cause, Exception)
             return unreachable(settings, cause)
     return None
+
+
+def _is_forbidden(error: BaseException) -> bool:
+    """Return whether the user's ACL forbids the command. Within a script or a transaction the error is a plain one."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or (
+        isinstance(error, redis.ResponseError) and "has no permissions" in str(error)
+    )
 
 
 def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
@@ -106,16 +115,26 @@ def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
         return f"it refuses the user or the password ({str(error).removesuffix('.')})", (
             "Set both in SEGSTREAM_REDIS_URL: rediss://USER:PASSWORD@HOST:PORT/0, special characters percent-encoded."
         )
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return f"the ACL of SEGSTREAM_REDIS_URL's user is too narrow: {error_text(error)}", _ACL_HINT
+    if _is_forbidden(error):
+        return f"the ACL of SEGSTREAM_REDIS_URL's user is too narrow: {_denied_command(error)}", _ACL_HINT
     tls = urlsplit(_url(settings)).scheme == "rediss"
     plain = "write redis:// in SEGSTREAM_REDIS_URL"
     if tls and (why := why_tls_failed(error, settings.redis_tls, address="SEGSTREAM_REDIS_URL", plain=plain)):
         return why
     hint = "Check SEGSTREAM_REDIS_URL, and that Redis or Valkey runs (`segstream local up` starts one here)."
-    if not tls and any(words in str(error) for words in ("closed by server", "reset by peer", "Broken pipe")):
+    if tls and isinstance(error, redis.TimeoutError):
+        hint = f"Check SEGSTREAM_REDIS_URL, and that Redis runs. If this port has no TLS, {plain}."
+    elif any(words in str(error) for words in ("closed by server", "reset by peer", "Broken pipe")):
         hint = "If this port expects TLS, write rediss:// in SEGSTREAM_REDIS_URL."
+        if tls:
+            hint = "If it asks for a client's certificate, set SEGSTREAM_REDIS_SSL_CERTFILE and …_KEYFILE."
     return error_text(error), hint
+
+
+def _denied_command(error: Exception) -> str:
+    """Return the sentence of an ACL's refusal, without the script and the arguments around it."""
+    found = re.search(r"User \S+ has no permissions to (run the '[^']*' command|access [\w ]*)", str(error))
+    return found[0] if found else error_text(error)
 
 
 def _why_no_primary(settings: DeploymentSettings, text: str) -> tuple[str, str]:

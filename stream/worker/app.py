@@ -199,7 +199,9 @@ async def _check_servers(settings: Settings, streams: Streams) -> None:
 
     Raises KafkaUnreachable, TopicUnusable, RedisUnreachable, RedisEvicts.
     """
-    topics = [streams.input, streams.output, streams.heads, streams.dead_letters, settings.models_topic]
+    topics = [streams.input, streams.output, streams.heads, streams.dead_letters]
+    if streams.step == "scoring":
+        topics.append(settings.models_topic)
     async with kafka_consumer(settings) as consumer:
         found = await partitions_of(consumer, topics)
     count = sum(partition.topic == streams.input for partition in found)

@@ -205,8 +205,10 @@ async def no_model_yet(settings: DeploymentSettings, last: LastRun) -> str | Non
 
 @asynccontextmanager
 async def _redis(settings: DeploymentSettings) -> AsyncIterator[Redis]:
-    from stream.storage.client import connect
+    from stream.storage.client import connect, redis_client
 
+    with redis_client(settings):
+        pass  # what can't be reached now is more likely a wrong setting than a failure: say so, as a worker does
     redis = connect(settings, retries=1)
     try:
         yield redis

@@ -46,7 +46,9 @@ async def read_whole(
         while await consumer.position(partition) < end:
             records += (await consumer.getmany(partition, timeout_ms=_POLL_MS)).get(partition, [])
     finally:
-        await consumer.stop()
+        # After an error its tasks may be cancelled, and `stop` raises that; the first error is the one to report.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(consumer.stop(), return_exceptions=True), _STOP_S)
     return [record for record in records if record.offset < end]
 
 

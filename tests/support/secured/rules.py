@@ -1,0 +1,122 @@
+"""The permissions that docs/security.md tells users to grant, granted by a test as they stand there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from redis import Redis
+
+from stream.settings import Settings
+from tests.support.paths import ROOT
+
+PAGE: Final = "docs/security.md"
+_RESOURCES: Final = {"--topic": 2, "--group": 3, "--cluster": 4, "--transactional-id": 5}  # Kafka's ResourceType
+_CLUSTER: Final = "kafka-cluster"
+_OPERATIONS: Final = {
+    "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8, "DescribeConfigs": 10,
+}  # fmt: skip
+_LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
+
+
+@dataclass(frozen=True)
+class KafkaRule:
+    """One permission in Kafka."""
+
+    principal: str
+    operation: str
+    kind: str  # "--topic" and so on
+    name: str
+    prefixed: bool
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.kind.removeprefix('--')} {self.name}{'*' if self.prefixed else ''}"
+
+
+def documented() -> list[KafkaRule]:
+    """Return Kafka's permissions from the page, one for each operation on each resource."""
+    rules: list[KafkaRule] = []
+    for line in (ROOT / PAGE).read_text("utf-8").splitlines():
+        if line.startswith("acl --"):
+            rules += _parse(shlex.split(line)[1:])
+    return rules
+
+
+def _parse(words: list[str]) -> Iterable[KafkaRule]:
+    operations: list[str] = []
+    resources: list[tuple[str, str]] = []
+    principal, prefixed = "", False
+    rest = iter(words)
+    for word in rest:
+        if word == "--cluster":
+            resources.append((word, _CLUSTER))
+            continue
+        value = next(rest)
+        if word == "--allow-principal":
+            principal = value
+        elif word == "--operation":
+            operations.append(value)
+        elif word == "--resource-pattern-type":
+            prefixed = {"prefixed": True, "literal": False}[value]
+        else:
+            assert word in _RESOURCES, f"{PAGE} has an option that this parser doesn't know: {word}"
+            resources.append((word, value))
+    return [KafkaRule(principal, o, kind, name, prefixed) for kind, name in resources for o in operations]
+
+
+def redis_users() -> dict[str, list[str]]:
+    """Return the rules of each user of Redis from the page."""
+    lines = re.findall(r"^user (\S+) (.+)$", (ROOT / PAGE).read_text("utf-8"), re.MULTILINE)
+    return {name: rules.split() for name, rules in lines}
+
+
+async def grant(settings: Settings, rules: Iterable[KafkaRule]) -> None:
+    """Create the permissions. `settings`: of an administrator."""
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    await admin.start()
+    try:
+        for rule in rules:
+            answer: Any = await admin._send_request(_creation(rule))
+            assert [code for code, _ in answer.creation_responses] == [0], f"{rule}: {answer}"
+    finally:
+        await admin.close()
+
+
+async def revoke(settings: Settings, rule: KafkaRule) -> None:
+    """Delete one permission."""
+    admin = AIOKafkaAdminClient(**settings.kafka_client())
+    await admin.start()
+    try:
+        pattern = _PREFIXED if rule.prefixed else _LITERAL
+        answer: Any = await admin._send_request(
+            DeleteAclsRequest(
+                _RESOURCES[rule.kind], rule.name, pattern, rule.principal, "*", _OPERATIONS[rule.operation], _ALLOW
+            )
+        )
+        assert answer.to_object()["filter_responses"][0]["matching_acls"], f"{rule} wasn't granted"
+    finally:
+        await admin.close()
+
+
+def _creation(rule: KafkaRule) -> CreateAclsRequest:
+    return CreateAclsRequest(
+        resource_type=_RESOURCES[rule.kind],
+        resource_name=rule.name,
+        resource_pattern_type_filter=_PREFIXED if rule.prefixed else _LITERAL,
+        principal=rule.principal,
+        host="*",
+        operation=_OPERATIONS[rule.operation],
+        permission_type=_ALLOW,
+    )
+
+
+def set_redis_users(admin: Redis, users: Mapping[str, list[str]]) -> None:
+    """Set each user's rules, and nothing that they had before."""
+    for name, rules in users.items():
+        command: Any = admin.execute_command
+        command("ACL", "SETUSER", name, "reset", *rules)
