@@ -10,6 +10,7 @@ from stream.terminal import harmless, harmless_lines
 CLIENT_LOGGERS: Final = ("aiokafka", "asyncio")
 RETRY_LOGGERS: Final = ("aiokafka.consumer.group_coordinator",)  # logs each retry as an error
 FRAMEWORK_LOGGERS: Final = ("faust", "mode")  # we report the error that ended the process once, in our words
+_NEVER: Final = logging.CRITICAL + 1  # Faust logs a crash as critical, and we say why the process ended
 FRAMEWORK_LOGGER: Final = "faust.segstream"  # of our subclasses of Faust's classes
 
 
@@ -38,7 +39,7 @@ def logging_config(level: str) -> dict[str, Any]:
     errors are shown.
     """
     clients = level if level in {"DEBUG", "CRITICAL"} else "ERROR"
-    framework = level if level == "DEBUG" else "CRITICAL"
+    framework = level if level == "DEBUG" else _NEVER
     return {
         "version": 1,
         "disable_existing_loggers": False,

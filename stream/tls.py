@@ -121,7 +121,7 @@ def why_tls_failed(error: BaseException, files: TlsFiles, *, address: str, plain
 
 
 def _why(error: ssl.SSLError, files: TlsFiles, plain: str) -> tuple[str, str]:
-    reason = error.reason or ""
+    reason = getattr(error, "reason", None) or ""
     if any(word in reason for word in ("CERTIFICATE", "HANDSHAKE_FAILURE", "UNKNOWN_CA")):
         if files.certfile is None:
             return "it asks for a client's certificate", f"Set {files.variables}CERTFILE and {files.variables}KEYFILE."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.secured.servers import SecuredServers
 
 # aiokafka leaves connections behind that it gave up, and the loops of these commands end before those are closed.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 
 SOON_S = 25.0  # on a loaded machine; on a quiet one all of them take less than a second
 SECRETS = ("wrong-password", KEY_PASSWORD, *PASSWORDS.values(), "eyJ")  # the last: how a token begins
