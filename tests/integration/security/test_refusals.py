@@ -1,4 +1,4 @@
-"""Whatever is wrong about a connection: one line that names the setting, within seconds, and no secret in it.
+"""Each thing that can be wrong about a connection: one line that names the setting, in seconds, without a secret.
 
 The lines are those of `segstream tail` (Kafka), `topics create` (Kafka's administration), `status` (Redis), and of the
 trainer's commands; a worker checks its servers by the same calls before it starts.

@@ -1,4 +1,4 @@
-"""What the settings of connections need of each other, and that no secret shows."""
+"""The settings of connections: each that another one needs, and that no secret shows."""
 
 from __future__ import annotations
 
