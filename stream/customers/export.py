@@ -21,7 +21,7 @@ from stream.errors import SegstreamError
 from stream.private_files import private_file
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_clock, read_states
+from stream.storage.reads import read_states, require_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -128,12 +128,13 @@ def export(
 
 
 def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> ExportInstant:
-    """Return the instant as of which all shards are read. Raises ExportError.
+    """Return the instant as of which all shards are read. Raises ExportError, ShardUnreadable.
 
     `as_of_ms` may be at most a grace before a shard's clock: entries that counted earlier may have been dropped since.
     """
     keys = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
-    clocks = {k.partition: clock for k in keys if (clock := read_clock(redis, k, settings)) is not None}
+    found = {k.partition: require_head(redis, k, settings).clock_ms for k in keys}
+    clocks = {partition: clock for partition, clock in found.items() if clock is not None}
     event_time = settings.time == "event"
     at_ms = as_of_ms
     if at_ms is None:

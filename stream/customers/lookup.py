@@ -20,7 +20,7 @@ from stream.customers.figures import CustomerFigures, figures_at
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys, tombstone
-from stream.storage.reads import read_clock, read_head
+from stream.storage.reads import read_clock, read_head, require_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,10 +118,14 @@ def customer(settings: Settings, published: PublishedModels, customer_id: str, n
 def reports(
     redis: Redis, settings: Settings, published: PublishedModels, customer_id: str, now_ms: int
 ) -> Iterator[CustomerReport]:
-    """Yield all that each shard knows of a customer: usually one does. Raises CustomerUnreadable, RedisError."""
+    """Yield all that each shard knows of a customer: usually one does.
+
+    Raises CustomerUnreadable, ShardUnreadable where a shard can't answer, RedisError.
+    """
     salt = settings.erasure_salt.get_secret_value().encode()
     for partition in range(settings.partitions):
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
+        require_head(redis, keys, settings)
         value: Any = redis.hget(keys.states, customer_id)
         if value is None:
             value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))

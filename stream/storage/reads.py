@@ -64,6 +64,12 @@ def parse_head(raw: bytes, shard: str) -> StoreHead:
         ) from error
 
 
+class ShardMissing(ShardUnreadable):
+    """Redis has no head for a shard: no worker has taken it over yet, or Redis has lost it."""
+
+    reason: ClassVar[str] = "redis_lost"
+
+
 def check_stored(counted: Stored | None, found: Sequence[int], shard: str) -> None:
     """Compare what a shard's keys hold with what its head counts. Raises ShardLostInPart. `counted` None: unknown."""
     if counted is None or tuple(found) == counted:
@@ -146,6 +152,21 @@ def check_agreed(head: StoreHead | None, settings: DeploymentSettings, shard: st
             f"{', '.join(texts)} for the workers of {shard}.",
             hint="Give this command the deployment's settings. To change them for good, run `segstream reconfigure`.",
         )
+
+
+def require_head(redis: Redis, keys: ShardKeys, settings: DeploymentSettings) -> StoreHead:
+    """Read the head of a shard whose customers are to be read. Raises ShardUnreadable, RedisError.
+
+    ShardMissing where there is none: it isn't known whether there are customers. SettingsDiffer as `check_agreed`.
+    """
+    head = read_head(redis, keys)
+    if head is None:
+        raise ShardMissing(
+            f"Redis has no head for {keys.shard}: no worker has taken this shard over yet, or Redis has lost it.",
+            hint="`segstream status` says which. Check SEGSTREAM_REDIS_URL and SEGSTREAM_GROUP.",
+        )
+    check_agreed(head, settings, keys.shard)
+    return head
 
 
 def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:

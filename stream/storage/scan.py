@@ -9,7 +9,7 @@ from segmentation.rfm import StateFormatError
 from stream.clock import now_ms
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import REBUILD, StoreUnreadable, read_clock, read_states
+from stream.storage.reads import REBUILD, StoreUnreadable, read_states, require_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def look_at_all(
     with redis_client(settings) as redis:
         for partition in range(settings.partitions):
             keys = ShardKeys(settings.group, settings.orders_topic, partition)
-            clock = read_clock(redis, keys, settings)
+            clock = require_head(redis, keys, settings).clock_ms
             if clock is None:
                 continue
             at = clock if settings.time == "event" else max(clock, now_ms())

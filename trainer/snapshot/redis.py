@@ -17,7 +17,7 @@ from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.errors import error_text
 from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import ShardUnreadable, read_clock, read_states
+from stream.storage.reads import ShardUnreadable, read_head, read_states, require_head
 from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 
@@ -89,9 +89,12 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
     shards = [ShardKeys(settings.group, settings.orders_topic, p) for p in range(settings.partitions)]
     # Before the states: checked afterwards, a replica that has reconnected meanwhile would look in sync.
     link = read_link(redis)
-    known = [clock for keys in shards if (clock := read_clock(redis, keys, settings)) is not None]
+    heads = [read_head(redis, keys) for keys in shards]
+    known = [head.clock_ms for head in heads if head is not None and head.clock_ms is not None]
     if not known:
         raise _no_customers(settings, link)
+    for keys in shards:
+        require_head(redis, keys, settings)
     beyond = ShardKeys(settings.group, settings.orders_topic, settings.partitions)
     if redis.exists(beyond.head):
         raise SnapshotError(

@@ -27,7 +27,7 @@ from stream.customers.lookup import customer as look_up
 from stream.kafka import topics
 from stream.models.topic import NoActiveModel, PublishedModels, published, read_active, read_published
 from stream.orders.rows import parse_at
-from stream.storage.heads import StoreHead, encode_head
+from stream.storage.heads import StoreHead, encode_head, first_head
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import customers_stored
 from tests.support.command_line import run
@@ -109,6 +109,9 @@ def stored(settings_for: SettingsFor) -> Settings:
         (2, "ü,1"): [(Kind.PLACED, "4", 10 * DAY_MS - 1, 99_990_000)],
     }
     with client:
+        for partition in (1, 3):
+            keys = ShardKeys(settings.group, settings.orders_topic, partition)
+            client.set(keys.head, encode_head(first_head("c", (4, 4), 0)))
         for (partition, name), given in events.items():
             value = EMPTY
             for kind, order, after_ms, amount in given:

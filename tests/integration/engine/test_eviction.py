@@ -34,7 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
     server.stop()
 
 
-@pytest.mark.parametrize("command", ["worker", "dispatch"])
+@pytest.mark.parametrize("command", ["worker", pytest.param("dispatch", marks=pytest.mark.slow)])
 async def test_a_cache_is_refused_in_one_line(
     settings_for: Callable[..., Settings], cache: ValkeyServer, command: str
 ) -> None:

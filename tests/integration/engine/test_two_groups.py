@@ -70,6 +70,7 @@ async def test_a_group_with_moves_of_its_own_may_not_share_the_latest_of_each_cu
         await shards._rebuild(staging, "scoring", None)
 
 
+@pytest.mark.slow
 async def test_of_two_groups_that_begin_at_once_the_second_to_publish_stops(settings: Settings) -> None:
     staging = await staging_of(settings)
     async with engine(settings) as first, engine(staging) as second:
@@ -97,6 +98,7 @@ async def test_of_two_groups_that_begin_at_once_the_second_to_publish_stops(sett
         await eventually(lambda: owning.states() == {0: "running"})
 
 
+@pytest.mark.slow
 async def test_outputs_without_a_group_are_ours(settings: Settings) -> None:
     """A version before this one wrote none."""
     await produce(settings, ROWS)
@@ -115,6 +117,7 @@ async def test_outputs_without_a_group_are_ours(settings: Settings) -> None:
     assert await verify(upgraded, ROWS * 2) > len(published)
 
 
+@pytest.mark.slow
 async def test_a_record_of_somebody_else_costs_one_takeover(settings: Settings) -> None:
     await produce(settings, ROWS)
     async with engine(settings) as running:

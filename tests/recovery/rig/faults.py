@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from tests.recovery.rig.proxy import ADD_PARTITIONS, END_TXN, GROUP_TALK, PRODUCE, Proxy
 from tests.recovery.rig.worker import TAKEOVER_POINTS, TURN_POINTS
@@ -156,6 +156,26 @@ async def make_valkey_read_only(world: RecoveryWorld, rng: random.Random) -> Non
         redis.config_set("min-replicas-to-write", 5)
         await asyncio.sleep(rng.uniform(0.5, 3))
         redis.config_set("min-replicas-to-write", 0)
+
+
+@fault("valkey", 3)
+async def lose_a_part_of_redis(world: RecoveryWorld, rng: random.Random) -> None:
+    """Delete one key of a shard behind its head, as an evicting policy does; an operator rebuilds the shard."""
+    partition, part = rng.randrange(world.settings.partitions), rng.choice(("states", "customers", "due", "tombstones"))
+    tag = f"{{{world.settings.group}:{world.settings.orders_topic}"
+    with world.servers.redis() as redis:
+        if not redis.delete(f"{tag}:{partition}}}:{part}"):
+            return
+        world.note(f"shard {partition} has lost its {part}")
+        world.losses += 1
+        await asyncio.sleep(rng.uniform(0, 3))
+        await world.rebuilt(partition)
+        # The owner may show only now that it has stopped.
+        for _ in range(8):
+            shown = cast("bytes | None", redis.hget(f"{tag}}}:status", str(partition)))
+            if shown and b'"quarantined"' in shown:
+                redis.hdel(f"{tag}}}:status", str(partition))
+            await asyncio.sleep(0.5)
 
 
 @fault("kafka", 3)

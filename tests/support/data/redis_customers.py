@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis import Redis
 
 from segmentation.rfm import EMPTY, Entry, Kind, absorb_bytes, entry
-from stream.storage.heads import StoreHead, encode_head
+from stream.storage.heads import NO_CLOCK, StoreHead, encode_head
 from stream.storage.keys import ShardKeys
 from trainer import cli
 
@@ -56,6 +56,7 @@ def fill(worker: Settings, entries: Mapping[bytes, list[Entry]], *, url: str | N
             own = dict(list(entries.items())[partition :: worker.partitions])
             states = {name: _state(events, worker) for name, events in own.items()}
             if not states:
+                redis.set(keys.head, head(NO_CLOCK, worker.partitions))
                 continue
             redis.hset(keys.states, mapping=cast("dict[Any, Any]", states))
             redis.zadd(keys.customers, dict.fromkeys(cast("dict[Any, Any]", states), 0))
