@@ -27,9 +27,9 @@ from stream.customers.lookup import customer as look_up
 from stream.kafka import topics
 from stream.models.topic import NoActiveModel, PublishedModels, published, read_active, read_published
 from stream.orders.rows import parse_at
-from stream.storage.heads import StoreHead, encode_head, first_head
+from stream.storage.heads import Stored, StoreHead, encode_head, first_head, with_stored
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import customers_stored
+from stream.storage.reads import ShardLostInPart, ShardMissing, customers_stored
 from tests.support.command_line import run
 
 if TYPE_CHECKING:
@@ -148,6 +148,27 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
 
 
+def test_no_file_is_written_of_a_shard_that_has_lost_a_part(stored: Settings, tmp_path: Path) -> None:
+    keys, out = ShardKeys(stored.group, stored.orders_topic, 0), tmp_path / "out.csv"
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        raw = client.get(keys.head)
+        assert isinstance(raw, bytes)
+        client.set(keys.head, with_stored(raw, Stored(2, 2, 0, 0)))
+        export(stored, MODELS, out, now_ms=now_ms())
+        out.unlink()
+        client.delete(keys.states)
+        with pytest.raises(ShardLostInPart, match="0 states instead of 2"):
+            export(stored, MODELS, out, now_ms=now_ms())
+        with pytest.raises(ShardLostInPart):
+            look_up(stored, MODELS, "a", now_ms())
+        client.delete(*keys.all())
+        with pytest.raises(ShardMissing):
+            export(stored, MODELS, out, now_ms=now_ms())
+        with pytest.raises(ShardMissing):
+            look_up(stored, MODELS, "a", now_ms())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_text_is_no_formula_and_the_file_is_its_owners(stored: Settings, tmp_path: Path) -> None:
     asyncio.run(topics.create(stored))
     formula, marked, out = '=HYPERLINK("https://evil.example")', "\u202e-1+1", tmp_path / "out.csv"
@@ -191,7 +212,7 @@ def test_an_instant_may_be_as_early_as_the_grace_and_no_earlier(stored: Settings
 
 
 def _put_state(settings: Settings, partition: int, name: str, clock: int) -> None:
-    """Store one order, an hour before the clock of its shard."""
+    """Store one order, an hour before the clock of its shard. Shards without any get the head that they begin with."""
     keys = ShardKeys(settings.group, settings.orders_topic, partition)
     e = entry(Kind.PLACED, name, clock - 3_600_000, order=name, amount=10_000)
     value, _ = absorb_bytes(EMPTY, e, clock, settings.rules)
@@ -200,6 +221,9 @@ def _put_state(settings: Settings, partition: int, name: str, clock: int) -> Non
         client.set(keys.head, encode_head(head))
         client.hset(keys.states, name, value)
         client.zadd(keys.customers, {name: 0})
+        for other in range(settings.partitions):
+            begun = ShardKeys(settings.group, settings.orders_topic, other).head
+            client.setnx(begun, encode_head(first_head("c", (4, 4), 0)))
 
 
 def test_all_shards_are_read_as_of_one_instant_and_their_customers_sorted_by_id(
