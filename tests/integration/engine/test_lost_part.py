@@ -1,4 +1,4 @@
-"""A part of Redis that vanishes behind an intact head, on a real Valkey: the shard stops, and rebuild mends it."""
+"""A part of Redis that vanishes behind an intact head, on a real Valkey: the shard stops, and rebuild restores it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def restore_older(redis: Redis, settings: Settings, part: str) -> None:
 ROWS_ERASED = [*ROWS, (b"gone", b"x"), (b"gone", b"erase")]
 
 
-async def mended(settings: Settings, sent: int) -> None:
+async def rebuilt(settings: Settings, sent: int) -> None:
     """Rebuild, and check that records count once and that every chain continues."""
     await shards._rebuild(settings, "scoring", None)
     await produce(settings, ROWS)
@@ -109,7 +109,7 @@ async def test_a_part_that_vanishes_while_all_rest_stops_the_shard(
         detail = running.board.shards[0].detail
     assert "instead of" in detail
     assert "segstream rebuild" in detail
-    await mended(settings, len(ROWS_ERASED))
+    await rebuilt(settings, len(ROWS_ERASED))
 
 
 @pytest.mark.slow
