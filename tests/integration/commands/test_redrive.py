@@ -20,6 +20,7 @@ import stream.dead_letters.redrive
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
+from stream.clock import now_ms
 from stream.commands import dead_letters
 from stream.dead_letters.reasons import FIXABLE
 from stream.dead_letters.records import REDRIVES_HEADER, dead_record
@@ -27,6 +28,8 @@ from stream.dead_letters.redrive import RedriveError, RedriveReport, redrive
 from stream.dead_letters.routing import MAX_REDRIVES, Selection
 from stream.kafka import topics
 from stream.kafka.clients import TopicUnusable, end_offsets
+from stream.kafka.streams import streams_of
+from stream.repair.reconfigure import Reconfigurer
 from stream.settings import Settings
 from stream.storage.heads import MARK_HEADER, NOTE_HEADER
 from stream.worker.steps import scoring_step
@@ -277,9 +280,19 @@ async def test_records_count_after_a_fix_and_return_with_a_count_without_one(set
             b"%d" % (n + 1) for n in range(turn)
         ]
     fixed = settings.model_copy(update={"currency": "EUR"})
+    await reconfigure(fixed)
     assert (await redrive_orders(fixed)).sent == {"unknown_currency": 1}
     await eventually_taken(fixed, worked)
     assert len(await read_all(settings, settings.orders_dead_letters_topic)) == 4
+
+
+async def reconfigure(settings: Settings) -> None:
+    reconfigurer = Reconfigurer(settings, streams_of(settings, "scoring"), scoring_step(settings))
+    try:
+        async for _ in reconfigurer.change(await reconfigurer.look(), now_ms()):
+            pass
+    finally:
+        await reconfigurer.close()
 
 
 async def eventually_taken(settings: Settings, worked: Callable[[Settings, int], Any]) -> None:
