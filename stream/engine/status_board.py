@@ -124,7 +124,8 @@ class StatusBoard:
     async def retry_asked(self, shard: ShardContext) -> bool:
         """Return whether `segstream retry` has removed the shard's entry.
 
-        An older entry comes from a backup of Redis: the quarantine is shown again, for `segstream retry` to see it.
+        Another entry comes from a backup of Redis, or from a worker that has lost the shard and doesn't know it yet.
+        The quarantine is shown again, for `segstream retry` to see it.
         """
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
@@ -132,7 +133,8 @@ class StatusBoard:
             return False
         if found is None:
             return True
-        if msgspec.json.decode(found, type=ShardStatus).at < self.shards[shard.partition].at:
+        status = msgspec.json.decode(found, type=ShardStatus)
+        if (status.owner, status.state) != (self._owner, "quarantined"):
             await self._show(shard.partition)
         return False
 

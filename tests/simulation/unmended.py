@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
+
+from redis.exceptions import RedisError
 
 from stream.engine import takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
+from stream.engine.status_board import StatusBoard
 from stream.errors import ShardQuarantined
 from stream.storage.heads import KafkaHead, StoreHead
 from tests.recovery.rig.mutants import Replace
@@ -30,8 +34,19 @@ def _stopping_a_late_first_owner(replace: Replace, _: SimulatedWorld) -> None:
     replace(takeover, "_new_shard", new_shard)
 
 
+def _leaving_a_quarantine_hidden(replace: Replace, _: SimulatedWorld) -> None:
+    async def missing(self: StatusBoard, shard: ShardContext) -> bool:
+        with suppress(RedisError):
+            redis: Any = self._redis
+            return await redis.hget(self._key, str(shard.partition)) is None
+        return False
+
+    replace(StatusBoard, "retry_asked", missing)
+
+
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
     "a_first_owner_wakes_up_late": _stopping_a_late_first_owner,
+    "a_zombie_hides_a_quarantine": _leaving_a_quarantine_hidden,
 }

@@ -72,7 +72,7 @@ class SimulatedWorld:
         self.hosts: list[Host] = []
         self.acknowledged: list[tuple[int, bytes]] = []
         self.snapshots: list[Data] = []
-        self._operating: set[int] = set()  # partitions that are being rebuilt
+        self._operating: set[int] = set()  # partitions that an operator looks after
         self._operator: list[asyncio.Task[None]] = []
         self._inputs = inputs
         self.fed = False
@@ -100,26 +100,23 @@ class SimulatedWorld:
             self.stopped.append(line)
         elif partition not in self._operating:
             self._operating.add(partition)
-            self._operator.append(self.loop.create_task(self._rebuild(partition), context=WORLD))
+            self._operator.append(self.loop.create_task(self._operate(partition), context=WORLD))
 
-    async def _rebuild(self, partition: int) -> None:
-        """Do what the quarantine asks for: make the shard anew from Kafka, and let it try again."""
-        await asyncio.sleep(OPERATOR_S)
+    async def _operate(self, partition: int) -> None:
+        """Do what each quarantine asks for: make the shard anew from Kafka, and let it try again."""
+        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
         while True:
+            await asyncio.sleep(OPERATOR_S)
+            if b'"quarantined"' not in (self.place.server.command(b"HGET", key, field) or b""):
+                continue
             try:
                 rebuilder = Rebuilder(self.settings, self.streams, step_of(self.settings))
                 async for line in rebuilder.rebuild(partition):
                     self.note(line)
-                break
             except (KafkaError, RedisError, SegstreamError, TimeoutError) as error:
                 self.note(f"the rebuild failed: {error!r}")
-                await asyncio.sleep(OPERATOR_S)
-        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
-        while (text := self.place.server.command(b"HGET", key, field)) is None or b'"running"' not in text:
-            if text is not None and b'"quarantined"' in text:  # `segstream retry`
+            else:
                 self.place.server.command(b"HDEL", key, field)
-            await asyncio.sleep(OPERATOR_S)
-        self._operating.discard(partition)
 
     def digest(self) -> str:
         """Return a digest of the trace and of every log."""
@@ -205,8 +202,6 @@ class SimulatedWorld:
                 return
             self.troubles.restart_ended()
             if self.loop.time() > deadline:
-                for task in self._operator:
-                    task.cancel()
                 raise Unsettled(self._shown())
             await asyncio.sleep(LOOK_S)
 
