@@ -42,8 +42,8 @@ class Case:
             "delay": rng.choice((10, 40, 200)) * stormy,
             # The protocol doesn't survive a torn transaction together with an end offset that is too low.
             "break": 0 if low_ends else rng.choice((0, 30, 100)) * stormy,
-            "end": 0,
-            "tear": 0,
+            "end": 0 if low_ends else rng.choice((0, 4, 12)) * stormy,
+            "tear": 0 if low_ends else rng.choice((0, 0, 20)) * stormy,
             "low": 3 if low_ends else 0,
             "marker": rng.choice((0, 3, 10)),
             "refusal": rng.choice((0, 40, 150)) * stormy,
