@@ -36,7 +36,17 @@ from segmentation.rfm import (
 )
 from segmentation.scorer import UNKNOWN
 from segmentation.state_bytes import bare, silent
-from segmentation.step import NEVER_DUE, DeadLetter, DueEntry, KafkaRecord, Scope, Turn, TurnContext, TurnPlan
+from segmentation.step import (
+    NEVER_DUE,
+    DeadLetter,
+    DueEntry,
+    Forward,
+    KafkaRecord,
+    Scope,
+    Turn,
+    TurnContext,
+    TurnPlan,
+)
 
 BY_TIME: Final = 0  # at one position of the fold, what is due comes before the record
 ALL: Final = (Scope.EVERYONE, Scope.SETTINGS)  # rescores that may move every customer
@@ -176,7 +186,7 @@ class ScoringStep:
         taken = bisect_right(batch.clocks, bound[0]) if self._event_time else plan.taken
         turn = Turn(taken, self._clock(context), dead=[d for d in batch.dead if d.position < taken])
         turn.backfills = batch.backfills(taken)
-        customers = self._customers(plan, values, fired, turn)
+        customers = self._customers(plan, values, fired, turn, context.former)
         scoring, open_slots = self._scoring(context), (turn.backfills or context.backfills).open_slots
         fold = Fold(batch, taken, bound, scoring, open_slots, turn, self._rules, context.overdue)
         moves = self._fold(customers, fold)
@@ -185,6 +195,7 @@ class ScoringStep:
         turn.clock = max([turn.clock, *last, *(move.at for move in moves)])
         self._finish(turn, customers, moves, context)
         turn.dead = sorted(d for d in turn.dead if d.position < taken)
+        turn.forwards = sorted(f for f in turn.forwards if f.position < taken)
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
@@ -269,26 +280,34 @@ class ScoringStep:
         return None if model is None else ScoringContext.of(model, self._dwell_ms, self._rules)
 
     def _customers(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn, former: int = 0
     ) -> list[Customer]:
         """Return the customers that take part: those with records, each on the right partition, and those due."""
         batch, partition, _ = _work(plan)
         parts: dict[bytes, Customer] = {}
         for key, value in zip(plan.keys, values, strict=True):
-            if value is None and self._partitioner and (right := self._partitioner(key, self._partitions)) != partition:
-                message = (
-                    f"customer {key.decode()!r} belongs on partition {right}, not {partition}: "
-                    "check the producer's partitioner."
-                )
-                turn.dead += [DeadLetter(i, Reason.WRONG_PARTITION.value, None, message) for i in batch.own[key]]
-            else:
-                parts[key] = Customer(key, value, batch.own[key])
+            # An erased customer's remains may lie in several shards after a reshard: they show no right partition.
+            if (value is None or is_erased(value)) and not self._is_here(key, partition, batch.own[key], turn, former):
+                continue
+            parts[key] = Customer(key, value, batch.own[key])
         for due in fired:
             if due.value is None:
                 turn.idle.append(due.key)
             else:
                 parts.setdefault(due.key, Customer(due.key, due.value)).fired_at = due.at
         return list(parts.values())
+
+    def _is_here(self, key: bytes, partition: int, own: list[int], turn: Turn, former: int) -> bool:
+        """Return whether a customer belongs on this partition. If not, its records go on, or to the dead letters."""
+        if self._partitioner is None or (right := self._partitioner(key, self._partitions)) == partition:
+            return True
+        if former and self._partitioner(key, former) == partition:
+            turn.forwards += [Forward(position, right) for position in own]
+            return False
+        belongs = f"customer {key.decode()!r} belongs on partition {right}, not {partition}"
+        message = f"{belongs}: check the producer's partitioner."
+        turn.dead += [DeadLetter(position, Reason.WRONG_PARTITION.value, None, message) for position in own]
+        return False
 
     def _fold(self, customers: list[Customer], fold: Fold) -> list[Move]:
         """Do rounds of one event a customer: its next move by time if that comes first, else its next record."""

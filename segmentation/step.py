@@ -80,6 +80,7 @@ class TurnContext(NamedTuple):
     scope: Scope = Scope.EVERYONE  # of the rescore in progress
     # Whether the batch has taken too long. It decides whether there is a result, never which.
     overdue: Callable[[], bool] = never
+    former: int = 0  # partitions before they became more: records may still come by that count; 0: it never changed
 
 
 class DueEntry(NamedTuple):
@@ -130,6 +131,13 @@ class DeadLetter(NamedTuple):
     message: str
 
 
+class Forward(NamedTuple):
+    """A record that came by the former number of partitions: its position in the batch, and where it goes on to."""
+
+    position: int
+    partition: int
+
+
 @dataclass(slots=True)
 class Turn:
     """The decision of a step on a batch. Values and due times are complete: nothing else changes."""
@@ -142,6 +150,7 @@ class Turn:
     idle: list[bytes] = field(default_factory=list)  # fired entries to be removed
     outputs: list[Output] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    forwards: list[Forward] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills | None = None  # after the records taken; None: as before
 

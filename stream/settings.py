@@ -271,6 +271,11 @@ class Settings(DeploymentSettings):
         """The compacted topic of how far each partition's dead letters have been sent back."""
         return f"{self.group}-redrives"
 
+    @property
+    def reshards_topic(self) -> str:
+        """The compacted topic of where shards were handed over to a larger number of partitions."""
+        return f"{self.group}-reshards"
+
     def group_of(self, step: str) -> str:
         """Return the consumer group of a step's workers; `step` is scoring or campaigns."""
         return self.group if step == "scoring" else f"{self.group}-{step}"

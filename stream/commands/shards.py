@@ -1,4 +1,4 @@
-"""`segstream status|retry|rebuild|skip-lost`: the shards, for operators."""
+"""`segstream status|retry|rebuild|skip-lost|reshard`: the shards, for operators."""
 
 from __future__ import annotations
 
@@ -165,8 +165,57 @@ async def _skip_lost(settings: Settings, step: str, only: int | None) -> None:
 async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:
     from stream.kafka.streams import streams_of
     from stream.repair.rebuild import Rebuilder
+    from stream.reshard.journal import read_journal
+    from stream.reshard.rebuild import ReshardedRebuilder
     from stream.worker.steps import step_of
 
-    rebuilder = Rebuilder(settings, streams_of(settings, step), step_of(settings, step))
-    async for line in rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs):
+    streams = streams_of(settings, step)
+    reshards = [reshard for reshard in await read_journal(settings) if step in reshard.steps]
+    if reshards:
+        lines = ReshardedRebuilder(settings, streams, step_of, reshards).rebuild(only)
+    else:
+        rebuilder = Rebuilder(settings, streams, step_of(settings, step))
+        lines = rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs)
+    async for line in lines:
         echo(line)
+
+
+@app.command()
+def reshard(
+    *,
+    partitions: Annotated[
+        int, typer.Option(min=2, help="The new number of partitions, larger than now: Kafka can't reduce it.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
+) -> None:
+    """Move a deployment that is in use to more partitions.
+
+    Gives the topics more partitions, and moves every customer's state, due time, last move and remains to the shard of
+    the new count. No move is lost or published twice. Stop all workers and dispatchers first; producers may go on.
+    After a crash, run the same command again: it goes on where it ended.
+    """
+    from stream.settings import load_settings
+
+    asyncio.run(_reshard(load_settings(), partitions, dry_run=dry_run, yes=yes))
+
+
+async def _reshard(settings: Settings, partitions: int, *, dry_run: bool, yes: bool) -> None:
+    from stream.reshard.resharder import Resharder
+    from stream.worker.steps import step_of
+
+    resharder = Resharder(settings, partitions, step_of, echo)
+    try:
+        plan = await resharder.plan()
+        for line in plan.lines():
+            echo(line)
+        if dry_run:
+            return
+        if not yes:
+            typer.confirm(
+                f"Move the group {settings.group!r} to {partitions} partitions? It can't be undone.", abort=True
+            )
+        await resharder.run(plan)
+    finally:
+        await resharder.close()
+    echo(f"done. Set SEGSTREAM_PARTITIONS={partitions} for every process, then start the workers and dispatchers.")

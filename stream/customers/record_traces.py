@@ -14,7 +14,7 @@ from stream.kafka.aiokafka_internals import accept_any_header_name, all_partitio
 from stream.kafka.clients import KafkaUnreachable, at_end, kafka_consumer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer
 
@@ -121,8 +121,15 @@ async def _partitions(
     consumer: AIOKafkaConsumer, settings: Settings, place: TopicPlace, customer_id: str
 ) -> list[TopicPartition]:
     """Return the partitions that can hold the customer's records; none where the topic doesn't exist."""
-    existing = (await all_partitions(consumer)).get(place.topic, [])
-    # More partitions than the settings say: earlier records may be in any of them.
-    if place.sharded and len(existing) == settings.partitions:
+    topics = await all_partitions(consumer)
+    existing = topics.get(place.topic, [])
+    # More partitions than the settings say, or than before `segstream reshard`: earlier records may be in any of them.
+    if place.sharded and len(existing) == settings.partitions and not await _was_resharded(consumer, settings, topics):
         existing = [p for p in existing if p in shards_of(settings, customer_id)]
     return [TopicPartition(place.topic, p) for p in existing]
+
+
+async def _was_resharded(consumer: AIOKafkaConsumer, settings: Settings, topics: Mapping[str, Sequence[int]]) -> bool:
+    """Return whether the group has had another number of partitions: its journal of reshards has a record."""
+    journal = TopicPartition(settings.reshards_topic, 0)
+    return settings.reshards_topic in topics and (await consumer.end_offsets([journal]))[journal] > 0

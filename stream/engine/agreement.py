@@ -102,6 +102,13 @@ async def read_again(owned: Owned, target: KafkaHead, begin: int) -> None:
     head. `begin`: where the input starts. Raises ShardQuarantined where that isn't its first record any more.
     """
     shard = owned.shard
+    if owned.head.former:
+        raise ShardQuarantined(
+            "settings_changed",
+            f"the states of {shard} must be read again under the changed settings, but the orders from before the last "
+            "`segstream reshard` are on other partitions.",
+            hint="`segstream rebuild` reads all of them, for all shards at once.",
+        )
     if begin > 0 or target.era > 0:
         raise ShardQuarantined(
             "input_gone",

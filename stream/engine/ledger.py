@@ -37,10 +37,23 @@ from stream.storage.heads import (
     TakeoverRecord,
     encode_head,
 )
+from stream.storage.output_log import LogRecord
 
 log = logging.getLogger(__name__)
 
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
+
+
+class Onward(NamedTuple):
+    """An input record that goes on to the partition that its key has since `segstream reshard`."""
+
+    partition: int
+    row: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
+
+    @classmethod
+    def of(cls, record: LogRecord, partition: int) -> Onward:
+        """Make it of a record as it was read."""
+        return cls(partition, (record.key, record.value, list(record.headers)))
 
 
 @dataclass(slots=True)
@@ -51,6 +64,7 @@ class Publication:
     outputs: Sequence[Output] = ()
     dead: Sequence[DeadRecord] = ()
     tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # by hash
+    onward: Sequence[Onward] = ()
 
 
 class Written(NamedTuple):
@@ -161,7 +175,8 @@ class Ledger:
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             outputs = await self._send_outputs(turn)
             latest, dead, tombstones = await self._send_others(turn)
-            await _acknowledged(outputs, latest, dead, tombstones)
+            onward = await self._send_onward(turn.onward)
+            await _acknowledged(outputs, latest, dead, tombstones, onward)
             await self._send_turns_head(turn.head, dead)
             await producer.commit_transaction()
         if not outputs:
@@ -216,10 +231,20 @@ class Ledger:
         rows = [(d.key, d.value, d.headers) for d in dead]
         return await self._send_rows(self._streams.dead_letters, rows)
 
+    async def _send_onward(self, onward: Sequence[Onward]) -> list[Sent]:
+        sent: list[Sent] = []
+        for partition in dict.fromkeys(record.partition for record in onward):
+            rows = [record.row for record in onward if record.partition == partition]
+            sent += await self._send_rows(self._streams.input, rows, partition)
+        return sent
+
     async def _send_rows(
-        self, topic: str, rows: Sequence[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
+        self,
+        topic: str,
+        rows: Sequence[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]],
+        partition: int | None = None,
     ) -> list[Sent]:
-        """Send rows in whole batches (2 µs a record instead of 35)."""
+        """Send rows in whole batches (2 µs a record instead of 35). `partition` None: the shard's."""
         sent: list[Sent] = []
         at = 0
         while at < len(rows):
@@ -230,7 +255,8 @@ class Ledger:
                 if batch.append(key=key, value=value, headers=headers, timestamp=None) is None:
                     break
                 at += 1
-            future = await self._producer.send_batch(batch, topic, partition=self._partition)
+            to = self._partition if partition is None else partition
+            future = await self._producer.send_batch(batch, topic, partition=to)
             future.add_done_callback(_mark_seen)
             sent.append((future, at - first))
         return sent

@@ -179,7 +179,7 @@ class LogReader:
         """Read a compacted topic as of now: for each key a part of its last record. Keys without one are left out."""
         begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
-        async for record in self._between(topic, partition, begin, end):
+        async for record in self.between(topic, partition, begin, end):
             if record.key is None:
                 continue
             if record.value is None or (found := part(record)) is None:
@@ -194,7 +194,7 @@ class LogReader:
         Only this group's dead letters count: the topic belongs to the input, which several groups may read.
         """
         found: set[int] = set()
-        async for record in self._between(topic, partition, *bounds):
+        async for record in self.between(topic, partition, *bounds):
             letter = read_dead_letter(record)
             if (letter.group, letter.topic, letter.partition) != (self._settings.group, source, partition):
                 continue
@@ -204,7 +204,7 @@ class LogReader:
 
     async def first_output(self, topic: str, partition: int, bounds: tuple[int, int]) -> int | None:
         """Return the number of our first output that the log still has; None: it has none."""
-        async for record in self._between(topic, partition, *bounds):
+        async for record in self.between(topic, partition, *bounds):
             headers = dict(record.headers)
             if (mark := headers.get(MARK_HEADER)) and not self.foreign_group(headers):
                 return OutputMark.parse(mark).number
@@ -230,7 +230,7 @@ class LogReader:
             start = max(begin, end - step)
             outputs = [
                 output
-                async for record in self._between(topic, partition, start, end)
+                async for record in self.between(topic, partition, start, end)
                 if not self.foreign_group(dict(record.headers)) and (output := LoggedOutput.of(record))
             ]
             if start <= begin or any(output.mark.number <= number for output in outputs):
@@ -244,7 +244,7 @@ class LogReader:
 
     async def first_group(self, topic: str, partition: int, bounds: tuple[int, int]) -> str:
         """Return the other group whose record is the first between two offsets; "": it is ours, or says nothing."""
-        async for record in self._between(topic, partition, *bounds):
+        async for record in self.between(topic, partition, *bounds):
             return self.foreign_group(dict(record.headers))
         return ""
 
@@ -255,7 +255,7 @@ class LogReader:
 
     async def any_group(self, topic: str, partition: int, bounds: tuple[int, int]) -> str:
         """Return another group that has written between two offsets; "": none has."""
-        async for record in self._between(topic, partition, *bounds):
+        async for record in self.between(topic, partition, *bounds):
             if group := self.foreign_group(dict(record.headers)):
                 return group
         return ""
@@ -268,13 +268,13 @@ class LogReader:
         step = FIRST_STEP
         while True:
             start, last = max(begin, end - step), None
-            async for record in self._between(topic, partition, start, end):
+            async for record in self.between(topic, partition, start, end):
                 last = found if (found := look(record)) is not None else last
             if last is not None or start <= begin:
                 return last
             step *= 2
 
-    async def _between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[LogRecord]:
+    async def between(self, topic: str, partition: int, begin: int, end: int) -> AsyncIterator[LogRecord]:
         """Yield every record from `begin` up to `end`. Raises ShardLost where they can't be read in time."""
         if begin == end:
             return

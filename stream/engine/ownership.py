@@ -44,6 +44,7 @@ class ShardContext:
     step: Step
     store: ShardStore
     membership: Membership
+    handing_over: bool = False  # `segstream reshard` brings it to its end: the topics may have more partitions already
 
     def __str__(self) -> str:
         """Return the shard's name in logs and messages."""

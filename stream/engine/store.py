@@ -7,16 +7,18 @@ part has vanished behind an intact head, the shard is quarantined.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from segmentation.step import DueEntry
 from stream.errors import ShardLost, ShardQuarantined
-from stream.storage.heads import UNCOUNTED, Stored, stored_of, with_stored
+from stream.storage.heads import UNCOUNTED, Stored, decode_store_head, stored_of, with_stored
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 from stream.storage.reads import ShardLostInPart, check_stored
 
@@ -179,6 +181,17 @@ class ShardStore:
     async def change_agreed(self, settings: bytes) -> None:
         """Set what `agreed` returns (`segstream reconfigure`)."""
         await self._redis.set(self._keys.agreed, settings)
+
+    async def partition_counts(self, partitions: int) -> set[int]:
+        """Return the partition counts that the heads of all shards of the step name; unreadable ones are left out."""
+        pipe = self._redis.pipeline(transaction=False)
+        for p in range(partitions):
+            pipe.get(replace(self._keys, partition=p).head)
+        counts: set[int] = set()
+        for raw in await self._execute(pipe):
+            with contextlib.suppress(msgspec.DecodeError):
+                counts |= set(decode_store_head(raw).partitions) if raw is not None else set()
+        return counts
 
     @property
     def _salt_mark(self) -> bytes:

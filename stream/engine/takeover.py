@@ -81,8 +81,7 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
         cluster, counts = await reader.describe([*topics, letters])
         if counts.pop(letters) > shard.partition:
             topics.append(letters)
-        partitions = (counts[shard.streams.input], counts[shard.streams.output])
-        _check_partitions(counts, shard.settings.partitions)
+        partitions = _check_partitions(shard, counts)
         # Asked once, after step 1: later the logs can only have grown.
         bounds = await reader.bounds(topics, shard.partition)
         while True:
@@ -92,6 +91,8 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
             await check_settings(shard, kafka, head)
             if head is None:
                 begin, end = bounds[shard.streams.input][0], bounds[shard.streams.output][1]
+                if shard.settings.partitions > 1:
+                    await _check_siblings(shard, reader)
                 await _check_outputs(shard, reader, kafka, bounds)
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(shard, ledger, reader, head, raw)
@@ -112,13 +113,34 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
         raise
 
 
-def _check_partitions(counts: dict[str, int], configured: int) -> None:
-    """Raise ShardQuarantined unless all topics have as many partitions as the settings say."""
+def _check_partitions(shard: ShardContext, counts: dict[str, int]) -> tuple[int, int]:
+    """Return the partitions of input and output. Raises ShardQuarantined unless the settings say the same number."""
+    configured = shard.settings.partitions
     for topic, count in counts.items():
+        if shard.handing_over and count >= configured:
+            continue
         try:
             check_partition_count(topic, count, configured)
         except TopicUnusable as error:
             raise ShardQuarantined("partitions_changed", str(error)) from None
+    return configured, configured
+
+
+async def _check_siblings(shard: ShardContext, reader: LogReader) -> None:
+    """Raise ShardQuarantined where a shard seems new, but others were worked on under another number of partitions.
+
+    Its customers live there: it would begin a second chain of moves for each. (Shard 0 is in every count.)
+    """
+    counts = await shard.store.partition_counts(shard.settings.partitions)
+    heads = shard.streams.heads
+    first = await reader.last_kafka_head(heads, 0, *(await reader.bounds([heads], 0))[heads])
+    counts |= {first.partitions} if first and first.partitions else set()
+    if others := counts - {shard.settings.partitions}:
+        raise ShardQuarantined(
+            "partitions_changed",
+            f"{shard} is new, but the shards of before were those of {min(others)} partitions.",
+            hint=RESHARD.format(shard.settings.partitions),
+        )
 
 
 async def _check(
@@ -202,6 +224,12 @@ async def _read_kafka_head(
     # Generations start again when a group has been empty for long: the coordinator decides.
     if other and other.generation > generation and not await shard.membership.confirm(shard.partition):
         raise ShardLost("superseded", f"{shard} was taken over by {other.member} in generation {other.generation}.")
+    if head and head.partitions not in {0, shard.settings.partitions} and not shard.handing_over:
+        raise ShardQuarantined(
+            "partitions_changed",
+            f"the head of {shard} is that of {head.partitions} partitions, not {shard.settings.partitions}.",
+            hint=RESHARD.format(shard.settings.partitions),
+        )
     return head
 
 

@@ -24,7 +24,7 @@ from segmentation.step import (
 )
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.held_back import InputDisplay
-from stream.engine.ledger import Publication
+from stream.engine.ledger import Onward, Publication
 from stream.engine.ownership import Owned, ShardContext, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
@@ -157,13 +157,11 @@ class Turns:
         """Return the state of the shard as the turn begins; None while its model isn't loaded."""
         head = owned.head
         model = None
-        if head.activation and self._models:
-            model = self._models.compiled(head.version)
-            if model is None:
-                await self._wait_for_model(owned, head.version)
-                return None
-        activation = Activation(head.activation, head.version)
-        return TurnContext(head.clock, self._now_ms(), activation, model, head.backfills, head.scope)
+        if head.activation and self._models and (model := self._models.compiled(head.version)) is None:
+            await self._wait_for_model(owned, head.version)
+            return None
+        scoring = Activation(head.activation, head.version), model
+        return TurnContext(head.clock, self._now_ms(), *scoring, head.backfills, head.scope, former=head.former)
 
     def _newer(self, owned: Owned) -> Activation | None:
         """Return the activation to start now, in wall time. In event time a record of the input starts it."""
@@ -243,7 +241,7 @@ class Turns:
         self,
         owned: Owned,
         turn: Turn,
-        records: Sequence[KafkaRecord],
+        records: Sequence[LogRecord],
         next_offset: int,
         known: AbstractSet[bytes],
         **change: Unpack[HeadChange],
@@ -261,12 +259,14 @@ class Turns:
             era=head.era,
             agreed=shard.step.agreed,
             judged=owned.judged,
+            partitions=shard.settings.partitions,
         )
         dead = owned.dead_records(records, turn.dead, self._now_ms())
         created = [key for key in turn.states if key not in known]
         writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
         writes = shard.store.with_tombstones(writes, shard.step.is_erased)
-        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones))
+        onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
+        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones, onward))
         if published:
             await owned.check_alone(published.written)
             change |= {"position": published.position, "written": published.last}
@@ -282,7 +282,7 @@ class Turns:
             self._next_due = min((at for at in soonest if at is not None), default=None)
         self._count(owned, turn, len(records))
 
-    async def _start_record(self, owned: Owned, start: Activation, records: Sequence[KafkaRecord]) -> None:
+    async def _start_record(self, owned: Owned, start: Activation, records: Sequence[LogRecord]) -> None:
         """Start a model by a record of the input (event time): a turn with this record alone."""
         turn = Turn(1, owned.head.clock)
         newer = self._models is not None and start.number > owned.head.activation
@@ -301,7 +301,7 @@ class Turns:
             await self._publish(owned, turn, records[:1], offset, frozenset())
         del self._pending[:1]
 
-    async def _start(self, owned: Owned, start: Activation, offset: int, records: Sequence[KafkaRecord] = ()) -> None:
+    async def _start(self, owned: Owned, start: Activation, offset: int, records: Sequence[LogRecord] = ()) -> None:
         log.info("%s: model %s starts (activation %d)", self.shard, start.version, start.number)
         turn = Turn(len(records), owned.head.clock)
         await self._publish(
@@ -310,7 +310,7 @@ class Turns:
         )  # fmt: skip
         self._metrics.turns.labels(self.shard.step.name, "start").inc()
 
-    async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[KafkaRecord]) -> None:
+    async def _end_backfills(self, owned: Owned, names: tuple[str, ...], records: Sequence[LogRecord]) -> None:
         """End backfills, by a record or because they expired: a turn by itself, and a rescore begins."""
         head = owned.head
         why = "finished" if records else "expired: no record of it came for too long"
@@ -383,6 +383,8 @@ class Turns:
         metrics.outputs.labels(step).inc(len(turn.outputs))
         for outcome, count in turn.counts.items():
             metrics.events.labels(step, outcome).inc(count)
+        if turn.forwards:
+            metrics.events.labels(step, "forwarded").inc(len(turn.forwards))
         for letter in turn.dead:
             metrics.dead_letters.labels(step, letter.reason).inc()
         self._board.note(self.shard, owned)

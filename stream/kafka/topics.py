@@ -131,6 +131,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.reports_topic, _COMPACTED, partitions=1),
         # One partition: the topic is small and read whole.
         spec(settings.redrives_topic, _COMPACTED, partitions=1),
+        spec(settings.reshards_topic, _COMPACTED, partitions=1),
         spec(settings.tombstones_topic, _COMPACTED),
         spec(settings.heads_topic("scoring"), _HEADS),
         spec(settings.heads_topic("campaigns"), _HEADS),
@@ -142,21 +143,21 @@ async def create(settings: Settings) -> list[str]:
 
     Existing topics stay as they are: `check` compares them. Raises TopicsError.
     """
-    async with _admin(settings) as admin:
-        existing = await _described(admin)
+    async with connected_admin(settings) as admin:
+        existing = await described_topics(admin)
         missing = [spec for spec in specs(settings) if spec.name not in existing]
         if not missing:
             return []
         made = await _make(admin, missing)
-        await _await_leaders(admin, {spec.name: spec.partitions for spec in missing})
+        await await_leaders(admin, {spec.name: spec.partitions for spec in missing})
         return made
 
 
 async def check(settings: Settings) -> list[Problem]:
     """Return the differences between the topics and their specifications. Raises TopicsError."""
     wanted = specs(settings)
-    async with _admin(settings) as admin:
-        existing = await _described(admin)
+    async with connected_admin(settings) as admin:
+        existing = await described_topics(admin)
         there = [spec for spec in wanted if spec.name in existing]
         configs = await _configs(admin, there)
     problems = []
@@ -196,8 +197,8 @@ class Retention(msgspec.Struct, frozen=True):
 async def retention(settings: Settings, names: Sequence[str]) -> dict[str, Retention]:
     """Return how long those of these topics that exist keep their records, as the broker says. Raises TopicsError."""
     asked = dict.fromkeys(("cleanup.policy", "retention.ms", "segment.ms", "max.compaction.lag.ms"), "")
-    async with _admin(settings) as admin:
-        existing = await _described(admin)
+    async with connected_admin(settings) as admin:
+        existing = await described_topics(admin)
         found = await _configs(admin, [TopicSpec(name, 0, 0, asked) for name in names if name in existing])
     return {
         name: Retention(
@@ -223,7 +224,7 @@ def differences(spec: TopicSpec, found: dict[str, str]) -> Iterable[Problem]:
 
 
 @asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[Any]:
+async def connected_admin(settings: Settings) -> AsyncIterator[Any]:
     """Connect an admin client, and translate Kafka's errors to TopicsError."""
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     try:
@@ -235,7 +236,7 @@ async def _admin(settings: Settings) -> AsyncIterator[Any]:
         await admin.close()
 
 
-async def _described(admin: Any) -> dict[str, list[Any]]:
+async def described_topics(admin: Any) -> dict[str, list[Any]]:
     """Return the partitions of every topic by name. All are requested, because naming a topic could create it."""
     return {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
 
@@ -258,13 +259,14 @@ async def _make(admin: Any, missing: list[TopicSpec]) -> list[str]:
     return made
 
 
-async def _await_leaders(admin: Any, partitions: dict[str, int]) -> None:
+async def await_leaders(admin: Any, partitions: dict[str, int]) -> None:
+    """Wait until these topics have so many partitions, each with a leader. Raises TopicsError."""
     found = await admin.describe_topics(list(partitions))
     if denied := {topic["topic"] for topic in found if topic["error_code"] == TopicAuthorizationFailedError.errno}:
         raise TopicAuthorizationFailedError(denied)  # this user may create topics, but not see them
     deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
     while time.monotonic() < deadline:
-        described = await _described(admin)
+        described = await described_topics(admin)
         waiting = [
             name
             for name, count in partitions.items()

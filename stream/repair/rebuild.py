@@ -5,7 +5,7 @@ docs/explanation/exactly-once.md, sections 6 and 11.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +43,10 @@ class LogShortened(SegstreamError):
     """The logs no longer have all of their records."""
 
 
+class WrongCount(SegstreamError):
+    """The shards were worked on under another number of partitions than the settings say."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Remains:
     """The part of one shard's logs that Kafka still has."""
@@ -74,6 +78,22 @@ class _Remains:
         return lines
 
 
+def _check_count(found: Sequence[_Remains], counts: Mapping[str, int], expected: int) -> None:
+    """Raise WrongCount where the shards are those of another number of partitions than the settings say.
+
+    Topics may have more, where they were given them by hand: then `segstream reshard` comes next.
+    """
+    smaller = {topic: count for topic, count in counts.items() if count < expected}
+    others = {r.head.partitions for r in found if r.head} - {0, expected}
+    if smaller or others:
+        right = min(others or smaller.values())
+        raise WrongCount(
+            f"the shards are those of {right} partitions, not {expected}: customers would begin second chains.",
+            hint=f"Set SEGSTREAM_PARTITIONS={right} and run the same command again. If the topics have more partitions "
+            "by now, run `segstream reshard` after it.",
+        )
+
+
 class Rebuilder:
     """Empties the shards of one step, and sets heads from which their owners take them over again."""
 
@@ -93,8 +113,9 @@ class Rebuilder:
         try:
             await self._reader.start()
             cluster, counts = await self._reader.describe(self._streams.pinned())
-            partitions = (counts[self._streams.input], counts[self._streams.output])
-            found = [await self._look(p) for p in range(partitions[0]) if only in {None, p}]
+            count = self._settings.partitions
+            found = [await self._look(p) for p in range(min(count, *counts.values())) if only in {None, p}]
+            _check_count(found, counts, count)
             for remains in found:
                 await self._check_outputs(remains)
                 await self._check_settings(remains)
@@ -107,7 +128,7 @@ class Rebuilder:
                     "`segstream rebuild --allow-truncated-logs`.",
                 )
             for remains in found:
-                yield await self._rebuild(remains, cluster, partitions)
+                yield await self._rebuild(remains, cluster, (count, count))
             if shortened:
                 yield LOST
         finally:

@@ -50,6 +50,7 @@ class KafkaHead(msgspec.Struct, frozen=True):
     agreed: Agreed | None = None  # the settings behind all this; None: a worker of an earlier version wrote it
     judged: tuple[JudgedBefore, ...] = ()  # earlier settings, where they only judged the records up to an offset
     dead: int | None = None  # the position behind the shard's last dead letter, in their topic; None: not known
+    partitions: int = 0  # of the topics, as its writer knew them; 0: a version that didn't note it
     format: int = FORMAT
 
 
@@ -93,6 +94,7 @@ class StoreHead(msgspec.Struct, frozen=True):
     era: int = 0  # of the input that R belongs to
     agreed: Agreed | None = None  # the settings behind the states and due times; None: as in Kafka's head
     stripped: str | None = None  # states are being emptied, to be read again: the last customer done; None: they aren't
+    former: int = 0  # partitions before the last `segstream reshard`; 0: there was none
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None

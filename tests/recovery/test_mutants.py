@@ -110,7 +110,7 @@ async def refusing(rig: RecoveryWorld, topic: str) -> AsyncIterator[None]:
     [spec] = [spec for spec in topics.specs(rig.settings) if spec.name == topic]
 
     async def configure(settings: dict[str, str]) -> None:
-        async with topics._admin(rig.settings) as admin:
+        async with topics.connected_admin(rig.settings) as admin:
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
 
     await configure(spec.config | {"max.message.bytes": TOO_SMALL_BYTES})

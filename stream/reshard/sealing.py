@@ -1,0 +1,134 @@
+"""The end of the former shards: each is taken over once more, brought to rest, and sealed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from segmentation.step import Step
+from stream.clock import now_ms
+from stream.engine.flow_control import TurnSlots
+from stream.engine.ledger import Publication
+from stream.engine.ownership import Owned, ShardContext
+from stream.engine.status_board import StatusBoard
+from stream.engine.store import ShardStore
+from stream.engine.takeover import take_over
+from stream.engine.turns import Turns
+from stream.errors import SegstreamError, ShardLost
+from stream.kafka.streams import Streams
+from stream.metrics import Metrics
+from stream.reshard.placement import Sealed, kafka_head
+from stream.storage.keys import ShardKeys
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 20  # a worker that tries to take a sealed shard over fences this command once each time
+QUIET_S: Final = 60.0  # longest time without a turn while a shard is drained
+
+
+class ShardNotSealed(SegstreamError):
+    """A former shard can't be brought to its end."""
+
+
+class _CommandAsMember:
+    """The command in place of a member of the consumer group, which must be empty."""
+
+    def identity(self) -> tuple[int, str]:
+        return 0, "segstream reshard"
+
+    async def confirm(self, partition: int) -> bool:
+        del partition
+        return True
+
+
+class Sealer:
+    """Brings the former shards of one step to their end."""
+
+    def __init__(self, settings: Settings, streams: Streams, step: Step, redis: Redis, partitions: int) -> None:
+        """Use settings and step of the former count. `partitions`: the new one."""
+        self._settings = settings
+        self._streams = streams
+        self._step = step
+        self._redis = redis
+        self._partitions = partitions
+
+    async def seal(self, *, drained: bool, report: Callable[[str], None]) -> list[Sealed]:
+        """Seal all shards; return how they ended. `drained`: first take turns up to the end of the input.
+
+        Raises ShardQuarantined where a shard needs help first, ShardNotSealed where others keep it.
+        """
+        heads = []
+        for partition in range(self._settings.partitions):
+            heads.append(await self._seal(partition, drained=drained))
+            report(f"{self._streams.input}-{partition}: sealed at offset {heads[-1].head.offset:,}")
+        return heads
+
+    async def look(self, partition: int) -> Sealed:
+        """Take a shard over, and leave it as it is. Return how it is. Raises as `seal` does."""
+        return await self._seal(partition, drained=False, sealed=False)
+
+    async def _seal(self, partition: int, *, drained: bool, sealed: bool = True) -> Sealed:
+        keys = ShardKeys(self._settings.group, self._streams.input, partition)
+        store = ShardStore(self._redis, keys, self._settings.erasure_salt.get_secret_value().encode())
+        context = ShardContext(
+            self._settings, self._streams, partition, self._step, store, _CommandAsMember(), handing_over=True
+        )
+        error: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._try(context, drained=drained, sealed=sealed)
+            except SegstreamError as failure:
+                if not isinstance(failure, ShardLost):
+                    raise
+                error = failure
+            except Exception as failure:  # noqa: BLE001  # as in a worker: one rule for all errors
+                error = failure
+            log.info("%s: %r; taking it over again", context, error)
+            await asyncio.sleep(min(5.0, 0.1 * 2**attempt))
+        raise ShardNotSealed(
+            f"{context} couldn't be brought to its end: {error!r}.",
+            hint="Stop every worker and dispatcher of the group, then run the same command again.",
+        ) from error
+
+    async def _try(self, context: ShardContext, *, drained: bool, sealed: bool) -> Sealed:
+        owned = await take_over(context, now_ms(), asyncio.Event())
+        try:
+            if drained:
+                await self._drain(owned)
+            # With the new count in its head, no worker of the former one takes the shard over any more.
+            if sealed:
+                head = replace(kafka_head(owned.head), partitions=self._partitions, judged=owned.judged)
+                await owned.ledger.cover(Publication(head))
+            # The journal keeps it: without the id of the customer that a rescore has come to.
+            anonymous = None if owned.head.cursor is None else ""
+            return Sealed(replace(owned.head, cursor=anonymous, quiet="", stored=None), list(owned.judged))
+        finally:
+            await owned.close()
+
+    async def _drain(self, owned: Owned) -> None:
+        """Take turns until the input is at its end: nobody writes to it any more."""
+        context = owned.shard
+        _, end = (await owned.reader.bounds([self._streams.input], context.partition))[self._streams.input]
+        owned.reader.seek(self._streams.input, context.partition, owned.head.offset)
+        board = StatusBoard(self._redis, self._settings.group, self._streams.input, "segstream reshard", now_ms)
+        await board.put(context, "running", owned)
+        turns = Turns(context, None, Metrics(), board, TurnSlots(1), now_ms, asyncio.Event())
+        turns.begin(owned)
+        offset, deadline = owned.head.offset, time.monotonic() + QUIET_S
+        while owned.head.offset < end:
+            await turns.turn(owned)
+            if owned.head.offset > offset:
+                offset, deadline = owned.head.offset, time.monotonic() + QUIET_S
+            elif time.monotonic() > deadline:
+                raise ShardLost("read_timeout", f"{context} can't be read from offset {offset}.")
+        await board.release(context)
