@@ -173,6 +173,7 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
     assert sorted((r.key, r.partition, r.offset) for r in await read_topic(new, settings.actions_topic)) == acted
 
 
+@pytest.mark.slow
 async def test_refusals(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(partitions=2)
     await topics.create(settings)
