@@ -24,7 +24,7 @@ STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
     ("consume", "aiokafka/consumer/", frozenset()),
     ("consume", "stream/engine/log_reader.py", frozenset()),
     ("decode", "segmentation/decoder.py", frozenset()),
-    ("merge", "segmentation/scoring.py", frozenset({"_merge"})),
+    ("merge", "segmentation/merging.py", frozenset()),
     ("score", "segmentation/decisions.py", frozenset({"score"})),
     ("search for the next move", "segmentation/decisions.py", frozenset({"search", "staying", "_first_segment"})),
     ("moves by time", "segmentation/decisions.py", frozenset({"move_by_time"})),
@@ -42,7 +42,7 @@ STAGES: Final[tuple[tuple[str, str, frozenset[str]], ...]] = (
 def stage_of(path: str, function: str) -> str | None:
     """Return the stage that a function belongs to; None: the stage of its caller.
 
-    >>> stage_of("/x/segmentation/scoring.py", "_merge"), stage_of("/x/segmentation/rfm.py", "append")
+    >>> stage_of("/x/segmentation/merging.py", "merge_next"), stage_of("/x/segmentation/rfm.py", "append")
     ('merge', None)
     """
     for stage, part, functions in STAGES:
