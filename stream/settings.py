@@ -70,7 +70,7 @@ class DeploymentSettings(ConnectionSettings):
         8,
         ge=1,
         le=10_000,
-        description="partitions of the topics of orders and moves, one per shard; fixed once they are in use",
+        description="partitions of the topics of orders and moves, one per shard; only `segstream reshard` makes more",
     )
     orders_topic: str = Field("orders", description="topic of order events (input)")
     models_topic: str = Field("segment-models", description="topic of segment models (compacted, one partition)")
