@@ -40,6 +40,7 @@ _LINGER_MS: Final = 5
 _BATCH_BYTES: Final = 131_072
 _BUFFERED: Final = 256  # records of a topic between consumer and agent; Faust's default of 4,096 may take gigabytes
 _COMMIT_S: Final = 1.0
+_PROBE_MS: Final = 400  # for a look at each topic at the start: a denial comes at once
 
 
 class AdapterHost:
@@ -191,7 +192,7 @@ def build_app(settings: Settings, routes: Mapping[str, Route], scratch: Path) ->
     """Build the Faust app of one process, with an agent for each topic. `scratch`: a folder that Faust requires."""
     session_s = settings.session_timeout_ms / 1000
     app = AdapterApp(
-        f"{settings.group}-adapters",
+        _group_of(settings),
         broker_credentials=credentials(settings),
         broker_session_timeout=session_s,
         broker_heartbeat_interval=session_s / 3,
@@ -244,8 +245,21 @@ def run_adapters(settings: Settings, own: list[Adapters]) -> int:
 
 
 async def _check_topics(settings: Settings, routes: Mapping[str, Route]) -> None:
-    """Check that the topics exist and are what the settings say. Raises KafkaUnreachable, TopicUnusable."""
-    async with kafka_consumer(settings) as consumer:
+    """Check that the topics are what the settings say, and that this user may read them in the adapters' group.
+
+    Faust tries a group that is denied again and again. Raises KafkaUnreachable, TopicUnusable.
+    """
+    async with kafka_consumer(settings, group_id=_group_of(settings), fetch_max_wait_ms=_PROBE_MS // 2) as consumer:
         found = await partitions_of(consumer, [settings.orders_topic, settings.orders_dead_letters_topic, *routes])
+        read = [partition for partition in found if partition.topic in routes]
+        consumer.assign(read)
+        for partition in read[:1]:
+            await consumer.committed(partition)
+        await consumer.seek_to_end(*read)
+        await consumer.getmany(timeout_ms=_PROBE_MS)
     for topic in (settings.orders_topic, settings.orders_dead_letters_topic):
         check_partition_count(topic, sum(partition.topic == topic for partition in found), settings.partitions)
+
+
+def _group_of(settings: Settings) -> str:
+    return f"{settings.group}-adapters"

@@ -28,6 +28,7 @@ from stream.engine.ownership import ShardContext
 from stream.engine.store import ShardStore
 from stream.engine.takeover import follow
 from stream.errors import SegstreamError, ShardLost, ShardQuarantined
+from stream.kafka.refusals import denial
 from stream.storage.client import connect
 from stream.storage.heads import KafkaHead
 from stream.storage.keys import ShardKeys
@@ -165,6 +166,8 @@ class Reconfigurer:
             try:
                 return await self._publish(shard, now_ms)
             except (ShardLost, KafkaError, RedisError, TimeoutError) as error:
+                if denied := denial(self._settings, error):
+                    raise denied from error
                 log.debug("%s: %s; again", shard, error)
             await asyncio.sleep(PAUSE_S * random.uniform(0.1, 1.0))  # noqa: S311  # jitter, not a secret
         return await self._publish(shard, now_ms)

@@ -18,6 +18,7 @@ from segmentation.step import Output
 from stream.clock import now_ms
 from stream.engine.ledger import Ledger, Publication
 from stream.errors import SegstreamError, ShardLost
+from stream.kafka.refusals import denial
 from stream.storage.heads import KafkaHead, TakeoverRecord
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ async def while_fenced(
         try:
             ledger = await Ledger.open(settings, streams, partition)
         except (KafkaError, ShardLost) as error:
+            if denied := denial(settings, error):
+                raise denied from error
             failure = error
             continue
         try:

@@ -225,6 +225,9 @@ def test_every_command_and_process_works_with_the_documented_permissions(
             assert (code, lines[-1]) == (0, ENDED_BY_SIGNAL[process.program]), lines
     see_a_rescore(secured)
     renew_the_lock(secured)
+    changed = secured.settings("operator", dwell_hours=1.0)
+    assert "changed" in run(changed, "segstream reconfigure --yes")
+    assert "3 partitions" in run(changed, "segstream reshard --partitions 3 --yes")
     each_permission_was_needed(secured)
 
 

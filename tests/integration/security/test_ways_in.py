@@ -58,8 +58,13 @@ def test_every_process_works_through_each_way(secured: SecuredServers, tmp_path:
 # By user: which of its permissions is taken away, and what its process then says.
 DENIED = [
     ("segstream worker", "Read topic orders", "use the topic orders."),
+    ("segstream worker", "Write topic segment-changes", "use the topic segment-changes."),
+    ("segstream worker", "Read topic segment-models", "use the topic segment-models."),
     ("segstream worker", "Read group segstream", "use the consumer group segstream."),
+    ("segstream worker", "Write transactional-id segstream-orders-*", "use the transactional id segstream-orders-"),
     ("segstream dispatch", "Read group segstream-campaigns", "use the consumer group segstream-campaigns."),
+    ("segstream adapters", "Read topic orders-unkeyed", "use the topic orders-unkeyed."),
+    ("segstream adapters", "Read group segstream-adapters", "use the consumer group segstream-adapters."),
 ]
 
 
