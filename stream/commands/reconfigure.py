@@ -57,6 +57,7 @@ async def _reconfigure(settings: Settings, *, yes: bool, allow_truncated: bool) 
     """Return whether it was to be done, not only shown."""
     from stream.kafka.streams import streams_of
     from stream.repair.reconfigure import Reconfigurer, check_inputs
+    from stream.reshard.journal import read_journal
     from stream.worker.steps import scoring_step
 
     streams = streams_of(settings, StepName.SCORING)
@@ -65,7 +66,8 @@ async def _reconfigure(settings: Settings, *, yes: bool, allow_truncated: bool) 
         shards = await reconfigurer.look()
         for line in plan(shards):
             echo(line)
-        if not allow_truncated:
+        # The rebuild of a group whose partitions were changed needs all records.
+        if not allow_truncated or await read_journal(settings):
             check_inputs(shards, streams.input)
         if not yes:
             return False

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from stream.clock import now_ms
+from stream.errors import SegstreamError
 from stream.kafka.step_name import StepName
 from stream.renamed_options import accepting
 from stream.terminal import echo
@@ -131,6 +132,10 @@ def rebuild(
     retry(step=step, partition=partition)
 
 
+class RebuildRefused(SegstreamError):
+    """Redis can't be made anew in this way."""
+
+
 @app.command("skip-lost")
 def skip_lost(
     *,
@@ -171,6 +176,11 @@ async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_tru
 
     streams = streams_of(settings, step)
     reshards = [reshard for reshard in await read_journal(settings) if step in reshard.steps]
+    if reshards and allow_truncated_logs:
+        raise RebuildRefused(
+            "--allow-truncated-logs can't be used in a group whose number of partitions was changed.",
+            hint="`segstream rebuild` needs all records of before the change. Without them restore a backup of Redis.",
+        )
     if reshards:
         lines = ReshardedRebuilder(settings, streams, step_of, reshards).rebuild(only)
     else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiokafka.admin import NewPartitions
+from aiokafka.errors import for_code
 
-from stream.kafka.topics import await_leaders, connected_admin, described_topics, specs
+from stream.kafka.topics import TopicsError, await_leaders, connected_admin, described_topics, specs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,11 @@ async def members(settings: Settings, groups: Sequence[str]) -> dict[str, int]:
         for group in groups:
             for response in await admin.describe_consumer_groups([group]):
                 for description in response.groups:
+                    if code := description[0]:
+                        raise TopicsError(
+                            f"the group {group} can't be described: {for_code(code).__name__}.",
+                            hint="Try again; if it stays so, look at the brokers' logs.",
+                        )
                     if count := len(description[5]):
                         found[group] = count
     return found

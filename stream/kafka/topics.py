@@ -71,15 +71,18 @@ class Problem(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """Return one line, with what to do.
 
-        >>> print(Problem("orders", "partitions", "8", "6"))
-        orders: partitions is 6, expected 8: set SEGSTREAM_PARTITIONS=6 if every topic has 6, or use other topic names.
+        >>> str(Problem("orders", "partitions", "8", "6")).partition(": set ")[2]
+        'SEGSTREAM_PARTITIONS=6 if that was always so; else run segstream reshard --partitions 6.'
         """
         if self.setting == "missing":
             return f"{self.topic}: missing: run segstream topics create."
         found = f"{self.topic}: {self.setting} is {self.found}, expected {self.expected}"
         if self.setting == "partitions":
             count = self.found
-            return f"{found}: set SEGSTREAM_PARTITIONS={count} if every topic has {count}, or use other topic names."
+            return (
+                f"{found}: set SEGSTREAM_PARTITIONS={count} if that was always so; "
+                f"else run segstream reshard --partitions {count}."
+            )
         return (
             f"{found}: kafka-configs.sh --alter --entity-type topics --entity-name {self.topic} "
             f"--add-config {self.setting}={self.expected}"

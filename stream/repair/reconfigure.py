@@ -216,5 +216,5 @@ def check_inputs(shards: Sequence[ShardChange], topic: str) -> None:
             f"{where}: earlier records are gone, so the states can't be read again completely. Customers whose orders "
             "are gone would keep their segment until their next order, and others would be scored by the orders that "
             "are left.",
-            hint="To accept that, run `segstream reconfigure --allow-truncated-logs`. Otherwise restore the settings.",
+            hint="To accept that, run `segstream reconfigure --allow-truncated-logs --yes`. Else restore the settings.",
         )

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from segmentation.agreed import Agreed, JudgedBefore
+from segmentation.agreed import Agreed, JudgedBefore, Way, way_from
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import muted_by, with_mute
-from segmentation.step import Activation, KafkaRecord, Step, TurnContext, TurnPlan
+from segmentation.step import Activation, KafkaRecord, Scope, Step, TurnContext, TurnPlan
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import stepping
 from stream.engine.store import Loaded, Writes
@@ -39,6 +39,17 @@ PAGE: Final = 4_000
 
 class ReshardUnfinished(SegstreamError):
     """A reshard was begun, and Kafka's part of it isn't done."""
+
+
+def _under(agreed: Agreed | None, head: StoreHead) -> StoreHead:
+    """Return a hand-over's head under the present settings, by which all records were merged.
+
+    Where moves depend on what has changed since, the customers are rescored: the owner then knows of each move whether
+    it is published, and that the settings are its cause.
+    """
+    rescored = way_from(head.agreed, agreed) in {Way.RESCORE, Way.READ_AGAIN}
+    head = replace(head, agreed=agreed)
+    return replace(head, cursor="", quiet="", scope=Scope.EVERYONE) if rescored else head
 
 
 class _Stretch(NamedTuple):
@@ -94,8 +105,7 @@ class ReshardedRebuilder:
             for p, shard in self._shards.items():
                 await shard.write(Writes(), ARRIVED)
                 head = last.steps[self._streams.step].inherited[p].head
-                # All records were merged under the present settings.
-                await shard.write(Writes(), "", replace(head, agreed=agreed))
+                await shard.write(Writes(), "", _under(agreed, head))
                 yield f"shard {p}: rebuilt up to the last change of the number of partitions"
         finally:
             await self._reader.close()
