@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from segmentation.step import DueEntry
 from stream.errors import ShardLost, ShardQuarantined
-from stream.storage.heads import UNCOUNTED, Stored, decode_store_head, stored_of, with_stored
+from stream.storage.heads import UNCOUNTED, Stored, stored_of, with_stored
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
-from stream.storage.reads import ShardLostInPart, check_stored
+from stream.storage.reads import HeadUnreadable, ShardLostInPart, check_stored, parse_head
 
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
@@ -189,8 +188,8 @@ class ShardStore:
             pipe.get(replace(self._keys, partition=p).head)
         counts: set[int] = set()
         for raw in await self._execute(pipe):
-            with contextlib.suppress(msgspec.DecodeError):
-                counts |= set(decode_store_head(raw).partitions) if raw is not None else set()
+            with contextlib.suppress(HeadUnreadable):
+                counts |= set(parse_head(raw, self._keys.shard).partitions) if raw is not None else set()
         return counts
 
     @property

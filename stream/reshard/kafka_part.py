@@ -16,6 +16,7 @@ from stream.clock import now_ms
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.log_reader import LogReader
 from stream.errors import SegstreamError, ShardLost
+from stream.kafka.aiokafka_internals import end_transactions_once
 from stream.reshard.journal import Reshard, StepHandover
 from stream.reshard.placement import kafka_head, later, targets
 from stream.storage.heads import StoreHead, TakeoverRecord
@@ -44,6 +45,7 @@ async def reshard_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer
         acks="all",
         max_request_size=settings.max_event_bytes + 131_072,
     )
+    end_transactions_once(producer)
     try:
         await asyncio.wait_for(producer.start(), settings.commit_timeout_s)
         yield producer

@@ -28,6 +28,7 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
         "g-scoring-heads",
         "g-campaigns-heads",
         "g-redrives",
+        "g-reshards",
         "g-tombstones",
     }
     assert set(_by_name(settings)) == named | derived
@@ -35,7 +36,7 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
 
 def test_partitions_agree_wherever_a_shard_keeps_its_number() -> None:
     specs = _by_name(Settings(partitions=6))
-    single = {"segment-models", "segment-reports", "segstream-redrives"}
+    single = {"segment-models", "segment-reports", "segstream-redrives", "segstream-reshards"}
     assert {spec.name for spec in specs.values() if spec.partitions != 6} == single
     assert {specs[name].partitions for name in single} == {1}
 

@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 def test_a_head_change_has_fields_of_a_head_with_their_types() -> None:
     head, change = get_type_hints(StoreHead), get_type_hints(HeadChange)
     assert {name: head[name] for name in change} == change
-    fixed = {"turn", "cluster", "partitions", "format", "stored", "era"}
+    fixed = {"turn", "cluster", "partitions", "format", "stored", "era", "former"}
     assert set(head) - set(change) == fixed, "no change of a turn"
 
 
