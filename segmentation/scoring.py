@@ -59,6 +59,7 @@ class _Work(NamedTuple):
     batch: Batch
     partition: int
     overdue: Callable[[], bool]
+    former: int  # partitions before they became more; 0: they never did
 
 
 def _work(plan: TurnPlan) -> _Work:
@@ -123,7 +124,7 @@ class ScoringStep:
                 clock,
                 start=batch.start,
                 close=close,
-                work=_Work(batch, partition, context.overdue),
+                work=_Work(batch, partition, context.overdue, context.former),
             )
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
@@ -133,7 +134,7 @@ class ScoringStep:
             list(batch.own),
             clock,
             clock if looks else None,
-            work=_Work(batch, partition, context.overdue),
+            work=_Work(batch, partition, context.overdue, context.former),
         )
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
@@ -147,12 +148,12 @@ class ScoringStep:
             clock,
             backfills=batch.registry,
             closed=batch.closed,
-            work=_Work(batch, partition, context.overdue),
+            work=_Work(batch, partition, context.overdue, context.former),
         )
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
         """Return the states after the plan's records, merged at their clocks, nothing scored; and the dead letters."""
-        batch, _, overdue = _work(plan)
+        batch, _, overdue, _ = _work(plan)
         turn = Turn(plan.taken, plan.clock, dead=list(batch.dead))
         open_slots = (plan.backfills or NONE_OPEN).open_slots
         fold = Fold(batch, plan.taken, (0, b""), None, open_slots, turn, self._rules, overdue)
@@ -186,7 +187,7 @@ class ScoringStep:
         taken = bisect_right(batch.clocks, bound[0]) if self._event_time else plan.taken
         turn = Turn(taken, self._clock(context), dead=[d for d in batch.dead if d.position < taken])
         turn.backfills = batch.backfills(taken)
-        customers = self._customers(plan, values, fired, turn, context.former)
+        customers = self._customers(plan, values, fired, turn)
         scoring, open_slots = self._scoring(context), (turn.backfills or context.backfills).open_slots
         fold = Fold(batch, taken, bound, scoring, open_slots, turn, self._rules, context.overdue)
         moves = self._fold(customers, fold)
@@ -280,10 +281,10 @@ class ScoringStep:
         return None if model is None else ScoringContext.of(model, self._dwell_ms, self._rules)
 
     def _customers(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn, former: int = 0
+        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
     ) -> list[Customer]:
         """Return the customers that take part: those with records, each on the right partition, and those due."""
-        batch, partition, _ = _work(plan)
+        batch, partition, _, former = _work(plan)
         parts: dict[bytes, Customer] = {}
         for key, value in zip(plan.keys, values, strict=True):
             # An erased customer's remains may lie in several shards after a reshard: they show no right partition.

@@ -62,7 +62,7 @@ async def check_settings(shard: ShardContext, kafka: KafkaHead | None, head: Sto
     if own is None:
         return
     held = await settings_held(shard.store, kafka, head, otherwise=own)
-    if held is not None and held != own:
+    if held is not None and differences(held, own):
         raise ShardQuarantined("settings_changed", f"{spoken(held, own)} in the heads of {shard}.", hint=WAYS_OUT)
 
 

@@ -21,7 +21,7 @@ from segmentation.step import (
     never,
 )
 from stream.engine.flow_control import deadline
-from stream.engine.ledger import Publication
+from stream.engine.ledger import Onward, Publication
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
@@ -110,8 +110,9 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     """Commit a head that covers the outputs of a torn turn, with all else that the turn published (step 4b).
 
     A late end of another transaction can commit a part of a turn: outputs, but not the head. Their last records for the
-    compacted topic are in the outputs themselves. Dead letters and tombstones follow from the turn's records, which are
-    absorbed here without being stored: Redis stands at N, and Kafka must come first. Other errors are those of
+    compacted topic are in the outputs themselves. Dead letters, tombstones, and records that go on to other partitions
+    follow from the turn's records, which are absorbed here without being stored: Redis stands at N, and Kafka must come
+    first. (A record that goes on twice counts once.) Other errors are those of
     `catch_up`.
     """
     shard, step, at = owned.shard, owned.shard.step, owned.head
@@ -125,7 +126,7 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     records = await _records_up_to(owned, head.offset)
     activation = Activation(head.activation, head.version)
     # At once: the turn's time was bounded when it was decided.
-    context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills)
+    context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills, former=at.former)
     plan = stepping(step.absorb, records, shard.partition, context)
     assert owned.raw is not None
     values = (await shard.store.load(owned.raw, plan.keys, None, 0)).values
@@ -136,7 +137,8 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     turn = stepping(step.merge, plan, values)
     left = shard.store.with_tombstones(Writes(turn.states), step.is_erased)
     dead = owned.dead_records(records, turn.dead, now_ms)
-    await owned.ledger.cover(Publication(head, outputs, dead, left.tombstones))
+    onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
+    await owned.ledger.cover(Publication(head, outputs, dead, left.tombstones, onward))
 
 
 def _covering(target: KafkaHead, last: OutputMark) -> KafkaHead:

@@ -155,7 +155,7 @@ class Ledger:
             await self._producer.begin_transaction()
             join_transaction(self._producer, TopicPartition(self._streams.heads, self._partition))
             latest, dead, tombstones = await self._send_others(torn)
-            await _acknowledged(latest, dead, tombstones)
+            await _acknowledged(latest, dead, tombstones, await self._send_onward(torn.onward))
             await self._send_turns_head(torn.head, dead)
             await self._producer.commit_transaction()
 

@@ -64,6 +64,12 @@ class Shard:
         Raises WorkerFailed; KafkaDenied and RedisUnreachable where this user isn't allowed what the shard needs. All
         other errors are handled here.
         """
+        try:
+            await self._own()
+        finally:
+            self._metrics.forget_shard(self.shard.step.name, self.shard.partition)
+
+    async def _own(self) -> None:
         cause, attempt = "assigned", 0
         while not self._stopping.is_set():
             owned: Owned | None = None
@@ -108,7 +114,6 @@ class Shard:
                 await self._back_off(attempt)
             finally:
                 await self._close(owned)
-        self._metrics.forget_shard(self.shard.step.name, self.shard.partition)
         await self._board.release(self.shard)
 
     def _refusal(self, error: Exception) -> SegstreamError | None:

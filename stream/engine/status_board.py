@@ -141,6 +141,7 @@ class StatusBoard:
     async def release(self, shard: ShardContext) -> None:
         """Show that the shard was released, unless a successor has shown itself already."""
         self.shards[shard.partition] = ShardStatus(self._owner, "released", self._now_s())
+        self._warnings.pop(shard.partition, None)
         try:
             found = await cast("Awaitable[bytes | None]", self._redis.hget(self._key, str(shard.partition)))
         except (RedisError, OSError):

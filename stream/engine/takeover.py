@@ -369,6 +369,9 @@ def _raised(head: StoreHead, target: KafkaHead) -> HeadChange:
         # Never less than before: a crash in this very rescore may have left Kafka's cursor behind the published moves.
         quiet = None if head.quiet is None or target.cursor is None else max(head.quiet, target.cursor)
         change |= {"quiet": quiet, "scope": head.scope if head.scope is Scope.RELEASED else scope_of_all(target)}
+    elif target.cursor is not None and target.scope in {Scope.EVERYONE, Scope.SETTINGS}:
+        # Of a change of settings that Redis hasn't seen, though the settings agree: two changes that cancel out.
+        change |= {"cursor": "", "quiet": target.cursor, "scope": scope_of_all(target)}
     return change
 
 

@@ -125,7 +125,7 @@ class Reconfigurer:
                 await self._change(shard, now_ms)
             except ShardQuarantined as stop:
                 left.append(f"shard {shard.partition} can't be taken over ({stop.reason}): {stop}")
-            except (ShardLost, KafkaError, RedisError, TimeoutError) as error:
+            except (ShardLost, KafkaError, RedisError, TimeoutError, AssertionError) as error:
                 left.append(f"shard {shard.partition} was taken back again and again: {error}")
             else:
                 yield f"shard {shard.partition}: changed; {CONSEQUENCES[shard.way]}"
@@ -165,7 +165,8 @@ class Reconfigurer:
         for _ in range(ATTEMPTS - 1):
             try:
                 return await self._publish(shard, now_ms)
-            except (ShardLost, KafkaError, RedisError, TimeoutError) as error:
+            # A fenced producer may also fail in an assertion of aiokafka.
+            except (ShardLost, KafkaError, RedisError, TimeoutError, AssertionError) as error:
                 if denied := denial(self._settings, error):
                     raise denied from error
                 log.debug("%s: %s; again", shard, error)

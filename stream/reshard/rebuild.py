@@ -47,9 +47,13 @@ def _under(agreed: Agreed | None, head: StoreHead) -> StoreHead:
     Where moves depend on what has changed since, the customers are rescored: the owner then knows of each move whether
     it is published, and that the settings are its cause.
     """
-    rescored = way_from(head.agreed, agreed) in {Way.RESCORE, Way.READ_AGAIN}
+    rescored = _is_rescored(head, agreed)
     head = replace(head, agreed=agreed)
     return replace(head, cursor="", quiet="", scope=Scope.EVERYONE) if rescored else head
+
+
+def _is_rescored(head: StoreHead, agreed: Agreed | None) -> bool:
+    return way_from(head.agreed, agreed) in {Way.RESCORE, Way.READ_AGAIN}
 
 
 class _Stretch(NamedTuple):
@@ -77,6 +81,7 @@ class ReshardedRebuilder:
         self._reader = LogReader(settings)
         self._redis = connect(settings)
         self._shards: Mapping[int, MovingShard] = {}
+        self._rescores = False  # all customers are rescored then: that gives each a due time
 
     async def rebuild(self, only: int | None = None) -> AsyncIterator[str]:
         """Rebuild all shards, or one; yield lines about it.
@@ -91,8 +96,10 @@ class ReshardedRebuilder:
             cluster, _ = await self._reader.describe(self._streams.pinned())
             await self._check_logs()
             agreed = self._step_of(self._settings, self._streams.step).agreed
-            await self._check_settings(agreed, last.partitions)
+            await self._check_heads(agreed, last.partitions)
             wanted = range(last.partitions) if only is None else [only]
+            inherited = [moved.head for moved in last.steps[self._streams.step].inherited]
+            self._rescores = any(_is_rescored(head, agreed) for head in inherited)
             self._shards = await look_at(self._settings, self._streams, self._redis, wanted)
             for p, shard in self._shards.items():
                 await shard.empty(cluster, last.former)
@@ -123,10 +130,13 @@ class ReshardedRebuilder:
                 hint=f"Set SEGSTREAM_PARTITIONS={last.partitions}.",
             )
 
-    async def _check_settings(self, own: Agreed | None, partitions: int) -> None:
+    async def _check_heads(self, own: Agreed | None, partitions: int) -> None:
+        """Raise where Kafka's present heads have other settings, or are of an input that was made anew."""
         heads = self._streams.heads
         for p in range(partitions):
             head = await self._reader.last_kafka_head(heads, p, *(await self._reader.bounds([heads], p))[heads])
+            if head and head.era:
+                raise _shortened([f"{self._streams.input}-{p} was made anew"])
             if own is not None and head and head.agreed not in {None, own}:
                 raise OtherSettings(
                     f"{self._streams.input}-{p} is under other settings than these.",
@@ -145,11 +155,7 @@ class ReshardedRebuilder:
             bounds = await self._reader.bounds(topics, p)
             shortened += [f"{topic}-{p} starts at offset {bounds[topic][0]}" for topic in topics if bounds[topic][0]]
         if shortened:
-            raise LogShortened(
-                f"{'; '.join(shortened)}: records from before a change of the number of partitions are gone, so Redis "
-                "can't be restored completely.",
-                hint="Restore a backup of Redis that was made after the change, and whose offset is still in the log.",
-            )
+            raise _shortened(shortened)
 
     def _stretches(self, cluster: str) -> list[_Stretch]:
         """Return all former shards, in the order of their times."""
@@ -186,7 +192,7 @@ class ReshardedRebuilder:
             context = TurnContext(clock, end.clock, Activation(end.activation, end.version), backfills=backfills)
             judge = _judge(step, stretch, records[-1].offset)
             plan, values, states = await self._absorb(judge, records, context, stretch, partitioner)
-            await self._store(states, values, step, end.clock)
+            await self._store(states, values, step, None if self._rescores else end.clock)
             clock, backfills = max(clock, plan.clock), plan.backfills or backfills
             merged += len(records)
         if backfills.rows:
@@ -284,10 +290,20 @@ class ReshardedRebuilder:
                 after = last.decode()
 
 
+def _shortened(where: Sequence[str]) -> LogShortened:
+    return LogShortened(
+        f"{'; '.join(where)}: records from before a change of the number of partitions are gone, so Redis "
+        "can't be restored completely.",
+        hint="Restore a backup of Redis that was made after the change, and whose offset is still in the log.",
+    )
+
+
 def _judge(step: Step, stretch: _Stretch, offset: int) -> Step:
     """Return the step under the settings that the record at this offset was delivered under."""
     for judged in stretch.judged:
-        if judged.era == stretch.end.era and offset < judged.until:
+        # A later change may have let all records be read again: then they count by the present settings.
+        again = way_from(judged.agreed, step.agreed) is Way.READ_AGAIN
+        if judged.era == stretch.end.era and offset < judged.until and not again:
             return step.under(judged.agreed)
     return step
 

@@ -145,13 +145,23 @@ def encode_head(head: KafkaHead | StoreHead | TakeoverRecord) -> bytes:
 
 
 def decode_kafka_head(value: bytes) -> KafkaHead:
-    """Decode a KafkaHead. Raises msgspec.DecodeError."""
-    return _decoded(_kafka_head, value)
+    """Decode a KafkaHead. Raises msgspec.DecodeError, also for another format."""
+    head = _decoded(_kafka_head, value)
+    _check_format(head.format)
+    return head
 
 
 def decode_store_head(value: bytes) -> StoreHead:
-    """Decode a StoreHead. Raises msgspec.DecodeError."""
-    return _decoded(_store_head, value)
+    """Decode a StoreHead. Raises msgspec.DecodeError, also for another format."""
+    head = _decoded(_store_head, value)
+    _check_format(head.format)
+    return head
+
+
+def _check_format(found: int) -> None:
+    """Refuse the head of a version whose fields may mean something else: written back, it would lose them."""
+    if found != FORMAT:
+        raise msgspec.DecodeError(f"it has format {found}, expected {FORMAT}")
 
 
 def decode_takeover(value: bytes) -> TakeoverRecord:

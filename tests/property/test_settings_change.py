@@ -334,6 +334,33 @@ def test_heads_of_an_earlier_version_get_the_settings_of_the_first_worker(monkey
     asyncio.run(upgrade())
 
 
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_two_changes_that_cancel_out_are_followed_by_a_redis_from_before_both(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings agree again, but Kafka's rescore goes on: the moves are those of an undisturbed run."""
+    before, after = logs(seed)
+    wanted = msgspec.structs.replace(OLD, window_days=12)
+
+    async def there_and_back(*, lost: bool) -> list[dict[str, Any]]:
+        rig = Rig(seed, monkeypatch.setattr)
+        rig.send(before)
+        await rig.work(OLD)
+        past = rig.store.copy()
+        await rig.change(OLD, wanted)
+        await rig.work(wanted)
+        await rig.change(wanted, OLD)
+        if lost:
+            rig.store.kept = past
+        await rig.work(OLD)
+        rig.send(after)
+        await rig.work(OLD)
+        rig.check(OLD)
+        return rig.moves()
+
+    assert asyncio.run(there_and_back(lost=True)) == asyncio.run(there_and_back(lost=False))
+
+
 def test_each_setting_has_a_way() -> None:
     assert tuple(WAYS) == Agreed.__struct_fields__
     assert [d.name for d in differences(OLD, msgspec.structs.replace(OLD, currency="EUR", dwell_hours=1.0))] == [
