@@ -78,6 +78,7 @@ async def test_a_shadow_is_what_the_activation_does(settings_for: Callable[..., 
     assert [row["rescored"] for row in first if "rescored" in row] == [None] * settings.partitions
 
 
+@pytest.mark.slow
 async def test_a_new_model_keeps_the_limit_of_moves_per_minute(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:

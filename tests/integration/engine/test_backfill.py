@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode, instant
@@ -57,6 +58,7 @@ def archive(numbers: range, backfill: str | None = "archive") -> list[CustomerEv
     return [order(name, n, 3 * n, backfill) for n in numbers for name in OLD]
 
 
+@pytest.mark.slow
 async def test_history_is_loaded_while_orders_arrive(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(time="event", rescore_slice=7)
     await topics.create(settings)

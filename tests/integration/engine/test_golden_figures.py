@@ -176,6 +176,7 @@ def total(figures: dict[str, ExportedFigures]) -> Decimal:
     return sum((f.monetary for f in figures.values()), Decimal(0))
 
 
+@pytest.mark.slow
 async def test_gross_figures_of_every_customer_and_date_agree_to_the_penny(
     settings_for: SettingsFor, golden: Golden, tmp_path: Path
 ) -> None:
@@ -201,6 +202,7 @@ async def test_gross_figures_of_every_customer_and_date_agree_to_the_penny(
     check_bytes(runs, 4_338)
 
 
+@pytest.mark.slow
 async def test_net_figures_of_every_customer_and_date_agree_to_the_penny(
     settings_for: SettingsFor, golden: Golden, tmp_path: Path
 ) -> None:
@@ -228,6 +230,7 @@ async def test_net_figures_of_every_customer_and_date_agree_to_the_penny(
     check_bytes(runs, 4_372)
 
 
+@pytest.mark.slow
 async def test_states_don_t_depend_on_the_order_of_records_when_orders_leave_the_window(
     settings_for: SettingsFor, golden: Golden
 ) -> None:

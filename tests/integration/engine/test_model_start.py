@@ -100,6 +100,7 @@ async def test_an_activation_resumes_after_a_crash(settings_for: Callable[..., S
     check_chains(after)
 
 
+@pytest.mark.slow
 async def test_a_newer_model_takes_over_without_the_older_one_finishing(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ async def rebuilt(settings: Settings, **how: Any) -> list[str]:
     return [line async for line in rebuilder.rebuild(**how)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs_too", [False, True], ids=["orders", "orders-and-moves"])
 async def test_allow_truncated_logs(settings_for: Callable[..., Settings], tmp_path: Path, outputs_too: bool) -> None:
     settings = settings_for()

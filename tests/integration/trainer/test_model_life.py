@@ -294,6 +294,7 @@ def test_a_writer_that_read_before_another_ended_is_refused(
         publish.promote(mine, B.version, ME)
 
 
+@pytest.mark.slow
 def test_of_two_promotions_at_once_one_wins_and_the_other_hears_it(
     mine: DeploymentSettings, worker: WorkerSettings
 ) -> None:

@@ -119,6 +119,7 @@ def test_the_first_model_is_trained_at_once_and_the_rest_is_reported(
     assert len(read_models(mine).history) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_touches_nothing(
     mine: DeploymentSettings, orders: Path, tmp_path: Path
 ) -> None:

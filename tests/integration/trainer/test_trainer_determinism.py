@@ -67,6 +67,7 @@ def said(process: subprocess.Popen[bytes]) -> bytes:
     return out
 
 
+@pytest.mark.slow
 def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
