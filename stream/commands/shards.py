@@ -162,8 +162,9 @@ def skip_lost(
 async def _skip_lost(settings: Settings, step: str, only: int | None) -> None:
     from stream.kafka.streams import streams_of
     from stream.repair.skip_lost import LossSkipper
+    from stream.worker.steps import step_of
 
-    async for line in LossSkipper(settings, streams_of(settings, step)).skip(only):
+    async for line in LossSkipper(settings, streams_of(settings, step), step_of(settings, step)).skip(only):
         echo(line)
 
 

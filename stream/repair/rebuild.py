@@ -202,7 +202,7 @@ class Rebuilder:
     def _step_over(self, partition: int) -> Callable[[Ledger], Awaitable[KafkaHead | None]]:
         async def step(ledger: Ledger) -> KafkaHead | None:
             bounds = await self._reader.bounds(self._streams.pinned(), partition)
-            return await step_kafka(ledger, self._reader, self._streams, partition, bounds)
+            return await step_kafka(ledger, self._reader, self._streams, self._step, partition, bounds)
 
         return step
 

@@ -21,6 +21,7 @@ from stream.storage.keys import ShardKeys
 from stream.storage.reads import REBUILD, TRUNCATED, parse_head
 
 if TYPE_CHECKING:
+    from segmentation.step import Step
     from stream.engine.ledger import Ledger
     from stream.kafka.streams import Streams
     from stream.settings import Settings
@@ -33,10 +34,11 @@ class NotToBeSkipped(SegstreamError):
 class LossSkipper:
     """Lets the shards of one step go on behind the records that their input has lost."""
 
-    def __init__(self, settings: Settings, streams: Streams) -> None:
+    def __init__(self, settings: Settings, streams: Streams, step: Step) -> None:
         """Call `skip`."""
         self._settings = settings
         self._streams = streams
+        self._step = step
         self._reader = LogReader(settings)
         self._redis = connect(settings)
 
@@ -78,7 +80,7 @@ class LossSkipper:
             bounds = await self._reader.bounds(streams.pinned(), partition)
             unlike = await self._unlike(partition, head, bounds)
             era = head.era if unlike else None
-            kafka = await step_kafka(ledger, self._reader, streams, partition, bounds, unlike=era)
+            kafka = await step_kafka(ledger, self._reader, streams, self._step, partition, bounds, unlike=era)
             after = _place(head, kafka, bounds[streams.input], unlike and kafka is None)
             after = await self._behind_outputs(partition, after, kafka, bounds)
             after = replace(after, token=secrets.token_hex(8), turn=head.turn + 1, stored=None)

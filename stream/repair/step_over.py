@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
-from segmentation.moves import latest_of
-from segmentation.step import Output
+from segmentation.step import Output, Step
 from stream.clock import now_ms
 from stream.engine.ledger import Ledger, Publication
+from stream.engine.ownership import stepping
 from stream.errors import SegstreamError, ShardLost
 from stream.kafka.refusals import denial
 from stream.storage.heads import KafkaHead, TakeoverRecord
@@ -62,7 +62,7 @@ def stepped(head: KafkaHead, begin: int, end: int, *, anew: bool = False) -> Kaf
     return replace(head, offset=begin) if head.offset < begin else None
 
 
-def covering(head: KafkaHead, torn: Sequence[LoggedOutput]) -> Publication:
+def covering(head: KafkaHead, torn: Sequence[LoggedOutput], step: Step) -> Publication:
     """Return the head with the outputs that a torn transaction has left behind S, as the last ones of their keys.
 
     Its offset isn't taken: it may be of the era before. The turn's records may be lost, and with them what dead letters
@@ -71,7 +71,7 @@ def covering(head: KafkaHead, torn: Sequence[LoggedOutput]) -> Publication:
     if not torn:
         return Publication(head)
     last = torn[-1].mark
-    outputs = [Output(o.key, o.value, o.headers, o.note, latest_of(o.value, o.note)) for o in torn]
+    outputs = [Output(o.key, o.value, o.headers, o.note, stepping(step.latest, o.value, o.note)) for o in torn]
     newer = last.activation > head.activation
     covered = replace(
         head,
@@ -84,7 +84,14 @@ def covering(head: KafkaHead, torn: Sequence[LoggedOutput]) -> Publication:
 
 
 async def step_kafka(
-    ledger: Ledger, reader: LogReader, streams: Streams, partition: int, bounds: Bounds, *, unlike: int | None = None
+    ledger: Ledger,
+    reader: LogReader,
+    streams: Streams,
+    step: Step,
+    partition: int,
+    bounds: Bounds,
+    *,
+    unlike: int | None = None,
 ) -> KafkaHead | None:
     """Move Kafka's head to where the input begins now, if it isn't within the input. Return the head; None: none yet.
 
@@ -108,7 +115,7 @@ async def step_kafka(
         # Those of the era before have offsets that mean other records now.
         _, ledger.dead_end = (await reader.bounds([streams.dead_letters], partition))[streams.dead_letters]
     torn = await reader.outputs_beyond(streams.output, partition, bounds[streams.output], after.count)  # 3
-    covered = covering(after, torn)
+    covered = covering(after, torn, step)
     await ledger.cover(covered)  # 4
     return covered.head
 

@@ -61,7 +61,7 @@ async def reasons(settings: Settings) -> set[str]:
 
 
 async def skipped(settings: Settings) -> list[str]:
-    return [line async for line in LossSkipper(settings, streams_of(settings, "scoring")).skip()]
+    return [line async for line in LossSkipper(settings, streams_of(settings, "scoring"), ToyStep()).skip()]
 
 
 async def rebuilt(settings: Settings, **how: Any) -> list[str]:
