@@ -214,6 +214,9 @@ class SimulatedWorld:
             end = self.broker.logs[TopicPartition(self.streams.input, p)].stable
             if head is None or head["offset"] < end or head["cursor"] is not None:
                 return False
+            due = self.place.server.data.get(self.keys(p).due.encode(), {})
+            if any(at < head["clock"] for at in due.values()):  # a turn takes some of them
+                return False
         return all(log.stable == len(log.entries) for log in self.broker.logs.values())
 
     def head(self, partition: int) -> dict[str, Any] | None:
