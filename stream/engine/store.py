@@ -226,7 +226,7 @@ class ShardStore:
         answers = await self._execute(pipe)
         self._compare(answers[0], head)
         values = cast("list[bytes | None]", answers[1]) if keys else []
-        erased = await self._fill_in_erased(keys, values) if self._any_erased else frozenset()
+        erased = await self._fill_in_erased(head, keys, values) if self._any_erased else frozenset()
         if horizon is None:
             return Loaded(values, [], erased)
         names, states, after = answers[-1]
@@ -236,16 +236,22 @@ class ShardStore:
         ]
         return Loaded(values, fired, erased, int(float(after[1])) if after else None)
 
-    async def _fill_in_erased(self, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
+    async def _fill_in_erased(self, head: bytes, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
         """Fill in the tombstones of keys without a state; return those keys.
 
-        This isn't under the head of `load`, but a commit is refused where the head has changed since.
+        A request of its own, under the same head as the states: if Redis was set back in between, an erased customer
+        would seem new, and the move that begins a second chain be published before any commit is refused. Raises as
+        `load` does.
         """
         absent = [index for index, value in enumerate(values) if value is None]
         if not absent:
             return frozenset()
         names = [tombstone(keys[index], self._salt) for index in absent]
-        found = cast("list[bytes | None]", await self._redis.hmget(self._keys.tombstones, names))
+        pipe = self._redis.pipeline(transaction=True)
+        self._ask(pipe)
+        pipe.hmget(self._keys.tombstones, cast("list[str]", names))
+        counted, found = await self._execute(pipe)
+        self._compare(counted, head)
         for index, value in zip(absent, found, strict=True):
             values[index] = value
         return frozenset(keys[index] for index in absent if values[index] is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from stream.engine import takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
 from stream.engine.status_board import StatusBoard
+from stream.engine.store import ShardStore
 from stream.errors import ShardQuarantined
 from stream.storage.heads import KafkaHead, StoreHead
+from stream.storage.keys import tombstone
 from tests.recovery.rig.mutants import Replace
 from tests.simulation.runs import Change
 from tests.simulation.world import SimulatedWorld
@@ -44,9 +47,24 @@ def _leaving_a_quarantine_hidden(replace: Replace, _: SimulatedWorld) -> None:
     replace(StatusBoard, "retry_asked", missing)
 
 
+def _reading_tombstones_under_no_head(replace: Replace, _: SimulatedWorld) -> None:
+    async def fill_in(self: Any, head: bytes, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
+        del head
+        absent = [index for index, value in enumerate(values) if value is None]
+        if not absent:
+            return frozenset()
+        names = [tombstone(keys[index], self._salt) for index in absent]
+        for index, value in zip(absent, await self._redis.hmget(self._keys.tombstones, names), strict=True):
+            values[index] = value
+        return frozenset(keys[index] for index in absent if values[index] is not None)
+
+    replace(ShardStore, "_fill_in_erased", fill_in)
+
+
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
     "a_first_owner_wakes_up_late": _stopping_a_late_first_owner,
     "a_zombie_hides_a_quarantine": _leaving_a_quarantine_hidden,
+    "tombstones_are_read_after_a_rollback": _reading_tombstones_under_no_head,
 }
