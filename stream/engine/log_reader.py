@@ -39,6 +39,7 @@ from stream.storage.reads import TRUNCATED
 TAKEOVER_FETCH_WAIT_MS: Final = 10
 TURN_FETCH_WAIT_MS: Final = 200  # turns send no other request
 POSITION_POLL_MS: Final = 20  # the position also moves over offsets without records
+END_ANSWERS: Final = 20  # that are too low before an end offset is believed
 END_PATIENCE_S: Final = 2.0  # how long an end offset may be too low
 FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a head; doubled until one is found
 
@@ -115,11 +116,13 @@ class LogReader:
     async def end_reaching(self, topic: str, partition: int, end: int, wanted: int) -> int:
         """Return the end of a partition, asked again for a while where it lies before `wanted`.
 
-        After a change of leader an end offset can be too low for a moment: no reason to stop a shard.
+        After a change of leader an end offset can be too low for a moment: no reason to stop a shard. The answers are
+        counted, not the time: a worker that was suspended meanwhile has asked but once.
         """
-        deadline = time.monotonic() + END_PATIENCE_S
-        while end < wanted and time.monotonic() < deadline:
-            await asyncio.sleep(END_PATIENCE_S / 20)
+        for _ in range(END_ANSWERS):
+            if end >= wanted:
+                break
+            await asyncio.sleep(END_PATIENCE_S / END_ANSWERS)
             end = (await self.bounds([topic], partition))[topic][1]
         return end
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -26,6 +27,18 @@ def _believing_ends(replace: Replace, _: SimulatedWorld) -> None:
         return arguments[3]
 
     replace(LogReader, "end_reaching", at_once)
+
+
+def _counting_seconds_not_answers(replace: Replace, _: SimulatedWorld) -> None:
+    async def end_reaching(self: LogReader, topic: str, partition: int, end: int, wanted: int) -> int:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 2
+        while end < wanted and loop.time() < deadline:
+            await asyncio.sleep(0.1)
+            end = (await self.bounds([topic], partition))[topic][1]
+        return end
+
+    replace(LogReader, "end_reaching", end_reaching)
 
 
 def _stopping_a_late_first_owner(replace: Replace, _: SimulatedWorld) -> None:
@@ -64,6 +77,7 @@ def _reading_tombstones_under_no_head(replace: Replace, _: SimulatedWorld) -> No
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
+    "a_suspended_worker_asks_an_end_once": _counting_seconds_not_answers,
     "a_first_owner_wakes_up_late": _stopping_a_late_first_owner,
     "a_zombie_hides_a_quarantine": _leaving_a_quarantine_hidden,
     "tombstones_are_read_after_a_rollback": _reading_tombstones_under_no_head,

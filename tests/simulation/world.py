@@ -107,7 +107,7 @@ class SimulatedWorld:
         key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
         while True:
             await asyncio.sleep(OPERATOR_S)
-            if b'"quarantined"' not in (self.place.server.command(b"HGET", key, field) or b""):
+            if not self._is_quarantined(partition):
                 continue
             try:
                 rebuilder = Rebuilder(self.settings, self.streams, step_of(self.settings))
@@ -117,6 +117,10 @@ class SimulatedWorld:
                 self.note(f"the rebuild failed: {error!r}")
             else:
                 self.place.server.command(b"HDEL", key, field)
+
+    def _is_quarantined(self, partition: int) -> bool:
+        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
+        return b'"quarantined"' in (self.place.server.command(b"HGET", key, field) or b"")
 
     def digest(self) -> str:
         """Return a digest of the trace and of every log."""
@@ -210,6 +214,8 @@ class SimulatedWorld:
 
     def _is_settled(self) -> bool:
         for p in range(self.case.partitions):
+            if p in self._operating and self._is_quarantined(p):
+                return False
             head = self.head(p)
             end = self.broker.logs[TopicPartition(self.streams.input, p)].stable
             if head is None or head["offset"] < end or head["cursor"] is not None:
