@@ -7,11 +7,14 @@ one of them.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from msgspec import Struct
 
 from segmentation.entries import DAY_MS, Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Agreed(Struct, frozen=True):
@@ -54,6 +57,11 @@ class JudgedBefore(Struct, frozen=True):
     until: int
     agreed: Agreed
     era: int = 0
+
+
+def judged_at(judged: Sequence[JudgedBefore], era: int, offset: int) -> JudgedBefore | None:
+    """Return by what the record at an offset of this era was judged; None: by the present settings."""
+    return next((j for j in judged if j.era == era and offset < j.until), None)
 
 
 class Way(IntEnum):

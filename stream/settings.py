@@ -247,6 +247,11 @@ class Settings(DeploymentSettings):
         return self.agreed.dwell_ms
 
     @property
+    def salt(self) -> bytes:
+        """SEGSTREAM_ERASURE_SALT, as the hashes of erased customers' ids take it."""
+        return self.erasure_salt.get_secret_value().encode()
+
+    @property
     def backfill_expiry_ms(self) -> int:
         """How long a backfill may have no record before it counts as finished."""
         return int(self.backfill_expiry_hours * 3_600_000)

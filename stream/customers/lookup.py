@@ -122,7 +122,7 @@ def reports(
 
     Raises CustomerUnreadable, ShardUnreadable where a shard can't answer, RedisError.
     """
-    salt = settings.erasure_salt.get_secret_value().encode()
+    salt = settings.salt
     for partition in range(settings.partitions):
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
         require_head(redis, keys, settings)

@@ -71,7 +71,7 @@ class Mentions:
             raise CustomerIdRefused(
                 f"the customer's id has {len(customer_id)} characters, expected 1 to {_LONGEST_ID}."
             )
-        salt = settings.erasure_salt.get_secret_value().encode()
+        salt = settings.salt
         try:
             return cls(customer_id, tombstone(customer_id.encode(), salt))
         except UnicodeEncodeError:

@@ -64,7 +64,7 @@ class ShardHolding(NamedTuple):
 def shard_holdings(redis: Redis, settings: Settings, mentions: Mentions) -> Iterator[ShardHolding]:
     """Yield what each shard holds of a customer, also where it holds nothing. Raises RedisError."""
     places = shard_places(settings)
-    salt = settings.erasure_salt.get_secret_value().encode()
+    salt = settings.salt
     for at in range(0, len(places), _SHARDS_AT_ONCE):
         some = places[at : at + _SHARDS_AT_ONCE]
         names = [name for place in some for name in place.keys.all()]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from segmentation.agreed import judged_at
 from segmentation.step import (
     Activation,
     BatchTooLong,
@@ -100,10 +101,8 @@ async def _absorb_batch(
 
 def _judge(step: Step, kafka: KafkaHead, offset: int) -> tuple[Step, int]:
     """Return (the step under the settings that the record at this offset was delivered under, where these end)."""
-    for judged in kafka.judged:
-        if judged.era == kafka.era and offset < judged.until:
-            return step.under(judged.agreed), min(judged.until, kafka.offset)
-    return step, kafka.offset
+    judged = judged_at(kafka.judged, kafka.era, offset)
+    return (step.under(judged.agreed), min(judged.until, kafka.offset)) if judged else (step, kafka.offset)
 
 
 async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], end: int, now_ms: int) -> None:
@@ -112,17 +111,15 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     A late end of another transaction can commit a part of a turn: outputs, but not the head. Their last records for the
     compacted topic are in the outputs themselves. Dead letters, tombstones, and records that go on to other partitions
     follow from the turn's records, which are absorbed here without being stored: Redis stands at N, and Kafka must come
-    first. (A record that goes on twice counts once.) Other errors are those of
-    `catch_up`.
+    first. (A record that goes on twice counts once.) Other errors are those of `catch_up`.
     """
     shard, step, at = owned.shard, owned.shard.step, owned.head
     last = torn[-1].mark
     log.warning(
         "%s: the outputs end with %d, the head with %d: covering a torn transaction", shard, last.number, kafka.count
     )
-    head = _covering(kafka, last)
+    head = msgspec.structs.replace(covered(kafka, last), offset=max(kafka.offset, last.offset))
     await _check_end(owned, head.offset, end)
-    outputs = [Output(o.key, o.value, o.headers, o.note, stepping(step.latest, o.value, o.note)) for o in torn]
     records = await _records_up_to(owned, head.offset)
     activation = Activation(head.activation, head.version)
     # At once: the turn's time was bounded when it was decided.
@@ -130,22 +127,26 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     plan = stepping(step.absorb, records, shard.partition, context)
     assert owned.raw is not None
     values = (await shard.store.load(owned.raw, plan.keys, None, 0)).values
+    places = {key: place for place, key in enumerate(plan.keys)}
     for output in torn:
-        if output.key in plan.keys:
-            place = plan.keys.index(output.key)
+        if (place := places.get(output.key)) is not None:
             values[place] = stepping(step.patch, values[place], output.note)
     turn = stepping(step.merge, plan, values)
     left = shard.store.with_tombstones(Writes(turn.states), step.is_erased)
     dead = owned.dead_records(records, turn.dead, now_ms)
     onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
-    await owned.ledger.cover(Publication(head, outputs, dead, left.tombstones, onward))
+    await owned.ledger.cover(Publication(head, republished(torn, step), dead, left.tombstones, onward))
 
 
-def _covering(target: KafkaHead, last: OutputMark) -> KafkaHead:
-    """Return the Kafka head that covers a torn turn, whose last output has this mark."""
+def republished(torn: Sequence[LoggedOutput], step: Step) -> list[Output]:
+    """Return a torn turn's outputs as the step made them, for the compacted topic."""
+    return [Output(o.key, o.value, o.headers, o.note, stepping(step.latest, o.value, o.note)) for o in torn]
+
+
+def covered(target: KafkaHead, last: OutputMark) -> KafkaHead:
+    """Return the Kafka head with a torn turn's outputs, whose last one has this mark; its offset stays."""
     return msgspec.structs.replace(
         target,
-        offset=max(target.offset, last.offset),
         count=last.number,
         clock=max(target.clock, last.clock),
         activation=max(target.activation, last.activation),

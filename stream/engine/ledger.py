@@ -154,8 +154,8 @@ class Ledger:
         async with self._in_time("a covering head"):
             await self._producer.begin_transaction()
             join_transaction(self._producer, TopicPartition(self._streams.heads, self._partition))
-            latest, dead, tombstones = await self._send_others(torn)
-            await _acknowledged(latest, dead, tombstones, await self._send_onward(torn.onward))
+            latest, dead, rest = await self._send_others(torn)
+            await _acknowledged(latest, dead, rest)
             await self._send_turns_head(torn.head, dead)
             await self._producer.commit_transaction()
 
@@ -174,9 +174,8 @@ class Ledger:
             # The head's partition joins the transaction together with the outputs': a request less in every turn.
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             outputs = await self._send_outputs(turn)
-            latest, dead, tombstones = await self._send_others(turn)
-            onward = await self._send_onward(turn.onward)
-            await _acknowledged(outputs, latest, dead, tombstones, onward)
+            latest, dead, rest = await self._send_others(turn)
+            await _acknowledged(outputs, latest, dead, rest)
             await self._send_turns_head(turn.head, dead)
             await producer.commit_transaction()
         if not outputs:
@@ -208,9 +207,9 @@ class Ledger:
         return await self._send_rows(self._streams.output, rows)
 
     async def _send_others(self, turn: Publication) -> tuple[list[Sent], list[Sent], list[Sent]]:
-        """Send all but outputs and head. Return (the latest outputs, the dead letters, the tombstones)."""
-        latest = await self._send_latest(turn.outputs)
-        return latest, await self._send_dead(turn.dead), await self._send_tombstones(turn.tombstones)
+        """Send all but outputs and head. Return (the latest outputs, the dead letters, the rest)."""
+        latest, dead = await self._send_latest(turn.outputs), await self._send_dead(turn.dead)
+        return latest, dead, [*await self._send_tombstones(turn.tombstones), *await self._send_onward(turn.onward)]
 
     async def _send_latest(self, outputs: Sequence[Output]) -> list[Sent]:
         """Send the last output of each key to the compacted topic, with its note in case the outputs expire."""

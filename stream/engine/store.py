@@ -24,6 +24,8 @@ from stream.storage.reads import HeadUnreadable, ShardLostInPart, check_stored, 
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
+    from stream.settings import Settings
+
 # Lua's unpack takes fewer than 8,000 values. The arguments are checked before the first write, because Redis doesn't
 # undo the writes of a script that fails.
 _KEYS: Final = """
@@ -141,6 +143,11 @@ class ShardStore:
         self._salt = salt
         self._sha: dict[str, str] = {}
         self._any_erased = False
+
+    @classmethod
+    def of(cls, redis: Redis, settings: Settings, topic: str, partition: int) -> ShardStore:
+        """Return the store of a shard of these settings. `topic`: the step's input."""
+        return cls(redis, ShardKeys(settings.group, topic, partition), settings.salt)
 
     async def read_head(self) -> bytes | None:
         """Read the head's bytes, and load the scripts, which a restarted server has forgotten.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from segmentation.agreed import differences
 from segmentation.events import iso
 from stream.engine.agreement import settings_held, spoken
 from stream.engine.log_reader import Bounds, LogReader
@@ -21,7 +22,6 @@ from stream.kafka.streams import ForeignOutputs
 from stream.repair.step_over import step_kafka, stepped, while_fenced
 from stream.storage.client import connect
 from stream.storage.heads import NOTE_HEADER, KafkaHead, StoreHead, encode_head, first_head
-from stream.storage.keys import ShardKeys
 
 if TYPE_CHECKING:
     from segmentation.step import Step
@@ -185,14 +185,13 @@ class Rebuilder:
         return line
 
     def _store(self, partition: int) -> ShardStore:
-        keys = ShardKeys(self._settings.group, self._streams.input, partition)
-        return ShardStore(self._redis, keys, self._settings.erasure_salt.get_secret_value().encode())
+        return ShardStore.of(self._redis, self._settings, self._streams.input, partition)
 
     async def _check_settings(self, remains: _Remains) -> None:
         """Raise OtherSettings where Kafka's head (or the group, before the first turn) has others than these."""
         own = self._step.agreed
         held = await settings_held(self._store(remains.partition), remains.head, None) if own else None
-        if own is not None and held is not None and held != own:
+        if own is not None and held is not None and differences(held, own):
             raise OtherSettings(
                 f"{spoken(held, own)} in Kafka's head of {self._streams.input}-{remains.partition}: rebuilt under "
                 "other settings, its customers would move as if they had done something.",

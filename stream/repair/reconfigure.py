@@ -31,7 +31,6 @@ from stream.errors import SegstreamError, ShardLost, ShardQuarantined
 from stream.kafka.refusals import denial
 from stream.storage.client import connect
 from stream.storage.heads import KafkaHead
-from stream.storage.keys import ShardKeys
 from stream.storage.reads import HeadUnreadable, parse_head
 
 if TYPE_CHECKING:
@@ -138,9 +137,7 @@ class Reconfigurer:
         await self._store(0).change_agreed(msgspec.json.encode(self._step.agreed))
 
     def _store(self, partition: int) -> ShardStore:
-        settings = self._settings
-        keys = ShardKeys(settings.group, self._streams.input, partition)
-        return ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
+        return ShardStore.of(self._redis, self._settings, self._streams.input, partition)
 
     async def _look(self, partition: int) -> ShardChange:
         streams = self._streams

@@ -59,16 +59,11 @@ class LossSkipper:
         """Skip what one shard has lost; return a line about it. A shard that has lost nothing isn't disturbed."""
         settings, streams = self._settings, self._streams
         keys = ShardKeys(settings.group, streams.input, partition)
-        store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
+        store = ShardStore(self._redis, keys, settings.salt)
         _, head = await self._head(store, keys, cluster, partitions)
         bounds = await self._reader.bounds(streams.pinned(), partition)
-        begin, end = bounds[streams.heads]
-        # The last offset is the marker that ends a transaction. What is found here is asked again under the fence.
-        kafka, _ = (
-            await self._reader.read_kafka_head(streams.heads, partition, begin, end - 1)
-            if end > begin
-            else (None, None)
-        )
+        # What is found here is asked again under the fence.
+        kafka = await self._reader.last_kafka_head(streams.heads, partition, *bounds[streams.heads])
         unlike = await self._unlike(partition, head, bounds)
         within = bounds[streams.input]
         after = await self._behind_outputs(partition, _place(head, kafka, within, unlike), kafka, bounds)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
-from segmentation.step import Output, Step
+from segmentation.step import Step
 from stream.clock import now_ms
+from stream.engine.catch_up import covered, republished
 from stream.engine.ledger import Ledger, Publication
-from stream.engine.ownership import stepping
 from stream.errors import SegstreamError, ShardLost
 from stream.kafka.refusals import denial
 from stream.storage.heads import KafkaHead, TakeoverRecord
@@ -70,17 +70,7 @@ def covering(head: KafkaHead, torn: Sequence[LoggedOutput], step: Step) -> Publi
     """
     if not torn:
         return Publication(head)
-    last = torn[-1].mark
-    outputs = [Output(o.key, o.value, o.headers, o.note, stepping(step.latest, o.value, o.note)) for o in torn]
-    newer = last.activation > head.activation
-    covered = replace(
-        head,
-        count=last.number,
-        clock=max(head.clock, last.clock),
-        activation=max(head.activation, last.activation),
-        version=last.version if newer else head.version,
-    )
-    return Publication(covered, outputs)
+    return Publication(covered(head, torn[-1].mark), republished(torn, step))
 
 
 async def step_kafka(
@@ -115,9 +105,9 @@ async def step_kafka(
         # Those of the era before have offsets that mean other records now.
         _, ledger.dead_end = (await reader.bounds([streams.dead_letters], partition))[streams.dead_letters]
     torn = await reader.outputs_beyond(streams.output, partition, bounds[streams.output], after.count)  # 3
-    covered = covering(after, torn, step)
-    await ledger.cover(covered)  # 4
-    return covered.head
+    publication = covering(after, torn, step)
+    await ledger.cover(publication)  # 4
+    return publication.head
 
 
 async def while_fenced(

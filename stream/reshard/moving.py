@@ -34,7 +34,7 @@ class MovingShard:
         """Call `look` first. The settings may be of either count."""
         self.partition = partition
         self.keys = ShardKeys(settings.group, streams.input, partition)
-        self.store = ShardStore(redis, self.keys, settings.erasure_salt.get_secret_value().encode())
+        self.store = ShardStore(redis, self.keys, settings.salt)
         self.head: StoreHead | None = None
         self.raw: bytes | None = None
 

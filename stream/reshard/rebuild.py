@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from segmentation.agreed import Agreed, JudgedBefore, Way, way_from
+from segmentation.agreed import Agreed, JudgedBefore, Way, differences, judged_at, way_from
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import muted_by, with_mute
 from segmentation.step import Activation, KafkaRecord, Scope, Step, TurnContext, TurnPlan
@@ -137,7 +137,7 @@ class ReshardedRebuilder:
             head = await self._reader.last_kafka_head(heads, p, *(await self._reader.bounds([heads], p))[heads])
             if head and head.era:
                 raise _shortened([f"{self._streams.input}-{p} was made anew"])
-            if own is not None and head and head.agreed not in {None, own}:
+            if own is not None and head and head.agreed is not None and differences(head.agreed, own):
                 raise OtherSettings(
                     f"{self._streams.input}-{p} is under other settings than these.",
                     hint="Restore the settings for the rebuild. To change them for good, run `segstream reconfigure`.",
@@ -300,12 +300,10 @@ def _shortened(where: Sequence[str]) -> LogShortened:
 
 def _judge(step: Step, stretch: _Stretch, offset: int) -> Step:
     """Return the step under the settings that the record at this offset was delivered under."""
-    for judged in stretch.judged:
-        # A later change may have let all records be read again: then they count by the present settings.
-        again = way_from(judged.agreed, step.agreed) is Way.READ_AGAIN
-        if judged.era == stretch.end.era and offset < judged.until and not again:
-            return step.under(judged.agreed)
-    return step
+    # A later change may have let all records be read again: then they count by the present settings.
+    earlier = [j for j in stretch.judged if way_from(j.agreed, step.agreed) is not Way.READ_AGAIN]
+    judged = judged_at(earlier, stretch.end.era, offset)
+    return step.under(judged.agreed) if judged else step
 
 
 def _is_usable(step: Step, record: KafkaRecord, partition: int, context: TurnContext) -> bool:

@@ -23,7 +23,6 @@ from stream.errors import SegstreamError, ShardLost
 from stream.kafka.streams import Streams
 from stream.metrics import Metrics
 from stream.reshard.placement import Sealed, kafka_head
-from stream.storage.keys import ShardKeys
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -78,8 +77,7 @@ class Sealer:
         return await self._seal(partition, drained=False, sealed=False)
 
     async def _seal(self, partition: int, *, drained: bool, sealed: bool = True) -> Sealed:
-        keys = ShardKeys(self._settings.group, self._streams.input, partition)
-        store = ShardStore(self._redis, keys, self._settings.erasure_salt.get_secret_value().encode())
+        store = ShardStore.of(self._redis, self._settings, self._streams.input, partition)
         context = ShardContext(
             self._settings, self._streams, partition, self._step, store, _CommandAsMember(), handing_over=True
         )

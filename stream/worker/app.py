@@ -36,7 +36,6 @@ from stream.models.feed import ModelFeed
 from stream.settings import Settings
 from stream.storage.client import connect, redis_client
 from stream.storage.eviction import check_eviction, eviction_warning
-from stream.storage.keys import ShardKeys
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +70,7 @@ class ShardService(Service):
         slots = TurnSlots(settings.turns_at_once)
 
         def make_shard(partition: int) -> Shard:
-            keys = ShardKeys(settings.group, streams.input, partition)
-            store = ShardStore(self._redis, keys, settings.erasure_salt.get_secret_value().encode())
+            store = ShardStore.of(self._redis, settings, streams.input, partition)
             context = ShardContext(settings, streams, partition, step, store, membership)
             return Shard(context, self._feed, self._metrics, self._board, slots, now_ms)
 

@@ -95,8 +95,8 @@ def _publishing(*, outputs: bool = True, head: bool = True, in_order: bool = Tru
             await producer.begin_transaction()
             join_transaction(producer, TopicPartition(self._streams.heads, p))
             sent = await self._send_outputs(turn)
-            latest, dead, tombstones = await self._send_others(turn)
-            everything = [*sent, *latest, *dead, *tombstones]
+            latest, dead, rest = await self._send_others(turn)
+            everything = [*sent, *latest, *dead, *rest]
             acknowledged = asyncio.gather(*(future for future, _ in everything), return_exceptions=not outputs)
             if outputs and in_order:
                 await acknowledged

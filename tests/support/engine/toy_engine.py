@@ -65,8 +65,7 @@ async def engine(settings: Settings, step: Step | None = None, models: Models | 
     slots = TurnSlots(settings.turns_at_once)
 
     def make(partition: int) -> Shard:
-        salt = settings.erasure_salt.get_secret_value().encode()
-        store = ShardStore(redis, ShardKeys(settings.group, streams.input, partition), salt)
+        store = ShardStore.of(redis, settings, streams.input, partition)
         return Shard(
             ShardContext(settings, streams, partition, step or ToyStep(), store, membership),
             models,
