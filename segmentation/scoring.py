@@ -117,25 +117,13 @@ class ScoringStep:
         clock = self._clock(context)
         batch = self._reader.read(records, clock, context.backfills)
         close = batch.close if records else self._expired(context)
+        work = _Work(batch, partition, context.overdue, context.former)
         if not batch.clocks and (batch.start or close):
-            return TurnPlan(
-                batch.turn_records,
-                [],
-                clock,
-                start=batch.start,
-                close=close,
-                work=_Work(batch, partition, context.overdue, context.former),
-            )
+            return TurnPlan(batch.turn_records, [], clock, start=batch.start, close=close, work=work)
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = context.model is not None and (bool(records) or not self._event_time)
-        return TurnPlan(
-            len(batch.clocks),
-            list(batch.own),
-            clock,
-            clock if looks else None,
-            work=_Work(batch, partition, context.overdue, context.former),
-        )
+        return TurnPlan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=work)
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode records that were delivered before, as `plan` does, at the clocks of their first delivery."""
@@ -314,6 +302,7 @@ class ScoringStep:
         """Do rounds of one event a customer: its next move by time if that comes first, else its next record."""
         moves: list[Move] = []
         batch, taken, bound, scoring = fold.batch, fold.taken, fold.bound, fold.scoring
+        fold.check_time()
         if scoring is not None:
             fired = [c for c in customers if c.fired_at is not None and not c.drops_silently()]
             search_customers(fired, [c.fired_at or 0 for c in fired], scoring)

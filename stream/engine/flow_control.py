@@ -49,7 +49,9 @@ class FlowControl:
         self._slots = slots
         self.limit = settings.turn_max_orders  # records of the next turn
         # In event time due customers come before the next order in any case, and larger slices cost less.
-        self.due_slice = min(settings.due_slice, DUE_BESIDE_ORDERS) if settings.time == "wall" else settings.due_slice
+        wall = settings.time == "wall"
+        self._most_due = min(settings.due_slice, DUE_BESIDE_ORDERS) if wall else settings.due_slice
+        self.due_slice = self._most_due  # due customers of the next turn
         self._growth = 2.0  # of the next batch over this one
         self._slice = _FIRST_SLICE  # customers of a rescore's slice that don't hold the event loop for too long
         self._began = 0.0
@@ -69,9 +71,15 @@ class FlowControl:
         """Note that a turn begins."""
         self._began = self._clock_s()
 
-    def too_long(self, taken: int) -> None:
-        """Note that a batch of `taken` records was given up: smaller ones follow, and grow slowly."""
-        self.failed(taken)
+    def too_long(self, taken: int, due: int) -> None:
+        """Note that a batch of `taken` records and `due` customers was given up: smaller ones follow, and grow slowly.
+
+        Where there were more due customers than records, fewer records wouldn't help.
+        """
+        if taken > max(due, 1):
+            self.failed(taken)
+        else:
+            self.due_slice = max(1, due // 2)
         self._growth = LEAST_GROWTH
 
     def failed(self, taken: int) -> None:
@@ -87,11 +95,15 @@ class FlowControl:
         if seconds > most_s and taken > max(due, 1):
             self.limit = max(1, int(taken * most_s / seconds))
         else:
-            self.limit = min(self._settings.turn_max_orders, max(self.limit + 1, int(self.limit * self._growth)))
+            self.limit = self._grown(self.limit, self._settings.turn_max_orders)
+            self.due_slice = self._grown(self.due_slice, self._most_due)
             self._growth = min(2.0, self._growth * LEAST_GROWTH)
         if taken:
             self._slots.ordered_at = self._clock_s()
         self._small = taken * FULL_SHARE < self._settings.turn_max_orders
+
+    def _grown(self, size: int, most: int) -> int:
+        return min(most, max(size + 1, int(size * self._growth)))
 
     def rescores_now(self, *, limited: bool) -> bool:
         """Return whether a slice of a rescore may come now. `limited`: it is the rescore of a new model."""

@@ -211,18 +211,19 @@ class Turns:
         """Let the step decide a batch. Raises StepFailed where the step raises without a record."""
         shard, slice_ = self.shard, self._flow.due_slice
         assert owned.raw is not None
-        fired: list[DueEntry] = []
+        fired, due = list[DueEntry](), 0
         try:
             plan = stepping(shard.step.plan, records, shard.partition, context)
             if plan.start is not None or plan.close:
                 return BatchResult(plan)
             loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
-            fired = loaded.fired
+            fired, due = loaded.fired, min(len(loaded.fired), slice_)
             self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
-            timed = context._replace(overdue=deadline()) if len(records) > 1 else context
+            timed = context._replace(overdue=deadline()) if max(len(records), due) > 1 else context
             turn = stepping(shard.step.decide, plan, loaded.values, fired, len(fired) > slice_, timed)
         except BatchTooLong:
-            self._flow.too_long(len(records))
+            self._flow.too_long(len(records), due)
+            self._next_due = fired[0].at if fired else self._next_due  # they are still to come
             return BatchResult(plan)
         except StepFailed as failure:
             if not records:

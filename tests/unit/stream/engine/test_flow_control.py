@@ -75,19 +75,34 @@ def test_slices_of_a_rescore_grow_while_they_are_quick_and_shrink_where_they_hol
 
 def test_batches_grow_slowly_after_one_that_took_too_long() -> None:
     flow = _flow(turn_max_orders=4_000)
-    flow.too_long(4_000)
+    flow.too_long(4_000, 0)
     assert flow.limit == 2_000
     flow.done(taken=2_000, due=0, seconds=0.01)
     assert flow.limit == 2_200
     for _ in range(40):
         flow.done(taken=flow.limit, due=0, seconds=0.01)
     assert flow.limit == 4_000
-    flow.too_long(4_000)
-    for taken in (2, 1):
-        flow.too_long(taken)
+    flow.too_long(4_000, 9)
+    flow.too_long(2, 0)
     assert flow.limit == 1
     flow.done(taken=1, due=0, seconds=0.01)
     assert flow.limit == 2
+
+
+def test_fewer_due_customers_come_where_they_take_too_long_and_no_fewer_records() -> None:
+    flow = _flow(turn_max_orders=4_000, due_slice=512, time="event")
+    flow.too_long(3, 512)
+    assert (flow.limit, flow.due_slice) == (4_000, 256)
+    flow.done(taken=0, due=256, seconds=0.1)
+    assert (flow.limit, flow.due_slice) == (4_000, 281)
+    for _ in range(20):
+        flow.done(taken=0, due=256, seconds=0.1)
+    assert flow.due_slice == 512
+    taken, due = 8, 6
+    while max(taken, due) > 1:  # neither alone takes too long: in the end it is one of each
+        flow.too_long(taken, due)
+        taken, due = min(taken, flow.limit), min(due, flow.due_slice)
+    assert (taken, due) == (1, 1)
 
 
 def test_a_batch_is_overdue_after_its_time_since_it_was_asked_first() -> None:
