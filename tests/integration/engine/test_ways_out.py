@@ -30,9 +30,9 @@ from tests.support.engine.deployment import Deployment, open_deployment
 from tests.support.engine.real_worker import put
 from tests.support.orders import send_events
 from tests.support.runbook import blocks, entries
-from tests.support.topics import cut, delete_topic, recreate
+from tests.support.topics import add_partitions, cut, delete_topic, recreate
 
-ByHand = Callable[[], None]
+ByHand = Callable[[], Awaitable[None] | None]
 Provoke = Callable[[Deployment, pytest.MonkeyPatch], Awaitable[ByHand | None]]
 OUTPUTS: Final = ("changes_topic", "state_topic", "actions_topic")
 WAYS: Final[dict[tuple[str, int], Provoke]] = {}
@@ -71,8 +71,8 @@ async def test_the_commands_of_the_runbook_lead_out(
         assert shop.engine
         for command in re.findall("`(seg[^`]+)`", " ".join(s.detail for s in shop.engine.board.shards.values())):
             assert re.sub(r"\d+", "", command).strip() in entries()[reason], "the hint names a way that the runbook has"
-        if by_hand:
-            by_hand()
+        if by_hand and (pending := by_hand()) is not None:
+            await pending
         await shop.run(blocks()[reason][block])
         await shop.works()
 
@@ -157,6 +157,22 @@ async def _(shop: Deployment, _: pytest.MonkeyPatch) -> None:
 async def _(shop: Deployment, _: pytest.MonkeyPatch) -> None:
     await worked(shop)
     shop.workers = shop.settings.model_copy(update={"partitions": 3})
+
+
+@provokes("partitions_changed", 1)
+async def _(shop: Deployment, _: pytest.MonkeyPatch) -> ByHand:
+    await worked(shop)
+    await shop.start()
+    await add_partitions(shop.settings, shop.settings.orders_topic, 12)
+    grown = shop.settings.model_copy(update={"partitions": 12})
+    for producer in (grown, shop.settings):  # one knows the new partitions already, the other not yet
+        await shop.order(routed_by=producer)
+
+    async def stop_workers() -> None:
+        await shop.stop()
+        shop.settings = grown
+
+    return stop_workers
 
 
 @provokes("input_gone", 0, 1)

@@ -80,16 +80,21 @@ class Deployment:
         await self.note_moves()
 
     async def order(
-        self, customers: Iterable[str] | None = None, number: int = 2, *, ago: timedelta = timedelta(0)
+        self,
+        customers: Iterable[str] | None = None,
+        number: int = 2,
+        *,
+        ago: timedelta = timedelta(0),
+        routed_by: Settings | None = None,
     ) -> None:
-        """Send so many orders of each customer, dated as long ago."""
+        """Send so many orders of each customer, dated as long ago. `routed_by`: settings of the producer."""
         self._sent += 1
         for name in self.customers if customers is None else customers:
             for each in range(number):
                 text, now = f"{name}-{self._sent}-{each}", datetime.now(UTC) - ago
                 amount = Amount("90.00", "USD")
                 placed = OrderPlaced(id=text, order_id=text, customer_id=name, occurred_at=now, amount=amount)
-                await send_events(self.settings, placed)
+                await send_events(routed_by or self.settings, placed)
 
     async def settled(self) -> None:
         """Wait until all is scored."""
