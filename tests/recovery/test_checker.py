@@ -93,7 +93,7 @@ WRONG: dict[str, Callable[[GroupRun], GroupRun]] = {
     "aren't in the dead letters": lambda r: replace(r, dead=[]),
     "dead letters of usable records": lambda r: replace(r, dead=[letter(3), letter(1)]),
     "heads that went back": lambda r: replace(r, heads=[head(3, 3), head(2, 3)]),
-    "count other moves": lambda r: replace(r, heads=r.heads[:2]),
+    "count other outputs": lambda r: replace(r, heads=r.heads[:2]),
     "isn't at the end": lambda r: replace(r, shards=[replace(ONE, head=ONE.head | {"offset": 1})]),
     "customers without a state": lambda r: replace(r, shards=[replace(ONE, states={b"a": EMPTY}, customers=[b"a"])]),
     "states of unknown customers": lambda r: replace(

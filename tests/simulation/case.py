@@ -26,6 +26,8 @@ class Case:
     customers: int = 3
     scenes: int = 12
     turn: int = 4  # most records of a turn
+    dispatchers: int = 0  # 0: the campaigns step isn't played
+    adopts: bool = False  # moves by a new model set off no action
     rates: dict[str, int] = field(default_factory=dict)
     given: Decisions | None = None  # repeat these decisions and make no others
     skipped: tuple[int, ...] = ()  # scenes without their records
@@ -59,12 +61,14 @@ class Case:
             customers=rng.choice((1, 2, 3, 5)),
             scenes=rng.choice((4, 8, 12)),
             turn=rng.choice((2, 4, 16)),
+            dispatchers=rng.choice((0, 1, 2)),
+            adopts=rng.random() < 0.3,
             rates=rates,
         )
 
     def calm(self) -> Case:
         """Return the undisturbed case with the same input."""
-        return replace(self, workers=1, turn=4_000, rates=CALM, given=None)
+        return replace(self, workers=1, dispatchers=0, turn=4_000, rates=CALM, given=None)
 
     def written(self) -> str:
         """Return the case as JSON."""

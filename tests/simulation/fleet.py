@@ -1,4 +1,4 @@
-"""The processes of a run: workers with the real engine on the simulated Kafka and Redis."""
+"""The processes of a run: workers and dispatchers with the real engine on the simulated Kafka and Redis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -30,8 +31,8 @@ from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.repair import rebuild
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys
-from stream.worker.steps import scoring_step
+from stream.storage.keys import ShardKeys, status_key
+from stream.worker import steps
 from tests.recovery.rig.feed import variant
 from tests.simulation.servers.group import SimulatedGroup, SimulatedMembership
 from tests.simulation.servers.kafka_clients import ProducerOfRun, SimulatedClient, SimulatedConsumer, SimulatedKafka
@@ -40,6 +41,8 @@ from tests.simulation.virtual_loop import Host, VirtualLoop
 
 GROUP: Final = "simulated"
 SALT: Final = b"salt"
+STEPS: Final = ("scoring", "campaigns")
+RULES: Final = Path(__file__).parent / "rules.yaml"
 # Short, so that each of them expires; as the recovery tests'.
 SHORT: Final[dict[str, Any]] = {
     "due_slice": 3,
@@ -71,10 +74,10 @@ class WatchedBoard(StatusBoard):
 
 
 @cache
-def settings_of(wall: bool, partitions: int, turn: int) -> Settings:
-    """Return the settings of a run; made once for each kind of run."""
-    time = "wall" if wall else "event"
-    return Settings(**SHORT, time=time, partitions=partitions, turn_max_orders=turn)
+def settings_of(wall: bool, partitions: int, turn: int, adopts: bool) -> Settings:
+    """Return the settings of a run; made once for each kind of run. `adopts`: a new model's moves set off no action."""
+    kind = SHORT | {"time": "wall" if wall else "event", "model_moves": "adopt" if adopts else "act"}
+    return Settings(**kind, rules_file=RULES, partitions=partitions, turn_max_orders=turn)
 
 
 @cache
@@ -84,8 +87,8 @@ def metrics() -> Metrics:
 
 
 @cache
-def step_of(settings: Settings) -> Step:
-    return scoring_step(settings)
+def step_of(settings: Settings, step: str) -> Step:
+    return steps.step_of(settings, step)
 
 
 @cache
@@ -119,7 +122,7 @@ class SimulatedModels:
 
 
 class SimulatedFleet:
-    """Makes the workers of a run, and installs what they stand on."""
+    """The processes of one step: the workers, or the dispatchers."""
 
     def __init__(
         self,
@@ -127,36 +130,55 @@ class SimulatedFleet:
         kafka: SimulatedKafka,
         place: RedisPlace,
         settings: Settings,
+        step: str,
         wall_ms: Callable[[], int],
         published: list[float],
-        stopped: Callable[[int, str, str], None],
+        stopped: Callable[[SimulatedFleet, int, str, str], None],
     ) -> None:
         """`published`: when each model was. `stopped`: told of each shard that is quarantined."""
+        self.step = step_of(settings, step)
+        self.hosts: list[Host] = []
         self._loop = loop
-        self._stopped = stopped
+        self._stopped = partial(stopped, self)
         self._kafka = kafka
         self._place = place
         self._settings = settings
         self._wall_ms = wall_ms
         self._published = published
-        self.streams: Streams = streams_of(settings, "scoring")
+        self.streams: Streams = streams_of(settings, step)
         self.group = SimulatedGroup(loop, settings.partitions, settings.session_timeout_ms / 1000)
         self.boards: dict[Host, StatusBoard] = {}
         self.supervisors: dict[Host, Supervisor] = {}
-        self.ended: dict[Host, BaseException | None] = {}
         self._started = 0
 
+    def keys(self, partition: int) -> ShardKeys:
+        return ShardKeys(GROUP, self.streams.input, partition)
+
+    @property
+    def status_key(self) -> bytes:
+        """The key of the shards' statuses in Redis."""
+        return status_key(GROUP, self.streams.input).encode()
+
     def start(self, lag_s: float = 0.0) -> Host:
-        """Start a worker. `lag_s`: how much later than others it learns of a model."""
+        """Start a process. `lag_s`: how much later than others it learns of a model."""
         self._started += 1
-        host = Host(f"w{self._started}")
+        host = Host(f"{'w' if self.step.name == 'scoring' else 'd'}{self._started}")
+        self.hosts.append(host)
         task = host.start(self._loop, self._work(host, lag_s))
         task.add_done_callback(partial(self._note_end, host))
         return host
 
-    def _note_end(self, host: Host, task: asyncio.Task[None]) -> None:
+    def forget(self, host: Host) -> None:
+        """Drop a process that has ended."""
+        self.hosts.remove(host)
+        self.boards.pop(host, None)
+        self.supervisors.pop(host, None)
+
+    @staticmethod
+    def _note_end(host: Host, task: asyncio.Task[None]) -> None:
         host.alive = False
-        self.ended[host] = None if task.cancelled() else task.exception()
+        if not task.cancelled():
+            task.exception()
 
     async def _work(self, host: Host, lag_s: float) -> None:
         settings, streams = self._settings, self.streams
@@ -167,12 +189,13 @@ class SimulatedFleet:
             return self._wall_ms() + host.clock_error_ms
 
         board = self.boards[host] = WatchedBoard(self._stopped, client, GROUP, streams.input, host.name, now_ms)
-        models = SimulatedModels(self._published, self._loop.time, lag_s)
+        scores = self.step.name == "scoring"
+        models = SimulatedModels(self._published, self._loop.time, lag_s) if scores else None
         slots = TurnSlots(settings.turns_at_once)
 
         def make(partition: int) -> Shard:
-            store = ShardStore(client, ShardKeys(GROUP, streams.input, partition), SALT)
-            context = ShardContext(settings, streams, partition, step_of(settings), store, membership)
+            store = ShardStore(client, self.keys(partition), SALT)
+            context = ShardContext(settings, streams, partition, self.step, store, membership)
             return Shard(context, models, metrics(), board, slots, now_ms)
 
         supervisor = self.supervisors[host] = Supervisor(membership, make, settings.partitions)

@@ -8,17 +8,19 @@ import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+import yaml
 from aiokafka import TopicPartition
 
 from segmentation.step import Activation, TurnContext
 from stream.storage.heads import decode_store_head
-from tests.recovery.rig import checker
+from tests.recovery.rig import campaign_checker, checker
 from tests.recovery.rig.mutants import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Decisions
-from tests.simulation.fleet import installed, model_of, step_of
+from tests.simulation.fleet import RULES, SimulatedFleet, installed, model_of
 from tests.simulation.virtual_loop import StandStill
 from tests.simulation.world import SimulatedWorld, Unsettled
 
@@ -91,6 +93,8 @@ def _play(world: SimulatedWorld, change: Change | None) -> list[str]:
 def _judge(world: SimulatedWorld) -> list[str]:
     found = read_run(world)
     wrong = world.stopped + checker.violations(found, world.acknowledged, event_time=not world.case.wall)
+    for dispatchers in world.fleets[1:]:
+        wrong += campaign_checker.violations(read_campaigns(world, dispatchers), rules(), adopts=world.case.adopts)
     if world.case.wall:
         wrong += _in_other_segments(world)
     elif not wrong:
@@ -111,8 +115,10 @@ def _judge(world: SimulatedWorld) -> list[str]:
 def _in_other_segments(world: SimulatedWorld) -> list[str]:
     """Score every customer once more, in wall time: at rest nobody may move."""
     found: list[bytes] = []
-    for shard, p in ((_shard(world, p), p) for p in range(world.case.partitions)):
-        head = decode_store_head(world.place.server.data[world.keys(p).head.encode()])
+    workers = world.fleets[0]
+    for p in range(world.case.partitions):
+        shard = _shard(world, workers, p)
+        head = decode_store_head(world.place.server.data[workers.keys(p).head.encode()])
         if not head.activation:
             continue
         context = TurnContext(
@@ -120,31 +126,51 @@ def _in_other_segments(world: SimulatedWorld) -> list[str]:
             head.backfills,
         )  # fmt: skip
         rows = sorted(shard.states.items())
-        turn = step_of(world.settings).rescore(rows, [False] * len(rows), context)
+        turn = workers.step.rescore(rows, [False] * len(rows), context)
         found += [output.key for output in turn.outputs]
     return [f"customers in another segment than the model gives: {found}"] if found else []
 
 
 def read_run(world: SimulatedWorld) -> checker.GroupRun:
     """Read a run, as the checker does from real servers."""
-    s = world.streams
-
-    def rows(topic: str | None) -> list[checker.ReadRow]:
-        assert topic is not None
-        return [checker.ReadRow(p, r.offset, r.key, r.value, dict(r.headers)) for p, r in world.broker.history(topic)]
-
+    workers = world.fleets[0]
+    s = workers.streams
     return checker.GroupRun(
-        orders=rows(s.input),
-        moves=rows(s.output),
-        latest=rows(s.latest),
-        dead=rows(s.dead_letters),
-        heads=rows(s.heads),
-        shards=[_shard(world, p) for p in range(world.case.partitions)],
+        orders=_rows(world, s.input),
+        moves=_rows(world, s.output),
+        latest=_rows(world, s.latest),
+        dead=_rows(world, s.dead_letters),
+        heads=_rows(world, s.heads),
+        shards=[_shard(world, workers, p) for p in range(world.case.partitions)],
     )
 
 
-def _shard(world: SimulatedWorld, partition: int) -> checker.ShardContent:
-    keys, data = world.keys(partition), world.place.server.data
+def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campaign_checker.CampaignRun:
+    """Read what the dispatchers of a run did."""
+    s = dispatchers.streams
+    return campaign_checker.CampaignRun(
+        moves=_rows(world, s.input),
+        actions=_rows(world, s.output),
+        dead=_rows(world, s.dead_letters),
+        heads=_rows(world, s.heads),
+        shards=[_shard(world, dispatchers, p) for p in range(world.case.partitions)],
+    )
+
+
+@cache
+def rules() -> list[campaign_checker.RuleRow]:
+    """Return the dispatchers' rules."""
+    found: list[campaign_checker.RuleRow] = yaml.safe_load(RULES.read_text("utf-8"))["rules"]
+    return found
+
+
+def _rows(world: SimulatedWorld, topic: str | None) -> list[checker.ReadRow]:
+    assert topic is not None
+    return [checker.ReadRow(p, r.offset, r.key, r.value, dict(r.headers)) for p, r in world.broker.history(topic)]
+
+
+def _shard(world: SimulatedWorld, fleet: SimulatedFleet, partition: int) -> checker.ShardContent:
+    keys, data = fleet.keys(partition), world.place.server.data
     return checker.ShardContent(
         json.loads(data.get(keys.head.encode(), b"{}")),
         dict(data.get(keys.states.encode(), {})),

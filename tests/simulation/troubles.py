@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import SimulatedWorld
 
 STEP_S: Final = 0.1
+MOST_HOSTS: Final = 3  # of a step, by themselves
 LAST_S: Final = 5.0  # troubles come for at least so long
 LENGTHS_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 7.0, 12.0)
 SKEWS_MS: Final = (-86_400_000, -5_000, -300, 300, 5_000, 86_400_000)
@@ -67,12 +68,12 @@ class Troubles:
         self.restart_ended()
 
     def restart_ended(self) -> None:
-        """Start workers in place of those that ended, as a supervisor does."""
+        """Start a process in place of each that ended, as a supervisor does."""
         world = self._world
-        for host in [h for h in world.hosts if not h.alive]:
-            world.hosts.remove(host)
-            world.fleet.boards.pop(host, None)
-            world.start_worker()
+        for fleet in world.fleets:
+            for host in [h for h in fleet.hosts if not h.alive]:
+                fleet.forget(host)
+                world.start_process(fleet)
 
     def disturb(self, host: Host, value: int) -> None:
         """Disturb a process between two steps of it."""
@@ -145,7 +146,7 @@ class Troubles:
     def _past(self, value: int) -> dict[bytes, object] | None:
         """Return a snapshot in which every shard has a head: without one the shard would rightly stop."""
         world = self._world
-        heads = [world.keys(p).head.encode() for p in range(world.case.partitions)]
+        heads = [fleet.keys(p).head.encode() for fleet, p in world.shards()]
         usable = [s for s in world.snapshots if all(h in s for h in heads)]
         return usable[-1 - value // 2 % len(usable)] if usable else None
 
@@ -168,36 +169,41 @@ class Troubles:
 
     def _tidy(self, value: int) -> None:
         """Compact the compacted topics."""
-        world, s = self._world, self._world.streams
+        world = self._world
         world.note("the compacted topics are compacted")
+        compacted = {t for s in (f.streams for f in world.fleets) for t in (s.heads, s.latest, s.tombstones)}
         for tp, log in world.broker.logs.items():
-            if tp.topic in {s.heads, s.latest, s.tombstones}:
+            if tp.topic in compacted:
                 log.compact()
 
     def _expire(self, value: int) -> None:
         """Delete the beginnings of the logs, as far as no Redis can fall back any more (retention)."""
-        world, s = self._world, self._world.streams
+        world = self._world
         if world.case.rates["lose"]:
             return  # a rebuild needs the whole logs
         world.note("the beginnings of the logs expire")
-        for p in range(world.case.partitions):
-            key = world.keys(p).head.encode()
-            heads = [data.get(key) for data in (world.place.server.data, *world.snapshots)]
-            found = [decode_store_head(head) for head in heads if head is not None]
-            if len(found) == len(heads):
-                world.broker.logs[TopicPartition(s.input, p)].delete_before(min(h.offset for h in found))
-                world.broker.logs[TopicPartition(s.output, p)].delete_before(min(h.position for h in found))
+        needed: dict[TopicPartition, list[int]] = {}
+        for fleet, p in world.shards():
+            key, streams = fleet.keys(p).head.encode(), fleet.streams
+            for data in (world.place.server.data, *world.snapshots):
+                head = decode_store_head(data[key]) if key in data else None
+                needed.setdefault(TopicPartition(streams.input, p), []).append(head.offset if head else 0)
+                needed.setdefault(TopicPartition(streams.output, p), []).append(head.position if head else 0)
+        for tp, offsets in needed.items():
+            world.broker.logs[tp].delete_before(min(offsets))
 
     def _leave(self, value: int) -> None:
-        """Stop a worker in good order."""
+        """Stop a process in good order."""
         host = self._some(value)
-        if host and (supervisor := self._world.fleet.supervisors.get(host)):
-            self._world.note(f"{host.name} is asked to stop")
-            supervisor.stop()
+        for fleet in self._world.fleets:
+            if host and (supervisor := fleet.supervisors.get(host)):
+                self._world.note(f"{host.name} is asked to stop")
+                supervisor.stop()
 
     def _add(self, value: int) -> None:
-        if len(self._world.hosts) < 3:
-            self._world.start_worker()
+        fleet = self._world.fleets[value % len(self._world.fleets)]
+        if len(fleet.hosts) < MOST_HOSTS:
+            self._world.start_process(fleet)
 
     def _skew(self, value: int) -> None:
         if host := self._some(value):
@@ -207,7 +213,8 @@ class Troubles:
     def _lose(self, value: int) -> None:
         """Let a part of a shard vanish from Redis, or all of it."""
         world = self._world
-        keys = world.keys(value % world.case.partitions)
+        fleet, p = world.shards()[value % len(world.shards())]
+        keys = fleet.keys(p)
         data = world.place.server.data
         there = [key.encode() for key in keys.all() if key.encode() in data]
         if keys.head.encode() not in there:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,11 +14,10 @@ from redis.exceptions import RedisError
 
 from stream.errors import SegstreamError
 from stream.repair.rebuild import Rebuilder
-from stream.storage.keys import ShardKeys, status_key
 from tests.recovery.rig.mutants import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
-from tests.simulation.fleet import GROUP, SimulatedFleet, settings_of, step_of
+from tests.simulation.fleet import STEPS, SimulatedFleet, settings_of
 from tests.simulation.plot import ABORTED, COMMITTED, START_MS, Plot, PlotRecord
 from tests.simulation.servers.broker import SimulatedBroker
 from tests.simulation.servers.kafka_clients import SimulatedKafka
@@ -53,7 +53,7 @@ class SimulatedWorld:
         self.loop = loop = VirtualLoop(choices, shuffles=rates["order"], steps=rates["step"])
         self.wire = SimulatedWire(loop, choices, delays=rates["delay"], breaks=rates["break"], ends=rates["end"])
         self.broker = SimulatedBroker(loop, choices, rates)
-        self.settings = settings_of(case.wall, case.partitions, case.turn)
+        self.settings = settings_of(case.wall, case.partitions, case.turn, case.adopts)
         self.published: list[float] = []
         self.jumped_ms = 0
         self.broker.now_ms = self.wall_ms
@@ -62,17 +62,19 @@ class SimulatedWorld:
         self.place = RedisPlace(server)
         self.kafka = SimulatedKafka(self.broker, self.wire)
         self.stopped: list[str] = []
-        self.fleet = SimulatedFleet(
-            loop, self.kafka, self.place, self.settings, self.wall_ms, self.published, self._note_stopped
-        )
-        self.streams = self.fleet.streams
+        self.fleets = [
+            SimulatedFleet(
+                loop, self.kafka, self.place, self.settings, step, self.wall_ms, self.published, self._note_stopped
+            )
+            for step in STEPS[: 2 if case.dispatchers else 1]
+        ]
+        self.streams = self.fleets[0].streams
         for topic in self._topics():
             self.broker.create(topic, case.partitions)
         self.trace: list[str] = []
-        self.hosts: list[Host] = []
         self.acknowledged: list[tuple[int, bytes]] = []
         self.snapshots: list[Data] = []
-        self._operating: set[int] = set()  # partitions that an operator looks after
+        self._operating: set[tuple[SimulatedFleet, int]] = set()  # shards that an operator looks after
         self._operator: list[asyncio.Task[None]] = []
         self._inputs = inputs
         self.fed = False
@@ -83,8 +85,18 @@ class SimulatedWorld:
         server.on_write = self.snapshot
 
     def _topics(self) -> list[str]:
-        s = self.streams
-        return [t for t in (s.input, s.output, s.latest, s.dead_letters, s.heads, s.tombstones) if t]
+        each = [fleet.streams for fleet in self.fleets]
+        names = [t for s in each for t in (s.input, s.output, s.latest, s.dead_letters, s.heads, s.tombstones) if t]
+        return list(dict.fromkeys(names))
+
+    @property
+    def hosts(self) -> list[Host]:
+        """All processes."""
+        return [host for fleet in self.fleets for host in fleet.hosts]
+
+    def shards(self) -> list[tuple[SimulatedFleet, int]]:
+        """Return all shards."""
+        return [(fleet, p) for fleet in self.fleets for p in range(self.case.partitions)]
 
     def wall_ms(self) -> int:
         """Return the right wall clock. It starts long after event time."""
@@ -94,33 +106,31 @@ class SimulatedWorld:
         """Add a line to the trace."""
         self.trace.append(f"{self.loop.time():9.3f}  {line}")
 
-    def _note_stopped(self, partition: int, reason: str, line: str) -> None:
+    def _note_stopped(self, fleet: SimulatedFleet, partition: int, reason: str, line: str) -> None:
         self.note(line)
         if reason != "redis_lost" or not self.troubles.has_lost:
             self.stopped.append(line)
-        elif partition not in self._operating:
-            self._operating.add(partition)
-            self._operator.append(self.loop.create_task(self._operate(partition), context=WORLD))
+        elif (fleet, partition) not in self._operating:
+            self._operating.add((fleet, partition))
+            self._operator.append(self.loop.create_task(self._operate(fleet, partition), context=WORLD))
 
-    async def _operate(self, partition: int) -> None:
+    async def _operate(self, fleet: SimulatedFleet, partition: int) -> None:
         """Do what each quarantine asks for: make the shard anew from Kafka, and let it try again."""
-        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
         while True:
             await asyncio.sleep(OPERATOR_S)
-            if not self._is_quarantined(partition):
+            if not self._is_quarantined(fleet, partition):
                 continue
             try:
-                rebuilder = Rebuilder(self.settings, self.streams, step_of(self.settings))
+                rebuilder = Rebuilder(self.settings, fleet.streams, fleet.step)
                 async for line in rebuilder.rebuild(partition):
                     self.note(line)
             except (KafkaError, RedisError, SegstreamError, TimeoutError) as error:
                 self.note(f"the rebuild failed: {error!r}")
             else:
-                self.place.server.command(b"HDEL", key, field)
+                self.place.server.command(b"HDEL", fleet.status_key, b"%d" % partition)
 
-    def _is_quarantined(self, partition: int) -> bool:
-        key, field = status_key(GROUP, self.streams.input).encode(), b"%d" % partition
-        return b'"quarantined"' in (self.place.server.command(b"HGET", key, field) or b"")
+    def _is_quarantined(self, fleet: SimulatedFleet, partition: int) -> bool:
+        return b'"quarantined"' in (self.place.server.command(b"HGET", fleet.status_key, b"%d" % partition) or b"")
 
     def digest(self) -> str:
         """Return a digest of the trace and of every log."""
@@ -132,8 +142,9 @@ class SimulatedWorld:
 
     async def play(self) -> None:
         """Run from beginning to rest. Raises Unsettled."""
-        for _ in range(self.case.workers):
-            self.start_worker()
+        for fleet, count in zip(self.fleets, (self.case.workers, self.case.dispatchers), strict=False):
+            for _ in range(count):
+                self.start_process(fleet)
         feeding = self.loop.create_task(self._feed(), context=WORLD)
         if self._inputs is None:
             await self.loop.create_task(self.troubles.run(), context=WORLD)
@@ -141,13 +152,11 @@ class SimulatedWorld:
         self.troubles.heal()
         await self._settle()
 
-    def start_worker(self) -> Host:
+    def start_process(self, fleet: SimulatedFleet) -> None:
         wrong = self._skews.next()
-        host = self.fleet.start(lag_s=(wrong % 7) / 2)
+        host = fleet.start(lag_s=(wrong % 7) / 2)
         host.clock_error_ms = SKEWS_MS[wrong % len(SKEWS_MS)] if wrong else 0
         self.note(f"{host.name} starts")
-        self.hosts.append(host)
-        return host
 
     async def _feed(self) -> None:
         if self._inputs is not None:
@@ -213,37 +222,33 @@ class SimulatedWorld:
         return sum(len(log.entries) for log in self.broker.logs.values())
 
     def _is_settled(self) -> bool:
-        for p in range(self.case.partitions):
-            if p in self._operating and self._is_quarantined(p):
+        for fleet, p in self.shards():
+            if (fleet, p) in self._operating and self._is_quarantined(fleet, p):
                 return False
-            head = self.head(p)
-            end = self.broker.logs[TopicPartition(self.streams.input, p)].stable
+            head = self.head(fleet, p)
+            end = self.broker.logs[TopicPartition(fleet.streams.input, p)].stable
             if head is None or head["offset"] < end or head["cursor"] is not None:
                 return False
-            due = self.place.server.data.get(self.keys(p).due.encode(), {})
-            # A turn takes some of them. In event time they wait for a record.
-            if self.case.wall and any(at < head["clock"] for at in due.values()):
+            due = self.place.server.data.get(fleet.keys(p).due.encode(), {})
+            # A turn takes some of them. In event time they wait for a record; to campaigns they mean nothing.
+            if self.case.wall and fleet is self.fleets[0] and any(at < head["clock"] for at in due.values()):
                 return False
         return all(log.stable == len(log.entries) for log in self.broker.logs.values())
 
-    def head(self, partition: int) -> dict[str, Any] | None:
+    def head(self, fleet: SimulatedFleet, partition: int) -> dict[str, Any] | None:
         """Return the head of a shard in Redis."""
-        import json
-
-        raw = self.place.server.data.get(self.keys(partition).head.encode())
+        raw = self.place.server.data.get(fleet.keys(partition).head.encode())
         return None if raw is None else json.loads(raw)
-
-    def keys(self, partition: int) -> ShardKeys:
-        return ShardKeys(GROUP, self.streams.input, partition)
 
     def _shown(self) -> str:
         boards = [
             f"{host.name}-{p}: {status.state} {status.reason} {status.detail}"
-            for host, board in self.fleet.boards.items()
+            for fleet in self.fleets
+            for host, board in fleet.boards.items()
             if host.alive
             for p, status in board.shards.items()
         ]
-        heads = [self.head(p) for p in range(self.case.partitions)]
+        heads = [self.head(*shard) for shard in self.shards()]
         return f"{boards}, heads {heads}"
 
     def snapshot(self) -> None:

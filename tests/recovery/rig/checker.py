@@ -119,21 +119,22 @@ def violations(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]], *, even
     return [
         *_input(run, acknowledged),
         *_chains(run.moves),
-        *_marks(run.moves, in_order=event_time),
+        *marks(run.moves, in_order=event_time),
         *_latest(run),
         *_dead(run),
-        *_heads(run),
+        *heads(run.heads, run.moves),
         *_redis(run),
     ]
 
 
-def _some(kind: str, wrong: Sequence[Any]) -> list[str]:
+def some(kind: str, wrong: Sequence[Any]) -> list[str]:
+    """Return one violation of a kind, with some of its examples; none where nothing is wrong."""
     return [f"{kind}: {len(wrong)}, such as {wrong[:SHOWN]}"] if wrong else []
 
 
 def _input(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]]) -> list[str]:
     there = {(row.partition, row.value) for row in run.orders}
-    return _some("acknowledged orders that left the input", [v for v in acknowledged if v not in there])
+    return some("acknowledged orders that left the input", [v for v in acknowledged if v not in there])
 
 
 def _events(run: GroupRun) -> Iterator[tuple[ReadRow, dict[str, Any]]]:
@@ -153,7 +154,7 @@ def _chains(moves: Sequence[ReadRow]) -> list[str]:
     wrong: list[str] = []
     last: dict[str, tuple[int, dict[str, Any]]] = {}
     ids = Counter(move(row)["id"] for row in moves)
-    wrong += _some("moves published twice (id)", [i for i, n in ids.items() if n > 1])
+    wrong += some("moves published twice (id)", [i for i, n in ids.items() if n > 1])
     broken = []
     for row in moves:
         now = move(row)
@@ -168,16 +169,16 @@ def _chains(moves: Sequence[ReadRow]) -> list[str]:
         ):
             broken.append((row.partition, row.offset, customer, now["sequence"], now["from"], now["to"], before))
         last[customer] = (row.partition, now)
-    return wrong + _some("broken chains", broken)
+    return wrong + some("broken chains", broken)
 
 
-def _marks(moves: Sequence[ReadRow], *, in_order: bool) -> list[str]:
-    """Check the marks of each partition: S counts 1, 2, 3...; N, T, M and the time of moves never go back."""
+def marks(outputs: Sequence[ReadRow], *, in_order: bool) -> list[str]:
+    """Check the marks of each partition: S counts 1, 2, 3...; N, T and M never go back. `in_order`: nor does time."""
     count: Counter[int] = Counter()
     behind: dict[int, tuple[int, int, int]] = {}
     instants: dict[int, str] = {}
     gaps, back, late = [], [], []
-    for row in moves:
+    for row in outputs:
         number, n, t, m, _ = row.headers["segstream_mark"].split(b":", 4)
         count[row.partition] += 1
         if int(number) != count[row.partition]:
@@ -192,9 +193,9 @@ def _marks(moves: Sequence[ReadRow], *, in_order: bool) -> list[str]:
             late.append((row.partition, row.offset, instants[row.partition], at))
         instants[row.partition] = at
     return [
-        *_some("moves whose number S isn't the next", gaps),
-        *_some("offset, clock or model that went back", back),
-        *_some("moves before earlier ones", late),
+        *some("outputs whose number S isn't the next", gaps),
+        *some("offset, clock or model that went back", back),
+        *some("outputs before earlier ones", late),
     ]
 
 
@@ -202,7 +203,7 @@ def _latest(run: GroupRun) -> list[str]:
     """Check the compacted topic: each customer's last move, or a tombstone for a customer in no segment."""
     latest = {row.key: row.value for row in run.latest}
     last = {row.key: row.value if move(row)["to"] else None for row in run.moves}
-    return _some(
+    return some(
         "customers whose latest record isn't their last move", [k for k, v in last.items() if latest.get(k) != v]
     )
 
@@ -216,18 +217,18 @@ def _dead(run: GroupRun) -> list[str]:
         for row in run.dead
     )
     return [
-        *_some("records twice in the dead letters", [at for at, n in found.items() if n > 1]),
-        *_some("unusable records that aren't in the dead letters", sorted(every - usable - set(found))),
-        *_some("dead letters of usable records", sorted(set(found) & usable)),
+        *some("records twice in the dead letters", [at for at, n in found.items() if n > 1]),
+        *some("unusable records that aren't in the dead letters", sorted(every - usable - set(found))),
+        *some("dead letters of usable records", sorted(set(found) & usable)),
     ]
 
 
-def _heads(run: GroupRun) -> list[str]:
-    """Check the Kafka heads: they count all moves, and nothing in them goes back."""
-    moves_of = Counter(row.partition for row in run.moves)
+def heads(rows: Sequence[ReadRow], outputs: Sequence[ReadRow]) -> list[str]:
+    """Check the Kafka heads: they count all outputs, and nothing in them goes back."""
+    count = Counter(row.partition for row in outputs)
     wrong: list[Any] = []
     last: dict[int, dict[str, Any]] = {}
-    for row in run.heads:
+    for row in rows:
         if row.key != b"head":
             continue
         head = json.loads(row.value or b"null")
@@ -236,8 +237,8 @@ def _heads(run: GroupRun) -> list[str]:
             (row.partition, row.offset, n) for n in ("offset", "count", "clock", "activation") if head[n] < before[n]
         ]
         last[row.partition] = head
-    ends = [(p, head["count"], moves_of[p]) for p, head in last.items() if head["count"] != moves_of[p]]
-    return [*_some("Kafka heads that went back", wrong), *_some("Kafka heads that count other moves", ends)]
+    ends = [(p, head["count"], count[p]) for p, head in last.items() if head["count"] != count[p]]
+    return [*some("Kafka heads that went back", wrong), *some("Kafka heads that count other outputs", ends)]
 
 
 def _redis(run: GroupRun) -> list[str]:
@@ -295,7 +296,7 @@ def other_states(ours: Sequence[ShardContent], theirs: Sequence[ShardContent], r
             both = x.keys() & y.keys() if kind == "tombstones" else frozenset()
             keys = (x.keys() | y.keys()) - ({SALT_MARK} - both)
             other = sorted(key for key in keys if x.get(key) != y.get(key))
-            wrong += _some(f"{kind} of shard {p} that differ", [(key, x.get(key), y.get(key)) for key in other])
+            wrong += some(f"{kind} of shard {p} that differ", [(key, x.get(key), y.get(key)) for key in other])
     return wrong
 
 

@@ -34,6 +34,8 @@ ErrorClass = Any  # a class of aiokafka.errors, which has no types
 MARKER_DELAYS_S: Final = (0.001, 0.003, 0.01, 0.05, 0.2, 0.5)
 LARGEST_BATCH: Final = 1_048_588  # Kafka's default
 LOW_S: Final = 0.5  # how long an end offset stays too low
+DOUBT_S: Final = 1.0  # how long it may become too low again: with LOW_S less than the engine's patience
+RIGHT_S: Final = 2.0  # how long it is right after that: leaders don't change every second
 _PRODUCER: Final = struct.Struct(">qhi")  # id, epoch and first sequence number in the header of a batch
 _PRODUCER_AT: Final = 43
 
@@ -65,6 +67,7 @@ class SimulatedBroker:
         self.partitions: dict[str, int] = {}
         self.verifies = True  # that a record's partition belongs to the producer's transaction
         self._low_ends: dict[TopicPartition, tuple[int, float]] = {}  # how much too low an end is, and until when
+        self._doubted: dict[TopicPartition, float] = {}  # since when ends are uncertain
         self.now_ms: Callable[[], int] = lambda: 0
         self.note: Callable[[str], None] = lambda _: None
         self._ids: dict[str, Coordinated] = {}
@@ -166,7 +169,7 @@ class SimulatedBroker:
         """Return (first offset, last stable offset) of logs."""
         now = self._loop.time()
         for tp in tps:
-            if (value := self._lows.next()) and not self.calm:
+            if (value := self._lows.next()) and not self.calm and self._may_doubt(tp, now):
                 self._low_ends[tp] = value % 8, now + LOW_S
                 self.note(f"the end of {tp.topic}-{tp.partition} seems {value % 8} too low")
         found = {}
@@ -175,6 +178,12 @@ class SimulatedBroker:
             log = self.logs[tp]
             found[tp] = (log.begin, max(log.stable - (low if now < until else 0), log.begin))
         return found
+
+    def _may_doubt(self, tp: TopicPartition, now: float) -> bool:
+        began = self._doubted.get(tp)
+        if began is None or now > began + DOUBT_S + RIGHT_S:
+            self._doubted[tp] = began = now
+        return now <= began + DOUBT_S
 
     def fetch(self, tp: TopicPartition, offset: int, limit: int, wait_s: float) -> Fetched | asyncio.Future[Fetched]:
         """Read committed records, at once where there are any."""
