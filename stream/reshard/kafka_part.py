@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 PAGE: Final = 2_000  # records of a transaction
+LINGER_MS: Final = 5  # else a page goes out in dozens of small requests
 
 Row = tuple[int, bytes, bytes | None, list[tuple[str, bytes]]]  # partition, key, value, headers
 
@@ -43,6 +44,8 @@ async def reshard_producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer
         transactional_id=f"{settings.group}-reshard",
         transaction_timeout_ms=settings.transaction_timeout_ms,
         acks="all",
+        linger_ms=LINGER_MS,
+        max_batch_size=262_144,
         max_request_size=settings.max_event_bytes + 131_072,
     )
     end_transactions_once(producer)

@@ -209,10 +209,8 @@ class Resharder:
         settings = self._of_former(plan)
         for step in plan.steps:
             sealer = Sealer(settings, streams_of(settings, step), self._step_of(settings, step), self._redis, 0)
-            heads = [await _or_refuse(sealer, partition) for partition in range(plan.former)]
-            inherit(
-                [shard.head for shard in heads], plan.partitions, [0] * plan.partitions
-            )  # raises where the backfills are too many
+            heads = [shard.head for shard in await _or_refuse(sealer)]
+            inherit(heads, plan.partitions, [0] * plan.partitions)  # raises where the backfills are too many
 
     async def _seal(self, plan: Plan, reader: LogReader) -> Reshard:
         settings, steps = self._of_former(plan), {}
@@ -256,9 +254,9 @@ def _refuse_begun_shards(shards: Mapping[str, Mapping[int, MovingShard]], former
         )
 
 
-async def _or_refuse(sealer: Sealer, partition: int) -> Sealed:
+async def _or_refuse(sealer: Sealer) -> list[Sealed]:
     try:
-        return await sealer.look(partition)
+        return await sealer.look()
     except ShardQuarantined as error:
         raise ReshardRefused(
             f"a shard needs help first ({error.reason}): {error}",

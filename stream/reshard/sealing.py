@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20  # a worker that tries to take a sealed shard over fences this command once each time
+AT_ONCE: Final = 8  # shards: a takeover mostly waits for Kafka's answers
 QUIET_S: Final = 60.0  # longest time without a turn while a shard is drained
 
 
@@ -66,15 +67,32 @@ class Sealer:
 
         Raises ShardQuarantined where a shard needs help first, ShardNotSealed where others keep it.
         """
-        heads = []
-        for partition in range(self._settings.partitions):
-            heads.append(await self._seal(partition, drained=drained))
-            report(f"{self._streams.input}-{partition}: sealed at offset {heads[-1].head.offset:,}")
-        return heads
 
-    async def look(self, partition: int) -> Sealed:
-        """Take a shard over, and leave it as it is. Return how it is. Raises as `seal` does."""
-        return await self._seal(partition, drained=False, sealed=False)
+        async def seal(partition: int) -> Sealed:
+            sealed = await self._seal(partition, drained=drained)
+            report(f"{self._streams.input}-{partition}: sealed at offset {sealed.head.offset:,}")
+            return sealed
+
+        return await self._all(seal)
+
+    async def look(self) -> list[Sealed]:
+        """Take all shards over, and leave them as they are. Return how they are. Raises as `seal` does."""
+        return await self._all(lambda partition: self._seal(partition, drained=False, sealed=False))
+
+    async def _all(self, work: Callable[[int], Awaitable[Sealed]]) -> list[Sealed]:
+        """Return the results of all shards, AT_ONCE of them at a time. The first error ends the others."""
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def one(partition: int) -> Sealed:
+            async with slots:
+                return await work(partition)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(partition)) for partition in range(self._settings.partitions)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        return [task.result() for task in tasks]
 
     async def _seal(self, partition: int, *, drained: bool, sealed: bool = True) -> Sealed:
         store = ShardStore.of(self._redis, self._settings, self._streams.input, partition)

@@ -229,6 +229,26 @@ def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
         assert f"{run['seconds']:.1f}" in done.stdout
 
 
+@pytest.mark.slow
+def test_a_reshard_is_measured_phase_by_phase_and_its_outputs_are_right(tmp_path: Path) -> None:
+    out = tmp_path / "resharding.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.studies.resharding", "--customers", "200", "--out", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert 60 < row["moved"] < row["customers"] <= 200
+    assert row["problems"] == []
+    assert 0 < sum(row["phases"].values()) < row["command_s"]
+    assert min(*row["phases"].values(), row["stop_s"], row["start_s"], row["command_cpu_s"]) > 0
+    assert f"| `segstream reshard`, s | {row['command_s']:.1f} |" in done.stdout
+
+
 def test_stages_name_existing_files_and_functions() -> None:
     for _, part, functions in sampler.STAGES:
         if part.startswith(("segmentation/", "stream/")):
