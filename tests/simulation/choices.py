@@ -25,23 +25,25 @@ class Stream:
         self._rng = random.Random(seed)
         self._every = every
         self._given = None if given is None else sorted(given.items(), reverse=True)
-        self._at = 0
-        self._next, self._value = self._draw()
+        self.at = 0  # the points passed
+        self.upcoming, self._value = self._draw()
 
     def _draw(self) -> tuple[int, int]:
         if self._given is not None:
             return self._given.pop() if self._given else (0, 0)
         if not self._every:
             return 0, 0
-        return self._at + self._rng.randrange(1, 2 * self._every), self._rng.randrange(1, LARGEST)
+        return self.at + self._rng.randrange(1, 2 * self._every), self._rng.randrange(1, LARGEST)
 
     def next(self) -> int:
         """Pass a point. Return 0 where nothing happens, else a number that says what."""
-        self._at += 1
-        if self._at != self._next:
-            return 0
-        value = self.made[self._at] = self._value
-        self._next, self._value = self._draw()
+        self.at += 1
+        return self.decide() if self.at == self.upcoming else 0
+
+    def decide(self) -> int:
+        """Return what happens at the point `upcoming`, which was just reached."""
+        value = self.made[self.at] = self._value
+        self.upcoming, self._value = self._draw()
         return value
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from asyncio import events
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final, TypeVar
@@ -36,7 +35,7 @@ class Host:
         self.name = name
         self.alive = True
         self.suspended = False
-        self.parked: list[events.Handle] = []
+        self.parked: list[SimulatedHandle] = []
         self.cut_until: dict[str, float] = {}  # server -> when the network heals
         self.clock_error_ms = 0
         self._tasks: list[asyncio.Task[Any]] = []
@@ -50,46 +49,107 @@ class Host:
         return task
 
 
+class SimulatedHandle:
+    """A callback to be run: asyncio's Handle and TimerHandle, as far as tasks and time-outs use them."""
+
+    __slots__ = ("_when", "args", "callback", "context", "gone")
+
+    def __init__(self, callback: Any, args: tuple[Any, ...], context: Context, when: float = 0.0) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.gone = False
+        self._when = when
+
+    def cancel(self) -> None:
+        self.gone = True
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+    def when(self) -> float:
+        return self._when
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop without a clock, files and sockets: asyncio's own, but for the choice of the next callback."""
 
     _ready: Any
+    _stopping: bool
 
     def __init__(self, choices: Choices, *, shuffles: int, steps: int) -> None:
         """`shuffles`, `steps`: one in so many callbacks is run out of turn, or is where its process is disturbed."""
         super().__init__()
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, SimulatedHandle]] = []
         self._serial = 0
         self._shuffles = choices.stream("order", shuffles)
         self._steps = choices.stream("step", steps)
-        self.disturb: Callable[[Host, int], None] | None = None  # called before a callback of a process
+        self.disturb: Callable[[Host, int], None] = lambda *_: None  # called before a callback of a process
         self.callbacks = 0
-        self.set_exception_handler(lambda *_: None)
 
     def time(self) -> float:
         return self._now
 
-    # As asyncio's own two methods, without their checks for other threads.
+    # As asyncio's own methods, without their checks for other threads.
     def call_soon(  # type: ignore[override]  # the base's is generic
         self, callback: Any, *args: Any, context: Context | None = None
-    ) -> events.Handle:
-        handle = events.Handle(callback, args, self, context)
+    ) -> Any:
+        handle = SimulatedHandle(callback, args, copy_context() if context is None else context)
         self._ready.append(handle)
         return handle
 
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # an asynchronous generator's end asks for it
+
+    def call_later(  # type: ignore[override]  # as above
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
     def call_at(  # type: ignore[override]  # as above
         self, when: float, callback: Any, *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Any:
+        timer = SimulatedHandle(callback, args, copy_context() if context is None else context, when)
         self._serial += 1
         heapq.heappush(self._timers, (when, self._serial, timer))
         return timer
 
     def _run_once(self) -> None:
-        """Run one callback."""
+        """Run callbacks until the loop is asked to stop. A run is thousands of them, so that calls are written out."""
+        ready, timers, shuffles, steps = self._ready, self._timers, self._shuffles, self._steps
+        while not self._stopping:
+            if not ready or (timers and timers[0][0] <= self._now):
+                self._advance()
+            handle = ready.popleft()
+            if ready:
+                shuffles.at += 1
+                if shuffles.at == shuffles.upcoming:
+                    handle = self._another(handle, shuffles.decide())
+            if handle.gone:
+                continue
+            if (host := handle.context.get(HOST)) is not None:
+                steps.at += 1
+                if steps.at == steps.upcoming:
+                    self.disturb(host, steps.decide())
+                if not host.alive:
+                    continue
+                if host.suspended:
+                    host.parked.append(handle)
+                    continue
+            self.callbacks += 1
+            if self.callbacks > MOST_CALLBACKS:
+                raise StandStill("busy without end")
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException:  # noqa: BLE001  # as asyncio, whose handler of them would say nothing here
+                pass
+
+    def _advance(self) -> None:
+        """Make what is due by now ready. Where nothing is ready, jump to the next timer first."""
         ready, timers = self._ready, self._timers
-        while timers and timers[0][2]._cancelled:
+        while timers and timers[0][2].gone:
             heapq.heappop(timers)
         if not ready:
             if not timers:
@@ -97,30 +157,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
             timer = heapq.heappop(timers)[2]
-            if not timer._cancelled:
+            if not timer.gone:
                 ready.append(timer)
-        at = 0
-        if len(ready) > 1 and (chosen := self._shuffles.next()):
-            at = chosen % len(ready)
-        handle = ready[at]
-        del ready[at]
-        if not handle._cancelled:
-            self._run(handle)
 
-    def _run(self, handle: events.Handle) -> None:
-        host = handle._context.get(HOST)  # type: ignore[attr-defined]  # asyncio's own, in every version since 3.7
-        if host is not None:
-            if self.disturb is not None and (chosen := self._steps.next()):
-                self.disturb(host, chosen)
-            if not host.alive:
-                return
-            if host.suspended:
-                host.parked.append(handle)
-                return
-        self.callbacks += 1
-        if self.callbacks > MOST_CALLBACKS:
-            raise StandStill("busy without end")
-        handle._run()
+    def _another(self, handle: SimulatedHandle, chosen: int) -> SimulatedHandle:
+        """Return the callback that is run instead of the first one."""
+        ready = self._ready
+        ready.appendleft(handle)
+        at = chosen % len(ready)
+        other: SimulatedHandle = ready[at]
+        del ready[at]
+        return other
 
     def resume(self, host: Host) -> None:
         """Let a suspended process continue: what came meanwhile is ready at once."""

@@ -211,7 +211,7 @@ class SimulatedWorld:
         while True:
             if (written := self._written()) != seen or not self._is_settled():
                 seen, since = written, self.loop.time()
-            elif self.loop.time() - since > REST_S:
+            elif self.loop.time() - since > (REST_S if self._inputs is None else 0):
                 return
             self.troubles.restart_ended()
             if self.loop.time() > deadline:

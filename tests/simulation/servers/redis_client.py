@@ -93,7 +93,7 @@ class SimulatedRedis(_RedisCommands):
         link, server = self._free.pop() if self._free else self._connect()
         if link.broken:
             link, server = self._connect()
-        texts = [[_text(part) for part in command] for command in commands]
+        texts = [[part if type(part) is bytes else _text(part) for part in command] for command in commands]
         try:
             async with asyncio.timeout(self._timeout_s):
                 answers: list[Any] = await self._wire.call(link, lambda: server.run(texts))

@@ -27,6 +27,11 @@ def _compiled(script: str) -> Any:
     return _lua().eval(b"function(KEYS, ARGV, redis) " + script.encode() + b" end")
 
 
+@cache
+def _method(name: bytes) -> str:
+    return "_" + name.decode().lower().replace(" ", "_")
+
+
 def digest_of(script: str) -> str:
     return hashlib.sha1(script.encode()).hexdigest()
 
@@ -53,14 +58,15 @@ class SimulatedRedisServer:
     def __init__(self, data: Data | None = None) -> None:
         self.data: Data = data or {}
         self.scripts: dict[str, str] = {}
-        self.on_write: Callable[[], None] = lambda: None
+        self.on_write: Callable[[], None] = lambda: None  # called after a script that has written
+        self._changed = False
 
     def run(self, commands: Sequence[Sequence[bytes]]) -> list[Any]:
         """Run commands, nothing between them (MULTI)."""
         return [self.command(command[0], *command[1:]) for command in commands]
 
     def command(self, name: bytes, *arguments: bytes) -> Any:
-        return getattr(self, "_" + name.decode().lower().replace(" ", "_"))(*arguments)
+        return getattr(self, _method(name))(*arguments)
 
     def _get(self, key: bytes) -> bytes | None:
         value: bytes | None = self.data.get(key)
@@ -69,6 +75,7 @@ class SimulatedRedisServer:
     def _set(self, key: bytes, value: bytes, *options: bytes) -> bytes | None:
         if b"NX" in options and key in self.data:
             return None
+        self._changed = True
         self.data[key] = value
         return b"OK"
 
@@ -76,6 +83,7 @@ class SimulatedRedisServer:
         return sum(key in self.data for key in keys)
 
     def _del(self, *keys: bytes) -> int:
+        self._changed = True
         return sum(self.data.pop(key, None) is not None for key in keys)
 
     def _hash(self, key: bytes) -> dict[bytes, Any]:
@@ -162,7 +170,9 @@ class SimulatedRedisServer:
             answer = _compiled(script)(lua.table_from(rest[:keys]), lua.table_from(rest[keys:]), _redis())
         finally:
             _at_work.pop()
-        self.on_write()
+        if self._changed:
+            self._changed = False
+            self.on_write()
         return _from_table(answer)
 
 
@@ -176,7 +186,7 @@ def _redis() -> Any:
 
 
 def _call(name: bytes, *arguments: Any) -> Any:
-    texts = [a if isinstance(a, bytes) else _number(a) for a in arguments]
+    texts = [a if type(a) is bytes else _number(a) for a in arguments]
     answer = _at_work[-1].command(name, *texts)
     if answer is None:
         return False
