@@ -41,7 +41,7 @@ from stream.settings import Settings
 from stream.storage.heads import decode_store_head, encode_head, first_head
 from tests.recovery.rig.memory_ledger import CLUSTER, MemoryBroker
 from tests.recovery.rig.memory_store import Crash, MemoryStore, StoredShard
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 from tests.support.engine.memory_shard import a_model
 
 OLD: Final = msgspec.structs.replace(

@@ -16,7 +16,7 @@ from stream.engine.ownership import ShardContext
 from stream.storage.heads import encode_head, with_stored
 from tests.property.test_settings_change import MODEL, OLD, START, TEST, OneMember, Rig
 from tests.recovery.rig.memory_ledger import MemoryBroker
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 
 FORMER, NOW = 2, 3
 AGREED = msgspec.structs.replace(OLD, partitioner="murmur2")

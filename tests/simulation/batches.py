@@ -15,7 +15,8 @@ from itertools import chain
 from statistics import median
 from typing import Final
 
-from tests.recovery.rig.mutants import BY_THE_BROKER, Replace, mutate
+from tests.recovery.rig.mutants import BY_THE_BROKER, mutate
+from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.runs import Change, RunOutcome, run
 from tests.simulation.shrink import shrunk

@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from segmentation.step import Activation, TurnContext
 from stream.storage.heads import decode_store_head
 from tests.recovery.rig import campaign_checker, checker
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Decisions
 from tests.simulation.fleet import RULES, SimulatedFleet, installed, model_of

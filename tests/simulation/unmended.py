@@ -17,7 +17,7 @@ from stream.engine.store import ShardStore
 from stream.errors import ShardQuarantined
 from stream.storage.heads import KafkaHead, StoreHead
 from stream.storage.keys import tombstone
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 from tests.simulation.runs import Change
 from tests.simulation.world import SimulatedWorld
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from stream.errors import SegstreamError
 from stream.repair.rebuild import Rebuilder
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
 from tests.simulation.fleet import STEPS, SimulatedFleet, settings_of

@@ -24,7 +24,7 @@ from aiokafka.errors import (
 )
 
 from stream.engine import ledger, log_reader
-from tests.recovery.rig.mutants import Replace
+from tests.recovery.rig.replacing import Replace
 
 CLUSTER: Final = "memory"
 SLOW_S: Final = 0.02  # delay of a slow record; everything else takes one round of the event loop
