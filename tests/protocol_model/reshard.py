@@ -9,8 +9,12 @@ published as a move: a chain breaks where a shard works on a state that another 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, NamedTuple
+
+from tests.protocol_model import whole_search
+from tests.protocol_model.whole_search import Result, Violation
 
 OLD: Final = 2
 NEW: Final = 3
@@ -103,17 +107,7 @@ class Hazards:
     late_order: bool = True  # an order comes by the former routing, or by the new one, at any time
 
 
-@dataclass(slots=True)
-class Result:
-    """The result of a search."""
-
-    states: int = 0
-    finished: int = 0  # states in which all is done and at rest
-    violation: str | None = None
-    trace: list[str] = field(default_factory=list)
-
-
-Step = tuple[str, World | str]  # (what happens, the state after it; or the violation)
+Step = tuple[str, World | Violation]  # (what happens, the state after it; or the violation)
 
 
 def start(hazards: Hazards) -> World:
@@ -130,53 +124,7 @@ def start(hazards: Hazards) -> World:
 
 def search(rules: ReshardRules, hazards: Hazards) -> Result:
     """Search all states, breadth first, up to the first violation; then whether each leads to an end."""
-    first = start(hazards)
-    worlds, numbers = [first], {first: 0}
-    parents: list[tuple[int, str]] = [(0, "")]
-    came_from: list[list[int]] = [[]]
-    ends: list[int] = []
-    for number, world in enumerate(worlds):  # which grows
-        ways: list[Step] = list(steps(rules, hazards, world))
-        if _resting(world):
-            ends.append(number)
-            if wrong := _wrong_at_rest(world):
-                ways = [("all rest", wrong)]
-        for text, after in ways:
-            if isinstance(after, str):
-                return Result(len(worlds), len(ends), after, [*_way(parents, number), text])
-            at = numbers.setdefault(after, len(worlds))
-            if at == len(worlds):
-                worlds.append(after)
-                parents.append((number, text))
-                came_from.append([])
-            came_from[at].append(number)
-    stuck = _without_end(came_from, ends)
-    if stuck is not None:
-        return Result(len(worlds), len(ends), "stuck: no way leads to the end", _way(parents, stuck))
-    return Result(len(worlds), len(ends))
-
-
-def _without_end(came_from: list[list[int]], ends: list[int]) -> int | None:
-    """Return the first state from which no end can be reached."""
-    leads = bytearray(len(came_from))
-    waiting = list(ends)
-    for number in waiting:
-        leads[number] = 1
-    while waiting:
-        for before in came_from[waiting.pop()]:
-            if not leads[before]:
-                leads[before] = 1
-                waiting.append(before)
-    found = leads.find(0)
-    return None if found < 0 else found
-
-
-def _way(parents: list[tuple[int, str]], number: int) -> list[str]:
-    lines: list[str] = []
-    while number:
-        number, text = parents[number]
-        lines.append(text)
-    return lines[::-1]
+    return whole_search.search(start(hazards), partial(steps, rules, hazards), _resting, _wrong_at_rest)
 
 
 def steps(rules: ReshardRules, hazards: Hazards, world: World) -> Iterator[Step]:
@@ -296,7 +244,10 @@ def _turn(world: World, name: str, count: int, owner: Owner, rules: ReshardRules
     if redis.orders[customer] or (after if count == NEW else before) == p:
         text = f"the {name} publishes a move of customer {customer} in shard {p}"
         if orders[customer] != published[customer]:
-            yield text, f"chain: move {orders[customer] + 1} of customer {customer} after {published[customer]}"
+            yield (
+                text,
+                Violation(f"chain: move {orders[customer] + 1} of customer {customer} after {published[customer]}"),
+            )
             return
         orders = _with(orders, customer, orders[customer] + 1)
         world = world._replace(published=_with(published, customer, published[customer] + 1))
@@ -513,9 +464,7 @@ def _resting(world: World) -> bool:
 
 
 def _wrong_at_rest(world: World) -> str | None:
-    """Return what is wrong in a state at rest, or in one that nothing leads out of."""
-    if not _resting(world):
-        return "stuck: nothing can happen any more"
+    """Return what is wrong in a state at rest."""
     for customer, (_, shard) in enumerate(ROUTES):
         if world.published[customer] != ORDERS[customer]:
             return f"lost: customer {customer} has {world.published[customer]} moves of {ORDERS[customer]}"
