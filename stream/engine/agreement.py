@@ -66,9 +66,24 @@ async def check_settings(shard: ShardContext, kafka: KafkaHead | None, head: Sto
         raise ShardQuarantined("settings_changed", f"{spoken(held, own)} in the heads of {shard}.", hint=WAYS_OUT)
 
 
-def must_read_again(head: StoreHead, step: Step) -> bool:
+def way_behind(head: StoreHead, target: KafkaHead, step: Step) -> Way | None:
+    """Return how Redis follows the changes of settings that it hasn't seen; None: there are none.
+
+    `target`: Kafka's head. Its counter tells where the settings themselves don't: several changes may cancel out, and
+    the head of an earlier version, restored from a backup, doesn't say which settings its states are under.
+    """
+    if head.stripped is not None or head.changes < target.reread:
+        return Way.READ_AGAIN
+    way = way_from(head.agreed, step.agreed)
+    missed = target.changes - head.changes
+    if missed > 1 or (missed == 1 and head.agreed is None):
+        return max(way or Way.RESCORE, Way.RESCORE)
+    return way
+
+
+def must_read_again(head: StoreHead, target: KafkaHead, step: Step) -> bool:
     """Return whether Redis' states are under settings that make them another function of the records."""
-    return head.stripped is not None or way_from(head.agreed, step.agreed) is Way.READ_AGAIN
+    return way_behind(head, target, step) is Way.READ_AGAIN
 
 
 def adopted(head: StoreHead, target: KafkaHead, step: Step) -> HeadChange:
@@ -76,10 +91,11 @@ def adopted(head: StoreHead, target: KafkaHead, step: Step) -> HeadChange:
 
     `target`: Kafka's head. The moves up to its cursor are published already.
     """
-    if must_read_again(head, step):
+    way = way_behind(head, target, step)
+    if way is Way.READ_AGAIN:
         return {}
-    change: HeadChange = {"agreed": step.agreed}
-    if way_from(head.agreed, step.agreed) is Way.RESCORE:
+    change: HeadChange = {"agreed": step.agreed, "changes": target.changes}
+    if way is Way.RESCORE:
         change |= {"cursor": "", "quiet": target.cursor, "scope": scope_of_all(target)}
     return change
 
@@ -114,7 +130,8 @@ async def read_again(owned: Owned, target: KafkaHead, begin: int) -> None:
             "input_gone",
             f"the settings have changed, so the states of {shard} must be read again from its first record, which is "
             f"gone: it starts at offset {begin}" + (", and was made anew." if target.era else "."),
-            hint="`segstream rebuild --allow-truncated-logs` reads what is left.",
+            hint="Restore a backup of Redis from after the change, if you have one. Otherwise "
+            "`segstream rebuild --allow-truncated-logs` reads what is left.",
         )
     log.info("%s: the settings have changed: all records are read again", shard)
     cursor: str | None = owned.head.stripped or ""
@@ -128,6 +145,7 @@ async def read_again(owned: Owned, target: KafkaHead, begin: int) -> None:
         change: HeadChange = {"agreed": shard.step.agreed, "stripped": cursor}
         if cursor is None:
             change |= {
+                "changes": target.changes,
                 "offset": begin, "merge_clock": NO_CLOCK, "read": None, "backfills": NONE_OPEN,
                 "cursor": "", "quiet": target.cursor, "scope": scope_of_all(target),
             }  # fmt: skip

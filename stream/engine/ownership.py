@@ -60,6 +60,7 @@ class Owned:
         """`raw`: the head's bytes in Redis; None: Redis has no head yet."""
         self.shard = shard
         self.judged: tuple[JudgedBefore, ...] = ()  # of Kafka's head: how earlier records were judged
+        self.reread = 0  # of Kafka's head: the last change of settings after which all records were read again
         self.ledger = ledger
         self.reader = reader
         self.head = head

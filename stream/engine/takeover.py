@@ -66,7 +66,7 @@ async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -
 async def _bring_forward(owned: Owned, kafka: KafkaHead, bounds: Bounds, stopping: asyncio.Event) -> None:
     """Perform steps 5b and 6."""
     begin, end = bounds[owned.shard.streams.input]
-    if must_read_again(owned.head, owned.shard.step):
+    if must_read_again(owned.head, kafka, owned.shard.step):
         await read_again(owned, kafka, begin)  # 5b
     await catch_up(owned, kafka, end, stopping)  # 6
 
@@ -98,7 +98,7 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
             owned = Owned(shard, ledger, reader, head, raw)
             owned.reported = await _reported(owned, kafka, bounds.get(letters, (0, 0)))
             kafka = kafka or _as_far_as(head)
-            owned.judged = kafka.judged
+            owned.judged, owned.reread = kafka.judged, kafka.reread
             if head.turn == 0:
                 await _restore_tombstones(owned)
             torn = await _follow_outputs(owned, kafka, bounds[shard.streams.output])  # 4, 5
@@ -273,7 +273,10 @@ async def foreign_topic(
 
 def _as_far_as(head: StoreHead) -> KafkaHead:
     """Return a Kafka head that stands where Redis does: of a shard without a turn yet."""
-    return KafkaHead(head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era)
+    return KafkaHead(
+        head.offset, head.count, head.clock, head.activation, head.version, head.cursor, era=head.era,
+        changes=head.changes,
+    )  # fmt: skip
 
 
 async def _reported(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> frozenset[int]:

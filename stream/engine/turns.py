@@ -261,6 +261,8 @@ class Turns:
             agreed=shard.step.agreed,
             judged=owned.judged,
             partitions=shard.settings.partitions,
+            changes=head.changes,
+            reread=owned.reread,
         )
         dead = owned.dead_records(records, turn.dead, self._now_ms())
         created = [key for key in turn.states if key not in known]

@@ -19,7 +19,7 @@ from stream.engine.store import ShardStore
 from stream.engine.takeover import foreign_topic
 from stream.errors import SegstreamError, ShardQuarantined
 from stream.kafka.streams import ForeignOutputs
-from stream.repair.step_over import step_kafka, stepped, while_fenced
+from stream.repair.step_over import cover_torn, step_kafka, stepped, while_fenced
 from stream.storage.client import connect
 from stream.storage.heads import NOTE_HEADER, KafkaHead, StoreHead, encode_head, first_head
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 LOST: Final = (
     "Lost for good: the records that the logs no longer have. Customers with later orders are scored by those."
     " Customers without keep the segment published last until their next order. Every chain of moves continues."
+)
+
+
+ELSEWHERE: Final = (
+    "Lost besides: orders from before the last change of the number of partitions that lie on another partition than"
+    " their customer's present one."
 )
 
 
@@ -97,11 +103,15 @@ def _check_count(found: Sequence[_Remains], counts: Mapping[str, int], expected:
 class Rebuilder:
     """Empties the shards of one step, and sets heads from which their owners take them over again."""
 
-    def __init__(self, settings: Settings, streams: Streams, step: Step) -> None:
-        """Call `rebuild`."""
+    def __init__(self, settings: Settings, streams: Streams, step: Step, *, former: int = 0) -> None:
+        """Call `rebuild`. `former`: partitions before the last reshard; 0: there was none.
+
+        After a reshard a shard is made anew from what its own partition holds, and so never completely.
+        """
         self._settings = settings
         self._streams = streams
         self._step = step
+        self._former = former
         self._reader = LogReader(settings)
         self._redis = connect(settings)
 
@@ -129,8 +139,10 @@ class Rebuilder:
                 )
             for remains in found:
                 yield await self._rebuild(remains, cluster, (count, count))
-            if shortened:
+            if shortened or self._former:
                 yield LOST
+            if self._former:
+                yield ELSEWHERE
         finally:
             await self._reader.close()
             await self._redis.aclose()
@@ -164,11 +176,14 @@ class Rebuilder:
         """
         settings, partition, streams = self._settings, remains.partition, self._streams
         store = self._store(partition)
+        if self._former:
+            await while_fenced(settings, streams, partition, self._cover_torn(partition))
+            remains = await self._look(partition)
         begin, end = remains.bounds[streams.input]
         head = first_head(cluster, partitions, begin)
         published: Mapping[bytes, bytes] = {}
         line = f"shard {partition}: emptied; {end - begin:,} offsets to read again"
-        if remains.shortened(streams):
+        if self._former or remains.shortened(streams):
             await _check_salt(store)
             published = await self._published(partition)
             head = self._behind(head, remains)
@@ -178,7 +193,7 @@ class Rebuilder:
             if stepped(kafka, begin, end):
                 kafka = await while_fenced(settings, streams, partition, self._step_over(partition)) or kafka
                 line += f"; goes on at offset {kafka.offset:,}, not at {remains.head.offset:,}"
-            head = msgspec.structs.replace(head, era=kafka.era)
+            head = msgspec.structs.replace(head, era=kafka.era, changes=kafka.changes)
         await store.start_anew(
             encode_head(head), {key: self._step.patch(None, note) for key, note in published.items()}
         )
@@ -198,6 +213,13 @@ class Rebuilder:
                 hint="Restore the settings for the rebuild. To change them for good, run `segstream reconfigure`.",
             )
 
+    def _cover_torn(self, partition: int) -> Callable[[Ledger], Awaitable[None]]:
+        async def cover(ledger: Ledger) -> None:
+            bounds = await self._reader.bounds(self._streams.pinned(), partition)
+            await cover_torn(ledger, self._reader, self._streams, self._step, partition, bounds)
+
+        return cover
+
     def _step_over(self, partition: int) -> Callable[[Ledger], Awaitable[KafkaHead | None]]:
         async def step(ledger: Ledger) -> KafkaHead | None:
             bounds = await self._reader.bounds(self._streams.pinned(), partition)
@@ -214,8 +236,13 @@ class Rebuilder:
         )
 
     def _behind(self, head: StoreHead, remains: _Remains) -> StoreHead:
-        """Return the head as it was where the output log starts now; where it lacks its end, as it is there."""
+        """Return the head as it was where the output log starts now; where it lacks its end, as it is there.
+
+        After a reshard it is at the end too: the log has moves of customers who live in other shards now.
+        """
         begin, end = remains.bounds[self._streams.output]
+        if self._former:
+            return msgspec.structs.replace(head, position=end, count=remains.outputs, former=self._former)
         if remains.first is None or (remains.last or 0) < remains.outputs:
             return msgspec.structs.replace(head, position=end, count=remains.outputs)
         return msgspec.structs.replace(head, position=begin, count=remains.first - 1)

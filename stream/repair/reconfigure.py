@@ -194,7 +194,9 @@ def changed(head: KafkaHead, held: Agreed | None, wanted: Agreed, begin: int) ->
         judged = ()
     elif way is not None and held is not None:
         judged = (*judged, JudgedBefore(head.offset, held, head.era))
-    after = msgspec.structs.replace(head, agreed=wanted, judged=judged)
+    number = head.changes + 1
+    reread = number if way is Way.READ_AGAIN else head.reread
+    after = msgspec.structs.replace(head, agreed=wanted, judged=judged, changes=number, reread=reread)
     return after if way in {None, Way.ADOPT} else msgspec.structs.replace(after, cursor="", scope=Scope.SETTINGS)
 
 

@@ -41,14 +41,16 @@ class ReshardUnfinished(SegstreamError):
     """A reshard was begun, and Kafka's part of it isn't done."""
 
 
-def _under(agreed: Agreed | None, head: StoreHead) -> StoreHead:
+def _under(agreed: Agreed | None, changes: int, head: StoreHead) -> StoreHead:
     """Return a hand-over's head under the present settings, by which all records were merged.
+
+    `changes`: of the settings so far.
 
     Where moves depend on what has changed since, the customers are rescored: the owner then knows of each move whether
     it is published, and that the settings are its cause.
     """
     rescored = _is_rescored(head, agreed)
-    head = replace(head, agreed=agreed)
+    head = replace(head, agreed=agreed, changes=changes)
     return replace(head, cursor="", quiet="", scope=Scope.EVERYONE) if rescored else head
 
 
@@ -96,7 +98,7 @@ class ReshardedRebuilder:
             cluster, _ = await self._reader.describe(self._streams.pinned())
             await self._check_logs()
             agreed = self._step_of(self._settings, self._streams.step).agreed
-            await self._check_heads(agreed, last.partitions)
+            changes = await self._check_heads(agreed, last.partitions)
             wanted = range(last.partitions) if only is None else [only]
             inherited = [moved.head for moved in last.steps[self._streams.step].inherited]
             self._rescores = any(_is_rescored(head, agreed) for head in inherited)
@@ -112,7 +114,7 @@ class ReshardedRebuilder:
             for p, shard in self._shards.items():
                 await shard.write(Writes(), ARRIVED)
                 head = last.steps[self._streams.step].inherited[p].head
-                await shard.write(Writes(), "", _under(agreed, head))
+                await shard.write(Writes(), "", _under(agreed, changes[p], head))
                 yield f"shard {p}: rebuilt up to the last change of the number of partitions"
         finally:
             await self._reader.close()
@@ -130,9 +132,12 @@ class ReshardedRebuilder:
                 hint=f"Set SEGSTREAM_PARTITIONS={last.partitions}.",
             )
 
-    async def _check_heads(self, own: Agreed | None, partitions: int) -> None:
-        """Raise where Kafka's present heads have other settings, or are of an input that was made anew."""
-        heads = self._streams.heads
+    async def _check_heads(self, own: Agreed | None, partitions: int) -> list[int]:
+        """Return how often the settings of each shard were changed, as Kafka's present heads say.
+
+        Raises where these have other settings, or are of an input that was made anew.
+        """
+        heads, changes = self._streams.heads, []
         for p in range(partitions):
             head = await self._reader.last_kafka_head(heads, p, *(await self._reader.bounds([heads], p))[heads])
             if head and head.era:
@@ -142,6 +147,8 @@ class ReshardedRebuilder:
                     f"{self._streams.input}-{p} is under other settings than these.",
                     hint="Restore the settings for the rebuild. To change them for good, run `segstream reconfigure`.",
                 )
+            changes.append(head.changes if head else 0)
+        return changes
 
     async def _check_logs(self) -> None:
         topics = [self._streams.input, self._streams.output]
@@ -151,9 +158,16 @@ class ReshardedRebuilder:
             for p, shard in enumerate(reshard.steps[self._streams.step].sealed)
             if shard.head.era
         ]
-        for p in range(self._journal[-1].former):
-            bounds = await self._reader.bounds(topics, p)
-            shortened += [f"{topic}-{p} starts at offset {bounds[topic][0]}" for topic in topics if bounds[topic][0]]
+        last = self._journal[-1]
+        for p, inherited in enumerate(last.steps[self._streams.step].inherited):
+            bounds, head = await self._reader.bounds(topics, p), inherited.head
+            for topic, place in zip(topics, (head.offset, head.position), strict=True):
+                begin, end = bounds[topic]
+                # Those of the former count are read from the start, the others from where they were begun.
+                if begin > (0 if p < last.former else place):
+                    shortened.append(f"{topic}-{p} starts at offset {begin}")
+                elif end < place:
+                    shortened.append(f"{topic}-{p} ends at offset {end}, and the shard had reached {place}")
         if shortened:
             raise _shortened(shortened)
 
@@ -294,7 +308,8 @@ def _shortened(where: Sequence[str]) -> LogShortened:
     return LogShortened(
         f"{'; '.join(where)}: records from before a change of the number of partitions are gone, so Redis "
         "can't be restored completely.",
-        hint="Restore a backup of Redis that was made after the change, and whose offset is still in the log.",
+        hint="Restore a backup of Redis that was made after the change, and whose offset is still in the log. If you "
+        "have none, run `segstream rebuild --allow-truncated-logs`.",
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stream.kafka.streams import Streams
     from stream.settings import Settings
+    from stream.storage.heads import StoreHead
 
 PAGE: Final = 2_000
 ATTEMPTS: Final = 10
@@ -31,6 +32,11 @@ ATTEMPTS: Final = 10
 
 class RedisNotSealed(SegstreamError):
     """Redis isn't as the former shards were sealed, so nothing can be moved in it."""
+
+
+def _seal(head: StoreHead) -> tuple[int, int, int, int]:
+    """Return what shows that Redis is as it was sealed: nothing moves these back but an older Redis."""
+    return head.offset, head.count, head.activation, head.changes
 
 
 class RedisPart:
@@ -83,9 +89,7 @@ class RedisPart:
             return True
         for p, sealed in enumerate(shard.head for shard in self._handover.sealed):
             head = self._shards[p].head
-            if head is None or (head.offset, head.count, head.partitions[0]) != (
-                sealed.offset, sealed.count, r.former,
-            ):  # fmt: skip
+            if head is None or _seal(head) != _seal(sealed) or head.partitions[0] != r.former:
                 raise RedisNotSealed(
                     f"{self._shards[p].keys.shard} in Redis is not as it was sealed: Redis was restored, or lost it.",
                     hint=f"`segstream rebuild --step {self._streams.step}`, with SEGSTREAM_PARTITIONS={r.partitions}, "

@@ -123,8 +123,8 @@ class Sealer:
                 await self._drain(owned)
             # With the new count in its head, no worker of the former one takes the shard over any more.
             if sealed:
-                head = replace(kafka_head(owned.head), partitions=self._partitions, judged=owned.judged)
-                await owned.ledger.cover(Publication(head))
+                head = replace(kafka_head(owned.head), judged=owned.judged, reread=owned.reread)
+                await owned.ledger.cover(Publication(replace(head, partitions=self._partitions)))
             # The journal keeps it: without the id of the customer that a rescore has come to.
             anonymous = None if owned.head.cursor is None else ""
             return Sealed(replace(owned.head, cursor=anonymous, quiet="", stored=None), list(owned.judged))

@@ -51,6 +51,8 @@ class KafkaHead(msgspec.Struct, frozen=True):
     judged: tuple[JudgedBefore, ...] = ()  # earlier settings, where they only judged the records up to an offset
     dead: int | None = None  # the position behind the shard's last dead letter, in their topic; None: not known
     partitions: int = 0  # of the topics, as its writer knew them; 0: a version that didn't note it
+    changes: int = 0  # of the settings so far; 0 also: a version that didn't count them
+    reread: int = 0  # the number of the last change after which all records were read again; 0: there was none
     format: int = FORMAT
 
 
@@ -95,6 +97,7 @@ class StoreHead(msgspec.Struct, frozen=True):
     agreed: Agreed | None = None  # the settings behind the states and due times; None: as in Kafka's head
     stripped: str | None = None  # states are being emptied, to be read again: the last customer done; None: they aren't
     former: int = 0  # partitions before the last `segstream reshard`; 0: there was none
+    changes: int = 0  # of the settings, as far as the states and due times have followed them
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None
@@ -131,6 +134,7 @@ class HeadChange(TypedDict, total=False):
     backfills: Backfills
     agreed: Agreed | None
     stripped: str | None
+    changes: int
 
 
 _encoder = msgspec.json.Encoder()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -359,6 +360,56 @@ def test_two_changes_that_cancel_out_are_followed_by_a_redis_from_before_both(
         return rig.moves()
 
     assert asyncio.run(there_and_back(lost=True)) == asyncio.run(there_and_back(lost=False))
+
+
+WINDOW: Final = msgspec.structs.replace(OLD, window_days=12)
+DWELL: Final = msgspec.structs.replace(OLD, dwell_hours=240.0)
+JUMP: Final = msgspec.structs.replace(OLD, max_clock_jump_days=2)
+# The changes one after the other, the last of which holds.
+UNSEEN: Final[dict[str, list[Agreed]]] = {
+    "a longer window": [msgspec.structs.replace(OLD, window_days=90)],
+    "a dwell": [DWELL],
+    "a jump": [JUMP],
+    "a window and back": [WINDOW, OLD],
+    "a dwell and back": [DWELL, OLD],
+    "a window and back, and a jump on the way": [msgspec.structs.replace(WINDOW, max_clock_jump_days=2), JUMP],
+}
+
+
+@pytest.mark.parametrize("seed", [3, 8])
+@pytest.mark.parametrize("earlier", [True, False], ids=["of an earlier version", "of this version"])
+@pytest.mark.parametrize("changes", UNSEEN.values(), ids=UNSEEN)
+def test_a_backup_from_before_changes_is_brought_to_the_settings_that_hold(
+    changes: list[Agreed], earlier: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own settings may be the same again, or not be in it at all: the counter in Kafka's head tells."""
+    before, after = logs(seed)
+
+    async def restored(*, back: bool) -> tuple[dict[bytes, bytes], list[dict[str, Any]]]:
+        rig = Rig(seed, monkeypatch.setattr)
+        rig.send(before[:25])
+        rig.earlier_version = earlier
+        await rig.work(OLD)
+        past = rig.store.copy()
+        rig.send(before[25:])
+        await rig.work(OLD)
+        rig.earlier_version = False
+        await rig.work(OLD)
+        for held, wanted in pairwise([OLD, *changes]):
+            await rig.change(held, wanted)
+            await rig.work(wanted)
+        if back:
+            rig.store.kept = past
+            await rig.work(changes[-1])
+        assert (rig.head.agreed, rig.head.changes) == (changes[-1], len(changes))
+        rig.send(after)
+        await rig.work(changes[-1])
+        rig.check(changes[-1])
+        at, rules = rig.head.clock, changes[-1].rules
+        states = {key: advance_bytes(value, at, rules) for key, value in rig.store.kept.states.items()}
+        return states, rig.moves()
+
+    assert asyncio.run(restored(back=True)) == asyncio.run(restored(back=False))
 
 
 def test_each_setting_has_a_way() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from datetime import timedelta
 from functools import partial
@@ -17,6 +18,7 @@ from stream.clock import now_ms
 from stream.engine.shard_report import ShardReport, report
 from stream.kafka import topics
 from tests.support.command_line import run
+from tests.support.engine.deployment import open_deployment
 from tests.support.engine.real_worker import (
     activate,
     check_chains,
@@ -233,3 +235,59 @@ async def test_killed_at_any_moment_a_change_ends_in_the_states_of_a_fresh_repla
         ).values()
     ), "published once each"
     assert bare(changed) == await fresh(settings_for, changed, tmp_path)
+
+
+def as_before_the_settings(raw: bytes) -> bytes:
+    """Return a head in Redis as the version wrote it whose heads knew no settings."""
+    head = json.loads(raw)
+    return json.dumps({k: v for k, v in head.items() if k not in {"agreed", "changes", "stripped", "stored"}}).encode()
+
+
+@pytest.mark.slow
+async def test_a_backup_by_an_earlier_version_is_not_taken_for_one_under_the_new_settings(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2, time="event")
+    changed = other(settings, window_days=730)
+    async with open_deployment(settings) as shop:
+        await send_events(settings, *history())
+        with processes(settings, tmp_path, "worker"):
+            await settled(settings)
+        with shop.redis() as redis:
+            for keys in shop.shards:
+                raw = redis.get(keys.head)
+                assert isinstance(raw, bytes)
+                redis.set(keys.head, as_before_the_settings(raw))
+            backup = shop.back_up()
+        await asyncio.to_thread(run, changed, "reconfigure", "--yes")
+        with processes(changed, tmp_path, "worker"):
+            await follows(changed)
+        published, right = await moves(changed), bare(changed)
+        shop.restore(backup)
+        with processes(changed, tmp_path, "worker"):
+            await follows(changed)
+        assert bare(changed) == right
+        assert await moves(changed) == published
+
+
+@pytest.mark.slow
+async def test_more_partitions_before_the_rescore_leave_its_moves_their_cause(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2, time="event")
+    changed = other(settings, window_days=120, grace_days=3)
+    new = other(changed, partitions=3)
+    await shop(settings)
+    with processes(settings, tmp_path, "worker"):
+        await settled(settings)
+    published = await moves(settings)
+    await asyncio.to_thread(run, changed, "reconfigure", "--yes")
+    await asyncio.to_thread(run, changed, "reshard", "--partitions", "3", "--yes")
+    with processes(new, tmp_path, "worker"):
+        await follows(new)
+    after = await moves(new)
+    added = causes(after) - causes(published)
+    assert added
+    assert set(added) == {"settings"}
+    check_chains([sorted((move for rows in after for move in rows), key=lambda move: move["sequence"])])
+    assert bare(new) == await fresh(settings_for, new, tmp_path)
