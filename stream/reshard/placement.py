@@ -72,7 +72,8 @@ def _inherit(partition: int, heads: Mapping[int, StoreHead], former: int, partit
     clock = max(head.clock for head in heads.values())
     # Where one of the shards was still rescoring, or hadn't started the model yet, all its customers are looked at
     # once more: whoever has moved already doesn't move again.
-    rescored = all(head.cursor is None and head.activation == newest.activation for head in heads.values())
+    alike = all(head.activation == newest.activation for head in heads.values())
+    under_way = {head.scope for head in heads.values() if head.cursor is not None}
     backfills, slots = _united(partition, heads)
     # An old partition goes on where it was sealed: its input, its outputs and their numbers.
     own = heads.get(partition)
@@ -85,9 +86,10 @@ def _inherit(partition: int, heads: Mapping[int, StoreHead], former: int, partit
         merge_clock=clock,
         activation=newest.activation,
         version=newest.version,
-        cursor=None if rescored else "",
+        cursor=None if alike and not under_way else "",
         quiet="",
-        scope=Scope.EVERYONE,
+        # Moves of changed settings keep their cause, unless a model starts after them.
+        scope=Scope.SETTINGS if alike and Scope.SETTINGS in under_way else Scope.EVERYONE,
         partitions=(partitions, partitions),
         former=former,
         backfills=backfills,
@@ -138,6 +140,7 @@ def kafka_head(head: StoreHead) -> KafkaHead:
         era=head.era,
         agreed=head.agreed,
         partitions=head.partitions[0],
+        changes=head.changes,
     )
 
 

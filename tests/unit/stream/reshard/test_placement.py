@@ -55,6 +55,15 @@ def test_a_shard_rescores_everyone_where_its_sources_are_not_alike(other: dict[s
         assert (found.cursor, found.quiet, found.scope) == ("", "", Scope.EVERYONE)
 
 
+def test_the_moves_of_changed_settings_keep_their_cause_unless_a_model_starts() -> None:
+    changing = {"cursor": "m", "scope": Scope.SETTINGS, "changes": 3}
+    for found in (inherited.head for inherited in inherit([head(0, **changing), head(1, changes=3)], 3, [0] * 3)):
+        assert (found.cursor, found.quiet, found.scope, found.changes) == ("", "", Scope.SETTINGS, 3)
+        assert (kafka_head(found).scope, kafka_head(found).changes) == (Scope.SETTINGS, 3)
+    for found in (inherited.head for inherited in inherit([head(0, **changing), head(1, activation=6)], 3, [0] * 3)):
+        assert (found.cursor, found.activation, found.scope) == ("", 6, Scope.EVERYONE)
+
+
 def test_open_backfills_go_along_and_own_slots_stay() -> None:
     first = Backfills(4, (Backfill(3, "archive", 10, 50), Backfill(4, "old", 1, 2, closed=True)))
     second = Backfills(2, (Backfill(3, "other", 5, 6), Backfill(1, "archive", 5, 90)))
