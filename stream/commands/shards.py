@@ -10,7 +10,6 @@ import msgspec
 import typer
 
 from stream.clock import now_ms
-from stream.errors import SegstreamError
 from stream.kafka.step_name import StepName
 from stream.renamed_options import accepting
 from stream.terminal import echo
@@ -132,10 +131,6 @@ def rebuild(
     retry(step=step, partition=partition)
 
 
-class RebuildRefused(SegstreamError):
-    """Redis can't be made anew in this way."""
-
-
 @app.command("skip-lost")
 def skip_lost(
     *,
@@ -170,24 +165,24 @@ async def _skip_lost(settings: Settings, step: str, only: int | None) -> None:
 
 async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_truncated_logs: bool = False) -> None:
     from stream.kafka.streams import streams_of
-    from stream.repair.rebuild import Rebuilder
+    from stream.repair.rebuild import LogShortened, Rebuilder
     from stream.reshard.journal import read_journal
     from stream.reshard.rebuild import ReshardedRebuilder
     from stream.worker.steps import step_of
 
     streams = streams_of(settings, step)
     reshards = [reshard for reshard in await read_journal(settings) if step in reshard.steps]
-    if reshards and allow_truncated_logs:
-        raise RebuildRefused(
-            "--allow-truncated-logs can't be used in a group whose number of partitions was changed.",
-            hint="`segstream rebuild` needs all records of before the change. Without them restore a backup of Redis.",
-        )
     if reshards:
-        lines = ReshardedRebuilder(settings, streams, step_of, reshards).rebuild(only)
-    else:
-        rebuilder = Rebuilder(settings, streams, step_of(settings, step))
-        lines = rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs)
-    async for line in lines:
+        try:
+            async for line in ReshardedRebuilder(settings, streams, step_of, reshards).rebuild(only):
+                echo(line)
+        except LogShortened:  # before anything is changed
+            if not allow_truncated_logs:
+                raise
+        else:
+            return
+    rebuilder = Rebuilder(settings, streams, step_of(settings, step), former=reshards[-1].former if reshards else 0)
+    async for line in rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs):
         echo(line)
 
 

@@ -47,10 +47,16 @@ class LossSkipper:
         try:
             await self._reader.start()
             cluster, counts = await self._reader.describe(self._streams.pinned())
-            partitions = (counts[self._streams.input], counts[self._streams.output])
-            for partition in range(partitions[0]):
+            count = self._settings.partitions
+            if smaller := {topic: found for topic, found in counts.items() if found < count}:
+                raise NotToBeSkipped(
+                    f"{smaller} partitions, but SEGSTREAM_PARTITIONS is {count}.",
+                    hint="Set it to the number that the shards have.",
+                )
+            # Topics may have more, where they were given them by hand: `segstream reshard` needs the shards first.
+            for partition in range(count):
                 if only in {None, partition}:
-                    yield await self._skip(partition, cluster, partitions)
+                    yield await self._skip(partition, cluster, (count, count))
         finally:
             await self._reader.close()
             await self._redis.aclose()
@@ -64,6 +70,7 @@ class LossSkipper:
         bounds = await self._reader.bounds(streams.pinned(), partition)
         # What is found here is asked again under the fence.
         kafka = await self._reader.last_kafka_head(streams.heads, partition, *bounds[streams.heads])
+        _check_not_sealed(kafka, partitions[0])
         unlike = await self._unlike(partition, head, bounds)
         within = bounds[streams.input]
         after = await self._behind_outputs(partition, _place(head, kafka, within, unlike), kafka, bounds)
@@ -75,6 +82,9 @@ class LossSkipper:
             bounds = await self._reader.bounds(streams.pinned(), partition)
             unlike = await self._unlike(partition, head, bounds)
             era = head.era if unlike else None
+            _check_not_sealed(
+                await self._reader.last_kafka_head(streams.heads, partition, *bounds[streams.heads]), partitions[0]
+            )
             kafka = await step_kafka(ledger, self._reader, streams, self._step, partition, bounds, unlike=era)
             after = _place(head, kafka, bounds[streams.input], unlike and kafka is None)
             after = await self._behind_outputs(partition, after, kafka, bounds)
@@ -93,11 +103,15 @@ class LossSkipper:
         if raw is None:
             raise NotToBeSkipped(f"Redis has no head for {keys.shard}: there are no states to keep.", hint=REBUILD)
         head = parse_head(raw, keys.shard)
-        if head.cluster != cluster or tuple(head.partitions) != partitions:
+        if head.cluster != cluster:
             raise NotToBeSkipped(
-                f"Redis follows cluster {head.cluster!r} with {list(head.partitions)} partitions, this is {cluster!r} "
-                f"with {list(partitions)}.",
+                f"Redis follows cluster {head.cluster!r}, this is {cluster!r}.",
                 hint="`segstream status` names the reason that comes first.",
+            )
+        if tuple(head.partitions) != partitions:
+            raise NotToBeSkipped(
+                f"{keys.shard} is one of {head.partitions[0]} shards, but SEGSTREAM_PARTITIONS is {partitions[0]}.",
+                hint=f"Run the same command with SEGSTREAM_PARTITIONS={head.partitions[0]}.",
             )
         return raw, head
 
@@ -134,6 +148,16 @@ class LossSkipper:
         if found is None:
             return False
         return Fingerprint.of(found.offset, found.timestamp if keep_time else 0, found.key, found.value) == known
+
+
+def _check_not_sealed(kafka: KafkaHead | None, partitions: int) -> None:
+    """Raise NotToBeSkipped where a reshard has sealed the shard: its place is in the journal by now."""
+    if kafka and kafka.partitions not in {0, partitions}:
+        raise NotToBeSkipped(
+            f"a reshard to {kafka.partitions} partitions has begun.",
+            hint=f"Finish it first: `segstream reshard --partitions {kafka.partitions}`. Then run this again, with "
+            f"SEGSTREAM_PARTITIONS={kafka.partitions}.",
+        )
 
 
 def _place(head: StoreHead, kafka: KafkaHead | None, bounds: tuple[int, int], unlike: bool) -> StoreHead:

@@ -110,6 +110,16 @@ async def step_kafka(
     return publication.head
 
 
+async def cover_torn(
+    ledger: Ledger, reader: LogReader, streams: Streams, step: Step, partition: int, bounds: Bounds
+) -> None:
+    """Cover what a torn transaction has left beyond S, by steps 1 to 4 of `step_kafka`; N stays."""
+    barrier = await ledger.take_over(TakeoverRecord(0, OPERATOR, now_ms()))
+    head, _ = await reader.read_kafka_head(streams.heads, partition, bounds[streams.heads][0], barrier)
+    if head and (torn := await reader.outputs_beyond(streams.output, partition, bounds[streams.output], head.count)):
+        await ledger.cover(covering(head, torn, step))
+
+
 async def while_fenced(
     settings: Settings, streams: Streams, partition: int, work: Callable[[Ledger], Awaitable[T]]
 ) -> T:

@@ -23,6 +23,7 @@ from stream.kafka.clients import read_topic
 from stream.kafka.growth import members, partition_counts
 from stream.kafka.step_name import StepName
 from stream.kafka.streams import streams_of
+from stream.repair.rebuild import ELSEWHERE, LOST
 from stream.reshard.journal import Phase, read_journal
 from stream.reshard.rebuild import ReshardedRebuilder
 from stream.reshard.redis_part import RedisNotSealed
@@ -30,10 +31,12 @@ from stream.reshard.resharder import Resharder, ReshardRefused, reshard
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.worker.steps import step_of
+from tests.support.command_line import run as command
 from tests.support.engine.killed_reshard import KILLED, run
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, states
 from tests.support.engine.toy_engine import eventually
 from tests.support.orders import send_events
+from tests.support.topics import cut
 
 NAMES = [f"customer-{i}" for i in range(120)]
 FEW = NAMES[:30]
@@ -354,3 +357,95 @@ async def test_under_load_killed_at_its_steps(settings_for: Callable[..., Settin
     assert {k: announcement(v)[0] for k, v in states(fresh).items()} == {
         k: announcement(v)[0] for k, v in states(new).items()
     }
+
+
+@pytest.mark.slow
+async def test_retention_overtakes_a_shard_whose_topics_were_given_more_partitions(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2)
+    new = of_count(settings, 3)
+    await topics.create(settings)
+    with processes(settings, tmp_path, "worker"):
+        activation = await asyncio.to_thread(activate, settings)
+        await send(settings, FEW, range(2))
+        await settled(settings, activation=activation)
+    await eventually(lambda: is_empty(settings), 30, "the group is empty")
+    await send(settings, FEW, range(2, 3))
+    await cut(settings, settings.orders_topic)
+    await grow_by_hand(settings, 3)
+    with pytest.raises(ReshardRefused, match=r"needs help first .input_gone"):
+        await reshard(settings, 3, step_of, print)
+
+    refused = await asyncio.to_thread(command, new, "skip-lost", "--yes", code=1)
+    assert "one of 2 shards, but SEGSTREAM_PARTITIONS is 3" in str(refused.exception)
+    assert "SEGSTREAM_PARTITIONS=2" in str(getattr(refused.exception, "hint", ""))
+    done = await asyncio.to_thread(command, settings, "skip-lost", "--yes")
+    assert done.stdout.count("its states stay") == 2
+    sealed = await seal_and_die(settings)
+    assert sealed.returncode == KILLED
+    begun = await asyncio.to_thread(command, settings, "skip-lost", "--yes", code=1)
+    assert "a reshard to 3 partitions has begun" in str(begun.exception)
+    await reshard(settings, 3, step_of, print)
+    with processes(new, tmp_path, "worker"):
+        await send(new, FEW, range(3, 4))
+        await settled(new)
+    await check(new, dict.fromkeys(FEW, 3))  # two before, and one after
+
+
+async def seal_and_die(settings: Settings) -> Any:
+    """Run the reshard until the journal is written: by then all shards are sealed."""
+    for kill_at in range(8, 40, 2):
+        done = await asyncio.to_thread(run, settings, 3, kill_at)
+        if done.returncode != KILLED or await read_journal(settings):
+            return done
+    raise AssertionError("no journal")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_redis_is_lost_after_the_orders_of_before_the_reshard(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2)
+    new = of_count(settings, 3)
+    await topics.create(settings)
+    with processes(settings, tmp_path, "worker", "dispatch"):
+        activation = await asyncio.to_thread(activate, settings)
+        await send(settings, FEW, range(3))
+        await settled(settings, activation=activation)
+        await settled(settings, topic=settings.changes_topic)
+    await eventually(lambda: is_empty(settings), 30, "the group is empty")
+    await reshard(settings, 3, step_of, print)
+    with processes(new, tmp_path, "worker", "dispatch"):
+        await send(new, FEW, range(3, 5))
+        await settled(new)
+        await settled(new, topic=settings.changes_topic)
+    await cut(new, new.orders_topic, {0: 1, 1: 1})
+    before, published = states(new), await moves(new)
+    actions = await read_topic(new, new.actions_topic)
+    delete_redis(new)
+    delete_redis(new, "campaigns")
+    refused = await asyncio.to_thread(command, new, "rebuild", "--yes", code=1)
+    assert "starts at offset 1" in str(refused.exception)
+    assert "--allow-truncated-logs" in str(getattr(refused.exception, "hint", ""))
+    done = await asyncio.to_thread(command, new, "rebuild", "--yes", "--allow-truncated-logs")
+    assert LOST in done.stdout
+    assert ELSEWHERE in done.stdout
+    # The moves are whole, so the campaigns' shards are made anew completely.
+    assert LOST not in (await asyncio.to_thread(command, new, "rebuild", "--step", "campaigns", "--yes")).stdout
+    with processes(new, tmp_path, "worker", "dispatch"):
+        await send(new, FEW, range(5, 7))
+        await settled(new)
+        await settled(new, topic=settings.changes_topic)
+    found = sorted((move for rows in await moves(new) for move in rows), key=lambda move: move["sequence"])
+    check_chains([found])
+    assert {key for names in where(new, "states") for key in names} == set(before), "each is known, and in one shard"
+    assert sum(map(len, where(new, "states"))) == len(before)
+    for p, names in enumerate(where(new, "states")):
+        assert {murmur2(name, 3) for name in names} <= {p}
+    stayed = {key for key in before if murmur2(key, 2) == murmur2(key, 3)}
+    assert all(unpack(states(new)[key]).frequency >= 4 for key in before), "those sent since the reshard count"
+    assert any(unpack(states(new)[key]).frequency == 7 for key in stayed), "so do earlier ones on the same partition"
+    assert [rows[: len(was)] for rows, was in zip(await moves(new), published, strict=True)] == published
+    assert len({record.value for record in await read_topic(new, new.actions_topic)}) >= len(actions)
