@@ -83,17 +83,28 @@ class RecoveryWorld:
         await self.feeder.send(self.orders.silence(days))
 
     async def settled(self, settings: Settings | None = None, within_s: float = SETTLE_S) -> None:
-        """Wait until all records are scored. Start ended workers again meanwhile, as a supervisor does."""
+        """Wait until all records sent so far are scored. Start ended workers again meanwhile, as a supervisor does.
+
+        Each shard counts from the moment that it was seen at rest: orders may go on flowing. `within_s`: without any
+        progress of the shards that aren't there yet.
+        """
         chosen = settings or self.settings
+        waiting = await self.ends(chosen)
+        before: dict[int, object] = {}
         deadline = time.monotonic() + within_s
-        ends = await self.ends(chosen)
         while True:
             heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, chosen)]
-            if all(h and h["offset"] >= ends[p] and h["cursor"] is None for p, h in enumerate(heads)):
+            for p, head in enumerate(heads):
+                if head and p in waiting and head["offset"] >= waiting[p] and head["cursor"] is None:
+                    del waiting[p]
+            if not waiting:
                 return
             self.fleet.restart_ended()
+            now = {p: (h and (h["offset"], h["cursor"])) for p, h in enumerate(heads) if p in waiting}
+            if now != before:
+                before, deadline = now, time.monotonic() + within_s
             if time.monotonic() > deadline:
-                raise AssertionError(f"not settled within {within_s} s: heads {heads}, ends {ends}; {self.stuck()}")
+                raise AssertionError(f"no progress for {within_s} s: heads {heads}, ends {waiting}; {self.stuck()}")
             await asyncio.sleep(PROGRESS_S)
 
     def stuck(self) -> str:
