@@ -355,7 +355,7 @@ def _kept_lines(found: Erasure) -> list[str]:
     lines = ["These may still hold data of this customer from before, until:"]
     width = max((len(kept.topic) for kept in found.kept), default=0)
     for kept in found.kept:
-        until = kept.until or ("compaction" if "compact" in kept.policy else "no limit")
+        until = kept.until or ("the next compaction" if "compact" in kept.policy else "no limit")
         lines.append(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
     files = found.redis
     if files.append_only_file:

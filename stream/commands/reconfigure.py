@@ -106,7 +106,7 @@ def plan(shards: Sequence[ShardChange]) -> list[str]:
         for (name, held, wanted, _), partitions in found.items()
     ]
     ways = [shard.way for shard in shards if shard.way is not None]
-    lines += [f"{ways.count(way)} shards: {CONSEQUENCES[way]}" for way in sorted(set(ways), reverse=True)]
+    lines += [f"in {ways.count(way)} shards {CONSEQUENCES[way]}" for way in sorted(set(ways), reverse=True)]
     if any(name == "currency" for name, *_ in found):
         lines.append(_CURRENCY)
     lines.append(

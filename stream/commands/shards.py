@@ -40,7 +40,7 @@ def status(
     Exits with 0 if each shard has an owner and works. Exits with 1, and a line on stderr, if one is quarantined or
     failing or has no owner; with --wait also if one still lags or records wait behind an open transaction.
     """
-    from stream.engine.shard_report import owned, problems, report, settled
+    from stream.engine.shard_report import TAKING_OVER, owned, problems, report, settled
     from stream.settings import load_settings
 
     settings = load_settings()
@@ -55,9 +55,11 @@ def status(
     else:
         _print(rows, expiry_ms=settings.backfill_expiry_ms)
     wrong = problems(rows)
-    if wait and not settled(rows):
+    taking = sum(row.state == TAKING_OVER for row in rows)
+    if wait and (taking or not settled(rows)):
         behind, rescoring = sum(row.lag + row.held_back for row in rows), sum(row.rescoring for row in rows)
-        wrong.append(f"not settled after {wait:g} s: {behind:,} records wait, {rescoring} shards are being rescored")
+        found = f"{behind:,} records wait, {rescoring} shards are being rescored, {taking} taken over"
+        wrong.append(f"not settled after {wait:g} s: {found}")
     for line in wrong:
         echo(f"segstream: {line}.", err=True)
     if wrong:

@@ -95,7 +95,9 @@ def _described(settings: Settings) -> list[TopicPlace]:
             sharded=False,
         ),
         TopicPlace(settings.actions_topic, "the campaign actions for the customer", by_customer, sharded=True),
-        TopicPlace(settings.tombstones_topic, "the keyed hash of an erased customer's id", by_hash, sharded=True),
+        TopicPlace(
+            settings.tombstones_topic, "the keyed hash of an erased customer's id, which stays", by_hash, sharded=True
+        ),
         TopicPlace(settings.heads_topic("scoring"), _HEADS, other, sharded=False),
         TopicPlace(settings.heads_topic("campaigns"), _HEADS, other, sharded=False),
         TopicPlace(settings.models_topic, None, other, sharded=False),

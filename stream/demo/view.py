@@ -46,12 +46,12 @@ class DemoProgress:
         """Return the state as one line.
 
         >>> DemoProgress(total=2000, sent=1000, at="1997-01-02", orders_per_s=500.0, lag=3).line()
-        '1,000 of 2,000 orders, 1997-01-02, 500 orders/s, lag 3, 0 moves, 0 actions'
+        'sent 1,000 of 2,000 orders, up to 1997-01-02, 500 orders/s; 3 to process; 0 moves, 0 actions'
         """
         rate = f", {self.orders_per_s:,.0f} orders/s" if self.orders_per_s else ""
-        day = f", {self.at}" if self.at else ""
-        sent = f"{self.sent:,} of {self.total:,} orders{day}{rate}"
-        return f"{sent}, lag {self.lag:,}, {self.moves:,} moves, {self.actions:,} actions"
+        day = f", up to {self.at}" if self.at else ""
+        sent = f"sent {self.sent:,} of {self.total:,} orders{day}{rate}"
+        return f"{sent}; {self.lag:,} to process; {self.moves:,} moves, {self.actions:,} actions"
 
 
 class View(Protocol):
@@ -71,19 +71,20 @@ class View(Protocol):
 
 
 class PlainView:
-    """Plain lines: one for each phase, and one every three seconds.
+    """Plain lines: one for each phase, and one every three seconds while something changes.
 
-    >>> ticks, written = iter([0.0, 1.0, 4.0]), []
+    >>> ticks, written = iter([0.0, 1.0, 4.0, 8.0]), []
     >>> view = PlainView(written.append, clock=lambda: next(ticks))
-    >>> view.phase("waiting"); view.tick(DemoProgress()); view.tick(DemoProgress())
+    >>> view.phase("waiting"); view.tick(DemoProgress()); view.tick(DemoProgress()); view.tick(DemoProgress())
     >>> written
-    ['waiting', '  0 of 0 orders, lag 0, 0 moves, 0 actions']
+    ['waiting', '  sent 0 of 0 orders; 0 to process; 0 moves, 0 actions']
     """
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
         self._clock = clock
         self._last_s = 0.0
+        self._line = ""
         self._notes = PlainLines(lambda line: write(f"  {line}"))
 
     def shown(self) -> AbstractContextManager[object]:
@@ -100,11 +101,11 @@ class PlainView:
         self._notes(line)
 
     def tick(self, progress: DemoProgress) -> None:
-        """Write the state if the last line is three seconds old."""
-        now_s = self._clock()
-        if now_s - self._last_s >= _EVERY_S:
-            self._last_s = now_s
-            self._write(f"  {progress.line()}")
+        """Write the state if it is another one, and the last line is three seconds old."""
+        now_s, line = self._clock(), progress.line()
+        if now_s - self._last_s >= _EVERY_S and line != self._line:
+            self._last_s, self._line = now_s, line
+            self._write(f"  {line}")
 
 
 class LiveView:
@@ -157,8 +158,8 @@ def show_result(result: DemoResult, console: Console) -> None:
     _show_throughput(result, console)
     console.print(_segments(result))
     console.print(_matrix(result))
-    causes = ", ".join(f"{moves:,} by {cause}" for cause, moves in result.causes.items())
-    console.print(f"{result.check.moves:,} moves: {causes or 'none'}.")
+    causes = ", ".join(f"{cause} {moves:,}" for cause, moves in result.causes.items())
+    console.print(f"{result.check.moves:,} moves, by cause: {causes or 'none'}.")
     console.print(f"\n{result.actions:,} campaign actions, for example:")
     for line in result.action_examples:
         console.print(f"  {line}", markup=False, soft_wrap=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STALE_S: Final = 10.0  # an owner whose status is older has died, or can't reach Redis
 QUARANTINED: Final = "quarantined"
 UNOWNED: Final = frozenset({"no owner", "released"})
+TAKING_OVER: Final = "taking over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,8 @@ def settled(rows: list[ShardReport]) -> bool:
 
 
 def owned(rows: list[ShardReport]) -> bool:
-    """Return whether each shard has an owner that shows itself."""
-    return all(row.state not in UNOWNED for row in rows)
+    """Return whether each shard has an owner that shows itself, and has taken it over or can't."""
+    return all(row.state not in {*UNOWNED, TAKING_OVER} for row in rows)
 
 
 def problems(rows: list[ShardReport]) -> list[str]:

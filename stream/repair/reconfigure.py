@@ -45,8 +45,8 @@ PAUSE_S: Final = 0.5
 COMMAND: Final = "segstream reconfigure"
 CONSEQUENCES: Final = {
     Way.ADOPT: "later records are judged by the new settings",
-    Way.RESCORE: "its customers are scored again",
-    Way.READ_AGAIN: "its records are read again, then its customers are scored again",
+    Way.RESCORE: "all customers are scored again",
+    Way.READ_AGAIN: "all records are read again, then all customers are scored again",
 }
 
 

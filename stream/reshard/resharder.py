@@ -49,7 +49,10 @@ class Plan(NamedTuple):
         if self.begun:
             first = f"goes on with the reshard from {self.former} to {self.partitions} partitions ({self.begun.phase})"
         else:
-            first = f"moves {self.customers:,} customers from {self.former} to {self.partitions} partitions"
+            first = (
+                f"goes from {self.former} to {self.partitions} partitions; of {self.customers:,} customers those move "
+                "whose partition changes"
+            )
         topics_ = ", ".join(f"{name} ({count})" for name, count in self.grows.items())
         return [
             first,
@@ -103,7 +106,7 @@ class Resharder:
         grows = await self._check_topics(former)
         if found := await members(self._settings, [self._settings.group_of(step) for step in STEPS]):
             raise ReshardRefused(
-                f"{', '.join(f'{count} in the group {name}' for name, count in found.items())} still run.",
+                f"workers still run: {', '.join(f'{count} in the group {name}' for name, count in found.items())}.",
                 hint="Stop all workers and dispatchers of the group; one that was killed leaves after its session "
                 "time-out (SEGSTREAM_SESSION_TIMEOUT_MS).",
             )

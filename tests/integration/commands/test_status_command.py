@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 from redis import Redis
 
+from stream.engine.status_board import ShardStatus
 from stream.local.machine import free_port
 from stream.settings import Settings
+from stream.storage.keys import status_key
 from tests.support.command_line import run
 from tests.support.engine.toy_engine import eventually
 from tests.support.topics import add_partitions
@@ -48,6 +52,17 @@ def test_no_worker_at_all(settings: Settings) -> None:
     assert "segstream dispatch" in run(settings, "status", "--step", "campaigns", code=1).stderr
     assert rows(settings) == [("no owner", "")] * 4
     run(settings, "status", "--wait", "0.1", code=1)
+
+
+def test_wait_ends_only_after_the_takeovers(settings: Settings) -> None:
+    taking = msgspec.json.encode(ShardStatus("me", "taking over", time.time()))
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        redis.hset(status_key(settings.group, settings.orders_topic), mapping={str(p): taking for p in range(4)})
+    assert run(settings, "status").stderr == ""
+    assert (
+        "0 records wait, 0 shards are being rescored, 4 taken over"
+        in run(settings, "status", "--wait", "0.3", code=1).stderr
+    )
 
 
 @pytest.mark.parametrize(("fault", "word"), [(full, "maxmemory"), (read_only, "read only replica")])
