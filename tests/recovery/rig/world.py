@@ -7,7 +7,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +90,7 @@ class RecoveryWorld:
         """
         chosen = settings or self.settings
         waiting = await self.ends(chosen)
-        before: dict[int, object] = {}
+        before: Mapping[int, object] = {}
         deadline = time.monotonic() + within_s
         while True:
             heads = [shard.head for shard in await asyncio.to_thread(checker.read_shards, chosen)]
