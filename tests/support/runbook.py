@@ -22,3 +22,9 @@ def blocks() -> dict[str, list[list[str]]]:
 def entries() -> dict[str, str]:
     """Return the text of each reason's entry."""
     return dict(_ENTRY.findall(RUNBOOK))
+
+
+def blocks_under(title: str) -> list[list[str]]:
+    """Return the blocks of commands below a heading of the third level."""
+    text = RUNBOOK.partition(f"\n### {title}\n")[2].partition("\n##")[0]
+    return [block.strip().splitlines() for block in _BLOCK.findall(text)]
