@@ -214,8 +214,10 @@ class ScoringStep:
                 scored.append(customer)
                 requests.append(ScoreRequest(key, now, prior, clock, (0, BY_TIME, clock, key), None, cause))
             customers.append(customer)
-            # Moves are published up to, not including, the clock: a move due at the clock itself is still to come.
-            starts.append(clock if silent else clock + 1)
+            # Moves are published up to, not including, the shard's clock: a move due at it is still to come.
+            starts.append(context.clock if silent else clock + 1)
+        if not scored:
+            turn.clock = context.clock
         moves: list[Move] = []
         if scoring is not None:
             moves = score_customers(scored, requests, scoring)
