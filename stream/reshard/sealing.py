@@ -20,6 +20,7 @@ from stream.engine.store import ShardStore
 from stream.engine.takeover import take_over
 from stream.engine.turns import Turns
 from stream.errors import SegstreamError, ShardLost
+from stream.kafka.refusals import denial
 from stream.kafka.streams import Streams
 from stream.metrics import Metrics
 from stream.reshard.placement import Sealed, kafka_head
@@ -65,7 +66,7 @@ class Sealer:
     async def seal(self, *, drained: bool, report: Callable[[str], None]) -> list[Sealed]:
         """Seal all shards; return how they ended. `drained`: first take turns up to the end of the input.
 
-        Raises ShardQuarantined where a shard needs help first, ShardNotSealed where others keep it.
+        Raises ShardQuarantined where a shard needs help first, ShardNotSealed where others keep it, KafkaDenied.
         """
 
         async def seal(partition: int) -> Sealed:
@@ -107,7 +108,9 @@ class Sealer:
                 if not isinstance(failure, ShardLost):
                     raise
                 error = failure
-            except Exception as failure:  # noqa: BLE001  # as in a worker: one rule for all errors
+            except Exception as failure:  # as in a worker: one rule for all errors
+                if denied := denial(self._settings, failure):
+                    raise denied from failure
                 error = failure
             log.info("%s: %r; taking it over again", context, error)
             await asyncio.sleep(min(5.0, 0.1 * 2**attempt))
