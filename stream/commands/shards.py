@@ -183,7 +183,8 @@ async def _rebuild(settings: Settings, step: str, only: int | None, *, allow_tru
                 raise
         else:
             return
-    rebuilder = Rebuilder(settings, streams, step_of(settings, step), former=reshards[-1].former if reshards else 0)
+    resharded = [shard.head for shard in reshards[-1].steps[step].inherited] if reshards else []
+    rebuilder = Rebuilder(settings, streams, step_of(settings, step), resharded=resharded)
     async for line in rebuilder.rebuild(only, allow_truncated_logs=allow_truncated_logs):
         echo(line)
 

@@ -103,15 +103,17 @@ def _check_count(found: Sequence[_Remains], counts: Mapping[str, int], expected:
 class Rebuilder:
     """Empties the shards of one step, and sets heads from which their owners take them over again."""
 
-    def __init__(self, settings: Settings, streams: Streams, step: Step, *, former: int = 0) -> None:
-        """Call `rebuild`. `former`: partitions before the last reshard; 0: there was none.
+    def __init__(
+        self, settings: Settings, streams: Streams, step: Step, *, resharded: Sequence[StoreHead] = ()
+    ) -> None:
+        """Call `rebuild`. `resharded`: the heads that the shards began with at the last reshard; none: there was none.
 
         After a reshard a shard is made anew from what its own partition holds, and so never completely.
         """
         self._settings = settings
         self._streams = streams
         self._step = step
-        self._former = former
+        self._resharded = resharded
         self._reader = LogReader(settings)
         self._redis = connect(settings)
 
@@ -139,9 +141,9 @@ class Rebuilder:
                 )
             for remains in found:
                 yield await self._rebuild(remains, cluster, (count, count))
-            if shortened or self._former:
+            if shortened or self._resharded:
                 yield LOST
-            if self._former:
+            if self._resharded:
                 yield ELSEWHERE
         finally:
             await self._reader.close()
@@ -176,14 +178,14 @@ class Rebuilder:
         """
         settings, partition, streams = self._settings, remains.partition, self._streams
         store = self._store(partition)
-        if self._former:
+        if self._resharded:
             await while_fenced(settings, streams, partition, self._cover_torn(partition))
             remains = await self._look(partition)
         begin, end = remains.bounds[streams.input]
         head = first_head(cluster, partitions, begin)
         published: Mapping[bytes, bytes] = {}
         line = f"shard {partition}: emptied; {end - begin:,} offsets to read again"
-        if self._former or remains.shortened(streams):
+        if self._resharded or remains.shortened(streams):
             await _check_salt(store)
             published = await self._published(partition)
             head = self._behind(head, remains)
@@ -238,11 +240,15 @@ class Rebuilder:
     def _behind(self, head: StoreHead, remains: _Remains) -> StoreHead:
         """Return the head as it was where the output log starts now; where it lacks its end, as it is there.
 
-        After a reshard it is at the end too: the log has moves of customers who live in other shards now.
+        After a reshard it is at the end too: the log has moves of customers who live in other shards now. So has the
+        campaigns' input, from before: unlike orders, moves don't show where their customer lives.
         """
         begin, end = remains.bounds[self._streams.output]
-        if self._former:
-            return msgspec.structs.replace(head, position=end, count=remains.outputs, former=self._former)
+        if self._resharded:
+            was = self._resharded[remains.partition]
+            if self._streams.latest is None and (remains.head is None or remains.head.era == was.era):
+                head = msgspec.structs.replace(head, offset=max(head.offset, was.offset))
+            return msgspec.structs.replace(head, position=end, count=remains.outputs, former=was.former)
         if remains.first is None or (remains.last or 0) < remains.outputs:
             return msgspec.structs.replace(head, position=end, count=remains.outputs)
         return msgspec.structs.replace(head, position=begin, count=remains.first - 1)

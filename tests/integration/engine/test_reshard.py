@@ -448,4 +448,19 @@ async def test_a_redis_is_lost_after_the_orders_of_before_the_reshard(
     assert all(unpack(states(new)[key]).frequency >= 4 for key in before), "those sent since the reshard count"
     assert any(unpack(states(new)[key]).frequency == 7 for key in stayed), "so do earlier ones on the same partition"
     assert [rows[: len(was)] for rows, was in zip(await moves(new), published, strict=True)] == published
-    assert len({record.value for record in await read_topic(new, new.actions_topic)}) >= len(actions)
+    acted = sorted((r.partition, r.offset, r.value) for r in await read_topic(new, new.actions_topic))
+    assert len(acted) >= len(actions)
+    assert len({value for *_, value in acted}) == len(acted)
+
+    # The campaigns' shards, from moves that have lost their beginning too: nobody is in the shard of before.
+    await cut(new, new.changes_topic, {0: 1, 1: 1})
+    delete_redis(new, "campaigns")
+    truncated = ("rebuild", "--step", "campaigns", "--yes", "--allow-truncated-logs")
+    assert ELSEWHERE in (await asyncio.to_thread(command, new, *truncated)).stdout
+    with processes(new, tmp_path, "dispatch"):
+        await settled(new, topic=settings.changes_topic)
+    found_in = where(new, "states", "campaigns")
+    assert any(found_in)
+    for p, names in enumerate(found_in):
+        assert {murmur2(name, 3) for name in names} <= {p}
+    assert sorted((r.partition, r.offset, r.value) for r in await read_topic(new, new.actions_topic)) == acted
