@@ -1,52 +1,36 @@
-"""The contract that the protocol needs, tested on the real Kafka and Redis and on those in memory."""
+"""The contract that the protocol needs of Kafka, tested on the real one and on those in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Final
 
-import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from segmentation.step import DeadLetter, DueEntry, Output
+from segmentation.step import DeadLetter, Output
 from stream.dead_letters.records import DeadRecord, dead_record
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.log_reader import LogReader
-from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka import topics
 from stream.kafka.streams import Streams, streams_of
 from stream.settings import Settings
-from stream.storage.client import connect
 from stream.storage.heads import (
     Fingerprint,
     KafkaHead,
-    Stored,
     TakeoverRecord,
-    encode_head,
-    first_head,
-    with_stored,
 )
-from stream.storage.keys import ShardKeys
+from tests.recovery.rig.calm_servers import STORES, calm_servers
 from tests.recovery.rig.memory_ledger import MemoryBroker
-from tests.recovery.rig.memory_store import MemoryStore
-from tests.simulation.case import CALM
-from tests.simulation.choices import Choices
 from tests.simulation.fleet import installed
 from tests.simulation.servers.broker import SimulatedBroker
-from tests.simulation.servers.kafka_clients import SimulatedKafka
-from tests.simulation.servers.redis_client import RedisPlace, SimulatedRedis
-from tests.simulation.servers.redis_server import SimulatedRedisServer
-from tests.simulation.wire import SimulatedWire
 
-STORES: Final = [pytest.param("real", marks=pytest.mark.servers), "memory", "simulated"]
 # `make recovery` runs the contract on the newest Kafka too.
 SIDES: Final = [*STORES, pytest.param("newest", marks=[pytest.mark.servers, pytest.mark.recovery])]
 MAKERS: Final = {"real": "settings_for", "newest": "settings_for_newest"}
@@ -99,16 +83,6 @@ async def side(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     broker = MemoryBroker(1)
     broker.install(monkeypatch.setattr)
     yield Side(settings, streams, broker)
-
-
-def calm_servers(streams: Streams) -> tuple[SimulatedKafka, RedisPlace]:
-    """Return the simulation's servers, on which nothing goes wrong by itself."""
-    loop, choices = asyncio.get_running_loop(), Choices(0)
-    broker = SimulatedBroker(loop, choices, CALM)
-    for topic in (*streams.pinned(), streams.latest, streams.dead_letters):
-        broker.create(str(topic), 1)
-    wire = SimulatedWire(loop, choices, delays=0, breaks=0, ends=0)
-    return SimulatedKafka(broker, wire), RedisPlace(SimulatedRedisServer())
 
 
 @pytest.fixture
@@ -332,154 +306,3 @@ async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
     cluster, counts = await reader.describe(side.streams.pinned())
     assert cluster
     assert counts == dict.fromkeys(side.streams.pinned(), 1)
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[ShardStore]:
-    if request.param == "memory":
-        memory = MemoryStore()
-        await memory.read_head()
-        yield memory
-        return
-    keys = ShardKeys(uuid.uuid4().hex, "orders", 0)
-    if request.param == "simulated":
-        kafka, place = calm_servers(streams_of(Settings(), "scoring"))
-        simulated = ShardStore(cast("Any", SimulatedRedis(place, kafka.wire, 5)), keys, b"salt")
-        await simulated.read_head()
-        yield simulated
-        return
-    url = request.getfixturevalue("stack").endpoints.redis
-    redis = connect(Settings(redis_url=url))
-    made = ShardStore(redis, keys, b"salt")
-    await made.read_head()
-    yield made
-    await redis.aclose()
-
-
-def store_head(turn: int) -> bytes:
-    """Return the bytes of a head, without counts."""
-    return encode_head(msgspec.structs.replace(first_head("cluster", (1, 1), 0), turn=turn))
-
-
-async def test_the_head_is_compared_and_set(store: ShardStore) -> None:
-    assert await store.read_head() is None
-    assert await store.is_empty()
-    one, two = store_head(1), store_head(2)
-    first = await store.commit(None, one, Writes({b"a": b"1"}, created=[b"a"], due={b"a": 7}))
-    assert first == with_stored(one, Stored(1, 1, 1, 0))
-    with pytest.raises(ShardLost):
-        await store.commit(None, two, Writes({b"a": b"2"}))
-    with pytest.raises(ShardLost):
-        await store.commit(two, two, Writes({b"a": b"2"}))
-    assert await store.committed(one) == first
-    assert await store.committed(two) is None
-    assert (await store.load(first, [b"a", b"b"], None, 0)).values == [b"1", None]
-    second = await store.commit(first, two, Writes({b"a": b"2"}, idle=[b"a"]))
-    assert second == with_stored(two, Stored(1, 1, 0, 0))
-    assert await store.read_head() == second
-    assert not await store.is_empty()
-
-
-async def test_nothing_is_loaded_under_another_head(store: ShardStore) -> None:
-    await store.commit(None, store_head(1), Writes())
-    for asked in ([b"a"], []):
-        with pytest.raises(ShardLost):
-            await store.load(store_head(2), asked, 10, 5)
-    with pytest.raises(ShardLost):
-        await store.load_slice(store_head(2), "", 5)
-
-
-VANISHED: Final = {
-    "states": "0 states instead of 2",
-    "customers": "0 entries in the list of customers instead of 2",
-    "due": "0 due times instead of 2",
-    "tombstones": "0 tombstones instead of 2",
-}
-
-
-async def lose(store: ShardStore, name: str) -> None:
-    """Delete one key of the shard behind its head."""
-    if isinstance(store, MemoryStore):
-        store.lose(name)
-    else:
-        await store._redis.delete(getattr(store._keys, name))
-
-
-@pytest.mark.parametrize(("name", "shown"), VANISHED.items(), ids=VANISHED)
-async def test_a_part_that_vanished_behind_the_head_is_noticed(store: ShardStore, name: str, shown: str) -> None:
-    await store.commit(None, store_head(1), store.with_tombstones(Writes({b"c": b"left"}), bool))
-    raw = await store.read_head()
-    states = {b"a": b"1", b"b": b"2"}
-    raw = await store.commit(raw, store_head(2), Writes(states, created=list(states), due=dict.fromkeys(states, 7)))
-    await lose(store, name)
-
-    async def stops(call: Awaitable[object]) -> None:
-        with pytest.raises(ShardQuarantined, match=shown) as stop:
-            await call
-        assert stop.value.reason == "redis_lost"
-        assert "segstream rebuild" in str(stop.value)
-
-    await stops(store.load(raw, [b"a"], None, 0))
-    await stops(store.load(raw, [], 5, 10))
-    await stops(store.load_slice(raw, "", 5))
-    await stops(store.commit(raw, store_head(3), Writes({b"a": b"3"})))
-    await stops(store.read_head())
-
-
-async def test_a_head_of_a_version_that_counts_nothing_gets_its_counts(store: ShardStore) -> None:
-    raw = await store.commit(None, store_head(1), Writes({b"a": b"1"}, created=[b"a"]))
-    old = raw.replace(b',"stored":[1,1,0,0]', b"")
-    assert old != raw
-    if isinstance(store, MemoryStore):
-        store.kept.head = old
-    else:
-        await store._redis.set(store._keys.head, old)
-    assert await store.read_head() == old
-    assert (await store.load(old, [b"a"], None, 0)).values == [b"1"]
-    new = await store.commit(old, store_head(2), Writes({b"b": b"1"}, created=[b"b"]))
-    assert new == with_stored(store_head(2), Stored(2, 2, 0, 0))
-
-
-async def test_due_customers_are_found(store: ShardStore) -> None:
-    names = [b"a", b"b", b"c"]
-    raw = await store.commit(
-        None, store_head(1), Writes(dict.fromkeys(names, b"s"), created=names, earlier={b"a": 30, b"b": 20, b"c": 10})
-    )
-    assert (await store.load(raw, [], 30, 5)).fired == [DueEntry(10, b"c", b"s"), DueEntry(20, b"b", b"s")]
-    assert (await store.load(raw, [], 30, 1)).fired == [DueEntry(10, b"c", b"s")]
-    assert (await store.load(raw, [], None, 5)).fired == []
-    raw = await store.commit(raw, store_head(2), Writes(earlier={b"a": 40, b"b": 5}, due={b"c": 50}))
-    assert [(d.at, d.key) for d in (await store.load(raw, [], 99, 5)).fired] == [(5, b"b"), (30, b"a"), (50, b"c")]
-    raw = await store.commit(raw, store_head(3), Writes(idle=[b"a", b"b"]))
-    assert [d.key for d in (await store.load(raw, [], 99, 5)).fired] == [b"c"]
-
-
-async def test_customers_are_found_in_slices(store: ShardStore) -> None:
-    names = [b"a", b"b", b"c"]
-    raw = await store.commit(None, store_head(1), Writes(dict.fromkeys(names, b"s"), created=names))
-    assert await store.load_slice(raw, "", 2) == ([(b"a", b"s"), (b"b", b"s")], 2, b"b")
-    assert await store.load_slice(raw, "b", 2) == ([(b"c", b"s")], 1, b"c")
-    assert await store.load_slice(raw, "c", 2) == ([], 0, b"")
-
-
-async def test_erased_customers_are_stored_under_hashes(store: ShardStore) -> None:
-    raw = await store.commit(None, store_head(1), Writes({b"a": b"s"}, created=[b"a"], earlier={b"a": 1}))
-    raw = await store.commit(
-        raw, store_head(2), store.with_tombstones(Writes({b"a": b"left"}), lambda value: value == b"left")
-    )
-    found = await store.load(raw, [b"a"], 99, 5)
-    assert (found.values, found.fired, found.erased) == ([b"left"], [], frozenset({b"a"}))
-    assert found.present([b"a"]) == set()
-    assert await store.load_slice(raw, "", 5) == ([], 0, b"")
-    raw = await store.commit(raw, store_head(3), Writes({b"a": b"back"}, created=[b"a"]))
-    back = await store.load(raw, [b"a"], None, 0)
-    assert (back.values, back.erased) == ([b"back"], frozenset())
-
-
-@pytest.mark.parametrize("states", [{}, {b"n%d" % i: b"s" for i in range(11_000)}], ids=["empty", "customers"])
-async def test_a_shard_can_be_started_anew(store: ShardStore, states: dict[bytes, bytes]) -> None:
-    await store.commit(None, store_head(1), Writes({b"a": b"s"}, created=[b"a"], due={b"a": 1}))
-    await store.start_anew(store_head(0), states)
-    raw = await store.read_head()
-    assert raw == with_stored(store_head(0), Stored(len(states), len(states), 0, 0))
-    assert (await store.load(raw, [b"a", *list(states)[:1]], 99, 5)).values == [None, *list(states.values())[:1]]

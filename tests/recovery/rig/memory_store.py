@@ -1,6 +1,6 @@
 """A shard of Redis in memory, which loses keys or its worker on demand.
 
-It passes the contract of the real store (test_ledger_contract.py).
+It passes the contract of the real store (test_store_contract.py).
 """
 
 from __future__ import annotations
