@@ -30,7 +30,7 @@ from stream.engine.store import ShardStore
 from stream.engine.supervisor import Supervisor
 from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
-from stream.repair import rebuild
+from stream.repair import rebuild, reconfigure
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key
 from stream.worker import steps
@@ -46,6 +46,13 @@ SALT: Final = b"salt"
 # run would be such requests.
 AGAIN_S: Final = 0.02
 STEPS: Final = ("scoring", "campaigns")
+# Settings before and after a change, for each of its ways: customers are scored again, or records are read again. The
+# larger window needs orders that had left the smaller one.
+CHANGES: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "": ({}, {}),
+    "dwell": ({"dwell_hours": 2_000.0}, {"dwell_hours": 0.0}),
+    "window": ({"window_days": 40}, {"window_days": 600}),
+}
 RULES: Final = Path(__file__).parent / "rules.yaml"
 # Short, so that each of them expires; as the recovery tests'.
 SHORT: Final[dict[str, Any]] = {
@@ -78,10 +85,13 @@ class WatchedBoard(StatusBoard):
 
 
 @cache
-def settings_of(wall: bool, partitions: int, turn: int, adopts: bool) -> Settings:
-    """Return the settings of a run; made once for each kind of run. `adopts`: a new model's moves set off no action."""
+def settings_of(wall: bool, partitions: int, turn: int, adopts: bool, change: str, after: bool) -> Settings:
+    """Return the settings of a run, made once for each kind of run.
+
+    `adopts`: a new model's moves set off no action. `change`: what changes in the middle. `after`: it has changed.
+    """
     kind = SHORT | {"time": "wall" if wall else "event", "model_moves": "adopt" if adopts else "act"}
-    return Settings(**kind, rules_file=RULES, partitions=partitions, turn_max_orders=turn)
+    return Settings(**kind, **CHANGES[change][after], rules_file=RULES, partitions=partitions, turn_max_orders=turn)
 
 
 class UnseenMetric:
@@ -166,7 +176,7 @@ class SimulatedFleet:
         self._stopped = partial(stopped, self)
         self._kafka = kafka
         self._place = place
-        self._settings = settings
+        self.settings = settings
         self._wall_ms = wall_ms
         self._published = published
         self.streams: Streams = streams_of(settings, step)
@@ -182,6 +192,10 @@ class SimulatedFleet:
     def status_key(self) -> bytes:
         """The key of the shards' statuses in Redis."""
         return status_key(GROUP, self.streams.input).encode()
+
+    def change_settings(self, settings: Settings) -> None:
+        """Give other settings to the processes that start from now on."""
+        self.settings, self.step = settings, step_of(settings, self.step.name)
 
     def start(self, lag_s: float = 0.0) -> Host:
         """Start a process. `lag_s`: how much later than others it learns of a model."""
@@ -205,7 +219,7 @@ class SimulatedFleet:
             task.exception()
 
     async def _work(self, host: Host, lag_s: float) -> None:
-        settings, streams = self._settings, self.streams
+        settings, streams, step = self.settings, self.streams, self.step
         client = cast("Any", SimulatedRedis(self._place, self._kafka.wire, settings.redis_timeout_s))
         membership = cast("Any", SimulatedMembership(self.group, self._kafka.wire, host.name))
 
@@ -219,7 +233,7 @@ class SimulatedFleet:
 
         def make(partition: int) -> Shard:
             store = ShardStore(client, self.keys(partition), SALT)
-            context = ShardContext(settings, streams, partition, self.step, store, membership)
+            context = ShardContext(settings, streams, partition, step, store, membership)
             return Shard(context, models, metrics(), board, slots, now_ms)
 
         supervisor = self.supervisors[host] = Supervisor(membership, make, settings.partitions)
@@ -246,7 +260,9 @@ def installed(loop: asyncio.AbstractEventLoop, kafka: SimulatedKafka, place: Red
         for name, value in (("time", time), ("random", chance), ("secrets", tokens)):
             if hasattr(module, name):
                 replace(module, name, value)
-    replace(rebuild, "connect", lambda settings: SimulatedRedis(place, kafka.wire, settings.redis_timeout_s))
+    for module in (rebuild, reconfigure):
+        replace(module, "connect", lambda settings: SimulatedRedis(place, kafka.wire, settings.redis_timeout_s))
+    replace(reconfigure, "random", chance)
     replace(held_back, "HeldBack", partial(HeldBack, clock_s=loop.time))
     replace(turns, "FlowControl", partial(FlowControl, clock_s=loop.time))
     replace(aiokafka.producer.producer, "AIOKafkaClient", partial(SimulatedClient, kafka))

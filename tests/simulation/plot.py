@@ -48,7 +48,8 @@ class PlotScene(NamedTuple):
 class Plot:
     """Generates the scenes. In wall time an order's instant is the present, so it is given by the run."""
 
-    def __init__(self, seed: int, *, partitions: int, customers: int, scenes: int, wall: bool) -> None:
+    def __init__(self, seed: int, *, partitions: int, customers: int, wall: bool, litter: int = 0) -> None:
+        """`litter`: of a hundred records, so many more are garbage."""
         self._rng = random.Random(f"{seed}:plot")
         self._partitions = partitions
         self._wall = wall
@@ -59,7 +60,8 @@ class Plot:
         self._past: list[PlotRecord] = []
         self._backfill: str | None = None
         self._serial = 0
-        self.scenes = scenes
+        self._litter = random.Random(f"{seed}:litter")
+        self._littered = litter / 100
         self.models = 0
 
     def scene(self, number: int, now_ms: int, skipped: Collection[int] = ()) -> PlotScene:
@@ -106,7 +108,7 @@ class Plot:
 
     def _about_a_customer(self, luck: float, serial: int) -> list[PlotRecord]:
         rng = self._rng
-        if luck < 0.14:
+        if luck < 0.14 or self._litter.random() < self._littered:
             return [self._record(rng.choice(self._customers), b'{"garbage": %d}' % serial)]
         customer = rng.choice(self._customers)
         if luck < 0.19:

@@ -15,7 +15,7 @@ import yaml
 from aiokafka import TopicPartition
 
 from segmentation.step import Activation, TurnContext
-from stream.storage.heads import decode_store_head
+from stream.storage.heads import NOTE_HEADER, decode_store_head
 from tests.recovery.rig import campaign_checker, checker
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
@@ -92,12 +92,13 @@ def _play(world: SimulatedWorld, change: Change | None) -> list[str]:
 
 def _judge(world: SimulatedWorld) -> list[str]:
     found = read_run(world)
-    wrong = world.stopped + checker.violations(found, world.acknowledged, event_time=not world.case.wall)
+    wrong = world.stopped + world.broker.late_ends
+    wrong += checker.violations(found, world.acknowledged, event_time=not world.case.wall)
     for dispatchers in world.fleets[1:]:
         wrong += campaign_checker.violations(read_campaigns(world, dispatchers), rules(), adopts=world.case.adopts)
-    if world.case.wall:
+    if world.case.wall or world.case.change:
         wrong += _in_other_segments(world)
-    elif not wrong:
+    if not wrong and not world.case.wall:
         calm = SimulatedWorld(
             world.case.calm(),
             {TopicPartition(world.streams.input, p): world.broker.logs[TopicPartition(world.streams.input, p)].entries
@@ -106,14 +107,37 @@ def _judge(world: SimulatedWorld) -> list[str]:
         try:
             if stuck := _play(calm, None):
                 return [f"the undisturbed run: {line}" for line in stuck]
-            wrong += checker.differences(found, read_run(calm), world.settings.rules)
+            undisturbed, own = read_run(calm), world.settings_after().rules
+            if world.case.change:
+                wrong += checker.other_states(found.shards, _published_as(found, undisturbed.shards, world), own)
+            else:
+                wrong += checker.differences(found, undisturbed, own)
         finally:
             calm.loop.dispose()
     return wrong
 
 
+def _published_as(
+    run: checker.GroupRun, shards: list[checker.ShardContent], world: SimulatedWorld
+) -> list[checker.ShardContent]:
+    """Return the states of a run under the new settings from its start, with the last moves of the run that changed.
+
+    Customers who never moved are left as they are in that run.
+    """
+    notes = {(row.partition, row.key): row.headers[NOTE_HEADER] for row in run.moves}
+    patch = world.fleets[0].step.patch
+    made = []
+    for p, shard in enumerate(shards):
+        states = {
+            key: patch(value, notes[p, key]) if (p, key) in notes else run.shards[p].states.get(key, value)
+            for key, value in shard.states.items()
+        }
+        made.append(replace(shard, states=states, tombstones=run.shards[p].tombstones))
+    return made
+
+
 def _in_other_segments(world: SimulatedWorld) -> list[str]:
-    """Score every customer once more, in wall time: at rest nobody may move."""
+    """Score every customer once more: at rest nobody may move."""
     found: list[bytes] = []
     workers = world.fleets[0]
     for p in range(world.case.partitions):

@@ -11,17 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from stream.engine import takeover
 from tests.recovery.rig.mutants import TAKEN_OUT
+from tests.recovery.rig.replacing import Replace
 from tests.simulation.batches import quietly, run_many, without
 from tests.simulation.case import CALM, Case
 from tests.simulation.fleet import engine_modules
 from tests.simulation.runs import run
 from tests.simulation.shrink import shrunk
 from tests.simulation.unmended import UNMENDED
+from tests.simulation.world import SimulatedWorld
 from tests.support.paths import ROOT
 
 SEEDS = 60
 CASES = Path(__file__).parent / "cases"
+KNOWN = Path(__file__).parent / "known"
 OFTEN_CAUGHT = 7  # a mutant that most seeds of the storm catch: noting in Redis what was published
 
 
@@ -49,10 +53,24 @@ def test_no_failure_of_the_past_comes_back(file: Path) -> None:
     assert outcome.violations == [], "\n".join(outcome.trace)
 
 
+@pytest.mark.xfail(strict=True, reason="a hole that is still open: docs/explanation/exactly-once.md, section 12")
+@pytest.mark.parametrize("file", sorted(KNOWN.glob("*.json")), ids=lambda file: file.stem)
+def test_a_known_failure_is_gone(file: Path) -> None:
+    assert run(Case.parse(file.read_text("utf-8"))).violations == []
+
+
 @pytest.mark.parametrize("name", UNMENDED)
 def test_a_failure_of_the_past_comes_back_without_its_fix(name: str) -> None:
     case = Case.parse((CASES / f"{name}.json").read_text("utf-8"))
     assert run(case, UNMENDED[name]).violations
+
+
+def test_states_that_a_change_of_settings_did_not_read_again_are_noticed() -> None:
+    def change(replace: Replace, _: SimulatedWorld) -> None:
+        replace(takeover, "must_read_again", lambda *_: False)
+
+    cases = (case for case in map(Case.of, range(1, 400)) if case.change == "window" and not case.wall)
+    assert any("states of shard" in line for case in cases for line in run(case, change).violations)
 
 
 def test_a_failure_is_repeated_and_shrunk() -> None:

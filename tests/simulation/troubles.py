@@ -30,6 +30,7 @@ class Troubles:
         self._stream = stream
         self._over = False
         self._loses = world.choices.stream("lose", world.case.rates["lose"])
+        self._parts = world.choices.stream("part", world.case.rates.get("part", 0))
         self.has_lost = False  # a part of Redis, behind an intact head
         self._kinds = [
             self._kill, self._kill, self._suspend, self._suspend, self._cut_off, self._drop_links, self._hold,
@@ -50,6 +51,8 @@ class Troubles:
             self._kinds[value % len(self._kinds)](value // len(self._kinds))
         if (value := self._loses.next()) and not self._over and not self.has_lost:
             self._lose(value)
+        if (value := self._parts.next()) and not self._over and not self._world.operator.is_busy():
+            self._lose_entries(value)
 
     def heal(self) -> None:
         """End all troubles."""
@@ -59,7 +62,7 @@ class Troubles:
         world.wire.calm = True
         world.wire.held_until.clear()
         world.broker.calm = True
-        world.wire.cut("redis")  # nobody stays with an old primary
+        world.wire.cut("redis", but_to=world.place.server)  # nobody stays with an old primary
         for host in world.hosts:
             host.cut_until.clear()
             host.clock_error_ms = 0
@@ -179,8 +182,8 @@ class Troubles:
     def _expire(self, value: int) -> None:
         """Delete the beginnings of the logs, as far as no Redis can fall back any more (retention)."""
         world = self._world
-        if world.case.rates["lose"]:
-            return  # a rebuild needs the whole logs
+        if world.case.rates["lose"] or world.case.rates.get("part") or world.case.change:
+            return  # these need the whole logs
         world.note("the beginnings of the logs expire")
         needed: dict[TopicPartition, list[int]] = {}
         for fleet, p in world.shards():
@@ -232,3 +235,19 @@ class Troubles:
             world.note(f"redis loses {gone}")
             for one in gone:
                 del data[one]
+
+    def _lose_entries(self, value: int) -> None:
+        """Let states of a shard vanish from Redis, or what else is kept of its customers."""
+        world = self._world
+        fleet, p = world.shards()[value % len(world.shards())]
+        keys, data = fleet.keys(p), world.place.server.data
+        key = (keys.states, keys.states, keys.customers, keys.due, keys.tombstones)[value // 8 % 5].encode()
+        if keys.head.encode() not in data or key not in data:
+            return
+        self.has_lost = True
+        gone = sorted(data[key])[value // 64 % len(data[key]) :]
+        world.note(f"redis loses {gone} of {key!r}")
+        for entry in gone:
+            del data[key][entry]
+        if not data[key]:
+            del data[key]

@@ -21,9 +21,11 @@ class Disconnected(Exception):
 class SimulatedLink:
     """One connection of a process to a server. What is sent on it arrives in order."""
 
-    def __init__(self, host: Host | None, server: str) -> None:
+    def __init__(self, host: Host | None, server: str, to: object = None) -> None:
+        """`to`: what answers there, where another may take its place."""
         self.host = host
         self.server = server
+        self.to = to
         self.broken = False
         self.arrives = 0.0  # the last request
         self.waiting: dict[asyncio.Future[Any], None] = {}
@@ -53,14 +55,16 @@ class SimulatedWire:
         self.links: dict[SimulatedLink, None] = {}
         self.calm = False
 
-    def link(self, host: Host | None, server: str) -> SimulatedLink:
-        made = SimulatedLink(host, server)
+    def link(self, host: Host | None, server: str, to: object = None) -> SimulatedLink:
+        made = SimulatedLink(host, server, to)
         self.links[made] = None
         return made
 
-    def cut(self, server: str, host: Host | None = None) -> None:
-        """Break all connections to a server, or those of one process."""
+    def cut(self, server: str, host: Host | None = None, *, but_to: object = None) -> None:
+        """Break all connections to a server, or those of one process, or all but those `but_to` one."""
         for link in [k for k in self.links if k.server == server and host in {None, k.host}]:
+            if but_to is not None and link.to is but_to:
+                continue
             del self.links[link]
             link.cut()
 

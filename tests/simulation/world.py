@@ -9,15 +9,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
-from redis.exceptions import RedisError
 
-from stream.errors import SegstreamError
-from stream.repair.rebuild import Rebuilder
+from stream.settings import Settings
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
 from tests.simulation.fleet import STEPS, SimulatedFleet, settings_of
+from tests.simulation.operating import Operator
 from tests.simulation.plot import ABORTED, COMMITTED, START_MS, Plot, PlotRecord
 from tests.simulation.servers.broker import SimulatedBroker
 from tests.simulation.servers.kafka_clients import SimulatedKafka
@@ -29,9 +27,9 @@ from tests.simulation.virtual_loop import WORLD, Host, VirtualLoop
 from tests.simulation.wire import SimulatedWire
 
 SETTLE_S: Final = 240.0
-OPERATOR_S: Final = 0.5
 LOOK_S: Final = 0.25
 REST_S: Final = 2.0  # after which everything must still be as it was
+LAST_WORDS_S: Final = 1.0
 SILENCE_DAYS: Final = 400
 SNAPSHOTS: Final = 16  # the last states of Redis that it may fall back to
 UPSTREAM: Final = 1_000_000  # the id of the producer of orders
@@ -53,7 +51,7 @@ class SimulatedWorld:
         self.loop = loop = VirtualLoop(choices, shuffles=rates["order"], steps=rates["step"])
         self.wire = SimulatedWire(loop, choices, delays=rates["delay"], breaks=rates["break"], ends=rates["end"])
         self.broker = SimulatedBroker(loop, choices, rates)
-        self.settings = settings_of(case.wall, case.partitions, case.turn, case.adopts)
+        self.settings = self.settings_after() if inputs is not None else self._settings(after=False)
         self.published: list[float] = []
         self.jumped_ms = 0
         self.broker.now_ms = self.wall_ms
@@ -62,9 +60,17 @@ class SimulatedWorld:
         self.place = RedisPlace(server)
         self.kafka = SimulatedKafka(self.broker, self.wire)
         self.stopped: list[str] = []
+        self.operator = Operator(self)
         self.fleets = [
             SimulatedFleet(
-                loop, self.kafka, self.place, self.settings, step, self.wall_ms, self.published, self._note_stopped
+                loop,
+                self.kafka,
+                self.place,
+                self.settings,
+                step,
+                self.wall_ms,
+                self.published,
+                self.operator.note_stopped,
             )
             for step in STEPS[: 2 if case.dispatchers else 1]
         ]
@@ -74,9 +80,10 @@ class SimulatedWorld:
         self.trace: list[str] = []
         self.acknowledged: list[tuple[int, bytes]] = []
         self.snapshots: list[Data] = []
-        self._operating: set[tuple[SimulatedFleet, int]] = set()  # shards that an operator looks after
-        self._operator: list[asyncio.Task[None]] = []
         self._inputs = inputs
+        self._plot = Plot(
+            case.seed, partitions=case.partitions, customers=case.customers, wall=case.wall, litter=case.litter
+        )
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])
         self.troubles = Troubles(self, choices.stream("world", rates["world"]))
@@ -102,35 +109,17 @@ class SimulatedWorld:
         """Return the right wall clock. It starts long after event time."""
         return START_MS + 9_000 * 86_400_000 + self.jumped_ms + int(self.loop.time() * 1000)
 
+    def settings_after(self) -> Settings:
+        """Return the settings at the end."""
+        return self._settings(after=True)
+
+    def _settings(self, *, after: bool) -> Settings:
+        case = self.case
+        return settings_of(case.wall, case.partitions, case.turn, case.adopts, case.change, after)
+
     def note(self, line: str) -> None:
         """Add a line to the trace."""
         self.trace.append(f"{self.loop.time():9.3f}  {line}")
-
-    def _note_stopped(self, fleet: SimulatedFleet, partition: int, reason: str, line: str) -> None:
-        self.note(line)
-        if reason != "redis_lost" or not self.troubles.has_lost:
-            self.stopped.append(line)
-        elif (fleet, partition) not in self._operating:
-            self._operating.add((fleet, partition))
-            self._operator.append(self.loop.create_task(self._operate(fleet, partition), context=WORLD))
-
-    async def _operate(self, fleet: SimulatedFleet, partition: int) -> None:
-        """Do what each quarantine asks for: make the shard anew from Kafka, and let it try again."""
-        while True:
-            await asyncio.sleep(OPERATOR_S)
-            if not self._is_quarantined(fleet, partition):
-                continue
-            try:
-                rebuilder = Rebuilder(self.settings, fleet.streams, fleet.step)
-                async for line in rebuilder.rebuild(partition):
-                    self.note(line)
-            except (KafkaError, RedisError, SegstreamError, TimeoutError) as error:
-                self.note(f"the rebuild failed: {error!r}")
-            else:
-                self.place.server.command(b"HDEL", fleet.status_key, b"%d" % partition)
-
-    def _is_quarantined(self, fleet: SimulatedFleet, partition: int) -> bool:
-        return b'"quarantined"' in (self.place.server.command(b"HGET", fleet.status_key, b"%d" % partition) or b"")
 
     def digest(self) -> str:
         """Return a digest of the trace and of every log."""
@@ -145,12 +134,20 @@ class SimulatedWorld:
         for fleet, count in zip(self.fleets, (self.case.workers, self.case.dispatchers), strict=False):
             for _ in range(count):
                 self.start_process(fleet)
+        if self.case.change and self._inputs is None:
+            self.operator.change_settings()
         feeding = self.loop.create_task(self._feed(), context=WORLD)
         if self._inputs is None:
             await self.loop.create_task(self.troubles.run(), context=WORLD)
         await feeding
         self.troubles.heal()
+        if self.case.wall:
+            await self._pass_time()
         await self._settle()
+        if self.case.change and not self.case.wall and self._inputs is None:
+            # Customers that a takeover touched are looked at when the clock passes; then nobody may be left to move.
+            await self._send(self._plot.silence(1), 0)
+            await self._settle()
 
     def start_process(self, fleet: SimulatedFleet) -> None:
         wrong = self._skews.next()
@@ -173,7 +170,7 @@ class SimulatedWorld:
                 log.wake()
             return
         case = self.case
-        plot = Plot(case.seed, partitions=case.partitions, customers=case.customers, scenes=case.scenes, wall=case.wall)
+        plot = self._plot
         for number in range(case.scenes):
             scene = plot.scene(number, self.wall_ms(), case.skipped)
             if scene.starts is not None:
@@ -184,8 +181,13 @@ class SimulatedWorld:
         await asyncio.sleep(1.0)
         self.fed = True
         await self._send(plot.silence(SILENCE_DAYS), 0)
-        if case.wall:
-            self.jumped_ms += SILENCE_DAYS * 86_400_000
+
+    async def _pass_time(self) -> None:
+        """Send a few records more in wall time, by right clocks, and let so many days pass that everyone moves."""
+        scene = self._plot.scene(self.case.scenes, self.wall_ms(), self.case.skipped)
+        await self._send(scene.records, 0)
+        await asyncio.sleep(LAST_WORDS_S)
+        self.jumped_ms += SILENCE_DAYS * 86_400_000
 
     async def _send(self, records: list[PlotRecord], transaction: int) -> None:
         """Send records as the shops' producer does: outside transactions, or in one that is committed or aborted."""
@@ -222,9 +224,9 @@ class SimulatedWorld:
         return sum(len(log.entries) for log in self.broker.logs.values())
 
     def _is_settled(self) -> bool:
+        if self.operator.is_busy():
+            return False
         for fleet, p in self.shards():
-            if (fleet, p) in self._operating and self._is_quarantined(fleet, p):
-                return False
             head = self.head(fleet, p)
             end = self.broker.logs[TopicPartition(fleet.streams.input, p)].stable
             if head is None or head["offset"] < end or head["cursor"] is not None:

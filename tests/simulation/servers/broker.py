@@ -49,6 +49,7 @@ class Coordinated:
     state: str = "empty"  # empty, ongoing, prepared, complete
     committed: bool = False
     partitions: set[TopicPartition] = field(default_factory=set)
+    begun: int = 0  # how many transactions
     timer: asyncio.TimerHandle | None = None
 
 
@@ -71,6 +72,7 @@ class SimulatedBroker:
         self.now_ms: Callable[[], int] = lambda: 0
         self.note: Callable[[str], None] = lambda _: None
         self._ids: dict[str, Coordinated] = {}
+        self.late_ends: list[str] = []  # each has torn a transaction
 
     def create(self, topic: str, partitions: int) -> None:
         self.partitions[topic] = partitions
@@ -102,6 +104,7 @@ class SimulatedBroker:
             return ConcurrentTransactions
         if known.state != "ongoing":
             known.state = "ongoing"
+            known.begun += 1
             known.partitions.clear()
             known.timer = self._loop.call_later(timeout_s, self._expire, known, epoch, context=WORLD)
         known.partitions.update(tps)
@@ -113,13 +116,20 @@ class SimulatedBroker:
             known.epoch += 1
             self._prepare(known, committed=False)
 
-    def end(self, name: str, pid: int, epoch: int, *, committed: bool) -> ErrorClass:
+    def begun(self, name: str) -> int:
+        """Return the number of a producer's last transaction."""
+        return self._ids[name].begun
+
+    def end(self, name: str, pid: int, epoch: int, begun: int, *, committed: bool) -> ErrorClass:
+        """End the transaction that is open. `begun`: the number of the one that was meant, which Kafka doesn't know."""
         known = self._ids.get(name)
         if known is None or known.pid != pid:
             return InvalidProducerIdMapping
         if epoch != known.epoch:
             return InvalidProducerEpoch
         if known.state == "ongoing":
+            if known.begun != begun:
+                self.late_ends.append(f"a late end has torn a transaction ({name}: {begun}, {known.begun})")
             self._prepare(known, committed=committed)
             return NoError
         if known.state == "empty" or known.committed != committed:
@@ -160,10 +170,15 @@ class SimulatedBroker:
         error, offset = log.produce(pid, epoch, sequence, rows, self.now_ms(), verified=member or not self.verifies)
         if error is InvalidTxnState:
             self.note(f"{tp.topic}-{tp.partition}: a batch belongs to no transaction")
-        if error is NoError and self._tears.next() and known.state == "ongoing" and not self.calm:
+        if error is NoError and self._tears_after(known) and known.state == "ongoing" and not self.calm:
             self.note(f"{name}: a late request ends the transaction after a batch for {tp.topic}-{tp.partition}")
             self._prepare(known, committed=True)
         return error, offset
+
+    def _tears_after(self, known: Coordinated) -> bool:
+        """Return whether a late request ends a transaction now: likelier while logs still miss their part of it."""
+        missing = sum(not self.logs[tp].in_transaction(known.pid) for tp in known.partitions)
+        return any(self._tears.next() for _ in range(1 + missing))
 
     def bounds(self, tps: list[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """Return (first offset, last stable offset) of logs."""

@@ -111,8 +111,10 @@ class SimulatedClient:
 
     async def send(self, node: int, request: Any, *, group: Any = ConnectionGroup.DEFAULT) -> Any:
         try:
-            ends = isinstance(request, EndTxnRequest)
-            return await self._call(node, group, lambda: self._answer(request), ends=ends)
+            if not isinstance(request, EndTxnRequest):
+                return await self._call(node, group, lambda: self._answer(request))
+            begun = self._kafka.broker.begun(request._transactional_id)
+            return await self._call(node, group, lambda: self._end(request, begun), ends=True)
         except Disconnected:
             raise KafkaConnectionError("the connection was closed") from None
 
@@ -135,8 +137,11 @@ class SimulatedClient:
             tps = sorted(TopicPartition(topic, p) for topic, parts in request._topics for p in parts)
             code = broker.add_partitions(name, pid, epoch, tps, self._timeout_s).errno
             return SimpleNamespace(errors=[(tp.topic, [(tp.partition, code)]) for tp in tps])
-        assert isinstance(request, EndTxnRequest), request
-        error = broker.end(name, pid, epoch, committed=bool(request._transaction_result))
+        raise AssertionError(request)
+
+    def _end(self, request: Any, begun: int) -> Any:
+        about = (request._transactional_id, request._producer_id, request._producer_epoch, begun)
+        error = self._kafka.broker.end(*about, committed=bool(request._transaction_result))
         return SimpleNamespace(error_code=error.errno)
 
 

@@ -112,7 +112,8 @@ class SimulatedRedis(_RedisCommands):
         return answers
 
     def _connect(self) -> tuple[SimulatedLink, SimulatedRedisServer]:
-        return self._wire.link(HOST.get(), REDIS), self._place.server
+        server = self._place.server
+        return self._wire.link(HOST.get(), REDIS, server), server
 
     async def _run(self, *command: Any) -> Any:
         return (await self.execute([command]))[0]
