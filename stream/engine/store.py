@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from stream.settings import Settings
 
-# Lua's unpack takes fewer than 8,000 values. The arguments are checked before the first write, because Redis doesn't
-# undo the writes of a script that fails.
+# Lua's unpack takes fewer than 8,000 values. The arguments and the user's permissions are checked before the first
+# write, because Redis doesn't undo the writes of a script that fails. Before 7.0 Redis doesn't tell the permissions.
 _KEYS: Final = """
 local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local function stored()
@@ -51,6 +51,17 @@ for i = 1, 8 do
 end
 if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
 if string.sub(ARGV[2], -5) ~= 'null}' then return redis.error_reply('ERR segstream: the head has counts') end
+for _, write in ipairs({
+  {'set', head, ''}, {'hset', states, '', ''}, {'hdel', states, ''}, {'zadd', customers, '0', ''},
+  {'zrem', customers, ''}, {'zadd', due, '0', ''}, {'zrem', due, ''}, {'hset', tombstones, '', ''},
+  {'hdel', tombstones, ''}
+}) do
+  if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(write)) then
+    return redis.error_reply(
+      "NOPERM This user has no permissions to run the '" .. write[1] .. "' command on " .. write[2]
+    )
+  end
+end
 local now = redis.call('GET', head)
 if (now or '') ~= ARGV[1] then return 0 end
 local found = stored()

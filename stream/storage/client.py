@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from stream.settings import DeploymentSettings
 
 _ACL_HINT = "docs/security.md lists the ACL rules of each role."
+_NO_MULTI = "EXEC without MULTI"  # all that redis-py says of a transaction that the user may not begin
+_DENIED = re.compile(
+    r"(User \S+|This user) has no permissions to (run the '[^']*' command|access [\w ]*)|No permissions to access a key"
+)
 
 
 class RedisUnreachable(SegstreamError):
@@ -104,7 +108,7 @@ def refusal(settings: DeploymentSettings, error: BaseException) -> RedisUnreacha
 def _is_forbidden(error: BaseException) -> bool:
     """Return whether the user's ACL forbids the command. Within a script or a transaction the error is a plain one."""
     return isinstance(error, redis.exceptions.NoPermissionError) or (
-        isinstance(error, redis.ResponseError) and "has no permissions" in str(error)
+        isinstance(error, redis.ResponseError) and ("has no permissions" in str(error) or _NO_MULTI in str(error))
     )
 
 
@@ -133,7 +137,9 @@ def _meaning(settings: DeploymentSettings, error: Exception) -> tuple[str, str]:
 
 def _denied_command(error: Exception) -> str:
     """Return the sentence of an ACL's refusal, without the script and the arguments around it."""
-    found = re.search(r"User \S+ has no permissions to (run the '[^']*' command|access [\w ]*)", str(error))
+    if _NO_MULTI in str(error):
+        return "it has no permissions to run the 'multi' command"
+    found = _DENIED.search(str(error))
     return found[0] if found else error_text(error)
 
 

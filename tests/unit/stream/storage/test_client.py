@@ -6,10 +6,11 @@ import socket
 import threading
 
 import pytest
+import redis
 from pydantic import SecretStr
 
 from stream.settings import Settings
-from stream.storage.client import RedisUnreachable, redis_client
+from stream.storage.client import RedisUnreachable, redis_client, refusal
 from trainer.errors import LockUnreachable
 from trainer.lock import training_lock
 
@@ -47,6 +48,27 @@ def test_a_server_that_quotes_the_login_is_not_quoted() -> None:
         with pytest.raises(RedisUnreachable, match="unknown command") as raised, redis_client(settings):
             pass
     assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "User worker has no permissions to run the 'hset' command script: abc",
+            "the 'hset' command",
+        ),
+        ("This user has no permissions to run the 'zadd' command on {g:orders:0}:customers", "run the 'zadd' command."),
+        ("Command # 1 (EVALSHA abc 5 k) of pipeline caused error: No permissions to access a key", "access a key."),
+        ("EXEC without MULTI", "the 'multi' command"),
+    ],
+)
+def test_what_an_acl_forbids_is_named_however_redis_puts_it(text: str, words: str) -> None:
+    kind = redis.exceptions.NoPermissionError if "access a key" in text else redis.ResponseError
+    refused = refusal(Settings(), kind(text))
+    assert refused is not None
+    assert words in str(refused)
+    assert "SEGSTREAM_REDIS_URL" in str(refused)
+    assert "EVALSHA" not in str(refused)
 
 
 def _quote(server: socket.socket) -> None:
