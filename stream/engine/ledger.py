@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import IllegalOperation, InvalidTxnState
 
 from segmentation.step import Output
 from stream.dead_letters.records import DeadRecord
@@ -23,6 +24,7 @@ from stream.kafka.aiokafka_internals import (
     join_transaction,
     pause_between_connection_attempts,
     shorten_transaction_retries,
+    transaction_error,
 )
 from stream.kafka.streams import Streams
 from stream.settings import Settings
@@ -137,6 +139,7 @@ class Ledger:
         """Throw the producer away. It never raises and never hangs, though after an error its `stop()` does."""
         with contextlib.suppress(Exception):
             await asyncio.wait_for(self._producer.stop(), 5)
+        transaction_error(self._producer)
 
     async def take_over(self, record: TakeoverRecord) -> int:
         """Commit the barrier record (takeover, step 3). Return its offset on the heads topic."""
@@ -262,7 +265,10 @@ class Ledger:
 
     @asynccontextmanager
     async def _in_time(self, what: str) -> AsyncIterator[None]:
-        """Treat a time-out, or an end that isn't confirmed, as an error of the producer. Raises ShardLost for both."""
+        """Treat a time-out, or an end that isn't confirmed, as an error of the producer. Raises ShardLost for both.
+
+        What only follows from another error of the transaction is raised as that error.
+        """
         limit_s = self._settings.commit_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -271,6 +277,8 @@ class Ledger:
             raise ShardLost("end_in_doubt", f"Kafka hasn't confirmed the end of {what}.") from None
         except TimeoutError:
             raise ShardLost("producer_timeout", f"{what} took more than {limit_s} s.") from None
+        except (IllegalOperation, InvalidTxnState) as error:
+            raise transaction_error(self._producer) or error from error
 
 
 async def _acknowledged(*parts: Sequence[Sent]) -> None:

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from stream.dead_letters.records import read_dead_letter
 from stream.errors import ShardLost, ShardQuarantined
@@ -96,6 +97,8 @@ class LogReader:
                     f"topic {topic!r} doesn't exist.",
                     hint="`segstream topics create` makes all of them.",
                 )
+            if code == TopicAuthorizationFailedError.errno:
+                raise TopicAuthorizationFailedError(topic)
             if code:
                 raise ShardLost("topic_unavailable", f"topic {topic!r} can't be described now: error {code}.")
         return cluster, {topic: len(found[topic]["partitions"]) for topic in topics}

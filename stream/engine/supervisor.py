@@ -147,9 +147,10 @@ class Supervisor:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """End the worker where a shard's task has ended without being stopped."""
+        # Asked for in any case: otherwise asyncio prints the errors of all shards but the first to fail.
+        error = None if task.cancelled() else task.exception()
         if task in self._leaving or self._failure is None or self._failure.done():
             return
-        error = None if task.cancelled() else task.exception()
         self._failure.set_exception(error or WorkerFailed(f"{task.get_name()} ended by itself."))
 
 

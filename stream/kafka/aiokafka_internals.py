@@ -70,6 +70,18 @@ def join_transaction(producer: AIOKafkaProducer, partition: TopicPartition) -> N
     producer._txn_manager.maybe_add_partition_to_txn(partition)  # noqa: SLF001
 
 
+def transaction_error(producer: AIOKafkaProducer) -> BaseException | None:
+    """Return the error that a producer's open transaction has had; None: it had none.
+
+    aiokafka raises it where the transaction is to be committed. Sends before that raise what follows from it: a topic
+    that is denied isn't added to the transaction, which shows as InvalidTxnState or IllegalOperation. Ask for it also
+    when the producer is thrown away: asyncio prints an error that nobody has asked for.
+    """
+    end = producer._txn_manager.wait_for_transaction_end()  # noqa: SLF001
+    error: BaseException | None = end.exception() if end is not None and end.done() and not end.cancelled() else None
+    return error
+
+
 def pause_between_connection_attempts(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
     """Let a client wait a second after each connection that it can't make. Call it before `start`.
 

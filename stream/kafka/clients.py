@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from stream.errors import SegstreamError
-from stream.kafka.aiokafka_internals import all_partitions, describe_topics, end_transactions_once
+from stream.kafka.aiokafka_internals import all_partitions, describe_topics, end_transactions_once, transaction_error
 from stream.kafka.refusals import KafkaUnreachable, explained
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ async def _connected(settings: DeploymentSettings, client: Client) -> AsyncItera
         yield client
     # Other errors of the block aren't Kafka's: a file that can't be written, a closed stdout.
     except (KafkaError, TimeoutError) as error:
-        raise await explained(settings, error) from error
+        first = transaction_error(client) if isinstance(client, AIOKafkaProducer) else None
+        raise await explained(settings, first if isinstance(first, KafkaError) else error) from error
     finally:
         # After an error it may hang, or raise (a CancelledError too); the first error is the one to report.
         with suppress(TimeoutError):

@@ -94,7 +94,7 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
     async def confirm(self, partition: int) -> bool:
         """Return whether the coordinator still accepts an offset of this partition from this member and generation.
 
-        The offset is the committed one; nothing reads it back.
+        The offset is the committed one; nothing reads it back. Raises KafkaDenied: asking again wouldn't help.
         """
         tp = TopicPartition(self._topic, partition)
         if partition not in self.assigned:
@@ -103,6 +103,8 @@ class GroupMembership(ConsumerRebalanceListener):  # type: ignore[misc]  # aioka
             offset = await asyncio.wait_for(self._consumer.committed(tp), 5)
             await asyncio.wait_for(self._consumer.commit({tp: OffsetAndMetadata(offset or 0, "")}), 5)
         except (aiokafka.errors.KafkaError, TimeoutError, OSError) as error:
+            if denied := denial(self._settings, error):
+                raise denied from error
             log.info("%s-%d: the membership can't be confirmed: %s", self._topic, partition, error)
             return False
         return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -19,6 +20,8 @@ from stream.models.topic import ModelAdded, ModelsTopic, RecordRefused
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
+
+STOP_S: Final = 5.0
 
 
 class ModelFeed:
@@ -99,7 +102,9 @@ class ModelFeed:
                 if not self.caught_up.is_set() and await consumer.position(tp) >= end:
                     self.caught_up.set()
         finally:
-            await consumer.stop()
+            # After a denial it may hang; the denial is what ends the worker.
+            with suppress(Exception):
+                await asyncio.wait_for(consumer.stop(), STOP_S)
 
     async def _start(self, consumer: AIOKafkaConsumer) -> None:
         try:

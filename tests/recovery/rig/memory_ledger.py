@@ -257,6 +257,9 @@ class MemoryProducer:
         if (self._name, self._epoch) not in self._broker._refused:
             self._broker.join(self._name, self._epoch, tp)
 
+    def wait_for_transaction_end(self) -> None:
+        """Return the future of the transaction's end: there is none, for errors are raised by the calls."""
+
     async def start(self) -> None:
         self._epoch = self._broker.fence(self._name)
 

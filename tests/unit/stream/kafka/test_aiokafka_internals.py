@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from inspect import getmembers, isfunction
@@ -25,6 +26,7 @@ from aiokafka.errors import (
     NodeNotReadyError,
     NotCoordinatorError,
     RequestTimedOutError,
+    TopicAuthorizationFailedError,
 )
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -96,6 +98,10 @@ USES: dict[str, PrivateUse] = {
     "join_transaction": PrivateUse(
         "0.14.0",
         lambda parts: {"maybe_add_partition_to_txn": parts.producer._txn_manager.maybe_add_partition_to_txn},
+    ),
+    "transaction_error": PrivateUse(
+        "0.14.0",
+        lambda parts: {"wait_for_transaction_end": parts.producer._txn_manager.wait_for_transaction_end},
     ),
     "pause_between_connection_attempts": PrivateUse(
         "0.14.0",
@@ -294,6 +300,21 @@ async def test_a_confirmed_end_lets_the_next_transaction_begin(parts: Parts) -> 
     for _ in range(2):
         assert len(await _ended(parts, [0])) == 1
         await parts.producer._txn_manager.wait_for_transaction_end()
+
+
+async def test_the_error_of_a_transaction_is_known_before_it_is_committed(parts: Parts) -> None:
+    printed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: printed.append(context))
+    manager, denied = parts.producer._txn_manager, TopicAuthorizationFailedError("t")
+    assert internals.transaction_error(parts.producer) is None  # there was no transaction yet
+    manager.set_pid_and_epoch(1, 1)
+    manager.begin_transaction()
+    assert internals.transaction_error(parts.producer) is None
+    manager.error_transaction(denied)
+    assert internals.transaction_error(parts.producer) is denied
+    manager._transaction_waiter = None
+    gc.collect()
+    assert not printed
 
 
 async def test_a_fetch_waits_as_long_as_it_is_set_to(parts: Parts) -> None:
