@@ -52,6 +52,7 @@ bench: setup ## Measure throughput, latency and memory (ARGS=--write-docs renews
 	@$(BIN)/python -m bench $(ARGS)
 
 # SEED=… repeats a run; FAULTS=… (24) or MINUTES=… says how long the storm of random faults lasts.
+# SECURED=1: all of it against a Kafka and a Valkey with TLS, logins and ACLs.
 recovery: setup ## Test crashes and fail-overs of workers, Kafka, Valkey and the network (SEED=1 FAULTS=24, or MINUTES=60)
 	@$(BIN)/python -m pytest -m recovery -s tests/recovery $(ARGS)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery.rig.faults import FAULTS
-from tests.recovery.rig.servers import RigServers
+from tests.recovery.rig.faults import DENIALS, FAULTS
+from tests.recovery.rig.servers import SECURED, RigServers
 from tests.recovery.rig.storm import storm
 from tests.recovery.rig.world import settings_on, world
 
 MINUTES = float(os.environ["MINUTES"]) if os.environ.get("MINUTES") else None
 COUNT = int(os.environ.get("FAULTS", "24"))
+SECURED_COUNT = 10
 
 pytestmark = [pytest.mark.recovery, pytest.mark.timeout(1_200 + 60 * (MINUTES or 0) + 15 * COUNT)]
 
@@ -25,6 +26,16 @@ async def test_every_move_is_published_once_through_a_storm(servers: RigServers,
     assert report.moves > 100
 
 
+@pytest.mark.skipif(SECURED, reason="the storm above is a secured one")
+async def test_the_same_where_kafka_and_redis_are_secured(tmp_path: Path, seed: int) -> None:
+    """TLS, SCRAM and ACLs in force, and permissions that are taken away for a while."""
+    with RigServers(tmp_path / "servers", 3, secured=True) as servers:
+        async with world(servers, tmp_path / "run", seed, settings_on(servers)) as made:
+            report = await storm(made, seed, SECURED_COUNT, None)
+    print(f"\n{report}")
+    assert report.moves > 100
+
+
 def test_names_of_faults_are_unique() -> None:
-    names = [fault.name for fault in FAULTS]
+    names = [fault.name for fault in FAULTS + DENIALS]
     assert len(names) == len(set(names))

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from tests.recovery.rig.proxy import ADD_PARTITIONS, END_TXN, GROUP_TALK, PRODUCE, Proxy
+from tests.recovery.rig.security import WORKER, worker_commands, worker_rules
 from tests.recovery.rig.worker import TAKEOVER_POINTS, TURN_POINTS
 from tests.recovery.rig.world import SHORT, RecoveryWorld
+from tests.support.secured.rules import grant, revoke
 
 HOUR_MS: Final = 3_600_000
 SESSION_S: Final = SHORT["session_timeout_ms"] / 1000
@@ -29,16 +31,22 @@ class Fault:
 
 
 FAULTS: list[Fault] = []
+DENIALS: list[Fault] = []  # of secured servers alone
+
+
+def faults_of(world: RecoveryWorld) -> list[Fault]:
+    """Return the faults that these servers can have."""
+    return FAULTS + DENIALS if world.servers.security else FAULTS
 
 
 def fault(
-    resource: str, weight: int = 4
+    resource: str, weight: int = 4, among: list[Fault] = FAULTS
 ) -> Callable[[Callable[[RecoveryWorld, random.Random], Awaitable[None]]], Fault]:
     """Register a fault."""
 
     def entered(strike: Callable[[RecoveryWorld, random.Random], Awaitable[None]]) -> Fault:
         made = Fault(strike.__name__, resource, weight, strike)
-        FAULTS.append(made)
+        among.append(made)
         return made
 
     return entered
@@ -190,6 +198,35 @@ async def suspend_kafka(world: RecoveryWorld, rng: random.Random) -> None:
     world.servers.kafka.suspend()
     await asyncio.sleep(rng.uniform(0.5, EVERY_TIMEOUT_S))
     world.servers.kafka.resume()
+
+
+async def while_denied(world: RecoveryWorld, rng: random.Random) -> None:
+    """Wait; the workers that a denial has ended are started again under it, too."""
+    await asyncio.sleep(rng.uniform(0.3, 3))
+    world.fleet.restart_ended()
+    await asyncio.sleep(rng.uniform(0, 3))
+
+
+@fault("kafka", 8, among=DENIALS)
+async def take_a_permission_in_kafka(world: RecoveryWorld, rng: random.Random) -> None:
+    rule = rng.choice(worker_rules(world.settings))
+    world.note(f"without {rule}")
+    await revoke(world.settings, rule)
+    try:
+        await while_denied(world, rng)
+    finally:
+        await grant(world.settings, [rule])
+
+
+@fault("valkey", 8, among=DENIALS)
+async def take_a_permission_in_redis(world: RecoveryWorld, rng: random.Random) -> None:
+    command = rng.choice(worker_commands())
+    world.note(f"without {command}")
+    world.servers.set_redis_user(WORKER, f"-{command}")
+    try:
+        await while_denied(world, rng)
+    finally:
+        world.servers.set_redis_user(WORKER, f"+{command}")
 
 
 def some_proxies(world: RecoveryWorld, rng: random.Random) -> list[Proxy]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from stream.settings import Settings
-from tests.recovery.rig.proxy import HOST
 from tests.recovery.rig.servers import RigServers
 from tests.support.paths import ROOT
 
@@ -101,9 +100,8 @@ class Fleet:
         settings, wires = self.settings, self._servers.wires[index]
         values = {name: str(getattr(settings, name)) for name in NAMES}
         values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
+        values |= {name: str(value) for name, value in self._servers.way_in(wires).items()}
         values |= {
-            "kafka_bootstrap_servers": f"{HOST}:{wires.kafka.port}",
-            "redis_url": f"redis://{HOST}:{wires.redis.port}/0",
             "http_port": str(http_port),
             "erasure_salt": settings.erasure_salt.get_secret_value(),
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -45,14 +46,20 @@ class ProxiedConnection:
 
 
 class Proxy:
-    """Listens on `port`, and forwards to `target`. `kafka`: whole frames, so that single requests can be lost."""
+    """Listens on `port`, and forwards to `target`. `kafka`: whole frames, so that single requests can be lost.
 
-    def __init__(self, wiring: Wiring, target: int, *, kafka: bool) -> None:
+    `tls`: clients connect by TLS, which ends here.
+    """
+
+    def __init__(self, wiring: Wiring, target: int, *, kafka: bool, tls: ssl.SSLContext | None) -> None:
         """Use `Wiring.proxy`."""
         self.port = 0
+        # Where a late END_TXN goes; None: to `target`. It can't log in: Kafka believes the producer's id and epoch.
+        self.late_target: int | None = None
         self._wiring = wiring
         self._target = target
         self._kafka = kafka
+        self._tls = tls
         self._connections: set[ProxiedConnection] = set()
         self._server: asyncio.Server | None = None
         # The present faults. Plain values: read in the proxies' thread, set from any other.
@@ -122,7 +129,7 @@ class Proxy:
         self._target = target
 
     async def listen(self, port: int) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, port)
+        self._server = await asyncio.start_server(self._serve, HOST, port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -218,7 +225,7 @@ class Proxy:
 
     async def _deliver(self, frame: bytes) -> int:
         """Send a request over a connection of its own. Return the error code of an answer to END_TXN."""
-        reader, writer = await asyncio.open_connection(HOST, self._target)
+        reader, writer = await asyncio.open_connection(HOST, self.late_target or self._target)
         try:
             writer.write(frame)
             await writer.drain()
@@ -262,9 +269,9 @@ class Wiring:
         self._thread.join(10)
         self._loop.close()
 
-    def proxy(self, target: int, *, kafka: bool = False, port: int = 0) -> Proxy:
+    def proxy(self, target: int, *, kafka: bool = False, port: int = 0, tls: ssl.SSLContext | None = None) -> Proxy:
         """Start a proxy to a port of this machine."""
-        made = self._run(self._make(target, kafka=kafka, port=port))
+        made = self._run(self._make(target, kafka=kafka, port=port, tls=tls))
         self._proxies.append(made)
         return made
 
@@ -279,8 +286,8 @@ class Wiring:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    async def _make(self, target: int, *, kafka: bool, port: int) -> Proxy:
-        made = Proxy(self, target, kafka=kafka)
+    async def _make(self, target: int, *, kafka: bool, port: int, tls: ssl.SSLContext | None) -> Proxy:
+        made = Proxy(self, target, kafka=kafka, tls=tls)
         await made.listen(port)
         return made
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -19,8 +19,12 @@ from redis.exceptions import RedisError
 from stream.local.kafka_server import KafkaServer
 from stream.local.machine import free_port
 from stream.local.valkey_server import ValkeyServer
+from stream.settings import Settings
 from tests.recovery.rig.proxy import HOST, Proxy, Wiring
+from tests.recovery.rig.security import OPERATOR, WORKER, Security
+from tests.support.secured.kafka import SecuredKafka
 
+SECURED: Final = os.environ.get("SECURED", "0") == "1"
 AOF: Final = "appendonlydir"
 KEPT_SNAPSHOTS: Final = 4
 
@@ -41,16 +45,27 @@ class Wires:
 
 
 class RigServers:
-    """The servers, as a context manager. `workers`: how many may run at one time."""
+    """The servers, as a context manager. `workers`: how many may run at one time.
 
-    def __init__(self, folder: Path, workers: int, *, kafka_version: str | None = None) -> None:
+    `secured`: as in security.py; None: where SECURED=1 asks for it.
+    """
+
+    def __init__(
+        self, folder: Path, workers: int, *, kafka_version: str | None = None, secured: bool | None = None
+    ) -> None:
+        self.security = Security(folder) if (SECURED if secured is None else secured) else None
         self.wiring = Wiring()
         self._folder = folder
         self._workers = workers
         self._kafka_version = kafka_version
         self._valkeys = [
             # Either may become the other's replica.
-            ValkeyServer(folder / f"valkey-{name}", port=None, report=print, overrides={"repl-timeout": "60"})
+            ValkeyServer(
+                folder / f"valkey-{name}",
+                port=None,
+                report=print,
+                overrides={"repl-timeout": "60"} | (self.security.valkey_settings(name) if self.security else {}),
+            )
             for name in "ab"
         ]
         self._primary = 0
@@ -62,13 +77,18 @@ class RigServers:
         self._stopping.enter_context(self.wiring)
         # Ports first: Kafka advertises the proxies' addresses, and the proxies forward to its listeners.
         ports = [free_port() for _ in range(self._workers)]
-        proxies = [self.wiring.proxy(port, kafka=True) for port in ports]
+        tls = self.security.context if self.security else None
+        proxies = [self.wiring.proxy(port, kafka=True, tls=tls) for port in ports]
         self.kafka = self._make_kafka(ports, proxies)
         for server in (self.kafka, *self._valkeys):
             self._stopping.callback(server.stop)
             server.start()
-        self.wires = [Wires(proxy, self.wiring.proxy(self.valkey.port)) for proxy in proxies]
+        if self.security:
+            for proxy in proxies:
+                proxy.late_target = self.kafka.port
+        self.wires = [Wires(proxy, self.wiring.proxy(self.valkey.port, tls=tls)) for proxy in proxies]
         self._to_primary = self.wiring.proxy(self.valkey.port)
+        self._operators_redis = self.wiring.proxy(self.valkey.port, tls=tls)
         self._replication = self.wiring.proxy(self.valkey.port)
         self._attach_replica()
         return self
@@ -80,6 +100,8 @@ class RigServers:
 
     def _make_kafka(self, ports: list[int], proxies: list[Proxy]) -> KafkaServer:
         """Make a Kafka with one listener for the tests and itself, and one behind each worker's proxy."""
+        if self.security:
+            return self.security.kafka(self._folder / "kafka", ports, proxies, self._kafka_version)
         port, controller = free_port(), free_port()
         listeners = {"PLAINTEXT": port, "CONTROLLER": controller} | {f"W{i}": p for i, p in enumerate(ports)}
         advertised = {"PLAINTEXT": port} | {f"W{i}": p.port for i, p in enumerate(proxies)}
@@ -105,7 +127,35 @@ class RigServers:
     @property
     def redis_url(self) -> str:
         """The URL of the present primary, for the tests."""
-        return f"redis://{HOST}:{self._to_primary.port}/0"
+        return self._url(self._to_primary.port)
+
+    def _url(self, port: int) -> str:
+        return self.security.administrators_url(port) if self.security else f"redis://{HOST}:{port}/0"
+
+    def way_in(self, wires: Wires | None) -> dict[str, Any]:
+        """Return the settings by which a worker connects, through its wires; None: those of an operator's command."""
+        redis = wires.redis if wires else self._operators_redis
+        if isinstance(self.kafka, SecuredKafka) and self.security:
+            kafka = f"{HOST}:{wires.kafka.port}" if wires else self.kafka.address_of("SASLTLS")
+            return self.security.way_in(WORKER if wires else OPERATOR, kafka, redis.port)
+        return {
+            "kafka_bootstrap_servers": f"{HOST}:{wires.kafka.port}" if wires else self.kafka.address,
+            "redis_url": f"redis://{HOST}:{redis.port}/0",
+        }
+
+    async def admit(self, settings: Settings) -> None:
+        """Let the workers and commands of these settings' group in."""
+        if self.security:
+            with contextlib.ExitStack() as stack:
+                clients = [stack.enter_context(self.redis(server)) for server in self._valkeys]
+                await self.security.admit(settings, clients)
+
+    def set_redis_user(self, user: str, rule: str) -> None:
+        """Change a user's permissions in both Valkeys, until they are started again."""
+        for server in self._valkeys:
+            with self.redis(server) as redis:
+                command: Any = redis.execute_command
+                command("ACL", "SETUSER", user, rule)
 
     @property
     def replica(self) -> ValkeyServer:
@@ -114,7 +164,7 @@ class RigServers:
     @contextlib.contextmanager
     def redis(self, server: ValkeyServer | None = None) -> Iterator[Redis]:
         """Connect directly, without a worker's proxy."""
-        with Redis.from_url((server or self.valkey).url, socket_timeout=20) as client:
+        with Redis.from_url(self._url((server or self.valkey).port), socket_timeout=20) as client:
             yield client
 
     def _attach_replica(self) -> None:
@@ -146,8 +196,9 @@ class RigServers:
         with self.redis(self.replica) as redis:
             redis.replicaof("NO", "ONE")
         self._primary = 1 - self._primary
-        self._to_primary.point_at(self.valkey.port)
-        self._to_primary.cut()
+        for proxy in (self._to_primary, self._operators_redis):
+            proxy.point_at(self.valkey.port)
+            proxy.cut()
 
     def demote_other(self) -> None:
         """Make the other Valkey the primary's replica: it loses the data that only it had."""

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.recovery.rig.checker import GroupRun
-from tests.recovery.rig.faults import FAULTS, Fault
+from tests.recovery.rig.faults import Fault, faults_of
 from tests.recovery.rig.world import RecoveryWorld
 
 REST_EVERY = 12  # faults between two rests
@@ -83,7 +83,7 @@ async def strikes(world: RecoveryWorld, report: Report, faults: int, minutes: fl
     while report.faults.total() < faults if minutes is None else time.monotonic() - began < minutes * 60:
         number += 1
         rng = random.Random(f"{report.seed}-{number}")
-        chosen = draw(rng)
+        chosen = draw(rng, faults_of(world))
         world.note(f"{number}: {' + '.join(f.name for f in chosen)}")
         await asyncio.gather(*(f.strike(world, random.Random(f"{report.seed}-{number}-{f.name}")) for f in chosen))
         report.faults.update(f.name for f in chosen)
@@ -96,12 +96,12 @@ async def strikes(world: RecoveryWorld, report: Report, faults: int, minutes: fl
             await rest(world, report)
 
 
-def draw(rng: random.Random) -> list[Fault]:
+def draw(rng: random.Random, among: list[Fault]) -> list[Fault]:
     """Draw one fault, or two or three on different resources at the same time."""
     count = rng.choice((2, 2, 3)) if rng.random() < COMBINED else 1
     chosen: dict[str, Fault] = {}
     while len(chosen) < count:
-        one = rng.choices(FAULTS, [f.weight for f in FAULTS])[0]
+        one = rng.choices(among, [f.weight for f in among])[0]
         chosen.setdefault(one.resource, one)
     return list(chosen.values())
 

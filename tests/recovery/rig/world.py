@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -163,7 +165,7 @@ class RecoveryWorld:
         deadline = time.monotonic() + SETTLE_S
         while True:
             try:
-                await segstream(self.settings, "rebuild", "--yes", "--partition", str(partition))
+                await self.segstream("rebuild", "--yes", "--partition", str(partition))
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
@@ -176,6 +178,7 @@ class RecoveryWorld:
         # Large turns: the moves don't depend on how the input is divided.
         calm = twin_of(self.settings, turn_max_orders=4_000, due_slice=512, rescore_slice=2_000)
         await topics.create(calm)
+        await self.servers.admit(calm)
         fleet = Fleet(self.servers, calm, self.folder / "calm")
         fleet.start(0)
         try:
@@ -184,9 +187,23 @@ class RecoveryWorld:
         finally:
             fleet.close()
 
+    async def segstream(self, *arguments: str) -> None:
+        """Run a command against the servers themselves. Raises where it fails."""
+        settings = self.settings
+        values = {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
+        values |= {name: getattr(settings, name) for name in ("group", "partitions", "time")}
+        values |= self.servers.way_in(None)
+        environment = os.environ | {f"SEGSTREAM_{name.upper()}": str(value) for name, value in values.items()}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "stream.cli", *arguments, env=environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode(errors="replace")
+
     async def differences_after_rebuild(self, run: checker.GroupRun) -> list[str]:
         """Run `segstream rebuild` under running workers: Redis must be as before, and no move published again."""
-        await segstream(self.settings, "rebuild", "--yes")
+        await self.segstream("rebuild", "--yes")
         await self.settled()
         again = await checker.read_run(self.settings)
         wrong = [
@@ -197,32 +214,13 @@ class RecoveryWorld:
         return wrong
 
 
-async def segstream(settings: Settings, *arguments: str) -> None:
-    """Run a command against the servers themselves. Raises where it fails."""
-    import os
-    import sys
-
-    values = {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
-    values |= {name: str(getattr(settings, name)) for name in ("group", "partitions", "time")}
-    values |= {
-        "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
-        "redis_url": settings.redis_url.get_secret_value(),
-    }
-    environment = os.environ | {f"SEGSTREAM_{name.upper()}": value for name, value in values.items()}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stream.cli", *arguments, env=environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode(errors="replace")
-
-
 @asynccontextmanager
 async def world(
     servers: RigServers, folder: Path, seed: int, settings: Settings, *, customers: int = 400, garbage: bool = True
 ) -> AsyncIterator[RecoveryWorld]:
     """Make a group with its topics on these servers, without workers; heal and end it afterwards."""
     await topics.create(settings)
+    await servers.admit(settings)
     made = RecoveryWorld(
         servers,
         settings,

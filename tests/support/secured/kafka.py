@@ -9,6 +9,7 @@ import base64
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,16 @@ _OAUTH = f"{_SASL}.oauthbearer"
 
 @dataclass(frozen=True)
 class Listener:
-    """A listener by Kafka's name for it. `mechanisms`: of SASL. `client`: whether it asks for a certificate."""
+    """A listener by Kafka's name for it. `mechanisms`: of SASL. `client`: whether it asks for a certificate.
+
+    `port`: None: a free one. `sent_to`: the port of a proxy to which Kafka sends its clients; None: `port`.
+    """
 
     protocol: str
     mechanisms: tuple[str, ...] = ()
     client: str = "none"
+    port: int | None = None
+    sent_to: int | None = None
 
 
 LISTENERS = {
@@ -51,11 +57,24 @@ LISTENERS = {
 
 
 class SecuredKafka(KafkaServer):
-    """Kafka with LISTENERS beside its own."""
+    """Kafka with LISTENERS, and `more` of them, beside its own. `audited`: for `used_rules`; it logs every decision."""
 
-    def __init__(self, directory: Path, certificates: Certificates, **options: Any) -> None:
-        self.ports = {name: free_port() for name in LISTENERS}
-        super().__init__(directory, port=None, report=print, overrides=_properties(certificates), **options)
+    def __init__(
+        self,
+        directory: Path,
+        certificates: Certificates,
+        *,
+        more: Mapping[str, Listener] | None = None,
+        audited: bool = True,
+        **options: Any,
+    ) -> None:
+        self._listeners = LISTENERS | dict(more or {})
+        self.ports = {name: listener.port for name, listener in self._listeners.items() if listener.port}
+        for name in self._listeners.keys() - self.ports.keys():
+            self.ports[name] = next(port for port in iter(free_port, None) if port not in self.ports.values())
+        self._audited = audited
+        overrides = _properties(certificates, self._listeners)
+        super().__init__(directory, port=None, report=print, overrides=overrides, **options)
         # Users of SCRAM must be in the storage before the first start.
         for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
             for user, password in PASSWORDS.items():
@@ -63,8 +82,9 @@ class SecuredKafka(KafkaServer):
 
     def _java_command(self) -> list[str]:
         command = super()._java_command()
-        with (self.directory / "log4j2.properties").open("a", encoding="utf-8") as file:
-            file.write(_AUDIT)
+        if self._audited:
+            with (self.directory / "log4j2.properties").open("a", encoding="utf-8") as file:
+                file.write(_AUDIT)
         return command
 
     def used_rules(self) -> set[KafkaRule]:
@@ -80,11 +100,15 @@ class SecuredKafka(KafkaServer):
 
     def _write_properties(self, name: str, data: Path) -> Path:
         path = super()._write_properties(name, data)
-        more = "".join(f",{listener}://{HOST}:{port}" for listener, port in self.ports.items())
-        lines = path.read_text("utf-8").splitlines()
-        both = ("listeners=", "advertised.listeners=")
-        path.write_text("\n".join(line + more if line.startswith(both) else line for line in lines) + "\n", "utf-8")
+        sent_to = {listener: self._listeners[listener].sent_to or port for listener, port in self.ports.items()}
+        more = {"listeners": _addresses(self.ports), "advertised.listeners": _addresses(sent_to)}
+        lines = [line + more.get(line.partition("=")[0], "") for line in path.read_text("utf-8").splitlines()]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
         return path
+
+
+def _addresses(ports: Mapping[str, int]) -> str:
+    return "".join(f",{listener}://{HOST}:{port}" for listener, port in ports.items())
 
 
 def token(user: str, *, lifetime_s: float = 3_600) -> str:
@@ -99,9 +123,9 @@ def _words(constant: str, between: str = "") -> str:
     return between.join(word.capitalize() for word in constant.split("_"))
 
 
-def _properties(certificates: Certificates) -> dict[str, str]:
+def _properties(certificates: Certificates, listeners: Mapping[str, Listener]) -> dict[str, str]:
     protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
-    protocols |= {name: listener.protocol for name, listener in LISTENERS.items()}
+    protocols |= {name: listener.protocol for name, listener in listeners.items()}
     found = {
         "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
         "inter.broker.listener.name": "PLAINTEXT",
@@ -113,7 +137,7 @@ def _properties(certificates: Certificates) -> dict[str, str]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(certificates.ca),
     }
-    for name, listener in LISTENERS.items():
+    for name, listener in listeners.items():
         prefix = f"listener.name.{name.lower()}"
         found[f"{prefix}.ssl.client.auth"] = listener.client
         if listener.mechanisms:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -38,13 +38,27 @@ class KafkaRule:
         return f"{self.operation} {self.kind.removeprefix('--')} {self.name}{'*' if self.prefixed else ''}"
 
 
-def documented() -> list[KafkaRule]:
-    """Return Kafka's permissions from the page, one for each operation on each resource."""
+def documented(settings: Settings | None = None) -> list[KafkaRule]:
+    """Return Kafka's permissions from the page, one for each operation on each resource.
+
+    `settings`: whose topics and group take the place of the default ones.
+    """
     rules: list[KafkaRule] = []
     for line in (ROOT / PAGE).read_text("utf-8").splitlines():
         if line.startswith("acl --"):
             rules += _parse(shlex.split(line)[1:])
-    return rules
+    return [replace(rule, name=_renamed(rule.name, settings)) for rule in rules] if settings else rules
+
+
+def _renamed(text: str, settings: Settings) -> str:
+    """Return a text of the page with the names of these settings."""
+    names = {
+        str(field.default): str(getattr(settings, name))
+        for name, field in Settings.model_fields.items()
+        if name == "group" or name.endswith("_topic")
+    }
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.sub("|".join(longest_first), lambda found: names[found[0]], text)
 
 
 def _parse(words: list[str]) -> Iterable[KafkaRule]:
@@ -69,10 +83,14 @@ def _parse(words: list[str]) -> Iterable[KafkaRule]:
     return [KafkaRule(principal, o, kind, name, prefixed) for kind, name in resources for o in operations]
 
 
-def redis_users() -> dict[str, list[str]]:
-    """Return the rules of each user of Redis from the page."""
+def redis_users(settings: Settings | None = None) -> dict[str, list[str]]:
+    """Return the rules of each user of Redis from the page. `settings`: as in `documented`."""
     lines = re.findall(r"^user (\S+) (.+)$", (ROOT / PAGE).read_text("utf-8"), re.MULTILINE)
-    return {name: rules.split() for name, rules in lines}
+    return {name: [_of_settings(rule, settings) for rule in rules.split()] for name, rules in lines}
+
+
+def _of_settings(rule: str, settings: Settings | None) -> str:
+    return _renamed(rule, settings) if settings and "~" in rule else rule
 
 
 async def grant(settings: Settings, rules: Iterable[KafkaRule]) -> None:

@@ -18,9 +18,23 @@ from tests.support.secured.certificates import KEY_PASSWORD, Certificates
 from tests.support.secured.kafka import PASSWORDS, SecuredKafka, token
 from tests.support.secured.tls_proxy import TlsProxy
 
-_ADMIN = "admin-password"
+ADMIN_PASSWORD = "admin-password"
 # `default` may only be asked whether it is there: the suite's probe has no password.
-_ACL = f"user default on nopass resetkeys -@all +ping\nuser admin on >{_ADMIN} ~* &* +@all\n"
+ADMINISTRATOR_ALONE = f"user default on nopass resetkeys -@all +ping\nuser admin on >{ADMIN_PASSWORD} ~* &* +@all\n"
+
+
+def scram(user: str, kafka: str, redis_url: str, certificates: Certificates) -> dict[str, Any]:
+    """Return the connection's settings of a user of TLS, SCRAM and Redis' ACL. `kafka`: a listener with SASL_SSL."""
+    return {
+        "kafka_bootstrap_servers": kafka,
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_mechanism": "SCRAM-SHA-512",
+        "kafka_sasl_username": user,
+        "kafka_sasl_password": PASSWORDS[user],
+        "kafka_ssl_cafile": certificates.ca,
+        "redis_url": redis_url,
+        "redis_ssl_cafile": certificates.ca,
+    }
 
 
 class SecuredServers:
@@ -31,12 +45,12 @@ class SecuredServers:
         self.certificates = Certificates(folder / "certificates")
         self.kafka = SecuredKafka(folder / "kafka", self.certificates)
         aclfile = folder / "users.acl"
-        aclfile.write_text(_ACL, "utf-8")
+        aclfile.write_text(ADMINISTRATOR_ALONE, "utf-8")
         overrides = {"aclfile": str(aclfile)}
         self.valkey = ValkeyServer(folder / "valkey", port=None, report=print, overrides=overrides)
         self.tls = TlsProxy(self.certificates.server_context(), self._valkey_port)
         self.mutual_tls = TlsProxy(self.certificates.server_context(ask_client=True), self._valkey_port)
-        self.redis = Redis.from_url(self.url("admin", _ADMIN, tls=False))
+        self.redis = Redis.from_url(self.url("admin", ADMIN_PASSWORD, tls=False))
         self._running = ExitStack()
 
     def _valkey_port(self) -> int:
@@ -48,7 +62,7 @@ class SecuredServers:
             self.kafka.start()
             running.callback(self.valkey.stop)
             self.valkey.start()
-            self.redis = running.enter_context(Redis.from_url(self.url("admin", _ADMIN, tls=False)))
+            self.redis = running.enter_context(Redis.from_url(self.url("admin", ADMIN_PASSWORD, tls=False)))
             running.enter_context(self.tls)
             running.enter_context(self.mutual_tls)
             asyncio.run(rules.grant(self.administrator(), rules.documented()))
@@ -66,10 +80,8 @@ class SecuredServers:
 
     def administrator(self, **others: Any) -> Settings:
         """Return settings that may do anything."""
-        return Settings(kafka_bootstrap_servers=self.kafka.address, redis_url=self._secret("admin", _ADMIN), **others)
-
-    def _secret(self, user: str, password: str) -> SecretStr:
-        return SecretStr(self.url(user, password, tls=False))
+        url = SecretStr(self.url("admin", ADMIN_PASSWORD, tls=False))
+        return Settings(kafka_bootstrap_servers=self.kafka.address, redis_url=url, **others)
 
     def settings(self, user: str, way: str = "scram", **others: Any) -> Settings:
         """Return settings of a user, by the way in that WAYS names."""
@@ -95,7 +107,7 @@ class SecuredServers:
             }
 
         return {
-            "scram": sasl("SASLTLS", "SASL_SSL", "SCRAM-SHA-512", password) | kafka_ca | redis,
+            "scram": scram(user, self.kafka.address_of("SASLTLS"), self.url(user), made),
             "scram256": sasl("SASLCLEAR", "SASL_PLAINTEXT", "SCRAM-SHA-256", password) | redis,
             "plain": sasl("SASLTLS", "SASL_SSL", "PLAIN", password) | kafka_ca | redis,
             "oauth": sasl("OAUTH", "SASL_SSL", "OAUTHBEARER", {"kafka_sasl_oauth_token_file": token_file})
