@@ -35,7 +35,14 @@ class HostedApp(faust.App):
     async def fail(self, error: Exception) -> None:
         """End the process because of this error; of several errors the first one is reported."""
         self.failure = self.failure or error
+        # The futures that nobody awaits any more have failed for the same reason. The reason's line is the last one.
+        asyncio.get_running_loop().set_exception_handler(_log_detail)
         await self.crash(self.failure)
+
+
+def _log_detail(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    del loop
+    framework_log.debug("%s", context["message"], exc_info=context.get("exception"))
 
 
 def app_options(settings: Settings, scratch: Path) -> dict[str, Any]:
