@@ -126,16 +126,18 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills, former=at.former)
     plan = stepping(step.absorb, records, shard.partition, context)
     assert owned.raw is not None
-    values = (await shard.store.load(owned.raw, plan.keys, None, 0)).values
-    places = {key: place for place, key in enumerate(plan.keys)}
+    keys = list(dict.fromkeys([*plan.keys, *(output.key for output in torn)]))
+    values = dict(zip(keys, (await shard.store.load(owned.raw, keys, None, 0)).values, strict=True))
     for output in torn:
-        if (place := places.get(output.key)) is not None:
-            values[place] = stepping(step.patch, values[place], output.note)
-    turn = stepping(step.merge, plan, values)
-    left = shard.store.with_tombstones(Writes(turn.states), step.is_erased)
+        values[output.key] = stepping(step.patch, values[output.key], output.note)
+    turn = stepping(step.merge, plan, [values.pop(key) for key in plan.keys])
+    # What is left moved by time or in a rescore. An erasure that a backfill had muted is published so.
+    moved = {key: value for key, value in values.items() if value is not None}
+    left = shard.store.with_tombstones(Writes(moved | turn.states), step.is_erased)
     dead = owned.dead_records(records, turn.dead, now_ms)
     onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
-    await owned.ledger.cover(Publication(head, republished(torn, step), dead, left.tombstones, onward))
+    former = await shard.store.former_tombstones(owned.raw, left)
+    await owned.ledger.cover(Publication(head, republished(torn, step), dead, left.tombstones, former, onward))
 
 
 def republished(torn: Sequence[LoggedOutput], step: Step) -> list[Output]:

@@ -40,6 +40,7 @@ from stream.storage.heads import (
     encode_head,
 )
 from stream.storage.output_log import LogRecord
+from stream.storage.tombstones import tombstone_headers
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Publication:
     outputs: Sequence[Output] = ()
     dead: Sequence[DeadRecord] = ()
     tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # by hash
+    former: Mapping[bytes, bytes] = field(default_factory=dict)  # the tombstones that these replace, by hash
     onward: Sequence[Onward] = ()
 
 
@@ -212,7 +214,7 @@ class Ledger:
     async def _send_others(self, turn: Publication) -> tuple[list[Sent], list[Sent], list[Sent]]:
         """Send all but outputs and head. Return (the latest outputs, the dead letters, the rest)."""
         latest, dead = await self._send_latest(turn.outputs), await self._send_dead(turn.dead)
-        return latest, dead, [*await self._send_tombstones(turn.tombstones), *await self._send_onward(turn.onward)]
+        return latest, dead, [*await self._send_tombstones(turn), *await self._send_onward(turn.onward)]
 
     async def _send_latest(self, outputs: Sequence[Output]) -> list[Sent]:
         """Send the last output of each key to the compacted topic, with its note in case the outputs expire."""
@@ -222,10 +224,10 @@ class Ledger:
         rows = [(o.key, o.latest, [*o.headers, (NOTE_HEADER, o.note), group]) for o in last.values()]
         return await self._send_rows(self._streams.latest, rows)
 
-    async def _send_tombstones(self, tombstones: Mapping[bytes, bytes]) -> list[Sent]:
-        if self._streams.tombstones is None or not tombstones:
+    async def _send_tombstones(self, turn: Publication) -> list[Sent]:
+        if self._streams.tombstones is None or not turn.tombstones:
             return []
-        rows: list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]] = [(k, v, []) for k, v in tombstones.items()]
+        rows = [(k, v, tombstone_headers(turn.head, turn.former.get(k))) for k, v in turn.tombstones.items()]
         return await self._send_rows(self._streams.tombstones, rows)
 
     async def _send_dead(self, dead: Sequence[DeadRecord]) -> list[Sent]:

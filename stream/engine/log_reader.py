@@ -35,6 +35,7 @@ from stream.storage.heads import (
 )
 from stream.storage.output_log import LoggedOutput, LogRecord, OutputMark, OutputPage
 from stream.storage.reads import TRUNCATED
+from stream.storage.tombstones import TurnPlace, tombstone_as_of
 
 # Kafka answers the requests of a connection one after the other: a fetch that waits for records delays the next one.
 TAKEOVER_FETCH_WAIT_MS: Final = 10
@@ -191,6 +192,19 @@ class LogReader:
             if record.value is None or (found := part(record)) is None:
                 latest.pop(record.key, None)
             else:
+                latest[record.key] = found
+        return latest
+
+    async def read_tombstones(self, topic: str, partition: int, place: TurnPlace) -> dict[bytes, bytes]:
+        """Read the tombstones as they were at a place. A torn turn may have left later ones: their turn comes yet."""
+        begin, end = (await self.bounds([topic], partition))[topic]
+        latest: dict[bytes, bytes] = {}
+        async for record in self.between(topic, partition, begin, end):
+            if record.key is None:
+                continue
+            if record.value is None:
+                latest.pop(record.key, None)
+            elif (found := tombstone_as_of(record, place)) is not None:
                 latest[record.key] = found
         return latest
 

@@ -264,15 +264,26 @@ class ShardStore:
         absent = [index for index, value in enumerate(values) if value is None]
         if not absent:
             return frozenset()
-        names = [tombstone(keys[index], self._salt) for index in absent]
+        found = await self._tombstones(head, [tombstone(keys[index], self._salt) for index in absent])
+        for index, value in zip(absent, found, strict=True):
+            values[index] = value
+        return frozenset(keys[index] for index in absent if values[index] is not None)
+
+    async def _tombstones(self, head: bytes, names: Sequence[bytes]) -> list[bytes | None]:
         pipe = self._redis.pipeline(transaction=True)
         self._ask(pipe)
         pipe.hmget(self._keys.tombstones, cast("list[str]", names))
         counted, found = await self._execute(pipe)
         self._compare(counted, head)
-        for index, value in zip(absent, found, strict=True):
-            values[index] = value
-        return frozenset(keys[index] for index in absent if values[index] is not None)
+        return cast("list[bytes | None]", found)
+
+    async def former_tombstones(self, head: bytes | None, writes: Writes) -> dict[bytes, bytes]:
+        """Return the tombstones that these writes will replace, by hash. Raises as `load` does."""
+        names = list(writes.tombstones)
+        if head is None or not names or not self._any_erased:
+            return {}
+        found = await self._tombstones(head, names)
+        return {name: value for name, value in zip(names, found, strict=True) if value is not None}
 
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
         """Load the next customers after `after`, in the order of their bytes.

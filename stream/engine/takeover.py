@@ -27,6 +27,7 @@ from stream.storage.heads import (
 )
 from stream.storage.output_log import LoggedOutput
 from stream.storage.reads import REBUILD, SKIP_LOST, TRUNCATED, HeadUnreadable, parse_head
+from stream.storage.tombstones import AT_THE_END, TurnPlace
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +98,10 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
             owned = Owned(shard, ledger, reader, head, raw)
             owned.reported = await _reported(owned, kafka, bounds.get(letters, (0, 0)))
+            if head.turn == 0:
+                await _restore_tombstones(owned, kafka)
             kafka = kafka or _as_far_as(head)
             owned.judged, owned.reread = kafka.judged, kafka.reread
-            if head.turn == 0:
-                await _restore_tombstones(owned)
             torn = await _follow_outputs(owned, kafka, bounds[shard.streams.output])  # 4, 5
             if not torn:
                 owned.begins_at(max(owned.head.position, bounds[shard.streams.output][1]))
@@ -302,10 +303,15 @@ async def _reported(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, in
     return beyond
 
 
-async def _restore_tombstones(owned: Owned) -> None:
-    """Store the tombstones of erased customers before the input is read again: it may no longer have the erasures."""
-    topic = owned.shard.streams.tombstones
-    found = await owned.reader.read_latest(topic, owned.shard.partition) if topic else {}
+async def _restore_tombstones(owned: Owned, kafka: KafkaHead | None) -> None:
+    """Store the tombstones of erased customers before the input is read again: it may no longer have the erasures.
+
+    Those beyond Kafka's head are left out: the orders between N and their erasure would count as erased too early.
+    Where Kafka's head is lost, though there was one, all are taken.
+    """
+    topic, head = owned.shard.streams.tombstones, owned.head
+    place = TurnPlace.of(kafka or head) if kafka or not (head.offset or head.count) else AT_THE_END
+    found = await owned.reader.read_tombstones(topic, owned.shard.partition, place) if topic else {}
     if found:
         await owned.commit(Writes(tombstones=found))
 

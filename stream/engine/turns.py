@@ -269,7 +269,9 @@ class Turns:
         writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
         writes = shard.store.with_tombstones(writes, shard.step.is_erased)
         onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
-        published = await owned.ledger.publish(Publication(kafka, turn.outputs, dead, writes.tombstones, onward))
+        former = await shard.store.former_tombstones(owned.raw, writes)
+        publication = Publication(kafka, turn.outputs, dead, writes.tombstones, former, onward)
+        published = await owned.ledger.publish(publication)
         if published:
             await owned.check_alone(published.written)
             change |= {"position": published.position, "written": published.last}

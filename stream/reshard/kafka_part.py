@@ -21,6 +21,7 @@ from stream.reshard.journal import Reshard, StepHandover
 from stream.reshard.placement import kafka_head, later, targets
 from stream.storage.heads import StoreHead, TakeoverRecord
 from stream.storage.output_log import LogRecord
+from stream.storage.tombstones import BEGINNING, TurnPlace
 
 if TYPE_CHECKING:
     from stream.kafka.streams import Streams
@@ -104,12 +105,17 @@ class KafkaPart:
         await self._send(topic, gone, there)
         return len(page)
 
-    async def copy_tombstones(self, topic: str, reshard: Reshard) -> None:
-        """Copy the remains of erased customers to every shard where they may live now: their ids can't be known."""
-        partitions = reshard.partitions
-        found = {p: await self._reader.read_latest(topic, p) for p in range(partitions)}
-        for partition in range(reshard.former):
-            for target in targets(partition, reshard.former, partitions):
+    async def copy_tombstones(self, topic: str, sealed: Sequence[StoreHead], partitions: int) -> None:
+        """Copy the remains of erased customers to every shard where they may live now: their ids can't be known.
+
+        `sealed`: the last heads of the former shards. What a torn turn has left behind one of them isn't copied. A copy
+        names no place: it isn't a turn of the shard where it lies.
+        """
+        former = len(sealed)
+        places = [TurnPlace.of(head) for head in sealed] + [BEGINNING] * (partitions - former)
+        found = {p: await self._reader.read_tombstones(topic, p, place) for p, place in enumerate(places)}
+        for partition in range(former):
+            for target in targets(partition, former, partitions):
                 there = found[target]
                 rows: list[Row] = [
                     (target, key, value, [])

@@ -28,7 +28,8 @@ from stream.reshard.journal import Phase, Reshard
 from stream.reshard.moving import ARRIVED, ARRIVING, MovingShard, look_at
 from stream.reshard.placement import Inheritance
 from stream.storage.client import connect
-from stream.storage.heads import StoreHead, first_head
+from stream.storage.heads import KafkaHead, StoreHead, first_head
+from stream.storage.tombstones import BEGINNING, TurnPlace
 
 if TYPE_CHECKING:
     from stream.kafka.streams import Streams
@@ -98,7 +99,7 @@ class ReshardedRebuilder:
             cluster, _ = await self._reader.describe(self._streams.pinned())
             await self._check_logs()
             agreed = self._step_of(self._settings, self._streams.step).agreed
-            changes = await self._check_heads(agreed, last.partitions)
+            heads = await self._check_heads(agreed, last.partitions)
             wanted = range(last.partitions) if only is None else [only]
             inherited = [moved.head for moved in last.steps[self._streams.step].inherited]
             self._rescores = any(_is_rescored(head, agreed) for head in inherited)
@@ -106,7 +107,8 @@ class ReshardedRebuilder:
             for p, shard in self._shards.items():
                 await shard.empty(cluster, last.former)
                 if self._streams.tombstones:
-                    remains = await self._reader.read_latest(self._streams.tombstones, p)
+                    place = TurnPlace.of(kafka) if (kafka := heads[p]) else BEGINNING
+                    remains = await self._reader.read_tombstones(self._streams.tombstones, p, place)
                     await shard.write(Writes(tombstones=remains), ARRIVING)
             for stretch in self._stretches(cluster):
                 merged = await self._replay(stretch)
@@ -114,7 +116,7 @@ class ReshardedRebuilder:
             for p, shard in self._shards.items():
                 await shard.write(Writes(), ARRIVED)
                 head = last.steps[self._streams.step].inherited[p].head
-                await shard.write(Writes(), "", _under(agreed, changes[p], head))
+                await shard.write(Writes(), "", _under(agreed, kafka.changes if (kafka := heads[p]) else 0, head))
                 yield f"shard {p}: rebuilt up to the last change of the number of partitions"
         finally:
             await self._reader.close()
@@ -132,12 +134,12 @@ class ReshardedRebuilder:
                 hint=f"Set SEGSTREAM_PARTITIONS={last.partitions}.",
             )
 
-    async def _check_heads(self, own: Agreed | None, partitions: int) -> list[int]:
-        """Return how often the settings of each shard were changed, as Kafka's present heads say.
+    async def _check_heads(self, own: Agreed | None, partitions: int) -> list[KafkaHead | None]:
+        """Return Kafka's present heads.
 
         Raises where these have other settings, or are of an input that was made anew.
         """
-        heads, changes = self._streams.heads, []
+        heads, found = self._streams.heads, list[KafkaHead | None]()
         for p in range(partitions):
             head = await self._reader.last_kafka_head(heads, p, *(await self._reader.bounds([heads], p))[heads])
             if head and head.era:
@@ -147,8 +149,8 @@ class ReshardedRebuilder:
                     f"{self._streams.input}-{p} is under other settings than these.",
                     hint="Restore the settings for the rebuild. To change them for good, run `segstream reconfigure`.",
                 )
-            changes.append(head.changes if head else 0)
-        return changes
+            found.append(head)
+        return found
 
     async def _check_logs(self) -> None:
         topics = [self._streams.input, self._streams.output]

@@ -232,7 +232,7 @@ class Resharder:
                 moved = await part.move_latest(streams.latest, reshard)
                 self._report(f"{streams.latest}: {moved:,} customers moved")
             if streams.tombstones:
-                await part.copy_tombstones(streams.tombstones, reshard)
+                await part.copy_tombstones(streams.tombstones, [s.head for s in handover.sealed], reshard.partitions)
             await part.write_heads(streams, handover, self._report)
 
 

@@ -26,6 +26,7 @@ from stream.storage.heads import (
     KafkaHead,
     TakeoverRecord,
 )
+from stream.storage.tombstones import AT_THE_END, BEGINNING, TurnPlace
 from tests.recovery.rig.calm_servers import STORES, calm_servers
 from tests.recovery.rig.memory_ledger import MemoryBroker
 from tests.simulation.fleet import installed
@@ -280,6 +281,38 @@ async def test_the_latest_of_each_key_is_read(side: Side, reader: LogReader) -> 
     await ledger.publish(Publication(head(1, 0), tombstones={b"x": b"1", b"y": b"1"}))
     await ledger.publish(Publication(head(2, 0), tombstones={b"x": b"2"}))
     assert await reader.read_latest(topic, 0) == {b"x": b"2", b"y": b"1"}
+    await ledger.close()
+
+
+async def test_a_tombstone_of_a_torn_turn_counts_once_its_turn_is_taken(side: Side, reader: LogReader) -> None:
+    ledger = await side.ledger()
+    topic, first = side.streams.tombstones, TurnPlace.of(head(1, 0))
+    assert topic
+    await ledger.publish(Publication(head(1, 0), tombstones={b"x": b"1", b"y": b"1"}))
+    # Of "w" a compaction has left the torn record alone.
+    torn = Publication(head(2, 0), tombstones={b"x": b"2", b"z": b"2", b"w": b"2"}, former={b"x": b"1", b"w": b"1"})
+    await ledger._producer.begin_transaction()
+    for future, _ in await ledger._send_tombstones(torn):
+        await future
+    await ledger._producer.commit_transaction()
+    assert await reader.read_tombstones(topic, 0, first) == {b"x": b"1", b"y": b"1", b"w": b"1"}
+    await ledger.publish(torn)
+    taken = {b"x": b"2", b"y": b"1", b"z": b"2", b"w": b"2"}
+    assert await reader.read_tombstones(topic, 0, TurnPlace.of(head(2, 0))) == taken
+    assert await reader.read_tombstones(topic, 0, AT_THE_END) == taken
+    await ledger.close()
+
+
+async def test_a_tombstone_that_names_no_place_counts(side: Side, reader: LogReader) -> None:
+    """A former version wrote it, or it is a copy."""
+    ledger = await side.ledger()
+    topic = side.streams.tombstones
+    assert topic
+    await ledger._producer.begin_transaction()
+    for future, _ in await ledger._send_rows(topic, [(b"x", b"1", [])]):
+        await future
+    await ledger._producer.commit_transaction()
+    assert await reader.read_tombstones(topic, 0, BEGINNING) == {b"x": b"1"}
     await ledger.close()
 
 

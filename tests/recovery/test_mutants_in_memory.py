@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import pytest
+from aiokafka.errors import InvalidTxnState
+from msgspec.structs import replace
 
+from segmentation.step import Output, Turn, TurnPlan
 from stream.engine.flow_control import TurnSlots
+from stream.engine.ledger import Ledger, Publication
 from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
 from stream.engine.status_board import StatusBoard
@@ -83,6 +88,7 @@ class MemoryRig:
     sent: list[tuple[bytes, bytes]] = field(default_factory=list)
     board: Board = field(default_factory=Board)
     worker: asyncio.Task[None] | None = None
+    step: ToyStep = field(default_factory=ToyStep)
 
     def send(self, keys: bytes) -> None:
         """Send one record for each letter; a capital erases the key, and "!" can't be used."""
@@ -95,7 +101,7 @@ class MemoryRig:
 
     def start(self) -> None:
         """Start a worker, which takes the shard over."""
-        context = ShardContext(self.settings, self.streams, 0, ToyStep(), self.store, Alone())
+        context = ShardContext(self.settings, self.streams, 0, self.step, self.store, Alone())
         board = cast("StatusBoard", self.board)
         shard = Shard(context, None, Metrics(), board, TurnSlots(1), lambda: 0)
         self.worker = asyncio.create_task(self._until_it_dies(shard))
@@ -357,6 +363,74 @@ async def test_a_mutant_passes_on_a_broker_without_faults(
         rig.start()
         assert await found_at_rest(rig) == []
         await rig.kill()
+
+
+async def test_a_tombstone_that_was_torn_off_alone_is_not_restored(rig: MemoryRig) -> None:
+    """Else its customer would have the sequence number of a move that isn't there."""
+    rig.start()
+    rig.send(b"aa")
+    await rig.owned()
+    await rig.rests()
+    rig.broker.faults.slow |= {rig.streams.output, rig.streams.latest or ""}
+    rig.broker.faults.torn_after = rig.streams.tombstones
+    rig.store.crashes = True  # in the takeover that follows
+    rig.send(b"aA")
+    assert rig.worker
+    await asyncio.wait_for(rig.worker, SOON_S)
+    assert len(rig.broker.committed(rig.streams.tombstones or "")) == 1
+    assert not rig.broker.committed(rig.streams.output)
+    rig.broker.faults.slow.clear()
+    await rig.store.start_anew(encode_head(first_head(CLUSTER, (1, 1), 0)), {})
+    rig.start()
+    await rig.rests()
+    assert [r.value for r in rig.broker.committed(rig.streams.output)] == [b"a:1:1"]
+    assert rig.store.kept.tombstones[tombstone(b"a", SALT)] == STATE.pack(0, 0, 1)
+
+
+class PublishesErasuresLater(ToyStep):
+    """It keeps an erased customer's level until a move takes it away, as a backfill lets the real step do."""
+
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        return self._with_levels(super().merge(plan, values), plan, values)
+
+    def decide(self, plan: TurnPlan, values: Sequence[bytes | None], *others: Any) -> Turn:
+        return self._with_levels(super().decide(plan, values, *others), plan, values)
+
+    def is_erased(self, value: bytes) -> bool:
+        count, level, _ = STATE.unpack(value)
+        return bool(count == level == 0)
+
+    def _with_levels(self, turn: Turn, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        for key, before in zip(plan.keys, values, strict=True):
+            count, _, sequence = STATE.unpack(turn.states[key])
+            if before and not count:
+                turn.states[key] = STATE.pack(0, STATE.unpack(before)[1], sequence)
+        return turn
+
+
+async def test_an_erasure_that_only_a_torn_move_publishes_leaves_its_tombstone(rig: MemoryRig) -> None:
+    """No record of that turn names the customer: the tombstone can only come of the move."""
+    rig.step = PublishesErasuresLater()
+    rig.start()
+    rig.send(b"aaa")
+    await rig.owned()
+    await rig.rests()
+    rig.send(b"A")
+    await rig.rests()
+    await rig.kill()
+    assert rig.store.kept.states == {b"a": STATE.pack(0, 1, 1)}
+    last = decode_kafka_head([r for r in rig.broker.committed(rig.streams.heads) if r.key == HEAD_KEY][-1].value or b"")
+    ledger = await Ledger.open(rig.settings, rig.streams, 0)
+    rig.broker.faults.torn_after = rig.streams.output
+    move = Output(b"a", b"a:2:0", [], struct.pack("<qq", 0, 2))
+    with pytest.raises(InvalidTxnState):
+        await ledger.publish(Publication(replace(last, count=2), [move]))
+    await ledger.close()
+    rig.start()
+    await eventually(lambda: rig.head.count == 2, SOON_S, "the covering head")
+    name, left = tombstone(b"a", SALT), STATE.pack(0, 0, 2)
+    await eventually(lambda: rig.store.kept.tombstones.get(name) == left, SOON_S, "the tombstone in Redis")
+    assert {r.key: r.value for r in rig.broker.committed(rig.streams.tombstones or "")} == {name: left}
 
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:

@@ -21,7 +21,7 @@ from stream.storage.heads import (
     first_head,
     with_stored,
 )
-from stream.storage.keys import ShardKeys
+from stream.storage.keys import ShardKeys, tombstone
 from tests.recovery.rig.calm_servers import STORES, calm_servers
 from tests.recovery.rig.memory_store import MemoryStore
 from tests.simulation.servers.redis_client import SimulatedRedis
@@ -164,6 +164,11 @@ async def test_erased_customers_are_stored_under_hashes(store: ShardStore) -> No
     assert (found.values, found.fired, found.erased) == ([b"left"], [], frozenset({b"a"}))
     assert found.present([b"a"]) == set()
     assert await store.load_slice(raw, "", 5) == ([], 0, b"")
+    again = store.with_tombstones(Writes({b"a": b"later", b"b": b"left"}), bool)
+    assert await store.former_tombstones(raw, again) == {tombstone(b"a", store._salt): b"left"}
+    with pytest.raises(ShardLost):
+        await store.former_tombstones(store_head(7), again)
+    assert await store.former_tombstones(raw, Writes()) == {}
     raw = await store.commit(raw, store_head(3), Writes({b"a": b"back"}, created=[b"a"]))
     back = await store.load(raw, [b"a"], None, 0)
     assert (back.values, back.erased) == ([b"back"], frozenset())

@@ -41,8 +41,6 @@ class Case:
         low_ends = rng.random() < 0.2
         stormy = rng.choice((1, 2, 4))
         lose, part = rng.choice((0, 0, 0, 60)), rng.choice((0, 0, 0, 100))
-        # Nor, yet, one whose tombstone alone is visible together with a rebuild (known/).
-        untorn = low_ends or lose or part
         rates = {
             "order": rng.choice((0, 3, 10)),
             "step": rng.choice((0, 600, 2_000)) * stormy,
@@ -50,7 +48,7 @@ class Case:
             # The protocol doesn't survive a torn transaction together with an end offset that is too low.
             "break": 0 if low_ends else rng.choice((0, 30, 100)) * stormy,
             "end": 0 if low_ends else rng.choice((0, 2, 6)) * stormy,
-            "tear": 0 if untorn else rng.choice((0, 5, 5, 20)) * stormy,
+            "tear": 0 if low_ends else rng.choice((0, 5, 5, 20)) * stormy,
             "low": 3 if low_ends else 0,
             "marker": rng.choice((0, 3, 10)),
             "refusal": rng.choice((0, 15, 60)) * stormy,

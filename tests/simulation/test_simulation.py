@@ -25,7 +25,6 @@ from tests.support.paths import ROOT
 
 SEEDS = 60
 CASES = Path(__file__).parent / "cases"
-KNOWN = Path(__file__).parent / "known"
 OFTEN_CAUGHT = 7  # a mutant that most seeds of the storm catch: noting in Redis what was published
 
 
@@ -51,12 +50,6 @@ def test_no_seed_finds_a_fault() -> None:
 def test_no_failure_of_the_past_comes_back(file: Path) -> None:
     outcome = run(Case.parse(file.read_text("utf-8")))
     assert outcome.violations == [], "\n".join(outcome.trace)
-
-
-@pytest.mark.xfail(strict=True, reason="a hole that is still open: docs/explanation/exactly-once.md, section 12")
-@pytest.mark.parametrize("file", sorted(KNOWN.glob("*.json")), ids=lambda file: file.stem)
-def test_a_known_failure_is_gone(file: Path) -> None:
-    assert run(Case.parse(file.read_text("utf-8"))).violations == []
 
 
 @pytest.mark.parametrize("name", UNMENDED)

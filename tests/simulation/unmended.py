@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from stream.engine import takeover
+from stream.engine import log_reader, takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
 from stream.engine.status_board import StatusBoard
@@ -74,6 +74,10 @@ def _reading_tombstones_under_no_head(replace: Replace, _: SimulatedWorld) -> No
     replace(ShardStore, "_fill_in_erased", fill_in)
 
 
+def _restoring_any_tombstone(replace: Replace, _: SimulatedWorld) -> None:
+    replace(log_reader, "tombstone_as_of", lambda record, _: record.value)
+
+
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
@@ -81,4 +85,5 @@ UNMENDED: Final[dict[str, Change]] = {
     "a_first_owner_wakes_up_late": _stopping_a_late_first_owner,
     "a_zombie_hides_a_quarantine": _leaving_a_quarantine_hidden,
     "tombstones_are_read_after_a_rollback": _reading_tombstones_under_no_head,
+    "a_tombstone_alone_is_torn_off_before_a_rebuild": _restoring_any_tombstone,
 }

@@ -74,6 +74,12 @@ class MemoryStore(ShardStore):
             min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
         )
 
+    async def former_tombstones(self, head: bytes | None, writes: Writes) -> dict[bytes, bytes]:
+        if head is None or not writes.tombstones:
+            return {}
+        self._compare((self.kept.head, *self.kept.stored()), head)
+        return {name: self.kept.tombstones[name] for name in writes.tombstones if name in self.kept.tombstones}
+
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
         self._compare((self.kept.head, *self.kept.stored()), head)
         names = sorted(name for name in self.kept.customers if name > after.encode() or not after)[:limit]
