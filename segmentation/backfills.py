@@ -72,6 +72,11 @@ class Backfills(Struct, frozen=True):
         """Return the registry in which these are over, and their customers are to be rescored."""
         return replace(self, rows=tuple(replace(r, closed=True) if r.id in names else r for r in self.rows))
 
+    @property
+    def closed_slots(self) -> frozenset[int]:
+        """The slots of backfills that are over; states may hold them until their customers have been rescored."""
+        return frozenset(row.slot for row in self.rows if row.closed)
+
     def without_closed(self) -> Backfills:
         """Return the registry without the closed ones, whose customers have all been rescored."""
         return replace(self, rows=tuple(row for row in self.rows if not row.closed))

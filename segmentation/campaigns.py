@@ -270,6 +270,10 @@ class CampaignStep:
         del agreed  # the contract asks for it
         return self
 
+    def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:  # noqa: ARG002 - no backfill mutes an action
+        """Return the state: no backfill mutes it."""
+        return value
+
     def bare(self, value: bytes) -> bytes | None:
         """Return the state: it holds nothing else."""
         return value

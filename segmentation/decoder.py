@@ -56,6 +56,7 @@ class Batch:
     mutes: dict[int, int] = field(default_factory=dict)  # position of a record of a backfill -> slot
     changes: list[tuple[int, Backfills]] = field(default_factory=list)  # (position, the registry from there on)
     closed: bool = False  # a backfill ended within a replayed batch, which goes on
+    full: bool = False  # a replayed batch ends here: backfills that are over hold the slots that the next record needs
 
     def note(self, position: int, registry: Backfills) -> None:
         """Note that the registry changes at this position."""
@@ -136,6 +137,9 @@ class Reader:
                 else:
                     event = self._take_event(batch, index, record)
             except RejectedEvent as why:
+                if replayed and why.reason is Reason.TOO_MANY_BACKFILLS and batch.registry.closed_slots:
+                    batch.full = True
+                    return batch
                 batch.dead.append(DeadLetter(index, why.reason.value, why.field, str(why)))
             if replayed_until is not None and self.time == "wall":
                 batch.clock = max(batch.clock, min(record.timestamp, replayed_until))

@@ -136,6 +136,7 @@ class ScoringStep:
             clock,
             backfills=batch.registry,
             closed=batch.closed,
+            full=batch.full,
             work=_Work(batch, partition, context.overdue, context.former),
         )
 
@@ -252,6 +253,10 @@ class ScoringStep:
     def is_erased(self, value: bytes) -> bool:
         """Return whether the erasure is all that is left, and published."""
         return is_erased(value)
+
+    def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
+        """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
+        return with_mute(value, 0) if muted_by(value) in slots else value
 
     def bare(self, value: bytes) -> bytes | None:
         """Return the state without any event, with its last published move alone; None: none was published."""

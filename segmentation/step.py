@@ -104,6 +104,7 @@ class TurnPlan:
     close: tuple[str, ...] = ()
     backfills: Backfills | None = None  # `absorb` only: the registry after the records
     closed: bool = False  # `absorb` only: some backfill ended among the records
+    full: bool = False  # `absorb` only: before more is absorbed, customers of backfills that are over must be unmuted
     work: object = None  # the step's own
 
 
@@ -214,6 +215,9 @@ class Step(Protocol):
 
     def under(self, agreed: Agreed) -> Step:
         """Return the step as it is under other settings."""
+
+    def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
+        """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
 
     def bare(self, value: bytes) -> bytes | None:
         """Return the state without any record, with its own last published output alone; None: it has none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import msgspec
@@ -70,11 +71,14 @@ async def _take(owned: Owned, step: Step, records: Sequence[KafkaRecord], positi
         batch = left[:size]
         behind = position if len(batch) == len(left) else left[len(batch)].offset
         try:
-            await _absorb_batch(owned, step, batch, behind, kafka)
+            taken, full = await _absorb_batch(owned, step, batch, behind, kafka)
         except BatchTooLong:
             size = max(1, len(batch) // 2)
             continue
-        left = left[len(batch) :]
+        left = left[taken:]
+        if full:
+            await _unmute(owned, step)
+            continue
         if not left:
             return
         size *= 2
@@ -82,10 +86,18 @@ async def _take(owned: Owned, step: Step, records: Sequence[KafkaRecord], positi
 
 async def _absorb_batch(
     owned: Owned, step: Step, records: Sequence[KafkaRecord], behind: int, kafka: KafkaHead
-) -> None:
-    """Absorb one batch and commit it to Redis. `behind`: R after it. Raises BatchTooLong: nothing has happened."""
+) -> tuple[int, bool]:
+    """Absorb one batch, or a part of it, and commit it to Redis. Return (records taken, the plan's `full`).
+
+    `behind`: R after the batch. Raises BatchTooLong: nothing has happened.
+    """
     shard, head = owned.shard, owned.head
-    states, created, plan = await _absorb(owned, step, records)
+    states, created, plan, usable = await _absorb(owned, step, records)
+    taken = len(records)
+    if plan.full:
+        behind = usable[plan.taken].offset
+        taken = bisect_left(records, behind, key=lambda record: record.offset)
+        records = records[:taken]
     # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T. Needless where
     # changed settings rescore everyone from the start: that gives each a due time, and their moves the cause.
     due = {} if head.scope is Scope.SETTINGS and head.cursor == "" else dict.fromkeys(states, max(head.clock, 0))
@@ -97,6 +109,24 @@ async def _absorb_batch(
         "read": _fingerprint(records, head),
     }
     await owned.commit(shard.store.with_tombstones(writes, shard.step.is_erased), **change)
+    return taken, plan.full
+
+
+async def _unmute(owned: Owned, step: Step) -> None:
+    """Unmute the customers of backfills that are over, in Redis alone, so that others can have their slots.
+
+    Live, the rescore at each end did that, and published. Here they only become due now, as after `_absorb_batch`.
+    """
+    slots, due, after = owned.head.backfills.closed_slots, max(owned.head.clock, 0), ""
+    found = size = owned.shard.settings.turn_max_orders
+    while found == size:
+        assert owned.raw is not None
+        rows, found, last = await owned.shard.store.load_slice(owned.raw, after, size)
+        states = {key: now for key, value in rows if (now := step.unmuted(value, slots)) is not value}
+        if states:
+            await owned.commit(Writes(states, due=dict.fromkeys(states, due)))
+        after = last.decode()
+    await owned.commit(Writes(), backfills=owned.head.backfills.without_closed())
 
 
 def _judge(step: Step, kafka: KafkaHead, offset: int) -> tuple[Step, int]:
@@ -198,16 +228,16 @@ def _fingerprint(records: Sequence[KafkaRecord], head: StoreHead) -> Fingerprint
 
 async def _absorb(
     owned: Owned, step: Step, records: Sequence[KafkaRecord]
-) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
-    """Return (changed states, keys among them that had none, the plan) after records that were delivered before.
+) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan, Sequence[KafkaRecord]]:
+    """Return (changed states, keys among them that had none, the plan, its records) after records delivered before.
 
     A record that makes the step raise went to the dead letters then: it is left out again.
     """
     try:
-        return await _absorb_all(owned, step, records)
+        return *await _absorb_all(owned, step, records), records
     except StepFailed:
         usable = [record for record in records if await _is_usable(owned, step, record)]
-    return await _absorb_all(owned, step, usable)
+    return *await _absorb_all(owned, step, usable), usable
 
 
 async def _is_usable(owned: Owned, step: Step, record: KafkaRecord) -> bool:

@@ -205,11 +205,18 @@ class ReshardedRebuilder:
             await self._store(patched, values, step, None)
         merged, clock, backfills = 0, start.merge_clock, start.backfills
         async for records in self._records(p, start.offset, end.offset, sorted(j.until for j in stretch.judged)):
-            context = TurnContext(clock, end.clock, Activation(end.activation, end.version), backfills=backfills)
             judge = _judge(step, stretch, records[-1].offset)
-            plan, values, states = await self._absorb(judge, records, context, stretch, partitioner)
-            await self._store(states, values, step, None if self._rescores else end.clock)
-            clock, backfills = max(clock, plan.clock), plan.backfills or backfills
+            left: Sequence[KafkaRecord] = records
+            while left:
+                context = TurnContext(clock, end.clock, Activation(end.activation, end.version), backfills=backfills)
+                plan, values, states, usable = await self._absorb(judge, left, context, stretch, partitioner)
+                due = None if self._rescores else end.clock
+                await self._store(states, values, step, due)
+                clock, backfills = max(clock, plan.clock), plan.backfills or backfills
+                left = usable[plan.taken :] if plan.full else []
+                if plan.full:
+                    await self._unmute(backfills.closed_slots, stretch, step, due)
+                    backfills = backfills.without_closed()
             merged += len(records)
         if backfills.rows:
             await self._remap(stretch, partitioner)
@@ -237,8 +244,11 @@ class ReshardedRebuilder:
         context: TurnContext,
         stretch: _Stretch,
         partitioner: Partitioner | None,
-    ) -> tuple[TurnPlan, dict[bytes, bytes], dict[bytes, bytes]]:
-        """Return (the plan, the states before, those after). A record that makes the step raise is left out again."""
+    ) -> tuple[TurnPlan, dict[bytes, bytes], dict[bytes, bytes], Sequence[KafkaRecord]]:
+        """Return (the plan, the states before, those after, the plan's records).
+
+        A record that makes the step raise is left out again.
+        """
         usable, p = records, stretch.partition
         while True:
             try:
@@ -247,11 +257,13 @@ class ReshardedRebuilder:
                     k for k in plan.keys if not partitioner or partitioner(k, stretch.partitions) == stretch.partition
                 ]
                 before = await self._load(mine)
-                return plan, before, stepping(step.merge, plan, [before.get(key) for key in plan.keys]).states
+                after = stepping(step.merge, plan, [before.get(key) for key in plan.keys]).states
             except StepFailed:
                 if usable is not records:
                     raise
                 usable = [r for r in records if _is_usable(step, r, p, context)]
+            else:
+                return plan, before, after, usable
 
     def _at(self, key: bytes) -> MovingShard | None:
         """Return the shard where a customer lives now; None: it isn't rebuilt."""
@@ -285,6 +297,22 @@ class ReshardedRebuilder:
             times = {} if due is None else dict.fromkeys(keys, max(due, 0))
             writes = Writes({key: states[key] for key in keys}, created=created, due=times)
             await shard.write(shard.store.with_tombstones(writes, step.is_erased), ARRIVING)
+
+    async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, due: int | None) -> None:
+        """Unmute customers of a former shard whose backfills are over, so that others can have their slots."""
+        partitioner = PARTITIONERS[self._settings.partitioner]
+        for shard in self._shards.values():
+            found, after = PAGE, ""
+            while found == PAGE:
+                rows, found, last = await shard.store.load_slice(shard.raw or b"", after, PAGE)
+                own = {
+                    key: value
+                    for key, value in rows
+                    if not partitioner or partitioner(key, stretch.partitions) == stretch.partition
+                }
+                changed = {k: now for k, value in own.items() if (now := step.unmuted(value, slots)) is not value}
+                await self._store(changed, own, step, due)
+                after = last.decode()
 
     async def _remap(self, stretch: _Stretch, partitioner: Partitioner | None) -> None:
         """Give the customers whom open backfills mute the slots of the shard where they live now."""

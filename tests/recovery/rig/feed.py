@@ -85,7 +85,7 @@ class OrderFeed:
         if rng.random() < 0.01:  # a backfill of some dozens of orders begins or ends
             more += self._end_of_backfill()
         if luck < 0.02:  # a repeated order, late
-            more.append(rng.choice(self._past))
+            more.append(rng.choice(self._past or more))
         elif luck < 0.03 and self._garbage:
             number = next(self._numbers)
             more.append(order._replace(value=b'{"garbage": %d' % number))
@@ -103,6 +103,8 @@ class OrderFeed:
             return []
         ended = encode(BackfillFinished(id=f"end of {self._backfill}", backfill=self._backfill))
         self._backfill = None
+        # A repeat of one of its records would open it once more, for a day: a long storm would run out of slots.
+        self._past = [record for record in self._past if b'"backfill":"' not in record.value]
         return [FeedRecord(CONTROL_KEY, ended, p) for p in range(self._partitions)]
 
     def _of(self, customer: str, event: InputEvent) -> FeedRecord:

@@ -91,6 +91,9 @@ class ToyStep:
     def under(self, agreed: Agreed) -> ToyStep:
         return self
 
+    def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
+        return value
+
     def bare(self, value: bytes) -> bytes | None:
         _, level, sequence = STATE.unpack(value)
         return STATE.pack(0, level, sequence) if sequence else None
