@@ -30,7 +30,7 @@ class TurnPlace(NamedTuple):
         """Parse the header's value.
 
         >>> TurnPlace.parse(TurnPlace(0, 7, 3).header())
-        TurnPlace(era=0, offset=7, count=3)
+        TurnPlace(era=0, offset=7, outputs=3)
         """
         era, offset, count = header.split(b":")
         return cls(int(era), int(offset), int(count))
