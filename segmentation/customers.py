@@ -72,6 +72,15 @@ def search_customers(customers: Sequence[Customer], starts: Sequence[int], scori
         customer.wait(due, target, wake)
 
 
+def search_fired(customers: Sequence[Customer], published: int, scoring: ScoringContext) -> None:
+    """Search the next move of customers whose entries of the due index have fired.
+
+    `published`: all moves before this instant (ms) are. An earlier entry is what Redis had before it was set back: from
+    there, a model that started since would give a move of before its start.
+    """
+    search_customers(customers, [max(c.fired_at or 0, published) for c in customers], scoring)
+
+
 def erase_customer(customer: Customer, request: ScoreRequest) -> Iterable[Move]:
     """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8)."""
     customer.erased = True

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, cast
 
 from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN
-from segmentation.customers import Customer, erase_customer, score_customers, search_customers
+from segmentation.customers import Customer, erase_customer, score_customers, search_customers, search_fired
 from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
@@ -312,7 +312,7 @@ class ScoringStep:
         fold.check_time()
         if scoring is not None:
             fired = [c for c in customers if c.fired_at is not None and not c.drops_silently()]
-            search_customers(fired, [c.fired_at or 0 for c in fired], scoring)
+            search_fired(fired, fold.turn.clock if self._event_time else 0, scoring)
         active = customers
         while active:
             due: list[Customer] = []

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from segmentation import scoring
+from segmentation.customers import Customer, search_customers
+from segmentation.decisions import ScoringContext
 from stream.engine import log_reader, takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
@@ -78,6 +81,13 @@ def _restoring_any_tombstone(replace: Replace, _: SimulatedWorld) -> None:
     replace(log_reader, "tombstone_as_of", lambda record, _: record.value)
 
 
+def _searching_from_stale_entries(replace: Replace, _: SimulatedWorld) -> None:
+    def search_from_entry(customers: Sequence[Customer], _: int, context: ScoringContext) -> None:
+        search_customers(customers, [c.fired_at or 0 for c in customers], context)
+
+    replace(scoring, "search_fired", search_from_entry)
+
+
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
@@ -86,4 +96,5 @@ UNMENDED: Final[dict[str, Change]] = {
     "a_zombie_hides_a_quarantine": _leaving_a_quarantine_hidden,
     "tombstones_are_read_after_a_rollback": _reading_tombstones_under_no_head,
     "a_tombstone_alone_is_torn_off_before_a_rebuild": _restoring_any_tombstone,
+    "a_due_entry_is_older_than_the_settings": _searching_from_stale_entries,
 }
