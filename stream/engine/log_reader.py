@@ -184,29 +184,30 @@ class LogReader:
         self, topic: str, partition: int, part: Callable[[LogRecord], bytes | None] = lambda record: record.value
     ) -> dict[bytes, bytes]:
         """Read a compacted topic as of now: for each key a part of its last record. Keys without one are left out."""
-        begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
-        async for record in self.between(topic, partition, begin, end):
-            if record.key is None:
-                continue
+        async for key, record in self._keyed(topic, partition):
             if record.value is None or (found := part(record)) is None:
-                latest.pop(record.key, None)
+                latest.pop(key, None)
             else:
-                latest[record.key] = found
+                latest[key] = found
         return latest
 
     async def read_tombstones(self, topic: str, partition: int, place: TurnPlace) -> dict[bytes, bytes]:
         """Read the tombstones as they were at a place. A torn turn may have left later ones: their turn comes yet."""
-        begin, end = (await self.bounds([topic], partition))[topic]
         latest: dict[bytes, bytes] = {}
-        async for record in self.between(topic, partition, begin, end):
-            if record.key is None:
-                continue
+        async for key, record in self._keyed(topic, partition):
             if record.value is None:
-                latest.pop(record.key, None)
+                latest.pop(key, None)
             elif (found := tombstone_as_of(record, place)) is not None:
-                latest[record.key] = found
+                latest[key] = found
         return latest
+
+    async def _keyed(self, topic: str, partition: int) -> AsyncIterator[tuple[bytes, LogRecord]]:
+        """Yield the records of a compacted topic as of now, with their keys; those without a key are left out."""
+        begin, end = (await self.bounds([topic], partition))[topic]
+        async for record in self.between(topic, partition, begin, end):
+            if record.key is not None:
+                yield record.key, record
 
     async def dead_letters(self, topic: str, partition: int, bounds: tuple[int, int], source: str) -> frozenset[int]:
         """Return the offsets of the `source` topic's records, of the same partition, that have a dead letter there.

@@ -219,7 +219,7 @@ class ReshardedRebuilder:
                     backfills = backfills.without_closed()
             merged += len(records)
         if backfills.rows:
-            await self._remap(stretch, partitioner)
+            await self._remap(stretch)
         return merged
 
     async def _records(
@@ -300,38 +300,32 @@ class ReshardedRebuilder:
 
     async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, due: int | None) -> None:
         """Unmute customers of a former shard whose backfills are over, so that others can have their slots."""
-        partitioner = PARTITIONERS[self._settings.partitioner]
         for shard in self._shards.values():
-            found, after = PAGE, ""
-            while found == PAGE:
-                rows, found, last = await shard.store.load_slice(shard.raw or b"", after, PAGE)
-                own = {
-                    key: value
-                    for key, value in rows
-                    if not partitioner or partitioner(key, stretch.partitions) == stretch.partition
-                }
+            async for own in self._pages_of(shard, stretch):
                 changed = {k: now for k, value in own.items() if (now := step.unmuted(value, slots)) is not value}
                 await self._store(changed, own, step, due)
-                after = last.decode()
 
-    async def _remap(self, stretch: _Stretch, partitioner: Partitioner | None) -> None:
+    async def _remap(self, stretch: _Stretch) -> None:
         """Give the customers whom open backfills mute the slots of the shard where they live now."""
-        assert partitioner is not None
         for p, shard in self._shards.items():
             slots = stretch.following[p].slots.get(stretch.partition) if p < len(stretch.following) else None
-            after = ""
-            while slots:
-                rows, found, last = await shard.store.load_slice(shard.raw or b"", after, PAGE)
-                changed = {
-                    key: with_mute(value, slots[muted_by(value)])
-                    for key, value in rows
-                    if muted_by(value) in slots and partitioner(key, stretch.partitions) == stretch.partition
-                }
-                if changed:
+            if not slots:
+                continue
+            async for own in self._pages_of(shard, stretch):
+                muted = {key: value for key, value in own.items() if muted_by(value) in slots}
+                if muted:
+                    changed = {key: with_mute(value, slots[muted_by(value)]) for key, value in muted.items()}
                     await shard.write(Writes(changed), ARRIVING)
-                if found < PAGE:
-                    break
-                after = last.decode()
+
+    async def _pages_of(self, shard: MovingShard, stretch: _Stretch) -> AsyncIterator[dict[bytes, bytes]]:
+        """Yield the customers of a former shard among those of one made anew, with their states."""
+        partitioner = PARTITIONERS[self._settings.partitioner]
+        assert partitioner is not None  # `segstream reshard` needs one
+        found, after = PAGE, ""
+        while found == PAGE:
+            rows, found, last = await shard.store.load_slice(shard.raw or b"", after, PAGE)
+            yield {k: value for k, value in rows if partitioner(k, stretch.partitions) == stretch.partition}
+            after = last.decode()
 
 
 def _shortened(where: Sequence[str]) -> LogShortened:

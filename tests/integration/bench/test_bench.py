@@ -208,11 +208,11 @@ def test_a_new_model_rescores_all_customers_at_rest_and_under_load(timed: tuple[
     assert f"| {swap['rest']['ratio']:.2f} |" in time_section(result, apart=True)
 
 
-@pytest.mark.slow
-def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
-    out = tmp_path / "training.json"
+def studied(name: str, customers: int, tmp_path: Path) -> tuple[str, Any]:
+    """Run a study; return what it printed and its result."""
+    out = tmp_path / f"{name}.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench.studies.training", "--customers", "500", "--out", str(out)],
+        [sys.executable, "-m", f"bench.studies.{name}", "--customers", str(customers), "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -220,33 +220,29 @@ def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(out.read_text(encoding="utf-8"))
+    return done.stdout, json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_a_training_is_measured_step_by_step(tmp_path: Path) -> None:
+    printed, result = studied("training", 500, tmp_path)
     for kind in ("first", "again"):
         run = result[kind]
         assert run["verdict"] == "active"
         assert sum(run["steps"].values()) < run["seconds"]
         assert run["peak_rss_mb"] > 50
-        assert f"{run['seconds']:.1f}" in done.stdout
+        assert f"{run['seconds']:.1f}" in printed
 
 
 @pytest.mark.slow
 def test_a_reshard_is_measured_phase_by_phase_and_its_outputs_are_right(tmp_path: Path) -> None:
-    out = tmp_path / "resharding.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.studies.resharding", "--customers", "200", "--out", str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    printed, result = studied("resharding", 200, tmp_path)
+    (row,) = result["rows"]
     assert 60 < row["moved"] < row["customers"] <= 200
     assert row["problems"] == []
     assert 0 < sum(row["phases"].values()) < row["command_s"]
     assert min(*row["phases"].values(), row["stop_s"], row["start_s"], row["command_cpu_s"]) > 0
-    assert f"| `segstream reshard`, s | {row['command_s']:.1f} |" in done.stdout
+    assert f"| `segstream reshard`, s | {row['command_s']:.1f} |" in printed
 
 
 def test_stages_name_existing_files_and_functions() -> None:
