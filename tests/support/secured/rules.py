@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 from redis import Redis
 
 from stream.settings import Settings
@@ -94,31 +96,44 @@ def _of_settings(rule: str, settings: Settings | None) -> str:
 
 
 async def grant(settings: Settings, rules: Iterable[KafkaRule]) -> None:
-    """Create the permissions. `settings`: of an administrator."""
+    """Create the permissions, and wait until they hold. `settings`: of an administrator."""
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     await admin.start()
     try:
         for rule in rules:
             answer: Any = await admin._send_request(_creation(rule))
             assert [code for code, _ in answer.creation_responses] == [0], f"{rule}: {answer}"
+            await _wait_until(admin, rule, granted=True)
     finally:
         await admin.close()
 
 
 async def revoke(settings: Settings, rule: KafkaRule) -> None:
-    """Delete one permission."""
+    """Delete one permission, and wait until that holds."""
     admin = AIOKafkaAdminClient(**settings.kafka_client())
     await admin.start()
     try:
-        pattern = _PREFIXED if rule.prefixed else _LITERAL
-        answer: Any = await admin._send_request(
-            DeleteAclsRequest(
-                _RESOURCES[rule.kind], rule.name, pattern, rule.principal, "*", _OPERATIONS[rule.operation], _ALLOW
-            )
-        )
+        answer: Any = await admin._send_request(DeleteAclsRequest(*_filter(rule)))
         assert answer.to_object()["filter_responses"][0]["matching_acls"], f"{rule} wasn't granted"
+        await _wait_until(admin, rule, granted=False)
     finally:
         await admin.close()
+
+
+async def _wait_until(admin: AIOKafkaAdminClient, rule: KafkaRule, *, granted: bool) -> None:
+    """Wait until the broker goes by a change: it answers before, and a single request behind it might still pass."""
+    deadline = time.monotonic() + 30
+    while True:
+        answer: Any = await admin._send_request(DescribeAclsRequest(*_filter(rule)))
+        if bool(answer.to_object()["resources"]) == granted:
+            return
+        assert time.monotonic() < deadline, f"{rule}: the broker doesn't go by its change"
+        await asyncio.sleep(0.02)
+
+
+def _filter(rule: KafkaRule) -> tuple[int, str, int, str, str, int, int]:
+    pattern = _PREFIXED if rule.prefixed else _LITERAL
+    return _RESOURCES[rule.kind], rule.name, pattern, rule.principal, "*", _OPERATIONS[rule.operation], _ALLOW
 
 
 def _creation(rule: KafkaRule) -> CreateAclsRequest:
