@@ -7,12 +7,15 @@ acknowledged and from gaps, and commits over a record that isn't acknowledged (f
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
 
 from faust.transport.drivers import aiokafka as driver
 
 from stream.hosting.faust_launcher import HostedApp, framework_log
 from stream.kafka.aiokafka_internals import read_committed_only
+
+LAST_COMMIT_S: Final = 10.0
 
 
 def use_in_order_commits(app: HostedApp) -> None:
@@ -51,6 +54,19 @@ class InOrderConsumer(driver.Consumer):
         acked.clear()
         self._acked_index[tp].clear()
         return position
+
+    async def _commit(self, offsets: Any) -> bool:
+        """Commit as Faust does, but at the end not for ever: a thread that has ended already never answers.
+
+        What isn't committed is read again by the next process, and counts once.
+        """
+        if not self.should_stop:
+            return await super()._commit(offsets)
+        try:
+            return await asyncio.wait_for(super()._commit(offsets), LAST_COMMIT_S)
+        except TimeoutError:
+            framework_log.warning("the last commit wasn't confirmed: its records will be read again")
+            return False
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Ignore gaps, which transactions' markers leave: no offset is derived from them here."""

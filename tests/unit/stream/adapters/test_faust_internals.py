@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from importlib.metadata import version
 from inspect import getsource
 from pathlib import Path
+from typing import Any
 
 import pytest
 from faust.transport.consumer import Consumer
@@ -20,7 +22,7 @@ OVERRIDDEN: dict[str, tuple[type, set[str]]] = {
     "_CommittedReader": (driver.AIOKafkaConsumerThread, {"_create_worker_consumer"}),
     "InOrderConsumer": (
         driver.Consumer,
-        {"_new_consumer_thread", "_new_offset", "_add_gap", "on_buffer_full", "on_buffer_drop"},
+        {"_new_consumer_thread", "_new_offset", "_commit", "_add_gap", "on_buffer_full", "on_buffer_drop"},
     ),
 }
 FAUST = {"stream/adapters/app.py": {"faust"}, "stream/hosting/faust_launcher.py": {"faust"}}
@@ -43,6 +45,24 @@ def test_what_is_overridden_is_listed_and_exists(name: str) -> None:
 def test_what_the_consumer_keeps_of_acknowledgements_exists() -> None:
     assert {"_acked", "_acked_index"} <= set(Consumer.__annotations__)
     assert driver.Transport.Consumer is driver.Consumer
+
+
+async def test_the_last_commit_gives_up_where_its_thread_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndedThread:
+        async def commit(self, offsets: Any) -> bool:
+            await asyncio.Event().wait()
+            raise AssertionError(offsets)
+
+    monkeypatch.setattr(faust_internals, "LAST_COMMIT_S", 0.01)
+    consumer: Any = object.__new__(faust_internals.InOrderConsumer)
+    consumer._thread = EndedThread()
+    for stopping in (True, False):
+        monkeypatch.setattr(faust_internals.InOrderConsumer, "should_stop", stopping)
+        commit = asyncio.create_task(consumer._commit({}))
+        done, _ = await asyncio.wait({commit}, timeout=5 if stopping else 0.1)
+        assert bool(done) is stopping
+        assert not done or commit.result() is False
+        commit.cancel()
 
 
 def test_no_other_module_imports_a_part_of_faust() -> None:
