@@ -26,9 +26,11 @@ from tests.recovery.rig import checker
 from tests.recovery.rig.feed import Feeder, FeedRecord, OrderFeed
 from tests.support.engine.toy_engine import eventually
 from tests.support.secured.programs import Running, running
-from tests.support.secured.rules import KafkaRule, documented, grant, redis_users, revoke
+from tests.support.secured.rules import KafkaRule, documented, grant, redis_users, revoke, set_redis_users
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.secured.servers import SecuredServers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -88,6 +90,13 @@ class RunningShop:
 
     def states(self) -> list[Any]:
         return [(shard.states, shard.due, shard.customers) for shard in checker.read_shards(self.settings)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def page_rules_after(secured: SecuredServers) -> Iterator[None]:
+    """Give Redis's users the rules of the page back: the shops of this module change the worker's keys."""
+    yield
+    set_redis_users(secured.redis, redis_users())
 
 
 @pytest.fixture(scope="module")
