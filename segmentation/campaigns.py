@@ -17,18 +17,8 @@ from msgspec import Meta
 
 from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
-from segmentation.events import (
-    CampaignAction,
-    Cause,
-    Id,
-    Reason,
-    RejectedEvent,
-    Timestamp,
-    cloud_headers,
-    encode,
-    iso,
-    millis,
-)
+from segmentation.event_text import cloud_headers, iso
+from segmentation.events import CampaignAction, Cause, Id, Reason, RejectedEvent, Timestamp, encode, millis
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, StateUnreadable, Turn, TurnContext, TurnPlan
 
 __all__ = [

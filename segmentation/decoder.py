@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
 from segmentation.entries import DAY_MS, Entry
+from segmentation.event_text import iso
 from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
@@ -18,7 +19,6 @@ from segmentation.events import (
     Reason,
     RejectedEvent,
     decode,
-    iso,
     millis,
     to_entry,
 )

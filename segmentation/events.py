@@ -9,34 +9,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
-from hashlib import sha1
 from typing import Annotated, Any, Final
-from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from msgspec import Meta, Struct
 
-from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, Entry, hash64, key_of
+from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
+from segmentation.event_text import EPOCH, OutTime, SignedDecimalText
+from segmentation.life_figures import LifeFigures
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - _EPOCH).days * DAY_MS  # leaves a century for forecast moves
+_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - EPOCH).days * DAY_MS  # leaves a century for forecast moves
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _LONGEST_MESSAGE: Final = 1_000  # characters: many refused records mustn't fill the logs
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
 
 Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="ISO 8601 with zone")]
-OutTime = Annotated[str, Meta(description="ISO 8601, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
 # The patterns are for readers of the schema; the checks are parse_units and the deployment's currency, which also say
 # what is wrong.
 DecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^[0-9]+(\.[0-9]{1,4})?$"})]
-SignedDecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?[0-9]+\.[0-9]{2,4}$"})]
 CurrencyCode = Annotated[str, Meta(description="ISO 4217", extra_json_schema={"pattern": "^[A-Z]{3}$"})]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
@@ -62,6 +58,7 @@ class Reason(StrEnum):
     KEY_NOT_CUSTOMER = "key_not_customer"
     WRONG_PARTITION = "wrong_partition"
     CONFLICTING_ID = "conflicting_id"
+    OUTDATED_EDIT = "outdated_edit"
     TOO_LARGE = "too_large"
     CONTROL_NOT_ALLOWED = "control_not_allowed"
     TOO_MANY_BACKFILLS = "too_many_backfills"
@@ -90,13 +87,18 @@ class Amount(Struct, frozen=True, gc=False):
 
 
 class OrderPlaced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="order.placed"):
-    """A customer has placed an order. It counts for one window, from its own time on."""
+    """A customer has placed an order. It counts for one window, from its own time on.
+
+    Of several contents of one order the one with the greatest `revision`, or the latest `updated_at`, counts.
+    """
 
     id: Id
     order_id: Id
     customer_id: Id
     occurred_at: Timestamp
     amount: Amount
+    updated_at: Timestamp | None = None
+    revision: Count | None = None
     backfill: Id | None = None
 
 
@@ -206,6 +208,7 @@ class SegmentChanged(
     distances: dict[str, float]
     next: NextMove | None
     causation_id: str | None
+    life: LifeFigures | None = None  # None: no order stands, or written by a version before 2
 
 
 class CampaignAction(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
@@ -282,7 +285,7 @@ def millis(at: datetime, name: str = "occurred_at") -> int:
     >>> millis(datetime(1970, 1, 2, 0, 0, 1, 999_999, tzinfo=UTC))
     86401999
     """
-    since = at - _EPOCH
+    since = at - EPOCH
     ms = since.days * DAY_MS + since.seconds * 1000 + since.microseconds // 1000
     if 0 <= ms < _END_MS:
         return ms
@@ -297,17 +300,32 @@ def to_entry(event: CustomerEvent, currency: str) -> Entry:
     """
     time = millis(event.occurred_at)
     if isinstance(event, OrderPlaced):
-        units = _units(event.amount, currency)
-        return Entry(key_of(time, PLACED), hash64(b"o", event.order_id), units, hash64(_HASH_SPACE[PLACED], event.id))
+        return Entry(
+            key_of(time, PLACED),
+            hash_id(b"o", event.order_id),
+            _units(event.amount, currency),
+            hash_id(_HASH_SPACE[PLACED], event.id),
+            UNREVISED if event.updated_at is None and event.revision is None else _revision(event),
+        )
     if isinstance(event, OrderRefunded):
         units = _units(event.amount, currency)
-        order = 0 if event.order_id is None else hash64(b"o", event.order_id)
-        return Entry(key_of(time, REFUNDED), order, units, hash64(_HASH_SPACE[REFUNDED], event.id))
+        order = 0 if event.order_id is None else hash_id(b"o", event.order_id)
+        return Entry(key_of(time, REFUNDED), order, units, hash_id(_HASH_SPACE[REFUNDED], event.id))
     if isinstance(event, OrderCancelled):
-        order = hash64(b"o", event.order_id)
-        return Entry(key_of(time, CANCELLED), order, 0, hash64(_HASH_SPACE[CANCELLED], event.id))
+        order = hash_id(b"o", event.order_id)
+        return Entry(key_of(time, CANCELLED), order, 0, hash_id(_HASH_SPACE[CANCELLED], event.id))
     # An erasure is its time alone: repetitions are one entry, whatever their ids.
     return Entry(key_of(time, ERASED), 0, 0, 0)
+
+
+def _revision(event: OrderPlaced) -> int:
+    """Return which content of its order an event brings. Raises RejectedEvent."""
+    if event.updated_at is None:
+        return UNREVISED if event.revision is None else event.revision
+    if event.revision is not None:
+        message = "the event has both revision and updated_at, expected one of them: all events of a shop use the same."
+        raise RejectedEvent(Reason.WRONG_FIELD, "revision", message)
+    return millis(event.updated_at, "updated_at")
 
 
 def _units(amount: Amount, currency: str) -> int:
@@ -332,56 +350,6 @@ def encode(event: OutputEvent | InputEvent) -> bytes:
     return _ENCODER.encode(event)
 
 
-def iso(ms: int) -> str:
-    """Write milliseconds since 1970 as text, in UTC. Raises ValueError outside the years 1970 to 9999.
-
-    >>> iso(1_772_547_600_000)
-    '2026-03-03T14:20:00.000Z'
-    """
-    day, rest = divmod(ms, DAY_MS)
-    seconds, thousandths = divmod(rest, 1000)
-    minutes, second = divmod(seconds, 60)
-    return f"{_date(day)}T{minutes // 60:02}:{minutes % 60:02}:{second:02}.{thousandths:03}Z"
-
-
-@lru_cache(maxsize=4_096)
-def _date(day: int) -> str:
-    ordinal = _EPOCH.toordinal() + day
-    if not _EPOCH.toordinal() <= ordinal <= date.max.toordinal():
-        raise ValueError(f"day {day} since 1970 has no ISO date, expected the years 1970 to 9999")
-    return date.fromordinal(ordinal).isoformat()
-
-
-def cloud_headers(event_type: str, event_id: str, source: str, subject: str, time: str) -> list[tuple[str, bytes]]:
-    """Return the record headers of an event: CloudEvents 1.0, Kafka's binary mode. `time`: ISO 8601."""
-    return [
-        ("ce_id", event_id.encode()),
-        ("ce_source", source.encode()),
-        ("ce_specversion", b"1.0"),
-        ("ce_type", event_type.encode()),
-        ("ce_subject", subject.encode()),
-        ("ce_time", time.encode()),
-        ("content-type", b"application/json"),
-    ]
-
-
-def move_id(group: str, customer_id: str, sequence: int) -> str:
-    """Return the id of a move, the same wherever it is computed: UUIDv5 of deployment, customer and sequence."""
-    # As uuid.uuid5 does (RFC 9562, 5.5), in a third of its time.
-    digest = bytearray(
-        sha1(_namespace(group) + f"{customer_id}:{sequence}".encode(), usedforsecurity=False).digest()[:16]
-    )
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-@lru_cache(maxsize=64)
-def _namespace(group: str) -> bytes:
-    return uuid5(NAMESPACE_URL, f"segstream:{group}").bytes
-
-
 def json_schema(
     types: Collection[type] = (*InputEvent.__args__, *OutputEvent.__args__), title: str = "segstream events"
 ) -> dict[str, Any]:
@@ -393,8 +361,3 @@ def json_schema(
         "anyOf": list(references),
         "$defs": components,
     }
-
-
-def instant(ms: int) -> datetime:
-    """Return ms since 1970 as a datetime in UTC."""
-    return _EPOCH + timedelta(milliseconds=ms)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from segmentation.entries import ERASED, read_counted, saturated, times_of
+from segmentation.entries import ERASED, times_of
+from segmentation.meaning import net, read_counted, refunds_by_order, saturated
 from segmentation.money import UNITS
 from segmentation.rfm import headers, rows, unpack
 from segmentation.state_bytes import cut_of, times_in
@@ -151,10 +152,11 @@ def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Cou
         so_far = leaving.get(time + rules.window, (0, 0))
         leaving[time + rules.window] = so_far[0] + orders, so_far[1] + money
 
+    refunds = refunds_by_order(counting.refunds)
     for order in counting.orders.values():
-        leave(order.time, 1, order.amount)
-    for refund in counting.refunds:
-        leave(counting.orders[refund.order].time if refund.order else refund.time, 0, -refund.amount)
+        leave(order.time, 1, net(order, refunds.get(order.order, ())))
+    for refund in refunds.get(0, ()):
+        leave(refund.time, 0, -refund.amount)
     frequency = len(counting.orders)
     money = sum(m for _, m in leaving.values())
     until = next((e.time for e in state.entries if e.time > as_of and e.kind != ERASED), NEVER_DUE)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from segmentation.customers import Customer
 from segmentation.decisions import ScoreRequest, ScoringContext, first_that_moves
 from segmentation.decoder import Batch
-from segmentation.entries import ERASED, Rules
+from segmentation.entries import ERASED, UNREVISED, Rules
 from segmentation.events import Reason
 from segmentation.open_state import OpenState
 from segmentation.rfm import (
@@ -177,11 +177,18 @@ def _count(outcome: Outcome, capped: bool, fold: Fold) -> None:
 
 
 def _report(outcome: Outcome, position: int, fold: Fold) -> None:
-    """Copy a record to the dead letters where its event's id was seen before with other content."""
+    """Copy a record to the dead letters where its content doesn't count, or another one's no longer does."""
     event = fold.batch.events[position]
-    if outcome is Outcome.CONFLICT and event is not None:
+    assert event is not None
+    if outcome is Outcome.CONFLICT:
         message = f"event id {event.event_id!r} was seen before with other content: the later date counts."
         fold.turn.dead.append(DeadLetter(position, Reason.CONFLICTING_ID.value, "id", message))
+    elif outcome is Outcome.OUTDATED and event.entry.revision == UNREVISED:
+        message = (
+            f"event id {event.event_id!r} changes an order, but the content known before counts: it is dated later, or at "
+            "that date is worth more. Send updated_at or revision with each order."
+        )
+        fold.turn.dead.append(DeadLetter(position, Reason.OUTDATED_EDIT.value, "updated_at", message))
 
 
 def _slot(position: int, muted: int, kind: int, fold: Fold) -> int:

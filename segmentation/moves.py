@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
-from segmentation.entries import DAY_MS
-from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, cloud_headers, encode, iso, move_id
+from segmentation.entries import DAY_MS, Rules
+from segmentation.event_text import cloud_headers, iso, move_id
+from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, encode
+from segmentation.life_figures import life_at, life_figures
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
 from segmentation.rfm import NONE
@@ -72,7 +74,7 @@ class MoveWriter:
         """Return the name of a segment id; None for 0. An id of no known model becomes "segment-ID"."""
         return None if segment == 0 else self._names.get(segment, f"segment-{segment}")
 
-    def write(self, move: Move, now: int) -> Output:
+    def write(self, move: Move, now: int, rules: Rules) -> Output:
         """Make the record of a move, for the changes topic and the compacted topic. `now`: wall clock, ms."""
         customer = move.customer.decode()
         occurred_at = iso(move.at)
@@ -94,6 +96,7 @@ class MoveWriter:
             distances=dict(zip(self._labels, move.distances, strict=False)),
             next=upcoming,
             causation_id=move.causation_id,
+            life=life_figures(life_at(move.value, move.at, rules)) if move.target else None,
         )
         body = encode(event)
         headers = cloud_headers("segment.changed", event.id, self._source, customer, occurred_at)

@@ -12,9 +12,12 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from segmentation.entries import ANCHOR, CANCELLED, ERASED, NEVER, NONE, PLACED, REFUNDED, Entry, after, read, saturated
-from segmentation.rfm import Outcome, next_change_at, settle
-from segmentation.state_bytes import EMPTY, HEADER, VERSION, CustomerState, pack_entries, unpack
+from segmentation.entries import ANCHOR, CANCELLED, ERASED, NEVER, NONE, PLACED, REFUNDED, UNREVISED, Entry, after
+from segmentation.life import NOTHING_FOLDED, Folded, Life, day_of, fold, has_day, life_of
+from segmentation.meaning import read, saturated
+from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, settle
+from segmentation.state_bytes import EMPTY, CustomerState, pack, pack_header, unpack
+from segmentation.state_tail import needs_tail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +32,10 @@ _EXACT_MONEY: Final = 2**62
 class OpenState:
     """The state of one customer, changed by one event after the other."""
 
-    __slots__ = ("_entries", "_events", "_indexed", "_orders", "_rules", "_standing", "_state", "changed", "muted")
+    __slots__ = (
+        "_current", "_days", "_entries", "_events", "_indexed", "_orders", "_rules", "_standing", "_state", "_tailed",
+        "changed", "muted",
+    )  # fmt: skip
 
     def __init__(self, value: bytes | None, rules: Rules) -> None:
         """`value` None: a customer without a state. Raises StateFormatError."""
@@ -45,6 +51,9 @@ class OpenState:
         self._orders: dict[int, list[Entry]] = {}  # by the hash of the order's id; without orders' ids: none
         self._events: Counter[int] = Counter()
         self._standing: list[int] = []  # the times of the orders that stand, ascending
+        self._days: Counter[int] = Counter()  # of those after the cut
+        self._current = Life()  # without what is folded
+        self._tailed = sum([needs_tail(e) for e in self._entries])
 
     @property
     def capped(self) -> bool:
@@ -57,15 +66,13 @@ class OpenState:
         return self.muted != 0 or (self._state.first == NEVER and self._state.segment != 0)
 
     def header(self) -> bytes:
-        """Return the first 72 bytes of the state."""
-        s = self._state
-        figures = (s.frequency, s.monetary, s.last, s.first, s.newest, s.next_change, s.cut)
-        flags = s.capped | self.muted << 1
-        return HEADER.pack(VERSION, flags, s.segment, s.sequence, s.moved_at, len(self._entries), *figures)
+        """Return the state's header."""
+        tail = self._tailed > 0 or self._state.folded != NOTHING_FOLDED
+        return pack_header(self._state, len(self._entries), self.muted, tail=tail)
 
     def value(self) -> bytes:
         """Return the state's bytes."""
-        return self.header() + pack_entries(self._entries)
+        return pack(replace(self._state, entries=tuple(self._entries), muted=self.muted))
 
     def absorb(self, e: Entry, t: int) -> Outcome:
         """Merge one more event at clock `t`, which never goes back, as `rfm.absorb` does."""
@@ -86,8 +93,11 @@ class OpenState:
             self._absorb_late(e, t)
             return Outcome.LATE
         self._index(t)
-        outcome = Outcome.CONFLICT if e.event and self._events[e.event] else Outcome.NEW
-        if outcome is Outcome.CONFLICT or not self._add(e, t):
+        known = e.event != 0 and self._events[e.event] > 0
+        outcome = outcome_of_known(e, [x for x in entries if x.event == e.event]) if known else Outcome.NEW
+        if outcome is Outcome.NEW and e.kind == PLACED:
+            outcome = outcome_of_placed(e, self._orders.get(e.order, ()), self._rules.window)
+        if known or not self._add(e, t):
             self._settle([*entries, e], t)
         self.changed = True
         return outcome
@@ -100,7 +110,8 @@ class OpenState:
         state, (window, grace, _) = self._state, self._rules
         # An entry that has left the window may put the cut where the cap has put it: then the cap no longer shows.
         over = state.capped and (e.time > t - window or e.time - grace < state.cut)
-        if over or (not state.capped and e.kind == PLACED and self._is_behind_anchor(e)):
+        final = not state.capped and e.kind == PLACED and e.revision == UNREVISED and self._is_behind_anchor(e)
+        if over or final:
             self.changed = e.kind == PLACED and e.time < state.first
             if self.changed:
                 self._state = replace(state, first=e.time)
@@ -121,13 +132,16 @@ class OpenState:
             if e.order:
                 self._orders.setdefault(e.order, []).append(e)
         self._events = Counter([e.event for e in self._entries])
-        self._standing = [e.time for e in read(self._entries, t, self._state.cut, self._rules).standing[::-1]]
+        reading, cut = read(self._entries, t, self._state.cut, self._rules), self._state.cut
+        self._standing = [e.time for e in reading.standing[::-1]]
+        self._days = Counter([day_of(e.time) for e in reading.standing if e.time > cut and e.kind == PLACED])
+        self._current = life_of(NOTHING_FOLDED, reading.standing, reading.refunds, cut, self._rules)
 
     def _add(self, e: Entry, t: int) -> bool:
         """Add an entry after the cut by what it changes of its own order. False: it may change more; it isn't added."""
         state, entries, (window, grace, cap) = self._state, self._entries, self._rules
         reaches_cut = e.time <= t - window and e.time - grace >= state.cut  # the newest that left the window sets it
-        if reaches_cut or abs(state.monetary) >= _EXACT_MONEY or self._own(e) is None:
+        if reaches_cut or not self._sums_are_exact() or self._own(e) is None:
             return False
         if (
             entries and entries[0].kind == ERASED and entries[0].time > t
@@ -145,10 +159,13 @@ class OpenState:
                 return False
         entries.insert(at, e)
         self._events[e.event] += 1
+        self._tailed += needs_tail(e)
         sums = self._moved((state.frequency, state.monetary), e, t, added=True)
+        folded = self._fold(dropped, t, cut) if dropped else state.folded
         for x in dropped:
             sums = self._moved(sums, x, t, added=False)
             self._events[x.event] -= 1
+            self._tailed -= needs_tail(x)
         del entries[: len(dropped)]
         self._state = replace(
             state,
@@ -159,8 +176,33 @@ class OpenState:
             newest=entries[-1].time if entries else NONE,
             next_change=next_change_at(entries, t, cut, window),
             cut=cut,
+            life=self._life(folded, cut),
+            folded=folded,
         )
         return True
+
+    def _sums_are_exact(self) -> bool:
+        sums = self._state.monetary, self._state.folded.money, self._current.money
+        return max([abs(units) for units in sums]) < _EXACT_MONEY
+
+    def _fold(self, dropped: Sequence[Entry], t: int, cut: int) -> Folded:
+        """Return what is folded once the cap has dropped these entries."""
+        standing, refunds = list[Entry](), [e for e in dropped if e.order == 0]
+        for order in {e.order for e in dropped if e.order}:
+            reading = read(self._orders[order], t, self._state.cut, self._rules)
+            standing += reading.standing
+            refunds += reading.refunds
+        return fold(self._state.folded, standing, refunds, self._state.cut, cut, self._rules)
+
+    def _life(self, folded: Folded, cut: int) -> Life:
+        """Return the figures of the whole life: what is folded, and what isn't."""
+        coming = bisect_left(self._standing, cut + 1)
+        first = self._standing[coming] if coming < len(self._standing) else NEVER
+        days = (
+            len(folded.days) + sum([not has_day(folded, day) for day in self._days]) if folded.days else len(self._days)
+        )
+        orders, money = folded.orders + self._current.orders, saturated(folded.money + self._current.money)
+        return Life(orders, days, money, min(folded.first, first))
 
     def _may_drop(self, dropped: Sequence[Entry], left: int) -> bool:
         """Return whether the cap may drop these by what they change of their own orders. `left`: the window's start."""
@@ -194,6 +236,21 @@ class OpenState:
         was, is_ = read(before, t, cut, self._rules), read(now, t, cut, self._rules)
         for x in was.standing:
             del self._standing[bisect_left(self._standing, x.time)]
+            self._count_day(x, -1)
         for x in is_.standing:
             insort(self._standing, x.time)
+            self._count_day(x, 1)
+        lived, lives = (life_of(NOTHING_FOLDED, r.standing, r.refunds, cut, self._rules) for r in (was, is_))
+        self._current = self._current._replace(
+            orders=self._current.orders + lives.orders - lived.orders,
+            money=self._current.money + lives.money - lived.money,
+        )
         return sums[0] + is_.frequency - was.frequency, sums[1] + is_.monetary - was.monetary
+
+    def _count_day(self, order: Entry, by: int) -> None:
+        if order.kind != PLACED or order.time <= self._state.cut:
+            return
+        day = day_of(order.time)
+        self._days[day] += by
+        if not self._days[day]:
+            del self._days[day]

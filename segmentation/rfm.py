@@ -23,21 +23,25 @@ from segmentation.entries import (
     NEVER,
     NONE,
     PLACED,
+    UNREVISED,
     Entry,
     Kind,
-    Reading,
     Rules,
     after,
     entry,
-    hash64,
+    hash_id,
     key_of,
-    read,
 )
+from segmentation.life import MOST_DAYS, NOTHING_FOLDED, day_of, fold, life_of, refunds_of
+from segmentation.meaning import Reading, has_revisions, read, refunds_by_order
 from segmentation.state_bytes import (
     EMPTY,
-    ENTRY,
+    EVENT_AT,
     FLAGS,
     HEADER,
+    ORDER_AT,
+    ROW,
+    TAIL,
     VERSION,
     CustomerState,
     StateFormatError,
@@ -50,11 +54,13 @@ from segmentation.state_bytes import (
     muted_by,
     next_change_of,
     pack,
+    pack_entry,
     rows,
     unpack,
     with_announcement,
     with_mute,
 )
+from segmentation.state_tail import is_wide, put_revision, takes_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,7 +83,7 @@ __all__ = [
     "announcement",
     "append",
     "entry",
-    "hash64",
+    "hash_id",
     "headers",
     "is_capped",
     "is_erased",
@@ -102,6 +108,7 @@ class Outcome(StrEnum):
     NEW = "new"
     REPEAT = "repeat"
     CONFLICT = "conflict"  # known id, other content: kept as a further entry, and reported
+    OUTDATED = "outdated"  # another content of its order counts: a later one, or one of a greater revision
     LATE = "late"  # not after the cut: moves at most `last` and `first`
     ERASED = "erased"  # not after the customer's erasure
 
@@ -120,6 +127,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         kept = [e for e in kept if e.time > erased and e.key & 7 != ERASED]
     first = state.first if state.first > erased else NEVER
     first = min(first, next((e.time for e in kept if e.key & 7 in (PLACED, ANCHOR)), NEVER))
+    folded = state.folded if state.folded.first > erased else NOTHING_FOLDED
     # The cut follows the newest event that has left the window, a grace behind. It depends on the customer's own
     # events, not on the clock: else every value would change as time passes.
     left = bisect_left(kept, (after(t - window),))
@@ -131,9 +139,11 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         kept, old = kept[old:], 0
     reading = read(kept, t, cut, rules)
     if old:
-        kept[:old] = _remnant(kept[:old], reading, cut, grace)
+        folded = fold(folded, reading.standing, reading.refunds, state.cut, cut, rules)
+        kept[:old] = _remnant(kept[:old], kept[old:], reading, cut, rules)
     if len(kept) > cap:
-        cut = max(cut, kept[-cap - 1].time)
+        before, cut = cut, max(cut, kept[-cap - 1].time)
+        folded = fold(folded, reading.standing, reading.refunds, before, cut, rules)
         capped = cut > aged
         kept = kept[bisect_left(kept, (after(cut),)) :]
         reading = read(kept, t, cut, rules)
@@ -148,20 +158,47 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         cut=cut,
         capped=capped,
         entries=tuple(sorted(stones + kept)),
+        life=life_of(folded, reading.standing, reading.refunds, cut, rules),
+        folded=folded,
     )
 
 
-def _remnant(old: Sequence[Entry], reading: Reading, cut: int, grace: int) -> list[Entry]:
-    """Return the entries up to the cut that are kept: the last order that stood, now the anchor, and later ones.
+def _remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut: int, rules: Rules) -> list[Entry]:
+    """Return those of the entries up to the cut that are still needed. `ahead`: the entries after it.
 
-    The later placements and cancellations still decide which of the anchor's successors stand.
+    These are the last order that stood, now the anchor; later placements, which don't stand, and cancellations that
+    may reach them; placements of a greater revision than a later one; and refunds of orders after the cut.
     """
-    kept = [e for e in old if e.kind in (PLACED, CANCELLED)]
+    placed = [e._replace(key=key_of(e.time, PLACED)) for e in old if e.kind in (PLACED, ANCHOR)]
+    kept = [e for e in old if e.kind == CANCELLED]
     anchor = max((e for e in reading.standing if e.time <= cut), key=lambda e: e.rank, default=None)
     if anchor:
-        kept = [e for e in kept if (e.rank > anchor.rank if e.kind == PLACED else e.time >= anchor.time - grace)]
+        kept = [e for e in kept if e.time >= anchor.time - rules.grace]
+        later, earlier = [e for e in placed if e.rank > anchor.rank], [e for e in placed if e.rank < anchor.rank]
         kept.append(anchor._replace(key=key_of(anchor.time, ANCHOR)))
-    return sorted(kept)
+        kept += _greater(earlier, [*later, *(e for e in ahead if e.kind == PLACED)], rules.window)
+        placed = later
+    named = refunds_by_order(e for e in reading.refunds if e.time <= cut and e.order)
+    if named:
+        coming = [e for e in reading.standing if e.kind == PLACED and e.time > cut]
+        kept += {refund for order in coming for refund in refunds_of(order, named, rules)}
+    return sorted([*kept, *placed])
+
+
+def _greater(earlier: Sequence[Entry], later: Sequence[Entry], window: int) -> list[Entry]:
+    """Return the earlier placements that a later one of a lower revision gives way to."""
+    found: list[Entry] = []
+    if not has_revisions(earlier):
+        return found
+    giving_way = list(later)
+    for e in reversed(earlier):
+        if any(
+            (x.order == e.order or x.event == e.event) and x.time - e.time < window and x.precedence < e.precedence
+            for x in giving_way
+        ):
+            found.append(e)
+            giving_way.append(e)
+    return found
 
 
 def next_change_at(kept: Sequence[Entry], t: int, cut: int, window: int) -> int:
@@ -193,9 +230,27 @@ def absorb(state: CustomerState, e: Entry, t: int, rules: Rules) -> tuple[Custom
     outcome = Outcome.NEW
     if e.time <= state.cut and e.kind != ERASED:
         outcome = Outcome.LATE
-    elif e.event and e.event in [x.event for x in state.entries]:
-        outcome = Outcome.CONFLICT
+    elif e.event and (known := [x for x in state.entries if x.event == e.event]):
+        outcome = outcome_of_known(e, known)
+    if outcome is Outcome.NEW and e.kind == PLACED:
+        outcome = outcome_of_placed(e, [x for x in state.entries if x.order == e.order], rules.window)
     return settle(state, (*state.entries, e), t, rules), outcome
+
+
+def outcome_of_known(e: Entry, known: Iterable[Entry]) -> Outcome:
+    """Return the outcome of an event whose id is known with other content: with another revision it is an edit."""
+    edits = e.revision != UNREVISED and all(
+        x.order == e.order and x.revision not in (UNREVISED, e.revision) for x in known
+    )
+    return Outcome.NEW if edits else Outcome.CONFLICT
+
+
+def outcome_of_placed(e: Entry, same: Iterable[Entry], window: int) -> Outcome:
+    """Return the outcome of a new placement. `same`: the entries of its order."""
+    greater = any(
+        x.kind in (PLACED, ANCHOR) and abs(x.time - e.time) < window and x.precedence > e.precedence for x in same
+    )
+    return Outcome.OUTDATED if greater else Outcome.NEW
 
 
 def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
@@ -205,11 +260,13 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
     the clock, nothing due by time alone, room under the cap, and neither its order nor its event known (the search of
     the bytes may hit by chance: that is slow, never wrong).
     """
-    version, flags, segment, sequence, moved_at, n, frequency, monetary, _, first, newest, next_change, cut = (
-        HEADER.unpack_from(value)
-    )
-    key, _, amount, _ = e
-    time = key >> 3
+    (
+        version, flags, segment, sequence, moved_at, n, frequency, monetary, last, first, newest, next_change, cut,
+        life_orders, life_days, life_money, life_first,
+    ) = HEADER.unpack_from(value)  # fmt: skip
+    key, _, amount, _, revision, foreign = e
+    time, rows_end = key >> 3, HEADER.size + n * ROW.size
+    tail = value[rows_end:]
     if not (
         newest < time <= t < next_change
         and key & 7 == PLACED
@@ -217,19 +274,33 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
         and time > cut
         and n < rules.cap
         and -_PLAIN_MONEY < monetary < _PLAIN_MONEY
+        and -_PLAIN_MONEY < life_money < _PLAIN_MONEY
         and amount < _PLAIN_MONEY
+        and life_days < MOST_DAYS
         and version == VERSION
-        and flags <= FLAGS
-        and len(value) == HEADER.size + n * ENTRY.size
+        and flags & ~TAIL <= FLAGS
+        and bool(tail) == bool(flags & TAIL)
+        and not foreign
+        and not is_wide(key, amount)
+        and (revision == UNREVISED or takes_revisions(tail))
+        and (not tail or last > cut)  # else days that are folded may be later than the last order that stands
+        and len(value) >= rows_end
     ):
         return None
-    row = ENTRY.pack(*e)
-    if row[8:16] in value or row[24:] in value:
+    row = pack_entry(e)
+    if row[ORDER_AT] in value or row[EVENT_AT] in value:
         return None
-    first = min(first, time)
+    if takes_revisions(tail):
+        longer = bytearray(tail)
+        put_revision(longer, e)
+        tail = bytes(longer)
     next_change = min(next_change, time + rules.window)
-    figures = (frequency + 1, monetary + amount, time, first, time, next_change, cut)
-    return HEADER.pack(version, flags, segment, sequence, moved_at, n + 1, *figures) + value[HEADER.size :] + row
+    figures = (frequency + 1, monetary + amount, time, min(first, time), time, next_change, cut)
+    # The order is newer than every other, so its day is new unless the last one's is the same.
+    new_day = last == NONE or day_of(last) != day_of(time)
+    life = (life_orders + 1, life_days + new_day, life_money + amount, min(life_first, time))
+    head = HEADER.pack(version, flags, segment, sequence, moved_at, n + 1, *figures, *life)
+    return head + value[HEADER.size : rows_end] + row + tail
 
 
 def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[bytes, Outcome]:
@@ -250,12 +321,14 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 
 
 def _has(value: bytes, e: Entry) -> bool:
-    """Return whether this very entry is in the state. Cheap, because a replay repeats whole logs.
+    """Return whether this very entry is in a state without a tail. Cheap, because a replay repeats whole logs.
 
     A hit across two entries counts as none: the slow path decides.
     """
-    at = value.find(ENTRY.pack(*e), HEADER.size)
-    return at >= 0 and (at - HEADER.size) % ENTRY.size == 0 and value[0] == VERSION and value[1] <= FLAGS
+    if e.revision != UNREVISED or e.foreign or is_wide(e.key, e.amount) or value[0] != VERSION or value[1] > FLAGS:
+        return False
+    at = value.find(pack_entry(e), HEADER.size)
+    return at >= 0 and (at - HEADER.size) % ROW.size == 0
 
 
 def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:

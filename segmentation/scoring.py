@@ -392,5 +392,5 @@ class ScoringStep:
                 turn.idle.append(c.key)
         model = _model(context)
         if model is not None and moves:
-            turn.outputs = [model.writer.write(move, context.now) for move in moves]
+            turn.outputs = [model.writer.write(move, context.now, self._rules) for move in moves]
             turn.counts.update(f"moves_{move.cause.value}" for move in moves)

@@ -12,7 +12,8 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from segmentation.entries import DAY_MS
-from segmentation.events import Amount, OrderPlaced, encode, iso
+from segmentation.event_text import iso
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.partitioners import murmur2
 from stream.settings import Settings
 

@@ -19,7 +19,8 @@ from aiokafka import AIOKafkaProducer
 from bench.harness.errors import BenchError
 from bench.harness.followers import following_topics
 from bench.scenarios.moves_seen import LatencySpread, SeenMove
-from segmentation.events import Amount, OrderPlaced, encode, iso
+from segmentation.event_text import iso
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.model import ACTIVE_KEY
 from segmentation.partitioners import murmur2
 from stream.engine.ledger import BATCH_BYTES

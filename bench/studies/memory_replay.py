@@ -13,7 +13,8 @@ import numpy as np
 from segmentation.decisions import CompiledModel
 from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS
-from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode, instant, iso
+from segmentation.event_text import instant, iso
+from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.rfm import NONE, Rules, advance_bytes, headers

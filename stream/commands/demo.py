@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from segmentation.events import instant
+from segmentation.event_text import instant
 from stream.clock import now_ms
 from stream.commands.options import Speed, instant_of
 from stream.renamed_options import accepting

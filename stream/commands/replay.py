@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from segmentation.events import CustomerErased, encode, instant, iso
+from segmentation.event_text import instant, iso
+from segmentation.events import CustomerErased, encode
 from stream.customers.erasure_report import Erasure, SentErasure, judged, left_by_campaigns, left_by_scoring
 from stream.customers.mentions import Mentions
 from stream.customers.places import shards_of

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.entries import ERASED
-from segmentation.events import iso, millis
+from segmentation.event_text import iso
+from segmentation.events import millis
 from segmentation.rfm import StateFormatError, unpack
 from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
 from stream.customers.places import OUTSIDE, shards_of, topic_places

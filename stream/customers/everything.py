@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.customers.lookup import CustomerUnreadable, reports
 from stream.customers.mentions import Mention, Mentions

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import msgspec
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError
 from stream.customers.figures import figures_at

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from segmentation.entries import DAY_MS, ERASED, read
+from segmentation.entries import DAY_MS, ERASED
+from segmentation.meaning import read
 from segmentation.rfm import unpack
 
 if TYPE_CHECKING:

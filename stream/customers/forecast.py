@@ -9,7 +9,7 @@ import msgspec
 
 from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.entries import DAY_MS
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.forecast import moves_ahead
 from segmentation.money import format_units
 from stream.storage.scan import look_at_all

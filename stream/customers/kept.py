@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.customers.places import topic_places
 from stream.kafka import topics
 

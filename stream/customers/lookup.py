@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 
 from segmentation.decisions import CompiledModel, ScoringContext, search
-from segmentation.entries import DAY_MS, NEVER, NONE, Kind, read_counted
-from segmentation.events import instant, iso
+from segmentation.entries import DAY_MS, NEVER, NONE, Kind
+from segmentation.event_text import instant, iso
 from segmentation.forecast import keeping_purchase
+from segmentation.meaning import read_counted
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
 from segmentation.scalar_scorer import HORIZON_MS

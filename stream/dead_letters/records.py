@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.step import DeadLetter
 from stream.storage.heads import (
     MARK_HEADER,

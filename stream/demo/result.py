@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from segmentation.events import CampaignAction, iso
+from segmentation.event_text import iso
+from segmentation.events import CampaignAction
 from stream.customers.export import export
 from stream.customers.lookup import customer as look_up
 from stream.demo.report import (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.demo.processes import DemoProcesses
 from stream.demo.report import DemoResult, Throughput
 from stream.demo.result import LOGS, read_result

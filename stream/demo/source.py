@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.errors import SegstreamError
 from stream.orders.files import CDNOW_CURRENCY, cdnow_path, read_orders
 from stream.orders.rows import parse_at

@@ -10,7 +10,7 @@ import msgspec
 from redis.exceptions import NoPermissionError, ResponseError
 
 from segmentation.backfills import Backfill
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.engine.status_board import ShardStatus
 from stream.kafka.clients import TopicUnusable, check_partition_count, input_ends
 from stream.kafka.step_name import StepName

@@ -8,7 +8,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.drift import Tally, drift_of
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.rfm import StateFormatError
 from stream.storage.client import connect, unreachable
 from stream.storage.keys import ShardKeys

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.decisions import CompiledModel, ScoringContext
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
 from stream.storage.scan import look_at_all

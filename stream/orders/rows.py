@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from segmentation.event_text import instant, iso
 from segmentation.events import (
     LARGEST_AMOUNT,
     Amount,
@@ -17,8 +18,6 @@ from segmentation.events import (
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
-    instant,
-    iso,
     millis,
 )
 from segmentation.money import DECIMALS, AmountError, TooManyDecimalsError, format_units, parse_units

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.agreed import differences
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.engine.agreement import settings_held, spoken
 from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.store import ShardStore

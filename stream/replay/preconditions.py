@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.errors import SegstreamError
 from stream.kafka.clients import check_partition_count, kafka_producer, partitions_of

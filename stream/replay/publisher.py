@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from msgspec import Struct
 
 from segmentation.entries import DAY_MS
-from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode, instant, iso
+from segmentation.event_text import instant, iso
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, Control, encode
 from segmentation.partitioners import PARTITIONERS, murmur2
 from stream.clock import now_ms
 from stream.kafka.clients import kafka_producer

@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segmentation.decoder import Reader
-from segmentation.events import InputEvent, Reason, RejectedEvent, decode, instant
+from segmentation.event_text import instant
+from segmentation.events import InputEvent, Reason, RejectedEvent, decode
 from tests.contract.ugly_inputs import ORDER, UGLY, UglyRecord, order
 
 NOW_MS: Final = 1_772_600_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from segmentation.events import CONTROL_KEY, ClockAdvanced, Reason, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import CONTROL_KEY, ClockAdvanced, Reason, encode
 
 CUSTOMER = "c1"
 ORDER: dict[str, Any] = {

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segmentation.campaigns import CampaignState, CampaignStep, default_rules, parse_rules
-from segmentation.events import Cause, SegmentChanged, encode, iso
+from segmentation.event_text import iso
+from segmentation.events import Cause, SegmentChanged, encode
 from segmentation.step import TurnContext
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 
 @many
 @given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3, 8]), st.integers(0, 3))
-@example(SMALL, [(0, 0, 0, 0, 0)] * 6, 0, True, 3, 0)  # more orders in one instant than the cap holds
+@example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3, 0)  # more orders in one instant than the cap holds
 def test_an_open_state_is_the_state_after_each_event(
     rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, start: int
 ) -> None:

@@ -23,7 +23,8 @@ from segmentation.agreed import WAYS, Agreed, Way, differences, way_from
 from segmentation.decisions import CompiledModel
 from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS, NONE
-from segmentation.events import CONTROL_KEY, Amount, OrderCancelled, OrderPlaced, OrderRefunded, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import CONTROL_KEY, Amount, OrderCancelled, OrderPlaced, OrderRefunded, encode
 from segmentation.rfm import advance_bytes, with_announcement
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, Scope, TurnContext

@@ -9,7 +9,8 @@ import pytest
 from aiokafka.errors import InvalidTxnState
 
 from segmentation.entries import DAY_MS
-from segmentation.events import Amount, OrderPlaced, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.partitioners import murmur2
 from segmentation.scoring import ScoringStep
 from stream.engine.ownership import ShardContext

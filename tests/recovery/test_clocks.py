@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from segmentation.decisions import CompiledModel, ScoringContext
-from segmentation.events import Amount, OrderPlaced, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.forecast import Ahead, moves_ahead
 from segmentation.partitioners import murmur2
 from stream.kafka.clients import read_topic

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
+from segmentation.event_text import instant
 from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
@@ -14,7 +15,6 @@ from segmentation.events import (
     InputEvent,
     ModelActivated,
     encode,
-    instant,
 )
 from segmentation.partitioners import murmur2
 from stream.orders.rows import cancelled, placed, refunded, to_event

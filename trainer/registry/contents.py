@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.models.topic import ModelAdded, ModelChosen, ModelsTopic, RecordRefused
 from trainer.errors import PublishError
 from trainer.registry.topic import read_whole

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmentation.events import RejectedEvent, iso, to_entry
+from segmentation.event_text import iso
+from segmentation.events import RejectedEvent, to_entry
 from segmentation.rfm import CustomerState, pack, settle
 from stream.errors import SegstreamError
 from stream.orders.files import read_orders

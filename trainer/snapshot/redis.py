@@ -11,7 +11,7 @@ import numpy as np
 from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
 
 from segmentation.entries import DAY_MS
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.features import feature_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.errors import error_text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from segmentation.events import iso
+from segmentation.event_text import iso
 from trainer.errors import FitError
 from trainer.outcome import PublicationDecision, RecipeUsed, Timing, TrainingOutcome
 from trainer.training.choose import choose, gate

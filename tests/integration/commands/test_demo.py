@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from segmentation.events import instant
+from segmentation.event_text import instant
 from stream.clock import now_ms
 from stream.demo.run import DemoPlan, demo
 from stream.demo.source import DemoRequest

@@ -17,7 +17,7 @@ import redis
 from aiokafka import AIOKafkaProducer
 
 from segmentation.entries import DAY_MS
-from segmentation.events import instant
+from segmentation.event_text import instant
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream.clock import now_ms

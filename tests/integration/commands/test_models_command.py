@@ -15,7 +15,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from bench.harness.model import bench_model
-from segmentation.events import Amount, OrderPlaced, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.kafka import topics

@@ -21,7 +21,8 @@ import pytest
 from typer.testing import CliRunner
 
 from segmentation.entries import DAY_MS
-from segmentation.events import CONTROL_KEY, iso
+from segmentation.event_text import iso
+from segmentation.events import CONTROL_KEY
 from segmentation.money import format_units
 from segmentation.rfm import advance_bytes
 from stream import cli

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.harness.model import bench_model
-from segmentation.events import Amount, OrderPlaced, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderPlaced
 from stream.kafka import topics
 from tests.support.command_line import run
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segmentation.entries import NONE
-from segmentation.events import Amount, OrderCancelled, OrderPlaced, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderCancelled, OrderPlaced
 from segmentation.rfm import advance_bytes, with_announcement
 from stream.clock import now_ms
 from stream.engine.shard_report import ShardReport, report

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from segmentation.drift import SEGMENTS, Tally, drift_of
 from segmentation.entries import DAY_MS
-from segmentation.events import Amount, OrderPlaced, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.model import FEATURES, SegmentModel
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, Rules, absorb_bytes, entry

@@ -15,7 +15,8 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from segmentation.entries import DAY_MS
-from segmentation.events import CONTROL_KEY, ModelActivated, decode, iso
+from segmentation.event_text import iso
+from segmentation.events import CONTROL_KEY, ModelActivated, decode
 from segmentation.model import SegmentModel
 from segmentation.rfm import Entry, Kind, Rules, entry, read, unpack
 from stream.kafka import topics

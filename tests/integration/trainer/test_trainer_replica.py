@@ -19,7 +19,7 @@ from redis.exceptions import BusyLoadingError
 from redis.retry import Retry
 
 from segmentation.entries import DAY_MS
-from segmentation.events import iso
+from segmentation.event_text import iso
 from stream.local.machine import free_port
 from stream.local.valkey_server import ValkeyServer
 from stream.settings import DeploymentSettings

@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from segmentation.entries import DAY_MS
-from segmentation.events import iso
+from segmentation.event_text import iso
 from segmentation.rfm import Kind, entry
 from stream.kafka import topics
 from stream.storage.keys import ShardKeys

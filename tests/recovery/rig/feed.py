@@ -15,16 +15,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from bench.harness.model import bench_model
-from segmentation.events import (
-    CONTROL_KEY,
-    BackfillFinished,
-    ClockAdvanced,
-    CustomerErased,
-    InputEvent,
-    encode,
-    instant,
-    iso,
-)
+from segmentation.event_text import instant, iso
+from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, CustomerErased, InputEvent, encode
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.orders.rows import to_event

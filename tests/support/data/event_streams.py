@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from segmentation.rfm import Entry, Kind, Rules, entry
-from tests.support.oracles.batch import OracleEvent, takes
+from tests.support.oracles.batch import OracleEvent, related, takes
 
 WINDOW = 100
 SMALL = Rules(WINDOW, 15, 1_000)
@@ -18,10 +18,10 @@ GRACES = (15, 15, 0, 130)  # also none, and one beyond the window
 
 @cache
 def made(e: OracleEvent) -> Entry:
-    return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount)
+    return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount, revision=e.revision)
 
 
-Raw = tuple[int, int, int, int, int]
+Raw = tuple[int, int, int, int, int, int]
 KINDS = [Kind.PLACED] * 4 + [Kind.REFUNDED] * 2 + [Kind.CANCELLED] * 3 + [Kind.ERASED]
 KINDS += [Kind.PLACED] * 5 + [Kind.CANCELLED] * 2 + [Kind.REFUNDED] * 3
 
@@ -34,7 +34,9 @@ class Scene(NamedTuple):
 def raws(text: bytes) -> list[Raw]:
     """Five bytes an event: much faster to generate than tuples of integers."""
     five = (text[i : i + 5] for i in range(0, len(text) - 4, 5))
-    return [(b[0] % 20, b[1] % 15, (b[2] + (b[3] & 1) * 256) % 320, b[3] // 2 % 6, b[4] % 4) for b in five]
+    return [
+        (b[0] % 20, b[1] % 15, (b[2] + (b[3] & 1) * 256) % 320, b[3] // 2 % 6, b[4] % 4, b[4] // 4 % 8) for b in five
+    ]
 
 
 sizes = st.one_of(
@@ -58,22 +60,29 @@ def an_event(x: Raw, rules: Rules) -> OracleEvent:
         return OracleEvent(kind, "", time)
     single = f"{x[0]}.{x[2]}.{x[4]}"  # an id that is nobody else's
     order = None if kind == Kind.REFUNDED and x[3] == 5 else f"o{x[3]}" if x[3] < 3 else single
-    return OracleEvent(kind, f"e{x[1]}" if x[1] < 8 else single, time, order, 0 if kind == Kind.CANCELLED else amount)
+    # Of every eight placements three have a revision, so that a customer may have both.
+    revision = max(x[5] - 5, -1) if kind == Kind.PLACED else -1
+    name = f"e{x[1]}" if x[1] < 8 else single
+    return OracleEvent(kind, name, time, order, 0 if kind == Kind.CANCELLED else amount, revision)
 
 
 Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the clock alone)
 
 
-def stream(scene: Scene, seed: int, *, punctual: bool) -> list[Arrival]:
+def stream(scene: Scene, seed: int, *, punctual: bool, prompt: bool = False) -> list[Arrival]:
     """Return every event at least once, each at its clock, early by at most 5.
 
     `punctual`: events that take another's effect away first come at most a grace late, repetitions at any time.
+    `prompt`: refunds too, and orders less than a window late. Contents with revisions come at most a grace late always.
     """
     rng, (rules, events) = random.Random(seed), scene
     out: list[Arrival] = []
     for e in sorted(events, key=str):
-        most = rules.grace if punctual and takes(e, events) else 400
-        late = rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most)))
+        most = rules.window - 1 if prompt else 400
+        edit = any(related(e, o) and max(e.revision, o.revision) >= 0 for o in events)
+        if edit or (punctual and takes(e, events)) or (prompt and e.kind == Kind.REFUNDED):
+            most = rules.grace
+        late = min(most, rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most))))
         again = [late + rng.choice((0, 1, rng.randint(0, 400))) for _ in range(rng.choice((0, 0, 1, 2)))]
         out += [(e.time + delay, e) for delay in (late, *again)]
     times = [e.time for e in events] or [0]

@@ -9,17 +9,19 @@ import struct
 from collections.abc import Collection, Iterable
 from functools import cache
 from hashlib import blake2b
+from itertools import pairwise
 from typing import NamedTuple
 
 from segmentation.entries import Kind, Rules
 
 NONE, NEVER = -(2**63), 2**63 - 1
+DAY = 86_400_000  # tests on a small scale set another one, here and in segmentation.life
 Rank = tuple[int, int, int, int]
 
 
 @cache
 def hashed(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") % 2**48 or 1
 
 
 class OracleEvent(NamedTuple):
@@ -30,6 +32,12 @@ class OracleEvent(NamedTuple):
     time: int
     order: str | None = None
     amount: int = 0
+    revision: int = -1
+
+    @property
+    def precedence(self) -> tuple[int, Rank]:
+        """The greater content of one event or order counts."""
+        return self.revision, self.rank
 
     @property
     def rank(self) -> Rank:
@@ -43,6 +51,13 @@ class OracleEvent(NamedTuple):
         if self.kind == Kind.ERASED:
             return self.time * 8 + self.kind, 0, 0, 0
         return self.time * 8 + self.kind, *self.rank[1:]
+
+
+class OracleLife(NamedTuple):
+    orders: int
+    days: int
+    money: int
+    first: int
 
 
 class OracleFigures(NamedTuple):
@@ -62,13 +77,15 @@ def standing(events: Iterable[OracleEvent], t: int, rules: Rules) -> tuple[set[O
 
     def void(e: OracleEvent) -> bool:
         mine = [o for o in seen if (o.kind, o.id) == (e.kind, e.id)]
-        return any(o.rank > e.rank and o.time < e.time + rules.window for o in mine)
+        return any(o.precedence > e.precedence and abs(o.time - e.time) < rules.window for o in mine)
 
     real = {e for e in seen if not void(e)}
 
     def stands(p: OracleEvent) -> bool:
         mine = [o for o in real if o.order == p.order]
-        again = any(o.kind == Kind.PLACED and o.rank > p.rank and o.time < p.time + rules.window for o in mine)
+        again = any(
+            o.kind == Kind.PLACED and o.precedence > p.precedence and abs(o.time - p.time) < rules.window for o in mine
+        )
         reach = range(p.time - rules.grace, p.time + rules.window)
         return not again and not any(o.kind == Kind.CANCELLED and o.time in reach for o in mine)
 
@@ -93,6 +110,22 @@ def _figures(judged: tuple[set[OracleEvent], set[OracleEvent]], t: int, rules: R
     return OracleFigures(max((p.time for p in orders), default=NONE), len(inside), money)
 
 
+def life(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleLife:
+    """The figures of a whole life at t, of every event there ever was."""
+    return _life(standing(set(events), t, rules), rules)
+
+
+def _life(judged: tuple[set[OracleEvent], set[OracleEvent]], rules: Rules, until: int = NEVER) -> OracleLife:
+    orders, refunds = judged
+    orders = {p for p in orders if p.time <= until}
+    money = sum(p.amount for p in orders) - sum(r.amount for r in refunds if r.order is None and r.time <= until)
+    for p in orders:
+        reach = range(p.time - rules.grace, p.time + rules.window)
+        money -= sum(r.amount for r in refunds if r.order == p.order and r.time in reach)
+    days = {p.time // DAY for p in orders}
+    return OracleLife(len(orders), len(days), money, min((p.time for p in orders), default=NEVER))
+
+
 def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     """The stored value at t, the announced fields clear; for customers who never had more events than the cap."""
     erased = erasure(events)
@@ -101,29 +134,84 @@ def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     cut = max(erased, left[-1] - rules.grace) if left else erased
     judged = standing(events, t, rules)
     anchor = max((p for p in judged[0] if p.time <= cut), key=lambda e: e.rank, default=None)
-
-    def row(e: OracleEvent) -> Rank | None:
-        """None: forgotten."""
-        if e.time > cut:
-            return e.row
-        if e == anchor:
-            return e.time * 8 + Kind.ANCHOR, *e.rank[1:]
+    coming = [p for p in judged[0] if p.time > cut]
+    kept = [e for e in live if e.time > cut or e == anchor]
+    for e in reversed([e for e in live if e.time <= cut and e != anchor]):
         if e.kind == Kind.REFUNDED:
-            return None
-        if anchor and (e.rank < anchor.rank if e.kind == Kind.PLACED else e.time < anchor.time - rules.grace):
-            return None
-        return e.row
-
-    rows = sorted(r for e in live if (r := row(e)))
-    coming = [key >> 3 if key >> 3 > t else (key >> 3) + rules.window for key, *_ in rows]
-    changes = [c for c, (key, *_) in zip(coming, rows, strict=True) if key >> 3 > max(t - rules.window, cut)]
-    if erased > NONE:
-        rows = sorted([*rows, (erased * 8 + Kind.ERASED, 0, 0, 0)])
+            keep = e in judged[1] and any(
+                p.order == e.order and e.time in range(p.time - rules.grace, p.time + rules.window) for p in coming
+            )
+        elif e.kind == Kind.CANCELLED:
+            keep = anchor is None or e.time >= anchor.time - rules.grace
+        else:
+            keep = (
+                anchor is None
+                or e.rank > anchor.rank
+                or (e.revision >= 0 and any(gives_way(o, e, rules) for o in kept if o != anchor))
+            )
+        if keep:
+            kept.append(e)
+    kept.sort(key=lambda e: (e.time, Kind.ANCHOR if e == anchor else e.kind, e.row))
+    instants = [e.time if e.time > t else e.time + rules.window for e in kept if e.time > max(t - rules.window, cut)]
     last, frequency, monetary = _figures(judged, t, rules)
     first = min((e.time for e in live if e.kind == Kind.PLACED), default=NEVER)
-    newest = max((key >> 3 for key, *_ in rows), default=NONE)
-    head = (1, 0, 0, 0, NONE, len(rows), frequency, monetary, last, first, newest, min(changes, default=NEVER), cut)
-    return struct.pack("<BBHIqIIqqqqqq", *head) + b"".join(struct.pack("<qQqQ", *r) for r in rows)
+    newest = max([erased, *(e.time for e in kept)])
+    rows = [(e.time * 8 + (Kind.ANCHOR if e == anchor else e.kind), *e.rank[1:], e.revision) for e in kept]
+    if erased > NONE:
+        rows = sorted([*rows, (erased * 8 + Kind.ERASED, 0, 0, 0, -1)])
+    folded, whole = _life(judged, rules, cut), _life(judged, rules)
+    days = sorted({p.time // DAY for p in judged[0] if p.time <= cut})
+    tail = _tail(rows, folded, max((p.time for p in judged[0] if p.time <= cut), default=NONE), days)
+    head = (
+        2, 128 if tail else 0, 0, 0, NONE, len(rows), frequency, monetary, last, first, newest,
+        min(instants, default=NEVER), cut, *whole,
+    )  # fmt: skip
+    return struct.pack("<BBHIqIIqqqqqqIHqq", *head) + b"".join(_row(*r) for r in rows) + tail
+
+
+def gives_way(o: OracleEvent, e: OracleEvent, rules: Rules) -> bool:
+    """Return whether a later placement doesn't stand because of an earlier one of a greater revision."""
+    near = o.kind == Kind.PLACED and o.time - e.time < rules.window and (o.order == e.order or o.id == e.id)
+    return near and o.precedence < e.precedence
+
+
+def _row(key: int, order: int, amount: int, event: int, _revision: int) -> bytes:
+    small = amount // 100 if amount % 100 == 0 and amount < 100 * 2**31 else amount + 2**31
+    small = min(2**32 - 1, small)
+    numbers = ((min(key, 2**48 - 1), 6), (small, 4), (order, 6), (event, 6))
+    return b"".join(number.to_bytes(size, "little") for number, size in numbers)
+
+
+def _tail(rows: list[tuple[int, int, int, int, int]], folded: OracleLife, last: int, days: list[int]) -> bytes:
+    wide = [(i, key, amount) for i, (key, _, amount, _, _) in enumerate(rows) if _row(*rows[i])[6:10] == b"\xff" * 4]
+    flags, parts = 0, b""
+    if wide:
+        flags, parts = 1, _varint(len(wide)) + b"".join(_varint(number) for row in wide for number in row)
+    if folded.orders or folded.money:
+        gaps = b"".join(_varint(b - a) for a, b in pairwise(days))
+        bits = sum(1 << (day - days[0] - 1) for day in days[1:])
+        bitmap = bits.to_bytes(-(-bits.bit_length() // 8), "little")
+        flags += 4 + 16 * (len(bitmap) < len(gaps))
+        parts += _varint(folded.orders) + _signed(folded.money)
+        if folded.orders:
+            parts += _varint(folded.first) + _varint(last - folded.first)
+        parts += _varint(len(days)) + b"".join(map(_varint, days[:1])) + min(gaps, bitmap, key=len)
+    if any(row[4] >= 0 for row in rows):
+        flags += 32
+        parts += b"".join(_signed(row[4] - (row[0] >> 3), 1) if row[4] >= 0 else b"\0" for row in rows)
+    return bytes([flags]) + parts if flags else b""
+
+
+def _varint(number: int) -> bytes:
+    return _varint_part(number % 128, number // 128)
+
+
+def _varint_part(low: int, rest: int) -> bytes:
+    return bytes([low | 128]) + _varint(rest) if rest else bytes([low])
+
+
+def _signed(number: int, more: int = 0) -> bytes:
+    return _varint((2 * number if number >= 0 else -2 * number - 1) + more)
 
 
 def related(a: OracleEvent, b: OracleEvent) -> bool:
@@ -132,5 +220,10 @@ def related(a: OracleEvent, b: OracleEvent) -> bool:
 
 
 def takes(e: OracleEvent, events: Iterable[OracleEvent]) -> bool:
-    """Return whether an event can take another's effect away. Recency is exact if these are at most a grace late."""
-    return e.kind in (Kind.CANCELLED, Kind.ERASED) or any(related(e, o) and e.rank > o.rank for o in events)
+    """Return whether an event can take another's effect away. Recency is exact if these are at most a grace late.
+
+    Where contents have revisions, an earlier date may count instead of a later one: then both must be on time.
+    """
+    if e.kind in (Kind.CANCELLED, Kind.ERASED):
+        return True
+    return any(related(e, o) and (e.rank > o.rank or max(e.revision, o.revision) >= 0) for o in events)

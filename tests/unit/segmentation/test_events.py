@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentation import events
+from segmentation.event_text import cloud_headers, iso, move_id
 from segmentation.events import (
     BackfillFinished,
     CampaignAction,
@@ -29,13 +30,10 @@ from segmentation.events import (
     RejectedEvent,
     Rfm,
     SegmentChanged,
-    cloud_headers,
     decode,
     encode,
-    iso,
     json_schema,
     millis,
-    move_id,
     to_entry,
 )
 from segmentation.rfm import Kind, entry

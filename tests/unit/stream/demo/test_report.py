@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from segmentation.events import Cause, Rfm, SegmentChanged, iso, move_id
+from segmentation.event_text import iso, move_id
+from segmentation.events import Cause, Rfm, SegmentChanged
 from stream.demo.report import ERASED, NEW, CustomerStatistics, MoveStatistics
 
 if TYPE_CHECKING:

@@ -1,0 +1,137 @@
+"""A customer's whole life: orders, purchase days and money, of what the window has long left behind too.
+
+What is at or before a state's cut is folded into a few numbers and the set of purchase days; what comes after it is
+read from the entries. The sum of both is a function of the set of events (docs/explanation/state-format.md, section 4).
+Times in ms since 1970 UTC, amounts in ten-thousandths; days are UTC days since 1970.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from segmentation.entries import DAY_MS, NEVER, NONE, PLACED, Entry
+from segmentation.meaning import net, refunds_by_order, saturated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from segmentation.entries import Rules
+
+MOST_DAYS: Final = 2**16 - 1  # purchase days that a header can count: 179 years
+
+
+class Folded(NamedTuple):
+    """Orders that the cut has passed: they are final, and no entry is left of them but the last one."""
+
+    orders: int = 0
+    money: int = 0  # net of the refunds that had come by then
+    first: int = NEVER  # date of the first one
+    last: int = NONE  # date of the last one
+    days: tuple[int, ...] = ()  # purchase days, ascending
+    whole: bool = True  # False: orders had been forgotten before, by a version that didn't count them
+
+
+class Life(NamedTuple):
+    """The figures of a whole life, up to an instant. The date of the last order is the state's `last`."""
+
+    orders: int = 0  # that stand
+    days: int = 0  # with an order that stands
+    money: int = 0  # net of refunds
+    first: int = NEVER  # date of the first order that stands
+
+
+NOTHING_FOLDED: Final = Folded()
+NO_LIFE: Final = Life()
+
+
+class Gaps(NamedTuple):
+    """The days between one purchase day and the next."""
+
+    mean: float
+    typical: float  # the median: one long pause doesn't move it
+
+
+def day_of(time: int) -> int:
+    """Return the UTC day of an instant, in days since 1970.
+
+    >>> day_of(DAY_MS - 1), day_of(DAY_MS)
+    (0, 1)
+    """
+    return time // DAY_MS
+
+
+def life_of(folded: Folded, standing: Sequence[Entry], refunds: Iterable[Entry], cut: int, rules: Rules) -> Life:
+    """Return the figures of a life from what is folded, and from the entries that stand after the cut."""
+    orders = [e for e in standing if e.time > cut and e.kind == PLACED]
+    money = _money(orders, refunds, cut, NEVER, rules)
+    return Life(
+        orders=folded.orders + len(orders),
+        days=len({day_of(e.time) for e in orders}.union(folded.days)),
+        money=saturated(folded.money + money),
+        first=min([folded.first, *(e.time for e in orders)]),
+    )
+
+
+def fold(
+    folded: Folded, standing: Sequence[Entry], refunds: Iterable[Entry], since: int, cut: int, rules: Rules
+) -> Folded:
+    """Fold the orders that a cut leaves behind, with their refunds, and refunds by themselves. `since`: the cut before.
+
+    An order that comes after its date was cut counts only where it is later than all that is folded: another one may be
+    a repeat.
+    """
+    orders = [e for e in standing if folded.last < e.time <= cut and e.kind == PLACED]
+    money = _money(orders, refunds, since, cut, rules)
+    if not orders:
+        return folded._replace(money=saturated(folded.money + money)) if money else folded
+    times = [e.time for e in orders]
+    return folded._replace(
+        orders=folded.orders + len(orders),
+        money=saturated(folded.money + money),
+        first=min(folded.first, *times),
+        last=max(times),
+        days=tuple(sorted({day_of(time) for time in times}.union(folded.days))),
+    )
+
+
+def refunds_of(order: Entry, named: Mapping[int, Sequence[Entry]], rules: Rules) -> list[Entry]:
+    """Return the refunds that belong to an order: dated from a grace before it up to a window after it.
+
+    Later ones can't count: by then the order may be folded.
+    """
+    time = order.time
+    return [e for e in named.get(order.order, ()) if time - rules.grace <= e.time < time + rules.window]
+
+
+def _money(orders: Iterable[Entry], refunds: Iterable[Entry], since: int, until: int, rules: Rules) -> int:
+    """Return orders less their refunds, less the refunds that name none and are dated in (since, until]."""
+    named = refunds_by_order(refunds)
+    alone = sum([e.amount for e in named.pop(0, ()) if since < e.time <= until])
+    return sum([net(e, refunds_of(e, named, rules)) for e in orders]) - alone
+
+
+def gaps_of(days: Sequence[int]) -> Gaps | None:
+    """Return the mean and the median gap between purchase days, which are ascending; None: fewer than two.
+
+    >>> gaps_of([0, 7, 14, 44])
+    Gaps(mean=14.666666666666666, typical=7.0)
+    """
+    if len(days) < 2:
+        return None
+    gaps = sorted([b - a for a, b in pairwise(days)])
+    middle = len(gaps) // 2
+    typical = gaps[middle] if len(gaps) % 2 else (gaps[middle - 1] + gaps[middle]) / 2
+    return Gaps((days[-1] - days[0]) / len(gaps), float(typical))
+
+
+def purchase_days(folded: Folded, standing: Iterable[Entry], cut: int) -> list[int]:
+    """Return all purchase days, ascending."""
+    return sorted({day_of(e.time) for e in standing if e.time > cut and e.kind == PLACED}.union(folded.days))
+
+
+def has_day(folded: Folded, day: int) -> bool:
+    """Return whether a folded order was placed on this day."""
+    at = bisect_left(folded.days, day)
+    return at < len(folded.days) and folded.days[at] == day

@@ -1,0 +1,86 @@
+"""A customer's whole life as it is published: in moves, exports and reports."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from msgspec import Meta, Struct
+
+from segmentation.entries import DAY_MS
+from segmentation.event_text import OutTime, SignedDecimalText, iso
+from segmentation.life import Life, gaps_of, life_of, purchase_days
+from segmentation.meaning import read
+from segmentation.money import format_units
+from segmentation.state_bytes import figures_in, has_tail, life_in, times_in, unpack
+
+if TYPE_CHECKING:
+    from segmentation.entries import Rules
+    from segmentation.state_bytes import CustomerState
+
+
+class LifeFigures(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The customer's whole life, beyond the window: orders that stand, and the UTC days with one of them."""
+
+    orders: int
+    purchase_days: int
+    monetary: SignedDecimalText  # of all orders, net of refunds
+    mean_order_value: SignedDecimalText
+    first_order_at: OutTime
+    last_order_at: OutTime
+    mean_gap_days: float | None = None  # between purchase days; none before the second one
+    typical_gap_days: float | None = None  # the median
+    partial: Annotated[bool, Meta(description="orders were forgotten before they were counted")] = False
+
+
+class LifeAt(NamedTuple):
+    """A whole life at an instant."""
+
+    life: Life
+    last: int  # ms of the last order that stands
+    days: list[int]  # purchase days, ascending
+    partial: bool
+
+
+def life_at(value: bytes, at: int, rules: Rules) -> LifeAt:
+    """Return the whole life in a state whose header holds at an instant. Raises StateFormatError."""
+    life, last = life_in(value), figures_in(value).last
+    if not has_tail(value):
+        times = times_in(value)
+        if times.size == life.orders:  # every entry is an order that stands
+            days = (times // DAY_MS).tolist()
+            return LifeAt(life, last, [*days[:1], *(b for a, b in pairwise(days) if a != b)], partial=False)
+    return life_of_state(unpack(value), at, rules)
+
+
+def life_of_state(state: CustomerState, at: int, rules: Rules) -> LifeAt:
+    """Return the whole life in a state at an instant: its last change or earlier, but after its cut."""
+    reading = read(state.entries, at, state.cut, rules)
+    life = life_of(state.folded, reading.standing, reading.refunds, state.cut, rules)
+    last = max([state.folded.last, *(e.time for e in reading.standing[:1])])
+    return LifeAt(life, last, purchase_days(state.folded, reading.standing, state.cut), partial=not state.folded.whole)
+
+
+def life_figures(found: LifeAt) -> LifeFigures | None:
+    """Return a life as it is published; None: no order stands."""
+    life, last, days, partial = found
+    if not life.orders:
+        return None
+    gaps = gaps_of(days)
+    return LifeFigures(
+        orders=life.orders,
+        purchase_days=life.days,
+        monetary=format_units(life.money),
+        mean_order_value=format_units(_rounded(life.money, life.orders)),
+        first_order_at=iso(life.first),
+        last_order_at=iso(last),
+        mean_gap_days=round(gaps.mean, 6) if gaps else None,
+        typical_gap_days=gaps.typical if gaps else None,
+        partial=partial,
+    )
+
+
+def _rounded(units: int, count: int) -> int:
+    """Divide money; half a ten-thousandth is rounded away from zero."""
+    whole = (2 * abs(units) + count) // (2 * count)
+    return whole if units >= 0 else -whole

@@ -1,0 +1,233 @@
+"""The tail of a state's bytes: what doesn't fit into the header and the rows of 22 bytes. Most customers have none.
+
+First a byte of flags (`_Has`), then the parts that it names, in this order, as varints:
+
+- wide: how many; of each, its row, key and amount, where these don't fit into the row
+- foreign: how many; of each, its row, currency, what was paid, and the rate
+- folded: orders, money, first, last minus first; how many purchase days, the first one, and the others (`_days`)
+- revisions: of each row 0 for none, else the revision minus the row's time, zigzagged, and 1 more
+
+Revisions come last, so that a plain new order appends its own.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from segmentation.entries import NEVER, NONE, UNREVISED, Entry, Foreign
+from segmentation.life import NOTHING_FOLDED, Folded
+from segmentation.meaning import has_revisions
+from segmentation.varints import VarintReader, put, put_signed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+KEY_LIMIT: Final = 2**48 - 1  # a key from here on is wide
+AMOUNT_LIMIT: Final = 2**32 - 1  # the amount in a row of a wide amount
+_FINE: Final = 2**31  # set in a row's amount that is in ten-thousandths; else it is in hundredths
+_COARSE: Final = 100  # ten-thousandths in a hundredth
+
+
+class TailError(ValueError):
+    """These bytes aren't the tail of a state."""
+
+
+class _Has(IntFlag):
+    WIDE = 1
+    FOREIGN = 2
+    FOLDED = 4
+    PARTIAL = 8  # what is folded isn't the whole life before the cut
+    BITMAP = 16  # the purchase days lie in a bitmap
+    REVISIONS = 32
+
+
+_ALL: Final = sum(_Has)
+
+
+class Tail(NamedTuple):
+    """What a tail adds to the rows of a state."""
+
+    wide: dict[int, tuple[int, int]]  # row -> key, amount
+    foreign: dict[int, Foreign]  # by row
+    folded: Folded
+    revisions: list[int]  # of all rows; empty: none has one
+
+
+NO_TAIL: Final = Tail({}, {}, NOTHING_FOLDED, [])
+
+
+def row_amount(amount: int) -> int:
+    """Return how an amount lies in a row; AMOUNT_LIMIT: it doesn't fit."""
+    if amount % _COARSE == 0 and amount < _FINE * _COARSE:
+        return amount // _COARSE
+    return amount | _FINE if amount < _FINE - 1 else AMOUNT_LIMIT
+
+
+def amount_of_row(packed: int) -> int:
+    """Return the amount of a row in ten-thousandths."""
+    return packed & ~_FINE if packed & _FINE else packed * _COARSE
+
+
+def amounts_of_rows(packed: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Return the amounts of rows in ten-thousandths, [n]; of wide ones a number without meaning."""
+    whole = packed.astype(np.int64)
+    return np.where(whole & _FINE, whole & ~_FINE, whole * _COARSE)
+
+
+def is_wide(key: int, amount: int) -> bool:
+    """Return whether a row has no room for one of these."""
+    return key >= KEY_LIMIT or row_amount(amount) == AMOUNT_LIMIT
+
+
+def needs_tail(e: Entry) -> bool:
+    """Return whether an entry's row alone doesn't say all of it."""
+    return is_wide(e.key, e.amount) or e.revision != UNREVISED or e.foreign != ()
+
+
+def write_tail(entries: Sequence[Entry], folded: Folded) -> bytes:
+    """Return the tail of a state; empty where it needs none."""
+    wide = [(i, e.key, e.amount) for i, e in enumerate(entries) if is_wide(e.key, e.amount)]
+    foreign = [(i, *e.foreign) for i, e in enumerate(entries) if e.foreign]
+    revised = has_revisions(entries)
+    if not (wide or foreign or revised or folded != NOTHING_FOLDED):
+        return b""
+    has, out = _Has(0), bytearray(1)
+    for part, rows in ((_Has.WIDE, wide), (_Has.FOREIGN, foreign)):
+        if rows:
+            has |= part
+            _put_rows(out, rows)
+    if folded != NOTHING_FOLDED:
+        has |= _Has.FOLDED | _put_folded(out, folded)
+    if revised:
+        has |= _Has.REVISIONS
+        for e in entries:
+            put_revision(out, e)
+    out[0] = has
+    return bytes(out)
+
+
+def _put_rows(out: bytearray, rows: Sequence[Sequence[int]]) -> None:
+    put(out, len(rows))
+    for row in rows:
+        for number in row:
+            put(out, number)
+
+
+def put_revision(out: bytearray, e: Entry) -> None:
+    """Append the revision of a row."""
+    if e.revision == UNREVISED:
+        out.append(0)
+        return
+    ahead = e.revision - e.time
+    put(out, (ahead << 1 if ahead >= 0 else ~ahead << 1 | 1) + 1)
+
+
+def takes_revisions(tail: bytes) -> bool:
+    """Return whether each new row needs a revision at the end of the tail."""
+    return bool(tail) and tail[0] & _Has.REVISIONS != 0
+
+
+def read_tail(data: bytes, times: Sequence[int]) -> Tail:
+    """Read a tail. `times`: those of the rows, in ms (for revisions). Raises TailError."""
+    if not data:
+        return NO_TAIL
+    if data[0] > _ALL:
+        raise TailError(f"a tail with the flags {data[0]}")
+    has, reader = _Has(data[0]), VarintReader(data, 1)
+    try:
+        number = reader.number
+        wide = {number(): (number(), number()) for _ in range(number())} if has & _Has.WIDE else {}
+        foreign = (
+            {number(): Foreign(number(), number(), number()) for _ in range(number())} if has & _Has.FOREIGN else {}
+        )
+        folded = _read_folded(reader, has) if has & _Has.FOLDED else NOTHING_FOLDED
+        revisions = []
+        if has & _Has.REVISIONS:
+            times = [wide[i][0] >> 3 if i in wide else time for i, time in enumerate(times)]
+            revisions = [_revision(number(), time) for time in times]
+    except (IndexError, ValueError) as error:
+        raise TailError(str(error)) from None
+    rows = range(len(times))
+    if reader.at != len(data) or not all(i in rows for i in (*wide, *foreign)):
+        raise TailError("a tail that doesn't belong to its rows")
+    return Tail(wide, foreign, folded, revisions)
+
+
+def add_tail(entries: Sequence[Entry], data: bytes) -> tuple[list[Entry], Folded]:
+    """Return the entries with what a tail adds to them, and what is folded. Raises TailError."""
+    tail = read_tail(data, [e.time for e in entries])
+    whole = list(entries)
+    for i, (key, amount) in tail.wide.items():
+        whole[i] = whole[i]._replace(key=key, amount=amount)
+    for i, foreign in tail.foreign.items():
+        whole[i] = whole[i]._replace(foreign=foreign)
+    if tail.revisions:
+        whole = [e._replace(revision=revision) for e, revision in zip(whole, tail.revisions, strict=True)]
+    return whole, tail.folded
+
+
+def _revision(number: int, time: int) -> int:
+    if not number:
+        return UNREVISED
+    number -= 1
+    return time + (~(number >> 1) if number & 1 else number >> 1)
+
+
+def _put_folded(out: bytearray, folded: Folded) -> _Has:
+    put(out, folded.orders)
+    put_signed(out, folded.money)
+    if folded.orders:
+        put(out, folded.first)
+        put(out, folded.last - folded.first)
+    gaps, bitmap = _days(folded.days)
+    put(out, len(folded.days))
+    if folded.days:
+        put(out, folded.days[0])
+    short = len(bitmap) < len(gaps)
+    out += bitmap if short else gaps
+    return (_Has.BITMAP if short else _Has(0)) | (_Has(0) if folded.whole else _Has.PARTIAL)
+
+
+def _days(days: Sequence[int]) -> tuple[bytes, bytes]:
+    """Return the purchase days after the first one in two ways: as gaps between them, and as one bit a day."""
+    gaps = bytearray()
+    bits = 0
+    for before, day in pairwise(days):
+        put(gaps, day - before)
+        bits |= 1 << day - days[0] - 1
+    return bytes(gaps), bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def _read_folded(reader: VarintReader, has: _Has) -> Folded:
+    orders, money, first, last = reader.number(), reader.signed(), NEVER, NONE
+    if orders:
+        first = reader.number()
+        last = first + reader.number()
+    days = []
+    if count := reader.number():
+        days.append(reader.number())
+        if has & _Has.BITMAP:
+            days += _read_bitmap(reader, days[0], count - 1)
+        else:
+            for _ in range(count - 1):
+                days.append(days[-1] + reader.number())
+    return Folded(orders, money, first, last, tuple(days), whole=not has & _Has.PARTIAL)
+
+
+def _read_bitmap(reader: VarintReader, first: int, count: int) -> list[int]:
+    """Read so many days after the first one."""
+    days: list[int] = []
+    base = first + 1
+    while len(days) < count:
+        byte = reader.take(1)[0]
+        days += [base + bit for bit in range(8) if byte >> bit & 1]
+        base += 8
+    if len(days) > count:
+        raise TailError("a bitmap with more days than it counts")
+    return days
