@@ -117,6 +117,11 @@ def times_of(keys: NDArray[np.int64]) -> NDArray[np.int64]:
     return keys >> 3
 
 
+def kinds_of(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the kinds in keys of entries, same shape."""
+    return keys & 7
+
+
 def kind_of(key: int) -> int:
     """Return the kind in an entry's key, a number of Kind."""
     return key & 7
@@ -126,7 +131,7 @@ def hash_id(space: bytes, name: str) -> int:
     """Hash to 48 bits: the low ones of BLAKE2b-64 over a name space and an id; never 0, which means "none".
 
     >>> hex(hash_id(b"o", "o1"))
-    '0xabd5918241889'
+    '0xbd5918241889'
     """
     return narrowed(int.from_bytes(blake2b(space + name.encode(), digest_size=8).digest(), "little"))
 

@@ -18,7 +18,6 @@ from msgspec import Meta, Struct
 
 from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
 from segmentation.event_text import EPOCH, OutTime, SignedDecimalText
-from segmentation.life_figures import LifeFigures
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
@@ -180,6 +179,20 @@ class Rfm(Struct, frozen=True, gc=False):
     recency_days: float
     frequency: int
     monetary: SignedDecimalText  # net of refunds, so it can lie below zero
+
+
+class LifeFigures(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The customer's whole life, beyond the window: orders that stand, and the UTC days with one of them."""
+
+    orders: int
+    purchase_days: int
+    monetary: SignedDecimalText  # of all orders, net of refunds
+    mean_order_value: SignedDecimalText
+    first_order_at: OutTime
+    last_order_at: OutTime
+    mean_gap_days: float | None = None  # between purchase days; none before the second one
+    typical_gap_days: float | None = None  # the median
+    partial: Annotated[bool, Meta(description="orders were forgotten before they were counted")] = False
 
 
 class NextMove(Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from segmentation.entries import DAY_MS, NEVER, NONE, PLACED, Entry
+from segmentation.entries import ANCHOR, DAY_MS, NEVER, NONE, PLACED, Entry
 from segmentation.meaning import net, refunds_by_order, saturated
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ def day_of(time: int) -> int:
     (0, 1)
     """
     return time // DAY_MS
+
+
+def folded_again(entries: Iterable[Entry]) -> Folded:
+    """Return what is known of folded orders from the entries alone: the last of them, without its refunds."""
+    anchor = next((e for e in entries if e.kind == ANCHOR), None)
+    if anchor is None:
+        return NOTHING_FOLDED
+    return Folded(1, anchor.amount, anchor.time, anchor.time, (day_of(anchor.time),), whole=False)
 
 
 def life_of(folded: Folded, standing: Sequence[Entry], refunds: Iterable[Entry], cut: int, rules: Rules) -> Life:

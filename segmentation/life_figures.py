@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-from msgspec import Meta, Struct
+from typing import TYPE_CHECKING, NamedTuple
 
 from segmentation.entries import DAY_MS
-from segmentation.event_text import OutTime, SignedDecimalText, iso
+from segmentation.event_text import iso
+from segmentation.events import LifeFigures
 from segmentation.life import Life, gaps_of, life_of, purchase_days
 from segmentation.meaning import read
 from segmentation.money import format_units
@@ -17,20 +16,6 @@ from segmentation.state_bytes import figures_in, has_tail, life_in, times_in, un
 if TYPE_CHECKING:
     from segmentation.entries import Rules
     from segmentation.state_bytes import CustomerState
-
-
-class LifeFigures(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The customer's whole life, beyond the window: orders that stand, and the UTC days with one of them."""
-
-    orders: int
-    purchase_days: int
-    monetary: SignedDecimalText  # of all orders, net of refunds
-    mean_order_value: SignedDecimalText
-    first_order_at: OutTime
-    last_order_at: OutTime
-    mean_gap_days: float | None = None  # between purchase days; none before the second one
-    typical_gap_days: float | None = None  # the median
-    partial: Annotated[bool, Meta(description="orders were forgotten before they were counted")] = False
 
 
 class LifeAt(NamedTuple):

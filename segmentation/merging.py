@@ -185,8 +185,8 @@ def _report(outcome: Outcome, position: int, fold: Fold) -> None:
         fold.turn.dead.append(DeadLetter(position, Reason.CONFLICTING_ID.value, "id", message))
     elif outcome is Outcome.OUTDATED and event.entry.revision == UNREVISED:
         message = (
-            f"event id {event.event_id!r} changes an order, but the content known before counts: it is dated later, or at "
-            "that date is worth more. Send updated_at or revision with each order."
+            f"event id {event.event_id!r} changes an order, but the content known before counts: it is dated later, or "
+            "at that date is worth more. Send updated_at or revision with each order."
         )
         fold.turn.dead.append(DeadLetter(position, Reason.OUTDATED_EDIT.value, "updated_at", message))
 

@@ -17,6 +17,7 @@ from segmentation.life import NOTHING_FOLDED, Folded, Life, day_of, fold, has_da
 from segmentation.meaning import read, saturated
 from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, settle
 from segmentation.state_bytes import EMPTY, CustomerState, pack, pack_header, unpack
+from segmentation.state_former import current
 from segmentation.state_tail import needs_tail
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class OpenState:
     def __init__(self, value: bytes | None, rules: Rules) -> None:
         """`value` None: a customer without a state. Raises StateFormatError."""
         self._rules = rules
-        self._open(unpack(EMPTY if value is None else value))
+        self._open(unpack(EMPTY if value is None else current(value, rules)))
         self.muted = self._state.muted  # the slot of the backfill that mutes the customer; 0: none
         self.changed = False  # the last event changed more than the passing of time alone
 

@@ -32,7 +32,7 @@ from segmentation.entries import (
     hash_id,
     key_of,
 )
-from segmentation.life import MOST_DAYS, NOTHING_FOLDED, day_of, fold, life_of, refunds_of
+from segmentation.life import MOST_DAYS, day_of, fold, folded_again, life_of, refunds_of
 from segmentation.meaning import Reading, has_revisions, read, refunds_by_order
 from segmentation.state_bytes import (
     EMPTY,
@@ -60,6 +60,7 @@ from segmentation.state_bytes import (
     with_announcement,
     with_mute,
 )
+from segmentation.state_former import current
 from segmentation.state_tail import is_wide, put_revision, takes_revisions
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ __all__ = [
     "advance_bytes",
     "announcement",
     "append",
+    "current",
     "entry",
     "hash_id",
     "headers",
@@ -127,7 +129,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         kept = [e for e in kept if e.time > erased and e.key & 7 != ERASED]
     first = state.first if state.first > erased else NEVER
     first = min(first, next((e.time for e in kept if e.key & 7 in (PLACED, ANCHOR)), NEVER))
-    folded = state.folded if state.folded.first > erased else NOTHING_FOLDED
+    folded = state.folded if state.folded.first > erased else folded_again(kept)
     # The cut follows the newest event that has left the window, a grace behind. It depends on the customer's own
     # events, not on the clock: else every value would change as time passes.
     left = bisect_left(kept, (after(t - window),))
@@ -246,11 +248,12 @@ def outcome_of_known(e: Entry, known: Iterable[Entry]) -> Outcome:
 
 
 def outcome_of_placed(e: Entry, same: Iterable[Entry], window: int) -> Outcome:
-    """Return the outcome of a new placement. `same`: the entries of its order."""
-    greater = any(
-        x.kind in (PLACED, ANCHOR) and abs(x.time - e.time) < window and x.precedence > e.precedence for x in same
-    )
-    return Outcome.OUTDATED if greater else Outcome.NEW
+    """Return the outcome of a new placement: whether its order has a greater content. `same`: the order's entries."""
+    near = [x for x in same if x.kind in (PLACED, ANCHOR) and abs(x.time - e.time) < window]
+    content = e.time, e.amount, e.foreign
+    if any((x.time, x.amount, x.foreign) == content for x in near):
+        return Outcome.NEW  # sent again under another event id
+    return Outcome.OUTDATED if any(x.precedence > e.precedence for x in near) else Outcome.NEW
 
 
 def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
@@ -308,8 +311,7 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 
     Raises StateFormatError. Returns `value` itself where nothing changed.
     """
-    if value is None:
-        value = EMPTY
+    value = EMPTY if value is None else current(value, rules)
     if len(value) >= HEADER.size:
         quick = append(value, e, t, rules)
         if quick is not None:
@@ -333,6 +335,7 @@ def _has(value: bytes, e: Entry) -> bool:
 
 def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:
     """Return the state at a later instant (`advance`); if it is the same, `value` itself. Raises StateFormatError."""
+    value = current(value, rules)
     if len(value) >= HEADER.size and t < next_change_of(value):
         return value
     return pack(advance(unpack(value), t, rules))

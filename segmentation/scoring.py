@@ -36,6 +36,7 @@ from segmentation.rfm import (
 )
 from segmentation.scorer import UNKNOWN
 from segmentation.state_bytes import bare, silent
+from segmentation.state_former import current, is_former_erased
 from segmentation.step import (
     NEVER_DUE,
     DeadLetter,
@@ -195,6 +196,7 @@ class ScoringStep:
         """
         clock, scoring = self._clock(context), self._scoring(context)
         turn = Turn(0, clock)
+        rows = [(key, current(value, self._rules)) for key, value in rows]
         rows, quiet = self._without_staying(rows, quiet, context, turn)
         muted = context.backfills.open_slots
         customers, starts = list[Customer](), list[int]()
@@ -252,7 +254,7 @@ class ScoringStep:
 
     def is_erased(self, value: bytes) -> bool:
         """Return whether the erasure is all that is left, and published."""
-        return is_erased(value)
+        return is_erased(value) or is_former_erased(value)
 
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
@@ -281,7 +283,8 @@ class ScoringStep:
         """Return the customers that take part: those with records, each on the right partition, and those due."""
         batch, partition, _, former = _work(plan)
         parts: dict[bytes, Customer] = {}
-        for key, value in zip(plan.keys, values, strict=True):
+        for key, stored in zip(plan.keys, values, strict=True):
+            value = None if stored is None else current(stored, self._rules)
             # An erased customer's remains may lie in several shards after a reshard: they show no right partition.
             if (value is None or is_erased(value)) and not self._is_here(key, partition, batch.own[key], turn, former):
                 continue
@@ -290,7 +293,8 @@ class ScoringStep:
             if due.value is None:
                 turn.idle.append(due.key)
             else:
-                parts.setdefault(due.key, Customer(due.key, due.value)).fired_at = due.at
+                value = current(due.value, self._rules)
+                parts.setdefault(due.key, Customer(due.key, value)).fired_at = due.at
         return list(parts.values())
 
     def _is_here(self, key: bytes, partition: int, own: list[int], turn: Turn, former: int) -> bool:

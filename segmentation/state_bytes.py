@@ -314,11 +314,22 @@ def rows(values: Sequence[bytes]) -> NDArray[np.void]:
     packed = np.frombuffer(b"".join([v[HEADER.size : end] for v, end in zip(values, ends, strict=True)]), PACKED)
     columns = np.empty(packed.size, COLUMNS)
     for name in ("key", "order", "event"):
-        columns[name] = packed[f"{name}_low"] | packed[f"{name}_high"].astype(np.uint64) << np.uint64(32)
+        columns[name] = column(packed, name)
     columns["amount"] = amounts_of_rows(packed["amount"])
     if (packed["amount"] == AMOUNT_LIMIT).any() or (columns["key"] == KEY_LIMIT).any():
         _fill_in_wide(columns, values)
     return columns
+
+
+def column(packed: NDArray[np.void], name: str) -> NDArray[np.int64]:
+    """Return the key, order or event of rows, same shape."""
+    numbers: NDArray[np.int64] = packed[f"{name}_low"] | packed[f"{name}_high"].astype(np.int64) << 32
+    return numbers
+
+
+def put_column(packed: NDArray[np.void], name: str, numbers: NDArray[np.int64]) -> None:
+    """Write the key, order or event of rows, numbers of 48 bits, same shape."""
+    packed[f"{name}_low"], packed[f"{name}_high"] = numbers & _LOW, numbers >> 32
 
 
 def _fill_in_wide(columns: NDArray[np.void], values: Sequence[bytes]) -> None:

@@ -21,11 +21,11 @@ from redis import Redis
 from bench.harness.errors import BenchError
 from bench.harness.model import bench_model
 from segmentation.decisions import CompiledModel, ScoreRequest, ScoringContext, rest_of, score, search
-from segmentation.entries import NONE, Kind, Rules, entry, keys_of
+from segmentation.entries import DAY_MS, NONE, Kind, Rules, entry, keys_of, kinds_of, times_of
 from segmentation.money import UNITS
 from segmentation.partitioners import murmur2
 from segmentation.rfm import absorb_bytes, announcement, headers
-from segmentation.state_bytes import layout
+from segmentation.state_bytes import column, layout, put_column
 from segmentation.step import NEVER_DUE
 from stream.settings import Settings
 from stream.storage.heads import StoreHead
@@ -37,7 +37,7 @@ REFERENCE_MS: Final = 1_700_000_000_000  # the patterns' last order
 ORDERS: Final = ((1, 40), (3, 80), (5, 120), (4, 390))
 _BETWEEN_MS: Final = 60_000  # between two orders of a pattern: time alone moves nobody so soon
 _BLOCK: Final = 16_384
-_MOVING: Final = ("moved_at", "last", "first", "newest", "next_change")  # instants in a state's header
+_MOVING: Final = ("moved_at", "last", "first", "newest", "next_change", "life_first")  # instants in a state's header
 _NAME: Final = b"c%010d"
 _TAKEOVER_S: Final = 60.0
 _POLL_S: Final = 0.5
@@ -139,9 +139,12 @@ def shifted(pattern: Pattern, due_ms: NDArray[np.int64], numbers: NDArray[np.int
     head, rows = states["head"], states["rows"]
     for name in (*_MOVING, *(("cut",) if one["head"]["cut"][0] != NONE else ())):
         head[name] += by
-    rows["key"] += keys_of(by, 0)[:, None]
+    keys = column(rows, "key") + keys_of(by, 0)[:, None]
+    put_column(rows, "key", keys)
+    days = times_of(keys[:, kinds_of(keys[0]) == Kind.PLACED]) // DAY_MS  # in a pattern all of them stand
+    head["life_days"] = 1 + np.count_nonzero(np.diff(days), axis=1)
     for name in ("order", "event"):
-        rows[name] ^= numbers[:, None].astype(np.uint64)
+        put_column(rows, name, column(rows, name) ^ numbers[:, None])
     made: list[bytes] = states.view(f"V{len(pattern.value)}").tolist()
     return made
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from segmentation.entries import DAY_MS, ERASED
 from segmentation.meaning import read
-from segmentation.rfm import unpack
+from segmentation.rfm import current, unpack
 
 if TYPE_CHECKING:
     from segmentation.rfm import CustomerState, Rules
@@ -30,7 +30,7 @@ def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None
     that later than `at_ms`. Segment and sequence are the present ones. None: the customer has nothing dated so early,
     or has been erased. Raises StateFormatError.
     """
-    state = unpack(value)
+    state = unpack(current(value, rules))
     if not any(e.kind != ERASED and e.time <= at_ms for e in state.entries):
         return None
     reading = read(state.entries, at_ms, state.cut, rules)

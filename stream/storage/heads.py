@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, TypedDict, TypeVar
 from zlib import crc32
 
 import msgspec
+from msgspec import structs
 
 from segmentation.agreed import Agreed, JudgedBefore
 from segmentation.backfills import NONE_OPEN, Backfills
@@ -13,7 +14,7 @@ from segmentation.step import Scope
 
 T = TypeVar("T")
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # of the states, too; 1 is still read
 HEAD_KEY: Final = b"head"  # the two kinds of record on a heads topic
 TAKEOVER_KEY: Final = b"takeover"
 MARK_HEADER: Final = "segstream_mark"  # S of an output, and the N, T, M of its turn's head
@@ -152,20 +153,20 @@ def decode_kafka_head(value: bytes) -> KafkaHead:
     """Decode a KafkaHead. Raises msgspec.DecodeError, also for another format."""
     head = _decoded(_kafka_head, value)
     _check_format(head.format)
-    return head
+    return structs.replace(head, format=FORMAT)  # what is written from here on is of this version
 
 
 def decode_store_head(value: bytes) -> StoreHead:
     """Decode a StoreHead. Raises msgspec.DecodeError, also for another format."""
     head = _decoded(_store_head, value)
     _check_format(head.format)
-    return head
+    return structs.replace(head, format=FORMAT)  # what is written from here on is of this version
 
 
 def _check_format(found: int) -> None:
     """Refuse the head of a version whose fields may mean something else: written back, it would lose them."""
-    if found != FORMAT:
-        raise msgspec.DecodeError(f"it has format {found}, expected {FORMAT}")
+    if not 1 <= found <= FORMAT:
+        raise msgspec.DecodeError(f"it has format {found}, expected at most {FORMAT}: run the version that wrote it")
 
 
 def decode_takeover(value: bytes) -> TakeoverRecord:

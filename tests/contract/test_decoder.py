@@ -60,6 +60,7 @@ def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
         Reason.CLOCK_JUMP,
         Reason.WRONG_PARTITION,
         Reason.CONFLICTING_ID,
+        Reason.OUTDATED_EDIT,
         Reason.TOO_LARGE,
         Reason.TOO_MANY_BACKFILLS,
         Reason.UNKNOWN_MODEL,

@@ -25,7 +25,7 @@ from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS, NONE
 from segmentation.event_text import instant
 from segmentation.events import CONTROL_KEY, Amount, OrderCancelled, OrderPlaced, OrderRefunded, encode
-from segmentation.rfm import advance_bytes, with_announcement
+from segmentation.rfm import EMPTY, advance_bytes, with_announcement
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, Scope, TurnContext
 from stream.engine import agreement
@@ -169,7 +169,7 @@ class Rig:
         found = {}
         for key, value in self.store.kept.states.items():
             found[key] = with_announcement(advance_bytes(value, at, agreed.rules), 0, 0, NONE)
-        return {key: value for key, value in found.items() if len(value) > 72}
+        return {key: value for key, value in found.items() if value != EMPTY}
 
     def moves(self) -> list[dict[str, Any]]:
         return [json.loads(record.value or b"") for record in self.broker.committed(self.streams.output)]

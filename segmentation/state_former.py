@@ -1,29 +1,40 @@
-"""States of format 1, read by workers of format 2 (docs/how-to/upgrade.md). Nothing writes them any more."""
+"""States of the former format, 1: they are read, and never written any more (docs/how-to/upgrade.md)."""
 
 from __future__ import annotations
 
 import struct
 from typing import TYPE_CHECKING, Final
 
-from segmentation.entries import ANCHOR, ERASED, NEVER, NONE, Entry, narrowed
-from segmentation.life import NOTHING_FOLDED, Folded, day_of, life_of
+from segmentation.entries import ERASED, NEVER, NONE, Entry, narrowed
+from segmentation.life import Folded, folded_again, life_of
 from segmentation.meaning import read
 from segmentation.state_bytes import FLAGS, CustomerState, StateFormatError, pack
 
 if TYPE_CHECKING:
     from segmentation.entries import Rules
 
-VERSION: Final = 1
+_VERSION: Final = b"\1"
 _HEADER, _ENTRY = struct.Struct("<BBHIqIIqqqqqq"), struct.Struct("<qQqQ")
 
 
-def upgraded(value: bytes, rules: Rules) -> bytes:
-    """Return a state in the present format; `value` itself where it is. Raises StateFormatError."""
-    return pack(unpack_v1(value, rules)) if value[:1] == b"\1" else value
+def current(value: bytes, rules: Rules) -> bytes:
+    """Return a state in the present format; `value` itself where it is in that. Raises StateFormatError."""
+    return pack(_unpack_former(value, rules)) if is_former(value) else value
 
 
-def unpack_v1(value: bytes, rules: Rules) -> CustomerState:
-    """Read a state of format 1. Raises StateFormatError.
+def is_former(value: bytes) -> bool:
+    """Return whether a state is of format 1."""
+    return value[:1] == _VERSION
+
+
+def is_former_erased(value: bytes) -> bool:
+    """Return whether a state of format 1 holds an erasure and no segment, nothing else."""
+    one = len(value) == _HEADER.size + _ENTRY.size and is_former(value)
+    return one and value[_HEADER.size] & 7 == ERASED and value[2:4] == b"\0\0"
+
+
+def _unpack_former(value: bytes, rules: Rules) -> CustomerState:
+    """Read a state of format 1.
 
     That format forgot what the cut had passed but for the last order, so a life that it cut is marked as partial.
     """
@@ -63,11 +74,9 @@ def _entry(key: int, order: int, amount: int, event: int) -> Entry:
 
 def _folded(entries: list[Entry], cut: int) -> Folded:
     """Return what is known of the life before the cut: its last order, without the refunds that it had."""
-    anchor = next((e for e in entries if e.kind == ANCHOR), None)
-    if anchor:
-        return Folded(1, anchor.amount, anchor.time, anchor.time, (day_of(anchor.time),), whole=False)
     erased = next((e.time for e in entries if e.kind == ERASED), NONE)
-    return NOTHING_FOLDED if cut == erased else NOTHING_FOLDED._replace(whole=False)
+    known = folded_again(entries)
+    return known if known.orders or cut == erased else known._replace(whole=False)
 
 
 def _refusal(value: bytes) -> str:
