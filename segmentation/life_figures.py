@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.events import LifeFigures
-from segmentation.life import Life, gaps_of, life_of, purchase_days
+from segmentation.life import Life, day_of, gaps_of, life_of, purchase_days
 from segmentation.meaning import read
 from segmentation.money import format_units
-from segmentation.state_bytes import figures_in, has_tail, life_in, times_in, unpack
+from segmentation.state_bytes import figures_in, has_tail, life_in, plain_times, unpack
 
 if TYPE_CHECKING:
     from segmentation.entries import Rules
@@ -31,10 +29,11 @@ def life_at(value: bytes, at: int, rules: Rules) -> LifeAt:
     """Return the whole life in a state whose header holds at an instant. Raises StateFormatError."""
     life, last = life_in(value), figures_in(value).last
     if not has_tail(value):
-        times = times_in(value)
-        if times.size == life.orders:  # every entry is an order that stands
-            days = (times // DAY_MS).tolist()
-            return LifeAt(life, last, [*days[:1], *(b for a, b in pairwise(days) if a != b)], partial=False)
+        if life.days < 3:
+            return LifeAt(life, last, sorted({day_of(life.first), day_of(last)}), partial=False)
+        times = plain_times(value)
+        if len(times) == life.orders:  # every entry is an order that stands
+            return LifeAt(life, last, sorted({day_of(time) for time in times}), partial=False)
     return life_of_state(unpack(value), at, rules)
 
 

@@ -230,6 +230,11 @@ def latest_key(value: bytes) -> int | None:
     return int(rows([value])["key"][-1]) if n else None
 
 
+def plain_times(value: bytes) -> list[int]:
+    """Return the times (ms) of a state's entries, ascending. The state has no tail."""
+    return [(low | high << 32) >> 3 for low, high, *_ in ROW.iter_unpack(value[HEADER.size :])]
+
+
 def times_in(value: bytes) -> NDArray[np.int64]:
     """Return the times (ms) of a state's entries, [n], ascending."""
     return times_of(rows([value])["key"])
