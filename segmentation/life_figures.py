@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from segmentation.entries import NONE
 from segmentation.event_text import iso
 from segmentation.events import LifeFigures
-from segmentation.life import Life, day_of, gaps_of, life_of, purchase_days
+from segmentation.life import NO_LIFE, Gaps, Life, day_of, gaps_of, life_of, purchase_days
 from segmentation.meaning import read
 from segmentation.money import format_units
 from segmentation.state_bytes import figures_in, has_tail, life_in, plain_times, unpack
 
 if TYPE_CHECKING:
     from segmentation.entries import Rules
+    from segmentation.meaning import Reading
     from segmentation.state_bytes import CustomerState
 
 
@@ -23,6 +25,20 @@ class LifeAt(NamedTuple):
     last: int  # ms of the last order that stands
     days: list[int]  # purchase days, ascending
     partial: bool
+
+    @property
+    def mean_order(self) -> int | None:
+        """The mean value of an order, ten-thousandths; None: no order stands."""
+        return _rounded(self.life.money, self.life.orders) if self.life.orders else None
+
+    @property
+    def gaps(self) -> Gaps | None:
+        """The gaps between purchase days as they are published; None: fewer than two days."""
+        gaps = gaps_of(self.days)
+        return gaps and Gaps(round(gaps.mean, 6), gaps.typical)
+
+
+LIFELESS: Final = LifeAt(NO_LIFE, NONE, [], partial=False)
 
 
 def life_at(value: bytes, at: int, rules: Rules) -> LifeAt:
@@ -39,7 +55,11 @@ def life_at(value: bytes, at: int, rules: Rules) -> LifeAt:
 
 def life_of_state(state: CustomerState, at: int, rules: Rules) -> LifeAt:
     """Return the whole life in a state at an instant: its last change or earlier, but after its cut."""
-    reading = read(state.entries, at, state.cut, rules)
+    return life_of_reading(state, read(state.entries, at, state.cut, rules), rules)
+
+
+def life_of_reading(state: CustomerState, reading: Reading, rules: Rules) -> LifeAt:
+    """Return the whole life in a state at the instant at which its entries were read."""
     life = life_of(state.folded, reading.standing, reading.refunds, state.cut, rules)
     last = max([state.folded.last, *(e.time for e in reading.standing[:1])])
     return LifeAt(life, last, purchase_days(state.folded, reading.standing, state.cut), partial=not state.folded.whole)
@@ -47,20 +67,19 @@ def life_of_state(state: CustomerState, at: int, rules: Rules) -> LifeAt:
 
 def life_figures(found: LifeAt) -> LifeFigures | None:
     """Return a life as it is published; None: no order stands."""
-    life, last, days, partial = found
-    if not life.orders:
+    life, mean, gaps = found.life, found.mean_order, found.gaps
+    if mean is None:
         return None
-    gaps = gaps_of(days)
     return LifeFigures(
         orders=life.orders,
         purchase_days=life.days,
         monetary=format_units(life.money),
-        mean_order_value=format_units(_rounded(life.money, life.orders)),
+        mean_order_value=format_units(mean),
         first_order_at=iso(life.first),
-        last_order_at=iso(last),
-        mean_gap_days=round(gaps.mean, 6) if gaps else None,
+        last_order_at=iso(found.last),
+        mean_gap_days=gaps.mean if gaps else None,
         typical_gap_days=gaps.typical if gaps else None,
-        partial=partial,
+        partial=found.partial,
     )
 
 

@@ -124,7 +124,7 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     from rich.table import Column, Table
 
     from stream.consoles import console
-    from stream.customers.lookup import sentence
+    from stream.customers.lookup import life_lines, sentence
     from stream.orders.rows import parse_at
 
     if report.erased_at is not None:
@@ -139,6 +139,9 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
         f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
         f"{report.monetary} {settings.currency}" + (", incomplete" if report.incomplete else "")
     )
+    if report.life is not None:
+        for line in life_lines(report.life, settings.currency):
+            echo(f"  {line}")
     since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
     echo(f"  segment {report.segment or 'none yet'}{since}")
     if report.backfill is not None:
@@ -203,8 +206,8 @@ def export(
 ) -> None:
     """Write all customers' figures and segments to a file that you alone can read.
 
-    Writes recency, frequency, monetary value, segment and number of moves, sorted by customer id. In a .csv an
-    apostrophe goes before a text that a spreadsheet would take for a formula.
+    Writes recency, frequency, monetary value, segment, number of moves and the figures of the whole life, sorted by
+    customer id. In a .csv an apostrophe goes before a text that a spreadsheet would take for a formula.
     """
     from stream.customers.export import export as export_states
     from stream.models.topic import read_published

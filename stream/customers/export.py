@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
-from contextlib import contextmanager
-from decimal import Decimal
 from itertools import islice
 from operator import attrgetter
-from typing import IO, TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from segmentation.event_text import iso
-from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError
+from stream.customers.export_files import WRITERS, CustomerRow
 from stream.customers.figures import figures_at
 from stream.errors import SegstreamError
 from stream.private_files import private_file
@@ -24,7 +20,7 @@ from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_states, require_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from redis import Redis
@@ -33,27 +29,11 @@ if TYPE_CHECKING:
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
 
-COLUMNS: Final = ("customer_id", "recency_days", "frequency", "monetary", "segment", "sequence", "incomplete")
 _PAGE: Final = 5_000
-_MONEY_DIGITS: Final = 19  # of 64 bits
-# A cell that begins with one of these is a formula to Excel, LibreOffice or Google Sheets, the full-width ones too.
-_FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
 
 
 class ExportError(SegstreamError):
     """The states can't be exported as asked."""
-
-
-class CustomerRow(msgspec.Struct, frozen=True, gc=False):
-    """A customer. `recency_days`: None without an order; `segment`: None if none was ever published."""
-
-    customer_id: str
-    recency_days: float | None
-    frequency: int
-    monetary_units: int
-    segment: str | None
-    sequence: int
-    incomplete: bool
 
 
 class ExportReport(msgspec.Struct, frozen=True):
@@ -72,13 +52,6 @@ class ExportInstant(NamedTuple):
     at_ms: int
     behind_ms: int | None
     partitions: tuple[int, ...]  # of the shards that have records
-
-
-class RowWriter(Protocol):
-    """A function that writes customers, page by page."""
-
-    def __call__(self, rows: Sequence[CustomerRow]) -> None:
-        """Write a page of customers after the earlier ones."""
 
 
 def export(
@@ -100,14 +73,14 @@ def export(
     of `now_ms`. Segment and sequence are those published last. A worker may run meanwhile: an order that it adds to a
     customer not read yet counts if it is dated early enough. Raises ExportError, RedisUnreachable.
     """
-    if out.suffix.lower() not in _WRITERS:
+    if out.suffix.lower() not in WRITERS:
         raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Choose one of these formats.")
     customers, incomplete = 0, 0
     try:
         with redis_client(settings) as redis:
             instant = instant_of_all(redis, settings, as_of_ms, now_ms)
             rows = _rows(redis, settings, published, instant)
-            with private_file(out) as file, _WRITERS[out.suffix.lower()](file, raw) as write:
+            with private_file(out) as file, WRITERS[out.suffix.lower()](file, raw) as write:
                 while page := list(islice(rows, _PAGE)):
                     write(page)
                     customers += len(page)
@@ -182,84 +155,5 @@ def _of_shard(
                 published.name(figures.segment),
                 figures.sequence,
                 figures.incomplete,
+                figures.life,
             )
-
-
-def no_formula(text: str) -> str:
-    """Return a text that a spreadsheet doesn't take for a formula: an apostrophe goes before the signs that begin one.
-
-    Only for texts: a negative amount is a number, and stays.
-
-    >>> no_formula("=HYPERLINK(1)"), no_formula("a=b")
-    ("'=HYPERLINK(1)", 'a=b')
-    """
-    return f"'{text}" if text.startswith(_FORMULA_SIGNS) else text
-
-
-@contextmanager
-def _csv(file: IO[bytes], raw: bool) -> Iterator[RowWriter]:
-    text_of: Callable[[str], str] = str if raw else no_formula
-    lines = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    try:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(COLUMNS)
-
-        def write(rows: Sequence[CustomerRow]) -> None:
-            writer.writerows(
-                (
-                    text_of(row.customer_id),
-                    "" if row.recency_days is None else repr(row.recency_days),
-                    row.frequency,
-                    format_units(row.monetary_units),
-                    text_of(row.segment or ""),
-                    row.sequence,
-                    "true" if row.incomplete else "false",
-                )
-                for row in rows
-            )
-
-        yield write
-    finally:
-        lines.detach()  # which flushes, and leaves the file open
-
-
-@contextmanager
-def _parquet(file: IO[bytes], raw: bool) -> Iterator[RowWriter]:
-    del raw  # no program takes a cell of Parquet for a formula
-    # Imported here: the import takes half a second, and only Parquet needs it.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    types = (
-        pa.string(),
-        pa.float64(),
-        pa.int64(),
-        pa.decimal128(_MONEY_DIGITS, 4),
-        pa.string(),
-        pa.int64(),
-        pa.bool_(),
-    )
-    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
-    with pq.ParquetWriter(file, schema) as writer:
-
-        def write(rows: Sequence[CustomerRow]) -> None:
-            cells = (
-                (
-                    row.customer_id,
-                    row.recency_days,
-                    row.frequency,
-                    Decimal(row.monetary_units) / UNITS,
-                    row.segment,
-                    row.sequence,
-                    row.incomplete,
-                )
-                for row in rows
-            )
-            columns = zip(*cells, strict=True)
-            arrays = [pa.array(column, of) for column, of in zip(columns, types, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-
-        yield write
-
-
-_WRITERS: Final = {".csv": _csv, ".parquet": _parquet}

@@ -1,10 +1,11 @@
-"""A customer's recency, frequency and monetary value at an instant, read exactly from the state's bytes."""
+"""A customer's figures at an instant, in the window and of the whole life, read exactly from the state's bytes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from segmentation.entries import DAY_MS, ERASED
+from segmentation.life_figures import LifeAt, life_of_reading
 from segmentation.meaning import read
 from segmentation.rfm import current, unpack
 
@@ -21,6 +22,7 @@ class CustomerFigures(NamedTuple):
     segment: int  # id of the published one; 0: none was published
     sequence: int
     incomplete: bool  # the state has dropped entries that would count
+    life: LifeAt
 
 
 def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None:
@@ -36,7 +38,13 @@ def figures_at(value: bytes, at_ms: int, rules: Rules) -> CustomerFigures | None
     reading = read(state.entries, at_ms, state.cut, rules)
     recency = (at_ms - reading.standing[0].time) / float(DAY_MS) if reading.standing else None
     return CustomerFigures(
-        recency, reading.frequency, reading.monetary, state.segment, state.sequence, not complete(state, at_ms, rules)
+        recency,
+        reading.frequency,
+        reading.monetary,
+        state.segment,
+        state.sequence,
+        not complete(state, at_ms, rules),
+        life_of_reading(state, reading, rules),
     )
 
 

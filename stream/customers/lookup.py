@@ -8,9 +8,11 @@ import msgspec
 import numpy as np
 
 from segmentation.decisions import CompiledModel, ScoringContext, search
-from segmentation.entries import DAY_MS, NEVER, NONE, Kind
+from segmentation.entries import DAY_MS, NONE, Kind
 from segmentation.event_text import instant, iso
+from segmentation.events import LifeFigures
 from segmentation.forecast import keeping_purchase
+from segmentation.life_figures import LIFELESS, life_figures
 from segmentation.meaning import read_counted
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
@@ -87,7 +89,8 @@ class CustomerReport(msgspec.Struct, frozen=True):
     monetary: str
     incomplete: bool
     erased_at: str | None  # set if the erasure is all that is known of the customer
-    first_order_at: str | None
+    first_order_at: str | None  # of the orders that stand
+    life: LifeFigures | None  # None: no order stands
     segment: str | None
     sequence: int
     last_move_at: str | None
@@ -158,7 +161,8 @@ def report(
     erased = None if known else next((e.time for e in state.entries if e.kind == Kind.ERASED), None)
     counting = read_counted(state.entries, as_of_ms, state.cut, settings.rules)
     counts = {*counting.orders.values(), *counting.refunds}
-    figures = known or CustomerFigures(None, 0, 0, state.segment, state.sequence, False)
+    life = life_figures(known.life) if known else None
+    figures = known or CustomerFigures(None, 0, 0, state.segment, state.sequence, False, LIFELESS)
     return CustomerReport(
         customer_id=customer_id,
         partition=partition,
@@ -168,7 +172,8 @@ def report(
         monetary=format_units(figures.monetary_units),
         incomplete=figures.incomplete,
         erased_at=None if erased is None else iso(erased),
-        first_order_at=None if state.first == NEVER else iso(state.first),
+        first_order_at=life.first_order_at if life else None,
+        life=life,
         segment=published.name(state.segment),
         sequence=state.sequence,
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
@@ -226,6 +231,23 @@ def sentence(next_move: NextSegment, at_ms: int, segment: str, currency: str) ->
         "any purchase" if next_move.kept_by == _SMALLEST_PURCHASE else f"a purchase of {next_move.kept_by} {currency}"
     )
     return f"{text}: {least} keeps {segment}"
+
+
+def life_lines(life: LifeFigures, currency: str) -> list[str]:
+    """Return a whole life as text for people.
+
+    >>> days = {"first_order_at": "2024-01-05T09:00:00.000Z", "last_order_at": "2026-03-03T14:20:00.000Z"}
+    >>> for line in life_lines(LifeFigures(40, 33, "1900.00", "47.50", **days, typical_gap_days=14.0), "EUR"):
+    ...     print(line)
+    whole life: 40 orders on 33 days, net 1900.00 EUR, 47.50 EUR an order, typically 14 days between two purchase days
+      from 2024-01-05T09:00:00.000Z to 2026-03-03T14:20:00.000Z
+    """
+    orders, days = (f"{n} {noun}{'s' * (n != 1)}" for n, noun in ((life.orders, "order"), (life.purchase_days, "day")))
+    figures = f"{orders} on {days}, net {life.monetary} {currency}, {life.mean_order_value} {currency} an order"
+    if life.typical_gap_days is not None:
+        figures += f", typically {life.typical_gap_days:g} days between two purchase days"
+    known = " (partial: earlier orders were forgotten before they were counted)" if life.partial else ""
+    return [f"whole life: {figures}", f"  from {life.first_order_at} to {life.last_order_at}{known}"]
 
 
 def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> ScoreReport:

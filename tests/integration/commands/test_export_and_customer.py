@@ -17,7 +17,8 @@ import redis
 from aiokafka import AIOKafkaProducer
 
 from segmentation.entries import DAY_MS
-from segmentation.event_text import instant
+from segmentation.event_text import instant, iso
+from segmentation.events import LifeFigures
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream.clock import now_ms
@@ -134,16 +135,30 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
     assert (report.customers, report.incomplete, report.as_of) == (3, 0, "2011-03-11T10:00:00.000Z")
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["customer_id"]: row for row in csv.DictReader(file)}
-    assert list(rows["a"].values()) == ["a", "5.0", "2", "12.0001", "Champions", "4", "false"]
-    assert list(rows["cancelled"].values()) == ["cancelled", "", "0", "0.00", "", "0", "false"]
+    begun = "2011-03-01T10:00:00.000Z"
+    assert list(rows["a"].values()) == [
+        *("a", "5.0", "2", "12.0001", "Champions", "4", "false"),
+        *(begun, "2011-03-06T10:00:00.000Z", "2", "2", "12.0001", "6.0001", "5.0", "5.0", "false"),
+    ]
+    assert list(rows["cancelled"].values()) == [
+        *("cancelled", "", "0", "0.00", "", "0", "false"),
+        *("", "", "0", "0", "0.00", "", "", "", "false"),
+    ]
     assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
     assert rows["ü,1"]["monetary"] == "9999.00"
     export(stored, MODELS, tmp_path / "out.parquet", now_ms=now_ms())
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    first, last, only = (instant(at) for at in (START, START + 5 * DAY_MS, START + 10 * DAY_MS - 1))
     assert [list(row.values()) for row in table] == [
-        ["a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False],
-        ["cancelled", None, 0, Decimal(0), None, 0, False],
-        ["ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False],
+        [
+            *("a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False),
+            *(first, last, 2, 2, Decimal("12.0001"), Decimal("6.0001"), 5.0, 5.0, False),
+        ],
+        ["cancelled", None, 0, Decimal(0), None, 0, False, None, None, 0, 0, Decimal(0), None, None, None, False],
+        [
+            *("ü,1", 1 / 86_400_000, 1, Decimal(9999), None, 0, False),
+            *(only, only, 1, 1, Decimal(9999), Decimal(9999), None, None, False),
+        ],
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
 
@@ -278,7 +293,11 @@ def test_a_customer_is_shown_with_the_next_move(stored: Settings) -> None:
         ("refunded", "0.50", True),
         ("placed", "12.50", True),
     ]
-    assert [(e.kind, e.counts) for e in look_up(stored, known, "cancelled", now_ms()).entries] == [
+    assert found.life == LifeFigures(2, 2, "12.0001", "6.0001", iso(START), iso(START + 5 * DAY_MS), 5.0, 5.0)
+    assert found.first_order_at == iso(START)
+    cancelled = look_up(stored, known, "cancelled", now_ms())
+    assert (cancelled.first_order_at, cancelled.life) == (None, None)
+    assert [(e.kind, e.counts) for e in cancelled.entries] == [
         ("cancelled", False),
         ("placed", False),
     ]
@@ -324,9 +343,11 @@ async def test_the_commands_show_customers_and_exports(stored: Settings, tmp_pat
     shown = (await asyncio.to_thread(run, stored, "customer", "a")).stdout
     assert "segment Champions since 2011-03-06T10:00:00.000Z, move 4" in shown
     assert "goes to Lost on" in shown
+    assert "whole life: 2 orders on 2 days, net 12.0001 USD, 6.0001 USD an order, typically 5 days" in shown
+    assert "from 2011-03-01T10:00:00.000Z to 2011-03-06T10:00:00.000Z" in shown
     assert re.search("unless something is bought: (any purchase|a purchase of .* USD) keeps Champions", shown), shown
     report = json.loads((await asyncio.to_thread(run, stored, "customer", "a", "--json")).stdout)
-    assert report["monetary"] == "12.0001"
+    assert (report["monetary"], report["life"]["monetary"], report["life"]["orders"]) == ("12.0001", "12.0001", 2)
     out = tmp_path / "out.csv"
     shown = (await asyncio.to_thread(run, stored, "export", "--out", str(out), "--as-of", "2011-03-12")).stdout
     behind = "2011-03-11T10:00:00.000Z"
