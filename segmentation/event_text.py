@@ -1,4 +1,4 @@
-"""What events are written with: times and money as text, ids, and record headers."""
+"""The text in events: times and money as text, ids, and record headers."""
 
 from __future__ import annotations
 

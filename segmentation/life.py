@@ -7,7 +7,6 @@ Times in ms since 1970 UTC, amounts in ten-thousandths; days are UTC days since 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -15,7 +14,7 @@ from segmentation.entries import ANCHOR, DAY_MS, NEVER, NONE, PLACED, Entry
 from segmentation.meaning import net, refunds_by_order, saturated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from segmentation.entries import Rules
 
@@ -76,7 +75,7 @@ def life_of(folded: Folded, standing: Sequence[Entry], refunds: Iterable[Entry],
     money = _money(orders, refunds, cut, NEVER, rules)
     return Life(
         orders=folded.orders + len(orders),
-        days=len({day_of(e.time) for e in orders}.union(folded.days)),
+        days=count_days(folded, {day_of(e.time) for e in orders}),
         money=saturated(folded.money + money),
         first=min([folded.first, *(e.time for e in orders)]),
     )
@@ -87,20 +86,22 @@ def fold(
 ) -> Folded:
     """Fold the orders that a cut leaves behind, with their refunds, and refunds by themselves. `since`: the cut before.
 
-    An order that comes after its date was cut counts only where it is later than all that is folded: another one may be
-    a repeat.
+    An order that comes after its date was cut counts only where it is later than all that is folded, and no content of
+    the last one: another may be a repeat.
     """
-    orders = [e for e in standing if folded.last < e.time <= cut and e.kind == PLACED]
+    leaving = [e for e in standing if folded.last < e.time <= cut and e.kind == PLACED]
+    anchors = {e.order: e.time + rules.window for e in standing if e.kind == ANCHOR}
+    orders = [e for e in leaving if e.time >= anchors.get(e.order, NONE)]
     money = _money(orders, refunds, since, cut, rules)
-    if not orders:
-        return folded._replace(money=saturated(folded.money + money)) if money else folded
-    times = [e.time for e in orders]
+    if not (leaving or money):
+        return folded
+    days = {day_of(e.time) for e in orders}
     return folded._replace(
         orders=folded.orders + len(orders),
         money=saturated(folded.money + money),
-        first=min(folded.first, *times),
-        last=max(times),
-        days=tuple(sorted({day_of(time) for time in times}.union(folded.days))),
+        first=min([folded.first, *(e.time for e in orders)]),
+        last=max([folded.last, *(e.time for e in leaving)]),
+        days=tuple(sorted(days.union(folded.days))) if days else folded.days,
     )
 
 
@@ -139,7 +140,9 @@ def purchase_days(folded: Folded, standing: Iterable[Entry], cut: int) -> list[i
     return sorted({day_of(e.time) for e in standing if e.time > cut and e.kind == PLACED}.union(folded.days))
 
 
-def has_day(folded: Folded, day: int) -> bool:
-    """Return whether a folded order was placed on this day."""
-    at = bisect_left(folded.days, day)
-    return at < len(folded.days) and folded.days[at] == day
+def count_days(folded: Folded, coming: Collection[int]) -> int:
+    """Return how many purchase days there are. `coming`: those after the cut, a set or a mapping.
+
+    Only the day of the cut itself can be among both: then it is the last one folded.
+    """
+    return len(folded.days) + len(coming) - (bool(folded.days) and folded.days[-1] in coming)

@@ -181,12 +181,15 @@ def _report(outcome: Outcome, position: int, fold: Fold) -> None:
     event = fold.batch.events[position]
     assert event is not None
     if outcome is Outcome.CONFLICT:
-        message = f"event id {event.event_id!r} was seen before with other content: the later date counts."
+        message = (
+            f"event id {event.event_id!r} was seen before with other content: the greater revision, or the later date, "
+            "counts."
+        )
         fold.turn.dead.append(DeadLetter(position, Reason.CONFLICTING_ID.value, "id", message))
     elif outcome is Outcome.OUTDATED and event.entry.revision == UNREVISED:
         message = (
-            f"event id {event.event_id!r} changes an order, but the content known before counts: it is dated later, or "
-            "at that date is worth more. Send updated_at or revision with each order."
+            f"event id {event.event_id!r} changes an order, but the content known before counts: it has updated_at or "
+            "a revision, or is dated later, or at that date is worth more. Send updated_at with each order."
         )
         fold.turn.dead.append(DeadLetter(position, Reason.OUTDATED_EDIT.value, "updated_at", message))
 

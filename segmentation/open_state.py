@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from segmentation.entries import ANCHOR, CANCELLED, ERASED, NEVER, NONE, PLACED, REFUNDED, UNREVISED, Entry, after
-from segmentation.life import NOTHING_FOLDED, Folded, Life, day_of, fold, has_day, life_of
+from segmentation.life import NOTHING_FOLDED, Folded, Life, count_days, day_of, fold, life_of
 from segmentation.meaning import read, saturated
 from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, settle
 from segmentation.state_bytes import EMPTY, CustomerState, pack, pack_header, unpack
@@ -144,10 +144,8 @@ class OpenState:
         reaches_cut = e.time <= t - window and e.time - grace >= state.cut  # the newest that left the window sets it
         if reaches_cut or not self._sums_are_exact() or self._own(e) is None:
             return False
-        if (
-            entries and entries[0].kind == ERASED and entries[0].time > t
-        ):  # an erasure dated ahead: no instant of change
-            return False
+        if entries and entries[0].kind == ERASED and entries[0].time > t:
+            return False  # an erasure dated ahead: no instant of change
         at, cut, dropped = bisect_left(entries, e), state.cut, list[Entry]()
         if len(entries) >= cap:
             # With one more, the (cap + 1)th newest goes, and all of its instant.
@@ -199,11 +197,8 @@ class OpenState:
         """Return the figures of the whole life: what is folded, and what isn't."""
         coming = bisect_left(self._standing, cut + 1)
         first = self._standing[coming] if coming < len(self._standing) else NEVER
-        days = (
-            len(folded.days) + sum([not has_day(folded, day) for day in self._days]) if folded.days else len(self._days)
-        )
         orders, money = folded.orders + self._current.orders, saturated(folded.money + self._current.money)
-        return Life(orders, days, money, min(folded.first, first))
+        return Life(orders, count_days(folded, self._days), money, min(folded.first, first))
 
     def _may_drop(self, dropped: Sequence[Entry], left: int) -> bool:
         """Return whether the cap may drop these by what they change of their own orders. `left`: the window's start."""

@@ -56,12 +56,13 @@ from segmentation.state_bytes import (
     pack,
     pack_entry,
     rows,
+    rows_end_of,
     unpack,
     with_announcement,
     with_mute,
 )
 from segmentation.state_former import current
-from segmentation.state_tail import is_wide, put_revision, takes_revisions
+from segmentation.state_tail import is_wide, put_revision, rows_say_all, takes_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -129,7 +130,8 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         kept = [e for e in kept if e.time > erased and e.key & 7 != ERASED]
     first = state.first if state.first > erased else NEVER
     first = min(first, next((e.time for e in kept if e.key & 7 in (PLACED, ANCHOR)), NEVER))
-    folded = state.folded if state.folded.first > erased else folded_again(kept)
+    # What is folded lies up to the cut before: an erasure from there on takes all of it, an earlier one a part.
+    folded = state.folded if erased < min(state.cut, state.folded.first) else folded_again(kept)
     # The cut follows the newest event that has left the window, a grace behind. It depends on the customer's own
     # events, not on the clock: else every value would change as time passes.
     left = bisect_left(kept, (after(t - window),))
@@ -188,18 +190,25 @@ def _remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut
 
 
 def _greater(earlier: Sequence[Entry], later: Sequence[Entry], window: int) -> list[Entry]:
-    """Return the earlier placements that a later one of a lower revision gives way to."""
+    """Return the earlier placements that a later one of a lower revision gives way to. `earlier` is sorted."""
     found: list[Entry] = []
     if not has_revisions(earlier):
         return found
-    giving_way = list(later)
+    # By order and by event: with all of them compared, thousands of orders would hold the shard up for seconds.
+    by_order: dict[int, list[Entry]] = {}
+    by_event: dict[int, list[Entry]] = {}
+
+    def give_way(e: Entry) -> None:
+        by_order.setdefault(e.order, []).append(e)
+        by_event.setdefault(e.event, []).append(e)
+
+    for e in later:
+        give_way(e)
     for e in reversed(earlier):
-        if any(
-            (x.order == e.order or x.event == e.event) and x.time - e.time < window and x.precedence < e.precedence
-            for x in giving_way
-        ):
+        others = (*by_order.get(e.order, ()), *by_event.get(e.event, ()))
+        if any(x.time - e.time < window and x.precedence < e.precedence for x in others):
             found.append(e)
-            giving_way.append(e)
+            give_way(e)
     return found
 
 
@@ -240,11 +249,17 @@ def absorb(state: CustomerState, e: Entry, t: int, rules: Rules) -> tuple[Custom
 
 
 def outcome_of_known(e: Entry, known: Iterable[Entry]) -> Outcome:
-    """Return the outcome of an event whose id is known with other content: with another revision it is an edit."""
-    edits = e.revision != UNREVISED and all(
-        x.order == e.order and x.revision not in (UNREVISED, e.revision) for x in known
-    )
-    return Outcome.NEW if edits else Outcome.CONFLICT
+    """Return the outcome of an event whose id is known with another entry.
+
+    With another revision of the same order it is an edit; and the same content without its revision is no conflict.
+    """
+
+    def fits(x: Entry) -> bool:
+        if e.revision == UNREVISED:
+            return (x.time, x.amount, x.foreign) == (e.time, e.amount, e.foreign)
+        return x.revision != e.revision
+
+    return Outcome.NEW if all(x.order == e.order and fits(x) for x in known) else Outcome.CONFLICT
 
 
 def outcome_of_placed(e: Entry, same: Iterable[Entry], window: int) -> Outcome:
@@ -323,13 +338,16 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 
 
 def _has(value: bytes, e: Entry) -> bool:
-    """Return whether this very entry is in a state without a tail. Cheap, because a replay repeats whole logs.
+    """Return whether this very entry is in a state whose rows say all. Cheap, because a replay repeats whole logs.
 
     A hit across two entries counts as none: the slow path decides.
     """
-    if e.revision != UNREVISED or e.foreign or is_wide(e.key, e.amount) or value[0] != VERSION or value[1] > FLAGS:
+    if e.revision != UNREVISED or e.foreign or is_wide(e.key, e.amount) or value[0] != VERSION:
         return False
-    at = value.find(pack_entry(e), HEADER.size)
+    end = rows_end_of(value)
+    if value[1] & ~TAIL > FLAGS or not rows_say_all(value[end:]):
+        return False
+    at = value.find(pack_entry(e), HEADER.size, end)
     return at >= 0 and (at - HEADER.size) % ROW.size == 0
 
 

@@ -230,6 +230,11 @@ def latest_key(value: bytes) -> int | None:
     return int(rows([value])["key"][-1]) if n else None
 
 
+def rows_end_of(value: bytes) -> int:
+    """Return where a state's rows end and its tail begins."""
+    return HEADER.size + ROW.size * int(_COUNT.unpack_from(value, _COUNT_AT)[0])
+
+
 def plain_times(value: bytes) -> list[int]:
     """Return the times (ms) of a state's entries, ascending. The state has no tail."""
     return [(low | high << 32) >> 3 for low, high, *_ in ROW.iter_unpack(value[HEADER.size :])]

@@ -51,7 +51,7 @@ _ALL: Final = sum(_Has)
 
 
 class Tail(NamedTuple):
-    """What a tail adds to the rows of a state."""
+    """The additions of a tail to the rows of a state."""
 
     wide: dict[int, tuple[int, int]]  # row -> key, amount
     foreign: dict[int, Foreign]  # by row
@@ -131,6 +131,11 @@ def put_revision(out: bytearray, e: Entry) -> None:
 def takes_revisions(tail: bytes) -> bool:
     """Return whether each new row needs a revision at the end of the tail."""
     return bool(tail) and tail[0] & _Has.REVISIONS != 0
+
+
+def rows_say_all(tail: bytes) -> bool:
+    """Return whether a tail adds nothing to the rows that aren't wide."""
+    return not tail or tail[0] & (_Has.FOREIGN | _Has.REVISIONS) == 0
 
 
 def read_tail(data: bytes, times: Sequence[int]) -> Tail:

@@ -51,6 +51,7 @@ _ORDERS: Final = (
     Column(("amount",)),
     Column(("currency",), required=False),
     Column(("kind",), required=False),
+    Column(("updated_at",), required=False),
 )
 _LINES: Final = (
     Column(("invoiceno", "invoice")),
@@ -166,7 +167,7 @@ def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
     A row of kind refund names its order, whatever the sign of its amount. A negative amount of any other kind is a
     refund that names no order, as shops write it: its `order_id` is the refund's own number.
     """
-    order_id, customer_id, ordered_at, amount, code, kind = (field.strip() for field in fields)
+    order_id, customer_id, ordered_at, amount, code, kind, updated_at = (field.strip() for field in fields)
     kind = kind.lower()
     if kind not in _KINDS:
         raise RowLeftOut(LeftOutReason.KIND)
@@ -181,7 +182,7 @@ def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
         return refunded(order_id, customer_id, at_ms, abs(units), code, names_order=kind == "refund")
     if kind == "cancellation":
         return cancelled(order_id, customer_id, at_ms, code)
-    return placed(order_id, customer_id, at_ms, units, code)
+    return placed(order_id, customer_id, at_ms, units, code, read_at(updated_at) if updated_at else None)
 
 
 def _looks_like_cdnow(path: Path) -> bool:

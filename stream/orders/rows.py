@@ -70,12 +70,15 @@ class OrderRow(Struct, frozen=True, gc=False, array_like=True):
     amount_units: int
     currency: str
     event_id: str
+    updated_at_ms: int | None = None  # of several contents of an order the one with the latest counts
 
 
-def placed(order_id: str, customer_id: str, at_ms: int, units: int, currency: str) -> OrderRow:
+def placed(
+    order_id: str, customer_id: str, at_ms: int, units: int, currency: str, updated_at_ms: int | None = None
+) -> OrderRow:
     """Return the row of an order. Raises RowLeftOut."""
     _check(order_id, customer_id, units, needs_order=True)
-    return OrderRow("placed", order_id, customer_id, at_ms, units, currency, order_id)
+    return OrderRow("placed", order_id, customer_id, at_ms, units, currency, order_id, updated_at_ms)
 
 
 def cancelled(order_id: str, customer_id: str, at_ms: int, currency: str) -> OrderRow:
@@ -197,5 +200,6 @@ def to_event(row: OrderRow, backfill: str | None = None) -> CustomerEvent:
         customer_id=row.customer_id,
         occurred_at=at,
         amount=amount,
+        updated_at=None if row.updated_at_ms is None else instant(row.updated_at_ms),
         backfill=backfill,
     )

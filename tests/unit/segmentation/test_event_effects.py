@@ -46,8 +46,11 @@ def holds(send: str, when: str) -> Callable[[Test], Test]:
     return mark
 
 
-def placed(order: str, day: float, amount: str = "10", event: str | None = None) -> OrderPlaced:
+def placed(
+    order: str, day: float, amount: str = "10", event: str | None = None, *, updated: float | None = None
+) -> OrderPlaced:
     return OrderPlaced(
+        updated_at=None if updated is None else date(updated),
         id=event or f"e-{order}",
         order_id=order,
         customer_id="c",
@@ -165,6 +168,67 @@ def test_of_two_versions_of_an_order_the_later_dated_counts_once() -> None:
     assert after([first, second], 5) == (2, 1, "25.00")
     assert after([first, placed("1", W - MS, "25", "e2")], W) == (MS, 1, "25.00")
     assert after([first, placed("1", 0, "4", "e2")], 5) == (5, 1, "10.00")
+
+
+@holds("an order", "the order id is known, both have `updated_at` (or both `revision`)")
+def test_of_two_contents_of_an_order_the_latest_update_counts_with_its_own_date() -> None:
+    for one, two in (("e1", "e2"), ("e", "e")):  # a shop may send the edit under the event's own id
+        first, lower = placed("1", 0, "10", one, updated=0), placed("1", 0, "4", two, updated=20)
+        assert after([first, lower], 30) == (30, 1, "4.00")
+        assert after([first, lower, refunded("1", 2, "3")], 30) == (30, 1, "1.00")
+        assert after([first, lower, cancelled("1", 5)], 30) == (NO_ORDER, 0, "0.00")
+        # An edit dated later doesn't move an order whose newest content is dated earlier.
+        assert after([placed("1", 6, "10", one, updated=6), placed("1", 0, "4", two, updated=7)], 30) == (30, 1, "4.00")
+        assert after([first, placed("1", 3, "4", two, updated=20)], 30) == (27, 1, "4.00")
+        for sent in ([first, lower], [lower, first]):
+            customer = CustomerHistory().send(*sent, *sent)
+            assert not customer.shard.reasons
+            assert customer.shard.counts["repeat"] == 2
+    same = [placed("1", 0, "10", "e", updated=5), placed("1", 0, "4", "e", updated=5)]
+    assert CustomerHistory().send(*same).shard.reasons == {"conflicting_id": 1}
+
+
+def test_every_order_of_a_shop_may_have_an_update() -> None:
+    """As shops export: all orders have `updated_at`; some are edited, refunded, cancelled; one customer is lapsed."""
+    events: list[Event] = [
+        placed("1", 0, "10", "1", updated=0),
+        placed("1", 0, "8", "1", updated=300),
+        placed("2", 10, "20", "2", updated=11),
+        refunded("2", 12, "5"),
+        cancelled("1", 301),
+    ]
+    assert after(events, 302) == (292, 1, "15.00")
+    assert after(events[:3], 302) == (292, 2, "28.00")
+
+
+@holds("an order", "the order id is known, one of the two has `updated_at` or `revision`")
+def test_a_content_with_an_update_counts_before_one_without() -> None:
+    for one, two in (("e1", "e2"), ("e", "e")):
+        assert after([placed("1", 3, "10", one), placed("1", 0, "4", two, updated=1)], 30) == (30, 1, "4.00")
+    # A whole history sent once more, now with `updated_at`, and then without it again, is no conflict.
+    bare, updated = placed("1", 0, "10", "e"), placed("1", 0, "10", "e", updated=1)
+    customer = CustomerHistory().send(bare, updated, bare)
+    assert not customer.shard.reasons
+    assert customer.figures().monetary == "10.00"
+    customer = CustomerHistory().send(updated, bare)
+    assert not customer.shard.reasons
+
+
+@holds("an order", "the order id is known, neither has them, and this one is dated earlier or has the lesser amount")
+def test_an_edit_that_does_not_count_is_reported_once() -> None:
+    first, lower = placed("1", 0, "10", "e1"), placed("1", 0, "4", "e2")
+    customer = CustomerHistory().send(first, lower, lower, first)
+    assert customer.figures() == (0, 1, "10.00")
+    assert customer.shard.reasons == {"outdated_edit": 1}
+    assert customer.shard.counts == {"new": 1, "outdated": 1, "repeat": 2}
+    # Sent back from the dead letters it is a repeat, also when all that is left of the order is folded.
+    customer.send(day=W + 100).send(placed("2", W + 100), day=2 * W + 120).send(lower)
+    assert customer.figures() == (W + 20, 0, "0.00")
+    assert customer.shard.reasons == {"outdated_edit": 1}
+    assert CustomerHistory().send(placed("1", 3, "4", "e2"), first).shard.reasons == {"outdated_edit": 1}
+    # A content that counts isn't reported, nor is the same content under another event id.
+    assert not CustomerHistory().send(lower, first, placed("1", 0, "10", "e3")).shard.reasons
+    assert after([first, lower], 5) == (5, 1, "10.00")
 
 
 @holds("an order", "the order id is known, a window or more apart")

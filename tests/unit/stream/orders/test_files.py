@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from segmentation.events import OrderRefunded, decode, encode
+from segmentation.events import OrderPlaced, OrderRefunded, decode, encode, to_entry
 from segmentation.money import UNITS, format_units
+from segmentation.rfm import Outcome, Rules, absorb_bytes
+from segmentation.state_bytes import figures_in
 from stream.orders.files import OrderFileError, cdnow_path, read_orders
 from stream.orders.invoices import orders_of_lines
 from stream.orders.rows import OrderRow, parse_at, parse_signed, to_event
@@ -96,6 +98,7 @@ def test_the_meaning_of_a_row(tmp_path: Path, line: str, row: OrderRow) -> None:
         ("1,c,,12.5,,", "date"),
         ("1,c,1969-12-31T23:59:59Z,12.5,,", "date"),
         ("1,c,13/1/2010 8:26,12.5,,", "date"),
+        ("1,c,2010-12-01,12.5,,order,never", "date"),
         ("1,c,2010-12-01T08:26:00Z,,,", "amount"),
         ("1,c,2010-12-01T08:26:00Z,,,refund", "amount"),
         ("1,c,2010-12-01T08:26:00Z,NaN,,", "amount"),
@@ -117,7 +120,7 @@ def test_the_meaning_of_a_row(tmp_path: Path, line: str, row: OrderRow) -> None:
 )
 def test_unusable_rows_are_left_out_by_reason(tmp_path: Path, line: str, reason: str) -> None:
     good = "2,c,2010-12-01T08:26:00Z,1,,\n"
-    rows, counts = _read(_csv(tmp_path, HEADER + line + "\n" + good))
+    rows, counts = _read(_csv(tmp_path, HEADER.replace("\n", ",updated_at\n") + line + "\n" + good))
     assert counts == {reason: 1}
     assert [row.order_id for row in rows] == ["2"]
 
@@ -152,6 +155,32 @@ def test_a_refund_whose_number_makes_its_id_too_long_is_left_out(tmp_path: Path)
     line = f"{'1' * (256 - len('@2010-12-01T08:26:00.000Z:5.00'))},c,2010-12-01T08:26:00Z,5,,refund\n"
     rows, counts = _read_by_time(_csv(tmp_path, HEADER + line * 2))
     assert ([len(row.event_id) for row in rows], counts) == ([256], {"id_length": 1})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_edited_orders_counts_the_latest_update(tmp_path: Path, turned: bool) -> None:
+    """As a shop exports them: every row has the time of its last change, and the order keeps its date."""
+    lines = [
+        "1,c,2010-12-01T08:26:00Z,12.5,2010-12-01T08:26:00Z",
+        "1,c,2010-12-01T08:26:00Z,4,2010-12-09",
+        "2,c,2010-12-02,3,",
+    ]
+    header = "order_id,customer_id,ordered_at,amount,updated_at"
+    rows, left_out = _read(_csv(tmp_path, "\n".join([header, *(lines[::-1] if turned else lines)])))
+    assert not left_out
+    assert sorted([(row.event_id, row.updated_at_ms or 0) for row in rows]) == [
+        ("1", AT),
+        ("1", parse_at("2010-12-09")),
+        ("2", 0),
+    ]
+    value = None
+    for row in rows:
+        event = decode(encode(to_event(row)))
+        assert isinstance(event, OrderPlaced)
+        value, outcome = absorb_bytes(value, to_entry(event, "GBP"), parse_at("2010-12-10"), Rules())
+        assert outcome is not Outcome.CONFLICT
+    assert value
+    assert figures_in(value)[:2] == (2, 70_000)
 
 
 def test_a_second_cancellation_is_another_event(tmp_path: Path) -> None:
