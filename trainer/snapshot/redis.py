@@ -12,7 +12,7 @@ from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
 
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
-from segmentation.features import feature_columns
+from segmentation.features import LifeColumns, feature_columns, life_columns
 from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.errors import error_text
 from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
@@ -22,7 +22,7 @@ from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from redis import Redis
@@ -44,6 +44,9 @@ _REPLICA: Final = "(Where SEGSTREAM_TRAINER_REDIS_URL is set, that is the URL me
 class CustomerSnapshot:
     """Customers in the order of their bytes, and a column [customers] of each feature as of one instant.
 
+    `life` has the columns of their whole lives, in the same order. Orders that were forgotten before they were counted
+    (a move marks such a life as partial) are missing there.
+
     Equal states give equal snapshots, whatever the number of partitions.
     """
 
@@ -53,6 +56,7 @@ class CustomerSnapshot:
     monetary: NDArray[np.float64]  # currency units
     as_of_ms: int
     left_out: int  # customers without an order that stands
+    life: LifeColumns | None = None  # None: the figures aren't from states
 
     def column(self, feature: str) -> NDArray[np.float64]:
         """Return the column of a name in segmentation.model.FEATURES."""
@@ -162,6 +166,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
     """Return the snapshot of (customer, state) rows: the figures of each state, advanced to the instant."""
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
+    lives: list[LifeColumns] = []
     left_out = 0
     for block in _blocks(rows):
         head = headers([_advanced(customer, value, at, rules) for customer, value in block])
@@ -171,6 +176,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
         recency.append(found.recency_days)
         frequency.append(found.frequency)
         monetary.append(found.monetary)
+        lives.append(life_columns(head[found.stands]))
     log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
     order = sorted(range(len(customers)), key=customers.__getitem__)
     return CustomerSnapshot(
@@ -180,7 +186,14 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
         monetary=np.concatenate(monetary)[order],
         as_of_ms=at,
         left_out=left_out,
+        life=_joined(lives, order),
     )
+
+
+def _joined(lives: Iterable[LifeColumns], order: Sequence[int]) -> LifeColumns:
+    """Join the columns of blocks of customers, and put the customers into this order."""
+    none = life_columns(headers([]))
+    return LifeColumns(*[np.concatenate(column)[order] for column in zip(none, *lives, strict=True)])
 
 
 def _advanced(customer: bytes, value: bytes, at: int, rules: Rules) -> bytes:

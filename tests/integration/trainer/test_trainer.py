@@ -232,6 +232,15 @@ def test_the_snapshot_is_every_customer_as_the_state_algebra_reads_them(
         reading = read(sorted(deployment.entries[customer]), at, -1, rules)
         figures = snapshot.recency_days[i], snapshot.frequency[i], snapshot.monetary[i]
         assert figures == ((at - reading.standing[0].time) / DAY_MS, reading.frequency, reading.monetary / 10_000)
+        assert snapshot.life is not None
+        orders = [e for e in reading.standing if e.kind == Kind.PLACED]  # no entry of these customers has been folded
+        net = sum(e.amount for e in orders) - sum(e.amount for e in reading.refunds)
+        assert [column[i] for column in snapshot.life] == [
+            len(orders),
+            len({e.time // DAY_MS for e in orders}),
+            net / 10_000,
+            min(e.time for e in orders),
+        ]
     assert snapshot.frequency[0] == 0
 
 
