@@ -26,7 +26,7 @@ test: setup ## Run all tests but the slow ones and the crashes, against a real K
 	@$(BIN)/python -m pytest $(ARGS)
 
 slow: setup ## Run the tests that take minutes: benchmark, adapters, restarts of workers, the tutorial
-	@$(BIN)/python -m pytest -m slow tests/integration tests/docs $(ARGS)
+	@$(BIN)/python -m pytest -m slow tests/integration tests/docs tests/property $(ARGS)
 
 docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
 	@$(BIN)/zensical build --strict --clean --config-file mkdocs.yml $(ARGS)

@@ -293,6 +293,21 @@ def test_cap_within_a_window_is_a_function_of_the_set(xs: list[Raw], a: int, b: 
     assert (state.cut, state.capped) == ((times[-cap - 1], True) if len(times) > cap else (NONE, False))
 
 
+@many
+@given(st.lists(st.integers(0, 300), min_size=1), st.integers(1, 6), st.integers(0, 400))
+def test_the_cap_folds_what_it_drops(times: list[int], cap: int, wait: int) -> None:
+    rules = SMALL._replace(cap=cap)
+    events = [OracleEvent(Kind.PLACED, f"e{i}", time, f"o{i}", i) for i, time in enumerate(sorted(times))]
+    state = CustomerState()
+    for i, e in enumerate(events):
+        if cap <= times.count(e.time):
+            return  # of orders of one instant that the cap drops, none may come later
+        state = step(state, (e.time, e), rules)
+        assert tuple(state.life) == batch.life(events[: i + 1], e.time, rules)
+    end = events[-1].time + wait
+    assert tuple(advance(state, end, rules).life) == batch.life(events, end, rules)
+
+
 # 7. Bytes: round trip, columns, refusals.
 
 

@@ -4,14 +4,10 @@ The table in docs/explanation/time.md lists them. A mutant replaces a function's
 """
 
 from __future__ import annotations
-import __future__
 
-import inspect
 import itertools
 import re
-import textwrap
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -19,18 +15,11 @@ import pytest
 from segmentation import decisions, intervals, kernels, scorer
 from segmentation.scalar_scorer import SingleScorer
 from segmentation.scorer import Scorer
+from tests.support.mutated_code import Edit, mutated
 from tests.support.oracles import step_checks, time_checks
 from tests.support.paths import ROOT
 
 DOC: Final = ROOT / "docs" / "explanation" / "time.md"
-
-
-class Edit(NamedTuple):
-    """In this function, `old` (which must be there) becomes `new`."""
-
-    function: Any
-    old: str
-    new: str
 
 
 class Mutant(NamedTuple):
@@ -177,20 +166,6 @@ MUTANTS: Final = (
         seeds(3),
     ),
 )
-
-
-def mutated(edit: Edit) -> FunctionType:
-    """The function with the edit in its source, compiled where the function lives."""
-    source = textwrap.dedent(inspect.getsource(edit.function))
-    assert source.count(edit.old) == 1, (
-        f"{edit.function.__qualname__} holds {edit.old!r} {source.count(edit.old)} times"
-    )
-    found: dict[str, Any] = {}
-    code = compile(source.replace(edit.old, edit.new), "mutant", "exec", flags=__future__.annotations.compiler_flag)
-    exec(code, edit.function.__globals__, found)
-    (function,) = found.values()
-    assert isinstance(function, FunctionType)
-    return function
 
 
 def called(mutant: Mutant) -> str:

@@ -81,7 +81,7 @@ def stream(scene: Scene, seed: int, *, punctual: bool, prompt: bool = False) -> 
         most = rules.window - 1 if prompt else 400
         edit = any(related(e, o) and max(e.revision, o.revision) >= 0 for o in events)
         if edit or (punctual and takes(e, events)) or (prompt and e.kind == Kind.REFUNDED):
-            most = rules.grace
+            most = min(most, rules.grace) if e.kind == Kind.PLACED else rules.grace
         late = min(most, rng.choice((0, 0, rules.grace, rng.randint(-5, rules.grace), rng.randint(-5, most))))
         again = [late + rng.choice((0, 1, rng.randint(0, 400))) for _ in range(rng.choice((0, 0, 1, 2)))]
         out += [(e.time + delay, e) for delay in (late, *again)]
