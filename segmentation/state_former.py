@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Final
 from segmentation.entries import ERASED, NEVER, NONE, Entry, narrowed
 from segmentation.life import Folded, folded_again, life_of
 from segmentation.meaning import read
-from segmentation.state_bytes import FLAGS, CustomerState, StateFormatError, pack
+from segmentation.state_bytes import FLAGS, CustomerState, StateFormatError, pack, unpack
 
 if TYPE_CHECKING:
     from segmentation.entries import Rules
 
 _VERSION: Final = b"\1"
 _HEADER, _ENTRY = struct.Struct("<BBHIqIIqqqqqq"), struct.Struct("<qQqQ")
+_COUNT, _COUNT_AT = struct.Struct("<I"), 16
 
 
 def current(value: bytes, rules: Rules) -> bytes:
     """Return a state in the present format; `value` itself where it is in that. Raises StateFormatError."""
     return pack(_unpack_former(value, rules)) if is_former(value) else value
+
+
+def entries_of(value: bytes) -> tuple[Entry, ...]:
+    """Return the entries of a state of either format. Raises StateFormatError."""
+    return tuple(_entries_of_former(value)) if is_former(value) else unpack(value).entries
 
 
 def is_former(value: bytes) -> bool:
@@ -38,14 +44,10 @@ def _unpack_former(value: bytes, rules: Rules) -> CustomerState:
 
     That format forgot what the cut had passed but for the last order, so a life that it cut is marked as partial.
     """
-    if len(value) < _HEADER.size or value[1] > FLAGS:
-        raise StateFormatError(_refusal(value))
-    _, flags, segment, sequence, moved_at, n, frequency, monetary, last, first, newest, next_change, cut = (
+    entries = _entries_of_former(value)
+    _, flags, segment, sequence, moved_at, _, frequency, monetary, last, first, newest, next_change, cut = (
         _HEADER.unpack_from(value)
     )
-    if len(value) != _HEADER.size + n * _ENTRY.size:
-        raise StateFormatError(_refusal(value))
-    entries = sorted([_entry(*row) for row in _ENTRY.iter_unpack(value[_HEADER.size :])])
     # Within the span for which the header holds, no entry begins or ceases to count.
     at = next_change - 1 if next_change < NEVER else max(newest, cut)
     reading, folded = read(entries, at, cut, rules), _folded(entries, cut)
@@ -66,6 +68,13 @@ def _unpack_former(value: bytes, rules: Rules) -> CustomerState:
         sequence=sequence,
         moved_at=moved_at,
     )
+
+
+def _entries_of_former(value: bytes) -> list[Entry]:
+    size, rest = _HEADER.size, len(value) - _HEADER.size
+    if rest < 0 or value[1] > FLAGS or rest != _ENTRY.size * _COUNT.unpack_from(value, _COUNT_AT)[0]:
+        raise StateFormatError(_refusal(value))
+    return sorted([_entry(*row) for row in _ENTRY.iter_unpack(value[size:])])
 
 
 def _entry(key: int, order: int, amount: int, event: int) -> Entry:

@@ -213,6 +213,9 @@ class Step(Protocol):
     def is_erased(self, value: bytes) -> bool:
         """Return whether the customer was erased and nothing came since: the state is stored under its key's hash."""
 
+    def current(self, value: bytes) -> bytes:
+        """Return a state of a former format in the present one; `value` itself where it is in that."""
+
     def under(self, agreed: Agreed) -> Step:
         """Return the step as it is under other settings."""
 

@@ -1,4 +1,4 @@
-"""`segstream status|retry|rebuild|skip-lost|reshard`: the shards, for operators."""
+"""`segstream status|retry|migrate|rebuild|skip-lost|reshard`: the shards, for operators."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     for row in rows:
         if row.reason:
             echo(f"shard {row.partition}: {row.reason}: {row.detail}")
+        if row.former_states:
+            echo(f"shard {row.partition}: {row.former_states:,} states of a former format left (segstream migrate)")
         if row.warning:
             echo(f"shard {row.partition}: warning: {row.warning}")
     for line in open_backfills(rows, expiry_ms):
@@ -100,6 +102,43 @@ def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None
 
     retried = retry_quarantined(load_settings(), step, now_ms(), partition)
     echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")
+
+
+@app.command()
+def migrate(
+    *,
+    wait: Annotated[
+        float, typer.Option(help="Wait up to this many seconds until no state of a former format is left.")
+    ] = 3_600,
+) -> None:
+    """Wait until the workers have rewritten all states of a former format.
+
+    After an upgrade each worker does that by itself, between its turns: this command only watches, may be ended at any
+    time, and needs no stop. Exits with 1, and a line on stderr for each shard with states left, if time runs out.
+    """
+    from stream.engine.shard_report import migrated, report
+    from stream.settings import load_settings
+
+    settings = load_settings()
+    deadline = time.monotonic() + wait
+    shown = -1
+    while True:
+        rows = report(settings, StepName.SCORING, now_ms())
+        left = sum(row.former_states for row in rows)
+        if migrated(rows):
+            echo(f"all states of {len(rows)} shards are in the present format")
+            return
+        if left != shown:
+            echo(f"{left:,} states of a former format left, in {sum(row.former_states > 0 for row in rows)} shards")
+            shown = left
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(min(1.0, max(deadline - time.monotonic(), 0.0)))
+    for row in rows:
+        if not migrated([row]):
+            why = row.detail or f"{row.state}, owner {row.owner or 'none'}"
+            echo(f"segstream: shard {row.partition} has {row.former_states:,} states left: {why}.", err=True)
+    raise typer.Exit(1)
 
 
 @app.command(cls=accepting({"--from-what-is-left": "--allow-truncated-logs"}))

@@ -16,7 +16,8 @@ import msgspec
 from segmentation.entries import ERASED
 from segmentation.event_text import iso
 from segmentation.events import millis
-from segmentation.rfm import StateFormatError, unpack
+from segmentation.rfm import StateFormatError
+from segmentation.state_former import entries_of
 from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
 from stream.customers.places import OUTSIDE, shards_of, topic_places
 from stream.customers.record_traces import TopicSearch, records_about
@@ -191,7 +192,7 @@ def _entries(holding: ShardHolding, value: bytes | None) -> tuple[Entry, ...]:
     if value is None:
         return ()
     try:
-        return unpack(value).entries
+        return entries_of(value)
     except StateFormatError as error:
         raise StoreUnreadable(
             f"the state of the customer in {holding.place.keys.states} can't be read: {error}.", hint=REBUILD

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar, Unpack
+from typing import Final, ParamSpec, Protocol, TypeVar, Unpack
 
 import msgspec
 from redis.exceptions import RedisError
@@ -20,6 +22,11 @@ from stream.kafka.streams import Streams
 from stream.settings import Settings
 from stream.storage.heads import HeadChange, StoreHead, encode_head
 
+log = logging.getLogger(__name__)
+
+REWRITTEN: Final = 250  # customers of a slice that rewrites states of a former format
+REWRITING_S: Final = 0.02  # longest time that a slice holds the event loop
+REWRITES_S: Final = 0.5  # between two slices of a shard that has records
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,6 +73,7 @@ class Owned:
         self.head = head
         self.raw = raw
         self.warning = ""  # what an operator should know although the shard works
+        self.rewrites_at = 0.0  # monotonic: when to rewrite states of a former format though there are records
         self.reported: frozenset[int] = frozenset()  # records beyond Kafka's head that have their dead letter already
         self._next: dict[str, range] = {}  # by output topic: the offsets that the next record may get
 
@@ -128,6 +136,32 @@ class Owned:
         """Close the connections to Kafka."""
         await self.ledger.close()
         await self.reader.close()
+
+
+async def rewrite_former(owned: Owned, *, idle: bool) -> None:
+    """Rewrite some states of a former format, where any are left: a slice in each idle turn, else a few a second.
+
+    A state keeps its meaning, so nothing is published, and an owner that has lost Kafka does no harm: the commit to
+    Redis compares the head. A crash repeats a slice at most.
+    """
+    shard, head = owned.shard, owned.head
+    if head.rewritten is None or not (idle or time.monotonic() >= owned.rewrites_at):
+        return
+    assert owned.raw is not None
+    rows, found, last = await shard.store.load_slice(owned.raw, head.rewritten, REWRITTEN)
+    until, states, done = time.monotonic() + REWRITING_S, dict[bytes, bytes](), last
+    for key, value in rows:
+        now = stepping(shard.step.current, value)
+        if now is not value:
+            states[key] = now
+        if time.monotonic() > until and key != last:
+            done = key
+            break
+    cursor = None if done == last and found < REWRITTEN else done.decode()
+    await owned.commit(Writes(states), rewritten=cursor)
+    owned.rewrites_at = time.monotonic() + REWRITES_S
+    if cursor is None:
+        log.info("%s: all states are in the present format", shard)
 
 
 def stepping(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -25,7 +25,7 @@ from segmentation.step import (
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.held_back import InputDisplay
 from stream.engine.ledger import Onward, Publication
-from stream.engine.ownership import Owned, ShardContext, stepping
+from stream.engine.ownership import Owned, ShardContext, rewrite_former, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
 from stream.engine.store import Writes
@@ -121,7 +121,9 @@ class Turns:
         if not rescoring or not self._flow.rescores_now(limited=self._is_limited(context)):
             await self._wait_for_records(owned)
         async with self._slots:
+            before = owned.head.turn
             await self._turn_in_slot(owned, context, rescoring=rescoring)
+            await rewrite_former(owned, idle=owned.head.turn == before)
 
     async def _turn_in_slot(self, owned: Owned, context: TurnContext, *, rescoring: bool) -> None:
         if (newer := self._newer(owned)) is not None:
@@ -178,14 +180,14 @@ class Turns:
             await self._pause(0.1)
         elif not self._pending:
             await self._flow.keep_distance()
-            self._pending = await owned.reader.read(settings.turn_max_orders, self._until_due_ms())
+            self._pending = await owned.reader.read(settings.turn_max_orders, self._until_due_ms(owned))
 
-    def _until_due_ms(self) -> int:
+    def _until_due_ms(self, owned: Owned) -> int:
         """Return how long to wait for records (ms): until the next customer is due, at most a poll.
 
-        In event time customers only become due by a record.
+        In event time customers only become due by a record. No time at all while states are being rewritten.
         """
-        poll_ms = self.shard.settings.due_poll_ms
+        poll_ms = 0 if owned.head.rewritten is not None else self.shard.settings.due_poll_ms
         if self._next_due is None or self.shard.step.rescore_first:
             return poll_ms
         # A customer due at T is looked at once the clock has passed T.

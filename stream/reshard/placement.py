@@ -93,6 +93,7 @@ def _inherit(partition: int, heads: Mapping[int, StoreHead], former: int, partit
         partitions=(partitions, partitions),
         former=former,
         backfills=backfills,
+        rewritten=None if all(head.rewritten is None for head in heads.values()) else "",
         stored=None,
     )
     return Inheritance(head, slots)

@@ -99,6 +99,8 @@ class StoreHead(msgspec.Struct, frozen=True):
     stripped: str | None = None  # states are being emptied, to be read again: the last customer done; None: they aren't
     former: int = 0  # partitions before the last `segstream reshard`; 0: there was none
     changes: int = 0  # of the settings, as far as the states and due times have followed them
+    # States of a former format are being rewritten: the last customer done; None: there are none left.
+    rewritten: str | None = None
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None
@@ -136,6 +138,7 @@ class HeadChange(TypedDict, total=False):
     agreed: Agreed | None
     stripped: str | None
     changes: int
+    rewritten: str | None
 
 
 _encoder = msgspec.json.Encoder()
@@ -160,7 +163,8 @@ def decode_store_head(value: bytes) -> StoreHead:
     """Decode a StoreHead. Raises msgspec.DecodeError, also for another format."""
     head = _decoded(_store_head, value)
     _check_format(head.format)
-    return structs.replace(head, format=FORMAT)  # what is written from here on is of this version
+    # What is written from here on is of this version. Under a head of a former one, so are the states.
+    return head if head.format == FORMAT else structs.replace(head, format=FORMAT, rewritten="")
 
 
 def _check_format(found: int) -> None:
