@@ -19,6 +19,7 @@ from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_mute
 from stream.kafka import topics
 from stream.settings import Settings
+from stream.storage.heads import encode_head, first_head
 from stream.storage.keys import ShardKeys, status_key
 from tests.support.command_line import run, start
 from tests.support.data.redis_customers import head
@@ -35,6 +36,7 @@ HEADS: Final = {
     "no text": b'{"token":"\xff"}',
     "fields are missing": b"{}",
     "empty": b"",
+    "of a newer version": encode_head(first_head("cluster", (2, 2), 0)).replace(b'"format":2', b'"format":3'),
 }
 
 

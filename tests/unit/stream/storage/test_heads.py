@@ -14,6 +14,7 @@ from stream.storage.heads import (
     Stored,
     StoreHead,
     decode_kafka_head,
+    decode_store_head,
     encode_head,
     first_head,
     stored_of,
@@ -81,3 +82,24 @@ def test_a_head_of_before_the_eras_is_of_the_first() -> None:
     head = encode_head(first_head("cluster", (4, 4), 7))
     assert b',"era":0' in head
     assert parse_head(head.replace(b',"era":0', b""), "orders-3").era == 0
+
+
+def test_states_under_a_head_of_the_former_format_are_to_be_rewritten() -> None:
+    now = encode_head(msgspec.structs.replace(first_head("cluster", (4, 4), 7), rewritten=None))
+    former = now.replace(b'"format":2', b'"format":1').replace(b'"rewritten":null,', b"")
+    assert decode_store_head(former) == msgspec.structs.replace(first_head("cluster", (4, 4), 7), rewritten="")
+    assert decode_store_head(now).rewritten is None
+    half = encode_head(msgspec.structs.replace(decode_store_head(now), rewritten="c7"))
+    assert decode_store_head(half).rewritten == "c7"
+
+
+@pytest.mark.parametrize("found", [0, 3, 17])
+def test_a_format_that_this_version_does_not_know_is_refused_in_one_line(found: int) -> None:
+    raw = encode_head(first_head("cluster", (4, 4), 7)).replace(b'"format":2', b'"format":%d' % found)
+    wanted = f"it has format {found}, expected at most 2: run the version that wrote it"
+    with pytest.raises(HeadUnreadable, match=wanted) as refused:
+        parse_head(raw, "orders-3")
+    assert "\n" not in str(refused.value)
+    kafka = b'{"offset":5,"count":2,"clock":9,"activation":1,"version":"v","cursor":null,"format":%d}' % found
+    with pytest.raises(msgspec.DecodeError, match=wanted):
+        decode_kafka_head(kafka)
