@@ -10,7 +10,6 @@ import pytest
 from stream.storage.heads import (
     UNCOUNTED,
     HeadChange,
-    KafkaHead,
     Stored,
     StoreHead,
     decode_kafka_head,
@@ -43,15 +42,6 @@ def test_one_module_decodes_the_heads_of_redis() -> None:
         if "decode_store_head" in path.read_text("utf-8")
     }
     assert found == {"stream/storage/heads.py", "stream/storage/reads.py"}
-
-
-def test_a_head_of_another_format_is_refused() -> None:
-    kafka = KafkaHead(1, 2, 3, 4)
-    assert decode_kafka_head(encode_head(kafka)) == kafka
-    with pytest.raises(msgspec.DecodeError, match="it has format 2, expected 1"):
-        decode_kafka_head(encode_head(msgspec.structs.replace(kafka, format=2)))
-    with pytest.raises(HeadUnreadable, match="it has format 2, expected 1"):
-        parse_head(encode_head(msgspec.structs.replace(first_head("cluster", (4, 4), 0), format=2)), "orders-3")
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"null", b"\xff", b'{"token":"\xff"}'])
