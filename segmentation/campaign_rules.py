@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from segmentation.events import Cause
+from segmentation.life_conditions import Bounds, KnownLife, LifeConditions
 
 # A move to no segment is an erasure: no campaign writes to a customer who asked to be forgotten.
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause is not Cause.ERASURE)
@@ -63,22 +64,29 @@ class Rule(_RulePart):
     from_: Annotated[tuple[Name | None, ...] | None, BeforeValidator(_origin)] = Field(None, alias="from")
     to: Annotated[tuple[Name, ...] | None, BeforeValidator(_choice)]
     cause: Annotated[tuple[Trigger, ...] | None, BeforeValidator(_choice)] = None
+    life: LifeConditions | None = None
     action: Text
     channel: Name
     reason: Text | None = None
 
-    def matches(self, source: str | None, target: str, cause: Cause) -> bool:
-        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`."""
+    def matches(self, source: str | None, target: str, cause: Cause, life: KnownLife | None = None) -> bool:
+        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`.
+
+        `life`: the customer's at the move; None: the move has none, and meets no condition on it.
+        """
         return (
             (self.to is None or target in self.to)
             and (self.from_ is None or source in self.from_)
             and (self.cause is None or cause in self.cause)
+            and (self.life is None or self.life.accept(life))
         )
 
     def covers(self, other: Rule) -> bool:
         """Return whether the rule matches every move that `other` matches."""
         pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
-        return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
+        return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs) and (
+            self.life is None or (other.life is not None and self.life.covers(other.life))
+        )
 
 
 class RuleTable(_RulePart):
@@ -94,14 +102,14 @@ class RuleTable(_RulePart):
                 raise ValueError(f"rules {first + 1} and {index + 1} share the name {name!r}: give each its own")
         return self
 
-    def match(self, source: str | None, target: str, cause: Cause) -> Rule | None:
+    def match(self, source: str | None, target: str, cause: Cause, life: KnownLife | None = None) -> Rule | None:
         """Return the first rule that matches a move; None where none does.
 
         >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
         >>> rule.action if rule else None
         'VIP offers and early access'
         """
-        return next((rule for rule in self.rules if rule.matches(source, target, cause)), None)
+        return next((rule for rule in self.rules if rule.matches(source, target, cause, life)), None)
 
     def warnings(self) -> list[str]:
         """Return a sentence on each rule that never acts, because an earlier one matches all its moves."""
@@ -148,13 +156,16 @@ def parse_rules(text: str) -> RuleTable:
 _Path = tuple[str | int, ...]
 _TAG: Final = "tag:yaml.org,2002:"
 _NULL: Final = f"{_TAG}null"
+_NUMBERS: Final = {f"{_TAG}int", f"{_TAG}float"}
+_BOUNDS: Final = tuple(Bounds.model_fields)
 _TAGS: Final = {f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", _NULL}
 
 
 def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> Any:
     """Turn a YAML node into text, None, lists and dicts, and note the line of each path.
 
-    YAML's own reading would let the last of two equal keys win, and take `no` for false. Everything here is text.
+    YAML's own reading would let the last of two equal keys win, and take `no` for false. Everything here is text,
+    the numbers of bounds too: so they are exact.
     """
     if node is None:
         return None
@@ -163,7 +174,7 @@ def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> A
     if id(node) in seen:
         raise RulesError(f"line {line}: an alias (*name) leads here: write the value out")
     seen.add(id(node))
-    if node.tag not in _TAGS:
+    if node.tag not in _TAGS and not (node.tag in _NUMBERS and path[-1:] and path[-1] in _BOUNDS):
         shown = repr(node.value[:_SHOWN]) if isinstance(node, yaml.ScalarNode) else "this"
         raise RulesError(
             f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
@@ -192,7 +203,7 @@ def _explain(error: ValidationError, content: dict[str, Any], lines: dict[_Path,
         loc: _Path = finding["loc"]
         line = next((lines[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in lines), 1)
         where = ", ".join([f"line {line}", *_location(loc, content)]) + ": " if loc else ""
-        findings.append(where + _wrong(finding, len(loc) > 1))
+        findings.append(where + _wrong(finding, loc))
     return "; ".join(findings)
 
 
@@ -208,19 +219,22 @@ def _location(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
         yield f"rule {loc[1] + 1} ({name!r})" if isinstance(name, str) else f"rule {loc[1] + 1}"
         loc = loc[2:]
     if loc:
-        yield "".join(f"[{part}]" if isinstance(part, int) else part for part in loc)
+        yield "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
-def _wrong(finding: Any, in_rule: bool) -> str:
-    """Describe the value found and the values accepted, in our words instead of pydantic's."""
-    fields = {f.alias or name: f.is_required() for name, f in (Rule if in_rule else RuleTable).model_fields.items()}
+def _wrong(finding: Any, loc: _Path) -> str:
+    """Describe the value found and the values accepted, in our words instead of pydantic's. `loc`: where it is."""
+    whole = finding["type"] == "model_type"  # of the table, a rule, its conditions: not of one of their fields
+    depth = len(loc) if whole else len(loc) - 1
+    model = (RuleTable, RuleTable, Rule, LifeConditions, Bounds)[min(max(depth, 0), 4)]
+    fields = {f.alias or name: f.is_required() for name, f in model.model_fields.items()}
     if finding["type"] == "missing":
         return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"
     if finding["type"] == "extra_forbidden":
         return f"unknown, expected one of {', '.join(fields)}"
     got = repr(finding["input"])[:_SHOWN]
     accepted = {
-        "model_type": f"a rule with {', '.join(fields)}",
+        "model_type": f"{'a rule' if model is Rule else 'a mapping'} with {', '.join(fields)}",
         "too_short": "at least one rule",
         "tuple_type": "a list of rules",
         "string_too_short": "at least one character",

@@ -19,6 +19,7 @@ from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
 from segmentation.event_text import cloud_headers, iso
 from segmentation.events import CampaignAction, Cause, Id, Reason, RejectedEvent, Timestamp, encode, millis
+from segmentation.life_conditions import KnownLife, MovedLife
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, StateUnreadable, Turn, TurnContext, TurnPlan
 
 __all__ = [
@@ -102,6 +103,7 @@ class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "fro
     to: Id | None
     cause: Cause
     occurred_at: Timestamp
+    life: MovedLife | None = None
 
 
 def _after(change: _ChangedEvent) -> CampaignState:
@@ -112,6 +114,7 @@ class _Move(NamedTuple):
     customer: bytes
     change: _ChangedEvent
     at: int  # ms
+    life: KnownLife | None
 
 
 class _MoveBatch(NamedTuple):
@@ -147,7 +150,8 @@ def _read(record: KafkaRecord) -> _Move:
             "only segstream writes moves, keyed by customer."
         )
         raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
-    return _Move(customer, change, millis(change.occurred_at))
+    at = millis(change.occurred_at)
+    return _Move(customer, change, at, KnownLife.of(change.life, at) if change.life else None)
 
 
 def _rejected(text: str) -> RejectedEvent:
@@ -158,7 +162,8 @@ def _rejected(text: str) -> RejectedEvent:
     found = _AT_PATH.fullmatch(text)
     what, path = found.groups() if found else (text, "")
     if missing := _MISSING.fullmatch(what):
-        return RejectedEvent(Reason.MISSING_FIELD, missing[1], f"{missing[1]} is missing.")
+        name = f"{path}.{missing[1]}" if path else missing[1]
+        return RejectedEvent(Reason.MISSING_FIELD, name, f"{name} is missing.")
     if path == "type" and what.startswith("Invalid enum value"):
         return RejectedEvent(Reason.UNKNOWN_TYPE, path, f"type: {what}, expected segment.changed.")
     reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
@@ -226,7 +231,9 @@ class CampaignStep:
                 return state
             state = state.join(_after(change))
             adopted = self._adopted and change.cause in _ADOPTED
-            rule = None if adopted or change.to is None else self._table.match(change.from_, change.to, change.cause)
+            rule = None
+            if not adopted and change.to is not None:
+                rule = self._table.match(change.from_, change.to, change.cause, move.life)
             if rule is None:
                 turn.counts["adopted" if adopted else "erased" if change.to is None else "no_rule"] += 1
                 return state

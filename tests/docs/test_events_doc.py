@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from segmentation.campaign_rules import parse_rules
 from segmentation.events import CampaignAction, Cause, InputEvent, Reason, SegmentChanged, decode, json_schema
 from tests.support.paths import ROOT
 
@@ -59,3 +60,8 @@ def test_every_reason_of_a_quarantine_is_listed() -> None:
     raised |= set(re.findall(r'reason: ClassVar\[str\] = "(\w+)"', source))
     page = (ROOT / "docs" / "explanation" / "exactly-once.md").read_text()
     assert set(first_column(section("8 Quarantine", page))) == raised
+
+
+def test_the_rules_on_the_page_are_rules() -> None:
+    (text,) = re.findall(r"(?ms)^```yaml\n(.*?)^```$", EVENTS)
+    assert [rule.name for rule in parse_rules(text).rules] == ["call-a-regular", "welcome"]

@@ -7,12 +7,17 @@ import msgspec
 import pytest
 
 from segmentation.campaigns import CampaignFormatError, CampaignState, CampaignStep, default_rules, parse_rules
-from segmentation.events import CampaignAction, Cause, Reason, SegmentChanged, encode
+from segmentation.entries import DAY_MS
+from segmentation.event_text import iso
+from segmentation.events import CampaignAction, Cause, LifeFigures, Reason, SegmentChanged, encode
 from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
 AT_TEXT = "2026-03-03T14:20:00.000Z"
 CONTEXT = TurnContext(clock=-1, now=0)
+
+
+LIFE = LifeFigures(3, 2, "100.50", "33.50", iso(AT - 60 * DAY_MS), AT_TEXT, 30.0, 30.0)
 
 
 class InputRecord(NamedTuple):
@@ -148,6 +153,24 @@ def test_a_move_without_a_rule_is_remembered() -> None:
     assert turn.counts == {"no_rule": 1}
 
 
+def test_a_rule_looks_at_the_whole_life_of_the_move() -> None:
+    text = """
+rules:
+- name: regulars
+  to: '*'
+  life: {orders: {at_least: 3}, monetary: {at_least: 100.5}, days_since_first_order: {at_least: 60, at_most: 60}}
+  action: Call
+  channel: phone
+- {name: others, to: '*', action: Offer, channel: email}
+"""
+    rows = [
+        row(customer_id="regular", life=LIFE),
+        row(customer_id="rare", life=msgspec.structs.replace(LIFE, orders=2)),
+        row(customer_id="former version"),
+    ]
+    assert [action.campaign for action in actions(run(a_step(text), *rows))] == ["regulars", "others", "others"]
+
+
 def test_a_new_model_s_moves_can_be_adopted() -> None:
     step = CampaignStep(a_step()._table, "g", adopted=True)
     turn = run(step, row(cause=Cause.MODEL))
@@ -193,6 +216,14 @@ def broken(**changes: Any) -> bytes:
         (broken(occurred_at="2026-03-03T14:20:00"), Reason.WRONG_FIELD, "occurred_at"),
         (broken(occurred_at="1969-12-31T23:59:59Z"), Reason.DATE_OUT_OF_RANGE, "occurred_at"),
         (broken(customer_id="bob"), Reason.KEY_NOT_CUSTOMER, "customer_id"),
+        (broken(life=3), Reason.WRONG_FIELD, "life"),
+        (broken(life={}), Reason.MISSING_FIELD, "life.orders"),
+        (broken(life=msgspec.structs.asdict(LIFE) | {"orders": -1}), Reason.WRONG_FIELD, "life.orders"),
+        (broken(life=msgspec.structs.asdict(LIFE) | {"monetary": "NaN"}), Reason.WRONG_FIELD, "life.monetary"),
+        (
+            broken(life=msgspec.structs.asdict(LIFE) | {"first_order_at": "1969-01-01T00:00:00Z"}),
+            *(Reason.DATE_OUT_OF_RANGE, "life.first_order_at"),
+        ),
     ],
 )
 def test_garbage_goes_to_the_dead_letters(value: bytes | None, reason: Reason, field: str | None) -> None:

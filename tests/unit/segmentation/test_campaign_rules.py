@@ -1,11 +1,15 @@
 """The rule table: its matches, and the messages on tables that can't be used."""
 
+from decimal import Decimal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmentation.campaigns import RulesError, RuleTable, default_rules, parse_rules
+from segmentation.entries import DAY_MS
 from segmentation.events import Cause
+from segmentation.life_conditions import KnownLife
 
 TEXTBOOK = {
     "Champions": "VIP offers and early access",
@@ -82,7 +86,10 @@ def test_rules_that_never_act_are_refused() -> None:
         ("rules: []", "line 1, rules: [], expected at least one rule"),
         ("rules:\n", "line 1, rules: None, expected a list of rules"),
         ("\nrule: []", "line 2, rule: unknown, expected one of rules"),
-        ("rules:\n- a", "line 2, rule 1: 'a', expected a rule with name, from, to, cause, action, channel, reason"),
+        (
+            "rules:\n- a",
+            "line 2, rule 1: 'a', expected a rule with name, from, to, cause, life, action, channel, reason",
+        ),
         ("a: [", "line 1: not YAML"),
         ("rules: \x00", "not YAML: unacceptable character"),
         ("a: b\n---\nc: d", "line 2: not YAML"),
@@ -124,7 +131,7 @@ def test_what_is_no_table_is_refused(text: str, message: str) -> None:
         ('name: "\\ud800", to: "*"', "name: '\\ud800', expected text in Unicode"),
         (
             "name: a, to: '*', cooldown: long",
-            "cooldown: unknown, expected one of name, from, to, cause, action, channel, reason",
+            "cooldown: unknown, expected one of name, from, to, cause, life, action, channel, reason",
         ),
     ],
 )
@@ -162,3 +169,78 @@ def test_no_text_raises_anything_else(text: str) -> None:
             parse_rules(content)
         except RulesError as error:
             str(error).encode()
+
+
+def life(orders: int, monetary: str = "10.00", days: int = 30, *, more_ms: int = 0, partial: bool = False) -> KnownLife:
+    return KnownLife(orders, orders, Decimal(monetary), days * DAY_MS + more_ms, partial)
+
+
+def acts(conditions: str, *lives: KnownLife | None) -> list[bool]:
+    rules = table(f"name: a, to: '*', life: {conditions}")
+    return [rules.match("Loyal", "Lost", Cause.SILENCE, each) is not None for each in lives]
+
+
+def test_conditions_on_the_whole_life() -> None:
+    assert acts("{orders: {at_least: 5}}", life(4), life(5), life(6)) == [False, True, True]
+    assert acts("{orders: {at_least: 2, at_most: 3}}", life(1), life(2), life(3), life(4)) == [False, True, True, False]
+    assert acts("{purchase_days: {at_most: 1}}", life(1), life(2)) == [True, False]
+    # Amounts are exact, with or without quotes.
+    for bound in ("0.3", "'0.30'"):
+        assert acts(f"{{monetary: {{at_most: {bound}}}}}", life(1, "0.30"), life(1, "0.3001")) == [True, False]
+    assert acts("{monetary: {at_least: -5}}", life(1, "-5.00"), life(1, "-5.01")) == [True, False]
+    year = "{days_since_first_order: {at_least: 365}}"
+    assert acts(year, life(1, days=365), life(1, days=365, more_ms=-1)) == [True, False]
+    both = "{orders: {at_least: 5}, monetary: {at_least: 100}}"
+    assert acts(both, life(5), life(4, "100.00"), life(5, "100.00")) == [False, False, True]
+
+
+def test_a_move_without_a_life_meets_no_condition() -> None:
+    assert acts("{orders: {at_least: 0}}", None) == [False]
+    assert matched(table("name: a, to: '*', life: {orders: {at_least: 0}}", "name: b, to: '*'"), None, "Lost") == "b"
+
+
+def test_a_partial_life_may_be_longer_than_it_is_known_to_be() -> None:
+    assert acts("{orders: {at_least: 5}}", life(5, partial=True)) == [True]
+    assert acts("{orders: {at_most: 5}}", life(1, partial=True)) == [False]
+
+
+def test_conditions_that_an_earlier_rule_covers_are_warned_of() -> None:
+    wide, narrow = "name: wide, to: '*', life: {orders: {at_least: 2}}", "to: '*', life: {orders: {at_least: 5}"
+    assert len(table(wide, f"name: narrow, {narrow}}}").warnings()) == 1
+    assert len(table(wide, f"name: narrow, {narrow}, monetary: {{at_most: 9}}}}").warnings()) == 1
+    assert table(f"name: narrow, {narrow}}}", wide).warnings() == []
+    assert table(wide, "name: others, to: '*', life: {orders: {at_most: 5}}").warnings() == []
+    assert table(wide, "name: any, to: '*'").warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [
+        (
+            "{}",
+            "line 2, rule 1 ('a'), life: expected at least one of orders, purchase_days, monetary, days_since_first",
+        ),
+        ("{orders: {}}", "life.orders: expected at least one of at_least, at_most"),
+        ("5+", "life: '5+', expected a mapping with orders, purchase_days, monetary, days_since_first_order"),
+        ("{orders: five}", "life.orders: 'five', expected a mapping with at_least, at_most"),
+        ("{money: {at_least: 5}}", "life.money: unknown, expected one of orders, purchase_days, monetary, days_since"),
+        ("{orders: {least: '5'}}", "life.orders.least: unknown, expected one of at_least, at_most"),
+        ("{orders: {at_least: five}}", "life.orders.at_least: 'five', expected a number like 5 or 49.90"),
+        ("{orders: {at_least: 1_000}}", "life.orders.at_least: '1_000', expected a number"),
+        ("{orders: {at_least: .inf}}", "life.orders.at_least: '.inf', expected a number"),
+        ("{orders: {at_least: [1]}}", "YAML reads '1' as int"),
+        (
+            "{orders: {at_least: 5, at_most: 4}}",
+            "life.orders: at_least is 5, expected it to be no more than at_most, 4",
+        ),
+    ],
+)
+def test_conditions_that_cant_be_used_are_named(conditions: str, message: str) -> None:
+    with pytest.raises(RulesError) as error:
+        table(f"name: a, to: '*', life: {conditions}")
+    assert message in str(error.value)
+
+
+def test_numbers_are_read_in_bounds_alone() -> None:
+    with pytest.raises(RulesError, match="YAML reads '5' as int, expected text"):
+        table("name: 5, to: '*'")
