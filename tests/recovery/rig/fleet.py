@@ -71,8 +71,12 @@ class Fleet:
         page: int | None = None,
         http_port: int = 0,
         stop: str = "",
+        root: Path = ROOT,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker; `point`: where it kills itself; `stop`: point:passing at which it stops itself."""
+        """Start a worker; `point`: where it kills itself; `stop`: point:passing at which it stops itself.
+
+        `root`: of the code that it runs.
+        """
         assert index not in self._running, f"worker {index} runs already"
         # Written atomically: the worker reads it each time that it reads its clock.
         if not self.clock(index).exists():
@@ -89,7 +93,7 @@ class Fleet:
             log.write(f"---- started at {time.time():.3f}, point {point!r}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.recovery.rig.worker"], env=environment, cwd=ROOT, stdout=log, stderr=log
+                [sys.executable, "-m", "tests.recovery.rig.worker"], env=environment, cwd=root, stdout=log, stderr=log
             )
         self._running[index] = process
         if point:
