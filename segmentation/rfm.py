@@ -62,7 +62,7 @@ from segmentation.state_bytes import (
     with_mute,
 )
 from segmentation.state_former import current
-from segmentation.state_tail import is_wide, put_revision, rows_say_all, takes_revisions
+from segmentation.state_tail import is_wide, put_revision, row_has_revision, takes_revisions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -306,7 +306,7 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
     ):
         return None
     row = pack_entry(e)
-    if row[ORDER_AT] in value or row[EVENT_AT] in value:
+    if value.find(row[ORDER_AT], HEADER.size, rows_end) >= 0 or value.find(row[EVENT_AT], HEADER.size, rows_end) >= 0:
         return None
     if takes_revisions(tail):
         longer = bytearray(tail)
@@ -338,17 +338,16 @@ def absorb_bytes(value: bytes | None, e: Entry, t: int, rules: Rules) -> tuple[b
 
 
 def _has(value: bytes, e: Entry) -> bool:
-    """Return whether this very entry is in a state whose rows say all. Cheap, because a replay repeats whole logs.
+    """Return whether this very entry is in a state. Cheap, because a replay repeats whole logs.
 
     A hit across two entries counts as none: the slow path decides.
     """
-    if e.revision != UNREVISED or e.foreign or is_wide(e.key, e.amount) or value[0] != VERSION:
+    if e.foreign or is_wide(e.key, e.amount) or value[0] != VERSION or value[1] & ~TAIL > FLAGS:
         return False
     end = rows_end_of(value)
-    if value[1] & ~TAIL > FLAGS or not rows_say_all(value[end:]):
-        return False
     at = value.find(pack_entry(e), HEADER.size, end)
-    return at >= 0 and (at - HEADER.size) % ROW.size == 0
+    row, rest = divmod(at - HEADER.size, ROW.size)
+    return at >= 0 and rest == 0 and row_has_revision(value[end:], row, (end - HEADER.size) // ROW.size, e)
 
 
 def advance_bytes(value: bytes, t: int, rules: Rules) -> bytes:

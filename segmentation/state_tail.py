@@ -133,9 +133,23 @@ def takes_revisions(tail: bytes) -> bool:
     return bool(tail) and tail[0] & _Has.REVISIONS != 0
 
 
-def rows_say_all(tail: bytes) -> bool:
-    """Return whether a tail adds nothing to the rows that aren't wide."""
-    return not tail or tail[0] & (_Has.FOREIGN | _Has.REVISIONS) == 0
+def row_has_revision(tail: bytes, row: int, n: int, e: Entry) -> bool:
+    """Return whether a row of n has the revision of an entry, and no foreign amount. It may say no without reading all.
+
+    The revisions are the last n numbers of a tail; each ends with a byte below 128.
+    """
+    if not tail or tail[0] & (_Has.FOREIGN | _Has.REVISIONS) == 0:
+        return e.revision == UNREVISED
+    if tail[0] & _Has.FOREIGN:
+        return False
+    ends = np.flatnonzero(np.frombuffer(tail, np.uint8) < 0x80)
+    before, own = row - n - 1, row - n
+    if len(ends) < -own:
+        return False
+    start = int(ends[before]) + 1 if len(ends) >= -before else 1
+    number = bytearray()
+    put_revision(number, e)
+    return tail[start : int(ends[own]) + 1] == number
 
 
 def read_tail(data: bytes, times: Sequence[int]) -> Tail:
