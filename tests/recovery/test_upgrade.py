@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.recovery, pytest.mark.timeout(900)]
 
 # The last version that wrote format 1. Its own code is the only honest old worker; a clone with history has it.
 FORMER: Final = "0f17b96b435df239038e5e2eb456dad97444f10e"
+REFUSAL: Final = "it has format 2, expected 1"  # of an old worker, in one line
 SOON_S: Final = 180.0
 
 
@@ -70,10 +71,13 @@ async def test_old_and_new_workers_side_by_side_until_the_last_is_new(rig: Recov
     assert before > 0
     rig.note(f"{before} states of format 1; one new worker joins two old ones ({[process.pid for process in old]})")
 
-    rig.fleet.start(2, point="turn.before_redis", passing=3)
+    new = rig.fleet.start(2, point="turn.before_redis", passing=3)
     await eventually(lambda: 2 in formats(rig), SOON_S, "a shard of the new format")
     await rig.feed(100, pace_s=0.1)
-    await eventually(lambda: rig.fleet.restart_ended() == [2], SOON_S, "the kill of the new worker in a turn")
+    await eventually(lambda: new.poll() is not None, SOON_S, "the kill of the new worker in a turn")
+    rig.fleet.kill(2)
+    await eventually(lambda: bool(rig.fleet.grep(REFUSAL)), SOON_S, "an old worker's refusal of a new shard")
+    rig.fleet.start(2)
     await rig.feed(60, pace_s=0.1)
     rig.fleet.kill(0)
     rig.fleet.start(0, point="takeover.between_slices")
@@ -93,7 +97,7 @@ async def test_old_and_new_workers_side_by_side_until_the_last_is_new(rig: Recov
     await rig.settled()
     run, rules = await checker.read_run(rig.settings), rig.settings.rules
     wrong = checker.violations(run, rig.feeder.acknowledged)
-    wrong += [line for line in rig.quarantined() if "it has format 2, expected 1" not in line]
+    wrong += [line for line in rig.quarantined() if REFUSAL not in line]
     calm = await rig.undisturbed()
     wrong += [f"moves of shard {p} differ" for p in range(4) if _plain(run)[p] != _plain(calm)[p]]
     wrong += checker.other_states(_without_lives(run, rules), _without_lives(calm, rules), rules)
