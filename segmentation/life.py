@@ -91,7 +91,7 @@ def fold(
     """
     leaving = [e for e in standing if folded.last < e.time <= cut and e.kind == PLACED]
     anchors = {e.order: e.time + rules.window for e in standing if e.kind == ANCHOR}
-    orders = [e for e in leaving if e.time >= anchors.get(e.order, NONE)]
+    orders = [e for e in leaving if e.time > since or e.time >= anchors.get(e.order, NONE)]
     money = _money(orders, refunds, since, cut, rules)
     if not (leaving or money):
         return folded

@@ -18,6 +18,7 @@ from tests.support.data.event_streams import (
     an_event,
     made,
     many_raw,
+    raws,
     rule_sets,
     seeds,
     stream,
@@ -25,12 +26,20 @@ from tests.support.data.event_streams import (
 from tests.support.oracles.batch import OracleEvent
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "300"))
+VISITED = (
+    "006200000000080000016a0000000000080b0000006278dd0000001f020000000000000000000000000000000100804a29000000010000"
+)
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 @many
 @given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3, 8]), st.integers(0, 3))
 @example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3, 0)  # more orders in one instant than the cap holds
+@example(  # a second content of the anchor's order, after the cut, more than a grace late: visits mustn't show
+    SMALL._replace(grace=0),
+    raws(bytes.fromhex(VISITED)),
+    1, False, 1_000, 0,
+)  # fmt: skip
 def test_an_open_state_is_the_state_after_each_event(
     rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, start: int
 ) -> None:
