@@ -259,6 +259,7 @@ class ScoringStep:
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
         return with_mute(value, 0) if muted_by(value) in slots else value
+
     def current(self, value: bytes) -> bytes:
         """Return a state in the present format; `value` itself where it is in that. Raises StateFormatError."""
         return current(value, self._rules)
