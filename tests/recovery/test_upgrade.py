@@ -16,7 +16,7 @@ from segmentation.rfm import advance_bytes
 from segmentation.state_former import is_former
 from tests.recovery.rig import checker
 from tests.recovery.rig.servers import RigServers
-from tests.recovery.rig.world import RecoveryWorld, eventually, segstream, settings_on, world
+from tests.recovery.rig.world import RecoveryWorld, eventually, settings_on, world
 from tests.support.oracles.lives import without_life
 from tests.support.paths import ROOT
 
@@ -91,7 +91,7 @@ async def test_old_and_new_workers_side_by_side_until_the_last_is_new(rig: Recov
 
     rig.fleet.kill(2)  # in the middle of the rewriting, or behind it: it is taken up again
     rig.fleet.start(2)
-    await segstream(rig.settings, "migrate", "--wait", str(SOON_S))
+    await rig.segstream("migrate", "--wait", str(SOON_S))
     assert former_states(rig) == 0
     await rig.silence(400)
     await rig.settled()
@@ -101,7 +101,7 @@ async def test_old_and_new_workers_side_by_side_until_the_last_is_new(rig: Recov
     calm = await rig.undisturbed()
     wrong += [f"moves of shard {p} differ" for p in range(4) if _plain(run)[p] != _plain(calm)[p]]
     wrong += checker.other_states(_without_lives(run, rules), _without_lives(calm, rules), rules)
-    await segstream(rig.settings, "rebuild", "--yes")
+    await rig.segstream("rebuild", "--yes")
     await rig.settled()
     again = await checker.read_run(rig.settings)
     wrong += checker.other_states(_without_lives(again, rules), _without_lives(run, rules), rules)

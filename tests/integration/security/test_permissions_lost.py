@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from segmentation.events import CONTROL_KEY, Amount, CustomerErased, OrderPlaced, encode, instant
+from segmentation.event_text import instant
+from segmentation.events import CONTROL_KEY, Amount, CustomerErased, OrderPlaced, encode
 from segmentation.partitioners import murmur2
 from stream.kafka import topics
 from stream.kafka.clients import end_offsets, read_topic
