@@ -19,7 +19,7 @@ from segmentation.customers import Customer, erase_customer, score_customers, se
 from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
-from segmentation.events import Cause, Reason
+from segmentation.events import Cause
 from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
 from segmentation.moves import NOTE, Move, latest_of
 from segmentation.partitioners import PARTITIONERS, Partitioner
@@ -34,14 +34,13 @@ from segmentation.rfm import (
     with_announcement,
     with_mute,
 )
+from segmentation.routing import Routing
 from segmentation.scorer import UNKNOWN
 from segmentation.state_bytes import bare, silent
 from segmentation.state_former import current, is_former_erased
 from segmentation.step import (
     NEVER_DUE,
-    DeadLetter,
     DueEntry,
-    Forward,
     KafkaRecord,
     Scope,
     Turn,
@@ -95,8 +94,7 @@ class ScoringStep:
         self._reader = reader
         self._rules = rules
         self._dwell_ms = dwell_ms
-        self._partitioner = partitioner
-        self._partitions = partitions
+        self._routing = Routing(partitioner, partitions)
         self._event_time = reader.time == "event"
         self.rescore_first = self._event_time
 
@@ -111,7 +109,7 @@ class ScoringStep:
 
     def under(self, agreed: Agreed) -> ScoringStep:
         """Return the step under other settings."""
-        return ScoringStep.of(agreed, self._partitions)
+        return ScoringStep.of(agreed, self._routing.partitions)
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode and check the records, and give each its clock (docs/explanation/exactly-once.md, section 3)."""
@@ -290,7 +288,8 @@ class ScoringStep:
         for key, stored in zip(plan.keys, values, strict=True):
             value = None if stored is None else current(stored, self._rules)
             # An erased customer's remains may lie in several shards after a reshard: they show no right partition.
-            if (value is None or is_erased(value)) and not self._is_here(key, partition, batch.own[key], turn, former):
+            unseen = value is None or is_erased(value)
+            if unseen and not self._routing.is_here(key, partition, batch.own[key], turn, former):
                 continue
             parts[key] = Customer(key, value, batch.own[key])
         for due in fired:
@@ -300,18 +299,6 @@ class ScoringStep:
                 value = current(due.value, self._rules)
                 parts.setdefault(due.key, Customer(due.key, value)).fired_at = due.at
         return list(parts.values())
-
-    def _is_here(self, key: bytes, partition: int, own: list[int], turn: Turn, former: int) -> bool:
-        """Return whether a customer belongs on this partition. If not, its records go on, or to the dead letters."""
-        if self._partitioner is None or (right := self._partitioner(key, self._partitions)) == partition:
-            return True
-        if former and self._partitioner(key, former) == partition:
-            turn.forwards += [Forward(position, right) for position in own]
-            return False
-        belongs = f"customer {key.decode()!r} belongs on partition {right}, not {partition}"
-        message = f"{belongs}: check the producer's partitioner."
-        turn.dead += [DeadLetter(position, Reason.WRONG_PARTITION.value, None, message) for position in own]
-        return False
 
     def _fold(self, customers: list[Customer], fold: Fold) -> list[Move]:
         """Do rounds of one event a customer: its next move by time if that comes first, else its next record."""

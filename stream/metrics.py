@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 if TYPE_CHECKING:
     from segmentation.drift import Drift
+    from segmentation.step import Turn
 
 SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -103,6 +104,17 @@ class Metrics:
         ):  # fmt: skip
             with suppress(KeyError):  # it was never set
                 gauge.remove(step, str(partition))
+
+    def count_turn(self, step: str, partition: int, turn: Turn, taken: int) -> None:
+        """Count the records of a turn and its results."""
+        self.records.labels(step, str(partition)).inc(taken)
+        self.outputs.labels(step).inc(len(turn.outputs))
+        for outcome, count in turn.counts.items():
+            self.events.labels(step, outcome).inc(count)
+        if turn.forwards:
+            self.events.labels(step, "forwarded").inc(len(turn.forwards))
+        for letter in turn.dead:
+            self.dead_letters.labels(step, letter.reason).inc()
 
     def _add_model_metrics(self, shard: list[str]) -> None:
         self.activation = Gauge(

@@ -88,7 +88,6 @@ class Turns:
         self._wait_until: float | None = None  # how long to wait for a model that a record names
         self._next_due: int | None = None  # the earliest entry of the due index (wall time, ms); None: it is empty
         self._doubt = ""  # why the shard must be taken over afresh
-        self._labels = (shard.step.name, str(shard.partition))
 
     def begin(self, owned: Owned) -> None:
         """Start from the head of a shard that was just taken over."""
@@ -381,19 +380,12 @@ class Turns:
         await asyncio.sleep(0.1)
 
     def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
-        metrics, step = self._metrics, self.shard.step.name
+        metrics, labels = self._metrics, (self.shard.step.name, str(self.shard.partition))
         self.offset = owned.head.offset
-        metrics.records.labels(*self._labels).inc(taken)
-        metrics.clock.labels(*self._labels).set(owned.head.clock / 1000)
-        metrics.activation.labels(*self._labels).set(owned.head.activation)
-        metrics.rescoring.labels(*self._labels).set(owned.head.cursor is not None)
-        metrics.outputs.labels(step).inc(len(turn.outputs))
-        for outcome, count in turn.counts.items():
-            metrics.events.labels(step, outcome).inc(count)
-        if turn.forwards:
-            metrics.events.labels(step, "forwarded").inc(len(turn.forwards))
-        for letter in turn.dead:
-            metrics.dead_letters.labels(step, letter.reason).inc()
+        metrics.clock.labels(*labels).set(owned.head.clock / 1000)
+        metrics.activation.labels(*labels).set(owned.head.activation)
+        metrics.rescoring.labels(*labels).set(owned.head.cursor is not None)
+        metrics.count_turn(self.shard.step.name, self.shard.partition, turn, taken)
         self._board.note(self.shard, owned)
 
     async def _pause(self, seconds: float) -> None:
