@@ -3,6 +3,9 @@
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 ARGS ?=
+# Test files go to two processes, each with a Kafka and a Valkey of its own. PROCESSES=0: one after the other.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header pyproject.toml
 
@@ -23,10 +26,10 @@ demo: setup ## Run real orders through a real Kafka and Valkey on this machine, 
 	@$(BIN)/segstream demo $(ARGS)
 
 test: setup ## Run all tests but the slow ones and the crashes, against a real Kafka and Valkey
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 slow: setup ## Run the tests that take minutes: benchmark, adapters, restarts of workers, the tutorial
-	@$(BIN)/python -m pytest -m slow tests/integration tests/docs tests/property $(ARGS)
+	@$(PYTEST) -m slow tests/integration tests/docs tests/property $(ARGS)
 
 docs: setup ## Build docs/ as a site in site/; a broken link or anchor fails
 	@$(BIN)/zensical build --strict --clean --config-file mkdocs.yml $(ARGS)
