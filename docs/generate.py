@@ -29,7 +29,8 @@ from generate_events import NOTE, asyncapi_file, schema_file, schemas_page
 import stream.cli
 import trainer.cli
 from bench.reports.markdown import wrapped
-from segmentation.events import InputEvent, OutputEvent
+from segmentation.events import InputEvent
+from segmentation.output_events import OutputEvent
 from stream.metrics import Metrics
 from stream.settings import DeploymentSettings, Settings
 from trainer.schedule.metrics import ScheduleMetrics

@@ -9,15 +9,8 @@ from typing import Any, Final, get_args
 import msgspec
 import yaml
 
-from segmentation.events import (
-    CampaignAction,
-    Control,
-    CustomerEvent,
-    InputEvent,
-    OutputEvent,
-    SegmentChanged,
-    json_schema,
-)
+from segmentation.events import Control, CustomerEvent, InputEvent, json_schema
+from segmentation.output_events import CampaignAction, OutputEvent, SegmentChanged
 from stream.kafka import topics
 from stream.settings import Settings
 
@@ -127,6 +120,8 @@ def asyncapi_file() -> str:
     _, schemas = msgspec.json.schema_components(
         [*get_args(InputEvent), *get_args(OutputEvent)], ref_template="#/components/schemas/{name}"
     )
+    event = schemas["EventForwarded"]["properties"]["event"]
+    event["discriminator"] = event["discriminator"]["propertyName"]  # in OpenAPI an object, here its name alone
     specs = {spec.name: spec for spec in topics.specs(settings)}
     document = {
         "asyncapi": "3.0.0",

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from segmentation.events import Cause
 from segmentation.life_conditions import Bounds, KnownLife, LifeConditions
+from segmentation.output_events import Cause
 
 # A move to no segment is an erasure: no campaign writes to a customer who asked to be forgotten.
-TRIGGERS: Final = tuple(cause.value for cause in Cause if cause is not Cause.ERASURE)
+TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 
 

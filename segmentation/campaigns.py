@@ -17,9 +17,10 @@ from msgspec import Meta
 
 from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
-from segmentation.event_text import cloud_headers, iso
-from segmentation.events import CampaignAction, Cause, Id, Reason, RejectedEvent, Timestamp, encode, millis
+from segmentation.event_text import Id, cloud_headers, iso
+from segmentation.events import Reason, RejectedEvent, Timestamp, encode, millis
 from segmentation.life_conditions import KnownLife, MovedLife
+from segmentation.output_events import CampaignAction, Cause
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, StateUnreadable, Turn, TurnContext, TurnPlan
 
 __all__ = [
@@ -258,7 +259,7 @@ class CampaignStep:
         """Return None: actions have no compacted topic."""
         del value, note  # the contract asks for them
 
-    def is_erased(self, value: bytes) -> bool:
+    def is_gone(self, value: bytes) -> bool:
         """Return whether the last move handled was the erasure."""
         return CampaignState.unpack(value).erased
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from segmentation.decisions import ScoreRequest, ScoringContext, announce, score, search
-from segmentation.events import Cause
 from segmentation.moves import Move
+from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, announcement, is_silent
 from segmentation.step import NEVER_DUE
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from segmentation.decoder import DecodedEvent
 from segmentation.entries import CANCELLED, PLACED, REFUNDED, Rules, kind_of, time_of
-from segmentation.events import Cause
 from segmentation.intervals import MOST_INTERVALS, intervals_of, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
+from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, NONE, advance_bytes, announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.state_bytes import HEAD, latest_key

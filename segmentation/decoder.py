@@ -15,6 +15,9 @@ from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
     ClockAdvanced,
+    Control,
+    CustomerMerged,
+    HandedOn,
     ModelActivated,
     Reason,
     RejectedEvent,
@@ -208,7 +211,9 @@ class Reader:
 
     def _control(self, record: KafkaRecord) -> ClockAdvanced | BackfillFinished | ModelActivated:
         event = decode(record.value)
-        if not isinstance(event, ClockAdvanced | BackfillFinished | ModelActivated):
+        if isinstance(event, HandedOn):
+            raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", "merges aren't read yet.")
+        if not isinstance(event, Control):
             raise RejectedEvent(
                 Reason.KEY_NOT_CUSTOMER,
                 "customer_id",
@@ -223,7 +228,9 @@ class Reader:
                 Reason.TOO_LARGE, None, f"the event has {len(value)} bytes, the limit is {self.max_event_bytes}."
             )
         event = decode(value)
-        if isinstance(event, ClockAdvanced | BackfillFinished | ModelActivated):
+        if isinstance(event, CustomerMerged):
+            raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", "merges aren't read yet.")
+        if isinstance(event, Control):
             raise RejectedEvent(
                 Reason.CONTROL_NOT_ALLOWED,
                 "type",

@@ -14,6 +14,7 @@ from segmentation.entries import DAY_MS
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
 OutTime = Annotated[str, Meta(description="ISO 8601, UTC, milliseconds", extra_json_schema={"format": "date-time"})]
 SignedDecimalText = Annotated[str, Meta(extra_json_schema={"pattern": r"^-?[0-9]+\.[0-9]{2,4}$"})]
 

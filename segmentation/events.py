@@ -1,8 +1,8 @@
 """The events in and out, as JSON: bytes <-> event, the checks on the way in, and their JSON Schema.
 
-In come orders, refunds, cancellations and erasures of customers, and the controls that segstream itself sends; out go
-moves between segments, and campaign actions. Unknown fields are ignored, so that producers can grow. Nothing is
-guessed: a number where text is expected is refused, and so is the reverse.
+In come orders, refunds, cancellations, erasures and merges of customers, and the controls that segstream itself sends;
+out go moves between segments, and campaign actions. Unknown fields are ignored, so that producers can grow. Nothing
+is guessed: a number where text is expected is refused, and so is the reverse.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
-from segmentation.event_text import EPOCH, OutTime, SignedDecimalText
+from segmentation.event_text import EPOCH, Id
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
+from segmentation.output_events import OutputEvent
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
@@ -27,7 +28,6 @@ _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _LONGEST_MESSAGE: Final = 1_000  # characters: many refused records mustn't fill the logs
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
 
-Id = Annotated[str, Meta(min_length=1, max_length=256, description="1 to 256 characters")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="ISO 8601 with zone")]
 # The patterns are for readers of the schema; the checks are parse_units and the deployment's currency, which also say
 # what is wrong.
@@ -131,6 +131,23 @@ class CustomerErased(Struct, frozen=True, gc=False, kw_only=True, tag_field="typ
     backfill: Id | None = None
 
 
+class CustomerMerged(
+    Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="customer.merged", rename={"from_": "from"}
+):
+    """Two ids are one person: all that is known of `from`, or comes under that key later, belongs to `into`."""
+
+    id: Id
+    from_: Id
+    into: Id
+    occurred_at: Timestamp
+    backfill: Id | None = None
+
+    @property
+    def customer_id(self) -> str:
+        """The customer whose key it goes under."""
+        return self.from_
+
+
 class ClockAdvanced(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="clock.advanced"):
     """Event time has reached this instant, even without orders."""
 
@@ -153,93 +170,32 @@ class ModelActivated(Struct, frozen=True, gc=False, kw_only=True, tag_field="typ
     version: Id
 
 
-CustomerEvent = OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
-Control = ClockAdvanced | BackfillFinished | ModelActivated
+EntryEvent = OrderPlaced | OrderRefunded | OrderCancelled | CustomerErased
+CustomerEvent = EntryEvent | CustomerMerged
+
+
+class CustomerJoined(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="customer.joined"):
+    """The state of an id that was merged, for the customer that it belongs to. `id` is that of the merge."""
+
+    id: Id
+    customer_id: Id
+    giver: Id
+    given_at: Count
+    state: bytes
+
+
+class EventForwarded(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="event.forwarded"):
+    """An event of an id that was merged before, for the customer that it belongs to. `id` is the event's."""
+
+    id: Id
+    customer_id: Id
+    event: EntryEvent
+
+
+HandedOn = CustomerJoined | EventForwarded
+Control = ClockAdvanced | BackfillFinished | ModelActivated | HandedOn
 InputEvent = CustomerEvent | Control
 
-
-class Cause(StrEnum):
-    """The cause of a move."""
-
-    ORDER = "order"
-    REFUND = "refund"
-    CANCELLATION = "cancellation"
-    SILENCE = "silence"  # no event for long enough
-    WINDOW = "window"  # an order left the window
-    MODEL = "model"
-    SETTINGS = "settings"  # the deployment's settings changed: the window, the dwell, …
-    FIRST = "first"
-    BACKFILL = "backfill"  # the load of the customer's history is complete
-    ERASURE = "erasure"
-
-
-class Rfm(Struct, frozen=True, gc=False):
-    """The figures that a customer was scored on."""
-
-    recency_days: float
-    frequency: int
-    monetary: SignedDecimalText  # net of refunds, so it can lie below zero
-
-
-class LifeFigures(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The customer's whole life, beyond the window: orders that stand, and the UTC days with one of them."""
-
-    orders: int
-    purchase_days: int
-    monetary: SignedDecimalText  # of all orders, net of refunds
-    mean_order_value: SignedDecimalText
-    first_order_at: OutTime
-    last_order_at: OutTime
-    mean_gap_days: float | None = None  # between purchase days; none before the second one
-    typical_gap_days: float | None = None  # the median
-    partial: Annotated[bool, Meta(description="orders were forgotten before they were counted")] = False
-
-
-class NextMove(Struct, frozen=True, gc=False):
-    """The customer's next move, if nothing happens until then."""
-
-    segment: str
-    at: OutTime
-
-
-class SegmentChanged(
-    Struct, frozen=True, kw_only=True, tag_field="type", tag="segment.changed", rename={"from_": "from"}
-):
-    """A customer has moved. `sequence` counts its moves from 1; each `from` is the `to` before. Segments go by name."""
-
-    id: str
-    customer_id: str
-    sequence: int
-    from_: str | None
-    to: str | None
-    cause: Cause
-    occurred_at: OutTime  # when the customer moved
-    scored_at: OutTime  # when the worker computed the move
-    model_version: str | None
-    rfm: Rfm | None
-    before: Rfm | None
-    distances: dict[str, float]
-    next: NextMove | None
-    causation_id: str | None
-    life: LifeFigures | None = None  # None: no order stands, or written by a version before 2
-
-
-class CampaignAction(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
-    """The action of a campaign on a move. A `held_out` customer belongs to the control group: don't act."""
-
-    id: str
-    customer_id: str
-    campaign: str
-    segment: str
-    action: str
-    channel: str
-    reason: str
-    change_id: str
-    held_out: bool
-    occurred_at: OutTime
-
-
-OutputEvent = SegmentChanged | CampaignAction
 
 _DECODER: Final[msgspec.json.Decoder[InputEvent]] = msgspec.json.Decoder(InputEvent)
 _ENCODER: Final = msgspec.json.Encoder()
@@ -306,7 +262,7 @@ def millis(at: datetime, name: str = "occurred_at") -> int:
     raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, name, message)
 
 
-def to_entry(event: CustomerEvent, currency: str) -> Entry:
+def to_entry(event: EntryEvent, currency: str) -> Entry:
     """Turn an event of a customer into an entry of the customer's state. Raises RejectedEvent.
 
     `currency`: the one of this deployment; amounts in another can't be added to it.

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from segmentation.entries import NONE
 from segmentation.event_text import iso
-from segmentation.events import LifeFigures
 from segmentation.life import NO_LIFE, Gaps, Life, day_of, gaps_of, life_of, purchase_days
 from segmentation.meaning import read
 from segmentation.money import format_units
+from segmentation.output_events import LifeFigures
 from segmentation.state_bytes import figures_in, has_tail, life_in, plain_times, unpack
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import Final
 
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import cloud_headers, iso, move_id
-from segmentation.events import Cause, NextMove, Rfm, SegmentChanged, encode
+from segmentation.events import encode
 from segmentation.life_figures import life_at, life_figures
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
+from segmentation.output_events import Cause, NextMove, Rfm, SegmentChanged
 from segmentation.rfm import NONE
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.state_bytes import figures_in

@@ -19,9 +19,9 @@ from segmentation.customers import Customer, erase_customer, score_customers, se
 from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
-from segmentation.events import Cause
 from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
 from segmentation.moves import NOTE, Move, latest_of
+from segmentation.output_events import Cause
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import (
     EMPTY,
@@ -250,7 +250,7 @@ class ScoringStep:
         """Return the state with the segment and sequence of a published move written in."""
         return with_announcement(EMPTY if value is None else value, *NOTE.unpack(note))
 
-    def is_erased(self, value: bytes) -> bool:
+    def is_gone(self, value: bytes) -> bool:
         """Return whether the erasure is all that is left, and published."""
         return is_erased(value) or is_former_erased(value)
 

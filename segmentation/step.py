@@ -139,6 +139,21 @@ class Forward(NamedTuple):
     partition: int
 
 
+class Package(NamedTuple):
+    """A record that a step hands on: to this partition of the input topic, under the key of controls."""
+
+    position: int  # of the record in the batch that it comes from
+    partition: int
+    value: bytes
+
+
+class Remnant(NamedTuple):
+    """The part of a living customer's state that must outlive the log: for the compacted topic of tombstones."""
+
+    now: bytes
+    before: bytes | None  # None: there was none
+
+
 @dataclass(slots=True)
 class Turn:
     """The decision of a step on a batch. Values and due times are complete: nothing else changes."""
@@ -152,6 +167,9 @@ class Turn:
     outputs: list[Output] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     forwards: list[Forward] = field(default_factory=list)
+    # In the order of their positions, only of records taken. They may be sent twice: a step takes the second for none.
+    packages: list[Package] = field(default_factory=list)
+    remnants: dict[bytes, Remnant] = field(default_factory=dict)  # by customer, all with a state
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills | None = None  # after the records taken; None: as before
 
@@ -210,8 +228,11 @@ class Step(Protocol):
     def latest(self, value: bytes, note: bytes) -> bytes | None:
         """Return what `Output.latest` was, of an output that is read from the log."""
 
-    def is_erased(self, value: bytes) -> bool:
-        """Return whether the customer was erased and nothing came since: the state is stored under its key's hash."""
+    def is_gone(self, value: bytes) -> bool:
+        """Return whether the customer is gone: the state is stored under its key's hash.
+
+        It was erased and nothing came since, or its id was merged into another.
+        """
 
     def current(self, value: bytes) -> bytes:
         """Return a state of a former format in the present one; `value` itself where it is in that."""

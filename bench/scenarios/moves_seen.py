@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bench.harness.followers import following_topics
 from bench.harness.orders import new_order
 from bench.scenarios.silence import Cohort, Pattern, number_of
-from segmentation.events import Cause
+from segmentation.output_events import Cause
 from stream.settings import Settings
 
 _SHOWN: Final = 5

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from bench.scenarios.moves_seen import SeenMove
 from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.entries import Rules
-from segmentation.events import Cause
+from segmentation.output_events import Cause
 from segmentation.rfm import announcement, with_announcement
 from segmentation.shadow import verdicts
 

@@ -26,7 +26,7 @@ from bench.harness.errors import BenchError
 from bench.harness.orders import preload
 from bench.harness.outputs import Checked, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
-from segmentation.events import Cause
+from segmentation.output_events import Cause
 from segmentation.rfm import announcement, with_announcement
 from stream.engine.status_board import ShardStatus
 from stream.kafka.clients import end_offsets

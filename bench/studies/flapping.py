@@ -20,9 +20,9 @@ import numpy as np
 
 from bench.studies.memory_replay import MemoryReplay, snapshot_of
 from segmentation.entries import DAY_MS
-from segmentation.events import Cause, SegmentChanged
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
+from segmentation.output_events import Cause, SegmentChanged
 from segmentation.rfm import Rules
 from stream.orders.files import read_orders
 from stream.orders.rows import OrderRow, parse_at, placed, refunded

@@ -14,9 +14,10 @@ from segmentation.decisions import CompiledModel
 from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS
 from segmentation.event_text import instant, iso
-from segmentation.events import CONTROL_KEY, ClockAdvanced, SegmentChanged, encode
+from segmentation.events import CONTROL_KEY, ClockAdvanced, encode
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
+from segmentation.output_events import SegmentChanged
 from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Turn, TurnContext

@@ -10,11 +10,11 @@ import numpy as np
 from segmentation.decisions import CompiledModel, ScoringContext, search
 from segmentation.entries import DAY_MS, NONE, Kind
 from segmentation.event_text import instant, iso
-from segmentation.events import LifeFigures
 from segmentation.forecast import keeping_purchase
 from segmentation.life_figures import LIFELESS, life_figures
 from segmentation.meaning import read_counted
 from segmentation.money import UNITS, format_units
+from segmentation.output_events import LifeFigures
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from segmentation.events import Cause, SegmentChanged
+from segmentation.output_events import Cause, SegmentChanged
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

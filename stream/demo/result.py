@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.event_text import iso
-from segmentation.events import CampaignAction
+from segmentation.output_events import CampaignAction
 from stream.customers.export import export
 from stream.customers.lookup import customer as look_up
 from stream.demo.report import (

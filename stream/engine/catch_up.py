@@ -108,7 +108,7 @@ async def _absorb_batch(
         "merge_clock": max(plan.clock, head.merge_clock),
         "read": _fingerprint(records, head),
     }
-    await owned.commit(shard.store.with_tombstones(writes, shard.step.is_erased), **change)
+    await owned.commit(shard.store.with_tombstones(writes, shard.step.is_gone), **change)
     return taken, plan.full
 
 
@@ -163,7 +163,7 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     turn = stepping(step.merge, plan, [values.pop(key) for key in plan.keys])
     # What is left moved by time or in a rescore. An erasure that a backfill had muted is published so.
     moved = {key: value for key, value in values.items() if value is not None}
-    left = shard.store.with_tombstones(Writes(moved | turn.states), step.is_erased)
+    left = shard.store.with_tombstones(Writes(moved | turn.states), step.is_gone)
     dead = owned.dead_records(records, turn.dead, now_ms)
     onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
     former = await shard.store.former_tombstones(owned.raw, left)

@@ -214,9 +214,9 @@ class ShardStore:
     def _salt_mark(self) -> bytes:
         return tombstone(b"", self._salt)
 
-    def with_tombstones(self, writes: Writes, is_erased: Callable[[bytes], bool]) -> Writes:
+    def with_tombstones(self, writes: Writes, is_gone: Callable[[bytes], bool]) -> Writes:
         """Return the writes with tombstones in place of erased customers' states, and their keys deleted elsewhere."""
-        deleted = [key for key, value in writes.states.items() if is_erased(value)]
+        deleted = [key for key, value in writes.states.items() if is_gone(value)]
         if not deleted:
             return writes
         names = frozenset(deleted)

@@ -268,7 +268,7 @@ class Turns:
         dead = owned.dead_records(records, turn.dead, self._now_ms())
         created = [key for key in turn.states if key not in known]
         writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
-        writes = shard.store.with_tombstones(writes, shard.step.is_erased)
+        writes = shard.store.with_tombstones(writes, shard.step.is_gone)
         onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
         former = await shard.store.former_tombstones(owned.raw, writes)
         publication = Publication(kafka, turn.outputs, dead, writes.tombstones, former, onward)

@@ -14,7 +14,7 @@ from segmentation.event_text import instant, iso
 from segmentation.events import (
     LARGEST_AMOUNT,
     Amount,
-    CustomerEvent,
+    EntryEvent,
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
@@ -173,7 +173,7 @@ def read_amount(text: str) -> int:
         raise RowLeftOut(LeftOutReason.AMOUNT) from None
 
 
-def to_event(row: OrderRow, backfill: str | None = None) -> CustomerEvent:
+def to_event(row: OrderRow, backfill: str | None = None) -> EntryEvent:
     """Return the event of a row for the topic of orders. `backfill`: the name of the backfill that it is part of."""
     at = instant(row.at_ms)
     if row.kind == "cancelled":

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from segmentation.events import CampaignAction, Rfm, SegmentChanged
+from segmentation.output_events import CampaignAction, Rfm, SegmentChanged
 from stream.dead_letters.records import read_dead_letter
 
 _SHOWN: Final = 200  # characters of a message or a value on a line for people

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from segmentation.campaign_rules import parse_rules
-from segmentation.events import CampaignAction, Cause, InputEvent, Reason, SegmentChanged, decode, json_schema
+from segmentation.events import CustomerEvent, Reason, decode, json_schema
+from segmentation.output_events import CampaignAction, Cause, SegmentChanged
 from tests.support.paths import ROOT
 
 EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
@@ -50,7 +51,7 @@ def test_the_examples_are_events() -> None:
     assert block
     lines = [line.encode() for line in re.split(r"\n(?=\{)", block[1].strip())]
     types = [type(decode(line)) for line in lines]
-    assert types == list(InputEvent.__args__[:4])
+    assert types == list(CustomerEvent.__args__)
 
 
 def test_every_reason_of_a_quarantine_is_listed() -> None:

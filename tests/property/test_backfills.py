@@ -19,7 +19,6 @@ from segmentation.events import (
     CONTROL_KEY,
     Amount,
     BackfillFinished,
-    Cause,
     ClockAdvanced,
     CustomerErased,
     InputEvent,
@@ -29,6 +28,7 @@ from segmentation.events import (
     Reason,
     encode,
 )
+from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, NONE, Rules, advance_bytes, announcement, headers, muted_by, pack, unpack, with_mute
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_shard import (

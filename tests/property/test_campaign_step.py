@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from segmentation.campaigns import CampaignState, CampaignStep, default_rules, parse_rules
 from segmentation.event_text import iso
-from segmentation.events import Cause, SegmentChanged, encode
+from segmentation.events import encode
+from segmentation.output_events import Cause, SegmentChanged
 from segmentation.step import TurnContext
 
 if TYPE_CHECKING:

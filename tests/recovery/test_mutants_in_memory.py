@@ -396,7 +396,7 @@ class PublishesErasuresLater(ToyStep):
     def decide(self, plan: TurnPlan, values: Sequence[bytes | None], *others: Any) -> Turn:
         return self._with_levels(super().decide(plan, values, *others), plan, values)
 
-    def is_erased(self, value: bytes) -> bool:
+    def is_gone(self, value: bytes) -> bool:
         count, level, _ = STATE.unpack(value)
         return bool(count == level == 0)
 

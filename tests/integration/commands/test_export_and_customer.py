@@ -18,8 +18,8 @@ from aiokafka import AIOKafkaProducer
 
 from segmentation.entries import DAY_MS
 from segmentation.event_text import instant, iso
-from segmentation.events import LifeFigures
 from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.output_events import LifeFigures
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream.clock import now_ms
 from stream.customers.export import ExportError, export

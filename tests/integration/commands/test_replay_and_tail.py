@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
-from segmentation.events import CampaignAction, Cause, NextMove, Reason, Rfm, SegmentChanged, encode
+from segmentation.events import Reason, encode
+from segmentation.output_events import CampaignAction, Cause, NextMove, Rfm, SegmentChanged
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream import cli

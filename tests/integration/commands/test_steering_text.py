@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaProducer
 from redis import Redis
 
 from bench.harness.model import bench_model
-from segmentation.events import CampaignAction, Cause, Rfm, SegmentChanged, encode
+from segmentation.events import encode
+from segmentation.output_events import CampaignAction, Cause, Rfm, SegmentChanged
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
 from stream.clock import now_ms
 from stream.kafka import topics

@@ -12,8 +12,8 @@ import numpy as np
 
 from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import CompiledModel
-from segmentation.events import Cause, SegmentChanged
 from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.output_events import Cause, SegmentChanged
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Scope, Turn, TurnContext
 

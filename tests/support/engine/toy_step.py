@@ -87,7 +87,7 @@ class ToyStep:
     def current(self, value: bytes) -> bytes:
         return value
 
-    def is_erased(self, value: bytes) -> bool:
+    def is_gone(self, value: bytes) -> bool:
         count, _, _ = STATE.unpack(value)
         return bool(count == 0)
 

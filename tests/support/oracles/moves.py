@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from segmentation.entries import Kind, Rules
-from segmentation.events import Cause
+from segmentation.output_events import Cause
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import Scorer
 from tests.support.data.random_customers import Instants

@@ -9,7 +9,8 @@ import pytest
 from segmentation.campaigns import CampaignFormatError, CampaignState, CampaignStep, default_rules, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
-from segmentation.events import CampaignAction, Cause, LifeFigures, Reason, SegmentChanged, encode
+from segmentation.events import Reason, encode
+from segmentation.output_events import CampaignAction, Cause, LifeFigures, SegmentChanged
 from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
@@ -135,14 +136,14 @@ def test_an_erasure_never_triggers() -> None:
     turn = run(step, row(to=None, cause=Cause.ERASURE))
     assert not turn.outputs
     assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
-    assert step.is_erased(turn.states[b"ann"])
+    assert step.is_gone(turn.states[b"ann"])
     assert turn.counts == {"erased": 1}
 
 
 def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
     erased, back = CampaignState(4, AT, erased=True), CampaignState(5)
-    assert not a_step().is_erased(CampaignState(3, AT).pack())
-    assert a_step().is_erased(CampaignState(3, AT).join(erased).pack())
+    assert not a_step().is_gone(CampaignState(3, AT).pack())
+    assert a_step().is_gone(CampaignState(3, AT).join(erased).pack())
     assert erased.join(back) == back.join(erased) == CampaignState(5, AT)
 
 

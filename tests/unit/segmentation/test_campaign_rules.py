@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from segmentation.campaigns import RulesError, RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS
-from segmentation.events import Cause
 from segmentation.life_conditions import KnownLife
+from segmentation.output_events import Cause
 
 TEXTBOOK = {
     "Champions": "VIP offers and early access",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from segmentation.events import LifeFigures
+    from segmentation.output_events import LifeFigures
 
 
 def merged(arrivals: Iterable[tuple[str, Entry]], rules: Rules) -> dict[str, bytes]:

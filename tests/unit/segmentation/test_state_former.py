@@ -132,8 +132,8 @@ def test_nothing_but_orders_ahead() -> None:
 def test_the_step_reads_both_formats(scoring_step: ScoringStep) -> None:
     assert scoring_step.current(GOLDEN) == current(GOLDEN, Rules())
     erased = former_bytes([placed(10, "a"), OracleEvent(Kind.ERASED, "", 30)], 40, Rules())
-    assert scoring_step.is_erased(erased)
-    assert not scoring_step.is_erased(GOLDEN)
+    assert scoring_step.is_gone(erased)
+    assert not scoring_step.is_gone(GOLDEN)
 
 
 @pytest.fixture

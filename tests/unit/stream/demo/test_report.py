@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from segmentation.event_text import iso, move_id
-from segmentation.events import Cause, Rfm, SegmentChanged
+from segmentation.output_events import Cause, Rfm, SegmentChanged
 from stream.demo.report import ERASED, NEW, CustomerStatistics, MoveStatistics
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from segmentation.campaigns import default_rules, parse_rules
-from segmentation.events import Cause
 from segmentation.model import FEATURES, Feature, Segment, SegmentModel, Training
+from segmentation.output_events import Cause
 from segmentation.scorer import standardise
 from trainer.training.naming import FIVE, MANY, Lineage, assign, lasting, match, name_segments, templates, untransformed
 
