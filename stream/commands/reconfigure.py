@@ -100,7 +100,12 @@ def plan(shards: Sequence[ShardChange]) -> list[str]:
         for name, held, wanted, way in shard.differences:
             found.setdefault((name, str(held), str(wanted), way), []).append(shard.partition)
     if not found:
-        return ["All shards are under these settings, or under none yet: there is nothing to do."]
+        if new := [shard.partition for shard in shards if not shard.begun]:
+            shown = ", ".join(map(str, new))
+            return [
+                f"No shard is under other settings. `segstream reconfigure --yes` begins those without a turn: {shown}."
+            ]
+        return ["All shards are under these settings: there is nothing to do."]
     lines = [
         f"SEGSTREAM_{name.upper()}: {held} -> {wanted} ({len(partitions)} of {len(shards)} shards)"
         for (name, held, wanted, _), partitions in found.items()

@@ -67,6 +67,7 @@ class ShardChange:
     differences: list[Difference]
     begin: int  # where its input starts
     era: int = 0  # how often its input was made anew
+    begun: bool = True  # Kafka has a head of it
 
     @property
     def way(self) -> Way | None:
@@ -117,17 +118,18 @@ class Reconfigurer:
         """
         left: list[str] = []
         for shard in shards:
-            if shard.way is None:
+            if shard.way is None and shard.begun:
                 yield f"shard {shard.partition}: under these settings already"
                 continue
             try:
-                await self._change(shard, now_ms)
+                way = (await self._change(shard, now_ms)).way
             except ShardQuarantined as stop:
                 left.append(f"shard {shard.partition} can't be taken over ({stop.reason}): {stop}")
             except (ShardLost, KafkaError, RedisError, TimeoutError, AssertionError) as error:
                 left.append(f"shard {shard.partition} was taken back again and again: {error}")
             else:
-                yield f"shard {shard.partition}: changed; {CONSEQUENCES[shard.way]}"
+                done = CONSEQUENCES[way] if way else "it had no turn yet"
+                yield f"shard {shard.partition}: changed; {done}"
         if left:
             raise ShardsNotChanged(
                 f"not changed: {'; '.join(left)}",
@@ -152,23 +154,39 @@ class Reconfigurer:
         held = await settings_held(store, kafka, head)
         wanted = self._step.agreed
         differ = differences(held, wanted) if held is not None and wanted is not None else []
-        return ShardChange(partition, held, differ, bounds[streams.input][0], kafka.era if kafka else 0)
+        era = kafka.era if kafka else 0
+        return ShardChange(partition, held, differ, bounds[streams.input][0], era, begun=kafka is not None)
 
-    async def _change(self, change: ShardChange, now_ms: int) -> None:
-        """Change one shard, again and again while a worker of the old settings takes it back."""
-        assert change.held is not None
-        step, partition = self._step.under(change.held), change.partition
-        shard = ShardContext(self._settings, self._streams, partition, step, self._store(partition), _Alone())
-        for _ in range(ATTEMPTS - 1):
+    async def _change(self, change: ShardChange, now_ms: int) -> ShardChange:
+        """Change one shard, again and again while a worker of the old settings takes it back.
+
+        One without a head, too: else an owner that has looked already would begin it under the old settings. Return
+        what it was under in the end.
+        """
+        last: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(PAUSE_S * random.uniform(0.1, 1.0))  # noqa: S311  # jitter, not a secret
             try:
-                return await self._publish(shard, now_ms)
+                await self._publish(self._shard(change), now_ms)
+            except ShardQuarantined as stop:
+                if stop.reason != "settings_changed":
+                    raise
+                change, last = await self._look(change.partition), stop  # an owner has begun it in between
             # A fenced producer may also fail in an assertion of aiokafka.
             except (ShardLost, KafkaError, RedisError, TimeoutError, AssertionError) as error:
                 if denied := denial(self._settings, error):
                     raise denied from error
-                log.debug("%s: %s; again", shard, error)
-            await asyncio.sleep(PAUSE_S * random.uniform(0.1, 1.0))  # noqa: S311  # jitter, not a secret
-        return await self._publish(shard, now_ms)
+                log.debug("%s-%d: %s; again", self._streams.input, change.partition, error)
+                last = error
+            else:
+                return change
+        assert last is not None
+        raise last
+
+    def _shard(self, change: ShardChange) -> ShardContext:
+        step, partition = self._step.under(change.held) if change.held else self._step, change.partition
+        return ShardContext(self._settings, self._streams, partition, step, self._store(partition), _Alone())
 
     async def _publish(self, shard: ShardContext, now_ms: int) -> None:
         """Own the shard for a moment, and commit the head that changes its settings."""
