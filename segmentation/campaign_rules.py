@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from segmentation.life_conditions import Bounds, KnownLife, LifeConditions
 from segmentation.output_events import Cause
 
-# A move to no segment is an erasure: no campaign writes to a customer who asked to be forgotten.
+# A move to no segment is an erasure, or a merge into another id: nobody is left there to write to.
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 
@@ -56,7 +56,8 @@ class _RulePart(BaseModel):
 class Rule(_RulePart):
     """One rule: which moves it acts on, and how.
 
-    A choice of None is any; None in `from_` is a customer without a segment.
+    A choice of None is any, but for the cause `merge`, which must be named: two ids have become one, and the customer
+    may have had the campaign under the other. None in `from_` is a customer without a segment.
     Its name is the campaign's. Its `reason` follows the move in the reason of the action.
     """
 
@@ -77,12 +78,14 @@ class Rule(_RulePart):
         return (
             (self.to is None or target in self.to)
             and (self.from_ is None or source in self.from_)
-            and (self.cause is None or cause in self.cause)
+            and (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
             and (self.life is None or self.life.accept(life))
         )
 
     def covers(self, other: Rule) -> bool:
         """Return whether the rule matches every move that `other` matches."""
+        if self.cause is None and other.cause is not None and Cause.MERGE in other.cause:
+            return False
         pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
         return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs) and (
             self.life is None or (other.life is not None and self.life.covers(other.life))

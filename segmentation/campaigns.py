@@ -52,7 +52,10 @@ class CampaignFormatError(StateUnreadable):
 
 
 class CampaignState(NamedTuple):
-    """A customer's state: the last move handled, the time of the last action (ms), whether it was an erasure."""
+    """A customer's state: the last move handled, the time of the last action (ms), whether that move led nowhere.
+
+    `erased`: it was the erasure, or the merge into another id.
+    """
 
     sequence: int = 0
     acted_at: int | None = None
@@ -109,6 +112,13 @@ class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "fro
 
 def _after(change: _ChangedEvent) -> CampaignState:
     return CampaignState(change.sequence, erased=change.to is None)
+
+
+def _unanswered(change: _ChangedEvent) -> str:
+    """Return how a move without an action counts."""
+    if change.to is not None:
+        return "no_rule"
+    return "merged" if change.cause is Cause.MERGED else "erased"
 
 
 class _Move(NamedTuple):
@@ -236,7 +246,7 @@ class CampaignStep:
             if not adopted and change.to is not None:
                 rule = self._table.match(change.from_, change.to, change.cause, move.life)
             if rule is None:
-                turn.counts["adopted" if adopted else "erased" if change.to is None else "no_rule"] += 1
+                turn.counts["adopted" if adopted else _unanswered(change)] += 1
                 return state
             turn.counts["action"] += 1
             state = state.join(CampaignState(change.sequence, move.at))
@@ -260,7 +270,7 @@ class CampaignStep:
         del value, note  # the contract asks for them
 
     def is_gone(self, value: bytes) -> bool:
-        """Return whether the last move handled was the erasure."""
+        """Return whether the last move handled was the erasure, or the merge into another id."""
         return CampaignState.unpack(value).erased
 
     def current(self, value: bytes) -> bytes:

@@ -78,6 +78,8 @@ def _expected(moves: Sequence[ReadRow], rules: Sequence[RuleRow], *, adopts: boo
 
 
 def _matches(rule: RuleRow, change: dict[str, Any]) -> bool:
+    if change["cause"] == "merge" and "merge" not in rule.get("cause", ()):
+        return False
     return all(rule.get(part, "*") == "*" or change[part] in rule[part] for part in ("from", "to", "cause"))
 
 

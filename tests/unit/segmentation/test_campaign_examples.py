@@ -140,6 +140,26 @@ def test_an_erasure_never_triggers() -> None:
     assert turn.counts == {"erased": 1}
 
 
+def test_an_id_that_was_merged_is_gone_and_triggers_nothing() -> None:
+    step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
+    turn = run(step, row(to=None, cause=Cause.MERGED, merged_into="bob"))
+    assert not turn.outputs
+    assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
+    assert step.is_gone(turn.states[b"ann"])
+    assert turn.counts == {"merged": 1}
+
+
+@pytest.mark.parametrize(
+    ("cause", "count"),
+    [("", "no_rule"), ("cause: '*', ", "no_rule"), ("cause: [order], ", "no_rule"), ("cause: [merge], ", "action")],
+)
+def test_a_move_by_a_merge_triggers_only_a_rule_that_names_it(cause: str, count: str) -> None:
+    step = a_step(f"rules:\n- {{name: a, to: '*', {cause}action: Offer, channel: email}}")
+    turn = run(step, row(cause=Cause.MERGE))
+    assert turn.counts == {count: 1}
+    assert len(turn.outputs) == (count == "action")
+
+
 def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
     erased, back = CampaignState(4, AT, erased=True), CampaignState(5)
     assert not a_step().is_gone(CampaignState(3, AT).pack())

@@ -36,7 +36,8 @@ def test_default_table_begins_with_the_textbook_recipe() -> None:
     assert [rule.to for rule in rules.rules[: len(TEXTBOOK)]] == [(target,) for target in TEXTBOOK]
     for target, action in TEXTBOOK.items():
         for source in (None, *TEXTBOOK):
-            for cause in Cause:
+            assert rules.match(source, target, Cause.MERGE) is None
+            for cause in set(Cause) - {Cause.MERGE}:
                 rule = rules.match(source, target, cause)
                 assert rule is not None
                 assert (rule.action, rule.channel) == (action, "email")
@@ -202,6 +203,14 @@ def test_a_move_without_a_life_meets_no_condition() -> None:
 def test_a_partial_life_may_be_longer_than_it_is_known_to_be() -> None:
     assert acts("{orders: {at_least: 5}}", life(5, partial=True)) == [True]
     assert acts("{orders: {at_most: 5}}", life(1, partial=True)) == [False]
+
+
+def test_a_rule_for_merges_is_not_covered_by_one_for_any_other_cause() -> None:
+    every, merges = "name: every, to: '*'", "name: merges, to: '*', cause: [merge, order]"
+    assert table(every, merges).warnings() == []
+    assert len(table(merges, merges.replace("merges,", "again,")).warnings()) == 1
+    assert len(table(every, merges.replace("merge, ", "")).warnings()) == 1
+    assert matched(table(every, merges), "Loyal", "Lost", Cause.MERGE) == "merges"
 
 
 def test_conditions_that_an_earlier_rule_covers_are_warned_of() -> None:
