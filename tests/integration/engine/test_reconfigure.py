@@ -166,6 +166,25 @@ async def test_a_worker_with_another_window_is_refused_until_it_is_reconfigured(
     assert "nothing to do" in (await asyncio.to_thread(run, changed, "reconfigure", "--yes")).stdout
 
 
+async def test_shards_without_a_turn_begin_under_the_settings_of_the_command(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = settings_for(partitions=2, time="event")
+    changed = other(settings, window_days=120)
+    await topics.create(settings)
+    assert "begins those without a turn: 0, 1" in (await asyncio.to_thread(run, changed, "reconfigure")).stdout
+    done = await asyncio.to_thread(run, changed, "reconfigure", "--yes")
+    assert "shard 1: changed; it had no turn yet" in done.stdout
+    await asyncio.to_thread(activate, settings)
+    await send_events(settings, *history())
+    with processes(settings, tmp_path / "former", "worker"):
+        await quarantined(settings, 2)
+    with processes(changed, tmp_path, "worker"):
+        await asyncio.to_thread(run, changed, "reconfigure", "--yes")
+        await follows(changed)
+    assert states(changed)
+
+
 async def test_of_two_first_workers_with_other_windows_one_is_refused(
     settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
