@@ -155,6 +155,9 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     # At once: the turn's time was bounded when it was decided.
     context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills, former=at.former)
     plan = stepping(step.absorb, records, shard.partition, context)
+    if plan.full:  # the turn had a slot: by then the customers of the backfills that are over had been rescored
+        context = context._replace(backfills=at.backfills.without_closed())
+        plan = stepping(step.absorb, records, shard.partition, context)
     assert owned.raw is not None
     keys = list(dict.fromkeys([*plan.keys, *(output.key for output in torn)]))
     values = dict(zip(keys, (await shard.store.load(owned.raw, keys, None, 0)).values, strict=True))

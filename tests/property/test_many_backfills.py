@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from aiokafka.errors import InvalidTxnState
 
 from segmentation.backfills import SLOTS
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, ModelActivated, OrderPlaced, encode
@@ -53,3 +54,26 @@ def test_a_shard_that_is_read_again_is_as_it_was(monkeypatch: pytest.MonkeyPatch
 
     asyncio.run(both())
     assert not list(rig.broker.committed(rig.streams.dead_letters))
+
+
+def test_a_torn_turn_that_marks_one_more_keeps_its_dead_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(3, monkeypatch.setattr)
+
+    async def both() -> None:
+        rig.send([(CONTROL_KEY, encode(ModelActivated(id="start", activation=1, version="v")))])
+        await rig.work(OLD)
+        before = rig.store.copy()
+        rig.send(the_log())
+        await rig.work(OLD)
+        last = 9 * SLOTS
+        rig.send([order(last, "marked", "one-more"), (b"marked", b"{"), order(last + 1, "moves", None)])
+        rig.broker.faults.torn_after = rig.streams.output
+        with pytest.raises(InvalidTxnState):
+            await rig.work(OLD)
+        rig.store.kept = before
+        await rig.work(OLD)
+
+    asyncio.run(both())
+    assert rig.broker.faults.torn_after is None
+    letters = [record.value for record in rig.broker.committed(rig.streams.dead_letters)]
+    assert letters == [b"{"]
