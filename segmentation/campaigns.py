@@ -273,6 +273,10 @@ class CampaignStep:
         """Return whether the last move handled was the erasure, or the merge into another id."""
         return CampaignState.unpack(value).erased
 
+    def rank(self, value: bytes) -> None:
+        """Return None: no merge is kept here."""
+        del value  # the contract asks for it
+
     def current(self, value: bytes) -> bytes:
         """Return the state itself: its format is still the first one."""
         return value

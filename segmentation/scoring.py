@@ -254,6 +254,11 @@ class ScoringStep:
         """Return whether the erasure is all that is left, and published."""
         return is_erased(value) or is_former_erased(value)
 
+    def rank(self, value: bytes) -> int | None:
+        """Return None: no state knows of merges yet."""
+        del value  # the contract asks for it
+        return None
+
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
         return with_mute(value, 0) if muted_by(value) in slots else value

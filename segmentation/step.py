@@ -234,6 +234,9 @@ class Step(Protocol):
         It was erased and nothing came since, or its id was merged into another.
         """
 
+    def rank(self, value: bytes) -> int | None:
+        """Return which of two copies of a gone customer's state knows more of merges; None: it knows of none."""
+
     def current(self, value: bytes) -> bytes:
         """Return a state of a former format in the present one; `value` itself where it is in that."""
 

@@ -23,7 +23,6 @@ from segmentation.step import (
     never,
 )
 from stream.engine.flow_control import deadline
-from stream.engine.ledger import Onward, Publication
 from stream.engine.ownership import Owned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
@@ -108,7 +107,7 @@ async def _absorb_batch(
         "merge_clock": max(plan.clock, head.merge_clock),
         "read": _fingerprint(records, head),
     }
-    await owned.commit(shard.store.with_tombstones(writes, shard.step.is_gone), **change)
+    await owned.commit(shard.store.with_tombstones(writes, shard.step), **change)
     return taken, plan.full
 
 
@@ -139,9 +138,9 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     """Commit a head that covers the outputs of a torn turn, with all else that the turn published (step 4b).
 
     A late end of another transaction can commit a part of a turn: outputs, but not the head. Their last records for the
-    compacted topic are in the outputs themselves. Dead letters, tombstones, and records that go on to other partitions
-    follow from the turn's records, which are absorbed here without being stored: Redis stands at N, and Kafka must come
-    first. (A record that goes on twice counts once.) Other errors are those of `catch_up`.
+    compacted topic are in the outputs themselves. Dead letters, tombstones, records that go on and packages follow from
+    the turn's records, which are absorbed here without being stored: Redis stands at N, and Kafka must come first.
+    (What goes on twice counts once.) Other errors are those of `catch_up`.
     """
     shard, step, at = owned.shard, owned.shard.step, owned.head
     last = torn[-1].mark
@@ -166,11 +165,8 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     turn = stepping(step.merge, plan, [values.pop(key) for key in plan.keys])
     # What is left moved by time or in a rescore. An erasure that a backfill had muted is published so.
     moved = {key: value for key, value in values.items() if value is not None}
-    left = shard.store.with_tombstones(Writes(moved | turn.states), step.is_gone)
-    dead = owned.dead_records(records, turn.dead, now_ms)
-    onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
-    former = await shard.store.former_tombstones(owned.raw, left)
-    await owned.ledger.cover(Publication(head, republished(torn, step), dead, left.tombstones, former, onward))
+    left = shard.store.with_tombstones(Writes(moved | turn.states), step)
+    await owned.ledger.cover(await owned.publication(head, republished(torn, step), turn, records, left, now_ms))
 
 
 def republished(torn: Sequence[LoggedOutput], step: Step) -> list[Output]:

@@ -14,7 +14,8 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, InvalidTxnState
 
-from segmentation.step import Output
+from segmentation.events import CONTROL_KEY
+from segmentation.step import Output, Turn
 from stream.dead_letters.records import DeadRecord
 from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import (
@@ -48,14 +49,24 @@ BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
 
 
 class Onward(NamedTuple):
-    """An input record that goes on to the partition that its key has since `segstream reshard`."""
+    """A record that a turn sends to another partition of its input, or to its own."""
 
     partition: int
     row: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
 
     @classmethod
-    def of(cls, record: LogRecord, partition: int) -> Onward:
-        """Make it of a record as it was read."""
+    def all_of(cls, turn: Turn, records: Sequence[LogRecord]) -> list[Onward]:
+        """Return those of a turn, in the order of the records that caused them: one customer's must not pass another.
+
+        A record goes on as it was read to the partition that its key has since `segstream reshard`. A package goes to
+        the customer whom a merge makes one with its own.
+        """
+        rows = [(f.position, cls._as_read(records[f.position], f.partition)) for f in turn.forwards]
+        rows += [(p.position, cls(p.partition, (CONTROL_KEY, p.value, []))) for p in turn.packages]
+        return [onward for _, onward in sorted(rows, key=lambda row: row[0])]
+
+    @classmethod
+    def _as_read(cls, record: LogRecord, partition: int) -> Onward:
         return cls(partition, (record.key, record.value, list(record.headers)))
 
 

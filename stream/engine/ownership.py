@@ -12,15 +12,16 @@ import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.agreed import JudgedBefore
-from segmentation.step import BatchTooLong, DeadLetter, KafkaRecord, StateUnreadable, Step
+from segmentation.step import BatchTooLong, DeadLetter, KafkaRecord, Output, StateUnreadable, Step, Turn
 from stream.dead_letters.records import HEADER_ROOM, DeadRecord, dead_record
-from stream.engine.ledger import Ledger, Written
+from stream.engine.ledger import Ledger, Onward, Publication, Written
 from stream.engine.log_reader import LogReader, foreign_outputs
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed, error_text
 from stream.kafka.streams import Streams
 from stream.settings import Settings
-from stream.storage.heads import HeadChange, StoreHead, encode_head
+from stream.storage.heads import HeadChange, KafkaHead, StoreHead, encode_head
+from stream.storage.output_log import LogRecord
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,21 @@ class Owned:
             for letter in letters
             if (record := records[letter.position]).offset not in self.reported
         ]
+
+    async def publication(
+        self,
+        head: KafkaHead,
+        outputs: Sequence[Output],
+        turn: Turn,
+        records: Sequence[LogRecord],
+        writes: Writes,
+        now_ms: int,
+    ) -> Publication:
+        """Return all that a turn sends to Kafka. `writes`: what Redis gets, with tombstones. Raises as `load` does."""
+        dead = self.dead_records(records, turn.dead, now_ms)
+        store, step = self.shard.store, self.shard.step
+        tombstones, former = await store.left_behind(self.raw, writes, turn.remnants, step)
+        return Publication(head, outputs, dead, tombstones, former, Onward.all_of(turn, records))
 
     async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
         """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.

@@ -8,109 +8,26 @@ part has vanished behind an intact head, the shard is quarantined.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from segmentation.step import DueEntry
+from segmentation.step import DueEntry, StateUnreadable
 from stream.errors import ShardLost, ShardQuarantined
 from stream.storage.heads import UNCOUNTED, Stored, stored_of, with_stored
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
 from stream.storage.reads import HeadUnreadable, ShardLostInPart, check_stored, parse_head
+from stream.storage.remains import opened_remains, stored_remains
+from stream.storage.scripts import COMMIT, DUE, HEAD
 
 if TYPE_CHECKING:
     from redis.asyncio.client import Pipeline
 
+    from segmentation.step import Remnant, Step
     from stream.settings import Settings
-
-# Lua's unpack takes fewer than 8,000 values. The arguments and the user's permissions are checked before the first
-# write, because Redis doesn't undo the writes of a script that fails. Before 7.0 Redis doesn't tell the permissions.
-_KEYS: Final = """
-local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local function stored()
-  return {
-    redis.call('HLEN', states), redis.call('ZCARD', customers), redis.call('ZCARD', due), redis.call('HLEN', tombstones)
-  }
-end
-"""
-
-# Answers 0 where the head is another; with what the other keys hold where that isn't what the head counts (ARGV[3];
-# empty: it counts nothing); else with the text of the new counts, which the new head gets.
-COMMIT: Final = (
-    _KEYS
-    + """
-local counts = {}
-local want = 11
-for i = 1, 8 do
-  counts[i] = tonumber(ARGV[3 + i])
-  if counts[i] == nil then return redis.error_reply('ERR segstream: a count is missing') end
-  want = want + counts[i]
-end
-if #ARGV ~= want then return redis.error_reply('ERR segstream: ' .. #ARGV .. ' arguments, not ' .. want) end
-if string.sub(ARGV[2], -5) ~= 'null}' then return redis.error_reply('ERR segstream: the head has counts') end
-for _, write in ipairs({
-  {'set', head, ''}, {'hset', states, '', ''}, {'hdel', states, ''}, {'zadd', customers, '0', ''},
-  {'zrem', customers, ''}, {'zadd', due, '0', ''}, {'zrem', due, ''}, {'hset', tombstones, '', ''},
-  {'hdel', tombstones, ''}
-}) do
-  if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(write)) then
-    return redis.error_reply(
-      "NOPERM This user has no permissions to run the '" .. write[1] .. "' command on " .. write[2]
-    )
-  end
-end
-local now = redis.call('GET', head)
-if (now or '') ~= ARGV[1] then return 0 end
-local found = stored()
-if ARGV[3] ~= '' and ARGV[3] ~= table.concat(found, ',') then return found end
-local at = 12
-local function each(n, f)
-  local stop = at + n
-  while at < stop do
-    local last = math.min(at + 5999, stop - 1)
-    f(at, last)
-    at = last + 1
-  end
-end
-each(counts[1], function(i, j) redis.call('HSET', states, unpack(ARGV, i, j)) end)
-each(counts[2], function(i, j) redis.call('ZADD', customers, unpack(ARGV, i, j)) end)
-each(counts[3], function(i, j) redis.call('ZADD', due, 'LT', unpack(ARGV, i, j)) end)
-each(counts[4], function(i, j) redis.call('ZADD', due, unpack(ARGV, i, j)) end)
-each(counts[5], function(i, j) redis.call('ZREM', due, unpack(ARGV, i, j)) end)
-each(counts[6], function(i, j)
-  redis.call('HDEL', states, unpack(ARGV, i, j))
-  redis.call('ZREM', customers, unpack(ARGV, i, j))
-  redis.call('ZREM', due, unpack(ARGV, i, j))
-end)
-each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)) end)
-each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
-local counted = '[' .. table.concat(stored(), ',') .. ']}'
-redis.call('SET', head, string.sub(ARGV[2], 1, -6) .. counted)
-return counted
-"""
-)
-
-# The head, and what the other keys hold.
-HEAD: Final = (
-    _KEYS
-    + """
-local found = stored()
-table.insert(found, 1, redis.call('GET', head))
-return found
-"""
-)
-
-DUE: Final = """
-local found = redis.call('ZRANGE', KEYS[1], '-inf', '(' .. ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
-local after = redis.call('ZRANGE', KEYS[1], ARGV[1], '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
-if #found == 0 then return {found, found, after} end
-local names = {}
-for i = 1, #found, 2 do names[#names + 1] = found[i] end
-return {found, redis.call('HMGET', KEYS[2], unpack(names)), after}
-"""
 
 MAX_SLICE: Final = 5_000  # most due customers of a load, because of Lua's unpack
 
@@ -124,8 +41,15 @@ class Writes:
     earlier: Mapping[bytes, int] = field(default_factory=dict)  # due times, only where absent or earlier
     due: Mapping[bytes, int] = field(default_factory=dict)
     idle: Sequence[bytes] = ()
-    deleted: Sequence[bytes] = ()  # keys of erased customers: no trace of them stays
+    deleted: Sequence[bytes] = ()  # keys of customers who are gone: no trace of them stays
     tombstones: Mapping[bytes, bytes] = field(default_factory=dict)  # the rest of their states, by hash
+
+
+class LeftBehind(NamedTuple):
+    """The remains of customers that a turn sends to the topic of tombstones, by hash."""
+
+    now: Mapping[bytes, bytes]
+    before: Mapping[bytes, bytes]  # those that they replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +72,7 @@ class ShardStore:
     """One shard's part of Redis. Every call may raise redis.RedisError, which the engine answers with a takeover."""
 
     def __init__(self, redis: Redis, keys: ShardKeys, salt: bytes) -> None:
-        """`redis`: shared by the shards of a worker. `salt`: hides the ids of erased customers."""
+        """`redis`: shared by the shards of a worker. `salt`: hides the ids of customers who are gone."""
         self._redis = redis
         self._keys = keys
         self._salt = salt
@@ -214,9 +138,9 @@ class ShardStore:
     def _salt_mark(self) -> bytes:
         return tombstone(b"", self._salt)
 
-    def with_tombstones(self, writes: Writes, is_gone: Callable[[bytes], bool]) -> Writes:
-        """Return the writes with tombstones in place of erased customers' states, and their keys deleted elsewhere."""
-        deleted = [key for key, value in writes.states.items() if is_gone(value)]
+    def with_tombstones(self, writes: Writes, step: Step) -> Writes:
+        """Return the writes with tombstones in place of the states of the gone, and their keys deleted elsewhere."""
+        deleted = [key for key, value in writes.states.items() if step.is_gone(value)]
         if not deleted:
             return writes
         names = frozenset(deleted)
@@ -227,7 +151,7 @@ class ShardStore:
             due={key: at for key, at in writes.due.items() if key not in names},
             idle=[key for key in writes.idle if key not in names],
             deleted=deleted,
-            tombstones={tombstone(key, self._salt): writes.states[key] for key in deleted},
+            tombstones=dict(self._closed(key, writes.states[key], step) for key in deleted),
         )
 
     async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
@@ -266,7 +190,7 @@ class ShardStore:
             return frozenset()
         found = await self._tombstones(head, [tombstone(keys[index], self._salt) for index in absent])
         for index, value in zip(absent, found, strict=True):
-            values[index] = value
+            values[index] = None if value is None else self._opened(keys[index], value)
         return frozenset(keys[index] for index in absent if values[index] is not None)
 
     async def _tombstones(self, head: bytes, names: Sequence[bytes]) -> list[bytes | None]:
@@ -284,6 +208,32 @@ class ShardStore:
             return {}
         found = await self._tombstones(head, names)
         return {name: value for name, value in zip(names, found, strict=True) if value is not None}
+
+    async def left_behind(
+        self, head: bytes | None, writes: Writes, remnants: Mapping[bytes, Remnant], step: Step
+    ) -> LeftBehind:
+        """Return what goes to the topic of tombstones: those of these writes, and remnants of the living.
+
+        Raises as `load` does.
+        """
+        before, now = await self.former_tombstones(head, writes), dict(writes.tombstones)
+        for key, remnant in remnants.items():
+            name, value = self._closed(key, remnant.now, step)
+            now.setdefault(name, value)  # of one who is gone there is a tombstone
+            if remnant.before is not None:
+                before |= [self._closed(key, remnant.before, step)]
+        return LeftBehind(now, before)
+
+    def _closed(self, key: bytes, value: bytes, step: Step) -> tuple[bytes, bytes]:
+        return stored_remains(value, key, self._salt, step.rank(value))
+
+    def _opened(self, key: bytes, stored: bytes) -> bytes:
+        try:
+            return opened_remains(stored, key, self._salt)
+        except StateUnreadable as error:
+            raise ShardQuarantined(
+                "state_format", f"a tombstone of {self._keys.shard} can't be read: {error}."
+            ) from None
 
     async def load_slice(self, head: bytes, after: str, limit: int) -> tuple[list[tuple[bytes, bytes]], int, bytes]:
         """Load the next customers after `after`, in the order of their bytes.

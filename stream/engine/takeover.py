@@ -396,4 +396,4 @@ async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
     states = {key: stepping(patch, value, notes[key]) for key, value in zip(keys, loaded.values, strict=True)}
     present = loaded.present(keys)
     writes = Writes(states, created=[key for key in keys if key not in present])
-    return owned.shard.store.with_tombstones(writes, owned.shard.step.is_gone)
+    return owned.shard.store.with_tombstones(writes, owned.shard.step)

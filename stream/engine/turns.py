@@ -24,7 +24,6 @@ from segmentation.step import (
 )
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.held_back import InputDisplay
-from stream.engine.ledger import Onward, Publication
 from stream.engine.ownership import Owned, ShardContext, rewrite_former, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
@@ -265,13 +264,10 @@ class Turns:
             changes=head.changes,
             reread=owned.reread,
         )
-        dead = owned.dead_records(records, turn.dead, self._now_ms())
         created = [key for key in turn.states if key not in known]
         writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
-        writes = shard.store.with_tombstones(writes, shard.step.is_gone)
-        onward = [Onward.of(records[f.position], f.partition) for f in turn.forwards]
-        former = await shard.store.former_tombstones(owned.raw, writes)
-        publication = Publication(kafka, turn.outputs, dead, writes.tombstones, former, onward)
+        writes = shard.store.with_tombstones(writes, shard.step)
+        publication = await owned.publication(kafka, turn.outputs, turn, records, writes, self._now_ms())
         published = await owned.ledger.publish(publication)
         if published:
             await owned.check_alone(published.written)

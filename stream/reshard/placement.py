@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import gcd
-from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
 from segmentation.step import Scope
 from stream.errors import SegstreamError
 from stream.storage.heads import KafkaHead, StoreHead
+from stream.storage.remains import age_of
 
 
 class TooManyBackfills(SegstreamError):
@@ -145,15 +145,12 @@ def kafka_head(head: StoreHead) -> KafkaHead:
     )
 
 
-_SEQUENCE: Final = slice(4, 8)  # in the states of both steps
-
-
 def later(one: bytes, other: bytes | None) -> bytes:
-    """Return the later of two remains of one erased customer: copies stay behind in other shards.
+    """Return the later of two remains of one customer who is gone: copies stay behind in other shards.
 
     >>> later(bytes([0, 0, 0, 0, 1, 0, 0, 0]), bytes([0, 0, 0, 0, 2, 0, 0, 0]))[4]
     2
     """
     if other is None:
         return one
-    return max(one, other, key=lambda value: int.from_bytes(value[_SEQUENCE], "little"))
+    return max(one, other, key=age_of)

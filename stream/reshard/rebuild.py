@@ -296,7 +296,7 @@ class ReshardedRebuilder:
             created = [key for key in keys if key not in before or step.is_gone(before[key])]
             times = {} if due is None else dict.fromkeys(keys, max(due, 0))
             writes = Writes({key: states[key] for key in keys}, created=created, due=times)
-            await shard.write(shard.store.with_tombstones(writes, step.is_gone), ARRIVING)
+            await shard.write(shard.store.with_tombstones(writes, step), ARRIVING)
 
     async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, due: int | None) -> None:
         """Unmute customers of a former shard whose backfills are over, so that others can have their slots."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Final, cast
 
 import msgspec
 import pytest
 
-from segmentation.step import DueEntry
+from segmentation.step import DueEntry, Remnant
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.streams import streams_of
@@ -22,9 +22,11 @@ from stream.storage.heads import (
     with_stored,
 )
 from stream.storage.keys import ShardKeys, tombstone
+from stream.storage.remains import opened_remains
 from tests.recovery.rig.calm_servers import STORES, calm_servers
 from tests.recovery.rig.memory_store import MemoryStore
 from tests.simulation.servers.redis_client import SimulatedRedis
+from tests.support.engine.toy_step import ToyStep
 
 
 @pytest.fixture(params=STORES)
@@ -90,6 +92,16 @@ VANISHED: Final = {
 }
 
 
+class GoneStep(ToyStep):
+    """A step whose states say that their customers are gone, and which other id they are one with."""
+
+    def is_gone(self, value: bytes) -> bool:
+        return value.startswith(b"left")
+
+    def rank(self, value: bytes) -> int | None:
+        return 7 if b"one with" in value else None
+
+
 async def lose(store: ShardStore, name: str) -> None:
     """Delete one key of the shard behind its head."""
     if isinstance(store, MemoryStore):
@@ -100,7 +112,7 @@ async def lose(store: ShardStore, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "shown"), VANISHED.items(), ids=VANISHED)
 async def test_a_part_that_vanished_behind_the_head_is_noticed(store: ShardStore, name: str, shown: str) -> None:
-    await store.commit(None, store_head(1), store.with_tombstones(Writes({b"c": b"left"}), bool))
+    await store.commit(None, store_head(1), store.with_tombstones(Writes({b"c": b"left"}), GoneStep()))
     raw = await store.read_head()
     states = {b"a": b"1", b"b": b"2"}
     raw = await store.commit(raw, store_head(2), Writes(states, created=list(states), due=dict.fromkeys(states, 7)))
@@ -157,14 +169,12 @@ async def test_customers_are_found_in_slices(store: ShardStore) -> None:
 
 async def test_erased_customers_are_stored_under_hashes(store: ShardStore) -> None:
     raw = await store.commit(None, store_head(1), Writes({b"a": b"s"}, created=[b"a"], earlier={b"a": 1}))
-    raw = await store.commit(
-        raw, store_head(2), store.with_tombstones(Writes({b"a": b"left"}), lambda value: value == b"left")
-    )
+    raw = await store.commit(raw, store_head(2), store.with_tombstones(Writes({b"a": b"left"}), GoneStep()))
     found = await store.load(raw, [b"a"], 99, 5)
     assert (found.values, found.fired, found.erased) == ([b"left"], [], frozenset({b"a"}))
     assert found.present([b"a"]) == set()
     assert await store.load_slice(raw, "", 5) == ([], 0, b"")
-    again = store.with_tombstones(Writes({b"a": b"later", b"b": b"left"}), bool)
+    again = store.with_tombstones(Writes({b"a": b"left later", b"b": b"left"}), GoneStep())
     assert await store.former_tombstones(raw, again) == {tombstone(b"a", store._salt): b"left"}
     with pytest.raises(ShardLost):
         await store.former_tombstones(store_head(7), again)
@@ -181,3 +191,37 @@ async def test_a_shard_can_be_started_anew(store: ShardStore, states: dict[bytes
     raw = await store.read_head()
     assert raw == with_stored(store_head(0), Stored(len(states), len(states), 0, 0))
     assert (await store.load(raw, [b"a", *list(states)[:1]], 99, 5)).values == [None, *list(states.values())[:1]]
+
+
+async def test_remains_that_name_another_id_are_sealed(store: ShardStore) -> None:
+    step, merged = GoneStep(), b"left: one with bob"
+    raw = await store.commit(None, store_head(1), Writes({b"a": b"s"}, created=[b"a"]))
+    writes = store.with_tombstones(Writes({b"a": merged}), step)
+    name = tombstone(b"a", store._salt)
+    assert b"bob" not in writes.tombstones[name]
+    raw = await store.commit(raw, store_head(2), writes)
+    assert (await store.load(raw, [b"a"], None, 0)).values == [merged]
+    again = store.with_tombstones(Writes({b"a": merged + b" and carl"}), step)
+    assert await store.former_tombstones(raw, again) == {name: writes.tombstones[name]}
+
+
+async def test_remnants_of_the_living_go_with_the_tombstones_of_the_gone(store: ShardStore) -> None:
+    step, salt = GoneStep(), store._salt
+    raw = await store.commit(None, store_head(1), store.with_tombstones(Writes({b"a": b"left"}), step))
+    writes = store.with_tombstones(Writes({b"a": b"left again", b"b": b"left"}), step)
+    remnants = {
+        b"b": Remnant(b"not stored", b"one with a, living"),
+        b"c": Remnant(b"one with a and b, living", b"one with a, living"),
+        b"d": Remnant(b"one with a, living", None),
+    }
+    now, before = await store.left_behind(raw, writes, remnants, step)
+
+    def opened(found: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        names = {key: tombstone(key, salt) for key in (b"a", b"b", b"c", b"d")}
+        return {key: opened_remains(found[name], key, salt) for key, name in names.items() if name in found}
+
+    assert opened(now) == {
+        b"a": b"left again", b"b": b"left", b"c": b"one with a and b, living", b"d": b"one with a, living",
+    }  # fmt: skip
+    assert opened(before) == {b"a": b"left", b"b": b"one with a, living", b"c": b"one with a, living"}
+    assert len(now) == 4

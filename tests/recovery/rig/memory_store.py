@@ -65,12 +65,13 @@ class MemoryStore(ShardStore):
         kept = self.kept
         self._compare((kept.head, *kept.stored()), head)
         left = {key: kept.tombstones.get(tombstone(key, self._salt)) for key in keys if key not in kept.states}
-        values = [kept.states.get(key, left.get(key)) for key in keys]
+        opened = {key: self._opened(key, value) for key, value in left.items() if value is not None}
+        values = [kept.states.get(key, opened.get(key)) for key in keys]
         fired = sorted((at, key) for key, at in kept.due.items() if horizon is not None and at < horizon)[:limit]
         return Loaded(
             values,
             [DueEntry(at, key, kept.states.get(key)) for at, key in fired],
-            frozenset(key for key, value in left.items() if value is not None),
+            frozenset(opened),
             min((at for at in kept.due.values() if horizon is not None and at >= horizon), default=None),
         )
 

@@ -16,12 +16,13 @@ from segmentation.step import TurnContext
 from stream.engine import ledger, takeover
 from stream.engine.ledger import Ledger, Publication, PublishedOutputs
 from stream.engine.ownership import Owned
-from stream.engine.store import HEAD, Loaded, ShardStore, Writes
+from stream.engine.store import Loaded, ShardStore, Writes
 from stream.engine.turns import Turns
 from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import join_transaction
 from stream.storage.heads import HEAD_KEY, Fingerprint, KafkaHead, encode_head
 from stream.storage.output_log import LoggedOutput
+from stream.storage.scripts import HEAD
 from tests.recovery.rig.replacing import Replace, TakeOut
 
 

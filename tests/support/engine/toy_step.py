@@ -91,6 +91,9 @@ class ToyStep:
         count, _, _ = STATE.unpack(value)
         return bool(count == 0)
 
+    def rank(self, value: bytes) -> int | None:
+        return None
+
     def under(self, agreed: Agreed) -> ToyStep:
         return self
 
