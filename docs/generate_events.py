@@ -111,6 +111,11 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
             "The report of the training behind each model, under the model's version.",
             {"report": _reference("messages", "report")},
         ),
+        "segmentRates": (
+            settings.rates_topic,
+            "Rates of other currencies. Key: the currency, the one of the figures, and the day, `USD/EUR/2026-11-27`.",
+            {"rate": _reference("messages", "rate")},
+        ),
     }
 
 
@@ -241,6 +246,11 @@ def _message_components() -> dict[str, Any]:
         "summary": "A report, compressed. See trainer/registry/reports.py.",
         "contentType": "application/octet-stream",
         "payload": {"description": "Bytes."},
+    }
+    found["rate"] = {
+        "name": "rate",
+        "summary": "The price of one unit of a currency, as decimal text. Written by `segstream rates load` alone.",
+        "payload": {"type": "object", "properties": {"rate": _TEXT}, "required": ["rate"]},
     }
     return found
 

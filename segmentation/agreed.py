@@ -36,6 +36,7 @@ class Agreed(Struct, frozen=True):
     max_event_bytes: int
     earliest_date: str  # ISO 8601
     backfill_expiry_hours: float
+    other_currencies: str = ""  # codes, sorted, with commas between them; versions before had one currency
 
     @property
     def rules(self) -> Rules:
@@ -85,6 +86,7 @@ WAYS: Final = {
     "max_event_bytes": Way.ADOPT,
     "earliest_date": Way.ADOPT,
     "backfill_expiry_hours": Way.ADOPT,
+    "other_currencies": Way.ADOPT,
 }
 
 

@@ -25,6 +25,7 @@ from segmentation.events import (
     millis,
     to_entry,
 )
+from segmentation.rates import ONE_CURRENCY, Conversion, Rates
 from segmentation.step import Activation, DeadLetter, KafkaRecord
 
 _SHOWN: Final = 64  # bytes of a key that a message repeats: a key may be as large as a record
@@ -60,6 +61,8 @@ class Batch:
     changes: list[tuple[int, Backfills]] = field(default_factory=list)  # (position, the registry from there on)
     closed: bool = False  # a backfill ended within a replayed batch, which goes on
     full: bool = False  # a replayed batch ends here: backfills that are over hold the slots that the next record needs
+    conversion: Conversion = ONE_CURRENCY
+    no_rate: bool = False  # a record found no rate that it may use
 
     def note(self, position: int, registry: Backfills) -> None:
         """Note that the registry changes at this position."""
@@ -97,6 +100,7 @@ class Reader:
     max_event_bytes: int
     earliest_ms: int = 0  # an earlier date is taken for a mistake
     backfill_expiry_ms: int = DAY_MS  # a backfill without a record for so long is over
+    other_currencies: frozenset[str] = frozenset()  # that are converted
 
     @classmethod
     def under(cls, agreed: Agreed) -> Reader:
@@ -109,6 +113,7 @@ class Reader:
             max_event_bytes=agreed.max_event_bytes,
             earliest_ms=(date.fromisoformat(agreed.earliest_date) - date(1970, 1, 1)).days * DAY_MS,
             backfill_expiry_ms=int(agreed.backfill_expiry_hours * 3_600_000),
+            other_currencies=frozenset(agreed.other_currencies.split(",")) - {""},
         )
 
     def read(
@@ -118,14 +123,17 @@ class Reader:
         backfills: Backfills = NONE_OPEN,
         *,
         replayed_until: int | None = None,
+        rates: Rates | None = None,
     ) -> Batch:
         """Decode up to the end, or up to a record that starts a model (event time) or before which a backfill is over.
 
         In event time a record's clock is the running maximum of event times; in wall time all have `clock`, the turn's
         own. `replayed_until`: the records were delivered before, at clocks up to this one. Then they start no models,
-        and in wall time the broker's timestamp stands in for the clock of their first delivery.
+        and in wall time the broker's timestamp stands in for the clock of their first delivery. `rates`: by which
+        other currencies are converted.
         """
-        batch = Batch(clock=clock, before=backfills, registry=backfills)
+        conversion = Conversion(self.other_currencies, rates) if self.other_currencies else ONE_CURRENCY
+        batch = Batch(clock=clock, before=backfills, registry=backfills, conversion=conversion)
         replayed = replayed_until is not None
         for index, record in enumerate(records):
             if batch.registry.rows:
@@ -143,6 +151,7 @@ class Reader:
                 if replayed and why.reason is Reason.TOO_MANY_BACKFILLS and batch.registry.closed_slots:
                     batch.full = True
                     return batch
+                batch.no_rate |= why.reason is Reason.NO_RATE
                 batch.dead.append(DeadLetter(index, why.reason.value, why.field, str(why)))
             if replayed_until is not None and self.time == "wall":
                 batch.clock = max(batch.clock, min(record.timestamp, replayed_until))
@@ -170,7 +179,7 @@ class Reader:
         return False
 
     def _take_event(self, batch: Batch, index: int, record: KafkaRecord) -> DecodedEvent:
-        customer, event = self._decoded(record)
+        customer, event = self._decoded(record, batch.conversion)
         at = event.entry.time
         self._check_age(at)
         self._check_date(at, record, batch.clock, "occurred_at")
@@ -221,7 +230,7 @@ class Reader:
             )
         return event
 
-    def _decoded(self, record: KafkaRecord) -> tuple[bytes, DecodedEvent]:
+    def _decoded(self, record: KafkaRecord, conversion: Conversion) -> tuple[bytes, DecodedEvent]:
         value = record.value
         if value is not None and len(value) > self.max_event_bytes:
             raise RejectedEvent(
@@ -244,7 +253,8 @@ class Reader:
                 f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: "
                 "key orders by customer, or send to orders-unkeyed.",
             )
-        return customer, DecodedEvent(to_entry(event, self.currency), event.id, event.backfill)
+        entry = to_entry(event, self.currency, conversion, record.timestamp)
+        return customer, DecodedEvent(entry, event.id, event.backfill)
 
     def _check_age(self, at: int) -> None:
         if at < self.earliest_ms:

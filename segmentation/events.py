@@ -11,15 +11,18 @@ import re
 from collections.abc import Collection
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
 
-from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
+from segmentation.entries import CANCELLED, DAY_MS, ERASED, PLACED, REFUNDED, UNREVISED, Entry, Foreign, hash_id, key_of
 from segmentation.event_text import EPOCH, Id
 from segmentation.money import UNITS, AmountError, TooManyDecimalsError, parse_units
 from segmentation.output_events import OutputEvent
+
+if TYPE_CHECKING:
+    from segmentation.rates import Conversion
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
@@ -51,6 +54,7 @@ class Reason(StrEnum):
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     TOO_MANY_DECIMALS = "too_many_decimals"
     UNKNOWN_CURRENCY = "unknown_currency"
+    NO_RATE = "no_rate"  # a currency that is taken, but no rate of the event's day was there in time
     DATE_OUT_OF_RANGE = "date_out_of_range"
     DATED_AHEAD = "dated_ahead"
     CLOCK_JUMP = "clock_jump"
@@ -262,24 +266,27 @@ def millis(at: datetime, name: str = "occurred_at") -> int:
     raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, name, message)
 
 
-def to_entry(event: EntryEvent, currency: str) -> Entry:
+def to_entry(event: EntryEvent, currency: str, conversion: Conversion | None = None, arrived: int = 0) -> Entry:
     """Turn an event of a customer into an entry of the customer's state. Raises RejectedEvent.
 
-    `currency`: the one of this deployment; amounts in another can't be added to it.
+    `currency`: the one of this deployment. `conversion`: from others; None: it takes no other. `arrived`: the
+    timestamp (ms) of the event's record, which decides on the rates that it may use.
     """
     time = millis(event.occurred_at)
     if isinstance(event, OrderPlaced):
+        units, foreign = _money(event.amount, time, currency, conversion, arrived)
         return Entry(
             key_of(time, PLACED),
             hash_id(b"o", event.order_id),
-            _units(event.amount, currency),
+            units,
             hash_id(_HASH_SPACE[PLACED], event.id),
             UNREVISED if event.updated_at is None and event.revision is None else _revision(event),
+            foreign,
         )
     if isinstance(event, OrderRefunded):
-        units = _units(event.amount, currency)
+        units, foreign = _money(event.amount, time, currency, conversion, arrived)
         order = 0 if event.order_id is None else hash_id(b"o", event.order_id)
-        return Entry(key_of(time, REFUNDED), order, units, hash_id(_HASH_SPACE[REFUNDED], event.id))
+        return Entry(key_of(time, REFUNDED), order, units, hash_id(_HASH_SPACE[REFUNDED], event.id), UNREVISED, foreign)
     if isinstance(event, OrderCancelled):
         order = hash_id(b"o", event.order_id)
         return Entry(key_of(time, CANCELLED), order, 0, hash_id(_HASH_SPACE[CANCELLED], event.id))
@@ -297,12 +304,20 @@ def _revision(event: OrderPlaced) -> int:
     return millis(event.updated_at, "updated_at")
 
 
-def _units(amount: Amount, currency: str) -> int:
-    if amount.currency != currency:
-        message = (
-            f"amount.currency is {amount.currency[:_SHOWN]!r}, expected {currency!r}: convert it before it is sent."
-        )
-        raise RejectedEvent(Reason.UNKNOWN_CURRENCY, "amount.currency", message)
+def _money(
+    amount: Amount, time: int, currency: str, conversion: Conversion | None, arrived: int
+) -> tuple[int, Foreign | tuple[()]]:
+    """Return (the amount in the deployment's currency, what was paid where that was in another)."""
+    if amount.currency == currency:
+        return _units(amount), ()
+    if conversion is not None and amount.currency in conversion.others:
+        return conversion.foreign(_units(amount), amount.currency, time, arrived)
+    others = "".join(f" or {code!r}" for code in sorted(conversion.others)) if conversion else ""
+    message = f"amount.currency is {amount.currency[:_SHOWN]!r}, expected {currency!r}{others}: convert it first."
+    raise RejectedEvent(Reason.UNKNOWN_CURRENCY, "amount.currency", message)
+
+
+def _units(amount: Amount) -> int:
     try:
         units = parse_units(amount.value)
     except AmountError as error:

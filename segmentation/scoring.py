@@ -114,7 +114,7 @@ class ScoringStep:
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode and check the records, and give each its clock (docs/explanation/exactly-once.md, section 3)."""
         clock = self._clock(context)
-        batch = self._reader.read(records, clock, context.backfills)
+        batch = self._reader.read(records, clock, context.backfills, rates=context.rates)
         close = batch.close if records else self._expired(context)
         work = _Work(batch, partition, context.overdue, context.former)
         if not batch.clocks and (batch.start or close):
@@ -122,12 +122,13 @@ class ScoringStep:
         clock = batch.clocks[-1] if batch.clocks else clock
         # Without records the clock of event time stands still: nothing can be due. Without a model nobody moves.
         looks = context.model is not None and (bool(records) or not self._event_time)
-        return TurnPlan(len(batch.clocks), list(batch.own), clock, clock if looks else None, work=work)
+        until = clock if looks else None
+        return TurnPlan(len(batch.clocks), list(batch.own), clock, until, no_rate=batch.no_rate, work=work)
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode records that were delivered before, as `plan` does, at the clocks of their first delivery."""
         until = max(context.now, context.clock)
-        batch = self._reader.read(records, context.clock, context.backfills, replayed_until=until)
+        batch = self._reader.read(records, context.clock, context.backfills, replayed_until=until, rates=context.rates)
         clock, taken = batch.clocks[-1] if batch.clocks else context.clock, len(batch.clocks)
         return TurnPlan(
             taken,
@@ -136,6 +137,7 @@ class ScoringStep:
             backfills=batch.registry,
             closed=batch.closed,
             full=batch.full,
+            no_rate=batch.no_rate,
             work=_Work(batch, partition, context.overdue, context.former),
         )
 

@@ -11,10 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, Backfills
+
+if TYPE_CHECKING:
+    from segmentation.rates import Rates
 
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
 
@@ -81,6 +84,7 @@ class TurnContext(NamedTuple):
     # Whether the batch has taken too long. It decides whether there is a result, never which.
     overdue: Callable[[], bool] = never
     former: int = 0  # partitions before they became more: records may still come by that count; 0: it never changed
+    rates: Rates | None = None  # of other currencies; None: there is only one
 
 
 class DueEntry(NamedTuple):
@@ -105,6 +109,7 @@ class TurnPlan:
     backfills: Backfills | None = None  # `absorb` only: the registry after the records
     closed: bool = False  # `absorb` only: some backfill ended among the records
     full: bool = False  # `absorb` only: before more is absorbed, customers of backfills that are over must be unmuted
+    no_rate: bool = False  # a record found no rate: the plan may be another one once more rates are known
     work: object = None  # the step's own
 
 

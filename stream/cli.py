@@ -18,7 +18,7 @@ from stream.commands import (
     local,
     models,
     outputs,
-    reconfigure,
+    rates,
     replay,
     settings,
     shards,
@@ -56,9 +56,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: Rich alone takes as long to import as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (demo, replay, workers, outputs, customers, shards, reconfigure, settings):
+for room in (demo, replay, workers, outputs, customers, shards, settings):
     app.registered_commands += room.app.registered_commands
-for room in (local, topics, models, dead_letters):
+for room in (local, topics, models, rates, dead_letters):
     app.add_typer(room.app)
 
 

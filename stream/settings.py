@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from segmentation.agreed import Agreed
@@ -45,7 +45,15 @@ class DeploymentSettings(ConnectionSettings):
         description="the time that customers are scored at. wall: the present. event: the time that the shard's events "
         "have reached (for replays, the demo and tests); must agree",
     )
-    currency: str = Field("USD", pattern=r"^[A-Z]{3}$", description="currency of all orders (ISO 4217); must agree")
+    currency: str = Field(
+        "USD", pattern=r"^[A-Z]{3}$", description="currency of all figures, and of orders (ISO 4217); must agree"
+    )
+    other_currencies: str = Field(
+        "",
+        pattern=r"^([A-Z]{3}(,[A-Z]{3})*)?$",
+        description="other currencies that orders may be in, with commas between them; converted by the rates of "
+        "`segstream rates load`; must agree",
+    )
     window_days: int = Field(
         365,
         ge=1,
@@ -82,6 +90,15 @@ class DeploymentSettings(ConnectionSettings):
         "INFO", description="lowest level of log messages that are written (to stderr)"
     )
 
+    @field_validator("other_currencies")
+    @classmethod
+    def _sorted_codes(cls, value: str, info: ValidationInfo) -> str:
+        # Workers compare the text: the order in which somebody wrote the codes mustn't matter.
+        codes = set(value.split(",")) - {""}
+        if (own := info.data.get("currency")) in codes:
+            raise ValueError(f"{own} is SEGSTREAM_CURRENCY already: name only others")
+        return ",".join(sorted(codes))
+
     @classmethod
     def file_values(cls) -> dict[str, Any]:
         """Return the file without the trainer's tables. Raises SettingsError, also for a key that no program reads."""
@@ -98,6 +115,11 @@ class DeploymentSettings(ConnectionSettings):
     def unknown_variables(cls) -> list[str]:
         """Return none: the environment may hold the workers' settings too, and anything else beside them."""
         return []
+
+    @property
+    def all_currencies(self) -> frozenset[str]:
+        """The currencies that orders may be in."""
+        return frozenset({self.currency, *self.other_currencies.split(",")}) - {""}
 
     @property
     def rules(self) -> Rules:
@@ -157,6 +179,9 @@ class Settings(DeploymentSettings):
     )
     unkeyed_topic: str = Field(
         "orders-unkeyed", description="topic of order events that aren't keyed by customer (input of the key adapter)"
+    )
+    rates_topic: str = Field(
+        "segment-rates", description="topic of the rates of other currencies (compacted, one partition)"
     )
     changes_topic: str = Field("segment-changes", description="topic of moves between segments (output)")
     state_topic: str = Field("segment-state", description="topic of each customer's latest move (output, compacted)")

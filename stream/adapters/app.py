@@ -146,13 +146,17 @@ class AdapterApp(HostedApp):
 
 
 def reader_of(settings: Settings) -> Reader:
-    """Return a reader that checks an event as a worker does, but in wall time: an adapter knows no shard's clock."""
+    """Return a reader that checks an event as a worker does, but in wall time: an adapter knows no shard's clock.
+
+    Nor rates: an order waits for its rate in the worker's dead letters.
+    """
     return Reader(
         currency=settings.currency,
         time="wall",
         tolerance_ms=settings.future_tolerance_s * 1000,
         max_jump_ms=settings.max_clock_jump_days * DAY_MS,
         max_event_bytes=settings.max_event_bytes,
+        other_currencies=settings.all_currencies - {settings.currency},
     )
 
 

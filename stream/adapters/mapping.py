@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from segmentation.decoder import Reader
 from segmentation.events import Control, CustomerEvent, Reason, RejectedEvent, decode
+from segmentation.rates import UNCHECKED
 from stream.errors import SegstreamError
 
 EVENTS_A_RECORD: Final = 10_000  # of one record at most: a mapping that never ends must not fill the memory
@@ -186,7 +187,7 @@ def _checked(value: bytes, headers: list[tuple[str, bytes | None]], reader: Read
             f"the event with key and headers has {size} bytes, the limit is {reader.max_event_bytes - _OVERHEAD_BYTES}."
         )
         raise RejectedEvent(Reason.TOO_LARGE, None, message)
-    for dead_letter in reader.read([SourceRecord("", 0, 0, now_ms, key, value)], -1).dead:
+    for dead_letter in reader.read([SourceRecord("", 0, 0, now_ms, key, value)], -1, rates=UNCHECKED).dead:
         raise RejectedEvent(Reason(dead_letter.reason), dead_letter.field, dead_letter.message)
     return OrderRecord(key, value, headers)
 

@@ -148,9 +148,13 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
         echo(f"  muted by backfill {report.backfill}: no move is published until it is finished")
     if report.next is not None:
         echo(f"  {sentence(report.next, parse_at(report.next.at), report.segment or '', settings.currency)}")
-    table = Table("time", "event", Column("amount", justify="right"), "counts")
-    for entry in report.entries[:_ENTRIES_SHOWN]:
-        table.add_row(entry.at, entry.kind, entry.amount, "yes" if entry.counts else "")
+    shown = report.entries[:_ENTRIES_SHOWN]
+    foreign = any(entry.paid for entry in shown)
+    paid = [Column("paid", justify="right"), Column("rate", justify="right")] if foreign else []
+    table = Table("time", "event", *paid, Column("amount", justify="right"), "counts")
+    for entry in shown:
+        cells = (entry.paid or "", entry.rate or "") if foreign else ()
+        table.add_row(entry.at, entry.kind, *cells, entry.amount, "yes" if entry.counts else "")
     console().print(table)
     if (more := len(report.entries) - _ENTRIES_SHOWN) > 0:
         echo(f"  and {more} earlier ones (--json lists all)")

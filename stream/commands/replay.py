@@ -173,10 +173,11 @@ async def _sent(settings: Settings, rows: InTimeOrder, request: _ReplayRequest, 
 
 
 def _show(report: ReplayReport, settings: Settings, *, as_json: bool) -> None:
+    taken = " and ".join(sorted(settings.all_currencies))
     for currency, rows in report.other_currencies.items():
         echo(
-            f"{rows:,} rows are in {currency}, but this deployment is in {settings.currency}: they become dead "
-            f"letters. Set SEGSTREAM_CURRENCY={currency} if all orders are in it.",
+            f"{rows:,} rows are in {currency}, but this deployment takes {taken}: they become dead letters. Set "
+            f"SEGSTREAM_CURRENCY={currency} if all orders are in it, or add it to SEGSTREAM_OTHER_CURRENCIES.",
             err=True,
         )
     echo(msgspec.json.encode(report) if as_json else _summary(report))

@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 
 from segmentation.decisions import CompiledModel, ScoringContext, search
-from segmentation.entries import DAY_MS, NONE, Kind
+from segmentation.entries import DAY_MS, NONE, Entry, Kind
 from segmentation.event_text import instant, iso
 from segmentation.forecast import keeping_purchase
 from segmentation.life_figures import LIFELESS, life_figures
 from segmentation.meaning import read_counted
 from segmentation.money import UNITS, format_units
 from segmentation.output_events import LifeFigures
+from segmentation.rates import currency_code, format_rate
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
 from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
@@ -58,13 +59,15 @@ class KnownEntry(msgspec.Struct, frozen=True):
     """An event that the state keeps, without its id: the state has only a hash of that.
 
     `counts`: whether it is part of frequency or monetary value. Cancellations, cancelled orders and events that have
-    left the window aren't.
+    left the window aren't. `paid`: what was paid, like "25.00 USD", where that was in another currency.
     """
 
     at: str
     kind: str
-    amount: str
+    amount: str  # in the deployment's currency
     counts: bool
+    paid: str | None = None
+    rate: str | None = None  # that it was converted by
 
 
 class NextSegment(msgspec.Struct, frozen=True):
@@ -179,11 +182,16 @@ def report(
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
         backfill=backfill,
         next=forecast(settings, published, value, as_of_ms),
-        entries=[
-            KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), e in counts)
-            for e in reversed(state.entries)
-        ],
+        entries=[_known_entry(e, counts=e in counts) for e in reversed(state.entries)],
     )
+
+
+def _known_entry(e: Entry, *, counts: bool) -> KnownEntry:
+    paid = rate = None
+    if e.foreign:
+        paid = f"{format_units(e.foreign.paid)} {currency_code(e.foreign.currency)}"
+        rate = format_rate(e.foreign.rate)
+    return KnownEntry(iso(e.time), _KINDS[Kind(e.kind)], format_units(e.amount), counts, paid, rate)
 
 
 def forecast(settings: Settings, published: PublishedModels, value: bytes, as_of_ms: int) -> NextSegment | None:

@@ -102,6 +102,7 @@ def _described(settings: Settings) -> list[TopicPlace]:
         TopicPlace(settings.heads_topic("campaigns"), _HEADS, other, sharded=False),
         TopicPlace(settings.models_topic, None, other, sharded=False),
         TopicPlace(settings.reports_topic, None, other, sharded=False),
+        TopicPlace(settings.rates_topic, None, other, sharded=False),
         TopicPlace(settings.redrives_topic, None, other, sharded=False),
         TopicPlace(settings.reshards_topic, None, other, sharded=False),
     ]

@@ -6,13 +6,14 @@ from typing import Final
 
 from segmentation.events import Reason
 
-# A change outside of the record can fix these: of a setting, a model, the version, the adapter, or time alone.
+# A change outside of the record can fix these: of a setting, a model, a rate, the version, the adapter, or time alone.
 FIXABLE: Final = (
     Reason.ADAPTER_FAILED,
     Reason.CLOCK_JUMP,
     Reason.DATED_AHEAD,
     Reason.DATE_OUT_OF_RANGE,
     Reason.KEY_NOT_CUSTOMER,
+    Reason.NO_RATE,
     Reason.STEP_FAILED,
     Reason.TOO_MANY_BACKFILLS,
     Reason.UNKNOWN_CURRENCY,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -34,7 +34,11 @@ def spoken(held: Agreed, wanted: Agreed) -> str:
     'SEGSTREAM_WINDOW_DAYS is 180 here, but 365'
     """
     found = differences(held, wanted)
-    return ", ".join(f"SEGSTREAM_{d.name.upper()} is {d.wanted} here, but {d.held}" for d in found)
+    return ", ".join(f"SEGSTREAM_{d.name.upper()} is {_shown(d.wanted)} here, but {_shown(d.held)}" for d in found)
+
+
+def _shown(value: Any) -> Any:
+    return '""' if value == "" else value
 
 
 async def settings_held(

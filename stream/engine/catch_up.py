@@ -23,7 +23,7 @@ from segmentation.step import (
     never,
 )
 from stream.engine.flow_control import deadline
-from stream.engine.ownership import Owned, stepping
+from stream.engine.ownership import Owned, planned, stepping
 from stream.engine.store import Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead, StoreHead
@@ -153,10 +153,10 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     activation = Activation(head.activation, head.version)
     # At once: the turn's time was bounded when it was decided.
     context = TurnContext(at.merge_clock, head.clock, activation, backfills=at.backfills, former=at.former)
-    plan = stepping(step.absorb, records, shard.partition, context)
+    plan = await planned(shard, step.absorb, records, context)
     if plan.full:  # the turn had a slot: by then the customers of the backfills that are over had been rescored
         context = context._replace(backfills=at.backfills.without_closed())
-        plan = stepping(step.absorb, records, shard.partition, context)
+        plan = await planned(shard, step.absorb, records, context)
     assert owned.raw is not None
     keys = list(dict.fromkeys([*plan.keys, *(output.key for output in torn)]))
     values = dict(zip(keys, (await shard.store.load(owned.raw, keys, None, 0)).values, strict=True))
@@ -255,7 +255,7 @@ async def _absorb_all(
     activation = Activation(head.activation, head.version)
     overdue = deadline() if len(records) > 1 else never
     context = TurnContext(head.merge_clock, head.clock, activation, backfills=head.backfills, overdue=overdue)
-    plan = stepping(step.absorb, records, owned.shard.partition, context)
+    plan = await planned(owned.shard, step.absorb, records, context)
     assert owned.raw is not None
     loaded = await owned.shard.store.load(owned.raw, plan.keys, None, 0)
     states = stepping(step.merge, plan, loaded.values).states

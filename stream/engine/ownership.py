@@ -5,14 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, ParamSpec, Protocol, TypeVar, Unpack
 
 import msgspec
 from redis.exceptions import RedisError
 
 from segmentation.agreed import JudgedBefore
-from segmentation.step import BatchTooLong, DeadLetter, KafkaRecord, Output, StateUnreadable, Step, Turn
+from segmentation.rates import Rates
+from segmentation.step import (
+    BatchTooLong,
+    DeadLetter,
+    KafkaRecord,
+    Output,
+    StateUnreadable,
+    Step,
+    Turn,
+    TurnContext,
+    TurnPlan,
+)
 from stream.dead_letters.records import HEADER_ROOM, DeadRecord, dead_record
 from stream.engine.ledger import Ledger, Onward, Publication, Written
 from stream.engine.log_reader import LogReader, foreign_outputs
@@ -42,6 +53,28 @@ class Membership(Protocol):
         """Ask the coordinator now: return whether the group still counts this worker as the shard's owner."""
 
 
+class RateSource(Protocol):
+    """The rates of other currencies, as far as a shard needs them."""
+
+    def known(self) -> Rates | None:
+        """Return the rates that were read so far; None: there is one currency."""
+
+    async def read_on(self) -> bool:
+        """Read the topic to its present end; return whether anything had come."""
+
+
+class OneCurrency:
+    """No rates: of a deployment with one currency, and of steps that know no money."""
+
+    def known(self) -> Rates | None:
+        """Return None."""
+        return None
+
+    async def read_on(self) -> bool:
+        """Return that nothing has come."""
+        return False
+
+
 @dataclass(slots=True)
 class ShardContext:
     """One shard: its topics, its partition, its step, and where it is stored."""
@@ -52,6 +85,7 @@ class ShardContext:
     step: Step
     store: ShardStore
     membership: Membership
+    rates: RateSource = field(default_factory=OneCurrency)
     handing_over: bool = False  # `segstream reshard` brings it to its end: the topics may have more partitions already
 
     def __str__(self) -> str:
@@ -178,6 +212,23 @@ async def rewrite_former(owned: Owned, *, idle: bool) -> None:
     owned.rewrites_at = time.monotonic() + REWRITES_S
     if cursor is None:
         log.info("%s: all states are in the present format", shard)
+
+
+async def planned(
+    shard: ShardContext,
+    plan: Callable[[Sequence[KafkaRecord], int, TurnContext], TurnPlan],
+    records: Sequence[KafkaRecord],
+    context: TurnContext,
+) -> TurnPlan:
+    """Return the step's plan (`plan` or `absorb`) with all rates that these records may use.
+
+    Where a record found none, the rates are read up to now, and the plan is made once more: what came after the record
+    is too late for it by its timestamp, so any worker decides alike, whenever it does.
+    """
+    result = stepping(plan, records, shard.partition, context._replace(rates=shard.rates.known()))
+    if result.no_rate and await shard.rates.read_on():
+        result = stepping(plan, records, shard.partition, context._replace(rates=shard.rates.known()))
+    return result
 
 
 def stepping(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Turn, TurnContext
 from stream.engine.flow_control import FlowControl
-from stream.engine.ownership import Owned, stepping
+from stream.engine.ownership import Owned, planned, stepping
 from stream.errors import ShardQuarantined, StepFailed
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class StepFailures:
     async def _exclude_due(owned: Owned, records: Sequence[KafkaRecord], context: TurnContext, failure: str) -> None:
         """Raise ShardQuarantined where the step survives the record without the due customers: it isn't the record."""
         shard = owned.shard
-        plan = stepping(shard.step.plan, records, shard.partition, context)
+        plan = await planned(shard, shard.step.plan, records, context)
         values = (await shard.store.load(owned.raw or b"", plan.keys, None, 0)).values
         with contextlib.suppress(StepFailed):
             stepping(shard.step.decide, plan, values, [], False, context)

@@ -24,7 +24,7 @@ from segmentation.step import (
 )
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.held_back import InputDisplay
-from stream.engine.ownership import Owned, ShardContext, rewrite_former, stepping
+from stream.engine.ownership import Owned, ShardContext, planned, rewrite_former, stepping
 from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
 from stream.engine.store import Writes
@@ -213,7 +213,7 @@ class Turns:
         assert owned.raw is not None
         fired, due = list[DueEntry](), 0
         try:
-            plan = stepping(shard.step.plan, records, shard.partition, context)
+            plan = await planned(shard, shard.step.plan, records, context)
             if plan.start is not None or plan.close:
                 return BatchResult(plan)
             loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)

@@ -132,6 +132,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.models_topic, _COMPACTED, partitions=1),
         # Apart from the models, because each worker reads that topic whole at its start.
         spec(settings.reports_topic, _COMPACTED, partitions=1),
+        # LogAppendTime: whether an order may use a rate depends on which of the two came first, by the brokers' clocks.
+        spec(settings.rates_topic, _COMPACTED | {"message.timestamp.type": "LogAppendTime"}, partitions=1),
         # One partition: the topic is small and read whole.
         spec(settings.redrives_topic, _COMPACTED, partitions=1),
         spec(settings.reshards_topic, _COMPACTED, partitions=1),

@@ -29,6 +29,7 @@ from stream.engine.store import ShardStore
 from stream.engine.takeover import follow
 from stream.errors import SegstreamError, ShardLost, ShardQuarantined
 from stream.kafka.refusals import denial
+from stream.rates.topic import RateReader
 from stream.storage.client import connect
 from stream.storage.heads import KafkaHead
 from stream.storage.reads import HeadUnreadable, parse_head
@@ -98,10 +99,12 @@ class Reconfigurer:
         self._step = step
         self._reader = LogReader(settings)
         self._redis = connect(settings)
+        self._rates = RateReader(settings)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._reader.close()
+        await self._rates.close()
         await self._redis.aclose()
 
     async def look(self) -> list[ShardChange]:
@@ -186,7 +189,8 @@ class Reconfigurer:
 
     def _shard(self, change: ShardChange) -> ShardContext:
         step, partition = self._step.under(change.held) if change.held else self._step, change.partition
-        return ShardContext(self._settings, self._streams, partition, step, self._store(partition), _Alone())
+        store = self._store(partition)
+        return ShardContext(self._settings, self._streams, partition, step, store, _Alone(), self._rates)
 
     async def _publish(self, shard: ShardContext, now_ms: int) -> None:
         """Own the shard for a moment, and commit the head that changes its settings."""

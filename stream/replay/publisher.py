@@ -151,7 +151,7 @@ class _Publisher:
         self._producer = producer
         self._topic = settings.orders_topic
         self._partitions = settings.partitions
-        self._currency = settings.currency
+        self._currencies = settings.all_currencies
         self._batches = [producer.create_batch() for _ in range(self._partitions)]
         # Partition, number of records, and the future of the first one's offset.
         self._under_way: deque[tuple[int, int, Any]] = deque()
@@ -174,7 +174,7 @@ class _Publisher:
         key = item.customer_id.encode()
         await self._append(self._partition(key), key, encode(to_event(item, self._backfill)))
         self.sent[item.kind] += 1
-        if item.currency != self._currency:
+        if item.currency not in self._currencies:
             self.other_currencies[item.currency] += 1
         self.at_ms = item.at_ms
 

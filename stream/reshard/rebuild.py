@@ -23,6 +23,7 @@ from stream.engine.log_reader import LogReader
 from stream.engine.ownership import stepping
 from stream.engine.store import Loaded, Writes
 from stream.errors import SegstreamError, ShardLost, StepFailed
+from stream.rates.topic import RateReader
 from stream.repair.rebuild import LogShortened, OtherSettings
 from stream.reshard.journal import Phase, Reshard
 from stream.reshard.moving import ARRIVED, ARRIVING, MovingShard, look_at
@@ -83,6 +84,7 @@ class ReshardedRebuilder:
         self._journal = journal
         self._reader = LogReader(settings)
         self._redis = connect(settings)
+        self._rates = RateReader(settings)
         self._shards: Mapping[int, MovingShard] = {}
         self._rescores = False  # all customers are rescored then: that gives each a due time
 
@@ -96,6 +98,7 @@ class ReshardedRebuilder:
             last = self._journal[-1]
             self._check(last)
             await self._reader.start()
+            await self._rates.read_on()
             cluster, _ = await self._reader.describe(self._streams.pinned())
             await self._check_logs()
             agreed = self._step_of(self._settings, self._streams.step).agreed
@@ -120,6 +123,7 @@ class ReshardedRebuilder:
                 yield f"shard {p}: rebuilt up to the last change of the number of partitions"
         finally:
             await self._reader.close()
+            await self._rates.close()
             await self._redis.aclose()
 
     def _check(self, last: Reshard) -> None:
@@ -208,7 +212,8 @@ class ReshardedRebuilder:
             judge = _judge(step, stretch, records[-1].offset)
             left: Sequence[KafkaRecord] = records
             while left:
-                context = TurnContext(clock, end.clock, Activation(end.activation, end.version), backfills=backfills)
+                activation, rates = Activation(end.activation, end.version), self._rates.known()
+                context = TurnContext(clock, end.clock, activation, backfills=backfills, rates=rates)
                 plan, values, states, usable = await self._absorb(judge, left, context, stretch, partitioner)
                 due = None if self._rescores else end.clock
                 await self._store(states, values, step, due)

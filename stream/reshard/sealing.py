@@ -23,6 +23,7 @@ from stream.errors import SegstreamError, ShardLost
 from stream.kafka.refusals import denial
 from stream.kafka.streams import Streams
 from stream.metrics import Metrics
+from stream.rates.topic import RateReader
 from stream.reshard.placement import Sealed, kafka_head
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Sealer:
         self._step = step
         self._redis = redis
         self._partitions = partitions
+        self._rates = RateReader(settings)
 
     async def seal(self, *, drained: bool, report: Callable[[str], None]) -> list[Sealed]:
         """Seal all shards; return how they ended. `drained`: first take turns up to the end of the input.
@@ -93,13 +95,16 @@ class Sealer:
                 tasks = [group.create_task(one(partition)) for partition in range(self._settings.partitions)]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        finally:
+            await self._rates.close()
         return [task.result() for task in tasks]
 
     async def _seal(self, partition: int, *, drained: bool, sealed: bool = True) -> Sealed:
         store = ShardStore.of(self._redis, self._settings, self._streams.input, partition)
         context = ShardContext(
-            self._settings, self._streams, partition, self._step, store, _CommandAsMember(), handing_over=True
-        )
+            self._settings, self._streams, partition, self._step, store, _CommandAsMember(), self._rates,
+            handing_over=True,
+        )  # fmt: skip
         error: Exception | None = None
         for attempt in range(ATTEMPTS):
             try:

@@ -33,6 +33,7 @@ from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed
+from stream.rates.topic import RateReader
 from stream.settings import Settings
 from stream.storage.client import connect, redis_client
 from stream.storage.eviction import check_eviction, eviction_warning
@@ -67,11 +68,12 @@ class ShardService(Service):
         self._feed = ModelFeed(settings, self._compile, self._metrics.refused.inc) if step.name == "scoring" else None
         membership = GroupMembership(settings, streams.input, settings.group_of(step.name))
 
+        self._rates = RateReader(settings)
         slots = TurnSlots(settings.turns_at_once)
 
         def make_shard(partition: int) -> Shard:
             store = ShardStore.of(self._redis, settings, streams.input, partition)
-            context = ShardContext(settings, streams, partition, step, store, membership)
+            context = ShardContext(settings, streams, partition, step, store, membership, self._rates)
             return Shard(context, self._feed, self._metrics, self._board, slots, now_ms)
 
         self._supervisor = Supervisor(membership, make_shard, settings.partitions)
@@ -127,6 +129,7 @@ class ShardService(Service):
             self._feed.stop()
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._http.aclose()
+        await self._rates.close()
         await self._redis.aclose()
 
     async def _serve(self) -> None:
@@ -199,7 +202,7 @@ async def _check_servers(settings: Settings, streams: Streams) -> None:
     """
     topics = [streams.input, streams.output, streams.heads, streams.dead_letters]
     if streams.step == "scoring":
-        topics.append(settings.models_topic)
+        topics += [settings.models_topic, *([settings.rates_topic] if settings.other_currencies else [])]
     async with kafka_consumer(settings) as consumer:
         found = await partitions_of(consumer, topics)
     count = sum(partition.topic == streams.input for partition in found)

@@ -54,8 +54,8 @@ def test_ugly_inputs_are_refused_for_their_own_reason(case: UglyRecord) -> None:
 
 
 def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
-    # Those that the record alone doesn't decide: its shard's clock, states and backfills, a model, the size, the step,
-    # an adapter.
+    # Those that the record alone doesn't decide: its shard's clock, states and backfills, a model, rates, the size, the
+    # step, an adapter.
     elsewhere = {
         Reason.CLOCK_JUMP,
         Reason.WRONG_PARTITION,
@@ -64,6 +64,7 @@ def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
         Reason.TOO_LARGE,
         Reason.TOO_MANY_BACKFILLS,
         Reason.UNKNOWN_MODEL,
+        Reason.NO_RATE,
         Reason.STEP_FAILED,
         Reason.ADAPTER_FAILED,
     }

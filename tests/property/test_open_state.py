@@ -16,6 +16,7 @@ from tests.support.data.event_streams import (
     Scene,
     a_time,
     an_event,
+    in_currencies,
     made,
     many_raw,
     raws,
@@ -33,21 +34,23 @@ many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list
 
 
 @many
-@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3, 8]), st.integers(0, 3))
-@example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3, 0)  # more orders in one instant than the cap holds
+@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3, 8]), st.integers(0, 3), st.booleans())
+@example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3, 0, False)  # more orders in one instant than the cap holds
 @example(  # a second content of the anchor's order, after the cut, more than a grace late: visits mustn't show
     SMALL._replace(grace=0),
     raws(bytes.fromhex(VISITED)),
-    1, False, 1_000, 0,
+    1, False, 1_000, 0, False,
 )  # fmt: skip
 def test_an_open_state_is_the_state_after_each_event(
-    rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, start: int
+    rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, start: int, mixed: bool
 ) -> None:
     rules = rules._replace(cap=cap)
     events = {an_event(x, rules) for x in xs}
     if plain:  # mostly ordinary orders
         orders = [OracleEvent(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
         events = {order if x[0] < 17 else an_event(x, rules) for order, x in zip(orders, xs, strict=True)}
+    if mixed:
+        events = {in_currencies(e) for e in events}
     value = [None, EMPTY, with_announcement(EMPTY, 3, 7, 5), with_mute(EMPTY, 2)][start]
     held = OpenState(value, rules)
     settled = 0

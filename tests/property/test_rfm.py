@@ -49,10 +49,11 @@ from tests.support.data.event_streams import (
     a_scene,
     a_time,
     an_event,
+    in_currencies,
     made,
     many_raw,
+    mixed_scenes,
     rule_sets,
-    scenes,
     seeds,
     stream,
 )
@@ -94,7 +95,7 @@ def run(arrivals: Iterable[Arrival], rules: Rules) -> CustomerState:
 
 
 @many
-@given(scenes, seeds, seeds, st.integers(0, 400))
+@given(mixed_scenes, seeds, seeds, st.integers(0, 400))
 def test_bytes_are_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int) -> None:
     rules, events = scene
     first, second = stream(scene, a, punctual=True), stream(scene, b, punctual=True)
@@ -108,10 +109,13 @@ def test_bytes_are_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int
 
 
 @many
-@given(scenes, seeds, seeds, st.integers(0, 400))
+@given(mixed_scenes, seeds, seeds, st.integers(0, 400))
 def test_the_whole_life_is_a_function_of_the_set(scene: Scene, a: int, b: int, wait: int) -> None:
     # No id has two contents: a void placement or cancellation would give life to an order that is long folded.
-    rules, events = scene.rules, {e._replace(id=f"{e.order} {e.time} {e.amount} {e.revision}") for e in scene.events}
+    rules, events = (
+        scene.rules,
+        {e._replace(id=f"{e.order} {e.time} {e.amount} {e.revision} {e.foreign}") for e in scene.events},
+    )
     scene = Scene(rules, events)
     for seed in (a, b):
         state, seen = CustomerState(), set()
@@ -129,7 +133,7 @@ def test_the_whole_life_is_a_function_of_the_set(scene: Scene, a: int, b: int, w
 
 
 @many
-@given(scenes, seeds, st.booleans())
+@given(mixed_scenes, seeds, st.booleans())
 def test_figures_are_the_oracles_at_every_step(scene: Scene, seed: int, punctual: bool) -> None:
     state, seen = CustomerState(), set()
     for t, e in stream(scene, seed, punctual=punctual):
@@ -147,7 +151,7 @@ def test_figures_are_the_oracles_at_every_step(scene: Scene, seed: int, punctual
 
 
 @many
-@given(scenes, seeds, st.lists(st.integers(0, 2_000), max_size=8))
+@given(mixed_scenes, seeds, st.lists(st.integers(0, 2_000), max_size=8))
 def test_time_alone(scene: Scene, seed: int, visits: list[int]) -> None:
     rules, events = scene
     arrivals = stream(scene, seed, punctual=True)
@@ -171,7 +175,7 @@ def test_time_alone(scene: Scene, seed: int, visits: list[int]) -> None:
 
 
 @many
-@given(scenes, seeds, st.sampled_from([1_000, 4]))
+@given(mixed_scenes, seeds, st.sampled_from([1_000, 4]))
 def test_visits_leave_no_trace_even_beyond_the_grace(scene: Scene, seed: int, cap: int) -> None:
     rules = scene.rules._replace(cap=cap)
     arrivals = stream(scene, seed, punctual=False)
@@ -183,7 +187,7 @@ def test_visits_leave_no_trace_even_beyond_the_grace(scene: Scene, seed: int, ca
 
 
 @many
-@given(scenes, seeds, st.integers(0, 100), st.integers(0, 15), st.integers(0, 700))
+@given(mixed_scenes, seeds, st.integers(0, 100), st.integers(0, 15), st.integers(0, 700))
 def test_smaller_settings_and_earlier_instants(scene: Scene, seed: int, less: int, less_grace: int, back: int) -> None:
     rules, events = scene
     arrivals = stream(scene, seed, punctual=True)
@@ -229,14 +233,16 @@ def test_any_two_events_at_the_borders(grace: int, apart: int) -> None:
 
 
 @many
-@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3]))
-@example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3)  # more orders in one instant than the cap holds
-def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int) -> None:
+@given(rule_sets, many_raw, seeds, st.booleans(), st.sampled_from([1_000, 3]), st.booleans())
+@example(SMALL, [(0, 0, 0, 0, 0, 0)] * 6, 0, True, 3, False)  # more orders in one instant than the cap holds
+def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plain: bool, cap: int, mixed: bool) -> None:
     rules = rules._replace(cap=cap)
     events = {an_event(x, rules) for x in xs}
     if plain:  # mostly ordinary orders, so that the fast path is really taken
         orders = [OracleEvent(Kind.PLACED, f"e{i}", a_time(x[2], rules), f"o{i}", x[4]) for i, x in enumerate(xs)]
         events = {order if x[0] < 17 else an_event(x, rules) for order, x in zip(orders, xs, strict=True)}
+    if mixed:
+        events = {in_currencies(e) for e in events}
     value, fast = None, 0
     for t, e in stream(Scene(rules, events), seed, punctual=False):
         state = unpack(value or EMPTY)
@@ -258,7 +264,7 @@ def test_fast_path_equals_slow_path(rules: Rules, xs: list[Raw], seed: int, plai
 
 
 @many
-@given(scenes, seeds, st.integers(1, 6))
+@given(mixed_scenes, seeds, st.integers(1, 6))
 def test_cap(scene: Scene, seed: int, cap: int) -> None:
     rules = scene.rules._replace(cap=cap)
     state, seen = CustomerState(), set()
@@ -312,7 +318,7 @@ def test_the_cap_folds_what_it_drops(times: list[int], cap: int, wait: int) -> N
 
 
 @many
-@given(scenes, seeds, st.integers(0, 65535), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
+@given(mixed_scenes, seeds, st.integers(0, 65535), st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_round_trip(scene: Scene, seed: int, segment: int, sequence: int, moved_at: int) -> None:
     bare = pack(run(stream(scene, seed, punctual=False), scene.rules))
     value = with_announcement(bare, segment, sequence, moved_at)

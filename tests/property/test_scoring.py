@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from segmentation.events import (
     encode,
 )
 from segmentation.model import Feature, Segment
+from segmentation.rates import KnownRate, NewRate, Rates
 from segmentation.rfm import NONE, Rules, advance_bytes, headers
 from segmentation.scoring import ScoringStep
 from segmentation.step import TurnContext
@@ -39,7 +41,7 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
         t += int(rng.choice([0, 0, 1, 1000, DAY, 5 * DAY, 40 * DAY], p=[0.2, 0.1, 0.1, 0.1, 0.3, 0.15, 0.05]))
         when = at(t - int(rng.choice([0, 0, 0, DAY, 5 * DAY])))
         who, old = str(rng.choice(names)), f"o{int(rng.integers(0, n + 1))}"
-        amount = Amount(value=str(int(rng.integers(0, 300))), currency="USD")
+        amount = Amount(value=str(int(rng.integers(0, 300))), currency=str(rng.choice(["USD", "USD", "USD", "EUR"])))
         kind = rng.random()
         if kind < 0.05:
             out.append(Rec(n, CONTROL_KEY, encode(ClockAdvanced(id=f"e{n}", to=at(t)))))
@@ -58,11 +60,24 @@ def a_log(rng: np.random.Generator) -> list[Rec]:
         if rng.random() < 0.1:
             out.append(out[-1])
     out.append(Rec(len(out), CONTROL_KEY, encode(ClockAdvanced(id="end", to=at(t + 80 * DAY)))))
-    return out
+    return [replace(record, timestamp=record.timestamp + n * 60_000) for n, record in enumerate(out)]
+
+
+# Some days have no rate. They came while the orders of a log do, whose timestamps are a minute apart.
+LOADED = Rec(0, None, None).timestamp
+RATES = Rates("USD").plus(
+    NewRate("EUR", day, KnownRate(10**12 + day * 1_234_567_890, LOADED + day % 60 * 60_000))
+    for day in range(T0 // DAY - 10, T0 // DAY + 4_000)
+    if day % 7
+)
+
+
+def a_shard(dwell_ms: int, model: CompiledModel | None) -> MemoryShard:
+    return MemoryShard(a_step(dwell_ms), model, rates=RATES)
 
 
 def a_step(dwell_ms: int) -> ScoringStep:
-    reader = Reader("USD", "event", 300_000, 90 * DAY, 1_000_000)
+    reader = Reader("USD", "event", 300_000, 90 * DAY, 1_000_000, other_currencies=frozenset({"EUR"}))
     return ScoringStep(reader, RULES, dwell_ms=dwell_ms)
 
 
@@ -74,7 +89,7 @@ def test_cut_anywhere(seed: int) -> None:
     log = a_log(rng)
     runs = []
     for size, slice_ in ((1, 1), (10**6, 10**6), (7, 2), (0, 0)):
-        shard = MemoryShard(a_step(dwell), model)
+        shard = a_shard(dwell, model)
         guard = 0
         while shard.offset < len(log):
             shard.turn(log, size or int(rng.integers(1, 9)), slice_ or int(rng.integers(1, 9)))
@@ -138,9 +153,28 @@ def test_of_two_orders_at_one_instant_the_second_moves_a_millisecond_later_and_i
 
 @many
 @given(st.integers(0, 2**63 - 1))
+def test_a_replay_that_knows_more_rates_decides_as_the_first_delivery_did(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model, log = CompiledModel.of(a_model(rng), "g", {}), a_log(rng)
+    runs = []
+    for known in (False, True):
+        shard = a_shard(0, model)
+        while shard.offset < len(log):
+            size = int(rng.integers(1, 9))
+            now = log[min(shard.offset + size, len(log)) - 1].timestamp
+            shard.rates = RATES if known else Rates("USD").plus(rate for rate in RATES if rate.known.at <= now)
+            shard.turn(log, size, 100)
+        runs.append(shard)
+    live, again = runs
+    assert (live.states, live.reasons, live.clock) == (again.states, again.reasons, again.clock)
+    assert published_moves(live) == published_moves(again)
+
+
+@many
+@given(st.integers(0, 2**63 - 1))
 def test_a_second_replay_changes_nothing(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    shard = MemoryShard(a_step(0), CompiledModel.of(a_model(rng), "g", {}))
+    shard = a_shard(0, CompiledModel.of(a_model(rng), "g", {}))
     log = [r for r in a_log(rng) if b"erased" not in (r.value or b"")]
     while shard.offset < len(log):
         shard.turn(log, 5, 3)
@@ -162,7 +196,7 @@ def test_a_new_model_moves_each_customer_once_whatever_the_slices(seed: int) -> 
     half = len(log) // 2
     results = []
     for slice_ in (1, 1000):
-        shard = MemoryShard(a_step(0), None)
+        shard = a_shard(0, None)
         while shard.offset < half // 2:
             shard.turn(log[: half // 2], 4, 4)
         assert not shard.outputs
@@ -192,7 +226,7 @@ def test_merging_in_silence_and_patching_gives_the_states_of_an_undisturbed_run(
     rng = np.random.default_rng(seed)
     log = a_log(rng)
     model = CompiledModel.of(a_model(rng), "g", {})
-    straight = MemoryShard(a_step(0), model)
+    straight = a_shard(0, model)
     stop = int(rng.integers(0, len(log)))
     while straight.offset < stop:
         straight.turn(log[:stop], 3, 3)
@@ -202,7 +236,7 @@ def test_merging_in_silence_and_patching_gives_the_states_of_an_undisturbed_run(
     step = a_step(0)
     for o in straight.outputs[outputs:]:
         states[o.key] = step.patch(states.get(o.key), o.note)
-    plan = step.absorb(log[stop:], 0, TurnContext(clock, clock))
+    plan = step.absorb(log[stop:], 0, TurnContext(clock, clock, rates=RATES))
     states |= step.merge(plan, [states.get(k) for k in plan.keys]).states
     assert plan.clock == straight.clock
     end = straight.clock

@@ -42,6 +42,7 @@ READS = [
     "models",
     "models shadow",
     "models drift",
+    "rates list",
     "tail changes --from-beginning --limit 1",
     "tail actions --from-beginning --limit 1",
     "tail dead-letters --from-beginning --limit 1",
@@ -76,7 +77,7 @@ async def place_by_the_shop(settings: Settings, count: int) -> None:
         for n in range(count):
             order = OrderPlaced(
                 id=f"shop-{n}", customer_id=f"shop-{n}", order_id=f"shop-{n}", occurred_at=datetime.now(UTC),
-                amount=Amount("10.00", settings.currency),
+                amount=Amount("10.00", "EUR" if n == 0 else settings.currency),
             )  # fmt: skip
             await producer.send_and_wait(settings.unkeyed_topic, encode(order))
         for topic in (settings.orders_topic, settings.unkeyed_topic):
@@ -193,7 +194,7 @@ def test_every_command_and_process_works_with_the_documented_permissions(
         as_user("operator", "segstream replay FILE", orders)
         as_user("operator", "segstream backfill FILE --id old", history)
         asyncio.run(place_by_the_shop(secured.settings("shop"), 3))
-        wait_for(lambda: scored(secured, deployment) == 123, processes, "all customers")
+        wait_for(lambda: scored(secured, deployment) == 122, processes, "all customers")
         for line in (
             "run --min-customers 30 --k 3 --activate --force",
             "run --min-customers 30 --k 4 --candidate --force",
@@ -201,6 +202,11 @@ def test_every_command_and_process_works_with_the_documented_permissions(
             "report",
         ):
             as_user("trainer", f"segtrainer {line}")
+        rates = tmp_path / "rates.csv"
+        rates.write_text(f"day,currency,rate\n{datetime.now(UTC).date()},EUR,1.16\n")
+        assert "1 orders and refunds wait" in as_user("operator", "segstream rates load FILE", rates)
+        as_user("operator", "segstream dead-letters redrive --reason no_rate")
+        wait_for(lambda: scored(secured, deployment) == 123, processes, "the order in another currency")
         asyncio.run(break_a_move(secured.administrator()))
         asyncio.run(read_by_the_campaign_tool(secured.settings("crm")))
         for line in READS:

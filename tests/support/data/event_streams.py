@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from segmentation.entries import Foreign
 from segmentation.rfm import Entry, Kind, Rules, entry
 from tests.support.oracles.batch import OracleEvent, related, takes
 
@@ -18,7 +20,8 @@ GRACES = (15, 15, 0, 130)  # also none, and one beyond the window
 
 @cache
 def made(e: OracleEvent) -> Entry:
-    return entry(e.kind, e.id, e.time, order=e.order, amount=e.amount, revision=e.revision)
+    made = entry(e.kind, e.id, e.time, order=e.order, amount=e.amount, revision=e.revision)
+    return made._replace(foreign=Foreign(*e.foreign)) if e.foreign else made
 
 
 Raw = tuple[int, int, int, int, int, int]
@@ -66,6 +69,20 @@ def an_event(x: Raw, rules: Rules) -> OracleEvent:
     return OracleEvent(kind, name, time, order, 0 if kind == Kind.CANCELLED else amount, revision)
 
 
+def in_currencies(e: OracleEvent) -> OracleEvent:
+    """Return an order or a refund as paid in one of two other currencies, or as it is; most refunds as their order.
+
+    The rate is that of the event's day, and so odd that amounts of a few ten-thousandths lie between two whole ones.
+    """
+    name = e.order if e.order and e.amount != 3 else e.id
+    currency = (0, 13_991, 0, 1, 13_991)[sum(name.encode()) % 5]
+    if not currency or e.kind not in (Kind.PLACED, Kind.REFUNDED):
+        return e
+    rate = 500_000_000_000 + e.time // 30 % 4 * 333_333_333_333 * (currency % 3)
+    paid = e.amount * (1 if e.time % 2 else 1_001)
+    return e._replace(foreign=(currency, paid, rate), amount=round(Fraction(paid * rate, 10**12)))
+
+
 Arrival = tuple[int, OracleEvent | None]  # clock, event (None: a visit by the clock alone)
 
 
@@ -92,9 +109,11 @@ def stream(scene: Scene, seed: int, *, punctual: bool, prompt: bool = False) -> 
     return sorted(out, key=lambda a: a[0])
 
 
-def a_scene(rules: Rules, xs: list[Raw]) -> Scene:
-    return Scene(rules, {an_event(x, rules) for x in xs})
+def a_scene(rules: Rules, xs: list[Raw], mixed: bool = False) -> Scene:
+    events = (an_event(x, rules) for x in xs)
+    return Scene(rules, {in_currencies(e) for e in events} if mixed else set(events))
 
 
 scenes = st.builds(a_scene, rule_sets, many_raw)
+mixed_scenes = st.builds(a_scene, rule_sets, many_raw, st.booleans())  # half of them in several currencies
 seeds = st.integers(0, 2**32)

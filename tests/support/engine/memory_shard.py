@@ -14,6 +14,7 @@ from segmentation.backfills import NONE_OPEN, Backfills
 from segmentation.decisions import CompiledModel
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.output_events import Cause, SegmentChanged
+from segmentation.rates import Rates
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Scope, Turn, TurnContext
 
@@ -93,12 +94,15 @@ class MemoryShard:
     reasons: Counter[str] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills = NONE_OPEN
+    rates: Rates | None = None
     stepwise: bool = False
     cursor: bytes | None = None  # the last customer that a rescore has done; None: none is under way
     quiet: bytes | None = b""  # the moves of customers up to here are published already; None: of all
 
     def context(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
-        return TurnContext(self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope)
+        return TurnContext(
+            self.clock, self.now, Activation(1, "x"), self.model, self.backfills, scope, rates=self.rates
+        )
 
     def turn(self, log: Sequence[Rec], size: int, slice_: int) -> None:
         if self.cursor is not None:
@@ -132,7 +136,8 @@ class MemoryShard:
         for output in turn.outputs:
             assert self.step.latest(output.value, output.note) == output.latest
         if turn.dead:
-            context = TurnContext(self.clock, turn.clock, Activation(1, "x"), backfills=self.backfills)
+            activation = Activation(1, "x")
+            context = TurnContext(self.clock, turn.clock, activation, backfills=self.backfills, rates=self.rates)
             plan = self.step.absorb(records, 0, context)
             merged = self.step.merge(plan, [self.states.get(k) for k in plan.keys])
             assert [(d.position, d.reason, d.field) for d in sorted(merged.dead)] == [
@@ -192,7 +197,7 @@ class MemoryShard:
             self.states[o.key] = self.step.patch(self.states.get(o.key), o.note)
         merge_clock, closed = past.clock, False
         for begin in range(past.offset, self.offset, size):
-            context = TurnContext(merge_clock, self.clock, backfills=self.backfills)
+            context = TurnContext(merge_clock, self.clock, backfills=self.backfills, rates=self.rates)
             plan = self.step.absorb(log[begin : min(begin + size, self.offset)], 0, context)
             touched = self.step.merge(plan, [self.states.get(k) for k in plan.keys]).states
             self.states |= touched

@@ -26,6 +26,7 @@ from stream.kafka.clients import read_topic
 from stream.kafka.membership import GroupMembership
 from stream.kafka.streams import streams_of
 from stream.metrics import Metrics
+from stream.rates.topic import RateReader
 from stream.settings import Settings, load_settings
 from stream.storage.client import connect
 from stream.storage.keys import ShardKeys
@@ -62,12 +63,12 @@ async def engine(settings: Settings, step: Step | None = None, models: Models | 
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
 
-    slots = TurnSlots(settings.turns_at_once)
+    slots, rates = TurnSlots(settings.turns_at_once), RateReader(settings)
 
     def make(partition: int) -> Shard:
         store = ShardStore.of(redis, settings, streams.input, partition)
         return Shard(
-            ShardContext(settings, streams, partition, step or ToyStep(), store, membership),
+            ShardContext(settings, streams, partition, step or ToyStep(), store, membership, rates),
             models,
             metrics,
             board,
@@ -82,6 +83,7 @@ async def engine(settings: Settings, step: Step | None = None, models: Models | 
     finally:
         intake.stop()
         await running
+        await rates.close()
         await redis.aclose()
 
 

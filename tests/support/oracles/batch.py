@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable
+from fractions import Fraction
 from functools import cache
 from hashlib import blake2b
 from itertools import pairwise
@@ -16,7 +17,9 @@ from segmentation.entries import Kind, Rules
 
 NONE, NEVER = -(2**63), 2**63 - 1
 DAY = 86_400_000  # tests on a small scale set another one, here and in segmentation.life
-Rank = tuple[int, int, int, int]
+Money = tuple[int, int, int]  # the currency's number, what was paid in it, and its rate in 1 / 10^12
+Rank = tuple[int, int, int, int, Money | tuple[()]]
+Row = tuple[int, int, int, int, int, Money | tuple[()]]  # key, order, amount, event, revision, foreign
 
 
 @cache
@@ -33,6 +36,7 @@ class OracleEvent(NamedTuple):
     order: str | None = None
     amount: int = 0
     revision: int = -1
+    foreign: Money | tuple[()] = ()
 
     @property
     def precedence(self) -> tuple[int, Rank]:
@@ -43,14 +47,18 @@ class OracleEvent(NamedTuple):
     def rank(self) -> Rank:
         """The later of two events of one kind has the greater one."""
         order = 0 if self.order is None else hashed(f"o{self.order}")
-        return self.time, order, self.amount, hashed(f"{int(self.kind)}{self.id}")
+        return self.time, order, self.amount, hashed(f"{int(self.kind)}{self.id}"), self.foreign
 
     @property
-    def row(self) -> Rank:
-        """Its entry in the bytes: key, order, amount, event."""
+    def row(self) -> Row:
+        """Its entry in the bytes."""
         if self.kind == Kind.ERASED:
-            return self.time * 8 + self.kind, 0, 0, 0
-        return self.time * 8 + self.kind, *self.rank[1:]
+            return self.time * 8 + self.kind, 0, 0, 0, -1, ()
+        return self.row_as(self.kind)
+
+    def row_as(self, kind: Kind) -> Row:
+        """Its entry in the bytes, of another kind."""
+        return self.time * 8 + kind, *self.rank[1:4], self.revision, self.foreign
 
 
 class OracleLife(NamedTuple):
@@ -101,13 +109,20 @@ def figures(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleFigure
 def _figures(judged: tuple[set[OracleEvent], set[OracleEvent]], t: int, rules: Rules) -> OracleFigures:
     orders, refunds = judged
     inside = {p for p in orders if t - rules.window < p.time}
-    money = sum(p.amount for p in inside)
-    for r in refunds:
-        if r.order is None:
-            money -= r.amount if t - rules.window < r.time else 0
-        elif any(p.order == r.order and r.time >= p.time - rules.grace for p in inside):
-            money -= r.amount
+    money = -sum(r.amount for r in refunds if r.order is None and t - rules.window < r.time)
+    for p in inside:
+        money += left(p, [r for r in refunds if r.order == p.order and r.time >= p.time - rules.grace])
     return OracleFigures(max((p.time for p in orders), default=NONE), len(inside), money)
+
+
+def left(order: OracleEvent, refunds: Iterable[OracleEvent]) -> int:
+    """An order's money without its refunds: what was paid less what was given back in its currency, at its own rate."""
+    own = order.foreign[:1]
+    paid = sum(r.foreign[1] for r in refunds if own and r.foreign and r.foreign[:1] == own)
+    others = sum(r.amount for r in refunds if not own or r.foreign[:1] != own)
+    if not order.foreign:
+        return order.amount - others
+    return round(Fraction(order.foreign[2], 10**12) * (order.foreign[1] - paid)) - others  # half to even
 
 
 def life(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleLife:
@@ -118,10 +133,10 @@ def life(events: Iterable[OracleEvent], t: int, rules: Rules) -> OracleLife:
 def _life(judged: tuple[set[OracleEvent], set[OracleEvent]], rules: Rules, until: int = NEVER) -> OracleLife:
     orders, refunds = judged
     orders = {p for p in orders if p.time <= until}
-    money = sum(p.amount for p in orders) - sum(r.amount for r in refunds if r.order is None and r.time <= until)
+    money = -sum(r.amount for r in refunds if r.order is None and r.time <= until)
     for p in orders:
         reach = range(p.time - rules.grace, p.time + rules.window)
-        money -= sum(r.amount for r in refunds if r.order == p.order and r.time in reach)
+        money += left(p, [r for r in refunds if r.order == p.order and r.time in reach])
     days = {p.time // DAY for p in orders}
     return OracleLife(len(orders), len(days), money, min((p.time for p in orders), default=NEVER))
 
@@ -156,9 +171,9 @@ def batch_bytes(events: Collection[OracleEvent], t: int, rules: Rules) -> bytes:
     last, frequency, monetary = _figures(judged, t, rules)
     first = min((e.time for e in live if e.kind == Kind.PLACED), default=NEVER)
     newest = max([erased, *(e.time for e in kept)])
-    rows = [(e.time * 8 + (Kind.ANCHOR if e == anchor else e.kind), *e.rank[1:], e.revision) for e in kept]
+    rows = [e.row_as(Kind.ANCHOR if e == anchor else e.kind) for e in kept]
     if erased > NONE:
-        rows = sorted([*rows, (erased * 8 + Kind.ERASED, 0, 0, 0, -1)])
+        rows = sorted([*rows, (erased * 8 + Kind.ERASED, 0, 0, 0, -1, ())])
     folded, whole = _life(judged, rules, cut), _life(judged, rules)
     days = sorted({p.time // DAY for p in judged[0] if p.time <= cut})
     tail = _tail(rows, folded, max((p.time for p in judged[0] if p.time <= cut), default=NONE), days)
@@ -175,18 +190,21 @@ def gives_way(o: OracleEvent, e: OracleEvent, rules: Rules) -> bool:
     return near and o.precedence < e.precedence
 
 
-def _row(key: int, order: int, amount: int, event: int, _revision: int) -> bytes:
+def _row(key: int, order: int, amount: int, event: int, *_: object) -> bytes:
     small = amount // 100 if amount % 100 == 0 and amount < 100 * 2**31 else amount + 2**31
     small = min(2**32 - 1, small)
     numbers = ((min(key, 2**48 - 1), 6), (small, 4), (order, 6), (event, 6))
     return b"".join(number.to_bytes(size, "little") for number, size in numbers)
 
 
-def _tail(rows: list[tuple[int, int, int, int, int]], folded: OracleLife, last: int, days: list[int]) -> bytes:
-    wide = [(i, key, amount) for i, (key, _, amount, _, _) in enumerate(rows) if _row(*rows[i])[6:10] == b"\xff" * 4]
+def _tail(rows: list[Row], folded: OracleLife, last: int, days: list[int]) -> bytes:
+    wide = [(i, key, amount) for i, (key, _, amount, *_) in enumerate(rows) if _row(*rows[i])[6:10] == b"\xff" * 4]
     flags, parts = 0, b""
     if wide:
         flags, parts = 1, _varint(len(wide)) + b"".join(_varint(number) for row in wide for number in row)
+    if foreign := [(i, *row[5]) for i, row in enumerate(rows) if row[5]]:
+        flags += 2
+        parts += _varint(len(foreign)) + b"".join(_varint(number) for row in foreign for number in row)
     if folded.orders or folded.money:
         gaps = b"".join(_varint(b - a) for a, b in pairwise(days))
         bits = sum(1 << (day - days[0] - 1) for day in days[1:])

@@ -85,8 +85,8 @@ class SecuredServers:
 
     def settings(self, user: str, way: str = "scram", **others: Any) -> Settings:
         """Return settings of a user, by the way in that WAYS names."""
-        chosen = {"partitions": 2, "session_timeout_ms": 6_000} | self.ways(user)[way] | others
-        return Settings(**chosen)
+        own: dict[str, Any] = {"partitions": 2, "session_timeout_ms": 6_000, "other_currencies": "EUR"}
+        return Settings(**(own | self.ways(user)[way] | others))
 
     def ways(self, user: str) -> dict[str, dict[str, Any]]:
         """Return the connection's settings of each way in."""

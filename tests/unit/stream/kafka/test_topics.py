@@ -36,7 +36,7 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
 
 def test_partitions_agree_wherever_a_shard_keeps_its_number() -> None:
     specs = _by_name(Settings(partitions=6))
-    single = {"segment-models", "segment-reports", "segstream-redrives", "segstream-reshards"}
+    single = {"segment-models", "segment-rates", "segment-reports", "segstream-redrives", "segstream-reshards"}
     assert {spec.name for spec in specs.values() if spec.partitions != 6} == single
     assert {specs[name].partitions for name in single} == {1}
 
@@ -54,9 +54,9 @@ def test_records_that_states_and_histories_are_made_of_are_never_deleted() -> No
         assert kept_forever != spec.name.endswith("-dead-letters"), spec.name
 
 
-def test_only_the_inputs_have_the_broker_s_clock() -> None:
+def test_the_inputs_and_the_rates_have_the_broker_s_clock() -> None:
     stamped = {s.name for s in topics.specs(Settings()) if s.config.get("message.timestamp.type") == "LogAppendTime"}
-    assert stamped == {"orders", "orders-unkeyed"}
+    assert stamped == {"orders", "orders-unkeyed", "segment-rates"}
 
 
 @pytest.mark.parametrize(("replicas", "in_sync"), [(1, "1"), (2, "2"), (3, "2")])
@@ -80,7 +80,7 @@ async def test_check_names_what_differs(settings: Settings) -> None:
     problems = await topics.check(other)
     assert Problem(settings.orders_topic, "partitions", "5", "4") in problems
     assert Problem(settings.orders_topic, "max.message.bytes", "500000", "1048576") in problems
-    # Once for each topic that has them: all but models, reports and redrives have the partitions, four the limit.
+    # Once for each topic that has them: all but those of one partition have the partitions, four the limit.
     assert [p.setting for p in problems].count("partitions") == 10
     assert [p.setting for p in problems].count("max.message.bytes") == 4
     assert len(problems) == 14
