@@ -60,6 +60,7 @@ def test_every_process_works_through_each_way(secured: SecuredServers, tmp_path:
 DENIED = [
     ("segstream worker", "Read topic orders", "use the topic orders."),
     ("segstream worker", "Read topic segment-models", "use the topic segment-models."),
+    ("segstream worker", "Read topic segment-rates", "use the topic segment-rates."),
     ("segstream worker", "Read group segstream", "use the consumer group segstream."),
     ("segstream worker", "Write transactional-id segstream-orders-*", "use the transactional id segstream-orders-"),
     ("segstream dispatch", "Read group segstream-campaigns", "use the consumer group segstream-campaigns."),

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from pydantic import field_validator
 from pydantic_settings import SettingsConfigDict
 from typer.testing import CliRunner
 
+from segmentation.agreed import Agreed, Way, differences
 from stream import cli
 from stream.errors import SettingsError
 from stream.settings import Settings, load_settings
@@ -25,6 +27,30 @@ def test_the_file_counts_and_the_environment_over_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SEGSTREAM_WINDOW_DAYS", "90")
     settings = load_settings(time="event")
     assert (settings.group, settings.window_days, settings.time) == ("shop", 90, "event")
+
+
+def test_other_currencies_are_compared_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_OTHER_CURRENCIES", "USD,GBP,USD")
+    monkeypatch.setenv("SEGSTREAM_CURRENCY", "EUR")
+    settings = load_settings()
+    assert settings.agreed.other_currencies == "GBP,USD"
+    assert settings.all_currencies == {"EUR", "GBP", "USD"}
+    assert load_settings(other_currencies="").all_currencies == {"EUR"}
+
+
+def test_a_head_of_before_several_currencies_agrees_with_one_currency() -> None:
+    agreed = load_settings().agreed
+    before = {key: value for key, value in msgspec.to_builtins(agreed).items() if key != "other_currencies"}
+    assert differences(msgspec.convert(before, Agreed), agreed) == []
+    [found] = differences(msgspec.convert(before, Agreed), load_settings(other_currencies="EUR").agreed)
+    assert (found.name, found.way) == ("other_currencies", Way.ADOPT)
+
+
+@pytest.mark.parametrize("codes", ["usd", "USD;EUR", "USD,", "EURO", "USD,EUR"])
+def test_other_currencies_that_are_none(codes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_OTHER_CURRENCIES", codes)
+    with pytest.raises(SettingsError, match="SEGSTREAM_OTHER_CURRENCIES"):
+        load_settings()
 
 
 @pytest.mark.parametrize(

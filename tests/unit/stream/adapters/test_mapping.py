@@ -142,6 +142,12 @@ def test_a_bad_event_is_refused_as_a_worker_would_and_takes_the_good_ones_along(
     assert (why.reason, why.field) == (reason, field)
 
 
+def test_an_order_in_another_currency_that_the_workers_take_passes_whether_there_is_a_rate_or_not() -> None:
+    dollars = msgspec.structs.replace(ORDER, amount=Amount("1.00", "USD"))
+    assert refused(lambda _: dollars).reason is Reason.UNKNOWN_CURRENCY
+    assert mapped(lambda _: dollars, settings=Settings(currency="EUR", other_currencies="GBP,USD"))
+
+
 def test_a_control_is_refused() -> None:
     assert refused(lambda _: ClockAdvanced(id="1", to=AT)).reason is Reason.CONTROL_NOT_ALLOWED
 
