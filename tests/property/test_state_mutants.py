@@ -40,7 +40,7 @@ def some_raws(rng: random.Random) -> list[Raw]:
 
 
 def scene(rng: random.Random) -> Any:
-    return a_scene(Rules(WINDOW, rng.choice(GRACES), 1_000), some_raws(rng))
+    return a_scene(Rules(WINDOW, rng.choice(GRACES), 1_000), some_raws(rng), mixed=rng.random() < 0.5)
 
 
 def seed(rng: random.Random) -> int:
@@ -68,19 +68,20 @@ def the_cap(rng: random.Random) -> None:
 def the_fast_path(rng: random.Random) -> None:
     rules = Rules(WINDOW, rng.choice(GRACES), 1_000)
     inner(test_rfm.test_fast_path_equals_slow_path)(
-        rules, some_raws(rng), seed(rng), rng.random() < 0.5, rng.choice([1_000, 3])
+        rules, some_raws(rng), seed(rng), rng.random() < 0.5, rng.choice([1_000, 3]), rng.random() < 0.3
     )
 
 
 def the_open_state(rng: random.Random) -> None:
     rules = Rules(WINDOW, rng.choice(GRACES), 1_000)
     inner(test_open_state.test_an_open_state_is_the_state_after_each_event)(
-        rules, some_raws(rng), seed(rng), rng.random() < 0.5, rng.choice([1_000, 3, 8]), rng.randint(0, 3)
+        rules, some_raws(rng), seed(rng), rng.random() < 0.5, rng.choice([1_000, 3, 8]), rng.randint(0, 3), False
     )
 
 
 PRECEDENCE: Final[Any] = vars(Entry)["precedence"].fget
 FOLD_MONEY: Final = "money = _money(orders, refunds, since, cut, rules)"
+OWN_CURRENCY: Final = "e.foreign and e.foreign.currency == own.currency"
 MUTANTS: Final = (
     StateMutant(
         "a late repeat is folded again", Edit(life.fold, "folded.last < e.time <= cut", "e.time <= cut"), the_life
@@ -174,6 +175,17 @@ MUTANTS: Final = (
     StateMutant(
         "an open state counts days for good", Edit(OpenState._count_day, "+= by", "+= max(by, 0)"), the_open_state
     ),
+    StateMutant(
+        "a refund in its order's currency is converted by itself", Edit(meaning.net, OWN_CURRENCY, "False"), the_figures
+    ),
+    StateMutant(
+        "a refund in a third currency counts as in its order's",
+        Edit(meaning.net, OWN_CURRENCY, "e.foreign"),
+        the_figures,
+    ),
+    StateMutant("half a ten-thousandth is rounded up", Edit(meaning.converted, " and whole & 1", ""), the_figures),
+    StateMutant("the fast path loses what was paid", Edit(rfm.append, "and not foreign", ""), the_fast_path),
+    StateMutant("the paid amount isn't written", Edit(state_tail.write_tail, "if e.foreign]", "if 0]"), the_set),
 )
 
 
