@@ -27,6 +27,10 @@ class Customer:
     changed: bool = False  # the value is to be stored
     searched: bool = False  # `wake` is known
     erased: bool = False  # its entry of the due index is from before its erasure
+    linked: bool = False  # it knows of merges, or learns of one
+    is_root: bool = False  # it does, and is known to be the root of its person
+    merged_into: str | None = None  # the root that its last move names
+    stored: bytes | None = None  # of one who is linked: the value before
     move: Move | None = None  # the move of this round, until the one after it is known
 
     def next_record(self, taken: int) -> int | None:
@@ -82,12 +86,17 @@ def search_fired(customers: Sequence[Customer], published: int, scoring: Scoring
 
 
 def erase_customer(customer: Customer, request: ScoreRequest) -> Iterable[Move]:
-    """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8)."""
+    """Make the move to no segment, if one was published before (docs/explanation/state-format.md, section 8).
+
+    The customer was erased, or its id merged into another.
+    """
     customer.erased = True
     value = customer.value or EMPTY
     if not announcement(value)[0]:
         return []
-    move = announce(customer.key, value, 0, request.at, Cause.ERASURE, request.position)
+    move = announce(customer.key, value, 0, request.at, request.cause or Cause.ERASURE, request.position)
+    if move.cause is Cause.MERGED:
+        move.merged_into = customer.merged_into
     move.causation_id = request.event.event_id if request.event else None
     customer.take(move)
     return [move]

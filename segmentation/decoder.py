@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import accumulate
 from typing import Final, Literal, NamedTuple
 
 from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, SLOTS, Backfills
-from segmentation.entries import DAY_MS, Entry
+from segmentation.entries import DAY_MS, NONE, PLACED, Entry, key_of
 from segmentation.event_text import iso
 from segmentation.events import (
     CONTROL_KEY,
     BackfillFinished,
-    ClockAdvanced,
     Control,
+    CustomerJoined,
     CustomerMerged,
+    EventForwarded,
     HandedOn,
     ModelActivated,
     Reason,
     RejectedEvent,
+    ShardControl,
     decode,
     millis,
     to_entry,
 )
+from segmentation.links import Edge, stamp_of
 from segmentation.rates import ONE_CURRENCY, Conversion, Rates
+from segmentation.state_bytes import CustomerState, StateFormatError, unpack
 from segmentation.step import Activation, DeadLetter, KafkaRecord
 
 _SHOWN: Final = 64  # bytes of a key that a message repeats: a key may be as large as a record
@@ -35,12 +40,25 @@ def _shown(key: bytes | None) -> str:
     return repr(key and key[:_SHOWN])
 
 
+NO_ENTRY: Final = Entry(0, 0, 0, 0)
+
+
 class DecodedEvent(NamedTuple):
     """A record that can be used: the entry that it adds, its event's id, and the backfill that it belongs to."""
 
-    entry: Entry
+    entry: Entry  # of a merge or of what is handed on one that is never merged
     event_id: str
     backfill: str | None = None
+    into: str | None = None  # the customer's id is merged into this one
+
+
+class LinkRecord(NamedTuple):
+    """A record that teaches its customer merges: a merge of the customer's own id, or what another one hands on."""
+
+    edges: tuple[Edge, ...]
+    giver: str | None = None  # None: the customer's own merge
+    package: str = ""  # its id
+    state: CustomerState | None = None  # that of the giver; None: nothing is known of it
 
 
 @dataclass(slots=True)
@@ -60,9 +78,19 @@ class Batch:
     mutes: dict[int, int] = field(default_factory=dict)  # position of a record of a backfill -> slot
     changes: list[tuple[int, Backfills]] = field(default_factory=list)  # (position, the registry from there on)
     closed: bool = False  # a backfill ended within a replayed batch, which goes on
+    links: dict[int, LinkRecord] = field(default_factory=dict)  # by position
+    linked: set[bytes] = field(default_factory=set)  # their customers
+    records: Sequence[KafkaRecord] = ()  # all that were given
+    stamps: list[int] = field(default_factory=list)  # the highest up to each of them, once they are needed
     full: bool = False  # a replayed batch ends here: backfills that are over hold the slots that the next record needs
     conversion: Conversion = ONE_CURRENCY
     no_rate: bool = False  # a record found no rate that it may use
+
+    def highest_stamp(self, position: int) -> int:
+        """Return the highest stamp of the records up to this one: brokers' clocks may differ a little."""
+        if len(self.stamps) < len(self.records):
+            self.stamps = list(accumulate([stamp_of(r.timestamp, r.offset) for r in self.records], max))
+        return self.stamps[position]
 
     def note(self, position: int, registry: Backfills) -> None:
         """Note that the registry changes at this position."""
@@ -133,7 +161,7 @@ class Reader:
         other currencies are converted.
         """
         conversion = Conversion(self.other_currencies, rates) if self.other_currencies else ONE_CURRENCY
-        batch = Batch(clock=clock, before=backfills, registry=backfills, conversion=conversion)
+        batch = Batch(clock=clock, before=backfills, registry=backfills, conversion=conversion, records=records)
         replayed = replayed_until is not None
         for index, record in enumerate(records):
             if batch.registry.rows:
@@ -143,7 +171,10 @@ class Reader:
             event: DecodedEvent | None = None
             try:
                 if record.key == CONTROL_KEY:
-                    if self._take_control(batch, index, record, replayed=replayed):
+                    control = self._control(record)
+                    if isinstance(control, HandedOn):
+                        event = self._take_handed_on(batch, index, record, control)
+                    elif self._take_control(batch, index, record, control, replayed=replayed):
                         return batch
                 else:
                     event = self._take_event(batch, index, record)
@@ -159,9 +190,10 @@ class Reader:
             batch.events.append(event)
         return batch
 
-    def _take_control(self, batch: Batch, index: int, record: KafkaRecord, *, replayed: bool) -> bool:
+    def _take_control(
+        self, batch: Batch, index: int, record: KafkaRecord, event: ShardControl, *, replayed: bool
+    ) -> bool:
         """Apply a control. Return whether it ends the batch, as a turn of its own."""
-        event = self._control(record)
         if isinstance(event, ModelActivated):
             if self.time == "wall" or replayed:
                 return False
@@ -178,6 +210,33 @@ class Reader:
             batch.clock = max(batch.clock, to)
         return False
 
+    def _take_handed_on(
+        self, batch: Batch, index: int, record: KafkaRecord, event: CustomerJoined | EventForwarded
+    ) -> DecodedEvent:
+        """Take what another customer hands on. Its shard has checked it; here it opens no backfill."""
+        customer = event.customer_id.encode()
+        if isinstance(event, EventForwarded):
+            inner = event.event
+            taken = DecodedEvent(
+                to_entry(inner, self.currency, batch.conversion, event.arrived), inner.id, inner.backfill
+            )
+            newest = taken.entry.time
+            if taken.backfill is not None and batch.registry.is_open(taken.backfill):
+                self._mark(batch, index, taken.backfill, record.timestamp)
+        else:
+            link = _package(event)
+            taken, newest = DecodedEvent(NO_ENTRY, event.merge), NONE
+            if link.state is not None:
+                newest = link.state.newest
+            batch.links[index] = link
+            batch.linked.add(customer)
+        # As far as an event may set the clock ahead; the state or the event is taken in any case.
+        ahead = newest - batch.clock
+        if self.time == "event" and ahead > 0 and (batch.clock < 0 or ahead <= self.max_jump_ms):
+            batch.clock = newest
+        batch.own.setdefault(customer, []).append(index)
+        return taken
+
     def _take_event(self, batch: Batch, index: int, record: KafkaRecord) -> DecodedEvent:
         customer, event = self._decoded(record, batch.conversion)
         at = event.entry.time
@@ -185,6 +244,9 @@ class Reader:
         self._check_date(at, record, batch.clock, "occurred_at")
         if event.backfill is not None:
             self._mark(batch, index, event.backfill, record.timestamp)
+        if event.into is not None:
+            batch.links[index] = LinkRecord((Edge(at, customer.decode(), event.into),))
+            batch.linked.add(customer)
         if self.time == "event" and at > batch.clock:
             batch.clock = at
         own = batch.own.get(customer)
@@ -218,10 +280,8 @@ class Reader:
         batch.closed = True
         return False
 
-    def _control(self, record: KafkaRecord) -> ClockAdvanced | BackfillFinished | ModelActivated:
+    def _control(self, record: KafkaRecord) -> ShardControl | HandedOn:
         event = decode(record.value)
-        if isinstance(event, HandedOn):
-            raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", "merges aren't read yet.")
         if not isinstance(event, Control):
             raise RejectedEvent(
                 Reason.KEY_NOT_CUSTOMER,
@@ -237,8 +297,6 @@ class Reader:
                 Reason.TOO_LARGE, None, f"the event has {len(value)} bytes, the limit is {self.max_event_bytes}."
             )
         event = decode(value)
-        if isinstance(event, CustomerMerged):
-            raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", "merges aren't read yet.")
         if isinstance(event, Control):
             raise RejectedEvent(
                 Reason.CONTROL_NOT_ALLOWED,
@@ -253,6 +311,8 @@ class Reader:
                 f"the record's key is {_shown(record.key)}, the customer {_shown(customer)}: "
                 "key orders by customer, or send to orders-unkeyed.",
             )
+        if isinstance(event, CustomerMerged):
+            return customer, _merge(event)
         entry = to_entry(event, self.currency, conversion, record.timestamp)
         return customer, DecodedEvent(entry, event.id, event.backfill)
 
@@ -277,3 +337,23 @@ class Reader:
                 f"dated {at - clock} ms ahead of the shard's clock, allowed are {self.max_jump_ms} ms: "
                 "send clock.advanced first.",
             )
+
+
+def _merge(event: CustomerMerged) -> DecodedEvent:
+    """Return a merge of the customer. Raises RejectedEvent."""
+    if event.into in (event.from_, CONTROL_KEY.decode()):
+        message = (
+            f"customer {event.from_[:_SHOWN]!r} into {event.into[:_SHOWN]!r}: expected the id of another customer."
+        )
+        raise RejectedEvent(Reason.WRONG_FIELD, "into", message)
+    entry = NO_ENTRY._replace(key=key_of(millis(event.occurred_at), PLACED))
+    return DecodedEvent(entry, event.id, event.backfill, event.into)
+
+
+def _package(event: CustomerJoined) -> LinkRecord:
+    """Return what a package teaches. Raises RejectedEvent."""
+    try:
+        state = unpack(event.state)
+    except StateFormatError as error:
+        raise RejectedEvent(Reason.WRONG_FIELD, "state", str(error)) from None
+    return LinkRecord(state.links.edges, event.giver, event.id, state if state.holds_anything else None)

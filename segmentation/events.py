@@ -179,25 +179,33 @@ CustomerEvent = EntryEvent | CustomerMerged
 
 
 class CustomerJoined(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="customer.joined"):
-    """The state of an id that was merged, for the customer that it belongs to. `id` is that of the merge."""
+    """The state of an id that was merged, or only the merges that it knows of, for a customer of the same person.
+
+    `merge` is the id of the merge that caused it.
+    """
 
     id: Id
     customer_id: Id
     giver: Id
-    given_at: Count
+    merge: Id
     state: bytes
 
 
 class EventForwarded(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="event.forwarded"):
-    """An event of an id that was merged before, for the customer that it belongs to. `id` is the event's."""
+    """An event of an id that was merged before, for the customer that it belongs to.
+
+    `id` is the event's, and `arrived` the time (ms) at which it came.
+    """
 
     id: Id
     customer_id: Id
     event: EntryEvent
+    arrived: Count
 
 
 HandedOn = CustomerJoined | EventForwarded
-Control = ClockAdvanced | BackfillFinished | ModelActivated | HandedOn
+ShardControl = ClockAdvanced | BackfillFinished | ModelActivated
+Control = ShardControl | HandedOn
 InputEvent = CustomerEvent | Control
 
 

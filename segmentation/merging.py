@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from segmentation.customers import Customer
+from segmentation import aliases
+from segmentation.customers import Customer, search_customers
 from segmentation.decisions import ScoreRequest, ScoringContext, first_that_moves
 from segmentation.decoder import Batch
 from segmentation.entries import ERASED, UNREVISED, Rules
@@ -23,6 +24,7 @@ from segmentation.rfm import (
     with_announcement,
     with_mute,
 )
+from segmentation.routing import EVERYWHERE, Routing
 from segmentation.step import NEVER_DUE, BatchTooLong, DeadLetter, Turn
 
 BY_RECORD: Final = 1  # at one position of the fold, what is due comes before the record
@@ -40,9 +42,11 @@ class Fold(NamedTuple):
     bound: tuple[int, bytes]  # (instant, customer) that it ends before
     scoring: ScoringContext | None  # None: no model yet, nobody moves
     open_slots: frozenset[int]  # of the backfills whose customers are muted
-    turn: Turn  # dead letters and counts go here
+    turn: Turn  # dead letters, counts and packages go here
     rules: Rules
     overdue: Callable[[], bool]
+    routing: Routing = EVERYWHERE
+    replayed: bool = False  # the records were delivered before
 
     def check_time(self) -> None:
         """Raise BatchTooLong where the batch has taken longer than a turn may."""
@@ -76,6 +80,8 @@ def merge_next(c: Customer, fold: Fold) -> ScoreRequest | None:
     batch = fold.batch
     if c.value is not None and len(c.value) > _LARGE:
         fold.check_time()
+    if c.linked and (taken := aliases.take(c, fold)) is not aliases.Ordinary.ORDINARY:
+        return taken
     position = c.own[c.done]
     c.done += 1
     event, clock, prior = batch.events[position], batch.clocks[position], c.value
@@ -101,7 +107,7 @@ def next_run(c: Customer, fold: Fold) -> Sequence[int]:
     They have one clock, and none of them is an erasure: so the customer moves at most once, by the first that is a
     reason to, because a dwell lasts a millisecond at least.
     """
-    if len(c.own) - c.done < HELD_OPEN:
+    if len(c.own) - c.done < HELD_OPEN or c.linked:
         return []
     batch, first = fold.batch, c.own[c.done]
     end = c.done
@@ -130,9 +136,16 @@ def merge_run(c: Customer, positions: Sequence[int], fold: Fold) -> Run:
     return Run(c, request, value, changed)
 
 
+def close_runs(runs: Sequence[Run], batch: Batch, scoring: ScoringContext | None) -> None:
+    """Give the customers of runs the states after all their records, and search their next moves by time."""
+    searched = [run.customer for run in runs if run.close()]
+    if scoring is not None:
+        search_customers(searched, [batch.clocks[c.own[c.done - 1]] + 1 for c in searched], scoring)
+
+
 def merge_all(c: Customer, fold: Fold) -> None:
     """Merge all of the customer's records, of any clocks; none is scored."""
-    if len(c.own) < HELD_OPEN:
+    if len(c.own) < HELD_OPEN or c.linked:
         while c.done < len(c.own):
             merge_next(c, fold)
         return

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
+from msgspec import UNSET
+
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import cloud_headers, iso, move_id
 from segmentation.events import encode
@@ -40,6 +42,7 @@ class Move:
     distances: Sequence[float] = ()
     next_at: int = NEVER_DUE
     next_to: int = 0
+    merged_into: str | None = None
 
 
 def figures(value: bytes | None, at: int) -> Rfm | None:
@@ -98,6 +101,7 @@ class MoveWriter:
             next=upcoming,
             causation_id=move.causation_id,
             life=life_figures(life_at(move.value, move.at, rules)) if move.target else None,
+            merged_into=move.merged_into or UNSET,
         )
         body = encode(event)
         headers = cloud_headers("segment.changed", event.id, self._source, customer, occurred_at)

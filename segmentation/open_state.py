@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from segmentation.entries import ANCHOR, CANCELLED, ERASED, NEVER, NONE, PLACED, REFUNDED, UNREVISED, Entry, after
 from segmentation.life import NOTHING_FOLDED, Folded, Life, count_days, day_of, fold, life_of
+from segmentation.links import NO_LINKS
 from segmentation.meaning import read, saturated
 from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, settle
 from segmentation.state_bytes import EMPTY, CustomerState, pack, pack_header, unpack
@@ -68,7 +69,7 @@ class OpenState:
 
     def header(self) -> bytes:
         """Return the state's header."""
-        tail = self._tailed > 0 or self._state.folded != NOTHING_FOLDED
+        tail = self._tailed > 0 or self._state.folded != NOTHING_FOLDED or self._state.links != NO_LINKS
         return pack_header(self._state, len(self._entries), self.muted, tail=tail)
 
     def value(self) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from segmentation.events import Reason
 from segmentation.step import DeadLetter, Forward
@@ -20,6 +20,12 @@ class Routing(NamedTuple):
     partitioner: Partitioner | None
     partitions: int
 
+    def partition_of(self, key: bytes) -> int | None:
+        """Return the partition of a customer's records; None: nobody knows it."""
+        if self.partitioner is None:
+            return 0 if self.partitions == 1 else None
+        return self.partitioner(key, self.partitions)
+
     def is_here(self, key: bytes, partition: int, own: Sequence[int], turn: Turn, former: int) -> bool:
         """Return whether a customer belongs on this partition. If not, its records go on, or to the dead letters.
 
@@ -34,3 +40,6 @@ class Routing(NamedTuple):
         message = f"{belongs}: check the producer's partitioner."
         turn.dead += [DeadLetter(position, Reason.WRONG_PARTITION.value, None, message) for position in own]
         return False
+
+
+EVERYWHERE: Final = Routing(None, 1)  # there is one partition

@@ -14,12 +14,13 @@ from itertools import compress
 from typing import Final, NamedTuple, cast
 
 from segmentation.agreed import Agreed
+from segmentation.aliases import add_remnants, last_moves, note_links, rank_of
 from segmentation.backfills import NONE_OPEN
 from segmentation.customers import Customer, erase_customer, score_customers, search_customers, search_fired
 from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
-from segmentation.merging import Fold, Run, merge_all, merge_next, merge_run, next_run
+from segmentation.merging import Fold, close_runs, merge_all, merge_next, merge_run, next_run
 from segmentation.moves import NOTE, Move, latest_of
 from segmentation.output_events import Cause
 from segmentation.partitioners import PARTITIONERS, Partitioner
@@ -28,7 +29,6 @@ from segmentation.rfm import (
     advance_bytes,
     announcement,
     headers,
-    is_erased,
     is_lost,
     muted_by,
     with_announcement,
@@ -36,7 +36,7 @@ from segmentation.rfm import (
 )
 from segmentation.routing import Routing
 from segmentation.scorer import UNKNOWN
-from segmentation.state_bytes import bare, silent
+from segmentation.state_bytes import bare, is_gone, silent
 from segmentation.state_former import current, is_former_erased
 from segmentation.step import (
     NEVER_DUE,
@@ -75,6 +75,7 @@ class ScoringStep:
 
     name = "scoring"
     latest = staticmethod(latest_of)
+    rank = staticmethod(rank_of)
 
     def __init__(
         self,
@@ -146,8 +147,11 @@ class ScoringStep:
         batch, _, overdue, _ = _work(plan)
         turn = Turn(plan.taken, plan.clock, dead=list(batch.dead))
         open_slots = (plan.backfills or NONE_OPEN).open_slots
-        fold = Fold(batch, plan.taken, (0, b""), None, open_slots, turn, self._rules, overdue)
-        for customer in self._customers(plan, values, (), turn):
+        fold = Fold(
+            batch, plan.taken, (0, b""), None, open_slots, turn, self._rules, overdue, self._routing, replayed=True
+        )
+        customers = self._customers(plan, values, (), turn)
+        for customer in customers:
             fold.check_time()
             if plan.closed:
                 for position in customer.own:
@@ -157,6 +161,8 @@ class ScoringStep:
                 merge_all(customer, fold)
             if customer.changed and customer.value is not None:
                 turn.states[customer.key] = customer.value
+        turn.packages.sort(key=lambda package: package.position)
+        add_remnants(turn, customers, self._rules)
         return turn
 
     def decide(
@@ -179,7 +185,7 @@ class ScoringStep:
         turn.backfills = batch.backfills(taken)
         customers = self._customers(plan, values, fired, turn)
         scoring, open_slots = self._scoring(context), (turn.backfills or context.backfills).open_slots
-        fold = Fold(batch, taken, bound, scoring, open_slots, turn, self._rules, context.overdue)
+        fold = Fold(batch, taken, bound, scoring, open_slots, turn, self._rules, context.overdue, self._routing)
         moves = self._fold(customers, fold)
         moves.sort(key=lambda move: move.order)
         last = [batch.clocks[taken - 1]] if taken else []
@@ -187,6 +193,7 @@ class ScoringStep:
         self._finish(turn, customers, moves, context)
         turn.dead = sorted(d for d in turn.dead if d.position < taken)
         turn.forwards = sorted(f for f in turn.forwards if f.position < taken)
+        turn.packages.sort(key=lambda package: package.position)
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
@@ -253,13 +260,8 @@ class ScoringStep:
         return with_announcement(EMPTY if value is None else value, *NOTE.unpack(note))
 
     def is_gone(self, value: bytes) -> bool:
-        """Return whether the erasure is all that is left, and published."""
-        return is_erased(value) or is_former_erased(value)
-
-    def rank(self, value: bytes) -> int | None:
-        """Return None: no state knows of merges yet."""
-        del value  # the contract asks for it
-        return None
+        """Return whether nothing is left but an erasure or merges, and the last move is published."""
+        return is_gone(value) or is_former_erased(value)
 
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""
@@ -295,16 +297,19 @@ class ScoringStep:
         for key, stored in zip(plan.keys, values, strict=True):
             value = None if stored is None else current(stored, self._rules)
             # An erased customer's remains may lie in several shards after a reshard: they show no right partition.
-            unseen = value is None or is_erased(value)
+            unseen = value is None or is_gone(value)
             if unseen and not self._routing.is_here(key, partition, batch.own[key], turn, former):
                 continue
-            parts[key] = Customer(key, value, batch.own[key])
+            parts[key] = customer = Customer(key, value, batch.own[key])
+            note_links(customer, batch.linked)
         for due in fired:
             if due.value is None:
                 turn.idle.append(due.key)
             else:
                 value = current(due.value, self._rules)
-                parts.setdefault(due.key, Customer(due.key, value)).fired_at = due.at
+                customer = parts.setdefault(due.key, Customer(due.key, value))
+                customer.fired_at = due.at
+                note_links(customer, batch.linked)
         return list(parts.values())
 
     def _fold(self, customers: list[Customer], fold: Fold) -> list[Move]:
@@ -313,6 +318,7 @@ class ScoringStep:
         batch, taken, bound, scoring = fold.batch, fold.taken, fold.bound, fold.scoring
         fold.check_time()
         if scoring is not None:
+            moves += last_moves(customers, fold.turn.clock)
             fired = [c for c in customers if c.fired_at is not None and not c.drops_silently()]
             search_fired(fired, fold.turn.clock if self._event_time else 0, scoring)
         active = customers
@@ -335,16 +341,9 @@ class ScoringStep:
             requests += [(c, r) for c in one_by_one if (r := merge_next(c, fold)) is not None]
             if scoring is not None:
                 moves += self._round(due, [c for c, _ in requests], [r for _, r in requests], batch, scoring)
-            self._close(runs, batch, scoring)
+            close_runs(runs, batch, scoring)
             active = due + arrived
         return moves
-
-    @staticmethod
-    def _close(runs: list[Run], batch: Batch, scoring: ScoringContext | None) -> None:
-        """Give the customers of runs the states after all their records, and search their next moves by time."""
-        searched = [run.customer for run in runs if run.close()]
-        if scoring is not None:
-            search_customers(searched, [batch.clocks[c.own[c.done - 1]] + 1 for c in searched], scoring)
 
     def _round(
         self,
@@ -368,7 +367,7 @@ class ScoringStep:
         for c, move in zip(due, moves, strict=True):
             c.take(move)
         searched = due + scored
-        erased = [r.event is not None and r.event.entry.kind == ERASED for r in requests]
+        erased = [(r.event is not None and r.event.entry.kind == ERASED) or r.cause is Cause.MERGED for r in requests]
         if any(erased):
             for c, r in zip(compress(scored, erased), compress(requests, erased), strict=True):
                 moves += erase_customer(c, r)
@@ -392,6 +391,7 @@ class ScoringStep:
                 turn.due[c.key] = c.wake
             else:
                 turn.idle.append(c.key)
+        add_remnants(turn, customers, self._rules)
         model = _model(context)
         if model is not None and moves:
             turn.outputs = [model.writer.write(move, context.now, self._rules) for move in moves]

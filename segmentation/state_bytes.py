@@ -17,6 +17,7 @@ import numpy as np
 from segmentation.backfills import SLOTS
 from segmentation.entries import ERASED, NEVER, NONE, Entry, kind_of, times_of
 from segmentation.life import MOST_DAYS, NO_LIFE, NOTHING_FOLDED, Folded, Life
+from segmentation.links import NO_LINKS, Links
 from segmentation.state_tail import (
     AMOUNT_LIMIT,
     KEY_LIMIT,
@@ -24,6 +25,7 @@ from segmentation.state_tail import (
     add_tail,
     amount_of_row,
     amounts_of_rows,
+    has_links,
     row_amount,
     write_tail,
 )
@@ -103,14 +105,20 @@ class CustomerState:
     entries: tuple[Entry, ...] = ()
     life: Life = NO_LIFE  # up to the same instants as the other figures
     folded: Folded = NOTHING_FOLDED  # the part of it that lies at or before the cut
+    links: Links = NO_LINKS  # the merges that the customer knows of
     segment: int = 0  # the scorer's three, passed through unchanged; 0: never announced
     sequence: int = 0
     moved_at: int = NONE
 
+    @property
+    def holds_anything(self) -> bool:
+        """Whether there is anything of a customer in it, be it an erasure, beside moves and merges."""
+        return bool(self.entries) or self.folded != NOTHING_FOLDED or self.first != NEVER
+
 
 def pack(state: CustomerState) -> bytes:
     """Write a state as bytes: 94, 22 more per entry, and a tail where these don't suffice."""
-    tail = write_tail(state.entries, state.folded)
+    tail = write_tail(state.entries, state.folded, state.links)
     return pack_header(state, len(state.entries), state.muted, tail=bool(tail)) + pack_entries(state.entries) + tail
 
 
@@ -147,10 +155,10 @@ def unpack(value: bytes) -> CustomerState:
         Entry(k | k_high << 32, o | o_high << 32, amount_of_row(amount), e | e_high << 32)
         for k, k_high, amount, o, o_high, e, e_high in ROW.iter_unpack(value[HEADER.size : rows_end])
     ]
-    folded = NOTHING_FOLDED
+    folded, links = NOTHING_FOLDED, NO_LINKS
     if flags & TAIL:
         try:
-            entries, folded = add_tail(entries, value[rows_end:])
+            entries, folded, links = add_tail(entries, value[rows_end:])
         except TailError:
             raise StateFormatError(_refusal(value)) from None
     return CustomerState(
@@ -166,6 +174,7 @@ def unpack(value: bytes) -> CustomerState:
         entries=tuple(entries),
         life=Life(orders, days, money, first_standing),
         folded=folded,
+        links=links,
         segment=segment,
         sequence=sequence,
         moved_at=moved_at,
@@ -217,6 +226,11 @@ def cut_of(value: bytes) -> int:
 def has_tail(value: bytes) -> bool:
     """Return whether something in a state doesn't fit into header and rows."""
     return value[1] & TAIL != 0
+
+
+def is_linked(value: bytes) -> bool:
+    """Return whether the customer knows of merges."""
+    return value[1] & TAIL != 0 and value[0] == VERSION and has_links(value[rows_end_of(value) :])
 
 
 def life_in(value: bytes) -> Life:
@@ -291,6 +305,19 @@ def silent(head: NDArray[np.void]) -> NDArray[np.bool_]:
 def is_erased(value: bytes) -> bool:
     """Return whether a state holds an erasure and no segment, nothing else: it is no longer about a person."""
     return len(value) == HEADER.size + ROW.size and kind_of(value[HEADER.size]) == ERASED and value[SEGMENT] == b"\0\0"
+
+
+def is_gone(value: bytes) -> bool:
+    """Return whether a state holds nothing but an erasure and merges: no order, no segment, no mute."""
+    return is_erased(value) or (
+        is_linked(value) and value[SEGMENT] == b"\0\0" and is_bare(value) and not muted_by(value)
+    )
+
+
+def is_bare(value: bytes) -> bool:
+    """Return whether a state holds no order and nothing of one, whatever its segment."""
+    s = unpack(value)
+    return all(e.kind == ERASED for e in s.entries) and s.folded == NOTHING_FOLDED and s.first == NEVER
 
 
 def is_capped(value: bytes) -> bool:

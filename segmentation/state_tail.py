@@ -5,6 +5,8 @@ First a byte of flags (`_Has`), then the parts that it names, in this order, as 
 - wide: how many; of each, its row, key and amount, where these don't fit into the row
 - foreign: how many; of each, its row, currency, what was paid, and the rate
 - folded: orders, money, first, last minus first; how many purchase days, the first one, and the others (`_days`)
+- links: how many ids, each with its length, in UTF-8; how many merges, of each its instant, source and target among the
+  ids, and stamp; how many hand-overs, of each 48 bits
 - revisions: of each row 0 for none, else the revision minus the row's time, zigzagged, and 1 more
 
 Revisions come last, so that a plain new order appends its own.
@@ -20,6 +22,7 @@ import numpy as np
 
 from segmentation.entries import NEVER, NONE, UNREVISED, Entry, Foreign
 from segmentation.life import NOTHING_FOLDED, Folded
+from segmentation.links import NO_LINKS, Edge, Links, members_of
 from segmentation.meaning import has_revisions
 from segmentation.varints import VarintReader, put, put_signed
 
@@ -45,6 +48,7 @@ class _Has(IntFlag):
     PARTIAL = 8  # what is folded isn't the whole life before the cut
     BITMAP = 16  # the purchase days lie in a bitmap
     REVISIONS = 32
+    LINKS = 64
 
 
 _ALL: Final = sum(_Has)
@@ -56,10 +60,11 @@ class Tail(NamedTuple):
     wide: dict[int, tuple[int, int]]  # row -> key, amount
     foreign: dict[int, Foreign]  # by row
     folded: Folded
+    links: Links
     revisions: list[int]  # of all rows; empty: none has one
 
 
-NO_TAIL: Final = Tail({}, {}, NOTHING_FOLDED, [])
+NO_TAIL: Final = Tail({}, {}, NOTHING_FOLDED, NO_LINKS, [])
 
 
 def row_amount(amount: int) -> int:
@@ -90,12 +95,12 @@ def needs_tail(e: Entry) -> bool:
     return is_wide(e.key, e.amount) or e.revision != UNREVISED or e.foreign != ()
 
 
-def write_tail(entries: Sequence[Entry], folded: Folded) -> bytes:
+def write_tail(entries: Sequence[Entry], folded: Folded, links: Links = NO_LINKS) -> bytes:
     """Return the tail of a state; empty where it needs none."""
     wide = [(i, e.key, e.amount) for i, e in enumerate(entries) if is_wide(e.key, e.amount)]
     foreign = [(i, *e.foreign) for i, e in enumerate(entries) if e.foreign]
     revised = has_revisions(entries)
-    if not (wide or foreign or revised or folded != NOTHING_FOLDED):
+    if not (wide or foreign or revised or folded != NOTHING_FOLDED or links != NO_LINKS):
         return b""
     has, out = _Has(0), bytearray(1)
     for part, rows in ((_Has.WIDE, wide), (_Has.FOREIGN, foreign)):
@@ -104,6 +109,9 @@ def write_tail(entries: Sequence[Entry], folded: Folded) -> bytes:
             _put_rows(out, rows)
     if folded != NOTHING_FOLDED:
         has |= _Has.FOLDED | _put_folded(out, folded)
+    if links != NO_LINKS:
+        has |= _Has.LINKS
+        _put_links(out, links)
     if revised:
         has |= _Has.REVISIONS
         for e in entries:
@@ -126,6 +134,11 @@ def put_revision(out: bytearray, e: Entry) -> None:
         return
     ahead = e.revision - e.time
     put(out, (ahead << 1 if ahead >= 0 else ~ahead << 1 | 1) + 1)
+
+
+def has_links(tail: bytes) -> bool:
+    """Return whether there are merges in a tail."""
+    return bool(tail) and tail[0] & _Has.LINKS != 0
 
 
 def takes_revisions(tail: bytes) -> bool:
@@ -166,6 +179,7 @@ def read_tail(data: bytes, times: Sequence[int]) -> Tail:
             {number(): Foreign(number(), number(), number()) for _ in range(number())} if has & _Has.FOREIGN else {}
         )
         folded = _read_folded(reader, has) if has & _Has.FOLDED else NOTHING_FOLDED
+        links = _read_links(reader) if has & _Has.LINKS else NO_LINKS
         revisions = []
         if has & _Has.REVISIONS:
             times = [wide[i][0] >> 3 if i in wide else time for i, time in enumerate(times)]
@@ -175,11 +189,11 @@ def read_tail(data: bytes, times: Sequence[int]) -> Tail:
     rows = range(len(times))
     if reader.at != len(data) or not all(i in rows for i in (*wide, *foreign)):
         raise TailError("a tail that doesn't belong to its rows")
-    return Tail(wide, foreign, folded, revisions)
+    return Tail(wide, foreign, folded, links, revisions)
 
 
-def add_tail(entries: Sequence[Entry], data: bytes) -> tuple[list[Entry], Folded]:
-    """Return the entries with what a tail adds to them, and what is folded. Raises TailError."""
+def add_tail(entries: Sequence[Entry], data: bytes) -> tuple[list[Entry], Folded, Links]:
+    """Return the entries with what a tail adds to them, what is folded, and the merges. Raises TailError."""
     tail = read_tail(data, [e.time for e in entries])
     whole = list(entries)
     for i, (key, amount) in tail.wide.items():
@@ -188,7 +202,7 @@ def add_tail(entries: Sequence[Entry], data: bytes) -> tuple[list[Entry], Folded
         whole[i] = whole[i]._replace(foreign=foreign)
     if tail.revisions:
         whole = [e._replace(revision=revision) for e, revision in zip(whole, tail.revisions, strict=True)]
-    return whole, tail.folded
+    return whole, tail.folded, tail.links
 
 
 def _revision(number: int, time: int) -> int:
@@ -211,6 +225,24 @@ def _put_folded(out: bytearray, folded: Folded) -> _Has:
     short = len(bitmap) < len(gaps)
     out += bitmap if short else gaps
     return (_Has.BITMAP if short else _Has(0)) | (_Has(0) if folded.whole else _Has.PARTIAL)
+
+
+def _put_links(out: bytearray, links: Links) -> None:
+    names = sorted(members_of(links.edges))
+    put(out, len(names))
+    for name in names:
+        text = name.encode()
+        put(out, len(text))
+        out += text
+    _put_rows(out, [(e.at, names.index(e.source), names.index(e.target), e.learned) for e in links.edges])
+    _put_rows(out, [(one,) for one in links.received])
+
+
+def _read_links(reader: VarintReader) -> Links:
+    number = reader.number
+    names = [reader.take(number()).decode() for _ in range(number())]
+    edges = [Edge(number(), names[number()], names[number()], number()) for _ in range(number())]
+    return Links(tuple(edges), tuple([number() for _ in range(number())]))
 
 
 def _days(days: Sequence[int]) -> tuple[bytes, bytes]:

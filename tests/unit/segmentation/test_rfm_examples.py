@@ -13,6 +13,7 @@ import pytest
 
 from segmentation.entries import UNREVISED
 from segmentation.life import NOTHING_FOLDED, Folded
+from segmentation.links import NO_LINKS
 from segmentation.money import format_units, parse_units
 from segmentation.rfm import (
     EMPTY,
@@ -88,7 +89,7 @@ def test_golden_bytes_of_a_tail() -> None:
     e = entry(Kind.PLACED, "e1", 1_700_000_000_000, order="o1", amount=125_000, revision=1_700_000_001_000)
     folded = Folded(2, -5, 1_000, 86_401_000, (0, 1))
     assert write_tail([e], folded) == bytes.fromhex(GOLDEN_TAIL)
-    assert add_tail([e._replace(revision=UNREVISED)], bytes.fromhex(GOLDEN_TAIL)) == ([e], folded)
+    assert add_tail([e._replace(revision=UNREVISED)], bytes.fromhex(GOLDEN_TAIL)) == ([e], folded, NO_LINKS)
 
 
 def test_an_order_with_a_revision_takes_some_26_bytes() -> None:

@@ -1,0 +1,151 @@
+"""Merges that a customer knows of: which ids are one person, and which of them the person goes by.
+
+A merge is an edge between two ids. The root of a set of edges, the id that the person goes by, is a function of the set
+alone. Each id knows some of the edges; `addressees` says whom it tells what it has learned, so that in the end all know
+the same root (docs/explanation/state-format.md, section 11).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from segmentation.entries import hash_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OFFSET_BITS: Final = 20
+
+
+class Edge(NamedTuple):
+    """One merge. Edges sort by their instants, then by their ids."""
+
+    at: int  # ms: `occurred_at` of the latest merge of these two in this direction
+    source: str  # the id that was merged
+    target: str  # the id that it was merged into
+    learned: int = 0  # the stamp of the record that taught it to the customer whose state holds it
+
+
+class Links(NamedTuple):
+    """The merges in a customer's state."""
+
+    edges: tuple[Edge, ...] = ()  # sorted, one for each pair of source and target
+    received: tuple[int, ...] = ()  # `package_number` of each state that came here, ascending: none counts twice
+
+
+NO_LINKS: Final = Links()
+
+
+class Learned(NamedTuple):
+    """The edges that a customer knew before a record, and those that it knows after it."""
+
+    before: tuple[Edge, ...]
+    now: tuple[Edge, ...]
+
+
+def stamp_of(timestamp: int, offset: int) -> int:
+    """Return a number for a record that ascends in its partition: the broker's timestamp (ms), then the offset.
+
+    >>> stamp_of(5, 7) < stamp_of(5, 8) < stamp_of(6, 0)
+    True
+    """
+    return timestamp << _OFFSET_BITS | offset & (1 << _OFFSET_BITS) - 1
+
+
+def package_id(giver: str, stamp: int, part: int) -> str:
+    """Return the id of a state that is handed on: always the same for the record that caused it."""
+    return f"{hash_id(b'g', giver):012x}-{stamp:x}-{part}"
+
+
+def package_number(name: str) -> int:
+    """Return the 48 bits that stand for a package's id.
+
+    >>> package_number(package_id("a", 5, 0)) == package_number(package_id("a", 5, 1))
+    False
+    """
+    return hash_id(b"m", name)
+
+
+def joined(edges: Iterable[Edge], others: Iterable[Edge]) -> tuple[Edge, ...]:
+    """Return the union: of each two ids the latest instant, and the earliest stamp.
+
+    >>> joined([Edge(1, "a", "b", 10)], [Edge(2, "a", "b", 30), Edge(1, "b", "c", 20)])
+    (Edge(at=1, source='b', target='c', learned=20), Edge(at=2, source='a', target='b', learned=10))
+    """
+    found: dict[tuple[str, str], Edge] = {}
+    for e in (*edges, *others):
+        known = found.get((e.source, e.target), e)
+        found[e.source, e.target] = e._replace(at=max(e.at, known.at), learned=min(e.learned, known.learned))
+    return tuple(sorted(found.values()))
+
+
+def in_force(edges: Iterable[Edge], stamp: int) -> tuple[Edge, ...]:
+    """Return the edges that the customer knew before the record of this stamp."""
+    return tuple([e for e in edges if e.learned < stamp])
+
+
+def root_of(edges: Iterable[Edge], customer: str) -> str:
+    """Return the id that a customer's person goes by.
+
+    In the order of their instants: an edge between two persons makes them one, by the target's root; one within a
+    person changes the root only where it is the edge's source. So of a cycle the latest edge decides.
+
+    >>> root_of([Edge(1, "a", "b"), Edge(2, "b", "c")], "a"), root_of([Edge(1, "a", "b"), Edge(2, "b", "a")], "b")
+    ('c', 'a')
+    """
+    above: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while name in above:
+            name = above[name]
+        return name
+
+    roots: dict[str, str] = {}
+    for e in sorted(edges):
+        source, target = top(e.source), top(e.target)
+        if source != target:
+            above[source] = target
+        elif roots.get(source, source) == e.source:
+            roots[source] = e.target
+    person = top(customer)
+    return roots.get(person, person)
+
+
+def members_of(edges: Iterable[Edge]) -> set[str]:
+    """Return all ids of these edges."""
+    return {name for e in edges for name in (e.source, e.target)}
+
+
+def addressees(customer: str, learned: Learned, giver: str | None, given: tuple[Edge, ...]) -> list[str]:
+    """Return whom a customer tells all its edges after it has learned some, sorted.
+
+    `giver`: the id that taught them (None: the customer's own merge), by a message with the edges `given`. An alias
+    tells the root before and the root now. A root tells everybody, because others may take themselves for the root. It
+    needn't where only leaves were added: ids that were merged once and into which none was, so that they decide
+    nothing. One who has just sent the very same edges needn't be reached.
+    """
+    same = _content(learned.before)
+    new = [e for e in learned.now if (e.at, e.source, e.target) not in same]
+    if not new:
+        return []
+    root = root_of(learned.now, customer)
+    knows_all = giver if _content(given) == _content(learned.now) else None
+    if root != customer:
+        reached = {root_of(learned.before, customer), root}
+        if knows_all == root:
+            reached.discard(root)
+    elif all(_is_leaf(e.source, customer, learned.now) for e in new):
+        reached = set()
+    else:
+        reached = members_of(learned.now)
+        reached.discard(knows_all or customer)
+    return sorted(reached - {customer})
+
+
+def _content(edges: Iterable[Edge]) -> set[tuple[int, str, str]]:
+    return {(e.at, e.source, e.target) for e in edges}
+
+
+def _is_leaf(name: str, customer: str, edges: Iterable[Edge]) -> bool:
+    own = [e for e in edges if name in (e.source, e.target)]
+    return name != customer and len(own) == 1
