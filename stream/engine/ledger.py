@@ -55,14 +55,16 @@ class Onward(NamedTuple):
     row: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
 
     @classmethod
-    def all_of(cls, turn: Turn, records: Sequence[LogRecord]) -> list[Onward]:
+    def all_of(cls, turn: Turn, records: Sequence[LogRecord], group: str) -> list[Onward]:
         """Return those of a turn, in the order of the records that caused them: one customer's must not pass another.
 
         A record goes on as it was read to the partition that its key has since `segstream reshard`. A package goes to
-        the customer whom a merge makes one with its own.
+        the customer whom a merge makes one with its own, and names the group: others on the same input have packages
+        of their own, for their states may be under other settings.
         """
+        named = (GROUP_HEADER, group.encode())
         rows = [(f.position, cls._as_read(records[f.position], f.partition)) for f in turn.forwards]
-        rows += [(p.position, cls(p.partition, (CONTROL_KEY, p.value, []))) for p in turn.packages]
+        rows += [(p.position, cls(p.partition, (CONTROL_KEY, p.value, [named]))) for p in turn.packages]
         return [onward for _, onward in sorted(rows, key=lambda row: row[0])]
 
     @classmethod

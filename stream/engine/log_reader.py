@@ -12,6 +12,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import TopicAuthorizationFailedError
 
+from segmentation.events import CONTROL_KEY
 from stream.dead_letters.records import read_dead_letter
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.aiokafka_internals import (
@@ -157,9 +158,10 @@ class LogReader:
         return (min(known), max(known)) if known else None
 
     async def read(self, limit: int, timeout_ms: int) -> list[LogRecord]:
-        """Read the next records, at most `limit`; none after the time-out."""
+        """Read the next records, at most `limit`; none after the time-out. Packages of other groups are left out."""
         answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)
-        return answer.get(self._at, []) if answer else []
+        records: list[LogRecord] = answer.get(self._at, []) if answer else []
+        return [r for r in records if r.key != CONTROL_KEY or not self.foreign_group(dict(r.headers))]
 
     async def read_on(self, limit: int) -> list[LogRecord]:
         """Read the next records; none where the position moved over offsets without records, or after half a second."""
@@ -259,7 +261,7 @@ class LogReader:
             step *= 2
 
     def foreign_group(self, headers: Mapping[str, bytes]) -> str:
-        """Return the other group whose output has these headers; "": it is ours, or of a version that doesn't say."""
+        """Return the other group that these headers name; "": they are ours, or of a version that doesn't say."""
         group = headers.get(GROUP_HEADER, b"").decode(errors="replace")
         return "" if group == self._settings.group else group
 

@@ -162,9 +162,9 @@ class Owned:
     ) -> Publication:
         """Return all that a turn sends to Kafka. `writes`: what Redis gets, with tombstones. Raises as `load` does."""
         dead = self.dead_records(records, turn.dead, now_ms)
-        store, step = self.shard.store, self.shard.step
+        store, step, group = self.shard.store, self.shard.step, self.shard.settings.group
         tombstones, former = await store.left_behind(self.raw, writes, turn.remnants, step)
-        return Publication(head, outputs, dead, tombstones, former, Onward.all_of(turn, records))
+        return Publication(head, outputs, dead, tombstones, former, Onward.all_of(turn, records, group))
 
     async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
         """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.

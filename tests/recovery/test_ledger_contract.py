@@ -13,15 +13,17 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from segmentation.step import DeadLetter, Output
+from segmentation.events import CONTROL_KEY
+from segmentation.step import DeadLetter, Forward, Output, Package, Turn
 from stream.dead_letters.records import DeadRecord, dead_record
-from stream.engine.ledger import Ledger, Publication
+from stream.engine.ledger import Ledger, Onward, Publication
 from stream.engine.log_reader import LogReader
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka import topics
 from stream.kafka.streams import Streams, streams_of
 from stream.settings import Settings
 from stream.storage.heads import (
+    GROUP_HEADER,
     Fingerprint,
     KafkaHead,
     TakeoverRecord,
@@ -31,6 +33,7 @@ from tests.recovery.rig.calm_servers import STORES, calm_servers
 from tests.recovery.rig.memory_ledger import MemoryBroker
 from tests.simulation.fleet import installed
 from tests.simulation.servers.broker import SimulatedBroker
+from tests.simulation.servers.logs import SimulatedRecord
 
 # `make recovery` runs the contract on the newest Kafka too.
 SIDES: Final = [*STORES, pytest.param("newest", marks=[pytest.mark.servers, pytest.mark.recovery])]
@@ -272,6 +275,24 @@ async def test_the_input_is_read_in_order(side: Side, reader: LogReader) -> None
     assert [r.value for r in await reader.read(10, 3_000)] == [b"3"]
     assert await reader.read(10, 10) == []
     assert reader.known_bounds() == (3, 3)
+
+
+async def test_packages_of_other_groups_are_left_out(side: Side, reader: LogReader) -> None:
+    own, turn = side.settings.group, Turn(3, 0)
+    turn.packages = [Package(0, 0, b"first"), Package(2, 0, b"third")]
+    turn.forwards = [Forward(1, 0)]
+    read = SimulatedRecord(7, 0, b"key", b"second", ())
+    onward = Onward.all_of(turn, [read] * 3, own)
+    foreign = Onward(0, (CONTROL_KEY, b"foreign", [(GROUP_HEADER, b"another group")]))
+    control = Onward(0, (CONTROL_KEY, b"for everyone", []))
+    ledger = await side.ledger()
+    await ledger.publish(Publication(KafkaHead(0, 0, 0, 0, ""), onward=[foreign, *onward, control, foreign]))
+    await ledger.close()
+    reader.seek(side.streams.input, 0, 0)
+    found: list[bytes | None] = []
+    while await reader.position() < 6:
+        found += [r.value for r in await reader.read_on(10)]
+    assert found == [b"first", b"second", b"third", b"for everyone"]
 
 
 async def test_the_latest_of_each_key_is_read(side: Side, reader: LogReader) -> None:

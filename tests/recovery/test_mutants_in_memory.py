@@ -14,7 +14,7 @@ import pytest
 from aiokafka.errors import InvalidTxnState
 from msgspec.structs import replace
 
-from segmentation.step import Output, Turn, TurnPlan
+from segmentation.step import KafkaRecord, Output, Package, Remnant, Turn, TurnPlan
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.ownership import ShardContext
@@ -25,6 +25,7 @@ from stream.metrics import Metrics
 from stream.settings import Settings
 from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head, encode_head, first_head
 from stream.storage.keys import tombstone
+from stream.storage.remains import opened_remains
 from tests.recovery.rig.memory_ledger import CLUSTER, MemoryBroker
 from tests.recovery.rig.memory_store import Crash, MemoryStore
 from tests.recovery.rig.mutants import BY_THE_BROKER, TAKEN_OUT, mutate
@@ -431,6 +432,62 @@ async def test_an_erasure_that_only_a_torn_move_publishes_leaves_its_tombstone(r
     name, left = tombstone(b"a", SALT), STATE.pack(0, 0, 2)
     await eventually(lambda: rig.store.kept.tombstones.get(name) == left, SOON_S, "the tombstone in Redis")
     assert {r.key: r.value for r in rig.broker.committed(rig.streams.tombstones or "")} == {name: left}
+
+
+NOTHING: Final = STATE.pack(0, 0, 0)
+
+
+class HandsOn(ToyStep):
+    """It hands each record on, and leaves a remnant of its customer."""
+
+    def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
+        return self._handed_on(super().merge(plan, values), plan)
+
+    def decide(self, plan: TurnPlan, values: Sequence[bytes | None], *others: Any) -> Turn:
+        return self._handed_on(super().decide(plan, values, *others), plan)
+
+    def rank(self, value: bytes) -> int | None:
+        return 1
+
+    @staticmethod
+    def _handed_on(turn: Turn, plan: TurnPlan) -> Turn:
+        records = cast("list[KafkaRecord]", plan.work)
+        turn.packages = [Package(at, 1, b"%d" % record.offset) for at, record in enumerate(records)]
+        turn.remnants = {key: Remnant(NOTHING, None) for key in plan.keys}
+        return turn
+
+
+async def test_packages_and_remnants_are_in_the_turn_and_in_the_head_that_covers_it(rig: MemoryRig) -> None:
+    """A turn is torn before they are sent; those of the turns that Redis hadn't seen aren't sent again."""
+    rig.step = HandsOn()
+    rig.start()
+    rig.send(b"ab")
+    await rig.owned()
+    await rig.rests()
+
+    def sent() -> list[bytes | None]:
+        return [r.value for r in rig.broker.committed(rig.streams.input, 1)]
+
+    assert sent() == [b"0", b"1"]
+    tombstones = rig.streams.tombstones or ""
+    rig.broker.faults.slow |= {tombstones, rig.streams.latest or ""}
+    rig.broker.faults.torn_after = rig.streams.output
+    rig.send(b"aac")
+    await rig.rests()
+    await eventually(lambda: len(sent()) >= 5, SOON_S, "the packages of the torn turn")
+    await rig.kill()
+    assert set(sent()) == {b"0", b"1", b"2", b"3", b"4"}
+    left = {r.key: r.value for r in rig.broker.committed(tombstones)}
+    names = {key: tombstone(key, SALT) for key in (b"a", b"b", b"c")}
+    assert {opened_remains(left[name] or b"", key, SALT) for key, name in names.items()} == {NOTHING}
+    assert not rig.store.kept.tombstones
+
+    before = sent()
+    await rig.store.start_anew(encode_head(first_head(CLUSTER, (1, 1), 0)), {})
+    rig.start()
+    await rig.rests()
+    await eventually(lambda: len(rig.store.kept.states) == 3, SOON_S, "the rebuilt states")
+    assert sent() == before
 
 
 def rows_of_the_table() -> dict[int, tuple[str, str, str]]:

@@ -39,6 +39,7 @@ class Fleet:
 
     def __init__(self, servers: RigServers, settings: Settings, folder: Path) -> None:
         self.settings = settings
+        self.is_twin = False  # these workers take another group's packages, and send none
         self.mutant: int | None = None  # the ingredient of the protocol that these workers lack
         self.ended_alone: list[str] = []  # workers that ended unasked: index, exit code, last line of the log
         self._servers = servers
@@ -87,6 +88,7 @@ class Fleet:
             "RECOVERY_PAGE": "" if page is None else str(page),
             "RECOVERY_CLOCK": str(self.clock(index)),
             "RECOVERY_STOP": stop,
+            "RECOVERY_TWIN": "1" if self.is_twin else "",
             "RECOVERY_MUTANT": "" if self.mutant is None else str(self.mutant),
         }  # fmt: skip
         with self.log(index).open("ab") as log:

@@ -8,6 +8,7 @@ RECOVERY_PASSING at which passing to die, from 1
 RECOVERY_PAGE    most records of one read of a log (pages of a takeover's step 4); empty: as in production
 RECOVERY_CLOCK   a file with the error of this worker's wall clock, in ms
 RECOVERY_STOP    point:passing at which the process stops itself (SIGSTOP) until a SIGCONT; empty: never
+RECOVERY_TWIN    not empty: take another group's packages, and send none
 RECOVERY_MUTANT  the ingredient of the protocol to take out (mutants.py); empty: none
 """
 
@@ -35,6 +36,7 @@ from stream.storage.output_log import OutputPage
 from stream.worker import app
 from stream.worker.steps import scoring_step
 from tests.recovery.rig.mutants import mutate
+from tests.recovery.rig.replacing import for_good
 
 TURN_POINTS: Final = (
     "turn.before_transaction",
@@ -245,10 +247,26 @@ def shift_clock(file: Path) -> None:
     _replace(app, now_ms=wrong)
 
 
+def follow_packages() -> None:
+    """Take the packages of the group whose input this one repeats, at their places, and send none."""
+
+    async def nothing(*_: object) -> list[object]:
+        return []
+
+    async def read(self: LogReader, limit: int, timeout_ms: int) -> list[Any]:
+        answer = await self._consumer.getmany(self._at, timeout_ms=timeout_ms, max_records=limit)
+        return answer.get(self._at, []) if answer else []
+
+    for_good(Ledger, "_send_onward", nothing)
+    for_good(LogReader, "read", read)
+
+
 def main() -> int:
     page = os.environ.get("RECOVERY_PAGE", "")
     if mutant := os.environ.get("RECOVERY_MUTANT", ""):
         mutate(int(mutant))
+    if os.environ.get("RECOVERY_TWIN", ""):
+        follow_packages()
     if stop := os.environ.get("RECOVERY_STOP", ""):
         point, _, passing = stop.rpartition(":")
         plant(Bomb(point, int(passing), signal.SIGSTOP), None)

@@ -180,6 +180,7 @@ class RecoveryWorld:
         await topics.create(calm)
         await self.servers.admit(calm)
         fleet = Fleet(self.servers, calm, self.folder / "calm")
+        fleet.is_twin = True
         fleet.start(0)
         try:
             await self.settled(calm)
