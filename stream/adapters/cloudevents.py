@@ -67,7 +67,7 @@ def order_event(event: CloudEvent, *, types: Mapping[str, str] | None = None) ->
 
     `types`: the event's type -> ours (order.placed, ...); without it the type is taken as it is. The id is made of
     source and id, which CloudEvents holds unique together. Where the data has none, `occurred_at` is the event's time
-    and `customer_id` its subject.
+    and `customer_id` its subject; of a merge, `from` is.
 
     >>> made = CloudEvent(id="7", source="/shop", type="sold", subject="c-1", data=b'{"order_id": "o-1"}')
     >>> order_event(made, types={"sold": "order.placed"})
@@ -76,14 +76,15 @@ def order_event(event: CloudEvent, *, types: Mapping[str, str] | None = None) ->
     if types is not None and event.type not in types:
         message = f"the CloudEvent's type is {event.type!r}, expected one of {', '.join(types)}."
         raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", message)
-    instead = {"customer_id": event.subject, "occurred_at": event.time}
+    kind = event.type if types is None else types[event.type]
+    instead = {"from" if kind == "customer.merged" else "customer_id": event.subject, "occurred_at": event.time}
     named = f"{event.source}#{event.id}"
     if len(named) > _LONGEST_ID:
         named = sha256(named.encode()).hexdigest()
     return {
         **{name: value for name, value in instead.items() if value is not None},
         **event.fields(),
-        "type": event.type if types is None else types[event.type],
+        "type": kind,
         "id": named,
     }
 

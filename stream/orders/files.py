@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from stream.errors import SegstreamError
 from stream.orders.invoices import orders_of_lines
-from stream.orders.rows import LeftOutReason, OrderRow, RowLeftOut, cancelled, placed, read_amount, read_at, refunded
+from stream.orders.rows import (
+    LeftOutReason,
+    OrderRow,
+    RowLeftOut,
+    cancelled,
+    merged,
+    placed,
+    read_amount,
+    read_at,
+    refunded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +40,7 @@ _CDNOW_FIELDS: Final = 4
 _CDNOW_LINE: Final = re.compile(r"\s*(customer_id\s+date\b.*|\d+\s+\d{8}\s+\d+\s+\d*\.?\d+\s*)", re.DOTALL)
 _CURRENCY: Final = re.compile(r"[A-Z]{3}")
 _LONGEST_LINE: Final = 1_048_576  # characters; a file without line ends would fill the memory
-_KINDS: Final = {"", "order", "refund", "cancellation"}
+_KINDS: Final = {"", "order", "refund", "cancellation", "merge"}
 
 
 class OrderFileError(SegstreamError):
@@ -52,6 +62,7 @@ _ORDERS: Final = (
     Column(("currency",), required=False),
     Column(("kind",), required=False),
     Column(("updated_at",), required=False),
+    Column(("merged_into",), required=False),
 )
 _LINES: Final = (
     Column(("invoiceno", "invoice")),
@@ -162,18 +173,20 @@ def _orders(rows: Iterator[tuple[str, ...]], currency: str, counts: Counter[str]
 
 
 def _order(fields: tuple[str, ...], currency: str) -> OrderRow:
-    """Read one order, refund or cancellation. Raises RowLeftOut.
+    """Read one order, refund, cancellation or merge. Raises RowLeftOut.
 
     A row of kind refund names its order, whatever the sign of its amount. A negative amount of any other kind is a
     refund that names no order, as shops write it: its `order_id` is the refund's own number.
     """
-    order_id, customer_id, ordered_at, amount, code, kind, updated_at = (field.strip() for field in fields)
+    order_id, customer_id, ordered_at, amount, code, kind, updated_at, into = (field.strip() for field in fields)
     kind = kind.lower()
     if kind not in _KINDS:
         raise RowLeftOut(LeftOutReason.KIND)
     if not customer_id:
         raise RowLeftOut(LeftOutReason.NO_CUSTOMER)
     at_ms = read_at(ordered_at)
+    if kind == "merge":
+        return merged(customer_id, into, at_ms, currency)
     units = 0 if kind == "cancellation" and not amount else read_amount(amount)
     code = code.upper() or currency
     if not _CURRENCY.fullmatch(code):

@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -14,7 +15,8 @@ from segmentation.event_text import instant, iso
 from segmentation.events import (
     LARGEST_AMOUNT,
     Amount,
-    EntryEvent,
+    CustomerEvent,
+    CustomerMerged,
     OrderCancelled,
     OrderPlaced,
     OrderRefunded,
@@ -22,7 +24,7 @@ from segmentation.events import (
 )
 from segmentation.money import DECIMALS, AmountError, TooManyDecimalsError, format_units, parse_units
 
-RowKind = Literal["placed", "refunded", "cancelled"]
+RowKind = Literal["placed", "refunded", "cancelled", "merged"]
 
 LONGEST_ID: Final = 256  # characters; the limit of the events
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,7 +46,8 @@ class LeftOutReason(StrEnum):
     TOO_MANY_DECIMALS = "too_many_decimals"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
     CURRENCY = "currency"  # not three letters
-    KIND = "kind"  # not an order, refund or cancellation: bad debts, adjustments of stock
+    KIND = "kind"  # not an order, refund, cancellation or merge: bad debts, adjustments of stock
+    SAME_CUSTOMER = "same_customer"  # a merge of an id into itself
     TORN_INVOICE = "torn_invoice"  # a line so far behind its invoice's other lines that these have been summed already
 
 
@@ -59,8 +62,8 @@ class RowLeftOut(ValueError):
 class OrderRow(Struct, frozen=True, gc=False, array_like=True):
     """The content of one row. `at_ms`: since 1970 UTC; `amount_units`: ten-thousandths, never negative.
 
-    `order_id` is None for a refund that names no order. `event_id` is made of the row's content, so that sending a file
-    twice sends the same events.
+    `order_id` is None for a merge, and for a refund that names no order. `event_id` is made of the row's content, so
+    that sending a file twice sends the same events.
     """
 
     kind: RowKind
@@ -71,6 +74,7 @@ class OrderRow(Struct, frozen=True, gc=False, array_like=True):
     currency: str
     event_id: str
     updated_at_ms: int | None = None  # of several contents of an order the one with the latest counts
+    merged_into: str | None = None  # of a merge: the id that the customer has from now on
 
 
 def placed(
@@ -104,6 +108,18 @@ def refunded(document: str, customer_id: str, at_ms: int, units: int, currency: 
         raise RowLeftOut(LeftOutReason.ID_LENGTH)
     order_id = document if names_order and document else None
     return OrderRow("refunded", order_id, customer_id, at_ms, units, currency, event_id)
+
+
+def merged(customer_id: str, into: str, at_ms: int, currency: str) -> OrderRow:
+    """Return the row of a merge: `customer_id` is the same person as `into`. Raises RowLeftOut."""
+    _check("", customer_id, 0, needs_order=False)
+    _check("", into, 0, needs_order=False)
+    if customer_id == into:
+        raise RowLeftOut(LeftOutReason.SAME_CUSTOMER)
+    event_id = f"{customer_id}>{into}@{iso(at_ms)}"
+    if len(event_id) > LONGEST_ID:  # of two ids that are long, but not too long
+        event_id = sha256(event_id.encode()).hexdigest()
+    return OrderRow("merged", None, customer_id, at_ms, 0, currency, event_id, merged_into=into)
 
 
 def _check(order_id: str, customer_id: str, units: int, *, needs_order: bool) -> None:
@@ -173,9 +189,12 @@ def read_amount(text: str) -> int:
         raise RowLeftOut(LeftOutReason.AMOUNT) from None
 
 
-def to_event(row: OrderRow, backfill: str | None = None) -> EntryEvent:
+def to_event(row: OrderRow, backfill: str | None = None) -> CustomerEvent:
     """Return the event of a row for the topic of orders. `backfill`: the name of the backfill that it is part of."""
     at = instant(row.at_ms)
+    if row.kind == "merged":
+        into = row.merged_into or ""
+        return CustomerMerged(id=row.event_id, from_=row.customer_id, into=into, occurred_at=at, backfill=backfill)
     if row.kind == "cancelled":
         return OrderCancelled(
             id=row.event_id,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from segmentation.event_text import iso
-from segmentation.events import RejectedEvent, to_entry
+from segmentation.events import CustomerMerged, RejectedEvent, to_entry
+from segmentation.links import Edge, members_of, root_of
 from segmentation.rfm import CustomerState, pack, settle
 from stream.errors import SegstreamError
 from stream.orders.files import read_orders
@@ -21,6 +22,7 @@ from trainer.errors import SnapshotError
 from trainer.snapshot.redis import columns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from segmentation.entries import Entry
@@ -31,9 +33,12 @@ log = logging.getLogger(__name__)
 
 
 class OrderBook:
-    """All orders of a file, by customer; gives snapshots as of any instant."""
+    """All orders of a file, by customer; gives snapshots as of any instant. `merges`: of two ids into one customer."""
 
-    def __init__(self, entries: dict[bytes, list[Entry]], rules: Rules, left_out_rows: int) -> None:
+    def __init__(
+        self, entries: dict[bytes, list[Entry]], rules: Rules, left_out_rows: int, merges: Sequence[Edge] = ()
+    ) -> None:
+        self._merges = merges
         self.entries = {name: sorted(own) for name, own in sorted(entries.items())}
         self._rules = rules
         self.left_out_rows = left_out_rows
@@ -48,9 +53,31 @@ class OrderBook:
 
     def as_of(self, at_ms: int) -> CustomerSnapshot:
         """Return the customers as if exactly the events up to the instant had arrived, in order."""
-        known = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
+        early = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
+        known = self._united(early, at_ms)
         states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
         return columns(states, at_ms, self._rules)
+
+    def _united(self, known: Iterable[tuple[bytes, list[Entry]]], at_ms: int) -> Iterable[tuple[bytes, list[Entry]]]:
+        """Return the entries with those of merged ids under the id that stays, by the merges up to an instant."""
+        stays = _ids_that_stay([edge for edge in self._merges if edge.at <= at_ms])
+        if not stays:
+            return known
+        united: dict[bytes, set[Entry]] = {}
+        for name, own in known:
+            united.setdefault(stays.get(name, name), set()).update(own)
+        return ((name, sorted(own)) for name, own in sorted(united.items()))
+
+
+def _ids_that_stay(merges: Sequence[Edge]) -> dict[bytes, bytes]:
+    """Return the id that stays, for each id that was merged."""
+    of: dict[str, list[Edge]] = {}  # each id's person: the edges between its ids
+    for edge in merges:
+        mine, other = of.get(edge.source, []), of.get(edge.target, [])
+        person = mine if mine is other else [*mine, *other]
+        person.append(edge)
+        of |= dict.fromkeys(members_of(person), person)
+    return {name.encode(): root_of(person, name).encode() for name, person in of.items()}
 
 
 def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
@@ -61,10 +88,15 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
     """
     counts: Counter[str] = Counter()
     entries: dict[bytes, list[Entry]] = {}
+    merges: list[Edge] = []
     try:
         for row in read_orders(path, currency=currency, counts=counts):
+            event = to_event(row)
+            if isinstance(event, CustomerMerged):
+                merges.append(Edge(row.at_ms, event.from_, event.into))
+                continue
             try:
-                entry = to_entry(to_event(row), currency)
+                entry = to_entry(event, currency)
             except RejectedEvent as error:
                 counts[str(error.reason)] += 1
                 continue
@@ -79,7 +111,7 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
         )
     if counts:
         log.info("%s: rows left out: %s", path.name, left_out)
-    return OrderBook(_without_repetitions(entries), rules, sum(counts.values()))
+    return OrderBook(_without_repetitions(entries), rules, sum(counts.values()), merges)
 
 
 def _without_repetitions(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:

@@ -11,7 +11,7 @@ import pytest
 
 from segmentation.entries import DAY_MS
 from segmentation.event_text import EPOCH
-from segmentation.events import to_entry
+from segmentation.events import CustomerMerged, to_entry
 from segmentation.life_figures import life_at, life_figures
 from segmentation.rfm import EMPTY, Entry, Kind, Rules, absorb_bytes, advance_bytes, entry
 from stream.customers.figures import figures_at
@@ -38,7 +38,8 @@ def merged(arrivals: Iterable[tuple[str, Entry]], rules: Rules) -> dict[str, byt
 
 def arrivals_of(path: Path, currency: str) -> list[tuple[str, Entry]]:
     with in_time_order(read_orders(path, currency=currency)) as rows:
-        return [(row.customer_id, to_entry(to_event(row), currency)) for row in rows]
+        events = [to_event(row) for row in rows]
+    return [(e.customer_id, to_entry(e, currency)) for e in events if not isinstance(e, CustomerMerged)]
 
 
 def as_lifetime(life: LifeFigures) -> Lifetime:

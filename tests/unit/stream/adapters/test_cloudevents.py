@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmentation.events import Reason, RejectedEvent
+from segmentation.events import CustomerMerged, Reason, RejectedEvent, decode
 from stream.adapters.cloudevents import CloudEvent, order_event, read_cloud_event
 from stream.adapters.mapping import SourceRecord
 
@@ -58,6 +58,22 @@ def test_data_that_is_not_json_stays_bytes() -> None:
     assert read_cloud_event(structured(REQUIRED | {"data": "a,b"})).data == b'"a,b"'
     assert read_cloud_event(structured(REQUIRED)).data is None
     assert read_cloud_event(binary(REQUIRED, b"\xff", "image/png")).data == b"\xff"
+
+
+def test_a_merge_of_a_cloud_event() -> None:
+    """Its subject is the id that goes."""
+    merge = CloudEvent(id="7", source="/shop", type="customer.merged", subject="guest", time="2026-03-03T14:20:00Z")
+    made = order_event(msgspec.structs.replace(merge, data=b'{"into": "c-1"}'))
+    assert made == {
+        "from": "guest",
+        "into": "c-1",
+        "occurred_at": "2026-03-03T14:20:00Z",
+        "type": "customer.merged",
+        "id": "/shop#7",
+    }
+    assert isinstance(decode(msgspec.json.encode(made)), CustomerMerged)
+    named = order_event(msgspec.structs.replace(merge, data=b'{"from": "other", "into": "c-1"}'))
+    assert named["from"] == "other"
 
 
 def test_an_order_event_of_a_cloud_event() -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from segmentation.events import OrderPlaced, OrderRefunded, decode, encode, to_entry
+from segmentation.events import CustomerMerged, OrderPlaced, OrderRefunded, decode, encode, to_entry
 from segmentation.money import UNITS, format_units
 from segmentation.rfm import Outcome, Rules, absorb_bytes
 from segmentation.state_bytes import figures_in
@@ -123,6 +123,43 @@ def test_unusable_rows_are_left_out_by_reason(tmp_path: Path, line: str, reason:
     rows, counts = _read(_csv(tmp_path, HEADER.replace("\n", ",updated_at\n") + line + "\n" + good))
     assert counts == {reason: 1}
     assert [row.order_id for row in rows] == ["2"]
+
+
+MERGES = HEADER.replace("\n", ",merged_into\n")
+
+
+def test_a_row_that_merges_two_customers(tmp_path: Path) -> None:
+    """Kind and column say so, whatever else the row has; the order's own fields may be empty."""
+    lines = [",old,2010-12-01T08:26:00Z,,,merge,new", "7,old,2010-12-01T08:26:00Z,5,USD,Merge, new "]
+    rows, counts = _read(_csv(tmp_path, MERGES + "\n".join(lines) + "\n"))
+    merge = OrderRow("merged", None, "old", AT, 0, "GBP", "old>new@2010-12-01T08:26:00.000Z", merged_into="new")
+    assert (rows, counts) == ([merge, merge], {})
+    event = decode(encode(to_event(merge, "history")))
+    assert isinstance(event, CustomerMerged)
+    assert (event.from_, event.into, event.backfill) == ("old", "new", "history")
+    assert int(event.occurred_at.timestamp() * 1000) == AT
+
+    long = [f",{'o' * 256},2010-12-01T08:26:00Z,,,merge,{into * 256}" for into in "nm"]
+    rows, counts = _read(_csv(tmp_path, MERGES + "\n".join(long) + "\n"))
+    assert counts == {}
+    assert len({row.event_id for row in rows}) == 2
+    assert all(isinstance(decode(encode(to_event(row))), CustomerMerged) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (",old,2010-12-01T08:26:00Z,,,merge,", "no_customer"),
+        (",old,2010-12-01T08:26:00Z,,,merge", "no_customer"),
+        (",,2010-12-01T08:26:00Z,,,merge,new", "no_customer"),
+        (",old,2010-12-01T08:26:00Z,,,merge,old", "same_customer"),
+        (",old,someday,,,merge,new", "date"),
+        (f",old,2010-12-01T08:26:00Z,,,merge,{'n' * 257}", "id_length"),
+        (",old,2010-12-01T08:26:00Z,,,merge,new\ufffd", "not_utf8"),
+    ],
+)
+def test_merges_that_are_left_out(tmp_path: Path, line: str, reason: str) -> None:
+    assert _read(_csv(tmp_path, MERGES + line + "\n")) == ([], {reason: 1})
 
 
 def test_equal_refunds_are_numbered_in_any_order_of_the_rows(tmp_path: Path) -> None:

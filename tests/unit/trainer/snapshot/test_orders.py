@@ -32,3 +32,31 @@ def test_a_file_gives_whole_lives_beyond_the_window(test_data: Path) -> None:
         begin = instant(parse_at("2012-06-10") - window_days * DAY_MS)
         recent = {booking.customer for booking in bookings if booking.is_order and booking.at > begin}
         assert np.count_nonzero(snapshot.frequency) == len(recent)
+
+
+ROWS = """order_id,customer_id,ordered_at,amount,kind,merged_into
+1,guest,2026-01-01,10,,
+2,account,2026-01-02,20,,
+3,guest,2026-01-03,30,,
+2,guest,2026-01-04,,cancellation,
+4,other,2026-01-05,40,,
+,guest,2026-01-06,,merge,account
+,account,2026-01-08,,merge,other
+,other,2026-01-09,,merge,guest
+"""
+
+
+def test_merged_ids_are_one_customer_from_the_merge_on(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(ROWS, "utf-8")
+
+    def customers(day: str) -> list[tuple[str, int, float]]:
+        found = take_from_file(path, parse_at(day), Rules(365 * DAY_MS, 7 * DAY_MS), "GBP")
+        names = [name.decode() for name in found.customers]
+        return list(zip(names, found.frequency.tolist(), found.monetary.tolist(), strict=True))
+
+    # An id's cancellation of an order that came under the other id counts as soon as they are one.
+    assert customers("2026-01-05") == [("account", 1, 20.0), ("guest", 2, 40.0), ("other", 1, 40.0)]
+    assert customers("2026-01-07") == [("account", 2, 40.0), ("other", 1, 40.0)]
+    assert customers("2026-01-08") == [("other", 3, 80.0)]
+    assert customers("2026-01-09") == [("guest", 3, 80.0)]
