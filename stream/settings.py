@@ -153,7 +153,7 @@ class Settings(DeploymentSettings):
     )
     erasure_salt: SecretStr = Field(
         SecretStr(""),
-        description="secret behind the hashes of erased customers' ids; can't be changed after the first erasure",
+        description="secret behind the hashes of erased and merged ids; can't be changed after the first of them",
     )
     model_moves: Literal["act", "adopt"] = Field(
         "act",

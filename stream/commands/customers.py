@@ -1,4 +1,4 @@
-"""`segstream customer|score|export|forecast|erase`: what is known of the customers, and how to erase one."""
+"""`segstream customer|score|export|forecast|merge|erase`: the customers, and how two become one, or one is erased."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from stream.commands.options import AsJson, amount_of, days_of, instant_of
 from stream.terminal import echo
 
 if TYPE_CHECKING:
-    from stream.customers.erasure_report import Erasure
     from stream.customers.export import ExportReport
     from stream.customers.forecast import MoveForecast
     from stream.customers.lookup import CustomerReport, ScoreReport
@@ -51,13 +50,24 @@ AsOf = Annotated[
 Days = Annotated[
     float, typer.Option(parser=days_of, metavar="DAYS", show_default="30", help="How many days to look ahead.")
 ]
+_IN_TIME = "now; in event time the shard's clock"
 At = Annotated[
     int | None,
     typer.Option(
         parser=instant_of,
         metavar="TIME",
-        show_default="now; in event time the shard's clock",
+        show_default=_IN_TIME,
         help="Erase everything dated up to this instant (ISO 8601).",
+    ),
+]
+MergedAt = Annotated[
+    int | None,
+    typer.Option(
+        "--at",
+        parser=instant_of,
+        metavar="TIME",
+        show_default=_IN_TIME,
+        help="The instant of the merge (ISO 8601): of two that contradict each other the later one counts.",
     ),
 ]
 Check = Annotated[bool, typer.Option("--check", help="Only look whether the customer is erased; send nothing.")]
@@ -109,6 +119,8 @@ def _write_everything(settings: Settings, customer_id: str, out: Path, *, force:
         topics = ", ".join(f"{topic.found:,} of {topic.topic}" for topic in found.topics if topic.found)
         echo(f"{customer_id}: {found.redis_keys} keys of Redis and {found.records:,} records in {done.file}")
         echo(f"  records: {topics or 'none'}")
+        if others := [known for known in found.ids if known != customer_id]:
+            echo(f"  the same customer has other ids, with records of their own: {', '.join(others)}")
         if found.possible:
             echo(
                 f"  records with the id that may be somebody else's: {found.possible:,}; manifest.json has their "
@@ -127,12 +139,20 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     from stream.customers.lookup import life_lines, sentence
     from stream.orders.rows import parse_at
 
+    if report.merged_into is not None:
+        echo(
+            f"{report.customer_id} was merged into {report.merged_into} (partition {report.partition}): `segstream "
+            f"customer {report.merged_into}` shows the customer"
+        )
+        return
     if report.erased_at is not None:
         echo(
             f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is "
             "known"
         )
         return
+    if len(report.ids) > 1:
+        echo(f"{report.customer_id} has {len(report.ids)} ids: {', '.join(report.ids)}")
     recency = "no order left" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
     echo(f"{report.customer_id} as of {report.as_of} (partition {report.partition})")
     echo(
@@ -303,6 +323,43 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
 
 
 @app.command()
+def merge(
+    from_: Annotated[str, typer.Argument(metavar="FROM", help="The id that goes.")],
+    into: Annotated[str, typer.Argument(metavar="INTO", help="The id that stays.")],
+    *,
+    at: MergedAt = None,
+    wait: Wait = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Make two ids one customer, with all that is known under either.
+
+    Waits until workers have done it. Exits with 1 if it isn't done, with the reason. There is no way back; merging
+    again does no harm.
+    """
+    from stream.customers import merge as merging
+    from stream.settings import load_settings
+
+    found = asyncio.run(
+        merging.merge(
+            load_settings(),
+            from_,
+            into,
+            at,
+            now_ms=now_ms(),
+            wait_s=wait,
+            on_sent=lambda where: echo(f"the merge is sent ({where}); waiting until it is done", err=True),
+        )
+    )
+    if as_json:
+        echo(msgspec.json.encode(found))
+    else:
+        for line in merging.merge_lines(found):
+            echo(line)
+    if not found.done:
+        raise typer.Exit(1)
+
+
+@app.command()
 def erase(
     customer_id: CustomerId, *, at: At = None, wait: Wait = 30.0, check: Check = False, as_json: AsJson = False
 ) -> None:
@@ -312,6 +369,7 @@ def erase(
     reason. Erasing again does no harm.
     """
     from stream.customers import erase as erasure
+    from stream.customers.erasure_report import erasure_lines
     from stream.settings import load_settings
 
     settings = load_settings()
@@ -336,44 +394,3 @@ def erase(
             echo(line)
     if not found.done:
         raise typer.Exit(1)
-
-
-def erasure_lines(found: Erasure) -> list[str]:
-    """Return the outcome of an erasure as lines for people."""
-    until = max((shard.erased_until for shard in found.shards if shard.erased_until), default=None)
-    if found.done:
-        lines = [f"{found.customer_id}: erased, everything dated up to {until}: {found.shards_read} shards were read."]
-        lines.append("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
-    else:
-        lines = [f"{found.customer_id}: not erased{' yet' if found.sent else ''}."]
-        lines += [f"  {reason}." for reason in found.reasons]
-        lines.append(
-            "`segstream erase ID --check` looks again, and sends nothing. Erasing again does no harm."
-            if found.sent
-            else "`segstream erase ID` sends an erasure."
-        )
-    lines += [f"  {note}." for note in found.notes]
-    if found.dead_letters:
-        lines.append(f"  Dead letters that name the customer: {found.dead_letters:,}. A redrive could send them back.")
-    return [*lines, *_kept_lines(found)]
-
-
-def _kept_lines(found: Erasure) -> list[str]:
-    lines = ["These may still hold data of this customer from before, until:"]
-    width = max((len(kept.topic) for kept in found.kept), default=0)
-    for kept in found.kept:
-        until = kept.until or ("the next compaction" if "compact" in kept.policy else "no limit")
-        lines.append(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
-    files = found.redis
-    if files.append_only_file:
-        begun = "under way" if files.rewriting else "`redis-cli BGREWRITEAOF` begins one"
-        lines.append(f"  Redis' append-only file, until its next rewrite: {begun}")
-    if files.snapshot_at is not None:
-        lines.append(f"  Redis' snapshot file, if there is one, until the next after {files.snapshot_at} (BGSAVE)")
-    if files.append_only_file is None:
-        lines.append("  Redis' files: it doesn't let this user ask (INFO)")
-    if files.replicas:
-        lines.append(f"  the files of {files.replicas} replicas of Redis")
-    lines += [f"  {place}" for place in found.outside]
-    lines.append("A topic's retention.ms bounds what it keeps: docs/how-to/erase-a-customer.md says what needs it.")
-    return lines

@@ -11,10 +11,17 @@ from redis.exceptions import RedisError
 
 from segmentation.event_text import instant, iso
 from segmentation.events import CustomerErased, encode
-from stream.customers.erasure_report import Erasure, SentErasure, judged, left_by_campaigns, left_by_scoring
+from stream.customers.erasure_report import (
+    Erasure,
+    PersonHoldings,
+    SentErasure,
+    holdings_of,
+    judged,
+    left_by_campaigns,
+    left_by_scoring,
+)
 from stream.customers.mentions import Mentions
 from stream.customers.places import shards_of
-from stream.customers.shard_traces import ShardHolding, shard_holdings
 from stream.errors import SegstreamError
 from stream.kafka.clients import kafka_producer
 from stream.replay.preconditions import check_target
@@ -47,21 +54,22 @@ async def erase(
 ) -> Erasure:
     """Send customer.erased for everything dated up to `at_ms`, wait until workers have done it, and look.
 
-    It goes to the customer's partition; where no partitioner is known, to all. `at_ms` None: now; in event time the
+    It goes to the customer's partition; where no partitioner is known, to all. The shard of an id that was merged hands
+    it on: it is of the whole person. `at_ms` None: now; in event time the
     clock of the shard. Instants in ms. `on_sent` gets where the events are. Raises CustomerIdRefused, KafkaUnreachable,
     TopicUnusable, RedisUnreachable; and ErasureUnconfirmed where the events are sent, and then something can't be read.
     """
-    mentions = Mentions.of(settings, customer_id)
+    Mentions.of(settings, customer_id)
     await check_target(settings)
     with redis_client(settings) as redis:
-        instants = {p: _instant(redis, settings, p, at_ms, now_ms) for p in shards_of(settings, customer_id)}
+        instants = {p: event_instant(redis, settings, p, at_ms, now_ms) for p in shards_of(settings, customer_id)}
     sent: list[SentErasure] = []
     try:
         await _send(settings, customer_id, instants, sent)
         on_sent(where(sent))
         with redis_client(settings) as redis:
-            holdings = await _awaited(redis, settings, mentions, sent, time.monotonic() + wait_s)
-            return await judged(redis, settings, mentions, sent, holdings, now_ms)
+            holdings = await _awaited(redis, settings, customer_id, sent, time.monotonic() + wait_s)
+            return await judged(redis, settings, customer_id, sent, holdings, now_ms)
     except (SegstreamError, RedisError) as error:
         if not sent:
             raise
@@ -74,10 +82,10 @@ async def erase(
 
 async def check(settings: Settings, customer_id: str, *, now_ms: int) -> Erasure:
     """Look whether a customer is erased, and send nothing. Raises as `erase` does."""
-    mentions = Mentions.of(settings, customer_id)
+    Mentions.of(settings, customer_id)
     with redis_client(settings) as redis:
-        holdings = await asyncio.to_thread(lambda: list(shard_holdings(redis, settings, mentions)))
-        return await judged(redis, settings, mentions, [], holdings, now_ms)
+        holdings = await asyncio.to_thread(holdings_of, redis, settings, customer_id)
+        return await judged(redis, settings, customer_id, [], holdings, now_ms)
 
 
 def where(sent: list[SentErasure]) -> str:
@@ -90,7 +98,8 @@ def where(sent: list[SentErasure]) -> str:
     return f"partition {first.partition}, offset {first.offset}" if len(sent) == 1 else f"{len(sent)} partitions"
 
 
-def _instant(redis: Redis, settings: Settings, partition: int, at_ms: int | None, now_ms: int) -> int:
+def event_instant(redis: Redis, settings: Settings, partition: int, at_ms: int | None, now_ms: int) -> int:
+    """Return the instant of an event: the one asked for, or now; in event time the shard's clock. Raises RedisError."""
     if at_ms is not None:
         return at_ms
     if settings.time == "wall":
@@ -111,24 +120,27 @@ async def _send(settings: Settings, customer_id: str, instants: dict[int, int], 
 
 
 async def _awaited(
-    redis: Redis, settings: Settings, mentions: Mentions, sent: list[SentErasure], deadline_s: float
-) -> list[ShardHolding]:
+    redis: Redis, settings: Settings, customer_id: str, sent: list[SentErasure], deadline_s: float
+) -> PersonHoldings:
     """Wait until the shards have read the events and hold nothing that they erase, or the time is over."""
     read = False
     while True:
-        read = read or await asyncio.to_thread(_have_read, redis, settings, sent)
+        read = read or await asyncio.to_thread(
+            lambda: all(has_read(redis, settings, event.partition, event.offset) for event in sent)
+        )
         over = time.monotonic() > deadline_s
         if read or over:
-            holdings = await asyncio.to_thread(lambda: list(shard_holdings(redis, settings, mentions)))
-            # What the scoring left is final: it was committed with the head that says the event is read.
-            if over or left_by_scoring(settings, sent, holdings) or not left_by_campaigns(holdings):
-                return holdings
+            found = await asyncio.to_thread(holdings_of, redis, settings, customer_id)
+            left = left_by_scoring(settings, sent, found)
+            # What the scoring left is final: it was committed with the head that says the event is read. Not so where
+            # that shard has handed it on to another one.
+            final = len(found.person.ids) == 1
+            if over or (left and final) or not (left or left_by_campaigns(found)):
+                return found
         await asyncio.sleep(_POLL_S)
 
 
-def _have_read(redis: Redis, settings: Settings, sent: list[SentErasure]) -> bool:
-    for event in sent:
-        head = read_head(redis, ShardKeys(settings.group, settings.orders_topic, event.partition))
-        if head is None or head.offset <= event.offset:
-            return False
-    return True
+def has_read(redis: Redis, settings: Settings, partition: int, offset: int) -> bool:
+    """Return whether a shard has read an event. Raises ShardUnreadable, RedisError."""
+    head = read_head(redis, ShardKeys(settings.group, settings.orders_topic, partition))
+    return head is not None and head.offset > offset

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -19,19 +19,22 @@ from segmentation.events import millis
 from segmentation.rfm import StateFormatError
 from segmentation.state_former import entries_of
 from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
+from stream.customers.mentions import Mentions
+from stream.customers.person import Person, person_of
 from stream.customers.places import OUTSIDE, shards_of, topic_places
 from stream.customers.record_traces import TopicSearch, records_about
-from stream.customers.shard_traces import ShardHolding, status_texts
+from stream.customers.shard_traces import ShardHolding, shard_holdings, status_texts
 from stream.dead_letters.records import StoredDeadLetter, read_dead_letter
 from stream.kafka.clients import end_offsets
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import REBUILD, StoreUnreadable, read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from redis import Redis
 
     from segmentation.entries import Entry
-    from stream.customers.mentions import Mentions
     from stream.settings import Settings
 
 _AHEAD: Final = frozenset({"dated_ahead", "clock_jump"})
@@ -48,9 +51,11 @@ class SentErasure(msgspec.Struct, frozen=True):
 class ShardLeft(msgspec.Struct, frozen=True):
     """A shard that still names the customer, or keeps a keyed hash of the id.
 
-    `step`: scoring or campaigns. `events`: those that the state keeps, of scoring.
+    `customer_id`: one of the customer's ids. `step`: scoring or campaigns. `events`: those that the state keeps, of
+    scoring.
     """
 
+    customer_id: str
     step: str
     partition: int
     state: bool
@@ -64,11 +69,13 @@ class ShardLeft(msgspec.Struct, frozen=True):
 class Erasure(msgspec.Struct, frozen=True):
     """The outcome of an erasure, or of a look whether there was one.
 
-    `sent`: empty for a mere look. `done`: nothing dated up to the erasure is left in any shard; else `reasons` says why
-    not. `notes`: more that a person should know. `dead_letters`: the number of those that name the customer.
+    `ids`: all ids of the customer, the one that stays first. `sent`: empty for a mere look. `done`: nothing dated up to
+    the erasure is left in any shard; else `reasons` says why not. `notes`: more that a person should know.
+    `dead_letters`: the number of those that name the customer, by any id.
     """
 
     customer_id: str
+    ids: list[str]
     sent: list[SentErasure]
     done: bool
     reasons: list[str]
@@ -81,31 +88,61 @@ class Erasure(msgspec.Struct, frozen=True):
     outside: list[str]
 
 
+class PersonHoldings(NamedTuple):
+    """The contents of all shards about each id of a customer."""
+
+    person: Person
+    by_id: dict[str, list[ShardHolding]]
+
+    def all(self) -> list[ShardHolding]:
+        """Return those about any id."""
+        return [holding for holdings in self.by_id.values() for holding in holdings]
+
+
+def holdings_of(redis: Redis, settings: Settings, customer_id: str) -> PersonHoldings:
+    """Return what the shards hold of a customer, by any of the ids. Raises StoreUnreadable, RedisError."""
+    person = person_of(redis, settings, customer_id)
+    by_id = {known: list(shard_holdings(redis, settings, Mentions.of(settings, known))) for known in person.ids}
+    return PersonHoldings(person, by_id)
+
+
 async def judged(
     redis: Redis,
     settings: Settings,
-    mentions: Mentions,
+    customer_id: str,
     sent: list[SentErasure],
-    holdings: list[ShardHolding],
+    found: PersonHoldings,
     now_ms: int,
 ) -> Erasure:
     """Return what is left of a customer after an erasure. `sent` empty: of whichever erasure the shards know.
 
-    Raises StoreUnreadable, KafkaUnreachable, TopicsError, RedisError.
+    `customer_id`: the id that the erasure is under. Raises StoreUnreadable, KafkaUnreachable, TopicsError, RedisError.
     """
-    letters, failures = await _dead_letters(settings, mentions)
-    lags = await asyncio.to_thread(_lags, redis, settings, mentions, sent, await _ends(settings, sent))
-    unfinished = left_by_scoring(settings, sent, holdings) + left_by_campaigns(holdings)
-    refused = _refused(sent, letters)
-    reasons = [*refused, *lags, *unfinished] if sent or unfinished else []
+    everybody = [Mentions.of(settings, known) for known in found.person.ids]
+    letters, failures = await dead_letters_about(settings, everybody)
+    partitions = sorted({p for known in found.person.ids for p in shards_of(settings, known)})
+    lags = await asyncio.to_thread(_lags, redis, settings, partitions, sent, await _ends(settings, sent))
+    unfinished = left_by_scoring(settings, sent, found) + left_by_campaigns(found)
+    reasons = (
+        [*refusals("erasure", [(e.partition, e.offset) for e in sent], letters), *lags, *unfinished]
+        if sent or unfinished
+        else []
+    )
+    texts = await asyncio.to_thread(lambda: [key for who in everybody for key in status_texts(redis, settings, who)])
     return Erasure(
-        customer_id=mentions.customer_id,
+        customer_id=customer_id,
+        ids=list(found.person.ids),
         sent=sent,
         done=not (reasons or failures),
         reasons=[*reasons, *failures],
-        notes=_notes(holdings, await asyncio.to_thread(status_texts, redis, settings, mentions), done=not reasons),
-        shards_read=len(holdings),
-        shards=[_left(holding) for holding in holdings if holding.found or holding.tombstone is not None],
+        notes=_notes(found.all(), list(dict.fromkeys(texts)), done=not reasons),
+        shards_read=len(found.by_id[customer_id]),
+        shards=[
+            _left(known, holding)
+            for known, holdings in found.by_id.items()
+            for holding in holdings
+            if holding.found or holding.tombstone is not None
+        ],
         dead_letters=len(letters),
         kept=await retained(settings, now_ms),
         redis=await asyncio.to_thread(redis_files, redis),
@@ -113,15 +150,20 @@ async def judged(
     )
 
 
-def left_by_scoring(settings: Settings, sent: list[SentErasure], holdings: list[ShardHolding]) -> list[str]:
+def left_by_scoring(settings: Settings, sent: list[SentErasure], found: PersonHoldings) -> list[str]:
     """Return why the customer isn't erased, by what the scoring's shards hold. Raises StoreUnreadable.
 
     `sent` empty: by the latest erasure that any shard knows.
     """
+    stays = found.person.customer_id
+    holdings = found.by_id[stays]
     scoring = [holding for holding in holdings if holding.place.scoring]
     known = [at for holding in scoring if (at := erased_until(holding)) is not None]
     until = {event.partition: _ms(event.until) for event in sent}
-    reasons = []
+    if until and not until.keys() & set(partitions := shards_of(settings, stays)):
+        # It is under the id of an alias, whose shard hands it on.
+        until = dict.fromkeys(partitions, max(until.values()))
+    reasons = [reason for known_id in found.person.others(stays) for reason in _not_handed_on(found, known_id)]
     for holding in scoring:
         partition = holding.place.keys.partition
         at = until.get(partition, max(until.values(), default=max(known, default=None)))
@@ -160,8 +202,19 @@ def _of_scoring(settings: Settings, holding: ShardHolding, until_ms: int | None,
     return []
 
 
-def left_by_campaigns(holdings: list[ShardHolding]) -> list[str]:
+def _not_handed_on(found: PersonHoldings, alias: str) -> list[str]:
+    """Return which of the scoring's shards hold more of an alias than what is left of a merged id."""
+    return [
+        f"shard {holding.place.keys.shard} keeps a state of {alias!r}, which was merged into "
+        f"{found.person.customer_id!r}: it is handed on when that shard has read the merge"
+        for holding in found.by_id[alias]
+        if holding.place.scoring and holding.found
+    ]
+
+
+def left_by_campaigns(found: PersonHoldings) -> list[str]:
     """Return which of the campaigns' shards hold the customer still: their dispatcher reads the last move later."""
+    holdings = found.all()
     if any(_events(holding) for holding in holdings if holding.place.scoring):
         return []  # later events have made a new customer of the id
     return [
@@ -199,30 +252,28 @@ def _entries(holding: ShardHolding, value: bytes | None) -> tuple[Entry, ...]:
         ) from error
 
 
-async def _dead_letters(settings: Settings, mentions: Mentions) -> tuple[list[StoredDeadLetter], list[str]]:
-    """Return the dead letters that name the customer, without their contents, and why a topic couldn't be read."""
-    letters, failures = [], []
+async def dead_letters_about(settings: Settings, ids: Sequence[Mentions]) -> tuple[list[StoredDeadLetter], list[str]]:
+    """Return the dead letters that name a customer, without their contents, and why a topic couldn't be read."""
+    letters, failures = dict[tuple[str, int, int], StoredDeadLetter](), dict[str, None]()
     wanted = (settings.orders_dead_letters_topic, settings.changes_dead_letters_topic)
-    for place in (place for place in topic_places(settings) if place.topic in wanted):
-        search = TopicSearch(place)
-        letters += [
-            replace(read_dead_letter(found.record), key=None, value=None, headers=[])
-            async for found in records_about(settings, search, mentions)
-        ]
-        if search.failure:
-            failures.append(f"the dead letters can't be read, so an erasure may be among them: {search.failure}")
-    return letters, failures
+    for mentions in ids:
+        for place in (place for place in topic_places(settings) if place.topic in wanted):
+            search = TopicSearch(place)
+            async for found in records_about(settings, search, mentions):
+                at = found.record.topic, found.record.partition, found.record.offset
+                letters[at] = replace(read_dead_letter(found.record), key=None, value=None, headers=[])
+            if search.failure:
+                why = f"the dead letters can't be read, so the event may be among them: {search.failure}"
+                failures[why] = None
+    return list(letters.values()), list(failures)
 
 
-def _refused(sent: list[SentErasure], letters: list[StoredDeadLetter]) -> list[str]:
-    """Return why erasures became dead letters."""
-    sent_at = {(event.partition, event.offset) for event in sent}
+def refusals(what: str, sent_at: Sequence[tuple[int, int]], letters: Sequence[StoredDeadLetter]) -> list[str]:
+    """Return why events became dead letters. `sent_at`: their partitions and offsets."""
     found = []
     for letter in letters:
         if (letter.partition, letter.offset) in sent_at:
-            text = (
-                f"the erasure in partition {letter.partition} became a dead letter: {letter.reason}: {letter.message}"
-            )
+            text = f"the {what} in partition {letter.partition} became a dead letter: {letter.reason}: {letter.message}"
             if letter.reason in _AHEAD:
                 text += " Set this machine's clock, or give an earlier instant with --at"
             found.append(text)
@@ -237,11 +288,11 @@ async def _ends(settings: Settings, sent: list[SentErasure]) -> dict[int, int]:
 
 
 def _lags(
-    redis: Redis, settings: Settings, mentions: Mentions, sent: list[SentErasure], ends: dict[int, int]
+    redis: Redis, settings: Settings, partitions: Sequence[int], sent: list[SentErasure], ends: dict[int, int]
 ) -> list[str]:
     """Return which shards haven't read so far yet."""
     found = []
-    for partition in shards_of(settings, mentions.customer_id):
+    for partition in partitions:
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
         head = read_head(redis, keys)
         offset, end = 0 if head is None else head.offset, ends.get(partition, 0)
@@ -267,10 +318,11 @@ def _notes(holdings: list[ShardHolding], texts: list[str], *, done: bool) -> lis
     return notes
 
 
-def _left(holding: ShardHolding) -> ShardLeft:
+def _left(customer_id: str, holding: ShardHolding) -> ShardLeft:
     scoring = holding.place.scoring
     until = erased_until(holding) if scoring else None
     return ShardLeft(
+        customer_id=customer_id,
         step="scoring" if scoring else "campaigns",
         partition=holding.place.keys.partition,
         state=holding.state is not None,
@@ -284,3 +336,48 @@ def _left(holding: ShardHolding) -> ShardLeft:
 
 def _ms(text: str) -> int:
     return millis(datetime.fromisoformat(text))
+
+
+def erasure_lines(found: Erasure) -> list[str]:
+    """Return the outcome of an erasure as lines for people."""
+    until = max((shard.erased_until for shard in found.shards if shard.erased_until), default=None)
+    if found.done:
+        lines = [f"{found.customer_id}: erased, everything dated up to {until}: {found.shards_read} shards were read."]
+        lines.append("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
+        if len(found.ids) > 1:
+            lines.append(
+                f"All ids of the customer are erased: {', '.join(found.ids)}. Redis keeps, sealed, that they are one."
+            )
+    else:
+        lines = [f"{found.customer_id}: not erased{' yet' if found.sent else ''}."]
+        lines += [f"  {reason}." for reason in found.reasons]
+        lines.append(
+            "`segstream erase ID --check` looks again, and sends nothing. Erasing again does no harm."
+            if found.sent
+            else "`segstream erase ID` sends an erasure."
+        )
+    lines += [f"  {note}." for note in found.notes]
+    if found.dead_letters:
+        lines.append(f"  Dead letters that name the customer: {found.dead_letters:,}. A redrive could send them back.")
+    return [*lines, *_kept_lines(found)]
+
+
+def _kept_lines(found: Erasure) -> list[str]:
+    lines = ["These may still hold data of this customer from before, until:"]
+    width = max((len(kept.topic) for kept in found.kept), default=0)
+    for kept in found.kept:
+        until = kept.until or ("the next compaction" if "compact" in kept.policy else "no limit")
+        lines.append(f"  {kept.topic:<{width}}  {until:<24}  {kept.holds}")
+    files = found.redis
+    if files.append_only_file:
+        begun = "under way" if files.rewriting else "`redis-cli BGREWRITEAOF` begins one"
+        lines.append(f"  Redis' append-only file, until its next rewrite: {begun}")
+    if files.snapshot_at is not None:
+        lines.append(f"  Redis' snapshot file, if there is one, until the next after {files.snapshot_at} (BGSAVE)")
+    if files.append_only_file is None:
+        lines.append("  Redis' files: it doesn't let this user ask (INFO)")
+    if files.replicas:
+        lines.append(f"  the files of {files.replicas} replicas of Redis")
+    lines += [f"  {place}" for place in found.outside]
+    lines.append("A topic's retention.ms bounds what it keeps: docs/how-to/erase-a-customer.md says what needs it.")
+    return lines

@@ -19,6 +19,7 @@ from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.customers.lookup import CustomerUnreadable, reports
 from stream.customers.mentions import Mention, Mentions
+from stream.customers.person import person_of
 from stream.customers.places import OUTSIDE, topic_places
 from stream.customers.record_traces import SearchedPartition, TopicSearch, records_about, records_to_read
 from stream.customers.shard_traces import shard_holdings, status_texts
@@ -73,6 +74,7 @@ class Everything(msgspec.Struct, frozen=True):
     format: int
     segstream: str
     customer_id: str
+    ids: list[str]  # of the same customer: each has records of its own in the topics
     began_at: str
     ended_at: str
     settings: dict[str, Any]
@@ -147,6 +149,7 @@ class _Export:
         self._mentions = mentions
         self._archive = archive
         self._began_ms = now_ms()
+        self._ids = [mentions.customer_id]
         self._states = self._tombstones = self._keys = self._shards = 0
         self._topics: list[SearchedTopic] = []
         self.failures: list[str] = []
@@ -172,6 +175,7 @@ class _Export:
                     _write_line(file, {"key": key})
             with self.entry("redis/states.jsonl") as file:
                 try:
+                    self._ids = list(person_of(redis, self._settings, self._mentions.customer_id).ids)
                     for report in reports(redis, self._settings, published, self._mentions.customer_id, now_ms()):
                         _write_line(file, report)
                 except (CustomerUnreadable, StoreUnreadable) as error:
@@ -230,6 +234,7 @@ class _Export:
             FORMAT,
             version("segstream"),
             self._mentions.customer_id,
+            self._ids,
             iso(self._began_ms),
             iso(now_ms()),
             {name: getattr(self._settings, name) for name in _NAMED_SETTINGS},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
@@ -21,9 +21,10 @@ from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 from stream.customers.figures import CustomerFigures, figures_at
+from stream.customers.person import Person, person_of, stored_value
 from stream.errors import SegstreamError
 from stream.storage.client import redis_client
-from stream.storage.keys import ShardKeys, tombstone
+from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head, require_head
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class CustomerReport(msgspec.Struct, frozen=True):
     """All that is known of a customer, as of the shard's clock in event time, as of now in wall time."""
 
     customer_id: str
+    ids: list[str]  # of the same customer, the one that stays first
+    merged_into: str | None  # the id that stays, if it is another: then nothing else is known under this one
     partition: int
     as_of: str
     recency_days: float | None
@@ -129,18 +132,18 @@ def reports(
 
     Raises CustomerUnreadable, ShardUnreadable where a shard can't answer, RedisError.
     """
-    salt = settings.salt
     for partition in range(settings.partitions):
         keys = ShardKeys(settings.group, settings.orders_topic, partition)
         require_head(redis, keys, settings)
-        value: Any = redis.hget(keys.states, customer_id)
-        if value is None:
-            value = redis.hget(keys.tombstones, cast("str", tombstone(customer_id.encode(), salt)))
+        value = stored_value(redis, settings, keys, customer_id)
         if value is None:
             continue
         at_ms = _as_of(redis, settings, keys, now_ms)
         try:
-            yield report(settings, published, customer_id, partition, value, at_ms, _muted_by(redis, keys, value))
+            person = person_of(redis, settings, customer_id)
+            yield report(
+                settings, published, person, customer_id, partition, value, at_ms, _muted_by(redis, keys, value)
+            )
         except StateFormatError as error:
             raise CustomerUnreadable(
                 f"the state of {customer_id!r} in {keys.states} can't be read: {error}.",
@@ -151,6 +154,7 @@ def reports(
 def report(
     settings: Settings,
     published: PublishedModels,
+    person: Person,
     customer_id: str,
     partition: int,
     value: bytes,
@@ -168,6 +172,8 @@ def report(
     figures = known or CustomerFigures(None, 0, 0, state.segment, state.sequence, False, LIFELESS)
     return CustomerReport(
         customer_id=customer_id,
+        ids=list(person.ids),
+        merged_into=None if person.customer_id == customer_id else person.customer_id,
         partition=partition,
         as_of=iso(as_of_ms),
         recency_days=figures.recency_days,

@@ -21,6 +21,7 @@ _CUSTOMER: Final = re.compile("customer", re.IGNORECASE)
 _ANY_FIELD: Final = re.compile(r'customer[^"]{0,16}"\s*:', re.IGNORECASE)
 _LONGEST_ID: Final = 256
 _CURSORS: Final = frozenset({"cursor", "quiet"})  # of a head: the last customer that a rescore has done
+_OF_MERGES: Final = frozenset({"into", "merged_into", "giver"})  # of customer.merged, segment.changed, customer.joined
 
 
 class CustomerIdRefused(SegstreamError):
@@ -115,7 +116,10 @@ class Mentions:
         return self._in_fields(fields, under_its_key=under_its_key)
 
     def _in_fields(self, fields: list[tuple[str, str]], *, under_its_key: bool) -> Mention | None:
-        named = [text for name, text in fields if name in _CURSORS or _CUSTOMER.search(name)]
+        # A move has `from` too, and there it is a segment.
+        names = {"from"} if any(name == "into" for name, _ in fields) else set()
+        names |= _CURSORS | _OF_MERGES
+        named = [text for name, text in fields if name in names or _CUSTOMER.search(name)]
         if self.customer_id in named:
             return Mention.CERTAIN
         if under_its_key:

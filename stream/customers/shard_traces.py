@@ -8,6 +8,7 @@ import msgspec
 
 from stream.customers.places import ShardPlace, shard_places, status_places
 from stream.storage.keys import SALT_FIELD, tombstone
+from stream.storage.remains import opened_remains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +36,7 @@ class ShardHolding(NamedTuple):
 
     place: ShardPlace
     state: bytes | None  # under the customer's id
-    tombstone: bytes | None  # under the hash of it
+    tombstone: bytes | None  # under the hash of it, without its seal
     due_ms: int | None
     listed: bool  # in the list of customers
     stopped_at: bool  # a rescore has stopped at the customer: the head names it until the next slice
@@ -75,7 +76,7 @@ def shard_holdings(redis: Redis, settings: Settings, mentions: Mentions) -> Iter
         raws = dict(zip(asked, answers, strict=True))
         for place in some:
             found = {name: _KeyAnswer.of(kinds[name], raws.get(name)) for name in place.keys.all()}
-            yield _holding(place, found, mentions, tombstone(b"", salt))
+            yield _holding(place, found, mentions, salt)
 
 
 def status_texts(redis: Redis, settings: Settings, mentions: Mentions) -> list[str]:
@@ -134,15 +135,15 @@ def _question(name: str, kind: str, mentions: Mentions) -> tuple[Any, ...]:
     }[kind]
 
 
-def _holding(place: ShardPlace, found: dict[str, _KeyAnswer], mentions: Mentions, salt_mark: bytes) -> ShardHolding:
+def _holding(place: ShardPlace, found: dict[str, _KeyAnswer], mentions: Mentions, salt: bytes) -> ShardHolding:
     keys = place.keys
-    due, salt = found[keys.due].score, found[keys.tombstones].salt
+    due, left = found[keys.due].score, found[keys.tombstones]
     known = {keys.head, keys.states, keys.due, keys.customers, keys.tombstones}
     others = {name: answer for name, answer in found.items() if name not in known and answer.names(mentions)}
     return ShardHolding(
         place,
         state=found[keys.states].under_id,
-        tombstone=found[keys.tombstones].under_hash,
+        tombstone=left.under_hash and opened_remains(left.under_hash, mentions.customer_id.encode(), salt),
         due_ms=None if due is None else int(due),
         listed=found[keys.customers].score is not None,
         stopped_at=mentions.is_cursor_of(found[keys.head].text),
@@ -151,5 +152,5 @@ def _holding(place: ShardPlace, found: dict[str, _KeyAnswer], mentions: Mentions
             for name, a in others.items()
         ],
         unread=[name for name, answer in found.items() if answer.kind not in _SEARCHED],
-        other_salt=salt is not None and salt != salt_mark,
+        other_salt=left.salt is not None and left.salt != tombstone(b"", salt),
     )

@@ -58,7 +58,8 @@ def change_line(record: Any) -> str:
         event = _change.decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return f"unreadable: {_at(record)}: {_text(record.value)[:_SHOWN]}"
-    line = f"{_shown(event.occurred_at)}  {event.customer_id}  {event.from_ or '(new)'} -> {event.to or '(erased)'}"
+    nowhere = "(erased)" if event.merged_into is msgspec.UNSET else f"(merged into {event.merged_into})"
+    line = f"{_shown(event.occurred_at)}  {event.customer_id}  {event.from_ or '(new)'} -> {event.to or nowhere}"
     line += f"  {event.cause.value}, move {event.sequence}"
     if event.rfm is not None:
         line += f"  {figures(event.rfm)}"

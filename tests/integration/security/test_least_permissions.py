@@ -219,6 +219,7 @@ def test_every_command_and_process_works_with_the_documented_permissions(
             as_user("operator", f"segstream rebuild --step {step} --yes")
             as_user("operator", f"segstream retry --step {step}")
         wait_for(lambda: scored(secured, deployment) >= 122, processes, "the rebuilt customers")
+        assert "are one customer" in as_user("operator", "segstream merge c3 c4")
         asyncio.run(forget_the_first_order(secured.administrator()))
         as_user("operator", "segstream rebuild --partition 0 --allow-truncated-logs --yes")
         for step in ("scoring", "campaigns"):
