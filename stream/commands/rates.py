@@ -42,6 +42,17 @@ def day_of(text: str) -> int:
         raise typer.BadParameter(f"{text!r} isn't a day like 2026-11-27, today or tomorrow") from None
 
 
+def code_of(text: str) -> str:
+    """Return the code of a currency. Raises typer.BadParameter.
+
+    >>> code_of("usd")
+    'USD'
+    """
+    if len(text) == 3 and text.isascii() and text.isalpha():
+        return text.upper()
+    raise typer.BadParameter(f"{text!r} isn't a currency's code of three letters")
+
+
 RateFile = Annotated[
     Path,
     typer.Argument(
@@ -65,7 +76,10 @@ UntilDay = Annotated[
 Codes = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="CODE", help="Only this currency; may be repeated.", show_default="SEGSTREAM_OTHER_CURRENCIES"
+        parser=code_of,
+        metavar="CODE",
+        help="Only this currency; may be repeated.",
+        show_default="SEGSTREAM_OTHER_CURRENCIES",
     ),
 ]
 
@@ -101,6 +115,8 @@ def load(
         raise SettingsError(
             "no other currency is set.", hint="Set SEGSTREAM_OTHER_CURRENCIES, or name some with --currency."
         )
+    if settings.currency in chosen:
+        raise SettingsError(f"--currency {settings.currency} is SEGSTREAM_CURRENCY: rates are those of others in it.")
     wanted = read_rates_file(file, RateRequest(settings.currency, tuple(chosen), since, until, next_day))
     report = asyncio.run(RateLoader(settings).load(wanted, keep=keep))
     if report.holds_in_s:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 BATCH: Final = 2_000  # rates in a transaction
+ATTEMPTS: Final = 5  # at a transaction that is slow
 LATEST_S: Final = SETTLED_MS / 2_000  # from the first record of a transaction to its end
 MARGIN_S: Final = 1.0  # beyond SETTLED_MS, before the rates are said to hold
 _POLL_MS: Final = 200
@@ -108,20 +109,21 @@ class RateLoader:
         records: Sequence[tuple[bytes, bytes]],
     ) -> int:
         """Write records in one transaction, and wait until readers see it. Return the offset behind the last one."""
-        settings, began = self._settings, time.monotonic()
+        settings = self._settings
         try:
-            async with asyncio.timeout(settings.commit_timeout_s):
-                await producer.begin_transaction()
-                sent = [await producer.send(tp.topic, value, key=key, partition=0) for key, value in records]
-                end = 1 + max([int(metadata.offset) for metadata in await asyncio.gather(*sent)])
-                if time.monotonic() - began > LATEST_S:
-                    await producer.abort_transaction()
-                    raise RatesNotLoaded(
-                        f"Kafka took more than {LATEST_S:.1f} s for {len(records):,} rates.",
-                        hint="Run the same command again when it is quicker: what is there already is skipped.",
-                    )
-                await producer.commit_transaction()
-                await _visible(consumer, tp, end)
+            for _ in range(ATTEMPTS):
+                async with asyncio.timeout(settings.commit_timeout_s):
+                    began = time.monotonic()
+                    await producer.begin_transaction()
+                    sent = [await producer.send(tp.topic, value, key=key, partition=0) for key, value in records]
+                    end = 1 + max([int(metadata.offset) for metadata in await asyncio.gather(*sent)])
+                    if time.monotonic() - began > LATEST_S:
+                        await producer.abort_transaction()
+                        continue
+                    await producer.commit_transaction()
+                    await _visible(consumer, tp, end)
+                    self._late |= time.monotonic() - began > SETTLED_MS / 1000
+                    return end
         # A fenced producer may also fail in an assertion of aiokafka.
         except (KafkaError, TimeoutError, AssertionError) as error:
             if denied := denial(settings, error):
@@ -132,8 +134,10 @@ class RateLoader:
                 f"a transaction failed: {message}.",
                 hint="Run the same command again: what is there already is skipped.",
             ) from error
-        self._late |= time.monotonic() - began > SETTLED_MS / 1000
-        return end
+        raise RatesNotLoaded(
+            f"Kafka took more than {LATEST_S:.1f} s for {len(records):,} rates, {ATTEMPTS} times.",
+            hint="Run the same command again when it is quicker: what is there already is skipped.",
+        )
 
     async def _read(self, consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> Rates:
         base = self._settings.currency

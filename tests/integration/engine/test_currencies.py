@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from segmentation.events import Amount, OrderPlaced, OrderRefunded
-from segmentation.rfm import advance_bytes
+from segmentation.rfm import advance_bytes, unpack
 from stream.dead_letters.redrive import redrive
 from stream.dead_letters.routing import Selection
 from stream.kafka import topics
@@ -97,6 +97,8 @@ async def test_orders_in_two_currencies(settings_for: Callable[..., Settings], t
         found = await asyncio.to_thread(known, settings, "paid-in-dollars")
         assert Decimal(found["monetary"]) == in_pounds("120.35", 0) - Decimal("0.01")
         assert {(e["paid"], e["kind"]) for e in found["entries"]} == {("120.35 USD", "placed"), (None, "refunded")}
+        shown = await asyncio.to_thread(run, settings, "customer", "paid-in-dollars")
+        assert "120.35 USD" in shown.stdout
         back = await asyncio.to_thread(known, settings, "all-back")
         assert (back["frequency"], back["monetary"], back["life"]["monetary"]) == (1, "0.00", "0.00")
         assert (await asyncio.to_thread(known, settings, "paid-in-pounds"))["monetary"] == "10.00"
@@ -136,3 +138,41 @@ async def test_orders_in_two_currencies(settings_for: Callable[..., Settings], t
 def at_the_clock(settings: Settings) -> dict[bytes, bytes]:
     at = max(head.clock for head in store_heads(settings, settings.orders_topic) if head) + 1_000_000
     return {key: advance_bytes(value, at, settings.rules) for key, value in states(settings).items()}
+
+
+@pytest.mark.slow
+async def test_a_currency_is_added_later_and_the_shards_become_more(
+    settings_for: Callable[..., Settings], tmp_path: Path
+) -> None:
+    before = settings_for(partitions=2, currency="GBP")
+    settings = before.model_copy(update={"other_currencies": "EUR,USD"})
+    await topics.create(settings)
+    names = [f"c{i}" for i in range(8)]
+    with processes(before, tmp_path, "worker"):
+        activation = await asyncio.to_thread(activate, before)
+        await send_events(before, *(order(name, "10.00", "USD") for name in names), order("p", "3.00", "GBP"))
+        await settled(before, activation=activation)
+        assert set(states(before)) == {b"p"}
+    load = ("rates", "load", str(bank_file(tmp_path, 0, 2)), "--currency", "USD")
+    await asyncio.to_thread(run, before, *load)
+    changed = await asyncio.to_thread(run, settings, "reconfigure", "--yes")
+    assert "SEGSTREAM_OTHER_CURRENCIES: (none) -> EUR,USD (2 of 2 shards)" in changed.stdout
+    assert "--reason unknown_currency" in changed.stdout
+    with processes(settings, tmp_path, "worker"):
+        await settled(settings)
+        # What was refused under the former settings stays so, until it is sent back.
+        assert set(states(settings)) == {b"p"}
+        selection = Selection(frozenset({"unknown_currency"}))
+        report = await redrive(settings, settings.orders_dead_letters_topic, selection)
+        assert report.sent == {"unknown_currency": len(names)}
+        await settled(settings)
+        found = at_the_clock(settings)
+        assert set(found) == {b"p", *map(str.encode, names)}
+        assert {unpack(found[name.encode()]).monetary for name in names} == {int(in_pounds("10.00", 0) * 10_000)}
+
+    grown = settings.model_copy(update={"partitions": 3})
+    await asyncio.to_thread(run, settings, "reshard", "--partitions", "3", "--yes")
+    await asyncio.to_thread(run, grown, "rebuild", "--yes")
+    with processes(grown, tmp_path, "worker"):
+        await settled(grown)
+        assert at_the_clock(grown) == found

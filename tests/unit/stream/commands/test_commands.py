@@ -40,6 +40,20 @@ def test_days_that_are_not_a_number_are_wrong_usage(days: str) -> None:
     assert "isn't a number of days" in result.output
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--until", "soon", "isn't a day"),
+        ("--since", "2026-13-01", "isn't a day"),
+        ("--currency", "dollars", "a currency"),
+    ],
+)
+def test_days_and_codes_of_rates_that_are_none_are_wrong_usage(option: str, value: str, says: str) -> None:
+    result = CliRunner().invoke(app, ["rates", "load", "rates.csv", option, value])
+    assert result.exit_code == 2
+    assert says in result.output
+
+
 @pytest.mark.parametrize("printer", ["Rich", "Typer"])
 def test_a_command_ends_quietly_when_its_stdout_is_closed(printer: str) -> None:
     added = "import typer, stream.cli as cli; cli.app.command('echo')(lambda: typer.echo('a line')); cli.main()"
