@@ -7,8 +7,4 @@ from __future__ import annotations
 
 from typing import Final
 
-KNOWN: Final = {
-    4272: "wall time, a change of the dwell: a customer stays in another segment than the model gives",
-    7442: "a change of settings before a shard's first worker has committed: that worker keeps the former ones",
-    7693: "a state deleted while the shard is rebuilt and Redis restarts: its loss isn't noticed",
-}
+KNOWN: Final[dict[int, str]] = {}
