@@ -18,14 +18,16 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from segmentation.event_text import instant
-from segmentation.events import CONTROL_KEY, Amount, CustomerErased, OrderPlaced, encode
+from segmentation.events import CONTROL_KEY, Amount, CustomerErased, CustomerMerged, OrderPlaced, encode
 from segmentation.partitioners import murmur2
+from stream.customers.person import person_of
 from stream.kafka import topics
 from stream.kafka.clients import end_offsets, read_topic
 from stream.settings import Settings
 from tests.recovery.rig import checker
 from tests.recovery.rig.feed import Feeder, FeedRecord, OrderFeed
 from tests.support.engine.toy_engine import eventually
+from tests.support.orders import send_events
 from tests.support.secured.programs import Running, running
 from tests.support.secured.rules import KafkaRule, documented, grant, redis_users, revoke, set_redis_users
 
@@ -173,6 +175,37 @@ async def test_a_worker_that_loses_a_permission_in_kafka(
         finally:
             await grant(shop.settings, [rule])
     await goes_on(shop, tmp_path)
+
+
+async def test_a_worker_that_may_not_hand_a_merged_customer_on(market: RunningShop, tmp_path: Path) -> None:
+    """Only that needs Write on the topic of orders. Once it is back, the merge is done."""
+    guest, account = (uuid.uuid4().hex for _ in range(2))
+    rule, now = market.rule("worker", "Write topic orders"), datetime.now(UTC)
+    orders = [
+        OrderPlaced(
+            id=one, customer_id=one, order_id=one, occurred_at=now, amount=Amount("10.00", market.settings.currency)
+        )
+        for one in (guest, account)
+    ]
+    await revoke(market.settings, rule)
+    try:
+        with running(market.of("worker"), "segstream worker", tmp_path / "worker.log") as process:
+            await send_events(market.settings, *orders)
+            await market.settled(process)
+            await send_events(
+                market.settings, CustomerMerged(id=guest + account, from_=guest, into=account, occurred_at=now)
+            )
+            await ended(process, "Kafka doesn't let user 'worker'", "the topic orders-")
+    finally:
+        await grant(market.settings, [rule])
+
+    def merged() -> bool:
+        person = person_of(market.servers.redis, market.settings, guest)
+        return (person.customer_id, person.knows(0, guest, account)) == (account, True)
+
+    assert not merged()
+    with running(market.of("worker"), "segstream worker", tmp_path / "after.log"):
+        await eventually(merged, SOON_S, "the merge")
 
 
 @pytest.mark.parametrize(

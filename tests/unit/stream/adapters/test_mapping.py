@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from examples.shop_orders import adapters as shop
-from segmentation.events import Amount, ClockAdvanced, Reason, RejectedEvent, decode
+from segmentation.events import Amount, ClockAdvanced, CustomerMerged, Reason, RejectedEvent, decode
 from segmentation.events import OrderPlaced as Placed
 from stream.adapters.app import all_routes, reader_of
 from stream.adapters.mapping import (
@@ -61,6 +61,14 @@ def test_one_event_in_any_form_is_keyed_by_its_customer(one: Any, listed: bool) 
     (found,) = mapped(lambda _: [one] if listed else one)
     assert (found.key, decode(found.value)) == (b"c", ORDER)
     assert found.headers == [("segstream_source", b"t-2@7")]
+
+
+@pytest.mark.parametrize("form", [lambda e: e, msgspec.json.encode], ids=["struct", "bytes"])
+def test_a_merge_is_keyed_by_the_id_that_goes(form: Any) -> None:
+    merge = CustomerMerged(id="m", from_="guest", into="c", occurred_at=AT)
+    [made] = mapped(lambda _: form(merge))
+    assert (made.key, decode(made.value)) == (b"guest", merge)
+    assert refused(lambda _: form(msgspec.structs.replace(merge, into="guest"))).reason is Reason.WRONG_FIELD
 
 
 def test_none_one_or_many() -> None:
