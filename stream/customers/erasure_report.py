@@ -19,7 +19,7 @@ from segmentation.events import millis
 from segmentation.rfm import StateFormatError
 from segmentation.state_former import entries_of
 from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
-from stream.customers.mentions import Mentions
+from stream.customers.mentions import AnyMentions, Mentions
 from stream.customers.person import Person, person_of
 from stream.customers.places import OUTSIDE, shards_of, topic_places
 from stream.customers.record_traces import TopicSearch, records_about
@@ -254,18 +254,17 @@ def _entries(holding: ShardHolding, value: bytes | None) -> tuple[Entry, ...]:
 
 async def dead_letters_about(settings: Settings, ids: Sequence[Mentions]) -> tuple[list[StoredDeadLetter], list[str]]:
     """Return the dead letters that name a customer, without their contents, and why a topic couldn't be read."""
-    letters, failures = dict[tuple[str, int, int], StoredDeadLetter](), dict[str, None]()
+    letters, failures = [], []
     wanted = (settings.orders_dead_letters_topic, settings.changes_dead_letters_topic)
-    for mentions in ids:
-        for place in (place for place in topic_places(settings) if place.topic in wanted):
-            search = TopicSearch(place)
-            async for found in records_about(settings, search, mentions):
-                at = found.record.topic, found.record.partition, found.record.offset
-                letters[at] = replace(read_dead_letter(found.record), key=None, value=None, headers=[])
-            if search.failure:
-                why = f"the dead letters can't be read, so the event may be among them: {search.failure}"
-                failures[why] = None
-    return list(letters.values()), list(failures)
+    for place in (place for place in topic_places(settings) if place.topic in wanted):
+        search = TopicSearch(place)
+        letters += [
+            replace(read_dead_letter(found.record), key=None, value=None, headers=[])
+            async for found in records_about(settings, search, AnyMentions(ids))
+        ]
+        if search.failure:
+            failures.append(f"the dead letters can't be read, so the event may be among them: {search.failure}")
+    return letters, failures
 
 
 def refusals(what: str, sent_at: Sequence[tuple[int, int]], letters: Sequence[StoredDeadLetter]) -> list[str]:

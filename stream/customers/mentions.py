@@ -13,7 +13,7 @@ from stream.errors import SegstreamError
 from stream.storage.keys import tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stream.settings import Settings
 
@@ -132,6 +132,27 @@ class Mentions:
         if under_its_key:
             return Mention.POSSIBLE if _ANY_FIELD.search(text) else Mention.CERTAIN
         return Mention.POSSIBLE if self.in_text(text) else None
+
+
+class AnyMentions:
+    """Finds one customer in records by any of the ids.
+
+    >>> both = AnyMentions([Mentions("ann", b"hash"), Mentions("bob", b"other")])
+    >>> both.in_record(b"bob", b'{"customer_id": "bob"}', (), RecordKey.CUSTOMER).value
+    'certain'
+    >>> both.in_record(b"cleo", b'{"customer_id": "cleo"}', (), RecordKey.CUSTOMER) is None
+    True
+    """
+
+    def __init__(self, ids: Sequence[Mentions]) -> None:
+        """`ids`: at least one."""
+        self.customer_id = ids[0].customer_id
+        self._ids = ids
+
+    def in_record(self, key: bytes | None, value: bytes | None, headers: Any, keyed_by: RecordKey) -> Mention | None:
+        """Return whether a record is about the customer, by the id that says so most surely; None: it isn't."""
+        found = {mentions.in_record(key, value, headers, keyed_by) for mentions in self._ids}
+        return next((mention for mention in Mention if mention in found), None)
 
 
 def _decoded(value: bytes) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aiokafka import AIOKafkaConsumer
 
-    from stream.customers.mentions import Mentions
+    from stream.customers.mentions import AnyMentions, Mentions
     from stream.settings import Settings
 
 _POLL_MS: Final = 200
@@ -56,7 +56,7 @@ class FoundRecord(NamedTuple):
 async def records_about(
     settings: Settings,
     search: TopicSearch,
-    mentions: Mentions,
+    mentions: Mentions | AnyMentions,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> AsyncIterator[FoundRecord]:

@@ -82,6 +82,8 @@ async def test_two_ids_become_one_customer(settings_for: Callable[..., Settings]
         last = (await moves_of(settings, GUEST))[-1]
         assert (last["from"], last["to"], last["cause"]) == (before[-1]["to"], None, "merged")
         assert (last["merged_into"], last["rfm"]) == (ACCOUNT, None)
+        latest = [r.value for r in await read_topic(settings, settings.state_topic) if r.key == GUEST.encode()]
+        assert latest[-1] is None
         known = await command(settings, "customer", ACCOUNT)
         assert (known["frequency"], known["monetary"], known["ids"]) == (3, "300.00", [ACCOUNT, GUEST])
         gone = await command(settings, "customer", GUEST)
