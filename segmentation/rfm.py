@@ -62,7 +62,7 @@ from segmentation.state_bytes import (
     with_mute,
 )
 from segmentation.state_former import current
-from segmentation.state_tail import is_wide, put_revision, row_has_revision, takes_revisions
+from segmentation.state_tail import is_wide, put_revision, row_has_revision, takes_revisions, with_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -298,7 +298,6 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
         and version == VERSION
         and flags & ~TAIL <= FLAGS
         and bool(tail) == bool(flags & TAIL)
-        and not foreign
         and not is_wide(key, amount)
         and (revision == UNREVISED or takes_revisions(tail))
         and (not tail or last > cut)  # else days that are folded may be later than the last order that stands
@@ -312,6 +311,11 @@ def append(value: bytes, e: Entry, t: int, rules: Rules) -> bytes | None:
         longer = bytearray(tail)
         put_revision(longer, e)
         tail = bytes(longer)
+    if foreign:
+        paid = with_foreign(tail, n, foreign)
+        if paid is None:
+            return None
+        tail, flags = paid, flags | TAIL
     next_change = min(next_change, time + rules.window)
     figures = (frequency + 1, monetary + amount, time, min(first, time), time, next_change, cut)
     # The order is newer than every other, so its day is new unless the last one's is the same.

@@ -127,6 +127,36 @@ def _put_rows(out: bytearray, rows: Sequence[Sequence[int]]) -> None:
             put(out, number)
 
 
+def with_foreign(tail: bytes, row: int, foreign: Foreign) -> bytes | None:
+    """Return a tail with what was paid of a row behind all others.
+
+    None: it has wide rows, which come first, or isn't a tail.
+    """
+    has, count, begin, end = _Has(tail[0] if tail else 0), 0, 1, 1
+    if has & _Has.WIDE:
+        return None
+    if has & _Has.FOREIGN:
+        # Each number ends with a byte below 128: the count, and four of each row.
+        ends = np.flatnonzero(np.frombuffer(tail, np.uint8) < 0x80)
+        ends = ends[ends > 0]
+        if not len(ends):
+            return None
+        reader = VarintReader(tail, 1)
+        try:
+            count, begin = reader.number(), reader.at
+        except ValueError:
+            return None
+        if len(ends) <= 4 * count:
+            return None
+        end = int(ends[4 * count]) + 1
+    out = bytearray([has | _Has.FOREIGN])
+    put(out, count + 1)
+    out += tail[begin:end]
+    for number in (row, *foreign):
+        put(out, number)
+    return bytes(out + tail[end:])
+
+
 def put_revision(out: bytearray, e: Entry) -> None:
     """Append the revision of a row."""
     if e.revision == UNREVISED:

@@ -184,7 +184,9 @@ MUTANTS: Final = (
         the_figures,
     ),
     StateMutant("half a ten-thousandth is rounded up", Edit(meaning.converted, " and whole & 1", ""), the_figures),
-    StateMutant("the fast path loses what was paid", Edit(rfm.append, "and not foreign", ""), the_fast_path),
+    StateMutant(
+        "the fast path loses what was paid", Edit(rfm.append, "with_foreign(tail, n, foreign)", "tail"), the_fast_path
+    ),
     StateMutant("the paid amount isn't written", Edit(state_tail.write_tail, "if e.foreign]", "if 0]"), the_set),
 )
 
