@@ -30,6 +30,7 @@ class Case:
     adopts: bool = False  # moves by a new model set off no action
     change: str = ""  # the settings change: "dwell" or "window"
     litter: int = 0  # of a hundred records, so many more are garbage
+    merges: int = 0  # of a hundred records about customers, so many merge two of them
     rates: dict[str, int] = field(default_factory=dict)
     given: Decisions | None = None  # repeat these decisions and make no others
     skipped: tuple[int, ...] = ()  # scenes without their records
@@ -69,6 +70,7 @@ class Case:
             adopts=rng.random() < 0.3,
             change=rng.choice((*[""] * 8, "dwell", "window")),
             litter=rng.choice((0, 0, 25)),
+            merges=random.Random(f"{seed}:merges").choice((0, 0, 0, 10, 25)),
             rates=rates,
         )
 

@@ -12,6 +12,7 @@ from segmentation.events import (
     BackfillFinished,
     ClockAdvanced,
     CustomerErased,
+    CustomerMerged,
     InputEvent,
     ModelActivated,
     encode,
@@ -48,8 +49,10 @@ class PlotScene(NamedTuple):
 class Plot:
     """Generates the scenes. In wall time an order's instant is the present, so it is given by the run."""
 
-    def __init__(self, seed: int, *, partitions: int, customers: int, wall: bool, litter: int = 0) -> None:
-        """`litter`: of a hundred records, so many more are garbage."""
+    def __init__(
+        self, seed: int, *, partitions: int, customers: int, wall: bool, litter: int = 0, merges: int = 0
+    ) -> None:
+        """`litter`: of a hundred records, so many more are garbage; `merges`: so many more merge two customers."""
         self._rng = random.Random(f"{seed}:plot")
         self._partitions = partitions
         self._wall = wall
@@ -62,6 +65,8 @@ class Plot:
         self._serial = 0
         self._litter = random.Random(f"{seed}:litter")
         self._littered = litter / 100
+        self._mergers = random.Random(f"{seed}:mergers")
+        self._merged = merges / 100 if customers > 1 else 0.0
         self.models = 0
 
     def scene(self, number: int, now_ms: int, skipped: Collection[int] = ()) -> PlotScene:
@@ -110,6 +115,8 @@ class Plot:
         rng = self._rng
         if luck < 0.14 or self._litter.random() < self._littered:
             return [self._record(rng.choice(self._customers), b'{"garbage": %d}' % serial)]
+        if self._merged and self._mergers.random() < self._merged:
+            return [self._of_a_merge(serial)]
         customer = rng.choice(self._customers)
         if luck < 0.19:
             erased = CustomerErased(id=f"erase{serial}", customer_id=customer, occurred_at=instant(self._at))
@@ -127,6 +134,13 @@ class Plot:
         record = self._record(customer, encode(to_event(row, marked)))
         self._past.append(record)
         return [record]
+
+    def _of_a_merge(self, serial: int) -> PlotRecord:
+        rng = self._mergers
+        giver, into = rng.sample(self._customers, 2)
+        at = self._at - rng.choice((0, 0, 0, 1, 30)) * DAY_MS
+        merged = CustomerMerged(id=f"merge{serial}", from_=giver, into=into, occurred_at=instant(max(at, START_MS)))
+        return self._record(giver, encode(merged))
 
     def _end_or_begin_of_backfill(self) -> list[PlotRecord]:
         if self._backfill is None:
@@ -170,7 +184,7 @@ class Plot:
         records = self._end_or_begin_of_backfill() if self._backfill else []
         if self._wall:
             return records
-        end = self._at + days * DAY_MS
+        end = self._at = self._at + days * DAY_MS
         for p in range(self._partitions):
             records += [*self._advanced(p, end), self._clock(p, end)]
         return records

@@ -82,7 +82,12 @@ class SimulatedWorld:
         self.snapshots: list[Data] = []
         self._inputs = inputs
         self._plot = Plot(
-            case.seed, partitions=case.partitions, customers=case.customers, wall=case.wall, litter=case.litter
+            case.seed,
+            partitions=case.partitions,
+            customers=case.customers,
+            wall=case.wall,
+            litter=case.litter,
+            merges=case.merges,
         )
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])

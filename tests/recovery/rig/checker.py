@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, cast
 
 from redis import Redis
@@ -23,6 +24,8 @@ from stream.settings import Settings
 SHOWN: Final = 5  # of each kind of violation
 RUN_DEPENDENT: Final = {"id", "scored_at"}  # a move's fields with the group or the wall clock
 
+HANDED_ON: Final = ("customer.merged", "customer.joined", "event.forwarded")  # they add nothing to a person
+SEALED: Final = b"\xfe"  # the first byte of remains that name other ids
 SALT_MARK: Final = b"salt"  # a field among the tombstones
 
 
@@ -246,10 +249,12 @@ def _redis(run: GroupRun) -> list[str]:
     lasting: defaultdict[int, int] = defaultdict(int)
     people: list[set[bytes]] = [set() for _ in run.shards]
     erased: list[set[bytes]] = [set() for _ in run.shards]
+    persons = Persons(run)
     for row, event in _events(run):
         lasting[row.partition] = row.offset + 1
-        if row.key and "customer_id" in event:
-            (erased if event["type"] == "customer.erased" else people)[row.partition].add(row.key)
+        if row.key and "customer_id" in event and event["type"] not in HANDED_ON:
+            p, key = persons.home(row)
+            (erased if event["type"] == "customer.erased" else people)[p].add(key)
     moves_of = Counter(row.partition for row in run.moves)
     wrong = []
     for p, shard in enumerate(run.shards):
@@ -267,6 +272,42 @@ def _redis(run: GroupRun) -> list[str]:
         if lost := set(shard.due) - set(shard.states):
             wrong.append(f"shard {p}: due times of unknown customers: {sorted(lost)[:SHOWN]}")
     return wrong
+
+
+class Persons:
+    """The ids that merges have made one person, and the id that each person goes by."""
+
+    def __init__(self, run: GroupRun) -> None:
+        latest: dict[tuple[str, str], int] = {}
+        self._homes: dict[str, int] = {}
+        for row, event in _events(run):
+            if "customer_id" in event and event["type"] not in HANDED_ON:
+                self._homes[event["customer_id"]] = row.partition
+            if event["type"] == "customer.merged":
+                pair = event["from"], event["into"]
+                at = int(datetime.fromisoformat(event["occurred_at"]).timestamp() * 1000)
+                latest[pair] = max(latest.get(pair, 0), at)
+                self._homes[event["from"]] = row.partition
+            elif event["type"] == "customer.joined":
+                self._homes[event["customer_id"]] = row.partition
+        self._roots: dict[str, str] = {}
+        for _, giver, into in sorted((at, *pair) for pair, at in latest.items()):
+            old, new = self.root(giver), self.root(into)
+            if old == new:
+                new = into if old == giver else old
+            for name in [n for n in {*self._roots, giver, into} if self.root(n) in {old, self.root(into)}]:
+                self._roots[name] = new
+
+    def root(self, customer: str) -> str:
+        """Return the id that a customer's person goes by."""
+        return self._roots.get(customer, customer)
+
+    def home(self, row: ReadRow) -> tuple[int, bytes]:
+        """Return (partition, key) of the person that a record is about."""
+        assert row.key is not None
+        name = row.key.decode()
+        root = self.root(name)
+        return (row.partition, row.key) if root == name else (self._homes[root], root.encode())
 
 
 def differences(run: GroupRun, calm: GroupRun, rules: Rules) -> list[str]:
@@ -301,4 +342,5 @@ def other_states(ours: Sequence[ShardContent], theirs: Sequence[ShardContent], r
 
 
 def _brought_to(states: dict[bytes, bytes], clock: int, rules: Rules) -> dict[bytes, bytes]:
-    return {key: value if key == SALT_MARK else advance_bytes(value, clock, rules) for key, value in states.items()}
+    asis = {key for key, value in states.items() if key == SALT_MARK or value.startswith(SEALED)}
+    return {key: value if key in asis else advance_bytes(value, clock, rules) for key, value in states.items()}

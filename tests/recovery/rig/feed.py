@@ -16,7 +16,15 @@ from aiokafka.errors import KafkaError
 
 from bench.harness.model import bench_model
 from segmentation.event_text import instant, iso
-from segmentation.events import CONTROL_KEY, BackfillFinished, ClockAdvanced, CustomerErased, InputEvent, encode
+from segmentation.events import (
+    CONTROL_KEY,
+    BackfillFinished,
+    ClockAdvanced,
+    CustomerErased,
+    CustomerMerged,
+    InputEvent,
+    encode,
+)
 from segmentation.model import SegmentModel
 from segmentation.partitioners import murmur2
 from stream.orders.rows import to_event
@@ -81,12 +89,20 @@ class OrderFeed:
         elif luck < 0.03 and self._garbage:
             number = next(self._numbers)
             more.append(order._replace(value=b'{"garbage": %d' % number))
+        elif 0.04 <= luck < 0.06 and self._past:
+            other = rng.choice(self._past).key.decode()
+            if other != item.customer_id:
+                more.append(self._of(item.customer_id, self._merge(item.customer_id, other)))
         elif luck < 0.035:
             erased = CustomerErased(
                 id=f"erase-{next(self._numbers)}", customer_id=item.customer_id, occurred_at=instant(item.at_ms)
             )
             more.append(self._of(item.customer_id, erased))
         return more
+
+    def _merge(self, giver: str, into: str) -> CustomerMerged:
+        at = instant(self.at_ms - self._rng.choice((0, 0, 1, 40)) * DAY_MS)
+        return CustomerMerged(id=f"merge-{next(self._numbers)}", from_=giver, into=into, occurred_at=at)
 
     def _end_of_backfill(self) -> list[FeedRecord]:
         """End the open backfill on every shard; without one, begin one."""
