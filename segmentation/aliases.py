@@ -21,12 +21,12 @@ from segmentation.links import (
     Learned,
     Links,
     addressees,
-    in_force,
     joined,
     package_id,
     package_number,
     root_of,
     stamp_of,
+    view,
 )
 from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, advance, is_silent, settle
@@ -98,7 +98,7 @@ def take(c: Customer, fold: Fold) -> ScoreRequest | Ordinary | None:
         return Ordinary.ORDINARY
     taken = _taken(c, position, link, fold)
     if link is None and taken.root == taken.name:
-        c.is_root = taken.learned.now == taken.state.links.edges
+        c.is_root = taken.learned.now == view(taken.state.links.edges)
         return Ordinary.ORDINARY
     c.done += 1
     c.is_root = False
@@ -114,12 +114,12 @@ def _taken(c: Customer, position: int, link: LinkRecord | None, fold: Fold) -> _
     record = batch.records[position]
     stamp, known = stamp_of(record.timestamp, record.offset), state.links.edges
     # Read again, a record meets only the merges that were known when it came.
-    before = in_force(known, batch.highest_stamp(position)) if fold.replayed else known
-    now = before
+    highest = batch.highest_stamp(position) if fold.replayed else None
+    before = now = view(known, highest)
     if link is not None and link.state is not None and package_number(link.package) in state.links.received:
         link = LinkRecord(())
     if link is not None:
-        now = joined(before, [e._replace(learned=stamp) for e in link.edges])
+        now = view(joined(before, [e._replace(learned=stamp) for e in link.edges]))
     return _Taken(name, position, stamp, state, link, Learned(before, now))
 
 
@@ -140,8 +140,8 @@ def _take_as_root(c: Customer, taken: _Taken, fold: Fold) -> ScoreRequest | None
     position, prior, state = taken.position, c.value, taken.state
     clock, event = fold.batch.clocks[position], fold.batch.events[position]
     assert event is not None
-    for target in taken.addressees():
-        _send(target, None, taken, 0, event, fold)
+    for number, target in enumerate(taken.addressees()):
+        _send(target, None, taken, number, event, fold)
     before = replace(advance(state, clock, fold.rules), links=taken.links)
     after, given = before, taken.given
     erased = False
@@ -220,7 +220,7 @@ def _last_move(c: Customer, clock: int) -> ScoreRequest | None:
     if c.value is None or not announcement(c.value)[0]:
         return None
     state, name = unpack(c.value), c.key.decode()
-    root = root_of(state.links.edges, name)
+    root = root_of(view(state.links.edges), name)
     if root == name or state.holds_anything:
         return None
     c.merged_into = root

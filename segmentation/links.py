@@ -20,7 +20,7 @@ _OFFSET_BITS: Final = 20
 class Edge(NamedTuple):
     """One merge. Edges sort by their instants, then by their ids."""
 
-    at: int  # ms: `occurred_at` of the latest merge of these two in this direction
+    at: int  # ms: `occurred_at` of the merge
     source: str  # the id that was merged
     target: str  # the id that it was merged into
     learned: int = 0  # the stamp of the record that taught it to the customer whose state holds it
@@ -29,7 +29,7 @@ class Edge(NamedTuple):
 class Links(NamedTuple):
     """The merges in a customer's state."""
 
-    edges: tuple[Edge, ...] = ()  # sorted, one for each pair of source and target
+    edges: tuple[Edge, ...] = ()  # sorted; of some pairs of ids several (`joined`)
     received: tuple[int, ...] = ()  # `package_number` of each state that came here, ascending: none counts twice
 
 
@@ -67,21 +67,39 @@ def package_number(name: str) -> int:
 
 
 def joined(edges: Iterable[Edge], others: Iterable[Edge]) -> tuple[Edge, ...]:
-    """Return the union: of each two ids the latest instant, and the earliest stamp.
+    """Return the edges with others that are learned now. Of two ids the latest instant counts.
+
+    The first one is kept too, and any between that other edges have come between: for a record that is read again, what
+    was known when it came is in force (`view`).
 
     >>> joined([Edge(1, "a", "b", 10)], [Edge(2, "a", "b", 30), Edge(1, "b", "c", 20)])
-    (Edge(at=1, source='b', target='c', learned=20), Edge(at=2, source='a', target='b', learned=10))
+    (Edge(at=1, source='a', target='b', learned=10), Edge(at=1, source='b', target='c', learned=20), \
+Edge(at=2, source='a', target='b', learned=30))
     """
-    found: dict[tuple[str, str], Edge] = {}
-    for e in (*edges, *others):
-        known = found.get((e.source, e.target), e)
-        found[e.source, e.target] = e._replace(at=max(e.at, known.at), learned=min(e.learned, known.learned))
-    return tuple(sorted(found.values()))
+    found = sorted(edges)
+    for e in others:
+        own = [x for x in found if _pair(x) == _pair(e)]
+        if own and own[-1].at >= e.at:
+            continue
+        if len(own) > 1 and not any(own[-2] < x < own[-1] for x in found):
+            found.remove(own[-1])
+        found = sorted([*found, e])
+    return tuple(found)
 
 
-def in_force(edges: Iterable[Edge], stamp: int) -> tuple[Edge, ...]:
-    """Return the edges that the customer knew before the record of this stamp."""
-    return tuple([e for e in edges if e.learned < stamp])
+def view(edges: Iterable[Edge], stamp: int | None = None) -> tuple[Edge, ...]:
+    """Return one edge for each two ids: the latest one that was learned before the record of this stamp; None: of all.
+
+    >>> edges = joined([Edge(1, "a", "b", 10)], [Edge(2, "a", "b", 30)])
+    >>> view(edges, 30), view(edges)
+    ((Edge(at=1, source='a', target='b', learned=10),), (Edge(at=2, source='a', target='b', learned=30),))
+    """
+    latest = {_pair(e): e for e in sorted(edges) if stamp is None or e.learned < stamp}
+    return tuple(sorted(latest.values()))
+
+
+def _pair(e: Edge) -> tuple[str, str]:
+    return e.source, e.target
 
 
 def root_of(edges: Iterable[Edge], customer: str) -> str:

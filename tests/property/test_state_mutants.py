@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from segmentation import life, meaning, rfm, state_tail
+from segmentation import aliases, life, links, meaning, rfm, state_tail, union
 from segmentation.entries import Entry, Rules
 from segmentation.open_state import OpenState
-from tests.property import test_open_state, test_rfm
+from tests.property import test_merges, test_open_state, test_rfm
 from tests.support.data.event_streams import GRACES, WINDOW, Raw, a_scene, raws
 from tests.support.mutated_code import Edit, mutated
 from tests.support.oracles import batch
@@ -79,10 +79,14 @@ def the_open_state(rng: random.Random) -> None:
     )
 
 
+def the_merges(rng: random.Random) -> None:
+    inner(test_merges.test_a_person_of_many_ids_has_the_state_of_one_id)(seed(rng), rng.random() < 0.5)
+
+
 PRECEDENCE: Final[Any] = vars(Entry)["precedence"].fget
 FOLD_MONEY: Final = "money = _money(orders, refunds, since, cut, rules)"
 OWN_CURRENCY: Final = "e.foreign and e.foreign.currency == own.currency"
-MUTANTS: Final = (
+MUTANTS: tuple[StateMutant, ...] = (
     StateMutant(
         "a late repeat is folded again", Edit(life.fold, "folded.last < e.time <= cut", "e.time <= cut"), the_life
     ),
@@ -188,6 +192,89 @@ MUTANTS: Final = (
         "the fast path loses what was paid", Edit(rfm.append, "with_foreign(tail, n, foreign)", "tail"), the_fast_path
     ),
     StateMutant("the paid amount isn't written", Edit(state_tail.write_tail, "if e.foreign]", "if 0]"), the_set),
+)
+
+LINKS: Final[Any] = vars(aliases._Taken)["links"].fget
+MUTANTS += (
+    StateMutant("a cycle of merges has no end", Edit(links.root_of, "== e.source", "== None"), the_merges),
+    StateMutant(
+        "any merge within a person decides",
+        Edit(links.root_of, "roots.get(source, source) == e.source", "True"),
+        the_merges,
+    ),
+    StateMutant(
+        "of one merge the first counts",
+        Edit(links.view, "in sorted(edges) if", "in sorted(edges)[::-1] if"),
+        the_merges,
+    ),
+    StateMutant(
+        "a merge that decided is forgotten",
+        Edit(links.joined, "if len(own) > 1 and not any(own[-2] < x < own[-1] for x in found):", "if own:"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "a root keeps merges for itself",
+        Edit(links.addressees, "reached = members_of(learned.now)", "reached = set()"),
+        the_merges,
+    ),
+    StateMutant(
+        "an alias forgets the root before",
+        Edit(links.addressees, "{root_of(learned.before, customer), root}", "{root}"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant("every merge is a leaf", Edit(links._is_leaf, "and len(own) == 1", ""), the_merges),
+    StateMutant(
+        "merges are in force before they were known",
+        Edit(links.view, "stamp is None or e.learned < stamp", "True"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "the union takes the earlier cut", Edit(union.united, "cut = max(", "cut = min("), the_merges, rare=True
+    ),
+    StateMutant("the union folds nothing", Edit(union._folded_up_to, "side.cut == cut", "True"), the_merges, rare=True),
+    StateMutant(
+        "the union folds the other's refunds, too",
+        Edit(union._folded_up_to, "if e.order or e in own", "if True"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "an erasure spares what the other id has folded",
+        Edit(union.united, "{*state.entries, *stones}", "state.entries"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "the union keeps one id's days", Edit(union._sum, "{*one.days, *other.days}", "one.days"), the_merges, rare=True
+    ),
+    StateMutant(
+        "the union forgets the other's first order",
+        Edit(union.united, "first=min(side.first for side in sides)", "first=own.first"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "a package counts twice", Edit(aliases._taken, "in state.links.received", "in ()"), the_merges, rare=True
+    ),
+    StateMutant(
+        "packages aren't remembered", Edit(LINKS, "self.link.state is not None", "False"), the_merges, rare=True
+    ),
+    StateMutant(
+        "an alias keeps what is given",
+        Edit(aliases._hand_on, "(taken.state, taken.given)", "(taken.state,)"),
+        the_merges,
+        rare=True,
+    ),
+    StateMutant(
+        "an alias keeps its own", Edit(aliases._hand_on, "(taken.state, taken.given)", "(taken.given,)"), the_merges
+    ),
+    StateMutant("an alias drops events", Edit(aliases._hand_on, "if taken.link is None:", "if False:"), the_merges),
+    StateMutant(
+        "an alias is in its segment still", Edit(aliases._become_alias, "if not state.segment:", "if True:"), the_merges
+    ),
 )
 
 
