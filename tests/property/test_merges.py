@@ -129,8 +129,13 @@ class Story:
             e = self._event(number, merged_by)
             home = self.ids[number % len(self.ids)] if self.early else self.ids[hash_of(e) % len(self.ids)]
             self.sent[home].add(e)
-            comes = e.time + rng.randint(-3, max(self.rules.grace - self.lag, 0))
-            out += [(max(comes, 0) + again, home.encode(), encode(as_event(e, home))) for again in self._again(400)]
+            latest = max(min(self.rules.grace, WINDOW - 1) - self.lag, 0)
+            comes = max(e.time + rng.randint(-3, latest), 0)
+            out.append((comes, home.encode(), encode(as_event(e, home))))
+            for at in [comes + again for again in self._again(400)[1:]]:
+                # A repetition that is a window late mustn't overtake its customer's state on the way to the root.
+                if self.early or at - e.time < WINDOW - self.lag or at > merged_by + len(IDS) * self.lag:
+                    out.append((at, home.encode(), encode(as_event(e, home))))
         rng.shuffle(out)
         return sorted(out, key=lambda record: record[0])
 
