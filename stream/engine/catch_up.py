@@ -162,9 +162,9 @@ async def cover(owned: Owned, kafka: KafkaHead, torn: Sequence[LoggedOutput], en
     values = dict(zip(keys, (await shard.store.load(owned.raw, keys, None, 0)).values, strict=True))
     for output in torn:
         values[output.key] = stepping(step.patch, values[output.key], output.note)
-    turn = stepping(step.merge, plan, [values.pop(key) for key in plan.keys])
-    # What is left moved by time or in a rescore. An erasure that a backfill had muted is published so.
-    moved = {key: value for key, value in values.items() if value is not None}
+    turn = stepping(step.merge, plan, [values[key] for key in plan.keys])
+    # Those that no record changes moved by time or in a rescore. An erasure that a backfill had muted is published so.
+    moved = {output.key: value for output in torn if (value := values[output.key]) is not None}
     left = shard.store.with_tombstones(Writes(moved | turn.states), step)
     await owned.ledger.cover(await owned.publication(head, republished(torn, step), turn, records, left, now_ms))
 

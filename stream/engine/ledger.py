@@ -45,6 +45,7 @@ from stream.storage.tombstones import tombstone_headers
 
 log = logging.getLogger(__name__)
 
+LARGEST_REQUEST: Final = 1_048_576
 BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
 
 
@@ -137,7 +138,8 @@ class Ledger:
             linger_ms=0,
             retry_backoff_ms=TRANSACTION_RETRY_MS,
             max_batch_size=BATCH_BYTES,
-            max_request_size=settings.max_event_bytes + 131_072,  # a dead letter is larger than its record
+            # A dead letter is larger than its record, and a package may be as large as a batch.
+            max_request_size=max(settings.max_event_bytes + 131_072, LARGEST_REQUEST),
         )
         end_transactions_once(producer)
         pause_between_connection_attempts(producer)
