@@ -182,3 +182,30 @@ def test_a_backfill_that_is_not_open_at_the_root_is_not_opened() -> None:
     )  # fmt: skip
     send(fleet, marked)
     assert unpack(value_of(fleet, "bob")).muted == 0
+
+
+def test_three_ids_are_one_customer() -> None:
+    fleet = a_fleet(model=False)
+    orders = [order(name, number) for number, name in enumerate(("ann", "bob", "cid"))]
+    send(fleet, *orders, merge("ann", "bob"), merge("ann", "cid", 451))
+    assert [fleet.step.is_gone(value_of(fleet, name)) for name in ("ann", "bob", "cid")] == [True, True, False]
+    assert unpack(value_of(fleet, "cid")).frequency == 3
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_of_two_contradicting_merges_the_later_date_decides(late: bool) -> None:
+    fleet = a_fleet(model=False)
+    merges = [merge("ann", "bob", 450), merge("bob", "ann", 451)]
+    send(fleet, order("ann"), order("bob", 2), *(merges[::-1] if late else merges))
+    assert fleet.step.is_gone(value_of(fleet, "bob"))
+    assert unpack(value_of(fleet, "ann")).frequency == 2
+
+
+# The rows about merges of the table in docs/reference/events.md, by the tests that hold them.
+ROWS = {
+    ("a merge", "at any time"): test_the_one_is_last_heard_of_and_the_other_has_all,
+    ("a merge", "`from` was merged before, into another id"): test_three_ids_are_one_customer,
+    ("a merge", "it contradicts another (A into B, B into A)"): test_of_two_contradicting_merges_the_later_date_decides,
+    ("a merge", "`from` and `into` are the same"): test_a_merge_that_leads_nowhere_is_a_dead_letter,
+    ("an erasure", "of any id of a merged customer"): test_an_erasure_of_one_id_erases_the_person,
+}
