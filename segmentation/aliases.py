@@ -198,6 +198,8 @@ def _become_alias(c: Customer, taken: _Taken, event: DecodedEvent, fold: Fold) -
 
 def note_links(c: Customer, learning: Collection[bytes]) -> None:
     """Note whether the customer knows of merges. `learning`: those who learn of one."""
+    if c.held is not None and c.key not in learning:
+        return  # it knew of none when it was opened
     if c.key in learning or (c.value is not None and is_linked(c.value)):
         c.linked, c.stored = True, c.value
 

@@ -290,6 +290,9 @@ class CampaignStep:
         """Return the state: no backfill mutes it."""
         return value
 
+    def hold(self, value: bytes) -> None:
+        """Return None: no state is large."""
+
     def bare(self, value: bytes) -> bytes | None:
         """Return the state: it holds nothing else."""
         return value

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from segmentation.decisions import ScoreRequest, ScoringContext, announce, score, search
+from segmentation.decisions import ScoreRequest, ScoringContext, announce, score, search, search_open
 from segmentation.moves import Move
+from segmentation.open_state import OpenState
 from segmentation.output_events import Cause
-from segmentation.rfm import EMPTY, announcement, is_silent
-from segmentation.step import NEVER_DUE
+from segmentation.rfm import EMPTY, Rules, announcement, current, is_silent
+from segmentation.step import NEVER_DUE, Turn
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,7 @@ class Customer:
     """One customer's part of a turn."""
 
     key: bytes
-    value: bytes | None
+    whole: bytes | None  # the state's bytes, unless it is held open; None: there is none
     own: Sequence[int] = ()  # its records, by position in the batch
     fired_at: int | None = None  # its entry of the due index, where that has fired
     done: int = 0  # how many of its records are merged
@@ -32,6 +33,25 @@ class Customer:
     merged_into: str | None = None  # the root that its last move names
     stored: bytes | None = None  # of one who is linked: the value before
     move: Move | None = None  # the move of this round, until the one after it is known
+    held: OpenState | None = None  # the state, held open
+
+    @classmethod
+    def of(cls, key: bytes, stored: object, rules: Rules, own: Sequence[int] = ()) -> Customer:
+        """Return a customer with its stored state: bytes of any format, a state held open, or None."""
+        if isinstance(stored, OpenState):
+            return cls(key, None, own, held=stored)
+        return cls(key, current(stored, rules) if isinstance(stored, bytes) else None, own)
+
+    @property
+    def value(self) -> bytes | None:
+        """The state's bytes; None: no state. From then on it is held open no longer."""
+        if self.held is not None:
+            self.whole, self.held = self.held.value(), None
+        return self.whole
+
+    @value.setter
+    def value(self, value: bytes | None) -> None:
+        self.whole, self.held = value, None
 
     def next_record(self, taken: int) -> int | None:
         """Return the position of its next record among the first `taken` of the batch; None: there is none."""
@@ -45,7 +65,8 @@ class Customer:
 
     def drops_silently(self) -> bool:
         """Return whether nothing of a due customer may be published; then its entry of the due index is dropped."""
-        if self.value is None or not is_silent(self.value):
+        whole = self.whole
+        if not (self.held.silent if self.held is not None else whole is not None and is_silent(whole)):
             return False
         self.searched = True
         return True
@@ -76,13 +97,29 @@ def search_customers(customers: Sequence[Customer], starts: Sequence[int], scori
         customer.wait(due, target, wake)
 
 
+def search_open_customers(customers: Sequence[Customer], starts: Sequence[int], scoring: ScoringContext) -> None:
+    """Do as `search_customers` for customers whose states are held open, in segments that the model knows."""
+    found = search_open([c.held for c in customers if c.held is not None], starts, scoring)
+    for customer, due, target, wake in zip(customers, *found, strict=True):
+        customer.wait(due, target, wake)
+
+
 def search_fired(customers: Sequence[Customer], published: int, scoring: ScoringContext) -> None:
     """Search the next move of customers whose entries of the due index have fired.
 
     `published`: all moves before this instant (ms) are. An earlier entry is what Redis had before it was set back: from
     there, a model that started since would give a move of before its start.
     """
-    search_customers(customers, [max(c.fired_at or 0, published) for c in customers], scoring)
+    starts = [max(c.fired_at or 0, published) for c in customers]
+    if all(c.held is None for c in customers):
+        search_customers(customers, starts, scoring)
+        return
+    rows = list(zip(customers, starts, strict=True))
+    known = scoring.model.scorer.index_of
+    opened = [(c, start) for c, start in rows if c.held is not None and c.held.segment in known]
+    others = [(c, start) for c, start in rows if c.held is None or c.held.segment not in known]
+    search_open_customers([c for c, _ in opened], [start for _, start in opened], scoring)
+    search_customers([c for c, _ in others], [start for _, start in others], scoring)
 
 
 def erase_customer(customer: Customer, request: ScoreRequest) -> Iterable[Move]:
@@ -100,3 +137,21 @@ def erase_customer(customer: Customer, request: ScoreRequest) -> Iterable[Move]:
     move.causation_id = request.event.event_id if request.event else None
     customer.take(move)
     return [move]
+
+
+def write_customers(customers: Iterable[Customer], turn: Turn) -> None:
+    """Write into the turn the states and due times that are to be stored."""
+    for c in customers:
+        if c.held is not None:
+            turn.held[c.key] = c.held
+        elif c.changed and c.whole is not None:
+            turn.states[c.key] = c.whole
+        if not c.searched:
+            continue
+        if c.fired_at is None and not c.erased:
+            if c.wake < NEVER_DUE:
+                turn.earlier[c.key] = c.wake
+        elif c.wake < NEVER_DUE:
+            turn.due[c.key] = c.wake
+        else:
+            turn.idle.append(c.key)

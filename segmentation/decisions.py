@@ -5,20 +5,21 @@ Pure: states go in, moves and instants come out. The step writes them into its c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.decoder import DecodedEvent
 from segmentation.entries import CANCELLED, PLACED, REFUNDED, Rules, kind_of, time_of
-from segmentation.intervals import MOST_INTERVALS, intervals_of, window_leaves_at
+from segmentation.intervals import MOST_INTERVALS, Intervals, intervals_of, intervals_of_open, window_leaves_at
 from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
+from segmentation.open_state import OpenState
 from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, NONE, advance_bytes, announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN, Scorer
@@ -26,6 +27,7 @@ from segmentation.state_bytes import HEAD, latest_key
 from segmentation.step import NEVER_DUE
 
 CAUSE_OF_KIND: Final = {PLACED: Cause.ORDER, REFUNDED: Cause.REFUND, CANCELLED: Cause.CANCELLATION}
+_State = TypeVar("_State", bytes, OpenState)
 _FEW: Final = 24  # up to so many customers one search is cheaper than two
 FoldPosition = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
@@ -231,7 +233,8 @@ def staying(
     stays = (target == source) | (head["moved_at"] > at - scoring.dwell_ms)
     if not stays.all():
         values, head, source = list(compress(values, stays.tolist())), head[stays], source[stays]
-    ahead = _ahead(values, head, source, np.full(source.size, at + 1, dtype=np.int64), scoring)
+    start = np.full(source.size, at + 1, dtype=np.int64)
+    ahead = _ahead(_Cutting(values, intervals_of), head, source, start, scoring)
     return stays, np.minimum(ahead.at, ahead.until)
 
 
@@ -244,8 +247,18 @@ class _Ahead(NamedTuple):
     until: NDArray[np.int64]  # the search ended here
 
 
+class _Cutting(NamedTuple, Generic[_State]):
+    """States, and how their futures are cut into intervals."""
+
+    states: Sequence[_State]
+    cut: Callable[[Sequence[_State], NDArray[np.int64], Rules, int], Intervals]
+
+    def only(self, rows: NDArray[np.int64]) -> Sequence[_State]:
+        return [self.states[row] for row in rows.tolist()]
+
+
 def _ahead(
-    values: Sequence[bytes],
+    cutting: _Cutting[_State],
     head: NDArray[np.void],
     source: NDArray[np.int64],
     starts: NDArray[np.int64],
@@ -258,11 +271,11 @@ def _ahead(
     own = np.maximum(source, 0)
     # Most move before anything leaves the window. Of many customers, only the others' later intervals are searched.
     limit = 1 if source.size > _FEW else MOST_INTERVALS
-    stretches = intervals_of(values, start, rules, limit)
+    stretches = cutting.cut(cutting.states, start, rules, limit)
     at, to = scorer.next_move(own, head["last"], start, stretches)
     until = stretches.until
     if limit < MOST_INTERVALS and (rest := np.flatnonzero((at == NEVER_DUE) & (until < NEVER_DUE))).size:
-        stretches = intervals_of([values[row] for row in rest.tolist()], start[rest], rules, MOST_INTERVALS)
+        stretches = cutting.cut(cutting.only(rest), start[rest], rules, MOST_INTERVALS)
         at[rest], to[rest] = scorer.next_move(own[rest], head["last"][rest], start[rest], stretches)
         until[rest] = stretches.until
     return _Ahead(start, at, to, until)
@@ -278,13 +291,26 @@ def search(values: Sequence[bytes], starts: Sequence[int], scoring: ScoringConte
     scorer = scoring.model.scorer
     head = headers(values)
     source = scorer.index_from_ids(head["segment"])
-    start, at, to, until = _ahead(values, head, source, np.array(starts, dtype=np.int64), scoring)
+    cutting = _Cutting(values, intervals_of)
+    start, at, to, until = _ahead(cutting, head, source, np.array(starts, dtype=np.int64), scoring)
     found = NextMoves(at.tolist(), scorer.ids[to].tolist(), np.minimum(at, until).tolist())
     for row in np.flatnonzero(source == UNKNOWN).tolist():
         due, target = _first_segment(values[row], int(start[row]), scoring)
         found.due[row], found.target[row] = due, target
         found.wake[row] = due if due < NEVER_DUE else int(until[row])
     return found
+
+
+def search_open(states: Sequence[OpenState], starts: Sequence[int], scoring: ScoringContext) -> NextMoves:
+    """Do as `search` with states held open, whose segments are the model's."""
+    if not states:
+        return NextMoves([], [], [])
+    scorer = scoring.model.scorer
+    head = np.frombuffer(b"".join([state.header() for state in states]), HEAD)
+    source = scorer.index_from_ids(head["segment"])
+    cutting = _Cutting(states, intervals_of_open)
+    _, at, to, until = _ahead(cutting, head, source, np.array(starts, dtype=np.int64), scoring)
+    return NextMoves(at.tolist(), scorer.ids[to].tolist(), np.minimum(at, until).tolist())
 
 
 def _first_segment(value: bytes, start: int, scoring: ScoringContext) -> tuple[int, int]:

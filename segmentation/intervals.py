@@ -14,6 +14,7 @@ import numpy as np
 from segmentation.entries import ERASED, times_of
 from segmentation.meaning import net, read_counted, refunds_by_order, saturated
 from segmentation.money import UNITS
+from segmentation.open_entries import Departure, Departures
 from segmentation.rfm import headers, rows, unpack
 from segmentation.state_bytes import cut_of, times_in
 from segmentation.step import NEVER_DUE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from segmentation.open_state import OpenState
     from segmentation.rfm import CustomerState, Rules
 
 MOST_INTERVALS: Final = 64  # of a customer; later ones are searched when these are over
@@ -157,12 +159,17 @@ def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Cou
         leave(order.time, 1, net(order, refunds.get(order.order, ())))
     for refund in refunds.get(0, ()):
         leave(refund.time, 0, -refund.amount)
-    frequency = len(counting.orders)
     money = sum(m for _, m in leaving.values())
     until = next((e.time for e in state.entries if e.time > as_of and e.kind != ERASED), NEVER_DUE)
+    changes = [Departure(at, *leaving[at]) for at in sorted(leaving)]
+    return _course(Departures(len(counting.orders), money, changes), as_of, until, limit)
+
+
+def _course(departures: Departures, as_of: int, until: int, limit: int) -> _Course:
+    """Return the intervals between departures, at most `limit`, up to `until`."""
+    frequency, money, changes = departures
     course = _Course([as_of], [frequency], [saturated(money)], until)
-    for at in sorted(leaving):
-        orders, units = leaving[at]
+    for at, orders, units in changes:
         frequency, money = frequency - orders, money - units
         if at >= until:
             break
@@ -174,6 +181,26 @@ def _general(state: CustomerState, as_of: int, rules: Rules, limit: int) -> _Cou
         course.frequency.append(frequency)
         course.monetary.append(saturated(money))
     return course
+
+
+def intervals_of_open(
+    states: Sequence[OpenState], as_of: NDArray[np.int64], rules: Rules, limit: int = MOST_INTERVALS
+) -> Intervals:
+    """Do as `intervals_of` with states held open: only as many entries are looked at as leave in these intervals."""
+    courses = []
+    for state, at in zip(states, as_of.tolist(), strict=True):
+        if (departures := state.departures(at, limit)) is not None:
+            courses.append(_course(departures, at, NEVER_DUE, limit))
+        else:
+            courses.append(_general(unpack(state.value()), at, rules, limit))
+    offset = np.cumsum([0, *(len(course.start) for course in courses)], dtype=np.int64)
+    return Intervals(
+        offset,
+        np.array([at for course in courses for at in course.start], np.int64),
+        np.array([frequency for course in courses for frequency in course.frequency], np.float64),
+        np.array([units for course in courses for units in course.monetary], np.int64) / float(UNITS),
+        np.array([course.until for course in courses], np.int64),
+    )
 
 
 def window_leaves_at(value: bytes, at: int, rules: Rules) -> bool:

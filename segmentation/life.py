@@ -95,7 +95,7 @@ def fold(
     money = _money(orders, refunds, since, cut, rules)
     if not (leaving or money):
         return folded
-    days = {day_of(e.time) for e in orders}
+    days = {day_of(e.time) for e in orders}.difference(folded.days[-1:])
     return folded._replace(
         orders=folded.orders + len(orders),
         money=saturated(folded.money + money),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from segmentation import aliases
-from segmentation.customers import Customer, search_customers
+from segmentation.customers import Customer, search_customers, search_open_customers
 from segmentation.decisions import ScoreRequest, ScoringContext, first_that_moves
 from segmentation.decoder import Batch
 from segmentation.entries import ERASED, UNREVISED, Rules
@@ -143,6 +143,60 @@ def close_runs(runs: Sequence[Run], batch: Batch, scoring: ScoringContext | None
         search_customers(searched, [batch.clocks[c.own[c.done - 1]] + 1 for c in searched], scoring)
 
 
+def merge_held(c: Customer, fold: Fold) -> ScoreRequest | None:
+    """Merge the next records of a customer whose state is held open: one, or those of `next_run`.
+
+    Return the first that moves it, or may: its state is bytes from there on. It stays open while none does.
+    """
+    state, batch = c.held, fold.batch
+    assert state is not None
+    changed = False
+    for position in next_run(c, fold) or [c.own[c.done]]:
+        clock = batch.clocks[position]
+        state.advance(clock)
+        before = state.header()
+        c.done += 1
+        for _, outcome in _merged(state, [position], fold):
+            _report(outcome, position, fold)
+            changed = c.changed = True
+            if not state.silent and fold.scoring and _may_move(state, clock, fold.scoring):
+                event = batch.events[position]
+                return ScoreRequest(c.key, c.value, before, clock, (position, BY_RECORD, clock, c.key), event)
+    if changed and state.silent:
+        c.wait(NEVER_DUE, 0, NEVER_DUE)
+    elif changed and fold.scoring:
+        search_open_customers([c], [batch.clocks[c.own[c.done - 1]] + 1], fold.scoring)
+    return None
+
+
+def _may_move(state: OpenState, clock: int, scoring: ScoringContext) -> bool:
+    unknown = state.segment not in scoring.model.scorer.index_of
+    return unknown or first_that_moves([state.header()], clock, scoring) is not None
+
+
+def merge_open(customers: list[Customer], fold: Fold) -> tuple[list[tuple[Customer, ScoreRequest]], list[Customer]]:
+    """Merge the next records of those customers whose states are held open.
+
+    Return (the requests about those that move, the customers that are left: their next records are for bytes).
+    """
+    requests, others = list[tuple[Customer, ScoreRequest]](), list[Customer]()
+    if all(c.held is None for c in customers):
+        return requests, customers
+    for c in customers:
+        position = c.own[c.done]
+        event = fold.batch.events[position]
+        if (
+            c.held is None
+            or event is None
+            or event.entry.kind == ERASED
+            or not c.held.is_for(event.entry, fold.batch.clocks[position])
+        ):
+            others.append(c)
+        elif (request := merge_held(c, fold)) is not None:
+            requests.append((c, request))
+    return requests, others
+
+
 def merge_all(c: Customer, fold: Fold) -> None:
     """Merge all of the customer's records, of any clocks; none is scored."""
     if len(c.own) < HELD_OPEN or c.linked:
@@ -179,6 +233,7 @@ def _merged(state: OpenState, positions: Sequence[int], fold: Fold) -> Iterator[
         _count(outcome, state.capped and not was_capped, fold)
         if outcome in _UNCHANGED or not state.changed:
             continue
+        state.dirty = True
         state.muted = _slot(position, state.muted, event.entry.kind, fold)
         yield position, outcome
 

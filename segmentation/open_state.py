@@ -8,54 +8,50 @@ Here an event changes the figures of its own order alone. Whatever might reach f
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from segmentation.entries import ANCHOR, CANCELLED, ERASED, NEVER, NONE, PLACED, REFUNDED, UNREVISED, Entry, after
-from segmentation.life import NOTHING_FOLDED, Folded, Life, count_days, day_of, fold, life_of
+from segmentation.entries import ANCHOR, ERASED, NEVER, NONE, PLACED, UNREVISED, Entry, after
+from segmentation.life import NOTHING_FOLDED, Folded, fold
 from segmentation.links import NO_LINKS
 from segmentation.meaning import read, saturated
-from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, settle
-from segmentation.state_bytes import EMPTY, CustomerState, pack, pack_header, unpack
+from segmentation.open_entries import OpenEntries
+from segmentation.pieces import Pieces
+from segmentation.rfm import Outcome, next_change_at, outcome_of_known, outcome_of_placed, remnant, settle
+from segmentation.state_bytes import EMPTY, pack, pack_entries, pack_header, unpack
 from segmentation.state_former import current
-from segmentation.state_tail import needs_tail
+from segmentation.state_tail import begin_tail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from segmentation.entries import Rules
+    from segmentation.pieces import StateParts
 
-# Sums of so many amounts (10^15 at most, by the decoder) don't saturate; and a longer history of one order is rare.
-_LARGEST_ORDER: Final = 1_000
-_EXACT_MONEY: Final = 2**62
+WORTH_HOLDING: Final = 4_096  # bytes of a state from which on it is held open for many turns
 
 
-class OpenState:
+class OpenState(OpenEntries):
     """The state of one customer, changed by one event after the other."""
 
-    __slots__ = (
-        "_current", "_days", "_entries", "_events", "_indexed", "_orders", "_rules", "_standing", "_state", "_tailed",
-        "changed", "muted",
-    )  # fmt: skip
+    __slots__ = ("changed", "dirty", "muted")
 
     def __init__(self, value: bytes | None, rules: Rules) -> None:
         """`value` None: a customer without a state. Raises StateFormatError."""
-        self._rules = rules
-        self._open(unpack(EMPTY if value is None else current(value, rules)))
+        super().__init__(unpack(EMPTY if value is None else current(value, rules)), rules)
         self.muted = self._state.muted  # the slot of the backfill that mutes the customer; 0: none
         self.changed = False  # the last event changed more than the passing of time alone
+        self.dirty = False  # some event since it was opened or stored did
 
-    def _open(self, state: CustomerState) -> None:
-        self._state = state
-        self._entries = list(state.entries)
-        self._indexed = False
-        self._orders: dict[int, list[Entry]] = {}  # by the hash of the order's id; without orders' ids: none
-        self._events: Counter[int] = Counter()
-        self._standing: list[int] = []  # the times of the orders that stand, ascending
-        self._days: Counter[int] = Counter()  # of those after the cut
-        self._current = Life()  # without what is folded
-        self._tailed = sum([needs_tail(e) for e in self._entries])
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return len(self._entries)
+
+    @property
+    def segment(self) -> int:
+        """The segment published last; 0: none."""
+        return self._state.segment
 
     @property
     def capped(self) -> bool:
@@ -69,17 +65,47 @@ class OpenState:
 
     def header(self) -> bytes:
         """Return the state's header."""
-        tail = self._tailed > 0 or self._state.folded != NOTHING_FOLDED or self._state.links != NO_LINKS
+        state = self._state
+        tail = self._revised > 0 or self._beyond > 0 or state.folded != NOTHING_FOLDED or state.links != NO_LINKS
         return pack_header(self._state, len(self._entries), self.muted, tail=tail)
 
     def value(self) -> bytes:
         """Return the state's bytes."""
         return pack(replace(self._state, entries=tuple(self._entries), muted=self.muted))
 
+    def advance(self, t: int) -> None:
+        """Bring the state to clock `t`, which never goes back, as `rfm.advance` does."""
+        if t >= self._state.next_change and not self._leave(t):
+            self._settle(self._entries, t)
+
+    def is_for(self, e: Entry, t: int) -> bool:
+        """Return whether time passes in the state only with a change that the event makes.
+
+        A repeat leaves a stored state as it was, with moves by time that may still have to be made.
+        """
+        at = bisect_left(self._entries, e)
+        return t < self._state.next_change or (e.time > t - self._rules.window and e not in self._entries[at : at + 1])
+
+    def parts(self) -> StateParts | None:
+        """Return the state's bytes in parts; None: they can't be divided, because the tail names some of the rows."""
+        if self._beyond or self._state.links != NO_LINKS:
+            return None
+        first, revised = bisect_left(self._entries, (after(self._state.cut),)), self._revised > 0
+        before = self._entries[:first]
+        middle = begin_tail(self._state.folded, before, revised=revised)
+        return self._pieces.parts(self.header() + pack_entries(before), middle, self._entries, first, revised=revised)
+
+    def stored(self, *, in_parts: bool) -> None:
+        """Note that the state is stored as it is now: its parts, or else its bytes."""
+        self.dirty = False
+        if not in_parts:
+            self._pieces = Pieces()
+            return
+        self._pieces.stored(revised=self._revised > 0)
+
     def absorb(self, e: Entry, t: int) -> Outcome:
         """Merge one more event at clock `t`, which never goes back, as `rfm.absorb` does."""
-        if t >= self._state.next_change:
-            self._settle(self._entries, t)
+        self.advance(t)
         entries, state = self._entries, self._state
         self.changed = False
         at = bisect_left(entries, e)
@@ -111,9 +137,10 @@ class OpenState:
         """Merge an event from before the cut. Over the cap, or behind the anchor, an order moves `first` at most."""
         state, (window, grace, _) = self._state, self._rules
         # An entry that has left the window may put the cut where the cap has put it: then the cap no longer shows.
+        self._index(t)
         over = state.capped and (e.time > t - window or e.time - grace < state.cut)
         final = not state.capped and e.kind == PLACED and e.revision == UNREVISED and self._is_behind_anchor(e)
-        if over or final:
+        if self._agrees and (over or final):
             self.changed = e.kind == PLACED and e.time < state.first
             if self.changed:
                 self._state = replace(state, first=e.time)
@@ -126,24 +153,11 @@ class OpenState:
         old = self._entries[: bisect_left(self._entries, (after(self._state.cut),))]
         return any(x.kind == ANCHOR and e.rank < x.rank for x in old)
 
-    def _index(self, t: int) -> None:
-        if self._indexed:
-            return
-        self._indexed = True
-        for e in self._entries:
-            if e.order:
-                self._orders.setdefault(e.order, []).append(e)
-        self._events = Counter([e.event for e in self._entries])
-        reading, cut = read(self._entries, t, self._state.cut, self._rules), self._state.cut
-        self._standing = [e.time for e in reading.standing[::-1]]
-        self._days = Counter([day_of(e.time) for e in reading.standing if e.time > cut and e.kind == PLACED])
-        self._current = life_of(NOTHING_FOLDED, reading.standing, reading.refunds, cut, self._rules)
-
     def _add(self, e: Entry, t: int) -> bool:
         """Add an entry after the cut by what it changes of its own order. False: it may change more; it isn't added."""
         state, entries, (window, grace, cap) = self._state, self._entries, self._rules
         reaches_cut = e.time <= t - window and e.time - grace >= state.cut  # the newest that left the window sets it
-        if reaches_cut or not self._sums_are_exact() or self._own(e) is None:
+        if reaches_cut or not self._agrees or not self._sums_are_exact() or self._own(e) is None:
             return False
         if entries and entries[0].kind == ERASED and entries[0].time > t:
             return False  # an erasure dated ahead: no instant of change
@@ -157,16 +171,16 @@ class OpenState:
                 insort(dropped, e)
             if not self._may_drop(dropped, t - window):
                 return False
+        self._pieces.inserted(at - bisect_left(entries, (after(state.cut),)))
         entries.insert(at, e)
-        self._events[e.event] += 1
-        self._tailed += needs_tail(e)
+        self._know(e)
         sums = self._moved((state.frequency, state.monetary), e, t, added=True)
         folded = self._fold(dropped, t, cut) if dropped else state.folded
         for x in dropped:
             sums = self._moved(sums, x, t, added=False)
-            self._events[x.event] -= 1
-            self._tailed -= needs_tail(x)
+            self._forget(x)
         del entries[: len(dropped)]
+        self._pieces.left(len(dropped))
         self._state = replace(
             state,
             frequency=sums[0],
@@ -181,73 +195,61 @@ class OpenState:
         )
         return True
 
-    def _sums_are_exact(self) -> bool:
-        sums = self._state.monetary, self._state.folded.money, self._current.money
-        return max([abs(units) for units in sums]) < _EXACT_MONEY
+    def _leave(self, t: int) -> bool:
+        """Let entries leave the window, and the cut follow, by what changes of their own orders.
+
+        False: more may change, so nothing has been done (an entry dated ahead, an erasure, a cap that shows no longer).
+        """
+        state, entries, (window, grace, _) = self._state, self._entries, self._rules
+        if not self._is_settled() or entries[0].kind == ERASED or (state.cut == NONE and state.folded.days):
+            return False
+        left = bisect_left(entries, (after(t - window),))
+        aged = entries[left - 1].time - grace if left else NONE
+        if state.capped and state.cut <= aged:
+            return False
+        cut = max(state.cut, aged)
+        passed = bisect_left(entries, (after(cut),)) if cut > state.cut else 0
+        first = bisect_left(entries, (after(max(state.next_change - 1 - window, state.cut)),))
+        own = self._orders_of([*entries[:passed], *entries[first:left]])
+        if own is None:
+            return False
+        # The header holds up to, not including, the next change.
+        was, now = read(own, state.next_change - 1, state.cut, self._rules), read(own, t, cut, self._rules)
+        self._count_reading(was, state.cut, -1)
+        folded, kept = state.folded, now
+        if passed:
+            ahead = own[bisect_left(own, (after(cut),)) :]
+            folded = fold(folded, now.standing, now.refunds, state.cut, cut, self._rules)
+            rest = remnant(entries[:passed], ahead, now, cut, self._rules)
+            self._pieces.left(passed - bisect_left(entries, (after(state.cut),)))
+            self._replace_first(passed, rest)
+            kept = read([*rest, *ahead], t, cut, self._rules)
+        self._count_reading(kept, cut, 1)
+        self._agrees = (kept.frequency, kept.monetary) == (now.frequency, now.monetary)
+        self._state = replace(
+            state,
+            frequency=state.frequency + now.frequency - was.frequency,
+            monetary=saturated(state.monetary + now.monetary - was.monetary),
+            last=self._standing[-1] if self._standing else NONE,
+            newest=entries[-1].time if entries else NONE,
+            next_change=next_change_at(entries, t, cut, window),
+            cut=cut,
+            life=self._life(folded, cut),
+            folded=folded,
+        )
+        return True
 
     def _fold(self, dropped: Sequence[Entry], t: int, cut: int) -> Folded:
         """Return what is folded once the cap has dropped these entries."""
-        standing, refunds = list[Entry](), [e for e in dropped if e.order == 0]
+        standing, refunds = list[Entry](), [e for e in dropped if e.order == 0 and e.time <= t]
         for order in {e.order for e in dropped if e.order}:
             reading = read(self._orders[order], t, self._state.cut, self._rules)
             standing += reading.standing
             refunds += reading.refunds
         return fold(self._state.folded, standing, refunds, self._state.cut, cut, self._rules)
 
-    def _life(self, folded: Folded, cut: int) -> Life:
-        """Return the figures of the whole life: what is folded, and what isn't."""
-        coming = bisect_left(self._standing, cut + 1)
-        first = self._standing[coming] if coming < len(self._standing) else NEVER
-        orders, money = folded.orders + self._current.orders, saturated(folded.money + self._current.money)
-        return Life(orders, count_days(folded, self._days), money, min(folded.first, first))
-
     def _may_drop(self, dropped: Sequence[Entry], left: int) -> bool:
         """Return whether the cap may drop these by what they change of their own orders. `left`: the window's start."""
         entries = self._entries
         plain = self._state.capped and entries[0].kind != ERASED and dropped[0].time > left
         return plain and all(self._own(x) is not None for x in dropped)
-
-    def _own(self, e: Entry) -> list[Entry] | None:
-        """Return the entries of an entry's order, sorted; None where more than these may matter to what it changes."""
-        if e.order == 0:
-            return [] if e.kind == REFUNDED and self._events[e.event] <= 1 else None
-        own = self._orders.get(e.order, [])
-        cut, events = self._state.cut, self._events
-        if len(own) > _LARGEST_ORDER:
-            return None
-        for x in own:
-            if events[x.event] > 1 or (x.time <= cut and x.kind != CANCELLED):
-                return None
-        return own
-
-    def _moved(self, sums: tuple[int, int], e: Entry, t: int, *, added: bool) -> tuple[int, int]:
-        """Return (frequency, monetary) after an entry was added to its order, or taken from it."""
-        if e.order == 0:
-            before, now = ([], [e]) if added else ([e], [])
-        else:
-            before = self._orders.get(e.order, [])
-            now = [*before, e] if added else [x for x in before if x != e]
-            now.sort()
-            self._orders[e.order] = now
-        cut = self._state.cut
-        was, is_ = read(before, t, cut, self._rules), read(now, t, cut, self._rules)
-        for x in was.standing:
-            del self._standing[bisect_left(self._standing, x.time)]
-            self._count_day(x, -1)
-        for x in is_.standing:
-            insort(self._standing, x.time)
-            self._count_day(x, 1)
-        lived, lives = (life_of(NOTHING_FOLDED, r.standing, r.refunds, cut, self._rules) for r in (was, is_))
-        self._current = self._current._replace(
-            orders=self._current.orders + lives.orders - lived.orders,
-            money=self._current.money + lives.money - lived.money,
-        )
-        return sums[0] + is_.frequency - was.frequency, sums[1] + is_.monetary - was.monetary
-
-    def _count_day(self, order: Entry, by: int) -> None:
-        if order.kind != PLACED or order.time <= self._state.cut:
-            return
-        day = day_of(order.time)
-        self._days[day] += by
-        if not self._days[day]:
-            del self._days[day]

@@ -144,7 +144,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
     reading = read(kept, t, cut, rules)
     if old:
         folded = fold(folded, reading.standing, reading.refunds, state.cut, cut, rules)
-        kept[:old] = _remnant(kept[:old], kept[old:], reading, cut, rules)
+        kept[:old] = remnant(kept[:old], kept[old:], reading, cut, rules)
     if len(kept) > cap:
         before, cut = cut, max(cut, kept[-cap - 1].time)
         folded = fold(folded, reading.standing, reading.refunds, before, cut, rules)
@@ -167,7 +167,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
     )
 
 
-def _remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut: int, rules: Rules) -> list[Entry]:
+def remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut: int, rules: Rules) -> list[Entry]:
     """Return those of the entries up to the cut that are still needed. `ahead`: the entries after it.
 
     These are the last order that stood, now the anchor; later placements, which don't stand, and cancellations that

@@ -16,12 +16,20 @@ from typing import Final, NamedTuple, cast
 from segmentation.agreed import Agreed
 from segmentation.aliases import add_remnants, last_moves, note_links, rank_of
 from segmentation.backfills import NONE_OPEN
-from segmentation.customers import Customer, erase_customer, score_customers, search_customers, search_fired
+from segmentation.customers import (
+    Customer,
+    erase_customer,
+    score_customers,
+    search_customers,
+    search_fired,
+    write_customers,
+)
 from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
-from segmentation.merging import Fold, close_runs, merge_all, merge_next, merge_run, next_run
+from segmentation.merging import Fold, close_runs, merge_all, merge_next, merge_open, merge_run, next_run
 from segmentation.moves import NOTE, Move, latest_of
+from segmentation.open_state import WORTH_HOLDING, OpenState
 from segmentation.output_events import Cause
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import (
@@ -36,11 +44,12 @@ from segmentation.rfm import (
 )
 from segmentation.routing import Routing
 from segmentation.scorer import UNKNOWN
-from segmentation.state_bytes import bare, is_gone, silent
+from segmentation.state_bytes import bare, is_gone, is_linked, silent
 from segmentation.state_former import current, is_former_erased
 from segmentation.step import (
     NEVER_DUE,
     DueEntry,
+    Held,
     KafkaRecord,
     Scope,
     Turn,
@@ -168,7 +177,7 @@ class ScoringStep:
     def decide(
         self,
         plan: TurnPlan,
-        values: Sequence[bytes | None],
+        values: Sequence[bytes | Held | None],
         fired: Sequence[DueEntry],
         more: bool,
         context: TurnContext,
@@ -271,6 +280,10 @@ class ScoringStep:
         """Return a state in the present format; `value` itself where it is in that. Raises StateFormatError."""
         return current(value, self._rules)
 
+    def hold(self, value: bytes) -> OpenState | None:
+        """Open a state for many turns, where that is worth it; None: it is small. Raises StateFormatError."""
+        return OpenState(value, self._rules) if len(value) >= WORTH_HOLDING and not is_linked(value) else None
+
     def bare(self, value: bytes) -> bytes | None:
         """Return the state without any event, with its last published move alone; None: none was published."""
         return bare(value)
@@ -289,27 +302,26 @@ class ScoringStep:
         return None if model is None else ScoringContext.of(model, self._dwell_ms, self._rules)
 
     def _customers(
-        self, plan: TurnPlan, values: Sequence[bytes | None], fired: Sequence[DueEntry], turn: Turn
+        self, plan: TurnPlan, values: Sequence[bytes | Held | None], fired: Sequence[DueEntry], turn: Turn
     ) -> list[Customer]:
         """Return the customers that take part: those with records, each on the right partition, and those due."""
         batch, partition, _, former = _work(plan)
         parts: dict[bytes, Customer] = {}
         for key, stored in zip(plan.keys, values, strict=True):
-            value = None if stored is None else current(stored, self._rules)
+            c = Customer.of(key, stored, self._rules, batch.own[key])
             # An erased customer's remains may lie in several shards after a reshard: they show no right partition.
-            unseen = value is None or is_gone(value)
+            unseen = c.held is None and (c.whole is None or is_gone(c.whole))
             if unseen and not self._routing.is_here(key, partition, batch.own[key], turn, former):
                 continue
-            parts[key] = customer = Customer(key, value, batch.own[key])
-            note_links(customer, batch.linked)
+            parts[key] = c
+            note_links(c, batch.linked)
         for due in fired:
             if due.value is None:
                 turn.idle.append(due.key)
             else:
-                value = current(due.value, self._rules)
-                customer = parts.setdefault(due.key, Customer(due.key, value))
-                customer.fired_at = due.at
-                note_links(customer, batch.linked)
+                c = parts.setdefault(due.key, Customer.of(due.key, due.value, self._rules))
+                c.fired_at = due.at
+                note_links(c, batch.linked)
         return list(parts.values())
 
     def _fold(self, customers: list[Customer], fold: Fold) -> list[Move]:
@@ -334,15 +346,16 @@ class ScoringStep:
                 elif position is not None:
                     arrived.append(c)
             fold.check_time()
+            active = due + arrived
+            requests, arrived = merge_open(arrived, fold)
             runs = [merge_run(c, run, fold) for c in arrived if (run := next_run(c, fold))]
-            requests = [(run.customer, run.request) for run in runs if run.request is not None]
+            requests += [(run.customer, run.request) for run in runs if run.request is not None]
             at_once = {id(run.customer) for run in runs}
             one_by_one = (c for c in arrived if id(c) not in at_once) if runs else arrived
             requests += [(c, r) for c in one_by_one if (r := merge_next(c, fold)) is not None]
             if scoring is not None:
                 moves += self._round(due, [c for c, _ in requests], [r for _, r in requests], batch, scoring)
             close_runs(runs, batch, scoring)
-            active = due + arrived
         return moves
 
     def _round(
@@ -379,18 +392,7 @@ class ScoringStep:
 
     def _finish(self, turn: Turn, customers: list[Customer], moves: list[Move], context: TurnContext) -> None:
         """Write into the turn what is to be stored and published."""
-        for c in customers:
-            if c.changed and c.value is not None:
-                turn.states[c.key] = c.value
-            if not c.searched:
-                continue
-            if c.fired_at is None and not c.erased:
-                if c.wake < NEVER_DUE:
-                    turn.earlier[c.key] = c.wake
-            elif c.wake < NEVER_DUE:
-                turn.due[c.key] = c.wake
-            else:
-                turn.idle.append(c.key)
+        write_customers(customers, turn)
         add_remnants(turn, customers, self._rules)
         model = _model(context)
         if model is not None and moves:

@@ -15,6 +15,7 @@ Revisions come last, so that a plain new order appends its own.
 from __future__ import annotations
 
 from enum import IntFlag
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -90,9 +91,9 @@ def is_wide(key: int, amount: int) -> bool:
     return key >= KEY_LIMIT or row_amount(amount) == AMOUNT_LIMIT
 
 
-def needs_tail(e: Entry) -> bool:
-    """Return whether an entry's row alone doesn't say all of it."""
-    return is_wide(e.key, e.amount) or e.revision != UNREVISED or e.foreign != ()
+def is_beyond_row(e: Entry) -> bool:
+    """Return whether the tail names an entry's row, because something else than a revision doesn't fit into it."""
+    return is_wide(e.key, e.amount) or e.foreign != ()
 
 
 def write_tail(entries: Sequence[Entry], folded: Folded, links: Links = NO_LINKS) -> bytes:
@@ -116,6 +117,19 @@ def write_tail(entries: Sequence[Entry], folded: Folded, links: Links = NO_LINKS
         has |= _Has.REVISIONS
         for e in entries:
             put_revision(out, e)
+    out[0] = has
+    return bytes(out)
+
+
+def begin_tail(folded: Folded, before: Sequence[Entry], *, revised: bool) -> bytes:
+    """Return the tail of a state, without wide and foreign rows, up to the revisions of the rows after these."""
+    if not revised and folded == NOTHING_FOLDED:
+        return b""
+    out, has = bytearray(1), _Has.REVISIONS if revised else _Has(0)
+    if folded != NOTHING_FOLDED:
+        has |= _Has.FOLDED | _put_folded(out, folded)
+    for e in before if revised else ():
+        put_revision(out, e)
     out[0] = has
     return bytes(out)
 
@@ -275,7 +289,8 @@ def _read_links(reader: VarintReader) -> Links:
     return Links(tuple(edges), tuple([number() for _ in range(number())]))
 
 
-def _days(days: Sequence[int]) -> tuple[bytes, bytes]:
+@lru_cache(maxsize=64)
+def _days(days: tuple[int, ...]) -> tuple[bytes, bytes]:
     """Return the purchase days after the first one in two ways: as gaps between them, and as one bit a day."""
     gaps = bytearray()
     bits = 0

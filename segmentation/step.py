@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from segmentation.agreed import Agreed
 from segmentation.backfills import NONE_OPEN, Backfills
 
 if TYPE_CHECKING:
+    from segmentation.pieces import StateParts
     from segmentation.rates import Rates
 
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
@@ -87,12 +88,36 @@ class TurnContext(NamedTuple):
     rates: Rates | None = None  # of other currencies; None: there is only one
 
 
+class Held(Protocol):
+    """A large state that its shard's owner holds open from one turn to the next.
+
+    The step changes it in place. After a turn that failed it is therefore worth nothing.
+    """
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it holds events that aren't stored yet."""
+
+    def value(self) -> bytes:
+        """Return the state's bytes."""
+
+    def parts(self) -> StateParts | None:
+        """Return the state's bytes in parts; None: they can't be divided."""
+
+    def stored(self, *, in_parts: bool) -> None:
+        """Note that the state is stored as it is now: its parts, or else its bytes."""
+
+
 class DueEntry(NamedTuple):
     """An entry of the due index that has fired. `at` (ms) is never later than the true instant."""
 
     at: int
     key: bytes
-    value: bytes | None
+    value: bytes | Held | None
 
 
 @dataclass(slots=True)
@@ -166,6 +191,7 @@ class Turn:
     taken: int
     clock: int
     states: dict[bytes, bytes] = field(default_factory=dict)
+    held: dict[bytes, Held] = field(default_factory=dict)  # the states held open that can be used on, changed or not
     earlier: dict[bytes, int] = field(default_factory=dict)  # due times, written where absent or earlier than stored
     due: dict[bytes, int] = field(default_factory=dict)  # due times that replace a fired entry
     idle: list[bytes] = field(default_factory=list)  # fired entries to be removed
@@ -202,7 +228,7 @@ class Step(Protocol):
     def decide(
         self,
         plan: TurnPlan,
-        values: Sequence[bytes | None],
+        values: Sequence[Any],  # bytes, a state that `hold` has opened, or None
         fired: Sequence[DueEntry],
         more: bool,
         context: TurnContext,
@@ -247,6 +273,9 @@ class Step(Protocol):
 
     def under(self, agreed: Agreed) -> Step:
         """Return the step as it is under other settings."""
+
+    def hold(self, value: bytes) -> Held | None:
+        """Open a state for many turns, where that is worth it; None: it is small. Raises StateUnreadable."""
 
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         """Return the state without the mute of a backfill of these slots; `value` itself where it has none."""

@@ -22,7 +22,8 @@ from segmentation.state_bytes import HEAD
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_clock, read_states
+from stream.storage.reads import read_clock
+from stream.storage.states import read_states
 
 SAMPLE: Final = 1_000  # customers whose segment is computed again
 _SHOWN: Final = 5

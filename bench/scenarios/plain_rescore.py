@@ -26,7 +26,7 @@ from segmentation.rfm import headers
 from segmentation.state_bytes import SEGMENT
 from stream.settings import Settings, load_settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import PAGE, read_states
+from stream.storage.states import PAGE, read_states
 
 OUT: Final = "bench:plain:states"  # a hash: customer -> state; the worker's own states must not change
 

@@ -27,7 +27,7 @@ from bench.scenarios.swap_watch import SwapWatch, following
 from segmentation.decisions import CompiledModel
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 
 # By how much the second and the third model move "At Risk": each moves about one customer in twenty.
 SECOND: Final = 0.1

@@ -33,7 +33,7 @@ from stream.kafka.clients import end_offsets
 from stream.local.machine import HOST, free_port
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 
 LAGS: Final = (
     5 / 6,

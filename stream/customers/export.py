@@ -17,7 +17,8 @@ from stream.errors import SegstreamError
 from stream.private_files import private_file
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states, require_head
+from stream.storage.reads import require_head
+from stream.storage.states import read_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.forecast import moves_ahead
 from segmentation.money import format_units
-from stream.storage.scan import look_at_all
+from stream.storage.states import look_at_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

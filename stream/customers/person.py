@@ -9,6 +9,7 @@ from segmentation.rfm import current, unpack
 from stream.customers.places import shards_of
 from stream.storage.keys import ShardKeys, tombstone
 from stream.storage.remains import opened_remains
+from stream.storage.states import whole_states
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -59,7 +60,8 @@ def stored_value(redis: Redis, settings: Settings, keys: ShardKeys, customer_id:
 
     Raises RedisError.
     """
-    value = cast("bytes | None", redis.hget(keys.states, customer_id))
+    found = cast("bytes | None", redis.hget(keys.states, customer_id))
+    [value] = whole_states(redis, keys, [customer_id.encode()], [found])
     if value is not None:
         return value
     customer, salt = customer_id.encode(), settings.salt

@@ -9,6 +9,7 @@ import msgspec
 from stream.customers.places import ShardPlace, shard_places, status_places
 from stream.storage.keys import SALT_FIELD, tombstone
 from stream.storage.remains import opened_remains
+from stream.storage.states import whole_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,7 +77,9 @@ def shard_holdings(redis: Redis, settings: Settings, mentions: Mentions) -> Iter
         raws = dict(zip(asked, answers, strict=True))
         for place in some:
             found = {name: _KeyAnswer.of(kinds[name], raws.get(name)) for name in place.keys.all()}
-            yield _holding(place, found, mentions, salt)
+            holding = _holding(place, found, mentions, salt)
+            [state] = whole_states(redis, place.keys, [mentions.customer_id.encode()], [holding.state])
+            yield holding._replace(state=state)
 
 
 def status_texts(redis: Redis, settings: Settings, mentions: Mentions) -> list[str]:
@@ -138,7 +141,7 @@ def _question(name: str, kind: str, mentions: Mentions) -> tuple[Any, ...]:
 def _holding(place: ShardPlace, found: dict[str, _KeyAnswer], mentions: Mentions, salt: bytes) -> ShardHolding:
     keys = place.keys
     due, left = found[keys.due].score, found[keys.tombstones]
-    known = {keys.head, keys.states, keys.due, keys.customers, keys.tombstones}
+    known = set(keys.all())
     others = {name: answer for name, answer in found.items() if name not in known and answer.names(mentions)}
     return ShardHolding(
         place,

@@ -8,17 +8,20 @@ part has vanished behind an intact head, the shard is quarantined.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-from segmentation.step import DueEntry, StateUnreadable
+from segmentation.step import DueEntry, Held, StateUnreadable
 from stream.errors import ShardLost, ShardQuarantined
 from stream.storage.heads import UNCOUNTED, Stored, stored_of, with_stored
+from stream.storage.held_states import HeldStates
 from stream.storage.keys import SALT_FIELD, ShardKeys, tombstone
+from stream.storage.pieces import Ends, PieceWrites, ends_of, whole_or_lost
 from stream.storage.reads import HeadUnreadable, ShardLostInPart, check_stored, parse_head
 from stream.storage.remains import opened_remains, stored_remains
 from stream.storage.scripts import COMMIT, DUE, HEAD
@@ -36,7 +39,8 @@ MAX_SLICE: Final = 5_000  # most due customers of a load, because of Lua's unpac
 class Writes:
     """The writes of a commit, besides the head."""
 
-    states: Mapping[bytes, bytes] = field(default_factory=dict)
+    states: dict[bytes, bytes] = field(default_factory=dict)
+    held: dict[bytes, Held] = field(default_factory=dict)  # states held open, written where they have changed
     created: Sequence[bytes] = ()  # those of `states` that are new, or were erased before
     earlier: Mapping[bytes, int] = field(default_factory=dict)  # due times, only where absent or earlier
     due: Mapping[bytes, int] = field(default_factory=dict)
@@ -56,7 +60,7 @@ class LeftBehind(NamedTuple):
 class Loaded:
     """An atomic read of the shard."""
 
-    values: list[bytes | None]
+    values: list[Any]  # bytes or None; states held open, where `load` may open them
     fired: list[DueEntry]
     erased: frozenset[bytes] = frozenset()  # keys whose values come from tombstones
     next_due: int | None = None  # the first instant (ms) in the due index that is not before the horizon
@@ -78,6 +82,8 @@ class ShardStore:
         self._salt = salt
         self._sha: dict[str, str] = {}
         self._any_erased = False
+        self._held = HeldStates()
+        self._divided: dict[bytes, Ends] = {}  # what Redis holds of customers whose states lie in pieces, where known
 
     @classmethod
     def of(cls, redis: Redis, settings: Settings, topic: str, partition: int) -> ShardStore:
@@ -90,6 +96,8 @@ class ShardStore:
         Raises ShardQuarantined where a part of the shard has vanished, or where customers were erased under another
         salt: their late events would bring them back.
         """
+        self._held.clear()
+        self._divided.clear()
         self._sha = {script: await self._redis.script_load(script) for script in (COMMIT, HEAD, DUE)}
         pipe = self._redis.pipeline(transaction=True)
         self._ask(pipe)
@@ -146,6 +154,7 @@ class ShardStore:
         names = frozenset(deleted)
         return Writes(
             states={key: value for key, value in writes.states.items() if key not in names},
+            held=writes.held,
             created=[key for key in writes.created if key not in names],
             earlier={key: at for key, at in writes.earlier.items() if key not in names},
             due={key: at for key, at in writes.due.items() if key not in names},
@@ -154,29 +163,70 @@ class ShardStore:
             tombstones=dict(self._closed(key, writes.states[key], step) for key in deleted),
         )
 
-    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
+    async def load(
+        self,
+        head: bytes,
+        keys: Sequence[bytes],
+        horizon: int | None,
+        limit: int,
+        hold: Callable[[bytes], Held | None] | None = None,
+    ) -> Loaded:
         """Load states by key and up to `limit` customers due before `horizon`: one atomic call under the expected head.
 
-        Raises ShardLost where the head is another, ShardQuarantined where a part of the shard has vanished.
+        `hold`: opens large states of customers that come often; those held open already aren't loaded again. Raises
+        ShardLost where the head is another, ShardQuarantined where a part of the shard has vanished.
         """
+        held = {key: state for key in keys if (state := self._held.take(key))} if hold and len(self._held) else {}
+        asked = [key for key in keys if key not in held] if held else keys
         pipe = self._redis.pipeline(transaction=True)
         self._ask(pipe)
-        if keys:
-            pipe.hmget(self._keys.states, cast("list[str]", keys))
+        if asked:
+            pipe.hmget(self._keys.states, cast("list[str]", asked))
         if horizon is not None:
             pipe.evalsha(self._sha[DUE], 2, self._keys.due, self._keys.states, str(horizon), str(min(limit, MAX_SLICE)))
         answers = await self._execute(pipe)
         self._compare(answers[0], head)
-        values = cast("list[bytes | None]", answers[1]) if keys else []
-        erased = await self._fill_in_erased(head, keys, values) if self._any_erased else frozenset()
+        values = cast("list[bytes | None]", answers[1]) if asked else []
+        erased = await self._fill_in_erased(head, asked, values) if self._any_erased else frozenset()
         if horizon is None:
-            return Loaded(values, [], erased)
+            await self._fill_in_pieces(head, asked, values)
+            return Loaded(
+                self._held.opened(keys, dict(zip(asked, values, strict=True)), held, hold, erased), [], erased
+            )
         names, states, after = answers[-1]
-        fired = [
-            DueEntry(int(float(score)), name, value)
-            for name, score, value in zip(names[0::2], names[1::2], states, strict=True)
-        ]
-        return Loaded(values, fired, erased, int(float(after[1])) if after else None)
+        names, scores = names[0::2], names[1::2]
+        if hold and len(self._held):
+            held |= {name: state for name in names if (state := self._held.take(name))}
+        others = [i for i, name in enumerate(names) if name not in held]
+        found = [*values, *(states[i] for i in others)]
+        await self._fill_in_pieces(head, [*asked, *(names[i] for i in others)], found)
+        known = dict(zip(asked, found, strict=False))
+        fired = {names[i]: value for i, value in zip(others, found[len(values) :], strict=True)} | held
+        return Loaded(
+            self._held.opened(keys, known, held, hold, erased),
+            [DueEntry(int(float(at)), name, fired[name]) for name, at in zip(names, scores, strict=True)],
+            erased,
+            int(float(after[1])) if after else None,
+        )
+
+    async def _fill_in_pieces(self, head: bytes, keys: Sequence[bytes], values: list[bytes | None]) -> None:
+        """Put together the states that lie in pieces. A request of its own, under the same head, as for the erased."""
+        divided = dict[int, Ends]()
+        for index, value in enumerate(values):
+            self._divided.pop(keys[index], None)
+            if (ends := ends_of(value)) is not None:
+                divided[index] = self._divided[keys[index]] = ends
+        if not divided:
+            return
+        fields = [name for index, ends in divided.items() for name in ends.fields(keys[index])]
+        pipe = self._redis.pipeline(transaction=True)
+        self._ask(pipe)
+        pipe.hmget(self._keys.pieces, cast("list[str]", fields))
+        counted, pieces = await self._execute(pipe)
+        self._compare(counted, head)
+        rest = iter(pieces)
+        for index, ends in divided.items():
+            values[index] = whole_or_lost(keys[index], ends, list(islice(rest, ends.pieces)), self._keys.shard)
 
     async def _fill_in_erased(self, head: bytes, keys: Sequence[bytes], values: list[bytes | None]) -> frozenset[bytes]:
         """Fill in the tombstones of keys without a state; return those keys.
@@ -256,6 +306,7 @@ class ShardStore:
         pipe.hmget(self._keys.states, names)
         found, values = await self._execute(pipe)
         self._compare(found, head)
+        await self._fill_in_pieces(head, names, values)
         return [(n, v) for n, v in zip(names, values, strict=True) if v is not None], len(names), names[-1]
 
     async def commit(self, expected: bytes | None, head: bytes, writes: Writes) -> bytes:
@@ -264,7 +315,8 @@ class ShardStore:
         `head`: without counts. Raises ShardLost where Redis holds another head than `expected`, ShardQuarantined where
         a part of the shard has vanished.
         """
-        states = [part for row in writes.states.items() for part in row]
+        divided = PieceWrites.of(writes.held, (*writes.states, *writes.deleted), self._divided)
+        states = [part for row in (writes.states | divided.states).items() for part in row]
         created = [part for key in writes.created for part in (b"0", key)]
         earlier = [part for key, at in writes.earlier.items() for part in (at, key)]
         due = [part for key, at in writes.due.items() for part in (at, key)]
@@ -273,21 +325,28 @@ class ShardStore:
         if tombstones:
             self._any_erased = True
             tombstones += [SALT_FIELD, self._salt_mark]
+        put = [part for row in divided.put.items() for part in row]
         lists: list[Sequence[bytes | int]] = [
-            states, created, earlier, due, writes.idle, writes.deleted, back, tombstones,
+            states, created, earlier, due, writes.idle, writes.deleted, back, tombstones, put, divided.deleted,
         ]  # fmt: skip
         counted = self._counted(expected)
-        then = b"" if counted is None else b"%d,%d,%d,%d" % counted
+        then = b"" if counted is None else b"%d,%d,%d,%d,%d" % counted
         arguments: list[bytes | int] = [expected or b"", head, then, *(len(part) for part in lists)]
         for part in lists:
             arguments += part
         sent = cast("list[str]", arguments)  # redis-py takes bytes and numbers too, its annotations only str
-        done = await self._redis.evalsha(self._sha[COMMIT], 5, *self._keys.all(), *sent)
+        done = await self._redis.evalsha(self._sha[COMMIT], 6, *self._keys.all(), *sent)
         if isinstance(done, list):
             self._check_counts(counted, done)
         if not isinstance(done, bytes):
             raise ShardLost("redis_head", "Redis holds another head than this owner wrote last.")
+        divided.note(self._divided)
+        self.keep(writes.held)
         return head.removesuffix(UNCOUNTED) + done
+
+    def keep(self, held: Mapping[bytes, Held]) -> None:
+        """Hold these states open, which are as Redis has them now."""
+        self._held.keep_all(held)
 
     async def committed(self, head: bytes) -> bytes | None:
         """Return the bytes of this head in Redis, with its counts, after a commit whose outcome is unknown.
@@ -315,7 +374,7 @@ class ShardStore:
 
     def _ask(self, pipe: Pipeline) -> None:
         """Ask for the head and the counts: one request, for `_compare`."""
-        pipe.evalsha(self._sha[HEAD], 5, *self._keys.all())
+        pipe.evalsha(self._sha[HEAD], 6, *self._keys.all())
 
     async def _execute(self, pipe: Pipeline) -> list[Any]:  # each answer has another type
         try:
@@ -332,7 +391,7 @@ class ShardStore:
     @staticmethod
     def _counted(expected: bytes | None) -> Stored | None:
         """Return what a commit must find. None: the head is of a version that doesn't count."""
-        return Stored(0, 0, 0, 0) if expected is None else stored_of(expected)
+        return Stored(0, 0, 0, 0, 0) if expected is None else stored_of(expected)
 
     def _check_counts(self, counted: Stored | None, found: Sequence[int]) -> None:
         try:

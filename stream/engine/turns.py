@@ -143,6 +143,7 @@ class Turns:
             return
         behind = self._pending[0].offset if self._pending else position
         if turn is None or (not records and behind == owned.head.offset and self._is_empty(turn)):
+            self.shard.store.keep(turn.held if turn else {})
             return
         taken = turn.taken
         del self._pending[:taken]
@@ -216,7 +217,7 @@ class Turns:
             plan = await planned(shard, shard.step.plan, records, context)
             if plan.start is not None or plan.close:
                 return BatchResult(plan)
-            loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1)
+            loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1, shard.step.hold)
             fired, due = loaded.fired, min(len(loaded.fired), slice_)
             self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
             timed = context._replace(overdue=deadline()) if max(len(records), due) > 1 else context
@@ -236,7 +237,8 @@ class Turns:
 
     @staticmethod
     def _is_empty(turn: Turn) -> bool:
-        return not (turn.outputs or turn.states or turn.due or turn.idle or turn.earlier)
+        held = any(state.dirty for state in turn.held.values())
+        return not (turn.outputs or turn.states or held or turn.due or turn.idle or turn.earlier)
 
     async def _publish(
         self,
@@ -265,7 +267,9 @@ class Turns:
             reread=owned.reread,
         )
         created = [key for key in turn.states if key not in known]
-        writes = Writes(turn.states, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle)
+        writes = Writes(
+            turn.states, held=turn.held, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle
+        )
         writes = shard.store.with_tombstones(writes, shard.step)
         publication = await owned.publication(kafka, turn.outputs, turn, records, writes, self._now_ms())
         published = await owned.ledger.publish(publication)

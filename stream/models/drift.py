@@ -14,7 +14,7 @@ from stream.storage.client import connect, unreachable
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import StoreUnreadable
 from stream.storage.sample import sampled_drift
-from stream.storage.scan import look_at_all
+from stream.storage.states import look_at_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

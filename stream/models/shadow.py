@@ -13,7 +13,7 @@ from segmentation.decisions import CompiledModel, ScoringContext
 from segmentation.event_text import iso
 from segmentation.money import format_units
 from segmentation.shadow import Verdict, verdicts
-from stream.storage.scan import look_at_all
+from stream.storage.states import look_at_all
 
 if TYPE_CHECKING:
     from segmentation.model import SegmentModel

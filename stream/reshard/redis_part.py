@@ -149,12 +149,12 @@ class RedisPart:
                 return
             leaving = [n for n in names if self._partitioner(n, self._reshard.partitions) != partition]
             if leaving:
-                pipe = self._redis.pipeline(transaction=True)
-                pipe.hmget(shard.keys.states, leaving)
-                pipe.zmscore(shard.keys.due, leaving)
-                values, scores = await pipe.execute()
+                # By way of the store, which then knows the pieces of large states that `_clean` deletes.
+                loaded = await shard.store.load(raw, leaving, None, 0)
+                present = loaded.present(leaving)
+                scores = await self._redis.zmscore(shard.keys.due, cast("list[str]", leaving))
                 yield (
-                    {key: value for key, value in zip(leaving, values, strict=True) if value is not None},
+                    {key: value for key, value in zip(leaving, loaded.values, strict=True) if key in present},
                     {key: int(at) for key, at in zip(leaving, scores, strict=True) if at is not None},
                 )
             after = b"(" + names[-1]

@@ -72,6 +72,7 @@ class Stored(NamedTuple):
     customers: int
     due: int
     tombstones: int
+    pieces: int = 0  # of large states
 
 
 class StoreHead(msgspec.Struct, frozen=True):
@@ -199,7 +200,7 @@ def with_stored(head: bytes, stored: Stored) -> bytes:
     """Return the bytes of a head with these counts. `head`: its bytes without any.
 
     >>> with_stored(b'{"turn":1,"stored":null}', Stored(2, 2, 1, 0))
-    b'{"turn":1,"stored":[2,2,1,0]}'
+    b'{"turn":1,"stored":[2,2,1,0,0]}'
     """
     return head.removesuffix(UNCOUNTED) + _encoder.encode(stored) + b"}"
 

@@ -50,13 +50,18 @@ class ShardKeys:
         return f"{self.tag}:tombstones"
 
     @property
+    def pieces(self) -> str:
+        """A hash: the pieces of large states (stream/storage/pieces.py)."""
+        return f"{self.tag}:pieces"
+
+    @property
     def agreed(self) -> str:
         """A string, of the group: the settings of the first worker, for shards whose heads don't have any yet."""
         return f"{{{self.group}:{self.topic}}}:agreed"
 
-    def all(self) -> tuple[str, str, str, str, str]:
-        """Return head, states, due index, customers, tombstones: the order in which the scripts take them."""
-        return self.head, self.states, self.due, self.customers, self.tombstones
+    def all(self) -> tuple[str, str, str, str, str, str]:
+        """Return head, states, due index, customers, tombstones, pieces: the order in which the scripts take them."""
+        return self.head, self.states, self.due, self.customers, self.tombstones, self.pieces
 
 
 SALT_FIELD = b"salt"  # its value distinguishes two salts, and reveals neither

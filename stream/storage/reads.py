@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from stream.settings import DeploymentSettings, Settings
 
-PAGE: Final = 2_000
 REBUILD: Final = "`segstream rebuild` makes Redis anew from Kafka."
 TRUNCATED: Final = "`segstream rebuild --allow-truncated-logs` makes Redis anew from what Kafka still has."
 SKIP_LOST: Final = "`segstream skip-lost` keeps the states and lets the shard go on where its input begins now."
@@ -74,7 +73,7 @@ def check_stored(counted: Stored | None, found: Sequence[int], shard: str) -> No
     """Compare what a shard's keys hold with what its head counts. Raises ShardLostInPart. `counted` None: unknown."""
     if counted is None or tuple(found) == counted:
         return
-    names = ("states", "entries in the list of customers", "due times", "tombstones")
+    names = ("states", "entries in the list of customers", "due times", "tombstones", "pieces of large states")
     wrong = [
         f"{now:,} {name} instead of {then:,}"
         for name, now, then in zip(names, found, counted, strict=True)
@@ -94,6 +93,7 @@ def _ask(pipe: Any, keys: ShardKeys) -> Any:
     pipe.zcard(keys.customers)
     pipe.zcard(keys.due)
     pipe.hlen(keys.tombstones)
+    pipe.hlen(keys.pieces)
     return pipe.execute()
 
 
@@ -167,34 +167,6 @@ def require_head(redis: Redis, keys: ShardKeys, settings: DeploymentSettings) ->
         )
     check_agreed(head, settings, keys.shard)
     return head
-
-
-def read_states(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each customer of a shard with the packed state, in the order of the customers' bytes.
-
-    This isn't a snapshot: each customer is read once, at some instant during the read. Raises ShardUnreadable where
-    the shard has lost a part before or meanwhile, RedisError.
-    """
-    before = read_head(redis, keys)
-    yield from _pages(redis, keys)
-    now = read_head(redis, keys)
-    if before and (now is None or now.offset < before.offset):
-        raise ShardLostInPart(
-            f"Redis was put back, or made anew, while {keys.shard} was read.", hint="Run the command again."
-        )
-
-
-def _pages(redis: Redis, keys: ShardKeys) -> Iterator[tuple[bytes, bytes]]:
-    after = b"-"
-    while True:
-        page = cast("list[bytes]", redis.zrange(keys.customers, after, b"+", bylex=True, offset=0, num=PAGE))
-        if not page:
-            return
-        values = cast("list[bytes | None]", redis.hmget(keys.states, cast("list[str]", page)))
-        for customer, value in zip(page, values, strict=True):
-            if value is not None:
-                yield customer, value
-        after = b"(" + page[-1]
 
 
 def customers_stored(settings: Settings) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 from segmentation.drift import Drift, Tally, drift_of
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import check_agreed, read_head_async
+from stream.storage.states import whole_states_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +38,8 @@ async def sample(redis: Redis, keys: ShardKeys, settings: DeploymentSettings, co
         return None
     # Customer, state, customer, state, …
     found = cast("list[bytes]", await redis.hrandfield(keys.states, count, withvalues=True))
-    return Sampled(head.clock_ms, found[1::2])
+    values = await whole_states_async(redis, keys, found[0::2], found[1::2])
+    return Sampled(head.clock_ms, [value for value in values if value is not None])
 
 
 async def sampled_drift(

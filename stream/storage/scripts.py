@@ -7,10 +7,11 @@ from typing import Final
 # Lua's unpack takes fewer than 8,000 values. The arguments and the user's permissions are checked before the first
 # write, because Redis doesn't undo the writes of a script that fails. Before 7.0 Redis doesn't tell the permissions.
 _KEYS: Final = """
-local head, states, due, customers, tombstones = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local head, states, due, customers, tombstones, pieces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local function stored()
   return {
-    redis.call('HLEN', states), redis.call('ZCARD', customers), redis.call('ZCARD', due), redis.call('HLEN', tombstones)
+    redis.call('HLEN', states), redis.call('ZCARD', customers), redis.call('ZCARD', due),
+    redis.call('HLEN', tombstones), redis.call('HLEN', pieces)
   }
 end
 """
@@ -21,8 +22,8 @@ COMMIT: Final = (
     _KEYS
     + """
 local counts = {}
-local want = 11
-for i = 1, 8 do
+local want = 13
+for i = 1, 10 do
   counts[i] = tonumber(ARGV[3 + i])
   if counts[i] == nil then return redis.error_reply('ERR segstream: a count is missing') end
   want = want + counts[i]
@@ -32,7 +33,7 @@ if string.sub(ARGV[2], -5) ~= 'null}' then return redis.error_reply('ERR segstre
 for _, write in ipairs({
   {'set', head, ''}, {'hset', states, '', ''}, {'hdel', states, ''}, {'zadd', customers, '0', ''},
   {'zrem', customers, ''}, {'zadd', due, '0', ''}, {'zrem', due, ''}, {'hset', tombstones, '', ''},
-  {'hdel', tombstones, ''}
+  {'hdel', tombstones, ''}, {'hset', pieces, '', ''}, {'hdel', pieces, ''}
 }) do
   if redis.acl_check_cmd and not redis.acl_check_cmd(unpack(write)) then
     return redis.error_reply(
@@ -44,7 +45,7 @@ local now = redis.call('GET', head)
 if (now or '') ~= ARGV[1] then return 0 end
 local found = stored()
 if ARGV[3] ~= '' and ARGV[3] ~= table.concat(found, ',') then return found end
-local at = 12
+local at = 14
 local function each(n, f)
   local stop = at + n
   while at < stop do
@@ -65,6 +66,8 @@ each(counts[6], function(i, j)
 end)
 each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)) end)
 each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
+each(counts[9], function(i, j) redis.call('HSET', pieces, unpack(ARGV, i, j)) end)
+each(counts[10], function(i, j) redis.call('HDEL', pieces, unpack(ARGV, i, j)) end)
 local counted = '[' .. table.concat(stored(), ',') .. ']}'
 redis.call('SET', head, string.sub(ARGV[2], 1, -6) .. counted)
 return counted

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from segmentation import intervals as module
-from segmentation.intervals import Intervals, intervals_of, window_leaves_at
+from segmentation.intervals import Intervals, intervals_of, intervals_of_open, window_leaves_at
+from segmentation.open_state import OpenState
 from segmentation.rfm import EMPTY, NEVER, Kind, Rules, absorb_bytes, advance_bytes, entry, headers, read, unpack
 from segmentation.step import NEVER_DUE
 
@@ -96,6 +97,11 @@ def test_intervals_are_what_read_says(texts: list[tuple[bytes, int]], cap: int, 
     assert p.offset[-1] == p.start.size == p.frequency.size == p.monetary.size
     for i, c in enumerate(group):
         check(c, p, i, rules, limit)
+    held = intervals_of_open(
+        [OpenState(c.value, rules) for c in group], np.array([c.as_of for c in group]), rules, limit
+    )
+    for name in ("offset", "start", "frequency", "monetary", "until"):
+        assert getattr(held, name).tolist() == getattr(p, name).tolist()
     event("cut off" if (p.until < NEVER_DUE).any() else "open")
 
 

@@ -143,7 +143,7 @@ MUTANTS: tuple[StateMutant, ...] = (
         Edit(meaning._greatest_near, "<= e.time - window", "< e.time - window"),
         the_figures,
     ),
-    StateMutant("refunds before the cut of orders after it go", Edit(rfm._remnant, "if named:", "if False:"), the_life),
+    StateMutant("refunds before the cut of orders after it go", Edit(rfm.remnant, "if named:", "if False:"), the_life),
     StateMutant(
         "revisions in another order",
         Edit(state_tail.write_tail, "for e in entries:\n            put", "for e in entries[::-1]:\n            put"),
@@ -174,6 +174,16 @@ MUTANTS: tuple[StateMutant, ...] = (
     StateMutant(
         "an open state drops without folding",
         Edit(OpenState._add, " if dropped else ", " if False else "),
+        the_open_state,
+    ),
+    StateMutant(
+        "what leaves an open state isn't folded",
+        Edit(OpenState._leave, "folded = fold(folded, now.standing", "_ = fold(folded, now.standing"),
+        the_open_state,
+    ),
+    StateMutant(
+        "orders leave the window of an open state and still count",
+        Edit(OpenState._leave, "+ now.frequency - was.frequency", ""),
         the_open_state,
     ),
     StateMutant(

@@ -18,7 +18,7 @@ from segmentation.partitioners import murmur2
 from stream.kafka.clients import read_topic
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 from tests.recovery.rig.feed import DAY_MS, FeedRecord, variant
 from tests.recovery.rig.servers import RigServers
 from tests.recovery.rig.world import eventually, settings_on, world

@@ -9,6 +9,8 @@ from typing import Any, Final, cast
 import msgspec
 import pytest
 
+from segmentation.open_state import OpenState
+from segmentation.rfm import CustomerState, Kind, Rules, absorb_bytes, entry, pack, settle
 from segmentation.step import DueEntry, Remnant
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined
@@ -19,6 +21,7 @@ from stream.storage.heads import (
     Stored,
     encode_head,
     first_head,
+    stored_of,
     with_stored,
 )
 from stream.storage.keys import ShardKeys, tombstone
@@ -133,7 +136,7 @@ async def test_a_part_that_vanished_behind_the_head_is_noticed(store: ShardStore
 
 async def test_a_head_of_a_version_that_counts_nothing_gets_its_counts(store: ShardStore) -> None:
     raw = await store.commit(None, store_head(1), Writes({b"a": b"1"}, created=[b"a"]))
-    old = raw.replace(b',"stored":[1,1,0,0]', b"")
+    old = raw.replace(b',"stored":[1,1,0,0,0]', b"")
     assert old != raw
     if isinstance(store, MemoryStore):
         store.kept.head = old
@@ -225,3 +228,77 @@ async def test_remnants_of_the_living_go_with_the_tombstones_of_the_gone(store: 
     }  # fmt: skip
     assert opened(before) == {b"a": b"left", b"b": b"one with a, living", b"c": b"one with a, living"}
     assert len(now) == 4
+
+
+def large(orders: int) -> bytes:
+    entries = [entry(Kind.PLACED, f"e{i}", 1_000 + i, order=f"o{i}", amount=100) for i in range(orders)]
+    return pack(settle(CustomerState(), entries, 1_000 + orders, Rules()))
+
+
+def bought(value: bytes, number: int) -> bytes:
+    at = 2_000_000 + number
+    return absorb_bytes(value, entry(Kind.PLACED, f"more{number}", at, order=f"more{number}"), at, Rules())[0]
+
+
+def buys(held: OpenState, number: int) -> None:
+    at = 2_000_000 + number
+    held.absorb(entry(Kind.PLACED, f"more{number}", at, order=f"more{number}"), at)
+    held.dirty = True
+
+
+async def held_in_pieces(store: ShardStore, orders: int = 200) -> tuple[bytes, bytes, OpenState]:
+    """Bring a large state into pieces, by one more order. Return (the head, the state's bytes, the state held open)."""
+    value = large(orders)
+    raw = await store.commit(None, store_head(1), Writes({b"a": value}, created=[b"a"]))
+    hold = lambda found: OpenState(found, Rules())  # noqa: E731
+    assert (await store.load(raw, [b"a"], None, 0, hold)).values == [value], "once isn't often"
+    [held] = (await store.load(raw, [b"a"], None, 0, hold)).values
+    if not isinstance(held, OpenState):
+        pytest.skip("this store holds nothing open")
+    buys(held, 1)
+    raw = await store.commit(raw, store_head(2), Writes(held={b"a": held}))
+    return raw, bought(value, 1), held
+
+
+async def test_a_large_state_that_is_held_open_lies_in_pieces(store: ShardStore) -> None:
+    raw, value, held = await held_in_pieces(store)
+    assert stored_of(raw) == Stored(1, 1, 0, 0, pieces=3)
+    assert (await store.load(raw, [b"a"], None, 0)).values == [value]
+    assert (await store.load(raw, [b"a"], None, 0, lambda _: None)).values == [held], "it isn't loaded again"
+    for number in range(2, 80):
+        buys(held, number)
+        value = bought(value, number)
+    raw = await store.commit(raw, store_head(3), Writes(held={b"a": held}))
+    assert stored_of(raw) == Stored(1, 1, 0, 0, pieces=5)
+    assert (await store.load_slice(raw, "", 5))[0] == [(b"a", value)]
+
+
+async def test_another_owner_finds_the_state_in_pieces_and_may_write_it_whole(store: ShardStore) -> None:
+    raw, value, _ = await held_in_pieces(store)
+    assert await store.read_head() == raw
+    assert (await store.load(raw, [b"a"], None, 0, lambda _: None)).values == [value]
+    raw = await store.commit(raw, store_head(3), Writes({b"a": value}))
+    assert stored_of(raw) == Stored(1, 1, 0, 0)
+    assert (await store.load(raw, [b"a"], None, 0)).values == [value]
+
+
+async def test_an_erased_customer_leaves_no_piece(store: ShardStore) -> None:
+    raw, _, _ = await held_in_pieces(store)
+    raw = await store.commit(raw, store_head(3), Writes(deleted=[b"a"], tombstones={b"hash": b"rest"}))
+    assert stored_of(raw) == Stored(0, 0, 0, 2)
+
+
+async def test_a_state_of_a_commit_that_failed_is_held_no_longer(store: ShardStore) -> None:
+    raw, value, _ = await held_in_pieces(store)
+    [held] = (await store.load(raw, [b"a"], None, 0, lambda _: None)).values
+    buys(held, 2)
+    with pytest.raises(ShardLost):
+        await store.commit(store_head(9), store_head(3), Writes(held={b"a": held}))
+    assert (await store.load(raw, [b"a"], None, 0, lambda _: None)).values == [value]
+
+
+async def test_a_lost_piece_is_noticed(store: ShardStore) -> None:
+    raw, _, _ = await held_in_pieces(store)
+    await store._redis.delete(store._keys.pieces)
+    with pytest.raises(ShardQuarantined, match="0 pieces of large states instead of 3"):
+        await store.load(raw, [], None, 0)

@@ -208,7 +208,7 @@ def _shard(world: SimulatedWorld, fleet: SimulatedFleet, partition: int) -> chec
     keys, data = fleet.keys(partition), world.place.server.data
     return checker.ShardContent(
         json.loads(data.get(keys.head.encode(), b"{}")),
-        dict(data.get(keys.states.encode(), {})),
+        checker.joined(data.get(keys.states.encode(), {}), data.get(keys.pieces.encode(), {})),
         dict(data.get(keys.due.encode(), {})),
         sorted(data.get(keys.customers.encode(), {})),
         dict(data.get(keys.tombstones.encode(), {})),

@@ -245,7 +245,8 @@ class SimulatedWorld:
     def _misses(self, fleet: SimulatedFleet, partition: int, head: dict[str, Any]) -> bool:
         """Return whether a shard has lost something that no owner has noticed yet: one may still be taking it over."""
         keys, data = fleet.keys(partition), self.place.server.data
-        there = [len(data.get(name.encode(), ())) for name in (keys.states, keys.customers, keys.due, keys.tombstones)]
+        names = keys.states, keys.customers, keys.due, keys.tombstones, keys.pieces
+        there = [len(data.get(name.encode(), ())) for name in names]
         return head["stored"] is not None and head["stored"] != there
 
     def head(self, fleet: SimulatedFleet, partition: int) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from segmentation.rfm import StateFormatError, advance_bytes, headers
 from stream.errors import error_text
 from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import ShardUnreadable, read_head, read_states, require_head
+from stream.storage.reads import ShardUnreadable, read_head, require_head
+from stream.storage.states import read_states
 from trainer.errors import SnapshotError
 from trainer.snapshot.replica import read_link
 

@@ -20,7 +20,7 @@ from segmentation.rfm import unpack
 from stream.dead_letters.records import KEPT_OF_HUGE, read_dead_letter
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 from stream.worker.steps import scoring_step
 from tests.contract.ugly_inputs import UGLY, amount, order
 from tests.support.engine.toy_engine import engine, eventually, read_all

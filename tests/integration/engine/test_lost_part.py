@@ -16,7 +16,7 @@ from stream.settings import Settings
 from stream.storage.heads import decode_store_head, encode_head
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardLostInPart, ShardMissing, read_head
-from stream.storage.scan import look_at_all
+from stream.storage.states import look_at_all
 from tests.integration.engine.test_engine import ROWS, ran, redis_of
 from tests.support.engine.toy_engine import ToyStep, engine, eventually, produce, verify
 from tests.support.engine.toy_step import STATE

@@ -30,7 +30,7 @@ from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 from tests.support.engine.real_worker import (
     activate,
     check_chains,

@@ -20,6 +20,7 @@ from redis import Redis
 from segmentation.rfm import Rules, advance_bytes
 from stream.kafka.clients import read_topic
 from stream.settings import Settings
+from stream.storage.pieces import ends_of
 
 SHOWN: Final = 5  # of each kind of violation
 RUN_DEPENDENT: Final = {"id", "scored_at"}  # a move's fields with the group or the wall clock
@@ -107,11 +108,24 @@ def _shard(redis: Redis, settings: Settings, partition: int) -> ShardContent:
     head = cast("bytes | None", redis.get(f"{tag}:head"))
     return ShardContent(
         json.loads(head or b"{}"),
-        cast("dict[bytes, bytes]", redis.hgetall(f"{tag}:states")),
+        joined(
+            cast("dict[bytes, bytes]", redis.hgetall(f"{tag}:states")),
+            cast("dict[bytes, bytes]", redis.hgetall(f"{tag}:pieces")),
+        ),
         dict(cast("list[tuple[bytes, float]]", redis.zrange(f"{tag}:due", 0, -1, withscores=True))),
         cast("list[bytes]", redis.zrange(f"{tag}:customers", 0, -1)),
         cast("dict[bytes, bytes]", redis.hgetall(f"{tag}:tombstones")),
     )
+
+
+def joined(states: dict[bytes, bytes], pieces: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return whole states. A piece that belongs to none is among them, as a state that is too many."""
+    left = dict(pieces)
+    found = {}
+    for customer, value in states.items():
+        ends = ends_of(value)
+        found[customer] = ends.whole([left.pop(name, None) for name in ends.fields(customer)]) if ends else value
+    return found | left
 
 
 def violations(run: GroupRun, acknowledged: Iterable[tuple[int, bytes]], *, event_time: bool = True) -> list[str]:

@@ -61,7 +61,9 @@ class MemoryStore(ShardStore):
     async def is_empty(self) -> bool:
         return not any(self.kept.stored())
 
-    async def load(self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int) -> Loaded:
+    async def load(
+        self, head: bytes, keys: Sequence[bytes], horizon: int | None, limit: int, hold: Any = None
+    ) -> Loaded:
         kept = self.kept
         self._compare((kept.head, *kept.stored()), head)
         left = {key: kept.tombstones.get(tombstone(key, self._salt)) for key in keys if key not in kept.states}

@@ -16,7 +16,7 @@ from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.output_events import Cause, SegmentChanged
 from segmentation.rates import Rates
 from segmentation.scoring import ScoringStep
-from segmentation.step import Activation, DueEntry, Output, Scope, Turn, TurnContext
+from segmentation.step import Activation, DueEntry, Held, Output, Scope, Turn, TurnContext
 
 DAY = 86_400_000
 T0 = 1_500_000_000_000
@@ -98,6 +98,8 @@ class MemoryShard:
     stepwise: bool = False
     cursor: bytes | None = None  # the last customer that a rescore has done; None: none is under way
     quiet: bytes | None = b""  # the moves of customers up to here are published already; None: of all
+    holds: bool = False  # large states stay open from one turn to the next, where their bytes don't change meanwhile
+    held: dict[bytes, tuple[bytes, Held]] = field(default_factory=dict)
 
     def context(self, scope: Scope = Scope.EVERYONE) -> TurnContext:
         return TurnContext(
@@ -120,16 +122,25 @@ class MemoryShard:
         fired = sorted((t, k) for k, t in self.index.items() if plan.horizon is not None and t < plan.horizon)[
             : slice_ + 1
         ]
+        opened = {k: self.state(k) for k in (*plan.keys, *(k for _, k in fired))}
         turn = self.step.decide(
             plan,
-            [self.states.get(k) for k in plan.keys],
-            [DueEntry(t, k, self.states.get(k)) for t, k in fired],
+            [opened[k] for k in plan.keys],
+            [DueEntry(t, k, opened[k]) for t, k in fired],
             len(fired) > slice_,
             self.context(),
         )
         self.check_replay(log[self.offset : self.offset + turn.taken], turn)
         self.offset += turn.taken
         self.apply(turn)
+
+    def state(self, key: bytes) -> bytes | Held | None:
+        """Return a customer's state, held open where that is worth it."""
+        value = self.states.get(key)
+        if value is None or not self.holds:
+            return value
+        known, held = self.held.pop(key, (None, None))
+        return held if known == value else self.step.hold(value) or value
 
     def check_replay(self, records: Sequence[Rec], turn: Turn) -> None:
         """Check that what a torn turn lacks can be had from its records and outputs (a takeover's step 4b)."""
@@ -164,6 +175,11 @@ class MemoryShard:
 
     def apply(self, turn: Turn) -> None:
         self.states |= turn.states
+        for key, held in turn.held.items():
+            if held.dirty:
+                self.states[key] = held.value()
+                held.stored(in_parts=False)
+            self.held[key] = self.states[key], held
         for k, t in turn.earlier.items():
             self.index[k] = min(t, self.index.get(k, t))
         self.index |= turn.due

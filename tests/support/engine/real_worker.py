@@ -21,7 +21,7 @@ from stream.kafka.clients import end_offsets, read_topic
 from stream.settings import Settings
 from stream.storage.heads import decode_store_head
 from stream.storage.keys import ShardKeys
-from stream.storage.reads import read_states
+from stream.storage.states import read_states
 from tests.support.command_line import environment
 from tests.support.engine.toy_engine import eventually
 from tests.support.paths import ROOT

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from segmentation.agreed import Agreed
-from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
+from segmentation.step import DeadLetter, DueEntry, Held, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 STATE = struct.Struct("<qqq")  # records, announced level, sequence
 LEVEL = 3
@@ -99,6 +99,9 @@ class ToyStep:
 
     def unmuted(self, value: bytes, slots: frozenset[int]) -> bytes:
         return value
+
+    def hold(self, value: bytes) -> Held | None:
+        return None
 
     def bare(self, value: bytes) -> bytes | None:
         _, level, sequence = STATE.unpack(value)
