@@ -76,7 +76,7 @@ class _Taken:
         if self.link is not None:
             edges = joined(edges, self._stamped(self.link))
             if self.link.state is not None:
-                received = tuple(sorted({*received, package_number(self.link.package)}))
+                received = self.state.links.with_received(package_number(self.link.package), self.stamp)
         return Links(edges, received)
 
     def _stamped(self, link: LinkRecord) -> list[Edge]:
@@ -113,11 +113,13 @@ def _taken(c: Customer, position: int, link: LinkRecord | None, fold: Fold) -> _
     batch, name, state = fold.batch, c.key.decode(), unpack(c.value or EMPTY)
     record = batch.records[position]
     stamp, known = stamp_of(record.timestamp, record.offset), state.links.edges
-    # Read again, a record meets only the merges that were known when it came.
+    # Read again, a record meets only the merges and packages that were known when it came.
     highest = batch.highest_stamp(position) if fold.replayed else None
     before = now = view(known, highest)
-    if link is not None and link.state is not None and package_number(link.package) in state.links.received:
-        link = LinkRecord(())
+    if link is not None and link.state is not None:
+        read_again = stamp if fold.replayed else None
+        if state.links.has_received(package_number(link.package), read_again):
+            link = LinkRecord(())
     if link is not None:
         now = view(joined(before, [e._replace(learned=stamp) for e in link.edges]))
     return _Taken(name, position, stamp, state, link, Learned(before, now))

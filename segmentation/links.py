@@ -26,11 +26,27 @@ class Edge(NamedTuple):
     learned: int = 0  # the stamp of the record that taught it to the customer whose state holds it
 
 
+class Received(NamedTuple):
+    """A state that came to a customer by a package: it must not count twice."""
+
+    package: int  # `package_number`
+    stamp: int  # of the first record that brought it
+
+
 class Links(NamedTuple):
     """The merges in a customer's state."""
 
     edges: tuple[Edge, ...] = ()  # sorted; of some pairs of ids several (`joined`)
-    received: tuple[int, ...] = ()  # `package_number` of each state that came here, ascending: none counts twice
+    received: tuple[Received, ...] = ()  # ascending, each package once
+
+    def has_received(self, package: int, stamp: int | None = None) -> bool:
+        """Return whether a package came before the record of this stamp; None: at all."""
+        return any(r.package == package and (stamp is None or r.stamp < stamp) for r in self.received)
+
+    def with_received(self, package: int, stamp: int) -> tuple[Received, ...]:
+        """Return the packages received, with one that comes now."""
+        known = self.has_received(package)
+        return self.received if known else tuple(sorted((*self.received, Received(package, stamp))))
 
 
 NO_LINKS: Final = Links()

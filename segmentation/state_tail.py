@@ -23,7 +23,7 @@ import numpy as np
 
 from segmentation.entries import NEVER, NONE, UNREVISED, Entry, Foreign
 from segmentation.life import NOTHING_FOLDED, Folded
-from segmentation.links import NO_LINKS, Edge, Links, members_of
+from segmentation.links import NO_LINKS, Edge, Links, Received, members_of
 from segmentation.meaning import has_revisions
 from segmentation.varints import VarintReader, put, put_signed
 
@@ -279,14 +279,14 @@ def _put_links(out: bytearray, links: Links) -> None:
         put(out, len(text))
         out += text
     _put_rows(out, [(e.at, names.index(e.source), names.index(e.target), e.learned) for e in links.edges])
-    _put_rows(out, [(one,) for one in links.received])
+    _put_rows(out, links.received)
 
 
 def _read_links(reader: VarintReader) -> Links:
     number = reader.number
     names = [reader.take(number()).decode() for _ in range(number())]
     edges = [Edge(number(), names[number()], names[number()], number()) for _ in range(number())]
-    return Links(tuple(edges), tuple([number() for _ in range(number())]))
+    return Links(tuple(edges), tuple([Received(number(), number()) for _ in range(number())]))
 
 
 @lru_cache(maxsize=64)

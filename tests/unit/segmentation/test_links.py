@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segmentation.links import Edge, Learned, Links, addressees, joined, root_of, view
+from segmentation.links import Edge, Learned, Links, Received, addressees, joined, root_of, view
 from segmentation.state_bytes import CustomerState, is_bare, is_gone, is_linked, pack, unpack
 
 AB, BA, BC, CB = Edge(1, "a", "b"), Edge(2, "b", "a"), Edge(3, "b", "c"), Edge(4, "c", "b")
@@ -71,7 +71,7 @@ def test_a_root_notifies_all_unless_only_leaves_came() -> None:
 
 
 def test_a_state_of_merges_alone_is_gone() -> None:
-    links = Links((AB._replace(learned=9),), (1, 2**48 - 1))
+    links = Links((AB._replace(learned=9),), (Received(1, 9), Received(2**48 - 1, 9)))
     value = pack(CustomerState(links=links, sequence=3))
     assert unpack(value).links == links
     assert is_linked(value)
