@@ -141,7 +141,7 @@ def _question(name: str, kind: str, mentions: Mentions) -> tuple[Any, ...]:
 def _holding(place: ShardPlace, found: dict[str, _KeyAnswer], mentions: Mentions, salt: bytes) -> ShardHolding:
     keys = place.keys
     due, left = found[keys.due].score, found[keys.tombstones]
-    known = set(keys.all())
+    known = {keys.head, keys.states, keys.pieces, keys.due, keys.customers, keys.tombstones}
     others = {name: answer for name, answer in found.items() if name not in known and answer.names(mentions)}
     return ShardHolding(
         place,
