@@ -55,7 +55,7 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
             await first.feeder.send(started)
             await first.feed(600, size=100)
             await first.silence(400)
-            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed())
+            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed(first=True))
 
     return asyncio.run(made())
 

@@ -46,7 +46,7 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
             assert await first.feeder.activate()
             await first.feed(1_000, size=100)
             await first.silence(400)
-            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed())
+            return RecordedInput(settings, first.feeder.acknowledged, await first.undisturbed(first=True))
 
     return asyncio.run(made())
 

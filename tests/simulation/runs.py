@@ -112,7 +112,7 @@ def _judge(world: SimulatedWorld) -> list[str]:
             if world.case.change:
                 wrong += checker.other_states(found.shards, _published_as(found, undisturbed.shards, world), own)
             else:
-                wrong += checker.differences(found, undisturbed, own)
+                wrong += checker.differences(found, undisturbed, own, b"salt")
         finally:
             calm.loop.dispose()
     return wrong

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from tests.recovery.rig.checker import SALT_MARK, ReadRow, ShardContent, heads, marks, move, some
+from tests.recovery.rig.checker import ReadRow, ShardContent, heads, marks, move, some
+from tests.recovery.rig.unstamped import SALT_MARK
 
 # A state of the campaigns step: version, flags, two of padding, sequence of the last move, time of the last action.
 _STATE: Final = struct.Struct("<BB2xIq")

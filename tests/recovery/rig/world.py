@@ -109,6 +109,13 @@ class RecoveryWorld:
                 raise AssertionError(f"no progress for {within_s} s: heads {heads}, ends {waiting}; {self.stuck()}")
             await asyncio.sleep(PROGRESS_S)
 
+    async def at_rest(self, settings: Settings | None = None) -> None:
+        """Wait until all records are scored that were sent, and all that customers were handed on by meanwhile."""
+        chosen, before = settings or self.settings, dict[int, int]()
+        while (ends := await self.ends(chosen)) != before:
+            before = ends
+            await self.settled(chosen)
+
     def stuck(self) -> str:
         """Describe the workers: their statuses and the last lines of their logs."""
         key = f"{{{self.settings.group}:{self.settings.orders_topic}}}:status"
@@ -129,7 +136,7 @@ class RecoveryWorld:
         """
         if calm is None:
             await self.silence(400)
-        await self.settled()
+        await self.at_rest()
         run = await checker.read_run(self.settings)
         wrong = self._wrong_alone(run)
         if rebuild:
@@ -137,10 +144,10 @@ class RecoveryWorld:
         if calm is None:
             # After the rebuild the shards continue as before.
             await self.silence(30)
-            await self.settled()
+            await self.at_rest()
             run = await checker.read_run(self.settings)
             wrong += self._wrong_alone(run)
-        wrong += checker.differences(run, calm or await self.undisturbed(), self.settings.rules)
+        wrong += checker.differences(run, calm or await self.undisturbed(), self.settings.rules, self.settings.salt)
         if wrong:
             raise AssertionError("\n".join([f"{len(wrong)} violations:", *wrong]))
         return run
@@ -173,17 +180,17 @@ class RecoveryWorld:
             else:
                 return
 
-    async def undisturbed(self) -> checker.GroupRun:
-        """Run the same input without faults."""
+    async def undisturbed(self, *, first: bool = False) -> checker.GroupRun:
+        """Run the same input without faults. `first`: before the group itself, so that it has no packages to take."""
         # Large turns: the moves don't depend on how the input is divided.
         calm = twin_of(self.settings, turn_max_orders=4_000, due_slice=512, rescore_slice=2_000)
         await topics.create(calm)
         await self.servers.admit(calm)
         fleet = Fleet(self.servers, calm, self.folder / "calm")
-        fleet.is_twin = True
+        fleet.is_twin = not first
         fleet.start(0)
         try:
-            await self.settled(calm)
+            await self.at_rest(calm)
             return await checker.read_run(calm)
         finally:
             fleet.close()
