@@ -10,7 +10,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from segmentation import scoring
-from segmentation.customers import Customer, search_customers
+from segmentation.customers import Customer, search_fired
 from segmentation.decisions import ScoringContext
 from stream.engine import log_reader, takeover
 from stream.engine.log_reader import LogReader
@@ -71,7 +71,7 @@ def _reading_tombstones_under_no_head(replace: Replace, _: SimulatedWorld) -> No
             return frozenset()
         names = [tombstone(keys[index], self._salt) for index in absent]
         for index, value in zip(absent, await self._redis.hmget(self._keys.tombstones, names), strict=True):
-            values[index] = value
+            values[index] = None if value is None else self._opened(keys[index], value)
         return frozenset(keys[index] for index in absent if values[index] is not None)
 
     replace(ShardStore, "_fill_in_erased", fill_in)
@@ -83,7 +83,7 @@ def _restoring_any_tombstone(replace: Replace, _: SimulatedWorld) -> None:
 
 def _searching_from_stale_entries(replace: Replace, _: SimulatedWorld) -> None:
     def search_from_entry(customers: Sequence[Customer], _: int, context: ScoringContext) -> None:
-        search_customers(customers, [c.fired_at or 0 for c in customers], context)
+        search_fired(customers, 0, context)
 
     replace(scoring, "search_fired", search_from_entry)
 

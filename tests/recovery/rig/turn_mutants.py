@@ -112,7 +112,8 @@ def _no_quiet_transactions(replace: Replace) -> None:
 
 async def _head_of(store: ShardStore) -> list[Any]:
     """Return the head, and what the other keys hold."""
-    return cast("list[Any]", await store._redis.evalsha(store._sha[HEAD], 5, *store._keys.all()))
+    keys = store._keys.all()
+    return cast("list[Any]", await store._redis.evalsha(store._sha[HEAD], len(keys), *keys))
 
 
 def _blind_writes(replace: Replace) -> None:
