@@ -110,7 +110,21 @@ def search_fired(customers: Sequence[Customer], published: int, scoring: Scoring
     `published`: all moves before this instant (ms) are. An earlier entry is what Redis had before it was set back: from
     there, a model that started since would give a move of before its start.
     """
-    starts = [max(c.fired_at or 0, published) for c in customers]
+    _search_any(customers, [max(c.fired_at or 0, published) for c in customers], scoring)
+
+
+def is_due(c: Customer, end: tuple[int, bytes], scoring: ScoringContext | None) -> bool:
+    """Return whether time alone moves a customer before (instant, customer).
+
+    A search looks at so many intervals. Where it ended without a move before `end`, it goes on.
+    """
+    while scoring is not None and c.due >= NEVER_DUE and (c.wake, c.key) < end:
+        _search_any([c], [c.wake], scoring)
+    return c.due < NEVER_DUE and (c.due, c.key) < end
+
+
+def _search_any(customers: Sequence[Customer], starts: Sequence[int], scoring: ScoringContext) -> None:
+    """Search for customers whose states are bytes or held open."""
     if all(c.held is None for c in customers):
         search_customers(customers, starts, scoring)
         return

@@ -19,6 +19,7 @@ from segmentation.backfills import NONE_OPEN
 from segmentation.customers import (
     Customer,
     erase_customer,
+    is_due,
     score_customers,
     search_customers,
     search_fired,
@@ -339,9 +340,8 @@ class ScoringStep:
             arrived: list[Customer] = []
             for c in active:
                 position = c.next_record(taken)
-                if c.due < NEVER_DUE and (c.due, c.key) < (
-                    bound if position is None else (batch.clocks[position], b"")
-                ):
+                end = bound if position is None else (batch.clocks[position], b"")
+                if is_due(c, end, scoring):
                     due.append(c)
                 elif position is not None:
                     arrived.append(c)
