@@ -82,7 +82,8 @@ class Fleet:
         # Written atomically: the worker reads it each time that it reads its clock.
         if not self.clock(index).exists():
             self.set_clock(index, 0)
-        environment = os.environ | self._settings_of(index, http_port) | {
+        known = None if root == ROOT else _settings_in(root)
+        environment = os.environ | self._settings_of(index, http_port, known) | {
             "RECOVERY_POINT": point,
             "RECOVERY_PASSING": str(passing),
             "RECOVERY_PAGE": "" if page is None else str(page),
@@ -102,7 +103,8 @@ class Fleet:
             self._doomed.add(index)
         return process
 
-    def _settings_of(self, index: int, http_port: int) -> dict[str, str]:
+    def _settings_of(self, index: int, http_port: int, known: str | None) -> dict[str, str]:
+        """Return a worker's settings. `known`: only those that stand in this text."""
         settings, wires = self.settings, self._servers.wires[index]
         values = {name: str(getattr(settings, name)) for name in NAMES}
         values |= {name: getattr(settings, name) for name in Settings.model_fields if name.endswith("_topic")}
@@ -111,7 +113,8 @@ class Fleet:
             "http_port": str(http_port),
             "erasure_salt": settings.erasure_salt.get_secret_value(),
         }
-        return {f"SEGSTREAM_{name.upper()}": value for name, value in values.items()}
+        names = [name for name in values if known is None or f"    {name}:" in known]
+        return {f"SEGSTREAM_{name.upper()}": values[name] for name in names}
 
     def set_clock(self, index: int, ms: int) -> None:
         """Set the error of a worker's clock."""
@@ -184,3 +187,8 @@ class Fleet:
         """Kill all workers."""
         for index in self.running:
             self.kill(index)
+
+
+def _settings_in(root: Path) -> str:
+    """Return the definitions of a version's settings: a worker refuses any that it doesn't know."""
+    return "".join([(root / "stream" / name).read_text("utf-8") for name in ("settings.py", "connection_settings.py")])
