@@ -199,10 +199,12 @@ def stored_of(raw: bytes) -> Stored | None:
 def with_stored(head: bytes, stored: Stored) -> bytes:
     """Return the bytes of a head with these counts. `head`: its bytes without any.
 
+    A former version knows four counts: it is to refuse the head for its format, which it names.
+
     >>> with_stored(b'{"turn":1,"stored":null}', Stored(2, 2, 1, 0))
-    b'{"turn":1,"stored":[2,2,1,0,0]}'
+    b'{"turn":1,"stored":[2,2,1,0]}'
     """
-    return head.removesuffix(UNCOUNTED) + _encoder.encode(stored) + b"}"
+    return head.removesuffix(UNCOUNTED) + _encoder.encode(stored if stored.pieces else stored[:4]) + b"}"
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], value: bytes) -> T:

@@ -68,7 +68,9 @@ each(counts[7], function(i, j) redis.call('HDEL', tombstones, unpack(ARGV, i, j)
 each(counts[8], function(i, j) redis.call('HSET', tombstones, unpack(ARGV, i, j)) end)
 each(counts[9], function(i, j) redis.call('HSET', pieces, unpack(ARGV, i, j)) end)
 each(counts[10], function(i, j) redis.call('HDEL', pieces, unpack(ARGV, i, j)) end)
-local counted = '[' .. table.concat(stored(), ',') .. ']}'
+local kept = stored()
+if kept[5] == 0 then kept[5] = nil end
+local counted = '[' .. table.concat(kept, ',') .. ']}'
 redis.call('SET', head, string.sub(ARGV[2], 1, -6) .. counted)
 return counted
 """

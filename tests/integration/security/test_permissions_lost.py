@@ -82,8 +82,13 @@ class RunningShop:
             await feeder.close()
 
     async def settled(self, process: Running) -> None:
-        ends = await end_offsets(self.settings, self.settings.orders_topic)
+        """Wait until all is scored, and what customers were handed on by meanwhile, too."""
+        before = dict[int, int]()
+        while (ends := await end_offsets(self.settings, self.settings.orders_topic)) != before:
+            before = ends
+            await self._reaches(ends, process)
 
+    async def _reaches(self, ends: dict[int, int], process: Running) -> None:
         def done() -> bool:
             assert process.process.poll() is None, process.lines()[-3:]
             heads = [shard.head for shard in checker.read_shards(self.settings)]

@@ -53,10 +53,10 @@ def test_bytes_that_are_no_head_raise_one_error(raw: bytes) -> None:
 def test_the_counts_are_the_heads_last_field() -> None:
     assert list(StoreHead.__struct_fields__)[-1] == "stored"
     bare = first_head("cluster", (4, 4), 7)
-    counted = msgspec.structs.replace(bare, stored=Stored(3, 3, 2, 1))
+    counted = msgspec.structs.replace(bare, stored=Stored(3, 3, 2, 1, 7))
     assert encode_head(bare).endswith(b',"stored":' + UNCOUNTED)
-    assert with_stored(encode_head(bare), Stored(3, 3, 2, 1)) == encode_head(counted)
-    assert stored_of(encode_head(counted)) == Stored(3, 3, 2, 1)
+    assert with_stored(encode_head(bare), Stored(3, 3, 2, 1, 7)) == encode_head(counted)
+    assert stored_of(encode_head(counted)) == Stored(3, 3, 2, 1, 7)
     assert stored_of(encode_head(bare)) is None
     assert stored_of(b"no head") is None
 
