@@ -130,12 +130,6 @@ MUTANTS: tuple[StateMutant, ...] = (
     StateMutant("the winner isn't kept", Edit(rfm._greater, "found.append(e)", "pass"), the_set),
     StateMutant("a winner of the event isn't kept", Edit(rfm._greater, ", *by_event.get(e.event, ())", ","), the_set),
     StateMutant(
-        "a winner over a winner isn't kept",
-        Edit(rfm._greater, "            give_way(e)\n    return", "    return"),
-        the_set,
-        rare=True,
-    ),
-    StateMutant(
         "contents a window apart", Edit(meaning._greatest_near, "< e.time + window", "<= e.time + window"), the_figures
     ),
     StateMutant(
@@ -228,12 +222,6 @@ MUTANTS += (
         Edit(links.addressees, "reached = members_of(learned.now)", "reached = set()"),
         the_merges,
     ),
-    StateMutant(
-        "an alias forgets the root before",
-        Edit(links.addressees, "{root_of(learned.before, customer), root}", "{root}"),
-        the_merges,
-        rare=True,
-    ),
     StateMutant("every merge is a leaf", Edit(links._is_leaf, "and len(own) == 1", ""), the_merges),
     StateMutant(
         "merges are in force before they were known",
@@ -245,18 +233,6 @@ MUTANTS += (
         "the union takes the earlier cut", Edit(union.united, "cut = max(", "cut = min("), the_merges, rare=True
     ),
     StateMutant("the union folds nothing", Edit(union._folded_up_to, "side.cut == cut", "True"), the_merges, rare=True),
-    StateMutant(
-        "the union folds the other's refunds, too",
-        Edit(union._folded_up_to, "if e.order or e in own", "if True"),
-        the_merges,
-        rare=True,
-    ),
-    StateMutant(
-        "an erasure spares what the other id has folded",
-        Edit(union.united, "{*state.entries, *stones}", "state.entries"),
-        the_merges,
-        rare=True,
-    ),
     StateMutant(
         "the union keeps one id's days", Edit(union._sum, "{*one.days, *other.days}", "one.days"), the_merges, rare=True
     ),

@@ -59,6 +59,7 @@ def former_states(rig: RecoveryWorld) -> int:
 
 
 async def test_old_and_new_workers_side_by_side_until_the_last_is_new(rig: RecoveryWorld, former: Path) -> None:
+    rig.orders.merges = False
     old = [rig.fleet.start(index, root=former) for index in (0, 1)]
     await rig.feed(600)
     assert await rig.feeder.activate()

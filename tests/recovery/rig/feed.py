@@ -60,6 +60,7 @@ class OrderFeed:
         self._past: list[FeedRecord] = []
         self._numbers = itertools.count()
         self._backfill: str | None = None  # the open one; every third customer's orders belong to it
+        self.merges = True  # customers are merged; a version that doesn't know of merges can't use them
         self.at_ms = START_MS
 
     def take(self, count: int) -> list[FeedRecord]:
@@ -89,7 +90,7 @@ class OrderFeed:
         elif luck < 0.03 and self._garbage:
             number = next(self._numbers)
             more.append(order._replace(value=b'{"garbage": %d' % number))
-        elif 0.04 <= luck < 0.06 and self._past:
+        elif self.merges and 0.04 <= luck < 0.06 and self._past:
             other = rng.choice(self._past).key.decode()
             if other != item.customer_id:
                 more.append(self._of(item.customer_id, self._merge(item.customer_id, other)))
