@@ -247,7 +247,8 @@ class SimulatedWorld:
         keys, data = fleet.keys(partition), self.place.server.data
         names = keys.states, keys.customers, keys.due, keys.tombstones, keys.pieces
         there = [len(data.get(name.encode(), ())) for name in names]
-        return head["stored"] is not None and head["stored"] != there
+        counted = head["stored"] and [*head["stored"], 0][: len(there)]  # no pieces, no count of them
+        return counted is not None and counted != there
 
     def head(self, fleet: SimulatedFleet, partition: int) -> dict[str, Any] | None:
         """Return the head of a shard in Redis."""
