@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from segmentation.customers import Customer, erase_customer
-from segmentation.decisions import ScoreRequest
+from segmentation.decisions import BY_RECORD, BY_TIME, ScoreRequest
 from segmentation.decoder import NO_ENTRY, DecodedEvent, LinkRecord
 from segmentation.entries import ERASED, NONE, Rules
 from segmentation.events import CustomerJoined, EntryEvent, EventForwarded, Reason, decode, encode
@@ -164,7 +164,7 @@ def _take_as_root(c: Customer, taken: _Taken, fold: Fold) -> ScoreRequest | None
     cause = None if erased else Cause.MERGE
     known = prior if state.holds_anything else None
     taken_as = DecodedEvent(after.entries[0] if erased else NO_ENTRY, event.event_id)
-    return ScoreRequest(c.key, value, known, clock, (position, 1, clock, c.key), taken_as, cause)
+    return ScoreRequest(c.key, value, known, clock, (position, BY_RECORD, clock, c.key), taken_as, cause)
 
 
 def _hand_on(c: Customer, taken: _Taken, fold: Fold) -> ScoreRequest | None:
@@ -195,7 +195,7 @@ def _become_alias(c: Customer, taken: _Taken, event: DecodedEvent, fold: Fold) -
     if not state.segment:
         return None
     c.merged_into = taken.root
-    return ScoreRequest(c.key, value, prior, clock, (taken.position, 1, clock, c.key), event, Cause.MERGED)
+    return ScoreRequest(c.key, value, prior, clock, (taken.position, BY_RECORD, clock, c.key), event, Cause.MERGED)
 
 
 def note_links(c: Customer, learning: Collection[bytes]) -> None:
@@ -228,7 +228,7 @@ def _last_move(c: Customer, clock: int) -> ScoreRequest | None:
     if root == name or state.holds_anything:
         return None
     c.merged_into = root
-    return ScoreRequest(c.key, c.value, None, clock, (0, 0, clock, c.key), None, Cause.MERGED)
+    return ScoreRequest(c.key, c.value, None, clock, (0, BY_TIME, clock, c.key), None, Cause.MERGED)
 
 
 def _send(target: str, state: CustomerState | None, taken: _Taken, part: int, event: DecodedEvent, fold: Fold) -> int:

@@ -29,6 +29,7 @@ from segmentation.step import NEVER_DUE
 CAUSE_OF_KIND: Final = {PLACED: Cause.ORDER, REFUNDED: Cause.REFUND, CANCELLED: Cause.CANCELLATION}
 _State = TypeVar("_State", bytes, OpenState)
 _FEW: Final = 24  # up to so many customers one search is cheaper than two
+BY_TIME, BY_RECORD = 0, 1  # at one position of the fold, what is due comes before the record
 FoldPosition = tuple[int, int, int, bytes]  # of a move in the fold: record, by time or by record, instant, customer
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from segmentation import aliases
 from segmentation.customers import Customer, search_customers, search_open_customers
-from segmentation.decisions import ScoreRequest, ScoringContext, first_that_moves
+from segmentation.decisions import BY_RECORD, ScoreRequest, ScoringContext, first_that_moves
 from segmentation.decoder import Batch
 from segmentation.entries import ERASED, UNREVISED, Rules
 from segmentation.events import Reason
@@ -27,7 +27,6 @@ from segmentation.rfm import (
 from segmentation.routing import EVERYWHERE, Routing
 from segmentation.step import NEVER_DUE, BatchTooLong, DeadLetter, Turn
 
-BY_RECORD: Final = 1  # at one position of the fold, what is due comes before the record
 HELD_OPEN: Final = 32  # from so many records of a customer on, its state is held open for all of them
 _LARGE: Final = 16_384  # bytes of a state from which on a single merge may take a millisecond and more
 _UNCHANGED: Final = (Outcome.REPEAT, Outcome.ERASED)  # the record adds nothing, so its customer isn't scored

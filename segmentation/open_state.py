@@ -181,18 +181,8 @@ class OpenState(OpenEntries):
             self._forget(x)
         del entries[: len(dropped)]
         self._pieces.left(len(dropped))
-        self._state = replace(
-            state,
-            frequency=sums[0],
-            monetary=saturated(sums[1]),
-            last=self._standing[-1] if self._standing else NONE,
-            first=min(state.first, e.time) if e.kind == PLACED else state.first,
-            newest=entries[-1].time if entries else NONE,
-            next_change=next_change_at(entries, t, cut, window),
-            cut=cut,
-            life=self._life(folded, cut),
-            folded=folded,
-        )
+        first = min(state.first, e.time) if e.kind == PLACED else state.first
+        self._note(sums, first, t, cut, folded)
         return True
 
     def _leave(self, t: int) -> bool:
@@ -226,18 +216,25 @@ class OpenState(OpenEntries):
             kept = read([*rest, *ahead], t, cut, self._rules)
         self._count_reading(kept, cut, 1)
         self._agrees = (kept.frequency, kept.monetary) == (now.frequency, now.monetary)
+        sums = state.frequency + now.frequency - was.frequency, state.monetary + now.monetary - was.monetary
+        self._note(sums, state.first, t, cut, folded)
+        return True
+
+    def _note(self, sums: tuple[int, int], first: int, t: int, cut: int, folded: Folded) -> None:
+        """Fill the header as of `t`, from the entries, `first` and these sums (frequency, monetary)."""
+        entries = self._entries
         self._state = replace(
-            state,
-            frequency=state.frequency + now.frequency - was.frequency,
-            monetary=saturated(state.monetary + now.monetary - was.monetary),
+            self._state,
+            frequency=sums[0],
+            monetary=saturated(sums[1]),
             last=self._standing[-1] if self._standing else NONE,
+            first=first,
             newest=entries[-1].time if entries else NONE,
-            next_change=next_change_at(entries, t, cut, window),
+            next_change=next_change_at(entries, t, cut, self._rules.window),
             cut=cut,
             life=self._life(folded, cut),
             folded=folded,
         )
-        return True
 
     def _fold(self, dropped: Sequence[Entry], t: int, cut: int) -> Folded:
         """Return what is folded once the cap has dropped these entries."""

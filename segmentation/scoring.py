@@ -25,7 +25,7 @@ from segmentation.customers import (
     search_fired,
     write_customers,
 )
-from segmentation.decisions import CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
+from segmentation.decisions import BY_TIME, CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.merging import Fold, close_runs, merge_all, merge_next, merge_open, merge_run, next_run
@@ -58,7 +58,6 @@ from segmentation.step import (
     TurnPlan,
 )
 
-BY_TIME: Final = 0  # at one position of the fold, what is due comes before the record
 ALL: Final = (Scope.EVERYONE, Scope.SETTINGS)  # rescores that may move every customer
 CAUSES: Final = {Scope.SETTINGS: Cause.SETTINGS}  # of all moves of a rescore; else the model's or the first
 

@@ -10,6 +10,7 @@ from aiokafka.errors import InvalidTxnState
 from segmentation.backfills import SLOTS
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, ModelActivated, OrderPlaced, encode
 from tests.property.test_settings_change import OLD, Rig
+from tests.recovery.rig.memory_store import StoredShard
 from tests.support.engine.memory_shard import DAY, T0, at
 
 
@@ -32,15 +33,21 @@ def the_log() -> list[tuple[bytes, bytes]]:
     return log
 
 
+async def begin(rig: Rig) -> StoredShard:
+    """Start the model and read the log. Return the store as it was between the two."""
+    rig.send([(CONTROL_KEY, encode(ModelActivated(id="start", activation=1, version="v")))])
+    await rig.work(OLD)
+    before = rig.store.copy()
+    rig.send(the_log())
+    await rig.work(OLD)
+    return before
+
+
 def test_a_shard_that_is_read_again_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(3, monkeypatch.setattr)
 
     async def both() -> None:
-        rig.send([(CONTROL_KEY, encode(ModelActivated(id="start", activation=1, version="v")))])
-        await rig.work(OLD)
-        before = rig.store.copy()
-        rig.send(the_log())
-        await rig.work(OLD)
+        before = await begin(rig)
         clock, states, moves = rig.head.clock, rig.bare(OLD, rig.head.clock), rig.moves()
         assert len(states) == 3 * SLOTS + 1
         rig.store.kept = before
@@ -60,11 +67,7 @@ def test_a_torn_turn_that_marks_one_more_keeps_its_dead_letters(monkeypatch: pyt
     rig = Rig(3, monkeypatch.setattr)
 
     async def both() -> None:
-        rig.send([(CONTROL_KEY, encode(ModelActivated(id="start", activation=1, version="v")))])
-        await rig.work(OLD)
-        before = rig.store.copy()
-        rig.send(the_log())
-        await rig.work(OLD)
+        before = await begin(rig)
         last = 9 * SLOTS
         rig.send([order(last, "marked", "one-more"), (b"marked", b"{"), order(last + 1, "moves", None)])
         rig.broker.faults.torn_after = rig.streams.output

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiokafka import TopicPartition
 
 from stream.settings import Settings
+from stream.storage.heads import Stored
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
@@ -246,9 +247,8 @@ class SimulatedWorld:
         """Return whether a shard has lost something that no owner has noticed yet: one may still be taking it over."""
         keys, data = fleet.keys(partition), self.place.server.data
         names = keys.states, keys.customers, keys.due, keys.tombstones, keys.pieces
-        there = [len(data.get(name.encode(), ())) for name in names]
-        counted = head["stored"] and [*head["stored"], 0][: len(there)]  # no pieces, no count of them
-        return counted is not None and counted != there
+        there = Stored(*(len(data.get(name.encode(), ())) for name in names))
+        return head["stored"] is not None and Stored(*head["stored"]) != there
 
     def head(self, fleet: SimulatedFleet, partition: int) -> dict[str, Any] | None:
         """Return the head of a shard in Redis."""
