@@ -16,9 +16,11 @@ from stream.commands.options import AsJson, amount_of, days_of, instant_of
 from stream.terminal import echo
 
 if TYPE_CHECKING:
+    from stream.customers.erasure_report import Erasure
     from stream.customers.export import ExportReport
     from stream.customers.forecast import MoveForecast
     from stream.customers.lookup import CustomerReport, ScoreReport
+    from stream.customers.merge import MergeOutcome
     from stream.settings import Settings
 
 app = typer.Typer()
@@ -322,6 +324,17 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
         echo(f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}")
 
 
+def _end(found: MergeOutcome | Erasure, lines: list[str], *, as_json: bool) -> None:
+    """Show an outcome, and exit with 1 where it isn't done."""
+    if as_json:
+        echo(msgspec.json.encode(found))
+    else:
+        for line in lines:
+            echo(line)
+    if not found.done:
+        raise typer.Exit(1)
+
+
 @app.command()
 def merge(
     from_: Annotated[str, typer.Argument(metavar="FROM", help="The id that goes.")],
@@ -350,13 +363,7 @@ def merge(
             on_sent=lambda where: echo(f"the merge is sent ({where}); waiting until it is done", err=True),
         )
     )
-    if as_json:
-        echo(msgspec.json.encode(found))
-    else:
-        for line in merging.merge_lines(found):
-            echo(line)
-    if not found.done:
-        raise typer.Exit(1)
+    _end(found, merging.merge_lines(found), as_json=as_json)
 
 
 @app.command()
@@ -387,10 +394,4 @@ def erase(
                 on_sent=lambda where: echo(f"the erasure is sent ({where}); waiting until it is done", err=True),
             )
         )
-    if as_json:
-        echo(msgspec.json.encode(found))
-    else:
-        for line in erasure_lines(found):
-            echo(line)
-    if not found.done:
-        raise typer.Exit(1)
+    _end(found, erasure_lines(found), as_json=as_json)
