@@ -136,7 +136,7 @@ def _fit_rates(purchases: Purchases) -> tuple[OrderRates, float, list[str]]:
 
     plain, plain_cost = _least(without, [[0.0, 0.0]])
     found, cost = _least(with_drop_out, [[*plain, -1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
-    gain = 2.0 * (plain_cost - cost)
+    gain = max(2.0 * (plain_cost - cost), 0.0)
     identified = gain >= LEAST_GAIN
     r, alpha = np.exp(found[:2] if identified else plain)
     a, b = np.exp(found[2:]) if identified else (0.0, 1.0)

@@ -1,0 +1,162 @@
+"""How well a ranking of customers predicts their next 90 days: AUC, the top tenth's money, calibration."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmentation.calibration import corrected
+from segmentation.outlook import Purchases, chance_of_order, expected_gap, expected_orders, expected_value, silence_days
+from trainer.snapshot.redis import CustomerSnapshot
+from trainer.training.outlook_fit import OutlookFit, purchases_of
+from trainer.training.recalibrate import OutlookCurves
+
+DAYS: Final = 90.0
+
+Column = NDArray[np.float64]
+
+
+class NinetyDays(NamedTuple):
+    """The orders (purchase days) and money of customers in the 90 days after an instant, [n]."""
+
+    orders: Column
+    money: Column
+
+
+class Lift(NamedTuple):
+    auc: float  # chance that of two customers the one who orders ranks above the one who doesn't
+    captured: float  # share of the money that the top tenth spends
+
+
+def outcome_of(then: CustomerSnapshot, later: CustomerSnapshot) -> NinetyDays:
+    """Return purchase days and money between two snapshots, of the customers of the first."""
+    place = {name: i for i, name in enumerate(later.customers)}
+    rows = [place.get(name, -1) for name in then.customers]
+    assert then.life is not None
+    assert later.life is not None
+    known = np.array([row >= 0 for row in rows])
+    at = np.array([max(row, 0) for row in rows])
+    orders = np.where(known, later.life.purchase_days[at] - then.life.purchase_days, 0).astype(np.float64)
+    money = np.where(known, later.life.monetary[at] - then.life.monetary, 0.0)
+    return NinetyDays(np.maximum(orders, 0.0), np.maximum(money, 0.0))
+
+
+def auc(score: Column, came: NDArray[np.bool_]) -> float:
+    """Return the area under the ROC curve, ties counted half (Mann and Whitney, 1947).
+
+    >>> auc(np.array([3.0, 2.0, 2.0, 1.0]), np.array([True, True, False, False]))
+    0.875
+    """
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = np.cumsum(counts) - (counts - 1) / 2.0
+    positive = int(came.sum())
+    negative = len(came) - positive
+    if not positive or not negative:
+        return float("nan")
+    return float((rank[place][came].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def captured(score: Column, money: Column, share: float = 0.1) -> float:
+    """Return the share of the money that the top of the ranking spends; ties at the edge count by their mean.
+
+    >>> captured(np.array([2.0, 1.0, 1.0, 0.0]), np.array([5.0, 3.0, 1.0, 1.0]), 0.5)
+    0.7
+    """
+    wanted = share * len(score)
+    values, place, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    sums = np.bincount(place, weights=money, minlength=len(values))
+    taken = np.clip(wanted - (np.cumsum(counts) - counts), 0.0, counts) / counts
+    return float((sums * taken).sum() / max(money.sum(), 1e-12))
+
+
+def quintiles(snapshot: CustomerSnapshot) -> Column:
+    """Return the sum of the scores 1 to 5 of recency, frequency and money: the RFM of the textbooks, [n]."""
+    total = np.zeros(len(snapshot.customers))
+    for x in (-snapshot.recency_days, snapshot.frequency, snapshot.monetary):
+        total += np.searchsorted(np.quantile(x, [0.2, 0.4, 0.6, 0.8]), x, side="left") + 1.0
+    return total
+
+
+class SegmentValues(NamedTuple):
+    """Each segment's share that ordered, and its money a customer, in an earlier 90 days; by segment id."""
+
+    ordered: dict[int, float]
+    money: dict[int, float]
+
+
+def segment_values(segments: NDArray[np.int64], outcome: NinetyDays) -> SegmentValues:
+    ids = np.unique(segments).tolist()
+    return SegmentValues(
+        {i: float((outcome.orders[segments == i] > 0).mean()) for i in ids},
+        {i: float(outcome.money[segments == i].mean()) for i in ids},
+    )
+
+
+def lifts(
+    snapshot: CustomerSnapshot,
+    segments: NDArray[np.int64],
+    learnt: SegmentValues,
+    fit: OutlookFit,
+    outcome: NinetyDays,
+) -> dict[str, Lift]:
+    """Return the lift of each way to rank the customers of a snapshot; nothing of it knows the outcome."""
+    life = snapshot.life
+    assert life is not None
+    chance, _, spend, _ = outlook_columns(fit, purchases_of(snapshot))
+    rfm = quintiles(snapshot)
+    rankings = {
+        "recency": (-snapshot.recency_days, -snapshot.recency_days),
+        "spend": (life.monetary, life.monetary),
+        "RFM quintiles": (rfm, rfm),
+        "segments": (
+            np.array([learnt.ordered.get(i, 0.0) for i in segments.tolist()]),
+            np.array([learnt.money.get(i, 0.0) for i in segments.tolist()]),
+        ),
+        "outlook": (chance, spend),
+    }
+    came = outcome.orders > 0
+    return {name: Lift(auc(by, came), captured(worth, outcome.money)) for name, (by, worth) in rankings.items()}
+
+
+def outlook_columns(fit: OutlookFit, purchases: Purchases) -> tuple[Column, Column, Column, Column]:
+    """Return chance, orders, spend of the next 90 days, and silence in own gaps, [n] each."""
+    orders = expected_orders(fit.rates, purchases, DAYS)
+    value = purchases.mean_value if fit.values is None else expected_value(fit.values, purchases)
+    gaps = silence_days(purchases) / expected_gap(fit.rates, purchases)
+    return chance_of_order(fit.rates, purchases, DAYS), orders, orders * value, gaps
+
+
+class Calibration(NamedTuple):
+    """Forecast and what came, of all customers: means; and the greatest difference over tenths by forecast."""
+
+    chance: float
+    ordered: float
+    orders: float
+    came: float
+    spend: float
+    spent: float
+    worst: float  # |chance - share that ordered|, the worst tenth
+
+
+def calibration(
+    fit: OutlookFit, curves: OutlookCurves | None, purchases: Purchases, outcome: NinetyDays
+) -> Calibration:
+    """Compare the outlook, corrected by curves where there are some, with what came."""
+    chance, orders, spend, _ = outlook_columns(fit, purchases)
+    if curves is not None:
+        better = corrected(curves.orders, orders)
+        spend = spend * better / np.maximum(orders, 1e-12)
+        chance, orders = corrected(curves.chance, chance), better
+    ordered = (outcome.orders > 0).astype(np.float64)
+    tenths = [group for group in np.array_split(np.argsort(chance, kind="stable"), 10) if len(group)]
+    return Calibration(
+        float(chance.mean()),
+        float(ordered.mean()),
+        float(orders.mean()),
+        float(outcome.orders.mean()),
+        float(spend.mean()),
+        float(outcome.money.mean()),
+        max(abs(float(chance[group].mean() - ordered[group].mean())) for group in tenths),
+    )
