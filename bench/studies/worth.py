@@ -247,6 +247,11 @@ def plain(worth: Worth) -> dict[str, Any]:
 _TABLES: Final = ("moves", "lifts", "calibration")
 
 
+def plain_lifts(lifts: dict[str, Lift]) -> dict[str, Any]:
+    """Return lifts as JSON has them."""
+    return {name: lift._asdict() for name, lift in lifts.items()}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the shops, print a table for each, and write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m bench.studies.worth", description=__doc__)
