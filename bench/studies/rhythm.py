@@ -5,8 +5,8 @@
 Recipes:
 
 - **gaps**: silence in the customer's own expected gaps; orders a month by that gap; expected value of an order.
-- **fade**: instead of silence its surprise, log(1 + odds of having dropped out): near 0 while the customer is on its own
-  rhythm, then rising with every gap. Where orders don't show drop-out, odds of 1 to 20 at the last order stand in.
+- **fade**: instead of silence its surprise, log(1 + odds of having dropped out): near 0 while the customer is on its
+  own rhythm, then rising with every gap. Where orders don't show drop-out, odds of 1 to 20 at the last order stand in.
 
 All three stand still between orders but the first, which rises: as in the worker, the next move has an exact instant.
 Here customers are scored once a day, at midnight; moves within a day are one. The trainer's own code fits the segments.
