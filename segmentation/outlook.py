@@ -1,27 +1,33 @@
 """The outlook on a customer: the chance of another order, expected orders and their value, from three dates and a mean.
 
-The model is MBG/NBD, a customer base without contracts: while alive, a customer orders at a rate λ of its own, and
-after every order, the first one too, it drops out for good with a chance p of its own. λ is gamma distributed among
-customers (shape r, rate alpha), p is beta distributed (a, b). The value of an order is Gamma-Gamma distributed (p, q,
-v), whatever the rate. The trainer fits both (trainer/training/outlook_fit.py).
+The model is MBG/CNBD-k, a customer base without contracts: while alive, a customer orders at a rate of its own, and
+after every order, the first one too, it drops out for good with a chance p of its own. The gap between two orders is
+the sum of k equal exponential parts of rate λ (Erlang): k = 1 is MBG/NBD, orders at random; the greater k, the more
+regular they are. λ is gamma distributed among customers (shape r, rate alpha), p is beta distributed (a, b), k is the
+shop's. The value of an order is Gamma-Gamma distributed (p, q, v), whatever the rate. The trainer fits both
+(trainer/training/outlook_fit.py).
 
 Sources: Batislam, Denizel and Filiztekin, International Journal of Research in Marketing 24 (2007); Hoppe and Wagner,
-Marketing JRM 3 (2007); for the value of an order Fader and Hardie, "The Gamma-Gamma Model of Monetary Value" (2013).
+Marketing JRM 3 (2007); for k Reutterer, Platzer and Schröder, International Journal of Research in Marketing 38
+(2021); for the value of an order Fader and Hardie, "The Gamma-Gamma Model of Monetary Value" (2013).
 
 **Same bits.** Only IEEE-754 ``+ - * /``, comparison and the kernels of segmentation/kernels.py, one ufunc at a time in
-the order written, and sums over the nodes of an integral one node after the other: a customer has the same figures
-alone, in any batch and on any CPU.
+the order written, and sums one term after the other: a customer has the same figures alone, in any batch and on any
+CPU.
 
-**Monotone in silence.** Without an order, the chance of one and the expected number of orders fall. In the formulas
-they do, because silence enters only by alpha + T: the drop-out odds grow with it, and each factor of the rest falls.
-In floating point they do on whole milliseconds: each step is a monotone function, rounded monotonically, and the two
-kernels, good to 1.6 units in the last place, are asked for arguments that differ by hundreds of units (a millisecond
-in a hundred years is 3e-13). So the instant at which a chance falls below a level can be found by halving.
+**Falling in silence.** Without an order, the chance to be alive falls. With orders at random (k = 1) the chance of an
+order within a fixed time and the expected orders fall too; with regular ones they first rise, because the next order
+comes nearer. In the formulas silence enters by the odds of drop-out, which grow by the gap's hazard. In floating point
+they do for k = 1 on whole milliseconds: each step is a monotone function, rounded monotonically, and the two kernels,
+good to 1.6 units in the last place, are asked for arguments that differ by hundreds of units (a millisecond in a
+hundred years is 3e-13). For k > 1 a sum of rising terms divides them: right after an order, while hardly anything
+changes, the odds may step back by some units in the last place. So the instant at which the chance to be alive falls
+below a level, found by halving, is exact wherever the level is crossed by more than rounding.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -33,18 +39,9 @@ from segmentation.step import NEVER_DUE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Nodes of the integral over the chance of dropping out, and how far they reach. The result is off by less than 1e-6 of
-# itself for a and b from 0.2 up and t up to 100 times alpha + T.
-_NODES: Final = 65
-_REACH: Final = 3.7
-# Customers integrated at a time: bounds the memory, 2 MiB an array.
-_BLOCK: Final = 4_096
-# Below this log-odds a chance of dropping out weighs nothing; it keeps the smallest of them a normal number.
-_LEAST_LOGIT: Final = -575.0
-
 
 class OrderRates(NamedTuple):
-    """The parameters of MBG/NBD; time in days.
+    """The parameters of MBG/CNBD-k; time in days.
 
     `a` 0: nobody drops out, as far as the history can show; `b` then has no meaning.
     """
@@ -53,6 +50,7 @@ class OrderRates(NamedTuple):
     alpha: float  # days
     a: float
     b: float
+    regularity: int = 1  # k
 
 
 class OrderValues(NamedTuple):
@@ -81,58 +79,101 @@ def silence_days(history: Purchases) -> NDArray[np.float64]:
 
 
 def expected_gap(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
-    """Return the days that a customer is expected to leave between two orders, [n]: (alpha + t_x) / (r + x).
+    """Return the days that a customer is expected to leave between two orders, [n]: k · (alpha + t_x) / (r + k · x).
 
-    That is one by the rate expected at the last order, λ's posterior mean. It stands still in silence; customers with
-    few orders are near the gap of all, alpha / r, and those with many near their own.
+    That is k parts by the rate expected at the last order, λ's posterior mean. It stands still in silence; customers
+    with few orders are near the gap of all, k · alpha / r, and those with many near their own.
 
     >>> rates = OrderRates(0.5, 40.0, 0.8, 2.0)
     >>> expected_gap(rates, Purchases(*np.array([[0.0, 99.5], [0.0, 660.0], [9.0, 661.0], [9.0, 9.0]]))).tolist()
     [80.0, 7.0]
     """
-    return (rates.alpha + history.until_last) / (rates.r + history.repeats)
+    return rates.regularity * (rates.alpha + history.until_last) / shape_of(rates, history)
+
+
+def shape_of(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
+    """Return the shape of λ's posterior at the last order, R = r + k · x, [n]; its rate is A = alpha + t_x."""
+    return rates.r + rates.regularity * history.repeats
 
 
 def chance_alive(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
     """Return the chance that each customer hasn't dropped out, [n]; it falls in silence.
 
-    1 / (1 + a / (b + x) · ((alpha + T) / (alpha + t_x))^(r + x)): Hoppe and Wagner (2007); Batislam and others (2007),
-    appendix A.
+    1 / (1 + a / (b + x) / Q(s)), where Q(s) is the chance that a living customer is silent for s days: with the
+    posterior of λ, Q(s) = (A / (A + s))^R · (sum over j < k of C(R + j - 1, j) · (s / (A + s))^j). For k = 1 this is
+    Hoppe and Wagner (2007) and Batislam and others (2007), appendix A.
     """
-    return 1.0 / (1.0 + _odds_of_drop_out(rates, history))
+    return 1.0 / (1.0 + odds_of_drop_out(rates, history))
 
 
-def _odds_of_drop_out(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
+def odds_of_drop_out(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
     """Return the odds, [n], at most 1e304: past that the kernel holds its result."""
-    grown = log1p(silence_days(history) / (rates.alpha + history.until_last))
-    return rates.a / (rates.b + history.repeats) * (expm1((rates.r + history.repeats) * grown) + 1.0)
+    silence, known = silence_days(history), rates.alpha + history.until_last
+    shape = shape_of(rates, history)
+    powers = expm1(shape * log1p(silence / known)) + 1.0
+    odds = rates.a / (rates.b + history.repeats) * powers
+    return odds if rates.regularity == 1 else odds / total_of(phases(rates, shape, silence / (known + silence)))
+
+
+def phases(rates: OrderRates, shape: NDArray[np.float64], share: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return k columns: how likely it is, up to a factor, that j parts of the gap are over. `share` is s / (A + s)."""
+    found = [np.ones(len(share))]
+    for j in range(1, rates.regularity):
+        found.append(found[-1] * (share * (shape + (j - 1.0)) / j))
+    return found
+
+
+def total_of(columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the sum of columns, one after the other."""
+    total = columns[0]
+    for column in columns[1:]:
+        total = total + column
+    return total
 
 
 def chance_of_order(rates: OrderRates, history: Purchases, days: float) -> NDArray[np.float64]:
-    """Return the chance of at least one order in the next days, [n]; it falls in silence.
+    """Return the chance of at least one order in the next days, [n].
 
-    The chance to be alive, times 1 - (A / (A + t))^(r + x) with A = alpha + T: a living customer can drop out only
-    after an order, so the time until the next one is that of its rate alone, with λ's posterior Gamma(r + x, A).
+    The chance to be alive, times 1 - Q(s + t) / Q(s): a living customer can drop out only after an order, so the time
+    until the next one is that of its rate alone. For k = 1 the second is 1 - ((alpha + T) / (alpha + T + t))^(r + x).
 
     >>> rates = OrderRates(0.525, 6.183 * 7, 0.891, 1.614)  # CDNOW
     >>> weekly_for_a_year = Purchases(*np.array([[52.0, 52.0], [364.0, 364.0], [364.0, 385.0], [9.0, 9.0]]))
     >>> chance_of_order(rates, weekly_for_a_year, 90.0).round(3).tolist()
     [0.984, 0.811]
     """
-    ahead = days / _observed(rates, history)
-    return -expm1(-(rates.r + history.repeats) * log1p(ahead)) / (1.0 + _odds_of_drop_out(rates, history))
+    shape, observed = shape_of(rates, history), observed_days(rates, history)
+    none = expm1(-shape * log1p(days / observed))
+    chance = -none
+    if rates.regularity > 1:
+        silence = silence_days(history)
+        now = total_of(phases(rates, shape, silence / observed))
+        then = total_of(phases(rates, shape, (silence + days) / (observed + days)))
+        chance = np.maximum(chance - (none + 1.0) * (then / now - 1.0), 0.0)
+    return chance / (1.0 + odds_of_drop_out(rates, history))
 
 
-def chance_of_one(rates: OrderRates, repeats: float, until_last: float, age: float, days: float) -> float:
-    """Return the chance of at least one order of one customer: the bits of `chance_of_order`.
+def observed_days(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
+    """Return alpha + T, [n]: the rate of λ's posterior with the silence in it."""
+    return rates.alpha + np.maximum(history.age, history.until_last)
 
-    >>> round(chance_of_one(OrderRates(0.525, 6.183 * 7, 0.891, 1.614), 52.0, 364.0, 385.0, 90.0), 3)
+
+def alive_of_one(rates: OrderRates, repeats: float, until_last: float, silence: float) -> float:
+    """Return the chance of one customer to be alive: the bits of `chance_alive`.
+
+    >>> round(alive_of_one(OrderRates(0.525, 6.183 * 7, 0.891, 1.614), 52.0, 364.0, 21.0), 3)
     0.811
     """
-    shape = rates.r + repeats
-    grown = log1p_of_one(max(age - until_last, 0.0) / (rates.alpha + until_last))
-    odds = rates.a / (rates.b + repeats) * (expm1_of_one(shape * grown) + 1.0)
-    return -expm1_of_one(-shape * log1p_of_one(days / (rates.alpha + max(age, until_last)))) / (1.0 + odds)
+    known, shape = rates.alpha + until_last, rates.r + rates.regularity * repeats
+    odds = rates.a / (rates.b + repeats) * (expm1_of_one(shape * log1p_of_one(silence / known)) + 1.0)
+    if rates.regularity > 1:
+        share, phase = silence / (known + silence), 1.0
+        total = phase
+        for j in range(1, rates.regularity):
+            phase *= share * (shape + (j - 1.0)) / j
+            total += phase
+        odds /= total
+    return 1.0 / (1.0 + odds)
 
 
 class LifeSpan(NamedTuple):
@@ -143,21 +184,21 @@ class LifeSpan(NamedTuple):
     repeats: int
 
 
-def falls_below(rates: OrderRates, span: LifeSpan, days: float, level: float, start: int) -> int:
-    """Return the first instant (ms) from `start` on at which the chance of an order in the next days is below a level.
+def falls_below(rates: OrderRates, span: LifeSpan, level: float, start: int) -> int:
+    """Return the first instant (ms) from `start` on at which the chance to be alive is below a level.
 
-    NEVER_DUE where that takes more than a hundred years from the last order. Without another order the chance falls, so
-    halving finds the very millisecond.
+    NEVER_DUE where that takes more than a hundred years from the last order. Each customer has a clock of its own: a
+    weekly one is given up after weeks, a yearly one after a year.
 
-    >>> span = LifeSpan(0, 364 * DAY_MS, 52)
-    >>> round(falls_below(OrderRates(0.525, 6.183 * 7, 0.891, 1.614), span, 90.0, 0.5, span.last) / DAY_MS - 364, 1)
-    33.0
+    >>> rates = OrderRates(0.525, 6.183 * 7, 0.891, 1.614)
+    >>> weekly, monthly = LifeSpan(0, 364 * DAY_MS, 52), LifeSpan(0, 360 * DAY_MS, 12)
+    >>> [round((falls_below(rates, span, 0.5, span.last) - span.last) / DAY_MS) for span in (weekly, monthly)]
+    [33, 98]
     """
     until_last = max(span.last - span.first, 0) / DAY_MS if span.repeats else 0.0
 
     def is_below(at: int) -> bool:
-        silence = max(at - span.last, 0) / DAY_MS
-        return chance_of_one(rates, float(span.repeats), until_last, until_last + silence, days) < level
+        return alive_of_one(rates, float(span.repeats), until_last, max(at - span.last, 0) / DAY_MS) < level
 
     low, high = start, max(span.last + HORIZON_MS, start)
     if is_below(low):
@@ -168,76 +209,6 @@ def falls_below(rates: OrderRates, span: LifeSpan, days: float, level: float, st
         middle = (low + high) >> 1
         low, high = (low, middle) if is_below(middle) else (middle, high)
     return high
-
-
-def _observed(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
-    """Return alpha + T, [n]."""
-    return rates.alpha + np.maximum(history.age, history.until_last)
-
-
-def expected_orders(rates: OrderRates, history: Purchases, days: float) -> NDArray[np.float64]:
-    """Return the expected number of orders in the next days, [n]; it falls in silence.
-
-    The chance to be alive, times the mean over p of (1 - (1 + p·τ)^-(r + x)) / p with τ = t / A, A = alpha + T; p has
-    the posterior of the living, Beta(a, b + x + 1). The literature solves that integral by Gauss's hypergeometric
-    function::
-
-        (a + b + x) / (a - 1) · (1 - (A / (A + t))^(r + x) · 2F1(r + x, b + x + 1; a + b + x; t / (A + t)))
-
-    which is undefined at a = 1 and loses its digits for many orders. Here it is a sum of positive terms.
-    """
-    found = np.empty(len(history.repeats))
-    for begin in range(0, len(found), _BLOCK):
-        own = Purchases(*[column[begin : begin + _BLOCK] for column in history])
-        living = _orders_while_alive(rates, own.repeats, days / _observed(rates, own))
-        found[begin : begin + _BLOCK] = living / (1.0 + _odds_of_drop_out(rates, own))
-    return found
-
-
-def _orders_while_alive(
-    rates: OrderRates, repeats: NDArray[np.float64], ahead: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the expected orders of customers who are alive, [n]; `ahead` is t / (alpha + T)."""
-    shape = rates.r + repeats
-    if rates.a == 0.0:
-        return shape * ahead
-    different, place = np.unique(repeats, return_inverse=True)
-    chances, weights = _posterior_of_drop_out(rates, different)
-    total, weight = np.zeros(len(repeats)), np.zeros(len(repeats))
-    p = chances[:, place]
-    terms = weights[:, place] * (-expm1(-shape * log1p(p * ahead)) / p)
-    # One node after the other: NumPy's own sum takes another order for one customer than for many.
-    for term, share in zip(terms, weights[:, place], strict=True):
-        total = total + term
-        weight = weight + share
-    return total / weight
-
-
-def _posterior_of_drop_out(
-    rates: OrderRates, repeats: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return nodes p and their weights, [nodes, n], for means over Beta(a, b + x + 1).
-
-    The trapezoid rule over y, with log-odds u(y) = centre + right · (e^y - 1) / 2 - left · (e^-y - 1) / 2: where the
-    density falls like e^(a·u) to the left and e^-((b + x + 1)·u) to the right, it falls double
-    exponentially in y (Takahasi and Mori, Publications of RIMS 9, 1974).
-    """
-    a, b = rates.a, rates.b + repeats + 1.0
-    width = np.sqrt(1.0 / a + 1.0 / b)
-    left, right = width + 0.5 / a, width + 0.5 / b
-    y = (np.arange(_NODES, dtype=np.float64) * (2.0 * _REACH / (_NODES - 1)) - _REACH)[:, None]
-    up, down = expm1(y), expm1(-y)
-    u = np.maximum(_log(a / b) + 0.5 * (right * up) - 0.5 * (left * down), _LEAST_LOGIT)
-    upper, lower = expm1(u) + 1.0, expm1(-u) + 1.0  # e^u and e^-u
-    density = -(a * log1p(lower)) - b * log1p(upper)
-    slope = right * (up + 1.0) + left * (down + 1.0)
-    return 1.0 / (1.0 + lower), slope * (expm1(density - density.max(axis=0)) + 1.0)
-
-
-def _log(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log(x) of x > 0, [n], by the kernel, which takes log(1 + x)."""
-    large = log1p(np.maximum(x, 1.0) - 1.0)
-    return np.where(x < 1.0, -log1p(np.maximum(1.0 / x, 1.0) - 1.0), large)
 
 
 def expected_value(values: OrderValues, history: Purchases) -> NDArray[np.float64]:

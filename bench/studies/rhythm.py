@@ -25,15 +25,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.studies.worth import ShopLog, book_of, plain_lifts, shops, trained
+from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, plain_lifts, shops, trained
 from bench.studies.worth_lift import DAYS, Lift, lifts, outcome_of, segment_values
 from bench.studies.worth_moves import Crossing, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED
-from segmentation.outlook import Purchases, expected_gap, expected_value, silence_days
+from segmentation.outlook import Purchases, expected_gap, expected_value, odds_of_drop_out, silence_days
 from segmentation.scorer import Scorer, standardise
 from trainer.snapshot.orders import OrderBook
 from trainer.snapshot.redis import CustomerSnapshot
-from trainer.training.outlook_fit import OutlookFit, fit_outlook, purchases_of
+from trainer.training.outlook_fit import OutlookFit, purchases_of
 from trainer.training.plan import TrainingPlan
 
 RECIPES: Final = ("gaps", "fade")
@@ -63,9 +63,11 @@ def features(fit: OutlookFit, purchases: Purchases, recipe: str) -> tuple[Column
     if recipe == "gaps":
         return silence / gap, _MONTH / gap, value
     rates = fit.rates
-    at_once = rates.a / (rates.b + purchases.repeats) if fit.has_drop_out else _STAND_IN_ODDS
-    surprise = (rates.r + purchases.repeats) * np.log1p(silence / (rates.alpha + purchases.until_last))
-    return np.logaddexp(0.0, np.log(at_once) + surprise), _MONTH / gap, value
+    if fit.has_drop_out:
+        odds = odds_of_drop_out(rates, purchases)
+    else:
+        odds = odds_of_drop_out(rates._replace(a=1.0, b=1.0), purchases) * (1.0 + purchases.repeats) * _STAND_IN_ODDS
+    return np.log1p(odds), _MONTH / gap, value
 
 
 def disguised(snapshot: CustomerSnapshot, fit: OutlookFit, recipe: str) -> CustomerSnapshot:
@@ -164,7 +166,8 @@ def study(log: ShopLog, recipe: str, plan: TrainingPlan) -> RhythmWorth:
     book = book_of(log)
     at_start, judged = book.as_of(log.start_ms), book.as_of(log.judged_ms)
     after = book.as_of(log.judged_ms + int(DAYS) * DAY_MS)
-    fit = fit_outlook(purchases_of(at_start))
+    fits = fits_of(book, at_start)
+    fit = fits[OUTLOOK]
     training = trained(disguised(at_start, fit, recipe), plan)
     assert training.trained is not None
     model = training.trained.model
@@ -183,7 +186,7 @@ def study(log: ShopLog, recipe: str, plan: TrainingPlan) -> RhythmWorth:
         name = f"margin {margin:g}, dwell {dwell} d"
         moves[name] = move_figures(crossings, orders, log.start_ms, log.end_ms, gaps)
         announced = np.array([segments.get(key.decode(), 0) for key in judged.customers], dtype=np.int64)
-        lift[name] = lifts(judged, announced, learnt, fit, outcome)
+        lift[name] = lifts(judged, announced, learnt, fits, outcome)
     names = tuple(segment.name for segment in model.segments)
     return RhythmWorth(log.title, recipe, names, training.outcome.decision.why[0], moves, lift)
 

@@ -46,11 +46,12 @@ from trainer.snapshot.orders import OrderBook
 from trainer.snapshot.redis import CustomerSnapshot, columns
 from trainer.training.learn import Stopwatch, TrainingResult, learn
 from trainer.training.naming import Lineage
-from trainer.training.outlook_fit import OutlookFit, fit_outlook, purchases_of
+from trainer.training.outlook_fit import OutlookFit, fit_outlook, log_gaps_of, purchases_of
 from trainer.training.plan import TrainingPlan
 from trainer.training.recalibrate import OutlookCurves, curves_of
 
 SETTINGS: Final = ((0.25, 0), (0.25, 7), (1.0, 7))  # margin, dwell in days; the first is the default
+OUTLOOK: Final = "outlook"
 _HORIZON_MS: Final = int(DAYS) * DAY_MS
 _NOT_OWN: Final = (Cause.MODEL, Cause.SETTINGS, Cause.FIRST)
 
@@ -80,7 +81,7 @@ class Worth(NamedTuple):
     moves: dict[str, MoveFigures]  # by margin and dwell
     lifts: dict[str, Lift]
     calibration: dict[str, Calibration]  # as fitted, and corrected
-    fit: OutlookFit
+    fits: dict[str, OutlookFit]  # with the likeliest regularity, and with orders at random
     seconds: float
 
 
@@ -155,7 +156,8 @@ def study(log: ShopLog, plan: TrainingPlan) -> Worth:
     at_start = columns(before.states.items(), log.start_ms, Rules())
     training = trained(at_start, plan)
     assert training.trained is not None
-    fit = fit_outlook(purchases_of(at_start))
+    fits = fits_of(book, at_start)
+    fit = fits[OUTLOOK]
     orders = {key.decode(): [e.time for e in own if e.kind == PLACED] for key, own in book.entries.items()}
     orders = {customer: own for customer, own in orders.items() if own and own[0] < log.end_ms}
     gaps = _gaps(fit, book.as_of(log.end_ms - 1))
@@ -169,20 +171,30 @@ def study(log: ShopLog, plan: TrainingPlan) -> Worth:
     outcome = outcome_of(judged, after)
     purchases = purchases_of(judged)
     curves = _curves(book, log)
-    found = {"as fitted": calibration(fit, None, purchases, outcome)}
+    found = {name: calibration(one, None, purchases, outcome) for name, one in fits.items()}
     if curves is not None:
-        found["corrected"] = calibration(fit, curves, purchases, outcome)
+        found["outlook, corrected"] = calibration(fit, curves, purchases, outcome)
     return Worth(
         log.title,
         len(orders),
         tuple(segment.name for segment in training.trained.model.segments),
         training.outcome.decision.why[0],
         moves,
-        lifts(judged, segments, learnt, fit, outcome),
+        lifts(judged, segments, learnt, fits, outcome),
         found,
-        fit,
+        fits,
         round(time.perf_counter() - begun, 1),
     )
+
+
+def fits_of(book: OrderBook, snapshot: CustomerSnapshot) -> dict[str, OutlookFit]:
+    """Return the outlook fitted with the likeliest regularity, and with orders at random. Raises FitError."""
+    purchases = purchases_of(snapshot)
+    days = (
+        sorted({e.time // DAY_MS for e in book.entries[name] if e.kind == PLACED and e.time <= snapshot.as_of_ms})
+        for name in snapshot.customers
+    )
+    return {OUTLOOK: fit_outlook(purchases, log_gaps_of(days)), "outlook, k = 1": fit_outlook(purchases)}
 
 
 def _learnt(training: TrainingResult, outcome: NinetyDays) -> SegmentValues:
@@ -196,7 +208,7 @@ def _curves(book: OrderBook, log: ShopLog) -> OutlookCurves | None:
     then = book.as_of(log.start_ms - _HORIZON_MS)
     earlier = purchases_of(then)
     try:
-        fit = fit_outlook(earlier)
+        fit = fits_of(book, then)[OUTLOOK]
     except FitError as error:
         print(f"{log.title}: no correction ({error})", file=sys.stderr)
         return None
@@ -226,9 +238,9 @@ def text(worth: Worth) -> str:
         )
     lines += ["", "| ranked by | AUC | money of the top tenth |", "|---|---:|---:|"]
     lines += [f"| {name} | {lift.auc:.3f} | {lift.captured:.1%} |" for name, lift in worth.lifts.items()]
-    rates, values = worth.fit.rates, worth.fit.values
-    lines += ["", f"r {rates.r:.3f}, alpha {rates.alpha:.1f} d, a {rates.a:.3f}, b {rates.b:.3f}; {values}"]
-    lines += worth.fit.notes
+    lines.append("")
+    for name, fit in worth.fits.items():
+        lines += [f"{name}: {fit.rates}, {fit.values}", *fit.notes]
     for name, c in worth.calibration.items():
         lines.append(
             f"{name}: chance {c.chance:.1%} ({c.ordered:.1%} ordered), orders {c.orders:.2f} ({c.came:.2f}), "
@@ -240,8 +252,11 @@ def text(worth: Worth) -> str:
 def plain(worth: Worth) -> dict[str, Any]:
     """Return the figures of one shop as JSON has them."""
     nested = {name: {key: one._asdict() for key, one in getattr(worth, name).items()} for name in _TABLES}
-    fit = {"rates": worth.fit.rates._asdict(), "values": worth.fit.values and worth.fit.values._asdict()}
-    return worth._asdict() | nested | {"fit": fit | {"gain": worth.fit.gain, "notes": worth.fit.notes}}
+    fits = {
+        name: {"rates": fit.rates._asdict(), "values": fit.values and fit.values._asdict(), "notes": fit.notes}
+        for name, fit in worth.fits.items()
+    }
+    return worth._asdict() | nested | {"fits": fits}
 
 
 _TABLES: Final = ("moves", "lifts", "calibration")

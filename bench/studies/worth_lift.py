@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segmentation.calibration import corrected
-from segmentation.outlook import Purchases, chance_of_order, expected_gap, expected_orders, expected_value, silence_days
+from segmentation.outlook import Purchases, chance_of_order, expected_gap, expected_value, silence_days
+from segmentation.outlook_orders import expected_orders
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.outlook_fit import OutlookFit, purchases_of
 from trainer.training.recalibrate import OutlookCurves
@@ -98,13 +100,12 @@ def lifts(
     snapshot: CustomerSnapshot,
     segments: NDArray[np.int64],
     learnt: SegmentValues,
-    fit: OutlookFit,
+    fits: Mapping[str, OutlookFit],
     outcome: NinetyDays,
 ) -> dict[str, Lift]:
     """Return the lift of each way to rank the customers of a snapshot; nothing of it knows the outcome."""
     life = snapshot.life
     assert life is not None
-    chance, _, spend, _ = outlook_columns(fit, purchases_of(snapshot))
     rfm = quintiles(snapshot)
     rankings = {
         "recency": (-snapshot.recency_days, -snapshot.recency_days),
@@ -114,8 +115,10 @@ def lifts(
             np.array([learnt.ordered.get(i, 0.0) for i in segments.tolist()]),
             np.array([learnt.money.get(i, 0.0) for i in segments.tolist()]),
         ),
-        "outlook": (chance, spend),
     }
+    for name, fit in fits.items():
+        chance, _, spend, _ = outlook_columns(fit, purchases_of(snapshot))
+        rankings[name] = (chance, spend)
     came = outcome.orders > 0
     return {name: Lift(auc(by, came), captured(worth, outcome.money)) for name, (by, worth) in rankings.items()}
 

@@ -5,14 +5,22 @@ into three invoices, or a forgotten item an hour later, isn't: counted as orders
 like a burst of gaps of an hour, and every silence like a drop-out. Lives have both counts; days also make files with
 dates alone (CDNOW) and files with times (Online Retail) mean the same. An order's value is then a day's.
 
-The likelihoods are those of Batislam and others (2007) and Hoppe and Wagner (2007) for the rates, and of Fader and
-Hardie (2013) for the values, with their gradients, in the logarithms of the parameters. Time and money are scaled to
-their means, so that a fit doesn't depend on units; parameters are rounded, so that the last bits of a sum don't either.
+**Regularity is fitted first**, where the gaps are known. Customers who order regularly, taken for random ones, look as
+if they never dropped out: their gaps scatter so little that no silence seems too long. After three
+years the simulated gift shop, where 25 % leave after an order, shows no drop-out with k = 1, and 27 % with the k that
+is likeliest.
+
+The likelihoods are those of Batislam and others (2007) and Hoppe and Wagner (2007) for the rates, with k of Reutterer,
+Platzer and Schröder (2021), and of Fader and Hardie (2013) for the values, with their gradients, in the logarithms of
+the parameters. Time and money are scaled to their means, so that a fit doesn't depend on units; parameters are rounded,
+so that the last bits of a sum don't either.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,7 +32,7 @@ from trainer.errors import FitError
 from trainer.training.measure import sample_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,6 +47,10 @@ LEAST_LOYAL: Final = 50
 # Twice the log-likelihood that drop-out must add to the same model without it: the 1 % point of chi² with two degrees
 # of freedom. Both parameters lie on the border of their range without drop-out, so the true chance is below 1 %.
 LEAST_GAIN: Final = 9.21
+# Shapes of the gaps that are tried: from random to as regular as a subscription. Between the greater ones the figures
+# hardly differ.
+REGULARITIES: Final = (1, 2, 3, 4, 6, 9, 12)
+MOST_FOR_REGULARITY: Final = 4_000
 _DIGITS: Final = 6
 # Bounds of the logarithms: beyond them customers are alike (r and alpha, or a and b, run away together), and it doesn't
 # matter how far.
@@ -83,11 +95,12 @@ def purchases_of(snapshot: CustomerSnapshot) -> Purchases:
     return Purchases(days - 1.0, until_last, until_last + snapshot.recency_days, life.monetary / days)
 
 
-def fit_outlook(purchases: Purchases, seed: int = 42) -> OutlookFit:
+def fit_outlook(purchases: Purchases, log_gaps: NDArray[np.float64] | None = None, seed: int = 42) -> OutlookFit:
     """Fit rates and values; more than 50,000 customers are sampled. Raises FitError where there is too little history.
 
-    Where drop-out adds less than LEAST_GAIN, the model without it counts (`a` is 0): its parameters would run away, and
-    a chance to be alive made of them would be noise.
+    `log_gaps`: the sum of the logarithms of each customer's gaps in days, [customers]; without it orders count as
+    random (k = 1). Where drop-out adds less than LEAST_GAIN, the model without it counts (`a` is 0): its parameters
+    would run away, and a chance to be alive made of them would be noise.
     """
     chosen = sample_of(len(purchases.repeats), MOST_CUSTOMERS, seed)
     purchases = Purchases(*[column[chosen] for column in purchases])
@@ -98,49 +111,117 @@ def fit_outlook(purchases: Purchases, seed: int = 42) -> OutlookFit:
             f"expected {LEAST_REPEATERS} and {LEAST_LOYAL}.",
             hint="Wait for more orders: nothing is known yet of how often these customers order.",
         )
-    rates, gain, notes = _fit_rates(purchases)
+    regularity = 1 if log_gaps is None else _likeliest_regularity(purchases, log_gaps[chosen], seed)
+    rates, gain, notes = _fit_rates(purchases, regularity)
     values, about_money = _fit_values(purchases)
     return OutlookFit(rates, values, len(purchases.repeats), repeaters, round(gain, 1), (*notes, *about_money))
 
 
-def _fit_rates(purchases: Purchases) -> tuple[OrderRates, float, list[str]]:
-    """Return the rates, the gain of drop-out, and notes."""
-    scale = float(np.mean(purchases.age)) or 1.0
-    x, until_last, age = purchases.repeats, purchases.until_last / scale, purchases.age / scale
-    different, place = np.unique(x, return_inverse=True)
-    counts = np.bincount(place).astype(np.float64)
+def log_gaps_of(days: Iterable[Sequence[int]]) -> NDArray[np.float64]:
+    """Return the sum of the logarithms of the gaps between purchase days, ascending, of each customer.
 
-    def without(theta: NDArray[np.float64]) -> Gradient:
-        r, alpha = np.exp(theta)
-        observed = np.log(alpha + age)
-        value = counts @ (gammaln(r + different) - gammaln(r)) + np.sum(r * np.log(alpha) - (r + x) * observed)
-        by_r = counts @ (digamma(r + different) - digamma(r)) + np.sum(np.log(alpha) - observed)
-        by_alpha = np.sum(r / alpha - (r + x) / (alpha + age))
-        return -float(value), -np.array([by_r * r, by_alpha * alpha])
+    >>> log_gaps_of([[3], [0, 1, 8]]).round(2).tolist()
+    [0.0, 1.95]
+    """
+    return np.array([math.fsum(math.log(b - a) for a, b in pairwise(own)) for own in days])
 
-    def with_drop_out(theta: NDArray[np.float64]) -> Gradient:
-        r, alpha, a, b = np.exp(theta)
-        base, by_base = without(theta[:2])
-        shape, gone = r + x, np.log((alpha + age) / (alpha + until_last))
-        odds = (np.log(a) - np.log(b + different))[place] + shape * gone
-        left = expit(odds)  # the chance to have dropped out
-        at_most = gammaln(b + different + 1) + gammaln(a + b) - gammaln(b) - gammaln(a + b + different + 1)
-        value = counts @ at_most + np.sum(np.logaddexp(0.0, odds))
-        ends = digamma(a + b) - digamma(a + b + different + 1)
-        by_r, by_alpha = np.sum(left * gone), np.sum(left * shape * (1 / (alpha + age) - 1 / (alpha + until_last)))
-        by_a = counts @ ends + np.sum(left) / a
-        by_b = counts @ (ends + digamma(b + different + 1) - digamma(b)) - np.sum(left / (b + x))
-        return base - float(value), np.concatenate([by_base, [0.0, 0.0]]) - np.array(
-            [by_r * r, by_alpha * alpha, by_a * a, by_b * b]
+
+def _likeliest_regularity(purchases: Purchases, log_gaps: NDArray[np.float64], seed: int) -> int:
+    """Return the k of REGULARITIES with the greatest likelihood, on a sample of the customers who came back."""
+    chosen = sample_of(len(log_gaps), MOST_FOR_REGULARITY, seed)
+    own, logs = Purchases(*[column[chosen] for column in purchases]), log_gaps[chosen]
+    best, least = 1, math.inf
+    for k in REGULARITIES:
+        cost = _RateCost(own, k)
+        found = min(_least(cost.with_drop_out, cost.starts)[1], _least(cost.without, cost.plain_starts)[1])
+        # What k adds beside the parameters: the density of the gaps between the first order and the last.
+        found -= float(np.sum((k - 1) * (logs - own.repeats * math.log(cost.scale)) - own.repeats * gammaln(k)))
+        if found >= least:
+            break
+        best, least = k, found
+    return best
+
+
+class _RateCost:
+    """Minus the log-likelihood of the rates for one k, without what depends on k alone; time in units of `scale`."""
+
+    starts: Final = ((0.0, 0.0, 0.0, 1.0), (1.0, 1.0, -1.0, 2.0))
+    plain_starts: Final = ((0.0, 0.0),)
+
+    def __init__(self, purchases: Purchases, k: int) -> None:
+        self.scale = float(np.mean(purchases.age)) or 1.0
+        self._k, self._x = k, purchases.repeats
+        self._until_last, age = purchases.until_last / self.scale, purchases.age / self.scale
+        self._silence = np.maximum(age - self._until_last, 0.0)
+        self._different, self._place = np.unique(self._x, return_inverse=True)
+        self._counts = np.bincount(self._place).astype(np.float64)
+
+    def _orders(self, r: float, alpha: float) -> tuple[float, float, float]:
+        """Return the log-likelihood of the orders made, and its derivatives by r and alpha."""
+        shapes, known = r + self._k * self._different, alpha + self._until_last
+        shape, logs = r + self._k * self._x, np.log(known)
+        value = self._counts @ (gammaln(shapes) - gammaln(r)) + np.sum(r * np.log(alpha) - shape * logs)
+        by_r = self._counts @ (digamma(shapes) - digamma(r)) + np.sum(np.log(alpha) - logs)
+        return float(value), float(by_r), float(np.sum(r / alpha - shape / known))
+
+    def _silences(self, r: float, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return log Q, the chance of a living customer to be so silent, and its derivatives by r and alpha, [n]."""
+        shape, known = r + self._k * self._x, alpha + self._until_last
+        observed = known + self._silence
+        share = self._silence / observed
+        # The terms of `segmentation.outlook.phases`, and their derivatives by the shape relative to themselves.
+        term, grown, total, by_shape = (
+            np.ones(len(share)),
+            np.zeros(len(share)),
+            np.ones(len(share)),
+            np.zeros(len(share)),
         )
+        for j in range(1, self._k):
+            term = term * (share * (shape + (j - 1.0)) / j)
+            grown = grown + 1.0 / (shape + (j - 1.0))
+            total, by_shape = total + term, by_shape + term * grown
+        logs = np.log1p(self._silence / known)
+        hazard = term * (shape + (self._k - 1.0)) / ((1.0 - share) * total)
+        return np.log(total) - shape * logs, by_shape / total - logs, hazard * share / observed
 
-    plain, plain_cost = _least(without, [[0.0, 0.0]])
-    found, cost = _least(with_drop_out, [[*plain, -1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
-    gain = max(2.0 * (plain_cost - cost), 0.0)
+    def without(self, theta: NDArray[np.float64]) -> Gradient:
+        """Return the cost without drop-out, and its gradient by the logarithms of r and alpha."""
+        r, alpha = np.exp(theta).tolist()
+        value, by_r, by_alpha = self._orders(r, alpha)
+        silent, silent_by_r, silent_by_alpha = self._silences(r, alpha)
+        gradient = [(by_r + np.sum(silent_by_r)) * r, (by_alpha + np.sum(silent_by_alpha)) * alpha]
+        return -(value + float(np.sum(silent))), -np.array(gradient)
+
+    def with_drop_out(self, theta: NDArray[np.float64]) -> Gradient:
+        """Return the cost, and its gradient by the logarithms of r, alpha, a and b."""
+        r, alpha, a, b = np.exp(theta).tolist()
+        x = self._different
+        value, by_r, by_alpha = self._orders(r, alpha)
+        silent, silent_by_r, silent_by_alpha = self._silences(r, alpha)
+        left_at_once = (np.log(a) - np.log(b + x))[self._place]
+        left = expit(left_at_once - silent)  # the chance to have dropped out
+        stayed = gammaln(b + x + 1) + gammaln(a + b) - gammaln(b) - gammaln(a + b + x + 1)
+        value += float(self._counts @ stayed + np.sum(np.logaddexp(silent, left_at_once)))
+        ends = digamma(a + b) - digamma(a + b + x + 1)
+        gradient = [
+            (by_r + np.sum((1.0 - left) * silent_by_r)) * r,
+            (by_alpha + np.sum((1.0 - left) * silent_by_alpha)) * alpha,
+            (self._counts @ ends + np.sum(left) / a) * a,
+            (self._counts @ (ends + digamma(b + x + 1) - digamma(b)) - np.sum(left / (b + self._x))) * b,
+        ]
+        return -value, -np.array(gradient)
+
+
+def _fit_rates(purchases: Purchases, k: int) -> tuple[OrderRates, float, list[str]]:
+    """Return the rates, the gain of drop-out, and notes."""
+    cost = _RateCost(purchases, k)
+    plain, plain_cost = _least(cost.without, cost.plain_starts)
+    found, least = _least(cost.with_drop_out, [*cost.starts, (*plain, -1.0, 1.0)])
+    gain = max(2.0 * (plain_cost - least), 0.0)
     identified = gain >= LEAST_GAIN
     r, alpha = np.exp(found[:2] if identified else plain)
     a, b = np.exp(found[2:]) if identified else (0.0, 1.0)
-    rates = OrderRates(*[_rounded(value) for value in (r, alpha * scale, a, b)])
+    rates = OrderRates(_rounded(r), _rounded(alpha * cost.scale), _rounded(a), _rounded(b), k)
     notes = []
     if not identified:
         notes.append(
@@ -150,7 +231,7 @@ def _fit_rates(purchases: Purchases) -> tuple[OrderRates, float, list[str]]:
     elif found[2:].max() > _WIDEST - 0.01:
         notes.append(f"All customers drop out with about the same chance, {a / (a + b):.1%} after each order.")
     if max(np.log(r), np.log(alpha)) > _WIDEST - 0.01:
-        notes.append(f"All customers order at about the same rate, every {alpha * scale / r:.3g} days.")
+        notes.append(f"All customers order at about the same rate, every {k * alpha * cost.scale / r:.3g} days.")
     return rates, gain, notes
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from segmentation.calibration import UNCHANGED, CalibrationCurve
-from segmentation.outlook import chance_of_order, expected_orders
+from segmentation.outlook import chance_of_order
+from segmentation.outlook_orders import expected_orders
 from trainer.training.measure import rounded
 
 if TYPE_CHECKING:

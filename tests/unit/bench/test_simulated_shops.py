@@ -8,11 +8,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from bench.studies.simulated_shops import BEGIN_MS, BOX, GROCER, SHOPS, ShopNature, simulate_shop
+from bench.studies.simulated_shops import BEGIN_MS, BOX, GIFT_SHOP, GROCER, SHOPS, ShopNature, simulate_shop
 from segmentation.entries import DAY_MS
-from segmentation.outlook import Purchases, chance_alive, expected_gap, expected_orders
+from segmentation.outlook import Purchases, chance_alive, chance_of_order, expected_gap
+from segmentation.outlook_orders import expected_orders
 from stream.orders.rows import OrderRow
-from trainer.training.outlook_fit import fit_outlook
+from trainer.training.outlook_fit import fit_outlook, log_gaps_of
 
 SMALL = {nature.title: nature._replace(customers=count) for nature, count in zip(SHOPS, (400, 1_500, 600), strict=True)}
 
@@ -92,6 +93,33 @@ def test_where_gaps_are_random_the_truth_is_recovered(nature: ShopNature) -> Non
     assert fit.values is not None
     mean = fit.values.p * fit.values.v / (fit.values.q - 1)
     assert mean == pytest.approx(nature.value * (1 + nature.again) * (1 - nature.refunds), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("nature", "likely"),
+    [(GROCER, (2,)), (GIFT_SHOP._replace(customers=3_000), (4, 6, 9)), (BOX._replace(customers=1_500), (9, 12))],
+    ids=SMALL,
+)
+def test_regular_shops_are_seen_through(nature: ShopNature, likely: tuple[int, ...]) -> None:
+    """With the likeliest regularity the drop-out is the true one, and so is the next quarter."""
+    shop = simulate_shop(nature)
+    at_ms = shop.end_ms - 90 * DAY_MS
+    names, then = purchases(shop.rows, at_ms)
+    days = defaultdict(set)
+    for row in shop.rows:
+        if row.at_ms < at_ms and row.kind == "placed":
+            days[row.customer_id].add(row.at_ms // DAY_MS)
+    fit = fit_outlook(then, log_gaps_of(sorted(days[name]) for name in names))
+    assert fit.rates.regularity in likely
+    leaves = nature.leave_a / (nature.leave_a + nature.leave_b)
+    assert fit.rates.a / (fit.rates.a + fit.rates.b) == pytest.approx(leaves, rel=0.35)
+    alive = np.mean([shop.is_customer(name, at_ms) for name in names])
+    assert chance_alive(fit.rates, then).mean() == pytest.approx(alive, abs=0.05)
+    everybody, at_end = purchases(shop.rows, shop.end_ms)
+    later = dict(zip(everybody, at_end.repeats.tolist(), strict=True))
+    came = np.array([later[name] for name in names]) - then.repeats
+    assert expected_orders(fit.rates, then, 90.0).sum() == pytest.approx(came.sum(), rel=0.1)
+    assert chance_of_order(fit.rates, then, 90.0).mean() == pytest.approx((came > 0).mean(), abs=0.03)
 
 
 def test_gaps_of_the_truth_average_to_the_shops() -> None:

@@ -66,9 +66,9 @@ def test_a_shop_from_orders_to_figures() -> None:
     default = found.moves["margin 0.25, dwell 0 d"]
     assert default.moves_per_year > found.moves["margin 1, dwell 7 d"].moves_per_year > 0
     assert sum(default.by_cause.values()) == pytest.approx(1.0)
-    assert set(found.lifts) == {"recency", "spend", "RFM quintiles", "segments", "outlook"}
+    assert set(found.lifts) == {"recency", "spend", "RFM quintiles", "segments", "outlook", "outlook, k = 1"}
     assert all(0.4 < lift.auc <= 1.0 and 0.0 <= lift.captured <= 1.0 for lift in found.lifts.values())
-    assert found.calibration["as fitted"].ordered == found.calibration["corrected"].ordered
+    assert found.calibration["outlook"].ordered == found.calibration["outlook, corrected"].ordered
     assert json.loads(json.dumps(worth.plain(found)))["lifts"]["outlook"]["auc"] == found.lifts["outlook"].auc
     assert "| outlook |" in worth.text(found)
 

@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import betaln, hyp2f1
 
+from segmentation import outlook_orders
 from segmentation.entries import DAY_MS
 from segmentation.outlook import (
     LifeSpan,
     OrderRates,
     OrderValues,
     Purchases,
+    alive_of_one,
     chance_alive,
-    chance_of_one,
     chance_of_order,
     expected_gap,
-    expected_orders,
     expected_value,
     falls_below,
     silence_days,
 )
+from segmentation.outlook_orders import expected_orders
 from segmentation.step import NEVER_DUE
 
 # CDNOW in weeks, as BTYDplus and lifetimes have it; Gamma-Gamma as Fader and Hardie (2013) have it.
@@ -42,6 +43,9 @@ RATES = [
 ]
 
 
+REGULAR = [OrderRates(4.5, 175.0, 1.0, 2.6, 6), OrderRates(0.8, 26.0, 1.0, 30.0, 2), OrderRates(5.0, 8.0, 0.0, 1.0, 3)]
+
+
 def histories(count: int, seed: int = 1, most: int = 80) -> Purchases:
     rng = np.random.default_rng(seed)
     repeats = rng.integers(0, most, count).astype(np.float64)
@@ -52,7 +56,7 @@ def histories(count: int, seed: int = 1, most: int = 80) -> Purchases:
 
 def closed_form(rates: OrderRates, h: Purchases, t: float) -> NDArray[np.float64]:
     """Hoppe and Wagner (2007), as lifetimes and BTYDplus have it."""
-    r, alpha, a, b = rates
+    r, alpha, a, b, _ = rates
     x = h.repeats
     shrunk = ((alpha + h.age) / (alpha + h.age + t)) ** (r + x)
     gauss = hyp2f1(r + x, b + x + 1, a + b + x, t / (alpha + h.age + t))
@@ -89,7 +93,7 @@ def test_expected_orders_are_those_of_the_closed_form(rates: OrderRates, days: f
 @pytest.mark.parametrize("repeats", [0, 1, 40, 5_000])
 def test_expected_orders_are_the_integral(rates: OrderRates, repeats: int) -> None:
     """Also where the closed form is undefined or has no digits left: by adaptive quadrature over log-odds."""
-    r, alpha, a, b = rates
+    r, alpha, a, b, _ = rates
     days, age = 90.0, 400.0
     h = Purchases(*(np.array([v]) for v in (repeats, 390.0 if repeats else 0.0, age, 20.0)))
     beta, shape = b + repeats + 1, r + repeats
@@ -116,7 +120,7 @@ def test_the_figures_of_lifetimes() -> None:
 
     h = histories(500, most=30)
     theirs: Any = ModifiedBetaGeoFitter()
-    theirs.params_ = CDNOW._asdict()
+    theirs.params_ = {name: getattr(CDNOW, name) for name in ("r", "alpha", "a", "b")}
     values: Any = GammaGammaFitter()
     values.params_ = CDNOW_VALUES._asdict()
     alive = theirs.conditional_probability_alive(h.repeats, h.until_last, h.age)
@@ -162,7 +166,7 @@ def test_little_drop_out_is_near_none() -> None:
     np.testing.assert_allclose(rare, never, rtol=2e-3)
 
 
-@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("rates", RATES + REGULAR)
 def test_the_same_bits_alone_and_in_any_batch(rates: OrderRates) -> None:
     h = histories(5_000)
     together = [f(rates, h, 90.0) for f in (chance_of_order, expected_orders)] + [chance_alive(rates, h)]
@@ -170,8 +174,8 @@ def test_the_same_bits_alone_and_in_any_batch(rates: OrderRates) -> None:
         one = Purchases(*(column[i : i + 1] for column in h))
         alone = [f(rates, one, 90.0) for f in (chance_of_order, expected_orders)] + [chance_alive(rates, one)]
         assert [a[0] for a in alone] == [column[i] for column in together]
-        single = chance_of_one(rates, float(h.repeats[i]), float(h.until_last[i]), float(h.age[i]), 90.0)
-        assert single == together[0][i]
+        single = alive_of_one(rates, float(h.repeats[i]), float(h.until_last[i]), float(silence_days(one)[0]))
+        assert single == together[2][i]
     back = Purchases(*(column[::-1] for column in h))
     assert (expected_orders(rates, back, 90.0)[::-1] == together[1]).all()
 
@@ -197,7 +201,7 @@ def test_silence_never_raises_a_figure(rates: OrderRates) -> None:
 
 
 @given(
-    st.sampled_from(RATES),
+    st.sampled_from([rates for rates in RATES + REGULAR if rates.a]),
     st.integers(0, 5_000),
     st.integers(0, 4_000 * DAY_MS),
     st.floats(0.001, 0.999),
@@ -206,19 +210,61 @@ def test_silence_never_raises_a_figure(rates: OrderRates) -> None:
 def test_the_instant_of_a_level_is_exact(rates: OrderRates, repeats: int, life: int, level: float, later: int) -> None:
     span = LifeSpan(DAY_MS, DAY_MS + (life if repeats else 0), repeats)
     start = span.last + later
-    at = falls_below(rates, span, 90.0, level, start)
+    at = falls_below(rates, span, level, start)
 
     def chance(instant: int) -> float:
-        until_last = (span.last - span.first) / DAY_MS
-        age = until_last + (instant - span.last) / DAY_MS
-        h = Purchases(*(np.array([v]) for v in (float(repeats), until_last, age, 1.0)))
-        return float(chance_of_order(rates, h, 90.0)[0])
+        until_last, silence = (span.last - span.first) / DAY_MS, (instant - span.last) / DAY_MS
+        h = Purchases(*(np.array([v]) for v in (float(repeats), until_last, until_last + silence, 1.0)))
+        return float(chance_alive(rates, h)[0])
 
     if at == NEVER_DUE:
-        assert chance(start + 300 * 365 * DAY_MS // 4) >= level
+        assert chance(start + 75 * 365 * DAY_MS) >= level
         return
-    assert chance(at) < level
-    assert at == start or chance(at - 1) >= level
+    assert chance(at) < level + 1e-12
+    assert at == start or chance(at - 1) >= level - 1e-12
+
+
+def test_where_nobody_drops_out_nobody_falls_below() -> None:
+    assert falls_below(REGULAR[2], LifeSpan(0, 30 * DAY_MS, 3), 0.999, 31 * DAY_MS) == NEVER_DUE
+
+
+@pytest.mark.parametrize("rates", REGULAR)
+def test_regular_customers_do_what_is_expected(rates: OrderRates) -> None:
+    """Drawn with their own λ and p, all of one history up to a day: who is alive, who orders, how often?"""
+    rng = np.random.default_rng(9)
+    count, k, days = 3_000_000, rates.regularity, 90.0
+    gap, silence = (60.0, 50.0) if rates.alpha > 100 else (12.0, 10.0)
+    rate = rng.gamma(rates.r, 1 / rates.alpha, count)
+    first = rng.gamma(k, 1 / rate)
+    seen = abs(first - gap) < gap / 40  # x = 1
+    rate = rate[seen]
+    leaves = (
+        rng.beta(rates.a, rates.b + 1, len(rate)) if rates.a else np.zeros(len(rate))
+    )  # given that they stayed once
+    at, orders = rng.gamma(k, 1 / rate), np.zeros(len(rate))
+    alive = rng.random(len(rate)) >= leaves
+    silent = ~alive | (at >= silence)
+    was_alive = alive.copy()
+    while (alive & (at < silence + days)).any():
+        alive &= at < silence + days
+        orders += alive
+        alive &= rng.random(len(rate)) >= leaves
+        at = at + rng.gamma(k, 1 / rate)
+    h = Purchases(np.ones(1), np.full(1, gap), np.full(1, gap + silence), np.ones(1))
+    error = 4 / np.sqrt(silent.sum())
+    assert silent.sum() > 2_000
+    assert chance_alive(rates, h)[0] == pytest.approx(was_alive[silent].mean(), abs=error)
+    assert chance_of_order(rates, h, days)[0] == pytest.approx((orders[silent] > 0).mean(), abs=error)
+    assert expected_orders(rates, h, days)[0] == pytest.approx(orders[silent].mean(), abs=error * orders[silent].std())
+
+
+def test_at_random_and_counted_parts_agree() -> None:
+    """k = 1 by counting, as for k > 1, is the integral."""
+    h = histories(300, most=30)
+    ahead = 90.0 / (CDNOW.alpha + h.age + 60.0)
+    one = CDNOW._replace(alpha=CDNOW.alpha + 60.0)
+    counted = outlook_orders._regular(one, h, ahead)
+    np.testing.assert_allclose(counted, outlook_orders._at_random(one, one.r + h.repeats, h.repeats, ahead), rtol=1e-7)
 
 
 def test_extremes_stay_finite() -> None:
@@ -228,7 +274,7 @@ def test_extremes_stay_finite() -> None:
         np.array([0.0, 36_525.0, 73_050.0, 36_525.0]),
         np.array([0.0, -50.0, 1e12, 3.0]),
     )
-    for rates in RATES:
+    for rates in RATES + REGULAR:
         for figures in (chance_alive(rates, h), chance_of_order(rates, h, 90.0), expected_orders(rates, h, 90.0)):
             assert np.isfinite(figures).all()
             assert (figures >= 0.0).all()
