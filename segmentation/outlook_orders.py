@@ -67,13 +67,11 @@ def _living(rates: OrderRates, history: Purchases, ahead: NDArray[np.float64]) -
         return _at_random(rates, shape, history.repeats, ahead)
     many = (shape * ahead > _MOST_PARTS) | (ahead > _MOST_AHEAD)
     found = np.empty(len(ahead))
-    for chosen, count in ((many, _at_random), (~many, _regular)):
-        if chosen.any():
-            own = Purchases(*[column[chosen] for column in history])
-            if count is _regular:
-                found[chosen] = _regular(rates, own, ahead[chosen])
-            else:
-                found[chosen] = _at_random(rates, shape[chosen], own.repeats, ahead[chosen] / rates.regularity)
+    if many.any():
+        found[many] = _at_random(rates, shape[many], history.repeats[many], ahead[many] / rates.regularity)
+    if not many.all():
+        counted = Purchases(*[column[~many] for column in history])
+        found[~many] = _regular(rates, counted, ahead[~many])
     return found
 
 

@@ -7,9 +7,11 @@ Recipes:
 - **gaps**: silence in the customer's own expected gaps; orders a month by that gap; expected value of an order.
 - **fade**: instead of silence its surprise, log(1 + odds of having dropped out): near 0 while the customer is on its
   own rhythm, then rising with every gap. Where orders don't show drop-out, odds of 1 to 20 at the last order stand in.
+- **definitions**: no clusters, but seven names in plain units: lost and slipping by the chance to be alive, new and
+  young ones by their orders, the others by money a month. Each border is entered and left at two levels.
 
-All three stand still between orders but the first, which rises: as in the worker, the next move has an exact instant.
-Here customers are scored once a day, at midnight; moves within a day are one. The trainer's own code fits the segments.
+The features stand still between orders but the first, which rises: as in the worker, the next move has an exact
+instant. Here customers are scored once a day, at midnight; moves within a day are one. The trainer fits the segments.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, plain_lifts, shops, trained
+from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, gaps_of, plain_lifts, shops, trained
 from bench.studies.worth_lift import DAYS, Lift, lifts, outcome_of, segment_values
-from bench.studies.worth_moves import Crossing, MoveFigures, by_customer, move_figures
+from bench.studies.worth_moves import Crossing, Crossings, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED
+from segmentation.model import SegmentModel
 from segmentation.outlook import Purchases, expected_gap, expected_value, odds_of_drop_out, silence_days
 from segmentation.scorer import Scorer, standardise
 from trainer.snapshot.orders import OrderBook
@@ -36,8 +39,10 @@ from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.outlook_fit import OutlookFit, purchases_of
 from trainer.training.plan import TrainingPlan
 
-RECIPES: Final = ("gaps", "fade")
+RECIPES: Final = ("gaps", "fade", "definitions")
 SETTINGS: Final = ((0.25, 0), (1.0, 0), (1.0, 7), (2.0, 7), (2.0, 14), (3.0, 14))  # margin, dwell in days
+LEVELS: Final = ((0.5, 0.15), (0.3, 0.1), (0.2, 0.05), (0.1, 0.02))  # chances to be alive: slipping, lost
+HYSTERESIS: Final = 1.3  # how much further a border is left than entered
 _MONTH: Final = 30.0
 _STAND_IN_ODDS: Final = 0.05
 
@@ -129,78 +134,117 @@ class Days:
         return Purchases(count - 1.0, (last - first) * 1.0, (at_day + 1 - first) * 1.0, self.money / count)
 
 
+class Clusters:
+    """Segments by the nearest centroid, left only for one nearer by more than a margin."""
+
+    def __init__(self, model: SegmentModel, fit: OutlookFit, recipe: str, margin: float) -> None:
+        self.names = [segment.name for segment in model.segments]
+        self._scorer, self._fit, self._recipe, self._margin = Scorer(model), fit, recipe, margin
+
+    def place(self, before: NDArray[np.int64], purchases: Purchases) -> NDArray[np.int64]:
+        """Return the segment of each customer by index; `before`: -1 for none."""
+        silence, rate, value = features(self._fit, purchases, self._recipe)
+        z = standardise(silence, self._scorer.model.features[0])
+        lead = self._scorer.leads(np.maximum(before, 0), z, self._scorer.rest(rate, value))
+        stays = (before >= 0) & (lead.max(axis=1) <= self._margin)
+        return np.where(stays, before, lead.argmax(axis=1))
+
+
+class Definitions:
+    """Segments by definitions. `heavy`: money a month from which a customer counts as heavy, that of the top fifth."""
+
+    names: Final = ["Lost", "Slipping", "Slipping, heavy", "New", "Young", "Regular", "Champions"]
+
+    def __init__(self, fit: OutlookFit, purchases: Purchases, slipping: float, lost: float) -> None:
+        """Take the border of money from customers at the training. The others are chances to be alive."""
+        self._fit, self._slipping, self._lost = fit, slipping, lost
+        _, rate, value = features(fit, purchases, "fade")
+        self._heavy = float(np.quantile(rate * value, 0.8))
+
+    def place(self, before: NDArray[np.int64], purchases: Purchases) -> NDArray[np.int64]:
+        """Return the segment of each customer by index; `before`: -1 for none."""
+        gone, rate, value = features(self._fit, purchases, "fade")
+        alive = np.exp(-gone)
+        was_heavy = (before == 2) | (before == 6)
+        heavy = rate * value >= self._heavy * np.where(was_heavy, 1.0 / HYSTERESIS, HYSTERESIS)
+        slipping = alive < np.where((before >= 0) & (before <= 2), self._slipping * HYSTERESIS, self._slipping)
+        lost = alive < np.where(before == 0, self._lost * HYSTERESIS, self._lost)
+        on_rhythm = np.where(heavy, 6, 5)
+        on_rhythm = np.where(
+            purchases.repeats == 0, 3, np.where(purchases.repeats < 3, np.where(heavy, 6, 4), on_rhythm)
+        )
+        return np.where(lost, 0, np.where(slipping, np.where(heavy, 2, 1), on_rhythm))
+
+
 def crossings_of(
-    book: OrderBook, log: ShopLog, scorer: Scorer, fit: OutlookFit, recipe: str, margin: float, dwell: int
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the moves by customer, and the segment ids at the instant of the ranking."""
+    book: OrderBook, log: ShopLog, way: Clusters | Definitions, dwell: int
+) -> tuple[Crossings, dict[str, int]]:
+    """Return the moves by customer, and the segments by index at the instant of the ranking."""
     days = Days(book, log.start_ms, log.end_ms)
     n = len(days.names)
     segment, since = np.full(n, -1, dtype=np.int64), np.full(n, -(10**6))
     found: list[tuple[str, Crossing]] = []
-    names = [one.name for one in scorer.model.segments]
     judged: dict[str, int] = {}
     for day in range(days.first_day, days.last_day):
         bought = days.add(day)
-        silence, rate, value = features(fit, days.purchases(day), recipe)
-        rest = scorer.rest(rate, value)
-        z = standardise(silence, scorer.model.features[0])
         begun = days.first >= 0
-        nobody = begun & (segment < 0)
-        start = np.where(segment < 0, 0, segment)
-        lead = scorer.leads(start, z, rest)
-        best = lead.argmax(axis=1)
-        moves = begun & ~nobody & (lead.max(axis=1) > margin) & (day - since >= dwell)
-        cause = np.where(bought, "order", "silence")
+        place = np.where(begun, way.place(segment, days.purchases(day)), -1)
+        moves = (segment >= 0) & (place != segment) & (day - since >= dwell)
         for i in np.flatnonzero(moves).tolist():
-            at = (day + 1) * DAY_MS
-            found.append((days.names[i], Crossing(at, names[start[i]], names[best[i]], str(cause[i]))))
-        segment = np.where(moves | nobody, best, segment)
-        since = np.where(moves | nobody, day, since)
-        if (day + 1) * DAY_MS == log.judged_ms // DAY_MS * DAY_MS:
-            judged = {name: int(scorer.ids[s]) for name, s in zip(days.names, segment.tolist(), strict=True) if s >= 0}
-    return dict(by_customer(found)), judged
+            cause = "order" if bought[i] else "silence"
+            step = Crossing((day + 1) * DAY_MS, way.names[segment[i]], way.names[place[i]], cause)
+            found.append((days.names[i], step))
+        fresh = moves | (begun & (segment < 0))
+        segment, since = np.where(fresh, place, segment), np.where(fresh, day, since)
+        if day + 1 == log.judged_ms // DAY_MS:
+            judged = {name: s for name, s in zip(days.names, segment.tolist(), strict=True) if s >= 0}
+    return by_customer(found), judged
 
 
 def study(log: ShopLog, recipe: str, plan: TrainingPlan) -> RhythmWorth:
     """Measure one shop under one recipe."""
     book = book_of(log)
     at_start, judged = book.as_of(log.start_ms), book.as_of(log.judged_ms)
-    after = book.as_of(log.judged_ms + int(DAYS) * DAY_MS)
     fits = fits_of(book, at_start)
     fit = fits[OUTLOOK]
-    training = trained(disguised(at_start, fit, recipe), plan)
-    assert training.trained is not None
-    model = training.trained.model
-    ids = np.array([segment.id for segment in model.segments], dtype=np.int64)
-    learnt = segment_values(ids[training.trained.labels], outcome_of(at_start, judged))
-    outcome = outcome_of(judged, after)
+    before, after = outcome_of(at_start, judged), outcome_of(judged, book.as_of(log.judged_ms + int(DAYS) * DAY_MS))
+    ways: dict[str, tuple[Clusters | Definitions, int]] = {}
+    if recipe == "definitions":
+        first, chosen = Definitions(fit, purchases_of(at_start), *LEVELS[0]), "By definitions."
+        nobody = np.full(len(at_start.customers), -1)
+        learnt, names = segment_values(first.place(nobody, purchases_of(at_start)), before), first.names
+        for slipping, lost in LEVELS:
+            ways[f"below {slipping:g}, {lost:g}"] = Definitions(fit, purchases_of(at_start), slipping, lost), 0
+    else:
+        training = trained(disguised(at_start, fit, recipe), plan)
+        assert training.trained is not None
+        model, chosen = training.trained.model, training.outcome.decision.why[0]
+        learnt, names = segment_values(training.trained.labels, before), [one.name for one in model.segments]
+        for margin, dwell in SETTINGS:
+            ways[f"margin {margin:g}, dwell {dwell} d"] = Clusters(model, fit, recipe, margin), dwell
     orders = {key.decode(): [e.time for e in own if e.kind == PLACED] for key, own in book.entries.items()}
     orders = {customer: own for customer, own in orders.items() if own and own[0] < log.end_ms}
-    end = book.as_of(log.end_ms - 1)
-    gaps = dict(
-        zip([c.decode() for c in end.customers], expected_gap(fit.rates, purchases_of(end)).tolist(), strict=True)
-    )
+    gaps = gaps_of(fit, book.as_of(log.end_ms - 1))
     moves, lift = {}, {}
-    for margin, dwell in SETTINGS:
-        crossings, segments = crossings_of(book, log, Scorer(model), fit, recipe, margin, dwell)
-        name = f"margin {margin:g}, dwell {dwell} d"
+    for name, (way, dwell) in ways.items():
+        crossings, segments = crossings_of(book, log, way, dwell)
         moves[name] = move_figures(crossings, orders, log.start_ms, log.end_ms, gaps)
-        announced = np.array([segments.get(key.decode(), 0) for key in judged.customers], dtype=np.int64)
-        lift[name] = lifts(judged, announced, learnt, fits, outcome)
-    names = tuple(segment.name for segment in model.segments)
-    return RhythmWorth(log.title, recipe, names, training.outcome.decision.why[0], moves, lift)
+        announced = np.array([segments.get(key.decode(), -1) for key in judged.customers], dtype=np.int64)
+        lift[name] = lifts(judged, announced, learnt, fits, after)
+    return RhythmWorth(log.title, recipe, tuple(names), chosen, moves, lift)
 
 
 def text(worth: RhythmWorth) -> str:
     """Return the figures as Markdown."""
     lines = [f"**{worth.title}**, {worth.recipe}: {', '.join(worth.segments)}. {worth.chosen}", ""]
-    lines += ["| | moves a customer and year | back in 14 d | 30 d | by silence | AUC | top tenth |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    lines.append("| | moves a year | back in 14 d | 30 d | by silence | offers | needless | AUC | top tenth |")
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
     for name, m in worth.moves.items():
         back, lift = " | ".join(f"{share:.1%}" for share in m.back.values()), worth.lifts[name]["segments"]
         silence = m.by_cause.get("silence", 0.0)
         lines.append(
-            f"| {name} | {m.moves_per_year:.2f} | {back} | {silence:.0%} | {lift.auc:.3f} | {lift.captured:.1%} |"
+            f"| {name} | {m.moves_per_year:.2f} | {back} | {silence:.0%} | {m.offers:,} | {m.offers_needless:.0%} | "
+            f"{lift.auc:.3f} | {lift.captured:.1%} |"
         )
     return "\n".join(lines)
 

@@ -160,7 +160,7 @@ def study(log: ShopLog, plan: TrainingPlan) -> Worth:
     fit = fits[OUTLOOK]
     orders = {key.decode(): [e.time for e in own if e.kind == PLACED] for key, own in book.entries.items()}
     orders = {customer: own for customer, own in orders.items() if own and own[0] < log.end_ms}
-    gaps = _gaps(fit, book.as_of(log.end_ms - 1))
+    gaps = gaps_of(fit, book.as_of(log.end_ms - 1))
     runs = {setting: replayed(log, before, training, *setting) for setting in SETTINGS}
     moves = {_named(s): move_figures(run.crossings, orders, log.start_ms, log.end_ms, gaps) for s, run in runs.items()}
 
@@ -215,7 +215,8 @@ def _curves(book: OrderBook, log: ShopLog) -> OutlookCurves | None:
     return curves_of(fit.rates, earlier, outcome_of(then, book.as_of(log.start_ms)).orders, DAYS)
 
 
-def _gaps(fit: OutlookFit, snapshot: CustomerSnapshot) -> dict[str, float]:
+def gaps_of(fit: OutlookFit, snapshot: CustomerSnapshot) -> dict[str, float]:
+    """Return the usual gap in days of each customer."""
     gaps = expected_gap(fit.rates, purchases_of(snapshot)).tolist()
     return {name.decode(): gap for name, gap in zip(snapshot.customers, gaps, strict=True)}
 

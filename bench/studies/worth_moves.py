@@ -13,7 +13,16 @@ from segmentation.entries import DAY_MS
 YEAR_MS: Final = 365 * DAY_MS
 BACK_DAYS: Final = (14, 30)
 # Names whose default action takes money off, or asks the customer to come back.
-OFFERS: Final = ("At Risk", "Promising", "Need Attention", "Cannot Lose", "Hibernating", "Lost")
+OFFERS: Final = (
+    "At Risk",
+    "Promising",
+    "Need Attention",
+    "Cannot Lose",
+    "Hibernating",
+    "Lost",
+    "Slipping",
+    "Slipping, heavy",
+)
 
 
 class Crossing(NamedTuple):
