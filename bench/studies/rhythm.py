@@ -134,7 +134,7 @@ class Days:
         return Purchases(count - 1.0, (last - first) * 1.0, (at_day + 1 - first) * 1.0, self.money / count)
 
 
-class Clusters:
+class ByCentroid:
     """Segments by the nearest centroid, left only for one nearer by more than a margin."""
 
     def __init__(self, model: SegmentModel, fit: OutlookFit, recipe: str, margin: float) -> None:
@@ -150,7 +150,7 @@ class Clusters:
         return np.where(stays, before, lead.argmax(axis=1))
 
 
-class Definitions:
+class ByDefinition:
     """Segments by definitions. `heavy`: money a month from which a customer counts as heavy, that of the top fifth."""
 
     names: Final = ["Lost", "Slipping", "Slipping, heavy", "New", "Young", "Regular", "Champions"]
@@ -177,7 +177,7 @@ class Definitions:
 
 
 def crossings_of(
-    book: OrderBook, log: ShopLog, way: Clusters | Definitions, dwell: int
+    book: OrderBook, log: ShopLog, way: ByCentroid | ByDefinition, dwell: int
 ) -> tuple[Crossings, dict[str, int]]:
     """Return the moves by customer, and the segments by index at the instant of the ranking."""
     days = Days(book, log.start_ms, log.end_ms)
@@ -208,20 +208,20 @@ def study(log: ShopLog, recipe: str, plan: TrainingPlan) -> RhythmWorth:
     fits = fits_of(book, at_start)
     fit = fits[OUTLOOK]
     before, after = outcome_of(at_start, judged), outcome_of(judged, book.as_of(log.judged_ms + int(DAYS) * DAY_MS))
-    ways: dict[str, tuple[Clusters | Definitions, int]] = {}
+    ways: dict[str, tuple[ByCentroid | ByDefinition, int]] = {}
     if recipe == "definitions":
-        first, chosen = Definitions(fit, purchases_of(at_start), *LEVELS[0]), "By definitions."
+        first, chosen = ByDefinition(fit, purchases_of(at_start), *LEVELS[0]), "By definitions."
         nobody = np.full(len(at_start.customers), -1)
         learnt, names = segment_values(first.place(nobody, purchases_of(at_start)), before), first.names
         for slipping, lost in LEVELS:
-            ways[f"below {slipping:g}, {lost:g}"] = Definitions(fit, purchases_of(at_start), slipping, lost), 0
+            ways[f"below {slipping:g}, {lost:g}"] = ByDefinition(fit, purchases_of(at_start), slipping, lost), 0
     else:
         training = trained(disguised(at_start, fit, recipe), plan)
         assert training.trained is not None
         model, chosen = training.trained.model, training.outcome.decision.why[0]
         learnt, names = segment_values(training.trained.labels, before), [one.name for one in model.segments]
         for margin, dwell in SETTINGS:
-            ways[f"margin {margin:g}, dwell {dwell} d"] = Clusters(model, fit, recipe, margin), dwell
+            ways[f"margin {margin:g}, dwell {dwell} d"] = ByCentroid(model, fit, recipe, margin), dwell
     orders = {key.decode(): [e.time for e in own if e.kind == PLACED] for key, own in book.entries.items()}
     orders = {customer: own for customer, own in orders.items() if own and own[0] < log.end_ms}
     gaps = gaps_of(fit, book.as_of(log.end_ms - 1))

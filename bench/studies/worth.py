@@ -35,8 +35,9 @@ from bench.studies.worth_lift import (
 )
 from bench.studies.worth_moves import Crossing, Crossings, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED, Entry
-from segmentation.events import Cause, to_entry
+from segmentation.events import CustomerMerged, to_entry
 from segmentation.outlook import expected_gap
+from segmentation.output_events import Cause
 from segmentation.rfm import Rules, announcement
 from stream.orders.files import cdnow_path, read_orders
 from stream.orders.rows import OrderRow, parse_at, to_event
@@ -108,7 +109,9 @@ def book_of(log: ShopLog) -> OrderBook:
     """Return the orders of a shop by customer, for snapshots as of any instant."""
     entries: dict[bytes, list[Entry]] = {}
     for row in log.rows:
-        entries.setdefault(row.customer_id.encode(), []).append(to_entry(to_event(row), log.currency))
+        event = to_event(row)
+        assert not isinstance(event, CustomerMerged), f"{row.event_id}: the shops merge no ids"
+        entries.setdefault(row.customer_id.encode(), []).append(to_entry(event, log.currency))
     return OrderBook(entries, Rules(), 0)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench.studies import rhythm
-from bench.studies.rhythm import Days, Definitions, study, text
+from bench.studies.rhythm import ByDefinition, Days, study, text
 from bench.studies.simulated_shops import BOX, simulate_shop
 from bench.studies.worth import ShopLog, book_of
 from segmentation.entries import DAY_MS
@@ -57,7 +57,7 @@ def test_definitions_follow_a_customer() -> None:
         return Purchases(*(np.array([v]) for v in (repeats, last, last + silence, 20.0)))
 
     others = Purchases(*(np.linspace(1, 9, 50) * v for v in (1.0, 30.0, 31.0, 4.0)))
-    way = Definitions(fit, others, 0.3, 0.1)
+    way = ByDefinition(fit, others, 0.3, 0.1)
     place, names = np.array([-1]), []
     for repeats, last, silence in [(0, 0, 1), (1, 30, 1), (5, 150, 1), (5, 150, 140), (5, 150, 400), (6, 560, 1)]:
         place = way.place(place, own(repeats, last, silence))
