@@ -27,7 +27,8 @@ below a level, found by halving, is exact wherever the level is crossed by more 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,10 @@ from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+# Of Newton's method, for a guess that the search then makes exact.
+_NEWTON_STEPS: Final = 8
 
 
 class OrderRates(NamedTuple):
@@ -205,10 +210,35 @@ def falls_below(rates: OrderRates, span: LifeSpan, level: float, start: int) -> 
         return low
     if not is_below(high):
         return NEVER_DUE
-    while high - low > 1:
-        middle = (low + high) >> 1
-        low, high = (low, middle) if is_below(middle) else (middle, high)
-    return high
+    probe, step = min(max(span.last + _guess(rates, span.repeats, until_last, level), low + 1), high), 1
+    while True:
+        low, high = (low, probe) if is_below(probe) else (probe, high)
+        if high - low <= 1:
+            return high
+        half = (high - low) >> 1
+        probe = max(high - step, low + half) if high == probe else min(low + step, low + half)
+        step *= 2
+
+
+def _guess(rates: OrderRates, repeats: int, until_last: float, level: float) -> int:
+    """Return about how long a silence (ms) it takes to the level. Only a guess: the search doesn't depend on it."""
+    shape, known = rates.r + rates.regularity * repeats, rates.alpha + until_last
+    try:
+        wanted = math.log((1.0 / level - 1.0) * (rates.b + repeats) / rates.a)
+        days = known * math.expm1(wanted / shape)
+        if rates.regularity > 1:
+            days = max(days, rates.regularity * known / shape)  # before the usual gap -log Q is flat
+        # Newton's steps from there on -log Q, whose slope is the hazard; exact at once for k = 1.
+        for _ in range(_NEWTON_STEPS if rates.regularity > 1 else 0):
+            phase, total = 1.0, 1.0
+            for j in range(1, rates.regularity):
+                phase *= days / (known + days) * (shape + (j - 1.0)) / j
+                total += phase
+            slope = phase * (shape + rates.regularity - 1.0) / (total * (known + days))
+            days = max(days - (shape * math.log1p(days / known) - math.log(total) - wanted) / slope, 0.0)
+        return min(max(math.floor(days * DAY_MS) + 1, 0), HORIZON_MS)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        return HORIZON_MS
 
 
 def expected_value(values: OrderValues, history: Purchases) -> NDArray[np.float64]:
