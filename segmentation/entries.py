@@ -25,6 +25,9 @@ _HASH_MASK: Final = 2**HASH_BITS - 1
 UNREVISED: Final = -1  # the content of an order that names no revision
 RATE_SCALE: Final = 10**12
 DAY_MS: Final = 86_400_000
+# A hundred years after the last order silence stands still: up to here one millisecond outweighs all rounding of z_r,
+# for every λ. So it is part of the decision, not a cut of convenience.
+HORIZON_MS: Final = 36_525 * DAY_MS
 
 
 class Kind(IntEnum):

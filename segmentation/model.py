@@ -1,7 +1,8 @@
 """A segmentation model as plain data: what the trainer publishes and every worker scores by.
 
 JSON and nothing else, never pickle. The version is a hash of the content, so a model can't change under its name,
-and two models that agree in content are one model. segmentation/scorer.py says how the numbers decide.
+and two models that agree in content are one model. Format 1 decides by the nearest centroid (segmentation/scorer.py),
+format 2 by each customer's own clock (segmentation/clock_scorer.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from datetime import UTC, datetime
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, ValidationError, model_validator
+
+from segmentation.model_parts import STAGES, ModelPart, OutlookModel, OwnClock, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 ACTIVE_KEY: Final = b"active"
 CANDIDATE_KEY: Final = b"candidate"
 FEATURES: Final = ("recency_days", "frequency", "monetary")
+# Of format 2: silence in the customer's own expected gaps, orders a year by that gap, expected value of an order.
+CLOCK_FEATURES: Final = ("silence_in_gaps", "orders_per_year", "order_value")
 # Scores beyond this are cut off and centroids refused: it bounds the rounding error of the decision.
 Z_LIMIT: Final = 1024.0
 # The least margin on squared distance that is applied. It outweighs the rounding of the decision (below 2**-26), so
@@ -31,6 +36,7 @@ TWIN_DISTANCE2: Final = 1e-6
 
 _VERSION_DIGITS: Final = 16
 _LATER_FACTS: Final = ("histograms", "distance")
+_LATER_PARTS: Final = ("clock", "outlook")
 
 Transform = Literal["identity", "log1p", "yeo-johnson"]
 
@@ -51,14 +57,10 @@ UtcDatetime = Annotated[AwareDatetime, AfterValidator(_utc)]
 Coordinate = Annotated[float, Field(ge=-Z_LIMIT, le=Z_LIMIT)]
 
 
-class _ModelPart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Feature(_ModelPart):
+class Feature(ModelPart):
     """One coordinate of z space: z = (t(x) - mean) / scale, t being the transform (lam: the λ of Yeo-Johnson)."""
 
-    name: Literal["recency_days", "frequency", "monetary"]
+    name: Literal["recency_days", "frequency", "monetary", "silence_in_gaps", "orders_per_year", "order_value"]
     transform: Transform
     lam: float | None = None
     mean: float
@@ -74,16 +76,21 @@ class Feature(_ModelPart):
         return self
 
 
-class Segment(_ModelPart):
-    """A segment: a lasting id, a name for people, its default action, its centre in z space (FEATURES order)."""
+class Segment(ModelPart):
+    """A segment: a lasting id, a name for people, its default action, its centre in z space (in the features' order).
+
+    In format 2 `stage` says who belongs to it; of the centres only those of steady customers decide, and only by orders
+    a year and value.
+    """
 
     id: Annotated[int, Field(ge=1, le=65_535)]
     name: Annotated[str, Field(min_length=1, max_length=64)]
     action: str
     centroid: tuple[Coordinate, Coordinate, Coordinate]
+    stage: Stage | None = None
 
 
-class Histogram(_ModelPart):
+class Histogram(ModelPart):
     """One untransformed feature at the training: shares[i] of the customers had edges[i - 1] < x <= edges[i]."""
 
     edges: Annotated[tuple[float, ...], Field(max_length=63)]
@@ -98,7 +105,7 @@ class Histogram(_ModelPart):
         return self
 
 
-class Training(_ModelPart):
+class Training(ModelPart):
     """Facts about the training, for people: no decision depends on them, but they are part of the content.
 
     `shares` maps segment names to parts of 1, `feature_means` feature names to means of the untransformed values and
@@ -116,32 +123,55 @@ class Training(_ModelPart):
     inertia: float | None
     shares: dict[str, float]
     feature_means: dict[str, float]
-    histograms: dict[str, Histogram] = {}
+    histograms: dict[str, Histogram] = Field(default_factory=dict)
     distance: float | None = None
     seed: int
     forced: bool = False
-    notes: dict[str, str] = {}
+    notes: dict[str, str] = Field(default_factory=dict)
 
 
-class SegmentModel(_ModelPart):
+class SegmentModel(ModelPart):
     """Everything that scoring needs, and where it came from. Checked when built: every instance can score.
 
     `parent` is the version of the model that was active at the training. `margin` is on squared distance in z space.
+    `clock` belongs to format 2; `outlook` too, and other models may carry one for their moves.
     Building one that breaks a rule raises pydantic's ValidationError, a ValueError.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
     parent: str | None
     features: tuple[Feature, Feature, Feature]
     segments: Annotated[tuple[Segment, ...], Field(min_length=2, max_length=16)]
     margin: Annotated[float, Field(ge=0.0)] = 0.25
     training: Training
+    clock: OwnClock | None = None
+    outlook: OutlookModel | None = None
 
     @model_validator(mode="after")
     def _features_stand_in_order(self) -> Self:
-        names = tuple(feature.name for feature in self.features)
-        if names != FEATURES:
-            raise ValueError(f"features stand as {', '.join(names)}: put them as {', '.join(FEATURES)}")
+        names, expected = tuple(feature.name for feature in self.features), self.feature_names
+        if names != expected:
+            raise ValueError(f"features stand as {', '.join(names)}: put them as {', '.join(expected)}")
+        return self
+
+    @property
+    def feature_names(self) -> tuple[str, str, str]:
+        """The names of the features, in order."""
+        return FEATURES if self.format == 1 else CLOCK_FEATURES
+
+    @model_validator(mode="after")
+    def _stages_belong_to_format_2(self) -> Self:
+        stages = [segment.stage for segment in self.segments]
+        if self.format == 1:
+            if self.clock is not None or any(stage is not None for stage in stages):
+                raise ValueError("format is 1, but it has stages: give format 2 with clock, outlook and stages")
+            return self
+        if self.clock is None or self.outlook is None:
+            raise ValueError("format is 2, but clock or outlook is missing: give both")
+        for stage in STAGES:
+            count, wanted = stages.count(stage), "one or more" if stage == "steady" else "one"
+            if count < 1 or (count > 1 and stage != "steady"):
+                raise ValueError(f"{count} segments of stage {stage!r}, expected {wanted}")
         return self
 
     @model_validator(mode="after")
@@ -160,15 +190,25 @@ class SegmentModel(_ModelPart):
         return self
 
     def _pairs(self) -> Iterator[tuple[Segment, Segment, float]]:
-        for one, other in combinations(self.segments, 2):
-            yield one, other, sum((a - b) * (a - b) for a, b in zip(one.centroid, other.centroid, strict=True))
+        """Yield the pairs between which centroids decide, with their squared distance."""
+        begin = 0 if self.format == 1 else 1
+        deciding = [segment for segment in self.segments if segment.stage in (None, "steady")]
+        for one, other in combinations(deciding, 2):
+            pairs = zip(one.centroid[begin:], other.centroid[begin:], strict=True)
+            yield one, other, sum((a - b) * (a - b) for a, b in pairs)
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json")
-        # Older models, without these facts, keep the versions that they always had.
+        # Models without what came later keep the versions that they always had.
         for name in _LATER_FACTS:
             if content["training"][name] in (None, {}):
                 del content["training"][name]
+        for name in _LATER_PARTS:
+            if content[name] is None:
+                del content[name]
+        for segment in content["segments"]:
+            if segment["stage"] is None:
+                del segment["stage"]
         return content
 
     @property

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import UNSET
 
-from segmentation.entries import DAY_MS, Rules
+from segmentation.entries import DAY_MS, HORIZON_MS, Rules
 from segmentation.event_text import cloud_headers, iso, move_id
 from segmentation.events import encode
 from segmentation.life_figures import life_at, life_figures
@@ -17,7 +17,6 @@ from segmentation.model import SegmentModel
 from segmentation.money import format_units
 from segmentation.output_events import Cause, NextMove, Rfm, SegmentChanged
 from segmentation.rfm import NONE
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.state_bytes import figures_in
 from segmentation.step import NEVER_DUE, Output
 

@@ -32,9 +32,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.kernels import expm1, expm1_of_one, log1p, log1p_of_one
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.kernels import expm1_of_one, log1p_of_one
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
 from segmentation.step import NEVER_DUE
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from segmentation.model import Feature, SegmentModel
 
-# A hundred years after the last order recency stands still: up to here one millisecond outweighs all rounding of z_r,
-# for every λ. So it is part of the decision, not a cut of convenience.
-HORIZON_MS: Final = 36_525 * DAY_MS
 # Below this |λ| the power is the logarithm to the last bit.
 LAMBDA_ZERO: Final = 2.0**-52
 

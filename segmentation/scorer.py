@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.intervals import Intervals
 from segmentation.kernels import expm1, log1p
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
-from segmentation.scalar_scorer import HORIZON_MS, LAMBDA_ZERO, Interval, SingleScorer, standardise_one
+from segmentation.scalar_scorer import LAMBDA_ZERO, Interval, SingleScorer, standardise_one
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from segmentation.decisions import CompiledModel, ScoringContext, search
-from segmentation.entries import DAY_MS, NONE, Entry, Kind
+from segmentation.entries import DAY_MS, HORIZON_MS, NONE, Entry, Kind
 from segmentation.event_text import instant, iso
 from segmentation.forecast import keeping_purchase
 from segmentation.life_figures import LIFELESS, life_figures
@@ -17,7 +17,6 @@ from segmentation.money import UNITS, format_units
 from segmentation.output_events import LifeFigures
 from segmentation.rates import currency_code, format_rate
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 from stream.customers.figures import CustomerFigures, figures_at

@@ -16,10 +16,9 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from segmentation import scorer as scorer_module
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.intervals import Intervals
 from segmentation.model import MARGIN_FLOOR
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer, _Rows, standardise, transform
 from segmentation.step import NEVER_DUE
 from tests.support.data.random_customers import (

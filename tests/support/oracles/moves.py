@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.entries import Kind, Rules
+from segmentation.entries import HORIZON_MS, Kind, Rules
 from segmentation.output_events import Cause
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import Scorer
 from tests.support.data.random_customers import Instants
 from tests.support.oracles import batch

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from segmentation import kernels
 from segmentation import scorer as scorer_module
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.intervals import Intervals
 from segmentation.model import TWIN_DISTANCE2
-from segmentation.scalar_scorer import HORIZON_MS
 from segmentation.scorer import UNKNOWN, Scorer, standardise
 from segmentation.step import NEVER_DUE
 from tests.support.data.random_customers import (

@@ -18,6 +18,8 @@ from segmentation.model import (
     read_pointer,
     read_version,
 )
+from segmentation.model_parts import OutlookModel
+from tests.support.data.clock_models import RATES, clock_model
 
 AS_OF = datetime(2011, 12, 10, 8, 30, tzinfo=UTC)
 
@@ -208,7 +210,7 @@ def test_changed_content_under_the_old_version_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format: Input should be 1, got 2"),
+        ({"format": 3}, "format: Input should be 1 or 2, got 3"),
         ({"colour": "red"}, "colour: Extra inputs"),
         ({"margin": -0.1}, "margin: .*greater than or equal to 0, got -0.1"),
         ({"margin": float("nan")}, "margin: .*finite"),
@@ -293,3 +295,30 @@ def test_a_date_that_is_no_instant_is_refused(as_of: str) -> None:
     content["training"]["as_of"] = as_of
     with pytest.raises(ModelError, match=r"training\.as_of"):
         read(content)
+
+
+def test_a_model_by_own_clock_makes_the_round_trip() -> None:
+    model = clock_model()
+    assert SegmentModel.from_json(model.to_json()) == model
+
+
+def test_stages_and_clock_belong_to_format_2() -> None:
+    model = clock_model()
+    for changes, expected in (
+        ({"clock": None}, "clock or outlook is missing"),
+        ({"outlook": None}, "clock or outlook is missing"),
+        ({"segments": model.segments[:-1]}, "0 segments of stage 'lost', expected one"),
+        ({"segments": model.segments[3:]}, "0 segments of stage 'steady', expected one or more"),
+        ({"format": 1, "features": a_model().features}, "give format 2"),
+        ({"features": a_model().features}, "put them as silence_in_gaps, orders_per_year, order_value"),
+        ({"clock": {"at_risk": 0.1, "lost": 0.2, "heavy": 1.0}}, "lost must be the smaller chance"),
+        ({"clock": {"at_risk": 1.0, "lost": 0.2, "heavy": 1.0}}, "at_risk"),
+    ):
+        with pytest.raises(ValidationError, match=expected):
+            clock_model(**changes)
+
+
+def test_curves_begin_with_zero_and_rise() -> None:
+    for curve in (((0.0, 0.1), (1.0, 1.0)), ((0.0, 0.0), (0.5, 0.5), (0.5, 0.6))):
+        with pytest.raises(ValidationError, match=r"begin with \(0, 0\)"):
+            OutlookModel(rates=RATES, chance_curve=curve)
