@@ -25,7 +25,7 @@ class RecipeUsed(msgspec.Struct, frozen=True, kw_only=True):
     feature); the others are scored too. `starts`: of K-Means. `rounds`: resamples for each stability.
     """
 
-    name: str  # "default", "textbook", "tutorial"
+    name: str  # of the recipe
     choice: Choice
     k: tuple[int, ...]
     transforms: tuple[str, ...]

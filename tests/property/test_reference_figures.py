@@ -68,7 +68,7 @@ def test_the_tutorial(retail: CustomerSnapshot) -> None:
     assert sum(segment.customers for segment in outcome.segments) == 4_338
 
 
-@pytest.mark.parametrize(("recipe", "chosen"), [("textbook", 2), ("default", 3)])
+@pytest.mark.parametrize(("recipe", "chosen"), [("textbook", 2), ("rfm", 3)])
 def test_log1p(retail: CustomerSnapshot, recipe: RecipeName, chosen: int) -> None:
     outcome = trained_on(
         retail, replace(of_recipe(recipe), ks=tuple(range(2, 9)), transforms=("log1p",), rounds=0)

@@ -17,7 +17,7 @@ from stream.terminal import echo
 from trainer.commands.options import AsJson, By, Reason, settings_and_log
 from trainer.commands.run_output import print_tables, without_customers
 from trainer.errors import GatesFailed, PlanError
-from trainer.training.recipe import RecipeName
+from trainer.training.recipe import NAMES, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,12 +67,20 @@ def _checked(parse: Callable[[str], object], text: str | None) -> str | None:
     return text
 
 
+def _checked_recipe(name: str | None) -> str | None:
+    if name is not None and (reason := refusal(name)):
+        raise typer.BadParameter(reason)
+    return name
+
+
 Recipe = Annotated[
-    RecipeName | None,
+    str | None,
     typer.Option(
-        help="How to fit and choose k. default: the best silhouette that passes the gates. textbook: untransformed "
+        metavar=f"[{'|'.join(NAMES)}]",
+        help="How to fit and choose k. rfm: the best silhouette that passes the gates. textbook: untransformed "
         "features and the best silhouette. tutorial: as textbook, without customers of |z| >= 3, and the elbow.",
-        show_default="default",
+        show_default="rfm",
+        callback=_checked_recipe,
     ),
 ]
 Ks = Annotated[

@@ -1,4 +1,4 @@
-"""How a run fits and chooses: the default, and the ways of the textbook and the tutorial for comparison."""
+"""How a run fits and chooses: one plan for each recipe."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingPlan:
     "ordinary" those with |z| < 3 in every feature. The model scores the others too (docs/adr/0018).
     """
 
-    name: RecipeName = "default"
+    name: RecipeName = "rfm"
     way: Way = "gates"
     ks: tuple[int, ...] = (4, 5, 6, 7, 8)
     transforms: tuple[Transform, ...] = ("yeo-johnson",)
@@ -56,7 +56,7 @@ def of_recipe(name: RecipeName) -> TrainingPlan:
     >>> of_recipe("tutorial").fitted, of_recipe("textbook").starts
     ('ordinary', 20)
     """
-    if name == "default":
+    if name == "rfm":
         return TrainingPlan()
     textbook = TrainingPlan(
         name="textbook",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
 from trainer.training.plan import MIN_CUSTOMERS, TrainingPlan, of_recipe, parse_ks, parse_transforms
-from trainer.training.recipe import RecipeName
+from trainer.training.recipe import RecipeName, refusal
 
 if TYPE_CHECKING:
     from segmentation.model import Transform
@@ -27,16 +27,16 @@ class TrainingSettings(TableSettings):
     ABOUT = "settings of the training"
     LISTED_BY = "docs/reference/settings.md"
 
-    recipe: RecipeName = Field("default", description="how to fit and choose k: default, textbook or tutorial")
-    k: str | None = Field(None, description="numbers of segments to try: 5, 2-8 or 3,5,8; the default recipe tries 4-8")
+    recipe: RecipeName = Field("rfm", description="how to fit and choose k: rfm, textbook or tutorial")
+    k: str | None = Field(None, description="numbers of segments to try: 5, 2-8 or 3,5,8; rfm tries 4-8")
     transform: str | None = Field(
         None,
-        description="yeo-johnson, log1p or identity, several separated by commas; the default recipe takes yeo-johnson",
+        description="yeo-johnson, log1p or identity, several separated by commas; rfm takes yeo-johnson",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of all random numbers")
     min_customers: int = Field(MIN_CUSTOMERS, ge=2, description="fewest customers to train on")
     stability_rounds: int | None = Field(
-        None, ge=0, le=1000, description="resamples that the stability is measured on; the default recipe takes 10"
+        None, ge=0, le=1000, description="resamples that the stability is measured on; rfm takes 10"
     )
     smallest_share: float = Field(
         0.02, ge=0, le=1, description="gate: lowest share of customers for the smallest segment"
@@ -62,6 +62,13 @@ class TrainingSettings(TableSettings):
     redis_url: SecretStr | None = Field(
         None, description="Redis replica to read the customers from; default: SEGSTREAM_REDIS_URL"
     )
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _recipe_exists(cls, name: object) -> object:
+        if isinstance(name, str) and (reason := refusal(name)):
+            raise ValueError(reason)
+        return name
 
     def plan(self) -> TrainingPlan:
         """Return the recipe's plan with the values that are set. Raises PlanError."""

@@ -42,7 +42,7 @@ NAMES = (
     "Lost",
 )
 RECIPE = RecipeUsed(
-    name="default",
+    name="rfm",
     choice="gates",
     k=(2, 3, 4, 5, 6, 7, 8, 9),
     transforms=("yeo-johnson", "log1p"),

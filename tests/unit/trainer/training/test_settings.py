@@ -33,6 +33,12 @@ def test_a_recipe_has_its_own_plan_and_takes_given_values() -> None:
     assert TrainingSettings.load(recipe="tutorial").plan() == of_recipe("tutorial")
 
 
+def test_the_former_name_of_a_recipe_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGSTREAM_TRAINER_RECIPE", "default")
+    with pytest.raises(SettingsError, match="the recipe 'default' is called rfm now"):
+        TrainingSettings.load()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
