@@ -20,6 +20,7 @@ from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardUnreadable, read_head, require_head
 from stream.storage.states import read_states
 from trainer.errors import SnapshotError
+from trainer.snapshot.purchase_days import DaysSample
 from trainer.snapshot.replica import read_link
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from segmentation.rfm import Rules
     from stream.settings import DeploymentSettings
+    from trainer.snapshot.purchase_days import PurchaseDays
     from trainer.snapshot.replica import Link
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class CustomerSnapshot:
     as_of_ms: int
     left_out: int  # customers without an order that stands
     life: LifeColumns | None = None  # None: the figures aren't from states
+    days: PurchaseDays | None = None  # of a sample; None: likewise
 
     def column(self, feature: str) -> NDArray[np.float64]:
         """Return the column of a name in segmentation.model.FEATURES."""
@@ -168,26 +171,32 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
     customers: list[bytes] = []
     recency, frequency, monetary = ([np.empty(0)] for _ in range(3))
     lives: list[LifeColumns] = []
+    days = DaysSample(at, rules)
     left_out = 0
     for block in _blocks(rows):
-        head = headers([_advanced(customer, value, at, rules) for customer, value in block])
+        now = [(customer, _advanced(customer, value, at, rules)) for customer, value in block]
+        head = headers([value for _, value in now])
         found = feature_columns(head, at)
         left_out += int(np.count_nonzero(~found.stands))
-        customers += [customer for (customer, _), keep in zip(block, found.stands, strict=True) if keep]
+        standing = [row for row, keep in zip(now, found.stands.tolist(), strict=True) if keep]
+        customers += [customer for customer, _ in standing]
+        days.add(standing)
         recency.append(found.recency_days)
         frequency.append(found.frequency)
         monetary.append(found.monetary)
         lives.append(life_columns(head[found.stands]))
     log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
     order = sorted(range(len(customers)), key=customers.__getitem__)
+    customers = [customers[i] for i in order]
     return CustomerSnapshot(
-        customers=tuple([customers[i] for i in order]),
+        customers=tuple(customers),
         recency_days=np.concatenate(recency)[order],
         frequency=np.concatenate(frequency)[order],
         monetary=np.concatenate(monetary)[order],
         as_of_ms=at,
         left_out=left_out,
         life=_joined(lives, order),
+        days=days.of(customers),
     )
 
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import instant
+from segmentation.rfm import CustomerState, pack, settle
 from stream.orders.rows import parse_at
 from tests.support.oracles.lifetimes import lifetimes, retail_bookings
-from trainer.snapshot.orders import take_from_file
+from trainer.snapshot.orders import read_book, take_from_file
+from trainer.snapshot.purchase_days import DaysSample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,3 +62,28 @@ def test_merged_ids_are_one_customer_from_the_merge_on(tmp_path: Path) -> None:
     assert customers("2026-01-07") == [("account", 2, 40.0), ("other", 1, 40.0)]
     assert customers("2026-01-08") == [("other", 3, 80.0)]
     assert customers("2026-01-09") == [("guest", 3, 80.0)]
+
+
+def test_purchase_days_are_of_the_same_customers_from_any_number_of_partitions(test_data: Path) -> None:
+    rules = Rules(90 * DAY_MS, 7 * DAY_MS)
+    at = parse_at("2011-12-10")
+    book = read_book(test_data / "online_retail" / "orders.csv.gz", rules, "GBP")
+    snapshot = book.as_of(at)
+    assert snapshot.days is not None
+    assert snapshot.life is not None
+    assert snapshot.days.rows.tolist() == list(range(len(snapshot.customers)))
+    assert [len(days) for days in snapshot.days.days] == snapshot.life.purchase_days.tolist()
+
+    names = [name for name in snapshot.customers if name != b"12346"]
+    rows = [(name, pack(settle(CustomerState(), book.entries[name], at, rules))) for name in names]
+    drawn = []
+    for parts in (1, 7):
+        sample = DaysSample(at, rules, most=100)
+        for part in range(parts):
+            sample.add(rows[part::parts])
+        drawn.append(sample.of(names))
+    assert drawn[0].rows.tolist() == drawn[1].rows.tolist()
+    assert len(drawn[0].rows) == 100
+    assert drawn[0].days == drawn[1].days
+    of_all = dict(zip(snapshot.customers, snapshot.days.days, strict=True))
+    assert [of_all[names[row]] for row in drawn[0].rows.tolist()] == list(drawn[0].days)
