@@ -116,12 +116,54 @@ class FeatureSpread(msgspec.Struct, frozen=True, kw_only=True):
     mean: float
 
 
+class SegmentForecast(msgspec.Struct, frozen=True, kw_only=True):
+    """The next 90 days of a segment's customers, by the model's own outlook.
+
+    `ordering`: how many of them are expected to order; `orders`, `spend`: expected sums, spend in currency units (None
+    where the values of orders couldn't be fitted). `usual_gap_days`, `silence_in_gaps`: of the median customer.
+    """
+
+    ordering: float
+    orders: float
+    spend: float | None
+    usual_gap_days: float
+    silence_in_gaps: float
+
+
+class SegmentPast(msgspec.Struct, frozen=True, kw_only=True):
+    """The customers whom these segments would have held 90 days earlier, and what they did since.
+
+    `ordered`: how many of them ordered; `orders`, `spend`: sums. `expected`: how many were expected to order by an
+    outlook that knew nothing later; None without one.
+    """
+
+    customers: int
+    ordered: int
+    orders: float
+    spend: float
+    expected: float | None = None
+
+
+class SegmentBorder(msgspec.Struct, frozen=True, kw_only=True):
+    """The customers of a segment who could soon be in another one.
+
+    `near`: within the margin of another centroid, so that chance has placed them; `near_to`: the segment of most of
+    those. `leaving`: in another segment 30 days later if they order nothing; `leaving_to`: most of those. Segments are
+    indices into `TrainingOutcome.segments`, None where there is nobody.
+    """
+
+    near: int
+    near_to: int | None
+    leaving: int
+    leaving_to: int | None
+
+
 class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One segment of the new model on this snapshot. Spreads and silhouette are None where it has no customers.
 
-    `money`: sum of monetary, in currency units; `money_share`: its fraction of the sum over all, None unless that is
-    above zero. `centroid`: in z space; `centroid_raw`: in the features' own units. `lasting`: id, name and action come
-    from the active model. `silhouette`: mean over the sample.
+    `definition`: a sentence on who is in it, in plain units. `money`: sum of monetary, in currency units;
+    `money_share`: its fraction of the sum over all, None unless that is above zero. `centroid`: in z space. `lasting`:
+    id, name and action come from the active model. `silhouette`: mean over the sample.
     """
 
     id: int
@@ -133,26 +175,32 @@ class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     money: float
     money_share: float | None
     centroid: tuple[float, float, float]
-    centroid_raw: tuple[float, float, float]
     recency_days: FeatureSpread | None
     frequency: FeatureSpread | None
     monetary: FeatureSpread | None
     silhouette: float | None
+    definition: str | None = None
+    forecast: SegmentForecast | None = None
+    past: SegmentPast | None = None
+    border: SegmentBorder | None = None
+
+
+class SampledFeature(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature that the model scores by, of each customer of the sample: in its own unit, and in z space."""
+
+    name: str
+    values: tuple[float, ...]
+    z: tuple[float, ...]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Single customers, without their ids, in columns of one length: all of them, or SAMPLE drawn by the seed.
 
-    Raw and transformed (z) figures, index of the segment, silhouette (None where it isn't defined for the sample),
+    Their features in the model's order, index of the segment, silhouette (None where it isn't defined for the sample),
     and position in the projection (x, y).
     """
 
-    recency_days: tuple[float, ...]
-    frequency: tuple[float, ...]
-    monetary: tuple[float, ...]
-    z_recency_days: tuple[float, ...]
-    z_frequency: tuple[float, ...]
-    z_monetary: tuple[float, ...]
+    features: tuple[SampledFeature, ...]
     segment: tuple[int, ...]
     silhouette: tuple[float, ...] | None
     x: tuple[float, ...]
@@ -196,8 +244,69 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     moved_without_margin: float
 
 
+class PastSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """One segment of an earlier model, and its share of the customers at that training."""
+
+    id: int
+    name: str
+    share: float
+
+
+class PastModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that was active before, as it was trained."""
+
+    as_of: str  # ISO 8601
+    customers: int
+    segments: tuple[PastSegment, ...]
+
+
+class Correlation(msgspec.Struct, frozen=True, kw_only=True):
+    """Spearman's rank correlation of two figures over all customers, -1 to 1; None where one is equal for all."""
+
+    one: str
+    other: str
+    rank: float | None
+
+
+class RankingWorth(msgspec.Struct, frozen=True, kw_only=True):
+    """How well one way to rank customers told what they did later.
+
+    `by`: "segments", "outlook", "recency", … `auc`: the chance that of two customers the one who ordered ranks higher.
+    `top_tenth`: the share of the later money that the highest tenth spent.
+    """
+
+    by: str
+    auc: float | None
+    top_tenth: float | None
+
+
+class CalibrationGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Customers with similar forecasts: their mean chance of an order, and the share of them that ordered."""
+
+    customers: int
+    chance: float
+    ordered: float
+
+
+class LaterWorth(msgspec.Struct, frozen=True, kw_only=True):
+    """The worth of segments and outlook on orders that came after those they were made from.
+
+    `since`, `until`: that time (ISO 8601). Moves are those that the customers would have had in it: `moves_per_year` of
+    a customer; `back_14`, `back_30`: the share of moves that went back within so many days. None: not measured.
+    """
+
+    since: str
+    until: str
+    customers: int
+    moves_per_year: float | None = None
+    back_14: float | None = None
+    back_30: float | None = None
+    rankings: tuple[RankingWorth, ...] = ()
+    calibration: tuple[CalibrationGroup, ...] = ()
+
+
 class PublicationDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on the model, and the reasons: sentences, the decisive one first.
+    """The verdict on the model, and the reasons: sentences, the decisive one first, which tells the choice of the fit.
 
     `forced`: a gate failed and was overruled. `activation`: offset of the `active` record, None unless active.
     """
@@ -221,10 +330,11 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     Where the gates refuse every fit there is no model: `version`, `sample`, `projection` and `comparison` are None,
     `segments` is empty, and `fits` show the reasons. `source`: "Redis", or the file's name. `parent`: the version of
-    the active model, None without one. `chosen`: index into `fits`.
+    the active model, None without one. `chosen`: index into `fits`. `past`: models that were active before, the oldest
+    first. `later`: None where there isn't enough history to judge by.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     recipe: RecipeUsed
     source: str
     as_of: str  # ISO 8601
@@ -238,6 +348,9 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     sample: Sample | None = None
     projection: Projection | None = None
     comparison: Comparison | None = None
+    correlations: tuple[Correlation, ...] = ()
+    past: tuple[PastModel, ...] = ()
+    later: LaterWorth | None = None
     decision: PublicationDecision
     timings: tuple[Timing, ...] = ()
     warnings: tuple[str, ...] = ()

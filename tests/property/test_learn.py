@@ -53,7 +53,8 @@ def test_the_outcome_adds_up_and_survives_its_file() -> None:
     assert outcome.sample is not None
     assert outcome.projection is not None
     assert outcome.sample.segment == tuple(trained.labels.tolist())
-    assert outcome.sample.monetary == pytest.approx(snapshot.monetary, abs=1e-6)
+    assert [feature.name for feature in outcome.sample.features] == list(FEATURES)
+    assert outcome.sample.features[2].values == pytest.approx(snapshot.monetary, abs=1e-6)
     for i, segment in enumerate(outcome.segments):
         inside = trained.labels == i
         assert segment.monetary is not None

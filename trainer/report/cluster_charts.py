@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from trainer.report.customer_charts import Chart, column
+from trainer.report.customer_charts import Chart
 from trainer.report.markup import NARROW, Markup, decimal, percent
+from trainer.report.measures import measure_of
 from trainer.report.svg import (
     WIDTH,
     PlotArea,
@@ -36,8 +37,6 @@ _POINTS: Final = 2_500  # customers drawn one by one, at most
 _STEPS: Final = 160  # corners of the outline of a segment's silhouettes, at most
 _BOTTOM: Final = 200.0
 _RIGHT: Final = WIDTH - 14.0
-_MORE: Final = ("order longer ago", "more orders", "more money")
-_LESS: Final = ("more recent order", "fewer orders", "less money")
 _MATTERS: Final = 0.45  # smallest loading of a feature that is named beside an axis
 
 
@@ -155,7 +154,7 @@ def silhouettes(outcome: TrainingOutcome, sample: Sample) -> Chart | None:
     """Draw each sampled customer's silhouette, by segment and size. Return None where it isn't defined."""
     if sample.silhouette is None:
         return None
-    values, of = column(sample, "silhouette"), np.array(sample.segment)
+    values, of = np.array(sample.silhouette), np.array(sample.segment)
     groups = [np.sort(values[of == index])[::-1] for index in range(len(outcome.segments))]
     x = Scale(min(-0.1, float(values.min())), max(0.5, float(values.max())), 150.0, _WIDE - 46)
     room = 320.0
@@ -201,15 +200,17 @@ def _outline(inside: NDArray[np.float64], x: Scale, y: float, tall: float) -> li
 
 def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> Chart:
     """Draw the customers in the plane of the two principal components, with names at the centroids."""
-    xs, ys, of = column(sample, "x"), column(sample, "y"), np.array(sample.segment)
+    xs, ys, of = np.array(sample.x), np.array(sample.y), np.array(sample.segment)
     room = 360.0
     x = Scale(*_middle(xs, [c[0] for c in projection.centroids]), 14.0, _WIDE - 10)
     y = Scale(*_middle(ys, [c[1] for c in projection.centroids]), room, 22.0)
     step = max(1, -(-len(xs) // _POINTS))
-    parts: list[str] = [PlotArea(x, y, _axis(projection, 0) + " →").axes([])]
+    names = [feature.name for feature in sample.features]
+    right, up = (_axis(names, loadings) for loadings in projection.loadings)
+    parts: list[str] = [PlotArea(x, y, right + " →").axes([])]
     parts += [
         line(x.start, y.start, x.start, y.stop, "axis"),
-        text(2, 13, "↑ " + _axis(projection, 1), "name"),
+        text(2, 13, "↑ " + up, "name"),
     ]
     for index in range(len(outcome.segments)):
         here = np.flatnonzero(of == index)[::step]
@@ -226,7 +227,7 @@ def plane(outcome: TrainingOutcome, sample: Sample, projection: Projection) -> C
         svg_chart(
             "plane",
             "Customers in the plane of two principal components",
-            f"Right: {_axis(projection, 0)}. Up: {_axis(projection, 1)}. "
+            f"Right: {right}. Up: {up}. "
             + "; ".join(
                 f"{s.name} at {decimal(cx, 1)}, {decimal(cy, 1)}"
                 for s, (cx, cy) in zip(outcome.segments, projection.centroids, strict=True)
@@ -275,13 +276,11 @@ def _middle(values: NDArray[np.float64], centroids: Sequence[float]) -> tuple[fl
     return min(max(low - room, float(values.min())), *centroids), max(min(high + room, float(values.max())), *centroids)
 
 
-def _axis(projection: Projection, component: int) -> str:
+def _axis(features: Sequence[str], loadings: Sequence[float]) -> str:
     """Return what an axis of the plane means, in words."""
-    loadings = projection.loadings[component]
     greatest = max(abs(v) for v in loadings)
-    named = [
-        (_MORE if v > 0 else _LESS)[feature]
-        for feature, v in enumerate(loadings)
+    return ", ".join(
+        measure_of(name).more if v > 0 else measure_of(name).less
+        for name, v in zip(features, loadings, strict=True)
         if abs(v) >= _MATTERS or abs(v) == greatest
-    ]
-    return ", ".join(named)
+    )

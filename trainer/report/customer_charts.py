@@ -1,4 +1,4 @@
-"""The report's charts of the customers: shares, box plots, distributions, profiles. Pure: an outcome in, SVG out."""
+"""The report's charts of the customers: shares, box plots, distributions. Pure: an outcome in, SVG out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from trainer.report.markup import NARROW, Markup, amount, decimal, percent
+from trainer.report.markup import NARROW, Markup, decimal, percent
+from trainer.report.measures import measure_of
 from trainer.report.svg import (
     WIDTH,
     PlotArea,
@@ -21,16 +22,14 @@ from trainer.report.svg import (
     shortened,
     svg_chart,
     text,
-    text_width,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from trainer.outcome import Sample, SegmentFacts, TrainingOutcome
-    from trainer.report.svg import Kind
+    from trainer.outcome import Sample, SampledFeature, SegmentFacts, TrainingOutcome
 
 _LEFT: Final = 8.0
 _RIGHT: Final = WIDTH - 12.0
@@ -50,61 +49,57 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """One of the three features as the charts show it. `column`: of the sample; its z is in z_<column>."""
+class BarRow:
+    """One row of a chart of shares: a name, its colour, and one or two shares with the words that follow each."""
 
-    column: str
-    title: str
-    axis: str
-    kind: Kind
-    label: Callable[[float], str]
-
-
-MEASURES: Final = (
-    Measure("recency_days", "Recency", "days since the last order", "linear", lambda x: f"{decimal(x, 0)} d"),
-    Measure("frequency", "Frequency", "orders", "log", lambda x: decimal(x, 1)),
-    Measure("monetary", "Monetary", "money spent, net", "log", amount),
-)
+    name: str
+    colour: str
+    shares: tuple[tuple[float, str], ...]
 
 
 def shares(outcome: TrainingOutcome) -> Chart:
     """Draw each segment's share of the customers and of the money."""
-    segments = outcome.segments
-    top = max(max(s.share, s.money_share or 0.0) for s in segments)
+    rows = [
+        BarRow(
+            s.name,
+            colour(index),
+            ((s.share, "of customers"), *(() if s.money_share is None else ((s.money_share, "of the money"),))),
+        )
+        for index, s in enumerate(outcome.segments)
+    ]
+    drawing = bars("shares", "Shares of customers and money by segment", rows)
+    caption = "Each segment's share of all customers (solid) and of all money (pale)."
+    return Chart("Shares of customers and money", caption, drawing)
+
+
+def bars(key: str, title: str, rows: Sequence[BarRow]) -> Markup:
+    """Draw shares as bars under the names of their rows, the first of a row solid, the second one pale."""
+    top = max((share for row in rows for share, _ in row.shares), default=1.0)
     x = Scale(0.0, top, _LEFT, _RIGHT - 118)
     parts: list[str] = []
-    for index, segment in enumerate(segments):
-        y = index * 54.0
-        parts.append(text(_LEFT, y + 13, shortened(segment.name, _RIGHT - _LEFT), f"row {colour(index)}"))
-        bars = [(segment.share, "of customers", "bar")]
-        if segment.money_share is not None:
-            bars.append((segment.money_share, "of the money", "bar pale"))
-        for row, (share, of, kind) in enumerate(bars):
+    for place, row in enumerate(rows):
+        y = place * 54.0
+        parts.append(text(_LEFT, y + 13, shortened(row.name, _RIGHT - _LEFT), f"row {row.colour}"))
+        for below, ((share, words), kind) in enumerate(zip(row.shares, ("bar", "bar pale"), strict=False)):
             end = x.at(share)
             parts += [
-                rectangle(_LEFT, y + 18 + 15 * row, end - _LEFT, 13, f"{kind} {colour(index)}"),
-                text(end + 5, y + 29 + 15 * row, f"{percent(share)} {of}", "num"),
+                rectangle(_LEFT, y + 18 + 15 * below, end - _LEFT, 13, f"{kind} {row.colour}"),
+                text(end + 5, y + 29 + 15 * below, f"{percent(share)} {words}", "num"),
             ]
     description = "; ".join(
-        f"{s.name}: {percent(s.share)} of customers"
-        + ("" if s.money_share is None else f", {percent(s.money_share)} of the money")
-        for s in segments
+        f"{row.name}: " + ", ".join(f"{percent(share)} {words}" for share, words in row.shares) for row in rows
     )
-    return Chart(
-        "Shares of customers and money",
-        "Each segment's share of all customers (solid) and of all money (pale).",
-        svg_chart("shares", "Shares of customers and money by segment", description, parts, 54.0 * len(segments) + 2),
-    )
+    return svg_chart(key, title, description, parts, 54.0 * len(rows) + 2)
 
 
 def box_plots(outcome: TrainingOutcome, sample: Sample) -> list[Chart]:
     """Draw each feature as boxes: all customers, then each segment."""
-    return [_boxes(outcome.segments, sample, measure) for measure in MEASURES]
-
-
-def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -> Chart:
-    values = column(sample, measure.column)
     of = np.array(sample.segment)
+    return [_boxes(outcome.segments, feature, of) for feature in sample.features]
+
+
+def _boxes(segments: Sequence[SegmentFacts], feature: SampledFeature, of: NDArray[np.int64]) -> Chart:
+    measure, values = measure_of(feature.name), np.array(feature.values)
     groups = [("All customers", values, "")]
     groups += [(s.name, values[of == index], colour(index)) for index, s in enumerate(segments)]
     height = _ROW * len(groups) + 4
@@ -121,9 +116,7 @@ def _boxes(segments: Sequence[SegmentFacts], sample: Sample, measure: Measure) -
         measure.title,
         "Box: the middle half of the customers, with the median. Whiskers: the rest within 1.5 box lengths; "
         "dots: those beyond." + (" The axis is logarithmic." if measure.kind == "log" else ""),
-        svg_chart(
-            f"box-{measure.column}", f"Box plots of {measure.axis}", "; ".join(description), parts, height + _FOOT
-        ),
+        svg_chart(f"box-{feature.name}", f"Box plots of {measure.axis}", "; ".join(description), parts, height + _FOOT),
     )
 
 
@@ -146,11 +139,11 @@ def _box(inside: NDArray[np.float64], x: Scale, y: float, kind: str) -> list[Mar
 def distributions(outcome: TrainingOutcome, sample: Sample) -> list[Chart]:
     """Draw each feature's distribution before and after the transform, one above the other."""
     transform = next((f.transform for f in outcome.fits if f.chosen), "the transform")
-    return [_distribution(sample, measure, transform) for measure in MEASURES]
+    return [_distribution(feature, transform) for feature in sample.features]
 
 
-def _distribution(sample: Sample, measure: Measure, transform: str) -> Chart:
-    raw, z = column(sample, measure.column), column(sample, f"z_{measure.column}")
+def _distribution(feature: SampledFeature, transform: str) -> Chart:
+    measure, raw, z = measure_of(feature.name), np.array(feature.values), np.array(feature.z)
     top = float(np.percentile(raw, _SHOWN))
     shown = raw[raw <= top]
     parts = [text(_LEFT, 13, "before", "row")]
@@ -163,7 +156,7 @@ def _distribution(sample: Sample, measure: Measure, transform: str) -> Chart:
     return Chart(
         measure.title,
         f"{description[0].upper()}{description[1:]} (0: symmetric).{cut} Dashed: a normal distribution.",
-        svg_chart(f"spread-{measure.column}", f"Distribution of {measure.axis}", description, parts, 350 + _FOOT),
+        svg_chart(f"spread-{feature.name}", f"Distribution of {measure.axis}", description, parts, 350 + _FOOT),
     )
 
 
@@ -195,49 +188,6 @@ def _edges(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.f
         bins = math.floor((high - low) / width) + 1
         return low - 0.5 + width * np.arange(bins + 1, dtype=np.float64)
     return np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
-
-
-def profiles(outcome: TrainingOutcome) -> list[Chart]:
-    """Draw the segments' centroids by feature, as distances from the average customer."""
-    segments = outcome.segments
-    reach = max(abs(z) for s in segments for z in s.centroid) or 1.0
-    return [_profile(segments, feature, reach) for feature in range(len(MEASURES))]
-
-
-def _profile(segments: Sequence[SegmentFacts], feature: int, reach: float) -> Chart:
-    measure = MEASURES[feature]
-    height = _ROW * len(segments) + 4
-    x = Scale(-reach, reach, _LEFT + 10, _RIGHT - 10)
-    parts: list[str] = [PlotArea(x, Scale(0.0, 1.0, height, 0.0), "standard deviations from the average").axes()]
-    parts.append(line(x.at(0.0), 0.0, x.at(0.0), height, "axis"))
-    description: list[str] = []
-    for index, segment in enumerate(segments):
-        y, z, raw = _ROW * index, segment.centroid[feature], measure.label(segment.centroid_raw[feature])
-        start, end = sorted((x.at(0.0), x.at(z)))
-        room = _RIGHT - _LEFT - text_width(raw) - 8
-        parts += [
-            text(_LEFT, y + 13, shortened(segment.name, room), f"row {colour(index)}"),
-            text(_RIGHT, y + 13, raw, "num", anchor="end"),
-            rectangle(start, y + 18, end - start, 13, f"bar {colour(index)}"),
-        ]
-        description.append(f"{segment.name} {raw} (z {decimal(z)})")
-    return Chart(
-        measure.title,
-        f"Centre of each segment: {measure.axis}, with its value on the right."
-        + (" Bars to the right: a longer time without an order." if measure.column == "recency_days" else ""),
-        svg_chart(
-            f"profile-{measure.column}",
-            f"Segment centres: {measure.axis}",
-            "; ".join(description),
-            parts,
-            height + _FOOT,
-        ),
-    )
-
-
-def column(sample: Sample, name: str) -> NDArray[np.float64]:
-    """Return a column of the sample as an array, [customers]."""
-    return np.array(getattr(sample, name), dtype=np.float64)
 
 
 def skew(values: NDArray[np.float64]) -> float:

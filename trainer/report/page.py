@@ -6,16 +6,16 @@ import re
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from trainer.report import sentences, tables
+from trainer.report import sentences, tables, worth_charts, worth_tables
 from trainer.report.cluster_charts import curves, plane, silhouettes
-from trainer.report.customer_charts import Chart, box_plots, distributions, profiles, shares
+from trainer.report.customer_charts import Chart, box_plots, distributions, shares
 from trainer.report.markup import Markup, count, joined, percent, tag
 from trainer.report.svg import colour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trainer.outcome import Comparison, TrainingOutcome
+    from trainer.outcome import Comparison, SegmentFacts, TrainingOutcome
     from trainer.report.tables import ReportTable
 
 # The page requests nothing, and the browser would refuse it: a segment's name can't fetch or run anything either.
@@ -44,8 +44,9 @@ def page(outcome: TrainingOutcome) -> str:
         tag("title", title),
         tag("style", Markup(style)),
     )
-    parts = [_summary(outcome, title), *_customers(outcome), *_choice(outcome), *_clusters(outcome)]
-    parts += [*_movement(outcome), *_gates(outcome), *_facts(outcome)]
+    parts = [_summary(outcome, title), *_forecast(outcome), *_borders(outcome)]
+    parts += [*_later(outcome), *_movement(outcome), *_trend(outcome), *_customers(outcome)]
+    parts += [*_choice(outcome), *_clusters(outcome), *_gates(outcome), *_facts(outcome)]
     return "<!doctype html>\n" + tag("html", head, tag("body", tag("main", *parts)), lang="en") + "\n"
 
 
@@ -63,7 +64,7 @@ def _summary(outcome: TrainingOutcome, title: str) -> Markup:
         tag(
             "li",
             tag("strong", segment.name),
-            tag("span", sentences.portrait(segment, outcome.currency)),
+            *(tag("span", said) for said in _portrait(segment, outcome.currency)),
             tag("span", f"Action: {segment.action}", class_="action"),
             class_=colour(index),
         )
@@ -75,11 +76,55 @@ def _summary(outcome: TrainingOutcome, title: str) -> Markup:
     return tag("header", *top, tag("div", listed, beside, class_="summary"), table)
 
 
+def _portrait(segment: SegmentFacts, currency: str | None) -> list[str]:
+    return [
+        said
+        for said in (
+            segment.definition,
+            sentences.portrait(segment, currency),
+            sentences.expectation(segment, currency),
+        )
+        if said is not None
+    ]
+
+
+def _forecast(outcome: TrainingOutcome) -> list[Markup]:
+    table = worth_tables.forecast(outcome)
+    if table is None:
+        return []
+    chart = worth_charts.ordering(outcome)
+    drawn = [] if chart is None else [_charts([chart], wide=True)]
+    return [tag("h2", "The next 90 days of each segment"), *drawn, _table(table, "stack")]
+
+
+def _borders(outcome: TrainingOutcome) -> list[Markup]:
+    table = worth_tables.borders(outcome)
+    return [] if table is None else [tag("h2", "Customers near a border"), _table(table, "stack")]
+
+
+def _later(outcome: TrainingOutcome) -> list[Markup]:
+    if outcome.later is None:
+        return []
+    parts = [tag("h2", "How far segments and forecast can be trusted")]
+    parts += [tag("p", said) for said in sentences.later(outcome.later)]
+    chart, table = worth_charts.calibration(outcome.later), worth_tables.rankings(outcome.later)
+    return [*parts, *([] if chart is None else [_charts([chart])]), *([] if table is None else [_table(table)])]
+
+
+def _trend(outcome: TrainingOutcome) -> list[Markup]:
+    chart, table = worth_charts.trend(outcome), worth_tables.runs(outcome)
+    if chart is None or table is None:
+        return []
+    return [tag("h2", "Trend over the last runs"), _charts([chart], wide=True), _table(table)]
+
+
 def _customers(outcome: TrainingOutcome) -> list[Markup]:
     parts = [tag("h2", "Customers in this training")]
     parts += [tag("p", sentence) for sentence in sentences.input_notes(outcome)]
     if outcome.quality.features:
         parts.append(_table(tables.quality(outcome)))
+    if (related := worth_tables.correlations(outcome)) is not None:
+        parts.append(_table(related))
     if outcome.sample is None:
         return parts
     drawn = len(outcome.sample.segment)
@@ -88,7 +133,7 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
         parts.append(tag("p", sampled, class_="quiet"))
     return [
         *parts,
-        tag("h2", "Recency, frequency and money, overall and by segment"),
+        tag("h2", "The figures that decide, overall and by segment"),
         _charts(box_plots(outcome, outcome.sample)),
         tag("h2", "Distributions before and after the transform"),
         tag(
@@ -102,6 +147,7 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
 def _choice(outcome: TrainingOutcome) -> list[Markup]:
     return [
         tag("h2", "The choice of k, the number of segments"),
+        *(tag("p", said) for said in sentences.choice(outcome)),
         _charts(curves(outcome)),
         _table(tables.fits(outcome)),
     ]
@@ -116,8 +162,6 @@ def _clusters(outcome: TrainingOutcome) -> list[Markup]:
     return [
         tag("h2", "How well the segments are separated"),
         _charts([chart for chart in wide if chart is not None], wide=True),
-        tag("h2", "How the segments differ"),
-        _charts(profiles(outcome)),
     ]
 
 

@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trainer.report import sentences, tables
+from trainer.report import sentences, tables, worth_tables
 from trainer.report.page import page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainer.outcome import TrainingOutcome
+    from trainer.outcome import SegmentFacts, TrainingOutcome
     from trainer.report.tables import ReportTable
 
 
@@ -50,24 +50,25 @@ def markdown(outcome: TrainingOutcome) -> str:
     parts.append(plain(sentences.headline(outcome)))
     if outcome.segments:
         parts.append("## Segments")
-        parts.append(
-            "\n".join(
-                f"- **{plain(s.name)}**: {plain(sentences.portrait(s, outcome.currency))}" for s in outcome.segments
-            )
-        )
+        parts.append("\n".join(f"- **{plain(s.name)}**: {plain(_portrait(s, outcome))}" for s in outcome.segments))
         parts.append(_table(tables.segments(outcome)))
     parts += ["## Changes from the active model", *map(plain, sentences.changes(outcome))]
     parts += ["## Decision", *map(plain, sentences.verdict(outcome))]
-    parts += ["## Customers in this training", *map(plain, sentences.input_notes(outcome))]
-    if outcome.quality.features:
-        parts.append(_table(tables.quality(outcome)))
-    parts += ["## The choice of k, the number of segments", _table(tables.fits(outcome))]
+    parts += _worth(outcome)
     if outcome.comparison is not None:
         parts.append("## Movement from the active model")
         parts += [
             _table(tables.movement(outcome, outcome.comparison)),
             _table(tables.money(outcome, outcome.comparison)),
         ]
+    parts += _section("Trend over the last runs", worth_tables.runs(outcome))
+    parts += ["## Customers in this training", *map(plain, sentences.input_notes(outcome))]
+    if outcome.quality.features:
+        parts.append(_table(tables.quality(outcome)))
+    if (related := worth_tables.correlations(outcome)) is not None:
+        parts.append(_table(related))
+    parts += ["## The choice of k, the number of segments", *map(plain, sentences.choice(outcome))]
+    parts.append(_table(tables.fits(outcome)))
     if outcome.decision.gates:
         parts += ["## Gates", _table(tables.gates(outcome))]
     parts += ["## Details of the run", *(f"Warning: {plain(warning)}" for warning in outcome.warnings)]
@@ -75,6 +76,27 @@ def markdown(outcome: TrainingOutcome) -> str:
     if outcome.timings:
         parts.append(_table(tables.timings(outcome)))
     return "\n\n".join(parts) + "\n"
+
+
+def _portrait(segment: SegmentFacts, outcome: TrainingOutcome) -> str:
+    currency = outcome.currency
+    said = (segment.definition, sentences.portrait(segment, currency), sentences.expectation(segment, currency))
+    return " ".join(one for one in said if one is not None)
+
+
+def _worth(outcome: TrainingOutcome) -> list[str]:
+    """Return the sections on what comes and came."""
+    parts = _section("The next 90 days of each segment", worth_tables.forecast(outcome))
+    parts += _section("Customers near a border", worth_tables.borders(outcome))
+    if outcome.later is not None:
+        parts += ["## How far segments and forecast can be trusted", *map(plain, sentences.later(outcome.later))]
+        if (table := worth_tables.rankings(outcome.later)) is not None:
+            parts.append(_table(table))
+    return parts
+
+
+def _section(title: str, table: ReportTable | None) -> list[str]:
+    return [] if table is None else [f"## {title}", _table(table)]
 
 
 def plain(text: str) -> str:

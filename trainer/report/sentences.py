@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from trainer.report.markup import NARROW, count, decimal, money, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from trainer.outcome import Comparison, Fit, Gate, SegmentFacts, TrainingOutcome, Verdict
+    from trainer.outcome import (
+        Comparison,
+        Fit,
+        Gate,
+        LaterWorth,
+        SegmentFacts,
+        SegmentForecast,
+        TrainingOutcome,
+        Verdict,
+    )
 
 _MOVES: Final = 5  # largest movements listed in a sentence
 _NOT_FITTED: Final = {"in window": " (no order in the window)", "ordinary": " (|z| of 3 or more)"}
@@ -57,15 +66,57 @@ def headline(outcome: TrainingOutcome) -> str:
     if not outcome.segments:
         return f"No model was made of the {customers} customers."
     spent = money(sum(segment.money for segment in outcome.segments), outcome.currency)
-    return f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {spent} net in total."
+    said = f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {spent} net in total."
+    known = [s.forecast for s in outcome.segments if s.forecast]
+    if not known:
+        return said
+    return f"{said} In the next 90 days they are expected to place {_worth(known, outcome.currency)}."
 
 
 def verdict(outcome: TrainingOutcome) -> list[str]:
-    """Return whether the model was published, and why: the decisive sentence first."""
+    """Return whether the model was published, and why: the decisive sentence first, without figures of the fits."""
     found = [sentence] if (sentence := _VERDICTS[outcome.decision.verdict][1]) else []
     if outcome.decision.forced:
-        found.append("A gate failed, and was overruled (--force).")
-    return [*found, *outcome.decision.why]
+        return [*found, "A gate failed, and was overruled (--force)."]
+    # The first reason tells the choice of the fit, and of a refusal the others say what each fit fails.
+    return [*found, *(outcome.decision.why[1:] if outcome.segments else outcome.decision.why[:1])]
+
+
+def choice(outcome: TrainingOutcome) -> list[str]:
+    """Return why this fit was chosen, or why none was, in the words of the fits."""
+    why = outcome.decision.why
+    return list(why if outcome.decision.forced or not outcome.segments else why[:1])
+
+
+def expectation(segment: SegmentFacts, currency: str | None = None) -> str | None:
+    """Return what a segment's customers are expected to do in the next 90 days, and did last time; None if unknown."""
+    said = []
+    if segment.forecast is not None and segment.customers:
+        share = percent(segment.forecast.ordering / segment.customers, 0)
+        said.append(f"In the next 90 days {share} are expected to order: {_worth([segment.forecast], currency)}.")
+    if segment.past is not None and segment.past.customers:
+        share = percent(segment.past.ordered / segment.past.customers, 0)
+        said.append(f"Of those who were here 90 days ago, {share} ordered since.")
+    return " ".join(said) or None
+
+
+def later(worth: LaterWorth) -> list[str]:
+    """Return how far segments and outlook are to be trusted, measured on later orders."""
+    found = [
+        (
+            f"Measured on {_customers(worth.customers)} and what they ordered from {moment(worth.since)} to "
+            f"{moment(worth.until)}, after the orders that segments and outlook were made from."
+        )
+    ]
+    if worth.moves_per_year is not None:
+        moves = f"A customer would have changed segment {decimal(worth.moves_per_year, 1)} times a year"
+        back = [
+            f"{percent(share)} of these moves went back within {days} days"
+            for days, share in ((14, worth.back_14), (30, worth.back_30))
+            if share is not None
+        ]
+        found.append("; ".join([moves, *back]) + ".")
+    return found
 
 
 def portrait(segment: SegmentFacts, currency: str | None = None) -> str:
@@ -95,10 +146,9 @@ def changes(outcome: TrainingOutcome) -> list[str]:
     movers = sum(move.customers for move in moves(outcome))
     found = [
         (
-            f"Compared with the active model {compared.version}, the new model alone, without any new order, would "
-            f"move {count(movers)} of {_customers(everyone)} ({percent(compared.moved)}) to another segment. Without "
-            f"the margin, which keeps customers near a border where they are, it would move "
-            f"{percent(compared.moved_without_margin)}."
+            f"Compared with the segments that are active now, the new ones alone, without any new order, would move "
+            f"{count(movers)} of {_customers(everyone)} ({percent(compared.moved)}). Without the rule that keeps "
+            f"customers near a border where they are, it would be {percent(compared.moved_without_margin)}."
         )
     ]
     found += _new_and_removed(outcome, compared)
@@ -172,6 +222,13 @@ def seconds(value: float) -> str:
 
 def _measure(name: str, value: float) -> str:
     return decimal(value, 3) if name == "stability" else percent(value)
+
+
+def _worth(forecasts: Sequence[SegmentForecast], currency: str | None) -> str:
+    orders = sum(f.orders for f in forecasts)
+    said = f"about {decimal(orders, 0 if orders >= 10 else 1)} orders"
+    spends = [f.spend for f in forecasts if f.spend is not None]
+    return f"{said} worth {money(sum(spends), currency)}" if len(spends) == len(forecasts) else said
 
 
 def _customers(number: int) -> str:

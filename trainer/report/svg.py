@@ -80,10 +80,15 @@ class PlotArea:
     x_label: str
     y_label: str = ""
 
-    def axes(self, x_ticks: Sequence[float] | None = None, label: Callable[[float], str] = short) -> Markup:
+    def axes(
+        self,
+        x_ticks: Sequence[float] | None = None,
+        label: Callable[[float], str] = short,
+        y_format: Callable[[float], str] = short,
+    ) -> Markup:
         """Draw the lines, numbers and names of both axes; those of y only where it has a name.
 
-        `x_ticks` are the values to mark (default: round ones); `label` formats one.
+        `x_ticks` are the values to mark (default: round ones); `label` formats one, `y_format` one of the y axis.
         """
         left, right, bottom, top = self.x.start, self.x.stop, self.y.start, self.y.stop
         parts: list[str] = []
@@ -93,7 +98,10 @@ class PlotArea:
         if self.y_label:
             for value in self.y.ticks(34.0):
                 at = self.y.at(value)
-                parts += [line(left, at, right, at, "grid"), text(left - 6, at + 4, short(value), "num", anchor="end")]
+                parts += [
+                    line(left, at, right, at, "grid"),
+                    text(left - 6, at + 4, y_format(value), "num", anchor="end"),
+                ]
             parts.append(text(2, 13, self.y_label, "name"))
         parts.append(line(left, bottom, right, bottom, "axis"))
         parts.append(text(right, bottom + 32, self.x_label, "name", anchor="end"))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trainer.report.customer_charts import MEASURES
 from trainer.report.markup import MINUS, NARROW, amount, count, decimal, percent
+from trainer.report.measures import measure_of
 from trainer.report.sentences import gate_limit, gate_value, gate_verdict, moment, seconds
 
 if TYPE_CHECKING:
     from trainer.outcome import Comparison, FeatureSpread, TrainingOutcome
 
-_NONE: Final = "–"  # noqa: RUF001 — an en dash stands for a missing figure
-_TITLES: Final = {measure.column: measure.title for measure in MEASURES}
+NONE: Final = "–"  # noqa: RUF001 — an en dash stands for a missing figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +41,25 @@ def segments(outcome: TrainingOutcome) -> ReportTable:
             _share(s.money_share),
             _median(s.recency_days, 1),
             _median(s.frequency, 1),
-            _NONE if s.monetary is None else amount(s.monetary.median),
+            NONE if s.monetary is None else amount(s.monetary.median),
             s.action,
         )
         for s in outcome.segments
     ]
     money = amount(sum(s.money for s in outcome.segments))
-    whole = _NONE if any(s.money_share is None for s in outcome.segments) else percent(1.0)
-    rows.append(("All", count(total), percent(1.0), money, whole, _NONE, _NONE, _NONE, _NONE))
+    whole = NONE if any(s.money_share is None for s in outcome.segments) else percent(1.0)
+    rows.append(("All", count(total), percent(1.0), money, whole, NONE, NONE, NONE, NONE))
     return ReportTable(
-        "Customers, money and median customer of each segment",
+        "Customers and money of each segment, and its median customer",
         (
             "Segment",
             "Customers",
             "Share",
-            _in("Money", outcome),
+            in_currency("Money", outcome),
             "Share of money",
-            "Days since last order",
-            "Orders",
-            _in("Spent", outcome),
+            "Days since last order, median",
+            "Orders, median",
+            in_currency("Spent, median", outcome),
             "Action",
         ),
         tuple(rows),
@@ -119,7 +118,7 @@ def gates(outcome: TrainingOutcome) -> ReportTable:
 def movement(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
     """Return how many customers the workers would have moved from each active segment to each new one."""
     rows = [
-        (before.name, *(count(n) if n else _NONE for n in row), count(sum(row)))
+        (before.name, *(count(n) if n else NONE for n in row), count(sum(row)))
         for before, row in zip(compared.before, compared.moves, strict=True)
     ]
     columns = [sum(column) for column in zip(*compared.moves, strict=True)]
@@ -146,7 +145,7 @@ def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
     ]
     return ReportTable(
         "Customers and money by segment, before and after",
-        ("Segment", "Customers before", "after", "change", _in("Money before", outcome), "after", "change"),
+        ("Segment", "Customers before", "after", "change", in_currency("Money before", outcome), "after", "change"),
         tuple(rows),
     )
 
@@ -155,7 +154,7 @@ def quality(outcome: TrainingOutcome) -> ReportTable:
     """Return the distribution of the three features over all customers, before any transform."""
     rows = [
         (
-            _TITLES.get(f.name, f.name),
+            measure_of(f.name).title,
             *(decimal(v) for v in (f.least, f.median, f.mean, f.greatest, f.deviation)),
             count(f.beyond_3),
         )
@@ -175,7 +174,7 @@ def facts(outcome: TrainingOutcome) -> ReportTable:
     rows: list[tuple[str, str]] = [
         ("Version", outcome.version or "none: no model was made"),
         ("Parent (active model at the training)", outcome.parent or "none"),
-        ("Activation", _NONE if decision.activation is None else count(decision.activation)),
+        ("Activation", NONE if decision.activation is None else count(decision.activation)),
         ("Customers as of", moment(outcome.as_of)),
         ("Trained at", moment(outcome.trained_at)),
         ("Source", outcome.source),
@@ -201,21 +200,22 @@ def timings(outcome: TrainingOutcome) -> ReportTable:
     return ReportTable("Time by step", ("Step", "Time", "Share"), (*rows, ("All", seconds(total), percent(1.0))))
 
 
-def _in(head: str, outcome: TrainingOutcome) -> str:
+def in_currency(head: str, outcome: TrainingOutcome) -> str:
+    """Return the head of a column of money, with its currency where that is known."""
     return head if outcome.currency is None else f"{head}, {outcome.currency}"
 
 
 def _number(value: float | None, digits: int) -> str:
-    return _NONE if value is None else decimal(value, digits)
+    return NONE if value is None else decimal(value, digits)
 
 
 def _share(value: float | None) -> str:
-    return _NONE if value is None else percent(value)
+    return NONE if value is None else percent(value)
 
 
 def _median(spread: FeatureSpread | None, digits: int) -> str:
     if spread is None:
-        return _NONE
+        return NONE
     return decimal(spread.median, 0 if spread.median.is_integer() else digits)
 
 

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmentation.model import FEATURES
-from trainer.outcome import SAMPLE, FeatureSpread, Projection, Sample, SegmentFacts
+from trainer.outcome import SAMPLE, FeatureSpread, Projection, Sample, SampledFeature, SegmentFacts
 from trainer.training.fit import coordinates
 from trainer.training.measure import rounded, sample_of, silhouettes
-from trainer.training.naming import untransformed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,12 +30,11 @@ def describe(
     at = sample_of(len(z), SAMPLE, trained.model.training.seed)
     values = silhouettes(z[at], trained.labels[at])
     x, y = ((z[at] - z.mean(axis=0)) @ plane.T).T
-    columns = {name: _drawn(snapshot.column(name)[at]) for name in FEATURES}
     sample = Sample(
-        **columns,
-        z_recency_days=_drawn(z[at, 0]),
-        z_frequency=_drawn(z[at, 1]),
-        z_monetary=_drawn(z[at, 2]),
+        features=tuple(
+            SampledFeature(name=f.name, values=_drawn(snapshot.column(f.name)[at]), z=_drawn(z[at, place]))
+            for place, f in enumerate(trained.model.features)
+        ),
         segment=tuple(trained.labels[at].tolist()),
         silhouette=None if values is None else _drawn(values),
         x=_drawn(x),
@@ -60,8 +57,6 @@ def _segments(
         inside = trained.labels == index
         money = float(snapshot.monetary[inside].sum())
         of_segment = None if silhouette_of is None else silhouette_of[sampled == index]
-        pairs = zip(segment.centroid, trained.model.features, strict=True)
-        recency, frequency, monetary = (rounded(float(untransformed(np.array(c), f))) for c, f in pairs)
         facts.append(
             SegmentFacts(
                 id=segment.id,
@@ -73,7 +68,6 @@ def _segments(
                 money=rounded(money),
                 money_share=rounded(money / total) if total > 0 else None,
                 centroid=segment.centroid,
-                centroid_raw=(recency, frequency, monetary),
                 recency_days=_spread(snapshot.recency_days[inside]),
                 frequency=_spread(snapshot.frequency[inside]),
                 monetary=_spread(snapshot.monetary[inside]),

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from trainer.outcome import (
+    CalibrationGroup,
     Comparison,
+    Correlation,
     FeatureQuality,
     FeatureSpread,
     Fit,
     Gate,
+    LaterWorth,
+    PastModel,
+    PastSegment,
     Projection,
     PublicationDecision,
     Quality,
+    RankingWorth,
     RecipeUsed,
     Sample,
+    SampledFeature,
     SegmentBefore,
+    SegmentBorder,
     SegmentFacts,
+    SegmentForecast,
+    SegmentPast,
     Timing,
     TrainingOutcome,
 )
@@ -59,6 +70,30 @@ RECIPE = RecipeUsed(
 )
 
 
+CORRELATIONS = (
+    Correlation(one="recency_days", other="frequency", rank=-0.56),
+    Correlation(one="recency_days", other="monetary", rank=-0.5),
+    Correlation(one="frequency", other="monetary", rank=0.79),
+)
+LATER = LaterWorth(
+    since="2011-09-11T00:00:00Z",
+    until="2011-12-10T00:00:00Z",
+    customers=2700,
+    moves_per_year=1.32,
+    back_14=0.071,
+    back_30=0.12,
+    rankings=(
+        RankingWorth(by="segments", auc=0.719, top_tenth=0.504),
+        RankingWorth(by="outlook", auc=0.771, top_tenth=0.561),
+        RankingWorth(by="recency", auc=0.688, top_tenth=0.302),
+        RankingWorth(by="spend", auc=0.701, top_tenth=None),
+    ),
+    calibration=tuple(
+        CalibrationGroup(customers=270, chance=0.05 + 0.09 * n, ordered=0.04 + 0.094 * n) for n in range(10)
+    ),
+)
+
+
 def outcome(
     k: int = 5,
     customers: int = 3000,
@@ -67,8 +102,12 @@ def outcome(
     verdict: Verdict = "active",
     compared: bool = True,
     forced: bool = False,
+    foreseen: bool = False,
 ) -> TrainingOutcome:
-    """Return an outcome with consistent numbers: counts, sums and shares are those of the sample's customers."""
+    """Return an outcome with consistent numbers: counts, sums and shares are those of the sample's customers.
+
+    `foreseen`: with definitions, what is expected, what came the last times, and earlier models.
+    """
     z, of, centroids = _customers(k, customers)
     raw = np.stack(
         [np.exp(4.0 + 1.2 * z[:, 0]), np.ceil(np.exp(1.0 + z[:, 1])), np.exp(6 + 1.3 * z[:, 2]) - 20], axis=1
@@ -86,7 +125,6 @@ def outcome(
             money=float(raw[of == index, 2].sum()),
             money_share=float(raw[of == index, 2].sum()) / money,
             centroid=_three(centroids[index]),
-            centroid_raw=_three(raw[of == index].mean(axis=0)),
             recency_days=spread(raw[of == index, 0]),
             frequency=spread(raw[of == index, 1]),
             monetary=spread(raw[of == index, 2]),
@@ -94,6 +132,8 @@ def outcome(
         )
         for index in range(k)
     )
+    if foreseen:
+        segments = tuple(_foreseen(s, index, k) for index, s in enumerate(segments))
     fits = _fits(k)
     comparison = _comparison(segments, raw[:, 2], of) if compared else None
     return TrainingOutcome(
@@ -114,6 +154,9 @@ def outcome(
             centroids=tuple((float(x), float(y)) for x, y in _project(centroids)),
         ),
         comparison=comparison,
+        correlations=CORRELATIONS if foreseen else (),
+        past=_past(segments) if foreseen else (),
+        later=LATER if foreseen else None,
         decision=PublicationDecision(
             verdict=verdict,
             why=(f"k = {k} has the best silhouette of those that pass the gates.",),
@@ -152,6 +195,52 @@ def refused() -> TrainingOutcome:
         quality=whole.quality,
         fits=tuple(fits),
         decision=PublicationDecision(verdict="refused", why=("No fit passes the gates.",)),
+    )
+
+
+def _foreseen(segment: SegmentFacts, index: int, k: int) -> SegmentFacts:
+    chance = 0.8 - 0.75 * index / k
+    return msgspec.structs.replace(
+        segment,
+        definition=f"Silent for less than {index + 1} of their usual gaps, with {k - index} orders or more.",
+        forecast=SegmentForecast(
+            ordering=chance * segment.customers,
+            orders=1.7 * chance * segment.customers,
+            spend=40.0 * chance * segment.customers,
+            usual_gap_days=20.0 + 15.0 * index,
+            silence_in_gaps=0.4 + index,
+        ),
+        past=SegmentPast(
+            customers=segment.customers - 20,
+            ordered=round(0.9 * chance * (segment.customers - 20)),
+            orders=1.5 * chance * segment.customers,
+            spend=38.0 * chance * segment.customers,
+        ),
+        border=SegmentBorder(
+            near=segment.customers // 20,
+            near_to=(index + 1) % k,
+            leaving=segment.customers // 8 if index + 1 < k else 0,
+            leaving_to=index + 1 if index + 1 < k else None,
+        ),
+    )
+
+
+def _past(segments: Sequence[SegmentFacts]) -> tuple[PastModel, ...]:
+    """Return three earlier models, a month apart: the first without the first segment, but with one that ended."""
+    return tuple(
+        PastModel(
+            as_of=f"2011-{month:02d}-10T00:00:00Z",
+            customers=2000 + 300 * run,
+            segments=tuple(
+                PastSegment(
+                    id=99 if not run and not place else s.id,
+                    name="Old Guard" if not run and not place else s.name,
+                    share=s.share * (0.85 + 0.05 * run) if place else 1.0 - (0.85 + 0.05 * run) * (1.0 - s.share),
+                )
+                for place, s in enumerate(segments)
+            ),
+        )
+        for run, month in enumerate((9, 10, 11))
     )
 
 
@@ -244,14 +333,11 @@ def _sample(
     raw: NDArray[np.float64], z: NDArray[np.float64], of: NDArray[np.int64], silhouettes: NDArray[np.float64]
 ) -> Sample:
     x, y = _project(z).T
-    columns = [tuple(column.tolist()) for column in (*raw.T, *z.T)]
     return Sample(
-        recency_days=columns[0],
-        frequency=columns[1],
-        monetary=columns[2],
-        z_recency_days=columns[3],
-        z_frequency=columns[4],
-        z_monetary=columns[5],
+        features=tuple(
+            SampledFeature(name=name, values=tuple(raw[:, place].tolist()), z=tuple(z[:, place].tolist()))
+            for place, name in enumerate(("recency_days", "frequency", "monetary"))
+        ),
         segment=tuple(of.tolist()),
         silhouette=tuple(silhouettes.tolist()),
         x=tuple(x.tolist()),

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.data import report_cases as cases
-from trainer.outcome import Sample, TrainingOutcome
+from trainer.outcome import Sample, SampledFeature, TrainingOutcome
 from trainer.report import customer_charts as charts
+from trainer.report import worth_charts
 from trainer.report.cluster_charts import curves, plane, silhouettes
 from trainer.report.render import html
 from trainer.report.svg import Kind, Scale, shortened, spread_out, text_width
@@ -25,6 +26,10 @@ finite = st.floats(-1e6, 1e6)
 def sample(outcome: TrainingOutcome) -> Sample:
     assert outcome.sample is not None
     return outcome.sample
+
+
+def feature(outcome: TrainingOutcome, name: str) -> SampledFeature:
+    return next(f for f in sample(outcome).features if f.name == name)
 
 
 @given(finite, st.floats(1e-3, 1e6), st.sampled_from(["linear", "log"]))
@@ -77,7 +82,7 @@ def test_a_measure_that_no_fit_has_is_left_out() -> None:
 
 def test_box_plots_describe_the_medians() -> None:
     outcome = cases.outcome()
-    days = np.array(sample(outcome).recency_days)
+    days = np.array(feature(outcome, "recency_days").values)
     chart = charts.box_plots(outcome, sample(outcome))[0]
     assert f"All customers: median {np.median(days):,.0f} d" in chart.svg
     champions = days[np.array(sample(outcome).segment) == 0]
@@ -88,8 +93,8 @@ def test_box_plots_describe_the_medians() -> None:
 def test_distributions_show_the_skewness_before_and_after() -> None:
     outcome = cases.outcome()
     chart = charts.distributions(outcome, sample(outcome))[2]
-    before = charts.skew(np.array(sample(outcome).monetary))
-    after = charts.skew(np.array(sample(outcome).z_monetary))
+    before = charts.skew(np.array(feature(outcome, "monetary").values))
+    after = charts.skew(np.array(feature(outcome, "monetary").z))
     assert chart.caption.startswith(f"Skewness {before:.2f} before, {after:.2f} after".replace("-", "\N{MINUS SIGN}"))
 
 
@@ -101,6 +106,35 @@ def test_the_plane_names_every_segment_at_its_centroid() -> None:
         assert re.search(rf'class="at c\d" text-anchor="middle">{segment.name}<', chart.svg)
     assert chart.svg.count("mark centre") == 9
     assert "more recent order, more orders, more money →" in chart.svg
+
+
+def test_the_calibration_draws_each_group_where_it_lies() -> None:
+    later = cases.LATER
+    chart = worth_charts.calibration(later)
+    assert chart is not None
+    found = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', chart.svg)
+    assert len(found) == len(later.calibration)
+    diagonal = re.search(r'<path d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)" class="limit"', chart.svg)
+    assert diagonal
+    left, bottom, right, top = map(float, diagonal.groups())
+    for (x, y), group in zip(found, later.calibration, strict=True):
+        expected, ordered = (float(x) - left) / (right - left), (bottom - float(y)) / (bottom - top)
+        assert (ordered > expected) == (group.ordered > group.chance)
+
+
+def test_the_trend_begins_a_new_segment_where_it_began() -> None:
+    outcome = cases.outcome(3, foreseen=True)
+    chart = worth_charts.trend(outcome)
+    assert chart is not None
+    assert chart.svg.count("<circle") == 3 + 4 + 4
+    assert worth_charts.trend(cases.outcome(3)) is None
+
+
+def test_who_will_order_is_drawn_beside_who_did() -> None:
+    chart = worth_charts.ordering(cases.outcome(4, foreseen=True))
+    assert chart is not None
+    assert (chart.svg.count('class="bar c'), chart.svg.count('class="bar pale c')) == (4, 4)
+    assert worth_charts.ordering(cases.outcome(4)) is None
 
 
 def test_the_silhouettes_mark_the_mean() -> None:
@@ -139,8 +173,11 @@ def test_a_segment_without_sampled_customers_has_a_row_and_no_box() -> None:
 
 def test_customers_all_alike_in_a_feature_can_be_drawn() -> None:
     outcome = cases.outcome(2)
-    ones = (1.0,) * len(sample(outcome).frequency)
-    html(msgspec.structs.replace(outcome, sample=msgspec.structs.replace(sample(outcome), frequency=ones)))
+    alike = tuple(
+        msgspec.structs.replace(f, values=(1.0,) * len(f.values)) if f.name == "frequency" else f
+        for f in sample(outcome).features
+    )
+    html(msgspec.structs.replace(outcome, sample=msgspec.structs.replace(sample(outcome), features=alike)))
 
 
 @given(st.text(max_size=80))

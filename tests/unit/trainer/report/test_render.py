@@ -14,6 +14,7 @@ from tests.support.data import report_cases as cases
 from trainer.outcome import TrainingOutcome
 from trainer.report import sentences
 from trainer.report.render import html, markdown, write_report
+from trainer.report.tables import NONE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,6 +197,53 @@ def test_the_verdict_and_its_reasons_are_shown(outcome: TrainingOutcome, badge: 
         assert "--force" not in report
 
 
+@pytest.mark.parametrize("outcome", [cases.outcome(), cases.outcome(foreseen=True), cases.outcome(forced=True)])
+def test_the_summary_has_no_version_and_no_figures_of_fits(outcome: TrainingOutcome) -> None:
+    assert outcome.comparison is not None
+    text = markdown(outcome)
+    summary, rest = text.split("\n\n## Decision\n\n")
+    summary += rest.split("\n\n## ")[0]
+    for jargon in (outcome.version or "", outcome.comparison.version, "k =", "silhouette", "centroid", "margin"):
+        assert jargon not in summary
+    assert outcome.decision.why[0] in rest
+
+
+def test_the_next_90_days_adds_up() -> None:
+    outcome = cases.outcome(foreseen=True)
+    table = next(t for t in markdown_tables(markdown(outcome)) if t[0][2] == "Expected to order")
+    orders = [int(row[4].replace(",", "")) for row in table[1:]]
+    assert orders[-1] == pytest.approx(sum(orders[:-1]), abs=3)
+    assert f"expected to place about {orders[-1]:,} orders worth " in sentences.headline(outcome)
+    past = outcome.segments[0].past
+    assert past is not None
+    share = 100 * past.ordered / past.customers
+    assert table[1][8] == f"{share:.1f}\N{NO-BREAK SPACE}%"
+    said = sentences.expectation(outcome.segments[0])
+    assert said is not None
+    assert f"Of those who were here 90 days ago, {share:.0f}\N{NO-BREAK SPACE}% ordered since." in said
+
+
+def test_without_fitted_values_nothing_is_said_of_expected_money() -> None:
+    outcome = cases.outcome(foreseen=True)
+    poorer = tuple(
+        msgspec.structs.replace(s, forecast=s.forecast and msgspec.structs.replace(s.forecast, spend=None))
+        for s in outcome.segments
+    )
+    outcome = msgspec.structs.replace(outcome, segments=poorer)
+    assert sentences.headline(outcome).endswith(" orders.")
+    table = next(t for t in markdown_tables(markdown(outcome)) if t[0][2] == "Expected to order")
+    assert {row[5] for row in table[1:]} == {NONE}
+
+
+def test_the_trend_puts_ended_segments_together() -> None:
+    outcome = cases.outcome(foreseen=True)
+    table = next(t for t in markdown_tables(markdown(outcome)) if t[0][0] == "Trained as of")
+    assert len(table) == 1 + len(outcome.past) + 1
+    assert table[1][2] == NONE  # the first segment is newer than the first model
+    ended = 100 * outcome.past[0].segments[0].share
+    assert [row[-1] for row in table[1:]] == [f"{ended:.1f}\N{NO-BREAK SPACE}%", NONE, NONE, NONE]
+
+
 def test_an_overruled_gate_is_shown() -> None:
     outcome = cases.outcome(forced=True)
     assert "--force" in ParsedPage(html(outcome)).text
@@ -210,7 +258,10 @@ def test_a_refused_run_shows_what_every_fit_failed() -> None:
     assert "No model was made of the" in text
 
 
-@pytest.mark.parametrize("outcome", [cases.outcome(k, names=NAMES) for k in SIZES] + [cases.refused()])
+@pytest.mark.parametrize(
+    "outcome",
+    [cases.outcome(k, names=NAMES, foreseen=foreseen) for k in SIZES for foreseen in (False, True)] + [cases.refused()],
+)
 def test_the_page_and_the_markdown_have_the_same_tables(outcome: TrainingOutcome) -> None:
     on_page, in_text = ParsedPage(html(outcome)).tables, markdown_tables(markdown(outcome))
     assert sorted(on_page) == sorted(in_text)
@@ -247,7 +298,9 @@ def test_money_before_and_after_adds_up() -> None:
 
 
 def test_names_are_escaped() -> None:
-    outcome = msgspec.structs.replace(cases.outcome(names=EVIL), source="<b>file</b>.csv", warnings=("<i>mind</i>",))
+    outcome = msgspec.structs.replace(
+        cases.outcome(names=EVIL, foreseen=True), source="<b>file</b>.csv", warnings=("<i>mind</i>",)
+    )
     read = ParsedPage(html(outcome))
     assert {tag for tag, _ in read.elements} & {"script", "img", "i", "b", "a"} == set()
     assert not any(key.startswith("on") for _, attributes in read.elements for key in attributes)
@@ -258,7 +311,7 @@ def test_names_are_escaped() -> None:
     assert "**bold**" not in found
 
 
-@pytest.mark.parametrize("outcome", [cases.outcome(9), cases.refused()])
+@pytest.mark.parametrize("outcome", [cases.outcome(9), cases.outcome(16, names=NAMES, foreseen=True), cases.refused()])
 def test_the_page_needs_nothing_and_describes_its_charts_for_screen_readers(outcome: TrainingOutcome) -> None:
     page = html(outcome)
     read = ParsedPage(page)
@@ -273,7 +326,7 @@ def test_the_page_needs_nothing_and_describes_its_charts_for_screen_readers(outc
 
 
 def test_a_written_outcome_gives_the_same_report_again(tmp_path: Path) -> None:
-    outcome = cases.outcome()
+    outcome = cases.outcome(foreseen=True)
     written = write_report(outcome, tmp_path / "new" / "folder")
     again = TrainingOutcome.from_json(written.json.read_bytes())
     assert again == outcome
