@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from importlib.resources import files
 from typing import Annotated, Any, Final, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from segmentation.life_conditions import Bounds, KnownLife, LifeConditions
+from segmentation.bounds import Bounds
+from segmentation.life_conditions import KnownLife, LifeConditions
+from segmentation.outlook_conditions import KnownOutlook, OutlookConditions
 from segmentation.output_events import Cause
 
 # A move to no segment is an erasure, or a merge into another id: nobody is left there to write to.
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
+_DAYS: Final = re.compile(r"[1-9][0-9]{0,3}")
 
 
 class RulesError(ValueError):
@@ -40,6 +44,12 @@ def _trigger(value: object) -> Cause:
     raise ValueError(f"expected one of {', '.join(TRIGGERS)}")
 
 
+def _days(value: object) -> int:
+    if isinstance(value, str) and _DAYS.fullmatch(value):
+        return int(value)
+    raise ValueError("expected whole days from 1 to 9999")
+
+
 def _listed(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -47,6 +57,7 @@ def _listed(value: object) -> object:
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 Trigger = Annotated[Cause, BeforeValidator(_trigger)]
+Days = Annotated[int, BeforeValidator(_days)]
 
 
 class _RulePart(BaseModel):
@@ -58,7 +69,8 @@ class Rule(_RulePart):
 
     A choice of None is any, but for the cause `merge`, which must be named: two ids have become one, and the customer
     may have had the campaign under the other. None in `from_` is a customer without a segment.
-    Its name is the campaign's. Its `reason` follows the move in the reason of the action.
+    Its name is the campaign's. Its `reason` follows the move in the reason of the action. A customer whom it acted on
+    has it again only `cooldown_days` later; until then it matches none of the customer's moves.
     """
 
     name: Name
@@ -66,29 +78,43 @@ class Rule(_RulePart):
     to: Annotated[tuple[Name, ...] | None, BeforeValidator(_choice)]
     cause: Annotated[tuple[Trigger, ...] | None, BeforeValidator(_choice)] = None
     life: LifeConditions | None = None
+    outlook: OutlookConditions | None = None
     action: Text
     channel: Name
     reason: Text | None = None
+    cooldown_days: Days | None = None
 
-    def matches(self, source: str | None, target: str, cause: Cause, life: KnownLife | None = None) -> bool:
-        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`.
+    def matches(
+        self,
+        source: str | None,
+        target: str,
+        cause: Cause,
+        life: KnownLife | None = None,
+        outlook: KnownOutlook | None = None,
+    ) -> bool:
+        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`, but for cooldowns.
 
-        `life`: the customer's at the move; None: the move has none, and meets no condition on it.
+        `life`, `outlook`: the customer's at the move; None: the move has none.
         """
         return (
             (self.to is None or target in self.to)
             and (self.from_ is None or source in self.from_)
             and (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
             and (self.life is None or self.life.accept(life))
+            and (self.outlook is None or self.outlook.accept(outlook))
         )
 
     def covers(self, other: Rule) -> bool:
         """Return whether the rule matches every move that `other` matches."""
+        if self.cooldown_days is not None:
+            return False
         if self.cause is None and other.cause is not None and Cause.MERGE in other.cause:
             return False
         pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
-        return all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs) and (
-            self.life is None or (other.life is not None and self.life.covers(other.life))
+        return (
+            all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
+            and (self.life is None or (other.life is not None and self.life.covers(other.life)))
+            and (self.outlook is None or (other.outlook is not None and self.outlook.covers(other.outlook)))
         )
 
 
@@ -105,14 +131,30 @@ class RuleTable(_RulePart):
                 raise ValueError(f"rules {first + 1} and {index + 1} share the name {name!r}: give each its own")
         return self
 
-    def match(self, source: str | None, target: str, cause: Cause, life: KnownLife | None = None) -> Rule | None:
-        """Return the first rule that matches a move; None where none does.
+    def match(
+        self,
+        source: str | None,
+        target: str,
+        cause: Cause,
+        life: KnownLife | None = None,
+        outlook: KnownOutlook | None = None,
+        *,
+        cooling: Collection[str] = (),
+    ) -> Rule | None:
+        """Return the first rule that matches a move; None where none does. `cooling`: the names of those in cooldown.
 
         >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
         >>> rule.action if rule else None
         'VIP offers and early access'
         """
-        return next((rule for rule in self.rules if rule.matches(source, target, cause, life)), None)
+        return next(
+            (
+                rule
+                for rule in self.rules
+                if rule.matches(source, target, cause, life, outlook) and rule.name not in cooling
+            ),
+            None,
+        )
 
     def warnings(self) -> list[str]:
         """Return a sentence on each rule that never acts, because an earlier one matches all its moves."""
@@ -160,7 +202,7 @@ _Path = tuple[str | int, ...]
 _TAG: Final = "tag:yaml.org,2002:"
 _NULL: Final = f"{_TAG}null"
 _NUMBERS: Final = {f"{_TAG}int", f"{_TAG}float"}
-_BOUNDS: Final = tuple(Bounds.model_fields)
+_NUMBER_FIELDS: Final = (*Bounds.model_fields, "cooldown_days")
 _TAGS: Final = {f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", _NULL}
 
 
@@ -168,7 +210,7 @@ def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> A
     """Turn a YAML node into text, None, lists and dicts, and note the line of each path.
 
     YAML's own reading would let the last of two equal keys win, and take `no` for false. Everything here is text,
-    the numbers of bounds too: so they are exact.
+    the numbers of bounds and days too: so they are exact.
     """
     if node is None:
         return None
@@ -177,7 +219,7 @@ def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> A
     if id(node) in seen:
         raise RulesError(f"line {line}: an alias (*name) leads here: write the value out")
     seen.add(id(node))
-    if node.tag not in _TAGS and not (node.tag in _NUMBERS and path[-1:] and path[-1] in _BOUNDS):
+    if node.tag not in _TAGS and not (node.tag in _NUMBERS and path[-1:] and path[-1] in _NUMBER_FIELDS):
         shown = repr(node.value[:_SHOWN]) if isinstance(node, yaml.ScalarNode) else "this"
         raise RulesError(
             f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
@@ -229,7 +271,8 @@ def _wrong(finding: Any, loc: _Path) -> str:
     """Describe the value found and the values accepted, in our words instead of pydantic's. `loc`: where it is."""
     whole = finding["type"] == "model_type"  # of the table, a rule, its conditions: not of one of their fields
     depth = len(loc) if whole else len(loc) - 1
-    model = (RuleTable, RuleTable, Rule, LifeConditions, Bounds)[min(max(depth, 0), 4)]
+    conditions = OutlookConditions if loc[2:3] == ("outlook",) else LifeConditions
+    model = (RuleTable, RuleTable, Rule, conditions, Bounds)[min(max(depth, 0), 4)]
     fields = {f.alias or name: f.is_required() for name, f in model.model_fields.items()}
     if finding["type"] == "missing":
         return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"
@@ -244,6 +287,7 @@ def _wrong(finding: Any, loc: _Path) -> str:
         "string_too_long": f"at most {finding.get('ctx', {}).get('max_length')} characters",
         "string_type": "text",
         "string_unicode": "text in Unicode",
+        "literal_error": "act or skip",
     }
     if finding["type"] in accepted:
         return f"{got}, expected {accepted[finding['type']]}"

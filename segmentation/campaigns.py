@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from struct import Struct as Layout
-from typing import Annotated, Final, Literal, NamedTuple, Self, cast
+from typing import Annotated, Final, Literal, NamedTuple, cast
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
@@ -17,11 +16,14 @@ from msgspec import Meta
 
 from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
+from segmentation.campaign_state import CampaignFormatError, CampaignState, campaign_key
+from segmentation.entries import DAY_MS
 from segmentation.event_text import Id, cloud_headers, iso
 from segmentation.events import Reason, RejectedEvent, Timestamp, encode, millis
 from segmentation.life_conditions import KnownLife, MovedLife
+from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
 from segmentation.output_events import CampaignAction, Cause
-from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, StateUnreadable, Turn, TurnContext, TurnPlan
+from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 __all__ = [
     "CampaignFormatError",
@@ -36,64 +38,7 @@ __all__ = [
 
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _ADOPTED: Final = (Cause.MODEL, Cause.SETTINGS)  # the shop changed its mind, not the customer
-
-
-VERSION: Final = 1
-_ACTED: Final = 1  # flag: the time of the last action holds
-_ERASED: Final = 2
-# 16 bytes, little-endian: version u8, flags u8, two of padding, sequence u32,
-# time of the last action i64 (ms; 0 without the flag).
-_STATE: Final = Layout("<BB2xIq")
 _LAST_SEQUENCE: Final = 2**32 - 1
-
-
-class CampaignFormatError(StateUnreadable):
-    """These bytes aren't a campaign state of this version: written by another program, or torn."""
-
-
-class CampaignState(NamedTuple):
-    """A customer's state: the last move handled, the time of the last action (ms), whether that move led nowhere.
-
-    `erased`: it was the erasure, or the merge into another id.
-    """
-
-    sequence: int = 0
-    acted_at: int | None = None
-    erased: bool = False
-
-    def pack(self) -> bytes:
-        """Write it as 16 bytes.
-
-        >>> CampaignState(3, 1_000).pack().hex()
-        '0101000003000000e803000000000000'
-        """
-        flags = (0 if self.acted_at is None else _ACTED) | (_ERASED if self.erased else 0)
-        return _STATE.pack(VERSION, flags, self.sequence, self.acted_at or 0)
-
-    @classmethod
-    def unpack(cls, value: bytes | None) -> Self:
-        """Read it; None is a customer without a state. Raises CampaignFormatError."""
-        if value is None:
-            return cls()
-        if len(value) != _STATE.size or value[0] != VERSION or value[1] > _ACTED | _ERASED:
-            raise CampaignFormatError(
-                f"{value[: _STATE.size].hex()} ({len(value)} bytes) isn't a campaign state of version {VERSION}: "
-                "start the version of segstream that wrote it, or rebuild"
-            )
-        _, flags, sequence, acted_at = _STATE.unpack(value)
-        return cls(sequence, acted_at if flags & _ACTED else None, bool(flags & _ERASED))
-
-    def join(self, other: CampaignState) -> CampaignState:
-        """Take the later of both, field by field: associative, commutative, idempotent.
-
-        `erased` is that of the later move.
-
-        >>> CampaignState(3, 1_000).join(CampaignState(5))
-        CampaignState(sequence=5, acted_at=1000, erased=False)
-        """
-        times = [at for at in (self.acted_at, other.acted_at) if at is not None]
-        sequence, erased = max((self.sequence, self.erased), (other.sequence, other.erased))
-        return CampaignState(sequence, max(times, default=None), erased)
 
 
 class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
@@ -108,17 +53,11 @@ class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "fro
     cause: Cause
     occurred_at: Timestamp
     life: MovedLife | None = None
+    outlook: MovedOutlook | None = None
 
 
 def _after(change: _ChangedEvent) -> CampaignState:
     return CampaignState(change.sequence, erased=change.to is None)
-
-
-def _unanswered(change: _ChangedEvent) -> str:
-    """Return how a move without an action counts."""
-    if change.to is not None:
-        return "no_rule"
-    return "merged" if change.cause is Cause.MERGED else "erased"
 
 
 class _Move(NamedTuple):
@@ -126,6 +65,7 @@ class _Move(NamedTuple):
     change: _ChangedEvent
     at: int  # ms
     life: KnownLife | None
+    outlook: KnownOutlook | None
 
 
 class _MoveBatch(NamedTuple):
@@ -162,7 +102,9 @@ def _read(record: KafkaRecord) -> _Move:
         )
         raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
     at = millis(change.occurred_at)
-    return _Move(customer, change, at, KnownLife.of(change.life, at) if change.life else None)
+    life = None if change.life is None else KnownLife.of(change.life, at)
+    outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
+    return _Move(customer, change, at, life, outlook)
 
 
 def _rejected(text: str) -> RejectedEvent:
@@ -195,9 +137,18 @@ class CampaignStep:
         """
         self._table = table
         self._adopted = adopted
+        self._cooldowns = {
+            rule.name: (campaign_key(rule.name), rule.cooldown_days * DAY_MS)
+            for rule in table.rules
+            if rule.cooldown_days is not None
+        }
         self._source = f"/segstream/{group}"
         # Below the namespace of the deployment's moves, so that no action shares an id with a move.
         self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
+
+    def warnings(self) -> list[str]:
+        """Return a sentence on each rule that never acts."""
+        return self._table.warnings()
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
         """Decode and check the moves; the clock is the latest move's."""
@@ -242,14 +193,18 @@ class CampaignStep:
                 return state
             state = state.join(_after(change))
             adopted = self._adopted and change.cause in _ADOPTED
-            rule = None
+            rule, cooling = None, self._cooling(state, move.at)
             if not adopted and change.to is not None:
-                rule = self._table.match(change.from_, change.to, change.cause, move.life)
+                rule = self._table.match(
+                    change.from_, change.to, change.cause, move.life, move.outlook, cooling=cooling
+                )
             if rule is None:
-                turn.counts["adopted" if adopted else _unanswered(change)] += 1
+                turn.counts["adopted" if adopted else self._unanswered(move, cooling)] += 1
                 return state
             turn.counts["action"] += 1
-            state = state.join(CampaignState(change.sequence, move.at))
+            cooldown = self._cooldowns.get(rule.name)
+            begun = () if cooldown is None else ((cooldown[0], move.at),)
+            state = state.join(CampaignState(change.sequence, move.at, campaigns=begun))
             turn.outputs.append(self._write(move, rule, state))
             return state
 
@@ -307,6 +262,23 @@ class CampaignStep:
         for move in _batch(plan).moves:
             states[move.customer] = then(move, states[move.customer])
         return {key: state.pack() for key, state in states.items() if state != before[key]}
+
+    def _unanswered(self, move: _Move, cooling: frozenset[str]) -> str:
+        """Return how a move without an action counts."""
+        change = move.change
+        if change.to is None:
+            return "merged" if change.cause is Cause.MERGED else "erased"
+        held = cooling and self._table.match(change.from_, change.to, change.cause, move.life, move.outlook)
+        return "cooling" if held else "no_rule"
+
+    def _cooling(self, state: CampaignState, at_ms: int) -> frozenset[str]:
+        """Return the campaigns that a customer had too lately to have them again at an instant."""
+        if not state.campaigns:
+            return frozenset()
+        acted = dict(state.campaigns)
+        return frozenset(
+            name for name, (key, span) in self._cooldowns.items() if key in acted and at_ms < acted[key] + span
+        )
 
     def _write(self, move: _Move, rule: Rule, state: CampaignState) -> Output:
         """Make the record of an action. Its note is the state after it."""

@@ -47,7 +47,10 @@ def dispatch(
     from stream.worker.steps import campaign_step
 
     settings = load_settings(**_chosen(http_port, **({} if rules is None else {"rules_file": rules})))
-    _run(settings, campaign_step(settings))
+    step = campaign_step(settings)
+    for warning in step.warnings():
+        echo(f"segstream: {warning}.", err=True)
+    _run(settings, step)
 
 
 @app.command()

@@ -6,12 +6,15 @@ import re
 
 import pytest
 
-from segmentation.campaign_rules import parse_rules
+from segmentation.campaign_rules import Rule, default_rules, parse_rules
 from segmentation.events import CustomerEvent, Reason, decode, json_schema
+from segmentation.life_conditions import LifeConditions
+from segmentation.outlook_conditions import OutlookConditions
 from segmentation.output_events import CampaignAction, Cause, SegmentChanged
 from tests.support.paths import ROOT
 
 EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
+RULES_PAGE = (ROOT / "docs" / "how-to" / "write-rules.md").read_text()
 
 
 def section(heading: str, page: str = EVENTS) -> str:
@@ -66,3 +69,23 @@ def test_every_reason_of_a_quarantine_is_listed() -> None:
 def test_the_rules_on_the_page_are_rules() -> None:
     (text,) = re.findall(r"(?ms)^```yaml\n(.*?)^```$", EVENTS)
     assert [rule.name for rule in parse_rules(text).rules] == ["call-a-regular", "welcome"]
+
+
+def test_the_page_on_rules_has_rules_and_names_each_field_and_condition() -> None:
+    texts = re.findall(r"(?ms)^```yaml\n(.*?)^```$", RULES_PAGE)
+    assert [rule.name for text in texts for rule in parse_rules(text).rules] == ["win-back", "reminder"]
+    fields = {field.alias or name for name, field in Rule.model_fields.items()}
+    fields |= set(LifeConditions.model_fields) | set(OutlookConditions.model_fields)
+    assert [name for name in sorted(fields) if f"`{name}`" not in RULES_PAGE and f"`{name}: " not in RULES_PAGE] == []
+
+
+def test_the_page_on_rules_has_the_built_in_ones() -> None:
+    section = RULES_PAGE.split("## The built-in rules\n")[1]
+    rows = re.findall(r"(?m)^\| `([\w-]+)` \| (.+) \| (.+) \| (.+) \|$", section)
+    rules = parse_rules(default_rules()).rules
+    assert [row[0] for row in rows] == [rule.name for rule in rules]
+    for (_, when, action, again), rule in zip(rows, rules, strict=True):
+        assert action == rule.action
+        assert again == (f"{rule.cooldown_days} days" if rule.cooldown_days else "any time")
+        assert all(name in when for name in rule.to or ())
+        assert all(cause.value in when for cause in rule.cause or ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
@@ -12,6 +13,7 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from segmentation.campaign_state import campaign_key
 from segmentation.campaigns import CampaignState, CampaignStep, default_rules, parse_rules
 from segmentation.event_text import iso
 from segmentation.events import encode
@@ -26,16 +28,17 @@ if TYPE_CHECKING:
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 many = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
-# Somewhat of everything: a rule that asks where from, one that asks why, one for all others but "Gone", and none for
-# that.
+# Somewhat of everything: a rule that asks where from, one that asks why and has a cooldown, one for all others but
+# "Gone", and none for that.
 RULES = """
 rules:
 - {name: fallen, from: [Champions], to: [Lost], action: Call, channel: phone, reason: they were the best}
-- {name: lapse, to: '*', cause: [silence], action: Remind, channel: sms}
+- {name: lapse, to: '*', cause: [silence], action: Remind, channel: sms, cooldown_days: 1}
 - {name: rest, to: [Champions, Loyal, Lost], action: Greet, channel: email}
 """
 STEPS = [CampaignStep(parse_rules(text), "shop") for text in (RULES, default_rules())]
 SEGMENTS = ["Champions", "Loyal", "Lost", "Gone"]
+HOUR_MS = 3_600_000
 TRIGGERS = [Cause.ORDER, Cause.SILENCE, Cause.MODEL]
 
 
@@ -83,7 +86,7 @@ def streams(draw: st.DrawFn) -> list[ChangeRecord]:
             sequence += draw(st.sampled_from([1, 1, 1, 3]))
             target = None if kind == "erasure" else draw(st.sampled_from(SEGMENTS))
             cause = Cause.ERASURE if target is None else draw(st.sampled_from(TRIGGERS))
-            rows.append(change(customer, sequence, source, target, cause, draw(st.integers(0, 50)) * 1_000))
+            rows.append(change(customer, sequence, source, target, cause, draw(st.integers(0, 50)) * HOUR_MS))
             chains[customer] = (sequence, target)
     return rows
 
@@ -142,20 +145,27 @@ def expected(rows: Sequence[ChangeRecord]) -> list[tuple[str, str, str]]:
     """Return the actions of RULES by a second implementation: (customer, campaign, change id)."""
     expected = []
     seen: dict[str, int] = {}
+    reminded: dict[str, datetime] = {}
     for row in rows:
         body = msgspec.json.decode(row.value) if row.value and row.value != b"{" else {}
         if body.get("type") != "segment.changed" or body["sequence"] <= seen.get(body["customer_id"], 0):
             continue
         seen[body["customer_id"]] = body["sequence"]
         campaign = None
+        customer, at = body["customer_id"], datetime.fromisoformat(body["occurred_at"])
         if body["from"] == "Champions" and body["to"] == "Lost":
             campaign = "fallen"
-        elif body["to"] is not None and body["cause"] == "silence":
+        elif (
+            body["to"] is not None
+            and body["cause"] == "silence"
+            and (customer not in reminded or at - reminded[customer] >= timedelta(days=1))
+        ):
             campaign = "lapse"
+            reminded[customer] = max(at, reminded.get(customer, at))
         elif body["to"] in {"Champions", "Loyal", "Lost"}:
             campaign = "rest"
         if campaign:
-            expected.append((body["customer_id"], campaign, body["id"]))
+            expected.append((customer, campaign, body["id"]))
     return expected
 
 
@@ -225,8 +235,15 @@ def test_a_rebuild_from_the_logs_gives_the_same_states(
     assert (rebuilt.states, rebuilt.clock) == (shard.states, shard.clock)
 
 
+Instants = st.integers(-(2**63), 2**63 - 1)
 States = st.builds(
-    CampaignState, st.integers(0, 2**32 - 1), st.none() | st.integers(-(2**63), 2**63 - 1), st.booleans()
+    CampaignState,
+    st.integers(0, 2**32 - 1),
+    st.none() | Instants,
+    st.booleans(),
+    st.dictionaries(st.sampled_from([campaign_key(name) for name in "abcd"]), Instants).map(
+        lambda campaigns: tuple(sorted(campaigns.items()))
+    ),
 )
 
 

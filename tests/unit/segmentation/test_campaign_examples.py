@@ -6,7 +6,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import msgspec
 import pytest
 
-from segmentation.campaigns import CampaignFormatError, CampaignState, CampaignStep, default_rules, parse_rules
+from segmentation.campaign_state import CampaignFormatError, CampaignState, campaign_key
+from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.events import Reason, encode
@@ -18,6 +19,10 @@ AT_TEXT = "2026-03-03T14:20:00.000Z"
 CONTEXT = TurnContext(clock=-1, now=0)
 
 
+VIP = """
+rules:
+- {name: vip, to: [Champions], action: VIP offers and early access, channel: email}
+"""
 LIFE = LifeFigures(3, 2, "100.50", "33.50", iso(AT - 60 * DAY_MS), AT_TEXT, 30.0, 30.0)
 
 
@@ -53,8 +58,8 @@ def row(**changes: Any) -> InputRecord:
     return InputRecord(change.customer_id.encode(), encode(change))
 
 
-def a_step(text: str | None = None, group: str = "shop") -> CampaignStep:
-    return CampaignStep(parse_rules(text or default_rules()), group)
+def a_step(text: str = VIP, group: str = "shop") -> CampaignStep:
+    return CampaignStep(parse_rules(text), group)
 
 
 def run(
@@ -104,7 +109,7 @@ def test_an_action() -> None:
 
 
 def test_ids_differ_by_deployment_change_and_rule() -> None:
-    other = default_rules().replace("name: vip", "name: vip2")
+    other = VIP.replace("name: vip", "name: vip2")
     turns = [
         run(a_step(), row()),
         run(a_step(group="other"), row()),
@@ -192,6 +197,88 @@ rules:
     assert [action.campaign for action in actions(run(a_step(text), *rows))] == ["regulars", "others", "others"]
 
 
+OUTLOOK = {
+    "chance_90d": 0.15,
+    "orders_90d": 0.2,
+    "spend_90d": "9.80",
+    "usual_gap_days": 8.1,
+    "silence_in_gaps": 3.0,
+    "later": "a figure of a later version",
+}
+
+
+def with_outlook(outlook: object, **changes: Any) -> InputRecord:
+    return InputRecord(b"ann", broken(outlook=outlook, **changes))
+
+
+def test_a_rule_looks_at_the_outlook_of_the_move() -> None:
+    text = """
+rules:
+- name: gone
+  to: '*'
+  outlook: {chance_90d: {at_most: 0.15}, spend_90d: {at_least: 9.80}, silence_in_gaps: {at_least: 3}}
+  action: Win-back
+  channel: email
+- {name: heavy, to: '*', outlook: {spend_90d: {at_least: 50}, if_unknown: act}, action: Call, channel: phone}
+- {name: others, to: '*', action: Offer, channel: email}
+"""
+    outlooks: list[object] = [
+        OUTLOOK,
+        OUTLOOK | {"silence_in_gaps": 2.99},
+        OUTLOOK | {"chance_90d": 0.1501},
+        OUTLOOK | {"spend_90d": None},
+        None,
+        "missing",
+    ]
+    rows = [with_outlook(outlook, sequence=number) for number, outlook in enumerate(outlooks, start=1)]
+    campaigns = [action.campaign for action in actions(run(a_step(text), *rows))]
+    assert campaigns == ["gone", "others", "others", "heavy", "heavy", "heavy"]
+
+
+COOLING = """
+rules:
+- {name: offer, to: '*', action: 20 % off, channel: email, cooldown_days: 30}
+- {name: note, to: [Lost], action: A note, channel: email}
+"""
+
+
+def test_a_campaign_comes_again_only_after_its_cooldown() -> None:
+    days = [0, 29, 29, 30, 31, 60]
+    targets = ["Lost", "Lost", "Loyal", "Lost", "Lost", "Loyal"]
+    rows = [
+        row(sequence=number, to=target, occurred_at=iso(AT + day * DAY_MS))
+        for number, (day, target) in enumerate(zip(days, targets, strict=True), start=1)
+    ]
+    step, states = a_step(COOLING), dict[bytes, bytes]()
+    found = []
+    for one in rows:
+        turn = run(step, one, states=states)
+        states |= turn.states
+        found.append([action.campaign for action in actions(turn)])
+    assert found == [["offer"], ["note"], [], ["offer"], ["note"], ["offer"]]
+    assert run(step, *rows).counts == {"action": 5, "cooling": 1}
+    assert states[b"ann"] == CampaignState(6, AT + 60 * DAY_MS, campaigns=_offered(60)).pack()
+    assert actions(run(step, *rows)) == actions(run(step, *rows[:3])) + actions(run(step, *rows[3:], states=_after(3)))
+
+
+def _offered(day: int) -> tuple[tuple[bytes, int], ...]:
+    return ((campaign_key("offer"), AT + day * DAY_MS),)
+
+
+def _after(sequence: int) -> dict[bytes, bytes]:
+    return {b"ann": CampaignState(sequence, AT + 29 * DAY_MS, campaigns=_offered(0)).pack()}
+
+
+def test_a_cooldown_knows_actions_since_it_was_set() -> None:
+    states = {
+        b"ann": CampaignState(1, AT).pack()
+    }  # an action of some campaign, by a former version or without cooldown
+    assert [action.campaign for action in actions(run(a_step(COOLING), row(sequence=2), states=states))] == ["offer"]
+    # Whatever campaigns the table has now, the state keeps those it knows.
+    turn = run(a_step(), row(sequence=4), states=_after(3))
+    assert CampaignState.unpack(turn.states[b"ann"]).campaigns == _offered(0)
+
+
 def test_a_new_model_s_moves_can_be_adopted() -> None:
     step = CampaignStep(a_step()._table, "g", adopted=True)
     turn = run(step, row(cause=Cause.MODEL))
@@ -237,6 +324,9 @@ def broken(**changes: Any) -> bytes:
         (broken(occurred_at="2026-03-03T14:20:00"), Reason.WRONG_FIELD, "occurred_at"),
         (broken(occurred_at="1969-12-31T23:59:59Z"), Reason.DATE_OUT_OF_RANGE, "occurred_at"),
         (broken(customer_id="bob"), Reason.KEY_NOT_CUSTOMER, "customer_id"),
+        (broken(outlook=3), Reason.WRONG_FIELD, "outlook"),
+        (broken(outlook={"chance_90d": 1.1}), Reason.WRONG_FIELD, "outlook.chance_90d"),
+        (broken(outlook={"spend_90d": "NaN"}), Reason.WRONG_FIELD, "outlook.spend_90d"),
         (broken(life=3), Reason.WRONG_FIELD, "life"),
         (broken(life={}), Reason.MISSING_FIELD, "life.orders"),
         (broken(life=msgspec.structs.asdict(LIFE) | {"orders": -1}), Reason.WRONG_FIELD, "life.orders"),
@@ -268,18 +358,23 @@ def test_unknown_fields_are_ignored() -> None:
 def test_a_state_has_its_bytes() -> None:
     assert CampaignState(0x01020304).pack().hex() == "01000000040302010000000000000000"
     assert CampaignState(2**32 - 1, 0).pack().hex() == "01010000ffffffff0000000000000000"
+    offered = CampaignState(3, 1_000, campaigns=((bytes(range(8)), 2_000),))
+    assert offered.pack().hex() == "0201010003000000e8030000000000000001020304050607d007000000000000"
     for state in (
         CampaignState(),
         CampaignState(7),
         CampaignState(7, 0),
         CampaignState(7, AT),
         CampaignState(7, None, erased=True),
+        CampaignState(7, 9, campaigns=((b"campaign", 9), (b"campaigo", -9))),
     ):
         assert CampaignState.unpack(state.pack()) == state
     assert CampaignState.unpack(None) == CampaignState()
 
 
-@pytest.mark.parametrize("value", [b"", bytes(16), b"\2" + bytes(15), b"\1\4" + bytes(14), b"\1" + bytes(16)])
+@pytest.mark.parametrize(
+    "value", [b"", bytes(16), b"\2" + bytes(15), b"\1\4" + bytes(14), b"\1" + bytes(16), b"\2" + bytes(31)]
+)
 def test_foreign_bytes_are_no_state(value: bytes) -> None:
     with pytest.raises(CampaignFormatError, match=r"isn't a campaign state of version 1"):
         CampaignState.unpack(value)

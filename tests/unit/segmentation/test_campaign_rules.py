@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 from segmentation.campaigns import RulesError, RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.life_conditions import KnownLife
+from segmentation.outlook_conditions import KnownOutlook
 from segmentation.output_events import Cause
 
-TEXTBOOK = {
-    "Champions": "VIP offers and early access",
-    "Loyal": "Points and premium products",
-    "Potential Loyalists": "Onboarding",
-    "At Risk": "Win-back with 20 % off",
-    "Lost": "Last-chance e-mail",
-}
 REST = "action: Offer, channel: email"
 
 
@@ -30,18 +24,81 @@ def matched(rules: RuleTable, source: str | None, target: str, cause: Cause = Ca
     return rule.name if rule else None
 
 
-def test_default_table_begins_with_the_textbook_recipe() -> None:
-    rules = parse_rules(default_rules())
-    assert rules.warnings() == []
-    assert [rule.to for rule in rules.rules[: len(TEXTBOOK)]] == [(target,) for target in TEXTBOOK]
-    for target, action in TEXTBOOK.items():
-        for source in (None, *TEXTBOOK):
-            assert rules.match(source, target, Cause.MERGE) is None
-            for cause in set(Cause) - {Cause.MERGE}:
-                rule = rules.match(source, target, cause)
-                assert rule is not None
-                assert (rule.action, rule.channel) == (action, "email")
-    assert rules.match("Lost", "Segment 1", Cause.ORDER) is None
+NAMES = (
+    *("Champions", "Loyal", "Big Spenders", "Steady", "Potential Loyalists", "New", "Promising", "Need Attention"),
+    *("About to Sleep", "Cannot Lose", "At Risk", "Hibernating", "Lost"),
+)
+FIRST_ORDER = KnownLife(1, 1, Decimal("9.80"), 0, False)
+REGULAR = KnownLife(16, 14, Decimal("980.00"), 400 * DAY_MS, False)
+
+
+def outlook(gaps: str, chance: str = "0.1") -> KnownOutlook:
+    return KnownOutlook(Decimal(chance), Decimal("0.2"), Decimal("9.80"), Decimal("8.1"), Decimal(gaps))
+
+
+def by_default(
+    target: str,
+    cause: Cause,
+    seen: KnownOutlook | None,
+    life: KnownLife | None = REGULAR,
+    cooling: tuple[str, ...] = (),
+) -> str | None:
+    rule = DEFAULT.match("Loyal", target, cause, life, seen, cooling=cooling)
+    return rule.name if rule else None
+
+
+DEFAULT = parse_rules(default_rules())
+OUTLOOKS = (None, outlook("0"), outlook("1"), outlook("1.5", "0.9"), outlook("2", "0.9"), outlook("2"), outlook("9"))
+
+
+def test_only_orders_and_silence_set_off_a_default_rule() -> None:
+    assert DEFAULT.warnings() == []
+    for target in (*NAMES, "24 orders a year of 31"):
+        for cause in set(Cause) - {Cause.ORDER, Cause.SILENCE, Cause.FIRST}:
+            assert {by_default(target, cause, seen, life) for seen in OUTLOOKS for life in (None, REGULAR)} == {None}
+        # A first model gives everybody a first segment, and writes to nobody.
+        assert by_default(target, Cause.FIRST, None) is None
+        assert by_default(target, Cause.FIRST, None, FIRST_ORDER) == "welcome"
+        assert by_default(target, Cause.FIRST, None, FIRST_ORDER._replace(ms_since_first_order=2 * DAY_MS)) is None
+
+
+def test_nobody_on_their_rhythm_gets_a_discount_by_default() -> None:
+    for rule in DEFAULT.rules:
+        assert ("%" in rule.action) == (rule.name == "win-back")
+        assert not any(word in rule.action.lower() for word in ("voucher", "discount", "limited"))
+        assert rule.cooldown_days is not None or rule.name == "welcome"
+    found = {seen: by_default("Lost", Cause.SILENCE, seen) for seen in OUTLOOKS}
+    assert [seen for seen, name in found.items() if name == "win-back"] == [outlook("2"), outlook("9")]
+    # Without an outlook, or within a year of the discount, there is none; on the own rhythm there is nothing at all.
+    assert found[None] == found[outlook("2", "0.9")] == "last-chance"
+    assert by_default("Lost", Cause.SILENCE, outlook("9"), cooling=("win-back",)) == "last-chance"
+    assert found[outlook("1")] is found[outlook("1.5", "0.9")] is None
+    assert by_default("Lost", Cause.ORDER, outlook("9")) is None
+
+
+def test_silence_is_answered_by_default_in_the_customer_s_own_gaps() -> None:
+    least = {
+        target: [seen for seen in OUTLOOKS if by_default(target, Cause.SILENCE, seen)]
+        for target in ("At Risk", "Cannot Lose", "Need Attention", "About to Sleep", "Hibernating")
+    }
+    assert least["At Risk"] == least["Cannot Lose"] == [None, *OUTLOOKS[3:]]
+    assert least["Need Attention"] == least["About to Sleep"] == least["Hibernating"] == [None, *OUTLOOKS[4:]]
+    assert by_default("Cannot Lose", Cause.SILENCE, outlook("2")) == "personal-call"
+    assert by_default("Champions", Cause.SILENCE, outlook("2")) is None
+
+
+def test_orders_are_answered_by_default() -> None:
+    seen = outlook("0", "0.9")
+    found = {target: by_default(target, Cause.ORDER, seen) for target in NAMES}
+    assert {target: name for target, name in found.items() if name} == {
+        "Champions": "vip",
+        "Loyal": "loyalty",
+        "Big Spenders": "premium",
+    }
+    second = FIRST_ORDER._replace(orders=2, purchase_days=2)
+    for target in ("Potential Loyalists", "Promising"):
+        assert by_default(target, Cause.ORDER, seen, second) == "onboarding"
+        assert by_default(target, Cause.ORDER, seen, REGULAR) is None
 
 
 def test_first_match_wins() -> None:
@@ -89,7 +146,7 @@ def test_rules_that_never_act_are_refused() -> None:
         ("\nrule: []", "line 2, rule: unknown, expected one of rules"),
         (
             "rules:\n- a",
-            "line 2, rule 1: 'a', expected a rule with name, from, to, cause, life, action, channel, reason",
+            "line 2, rule 1: 'a', expected a rule with name, from, to, cause, life, outlook, action, channel, reason",
         ),
         ("a: [", "line 1: not YAML"),
         ("rules: \x00", "not YAML: unacceptable character"),
@@ -132,7 +189,7 @@ def test_what_is_no_table_is_refused(text: str, message: str) -> None:
         ('name: "\\ud800", to: "*"', "name: '\\ud800', expected text in Unicode"),
         (
             "name: a, to: '*', cooldown: long",
-            "cooldown: unknown, expected one of name, from, to, cause, life, action, channel, reason",
+            "cooldown: unknown, expected one of name, from, to, cause, life, outlook, action, channel, reason",
         ),
     ],
 )
@@ -247,6 +304,44 @@ def test_conditions_that_an_earlier_rule_covers_are_warned_of() -> None:
 def test_conditions_that_cant_be_used_are_named(conditions: str, message: str) -> None:
     with pytest.raises(RulesError) as error:
         table(f"name: a, to: '*', life: {conditions}")
+    assert message in str(error.value)
+
+
+def test_conditions_on_the_outlook_that_an_earlier_rule_covers_are_warned_of() -> None:
+    wide = "name: wide, to: '*', outlook: {chance_90d: {at_most: 0.5}"
+    narrow = "name: narrow, to: '*', outlook: {chance_90d: {at_most: 0.2}, orders_90d: {at_most: 1}"
+    assert len(table(f"{wide}}}", f"{narrow}}}").warnings()) == 1
+    assert table(f"{narrow}}}", f"{wide}}}").warnings() == []
+    assert table(f"{wide}}}", f"{narrow}, if_unknown: act}}").warnings() == []
+    assert len(table(f"{wide}, if_unknown: act}}", f"{narrow}, if_unknown: act}}").warnings()) == 1
+    assert table(f"{wide}}}", "name: any, to: '*'").warnings() == []
+
+
+def test_a_rule_with_a_cooldown_covers_nothing() -> None:
+    assert table("name: a, to: '*', cooldown_days: 30", "name: b, to: '*'").warnings() == []
+    assert len(table("name: a, to: '*'", "name: b, to: '*', cooldown_days: 30").warnings()) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("outlook: {}", "outlook: expected at least one of chance_90d, orders_90d, spend_90d, usual_gap_days"),
+        ("outlook: {if_unknown: act}", "outlook: expected at least one of chance_90d, orders_90d, spend_90d"),
+        ("outlook: {chance: {at_most: 1}}", "outlook.chance: unknown, expected one of chance_90d, orders_90d"),
+        ("outlook: {chance_90d: 0.2}", "YAML reads '0.2' as float, expected text"),
+        ("outlook: {chance_90d: low}", "outlook.chance_90d: 'low', expected a mapping with at_least, at_most"),
+        ("outlook: {chance_90d: {at_most: 20 %}}", "outlook.chance_90d.at_most: '20 %', expected a number like 5"),
+        ("outlook: {chance_90d: {at_most: 1}, if_unknown: yes}", "YAML reads 'yes' as bool"),
+        ("outlook: {chance_90d: {at_most: 1}, if_unknown: maybe}", "outlook.if_unknown: 'maybe', expected act or skip"),
+        ("outlook: low", "outlook: 'low', expected a mapping with chance_90d, orders_90d, spend_90d, usual_gap_days"),
+        ("cooldown_days: 0", "cooldown_days: '0', expected whole days from 1 to 9999"),
+        ("cooldown_days: 1.5", "cooldown_days: '1.5', expected whole days"),
+        ("cooldown_days: a week", "cooldown_days: 'a week', expected whole days"),
+    ],
+)
+def test_outlooks_and_cooldowns_that_cant_be_used_are_named(rule: str, message: str) -> None:
+    with pytest.raises(RulesError) as error:
+        table(f"name: a, to: '*', {rule}")
     assert message in str(error.value)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from stream.cli import app
+from stream.commands import workers
 from stream.engine.shard_report import input_topic
 from stream.kafka.streams import streams_of
 from stream.settings import Settings
@@ -52,6 +54,16 @@ def test_days_and_codes_of_rates_that_are_none_are_wrong_usage(option: str, valu
     result = CliRunner().invoke(app, ["rates", "load", "rates.csv", option, value])
     assert result.exit_code == 2
     assert says in result.output
+
+
+def test_a_rule_that_never_acts_is_named_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, started = tmp_path / "rules.yaml", list[object]()
+    monkeypatch.setattr(workers, "_run", lambda *arguments: started.append(arguments))
+    rules = "rules:\n- {name: all, to: '*', action: a, channel: c}\n- {name: lost, to: [Lost], action: a, channel: c}\n"
+    file.write_text(rules)
+    result = CliRunner().invoke(app, ["dispatch", "--rules", str(file)])
+    assert (result.exit_code, len(started)) == (0, 1)
+    assert "segstream: rule 'lost' never acts: 'all' before it matches all its moves; move it up." in result.stderr
 
 
 @pytest.mark.parametrize("printer", ["Rich", "Typer"])
