@@ -15,14 +15,22 @@ from numpy.typing import NDArray
 
 from segmentation.decoder import DecodedEvent
 from segmentation.entries import CANCELLED, PLACED, REFUNDED, Rules, kind_of, time_of
-from segmentation.intervals import MOST_INTERVALS, Intervals, intervals_of, intervals_of_open, window_leaves_at
+from segmentation.intervals import (
+    MOST_INTERVALS,
+    Intervals,
+    entries_ahead,
+    intervals_of,
+    intervals_of_open,
+    window_leaves_at,
+)
 from segmentation.model import SegmentModel
-from segmentation.money import UNITS
 from segmentation.moves import Move, MoveWriter
 from segmentation.open_state import OpenState
+from segmentation.outlook_figures import outlook_figures
 from segmentation.output_events import Cause
 from segmentation.rfm import EMPTY, NONE, advance_bytes, announcement, headers, with_announcement
 from segmentation.scorer import UNKNOWN, Scorer
+from segmentation.scorers import AnyScorer, compile_scorer
 from segmentation.state_bytes import HEAD, latest_key
 from segmentation.step import NEVER_DUE
 
@@ -37,13 +45,13 @@ FoldPosition = tuple[int, int, int, bytes]  # of a move in the fold: record, by 
 class CompiledModel:
     """A model as the step uses it."""
 
-    scorer: Scorer
+    scorer: AnyScorer
     writer: MoveWriter
 
     @classmethod
     def of(cls, model: SegmentModel, group: str, names: dict[int, str]) -> CompiledModel:
         """Compile; `names` are those of earlier models, by segment id."""
-        return cls(Scorer(model), MoveWriter(group, model, names | {s.id: s.name for s in model.segments}))
+        return cls(compile_scorer(model), MoveWriter(group, model, names | {s.id: s.name for s in model.segments}))
 
 
 class ScoringContext(NamedTuple):
@@ -103,11 +111,12 @@ def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMo
     scorer, rules = scoring.model.scorer, scoring.rules
     head = headers([r.value or EMPTY for r in requests])
     at = np.array([r.at for r in requests], dtype=np.int64)
-    rest = rest_of(head, scorer)
+    rest = scorer.rest_of(head)
     rows, target, unknown = _moving(head, at, rest, scoring)
     distances = published(scorer.distances(at[rows], head["last"][rows], rest[rows]))
+    outlooks = outlook_figures(scorer.model.outlook, head[rows], at[rows])
     found = ScoredMoves(rows.tolist(), [])
-    for row, apart in zip(found.rows, distances, strict=True):
+    for row, apart, outlook in zip(found.rows, distances, outlooks, strict=True):
         key, value, prior, instant, position, event, cause = requests[row]
         if cause is None and unknown[row]:
             cause = Cause.MODEL if head["segment"][row] else Cause.FIRST
@@ -115,7 +124,7 @@ def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMo
             cause = Cause.MODEL if event is None else CAUSE_OF_KIND[event.entry.kind]
         move = announce(key, value or EMPTY, int(scorer.ids[target[row]]), instant, cause, position)
         move.before = None if prior is None else advance_bytes(prior, instant, rules)
-        move.before_at, move.distances = instant, apart
+        move.before_at, move.distances, move.outlook = instant, apart, outlook
         move.causation_id = event.event_id if event else None
         found.moves.append(move)
     return found
@@ -124,7 +133,7 @@ def score(requests: Sequence[ScoreRequest], scoring: ScoringContext) -> ScoredMo
 def first_that_moves(heads: Sequence[bytes], at: int, scoring: ScoringContext) -> int | None:
     """Return the first of one customer's headers, after one event each at one instant, that moves it; None: none."""
     head = np.frombuffer(b"".join(heads), HEAD)
-    rows, _, _ = _moving(head, np.full(head.size, at, np.int64), rest_of(head, scoring.model.scorer), scoring)
+    rows, _, _ = _moving(head, np.full(head.size, at, np.int64), scoring.model.scorer.rest_of(head), scoring)
     return int(rows[0]) if rows.size else None
 
 
@@ -140,11 +149,6 @@ def _moving(
     known_may = head["moved_at"] <= at - scoring.dwell_ms
     may = np.where(unknown, (head["last"] != NONE) | (head["segment"] != 0), known_may)
     return np.flatnonzero((target != source) & may), target, unknown
-
-
-def rest_of(head: NDArray[np.void], scorer: Scorer) -> NDArray[np.float64]:
-    """Return the squared distances without recency, [customers, segments], of states whose headers hold."""
-    return scorer.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
 
 
 def published(distances: NDArray[np.float64]) -> list[list[float]]:
@@ -170,7 +174,8 @@ def move_by_time(due: Sequence[DueMove], scoring: ScoringContext) -> list[Move]:
     for (key, prior, at, target, position), waited in zip(due, _waited(due, scoring), strict=True):
         known, _, _ = announcement(prior)
         if known in model.scorer.index_of:
-            cause = Cause.WINDOW if window_leaves_at(prior, at, rules) else waited or Cause.SILENCE
+            leaves = model.scorer.by_window and window_leaves_at(prior, at, rules)
+            cause = Cause.WINDOW if leaves else waited or Cause.SILENCE
         else:
             cause = Cause.MODEL if known else Cause.FIRST
         move = announce(key, advance_bytes(prior, at, rules), target, at, cause, position)
@@ -178,11 +183,12 @@ def move_by_time(due: Sequence[DueMove], scoring: ScoringContext) -> list[Move]:
             move.before, move.before_at = advance_bytes(prior, at - 1, rules), at - 1
         moves.append(move)
     head = headers([move.value for move in moves])
-    rest = rest_of(head, model.scorer)
+    rest = model.scorer.rest_of(head)
     instants = np.array([move.at for move in moves], dtype=np.int64)
     distances = model.scorer.distances(instants, head["last"], rest)
-    for move, apart in zip(moves, published(distances), strict=True):
-        move.distances = apart
+    outlooks = outlook_figures(model.scorer.model.outlook, head, instants)
+    for move, apart, outlook in zip(moves, published(distances), outlooks, strict=True):
+        move.distances, move.outlook = apart, outlook
     return moves
 
 
@@ -211,11 +217,15 @@ def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | Non
     return causes
 
 
-def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: Scorer, rules: Rules) -> NDArray[np.bool_]:
+def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: AnyScorer, rules: Rules) -> NDArray[np.bool_]:
     """Return whether the model, knowing all that is known now, would move each customer at its own instant."""
-    head, stretches = headers(values), intervals_of(values, at, rules, 1)
+    head = headers(values)
     source = scorer.index_from_ids(head["segment"])
-    rest = scorer.rest(stretches.frequency, stretches.monetary)
+    if isinstance(scorer, Scorer):
+        stretches = intervals_of(values, at, rules, 1)
+        rest = scorer.rest(stretches.frequency, stretches.monetary)
+    else:
+        rest = scorer.rest_of(head)
     crossed: NDArray[np.bool_] = scorer.decide(source, at, head["last"], rest) != source
     return crossed
 
@@ -230,7 +240,7 @@ def staying(
     """
     scorer = scoring.model.scorer
     source = scorer.index_from_ids(head["segment"])
-    target = scorer.decide(source, np.full(source.size, at, dtype=np.int64), head["last"], rest_of(head, scorer))
+    target = scorer.decide(source, np.full(source.size, at, dtype=np.int64), head["last"], scorer.rest_of(head))
     stays = (target == source) | (head["moved_at"] > at - scoring.dwell_ms)
     if not stays.all():
         values, head, source = list(compress(values, stays.tolist())), head[stays], source[stays]
@@ -265,11 +275,14 @@ def _ahead(
     starts: NDArray[np.int64],
     scoring: ScoringContext,
 ) -> _Ahead:
-    model, dwell_ms, rules = scoring
-    scorer = model.scorer
+    scorer, dwell_ms, rules = scoring.model.scorer, scoring.dwell_ms, scoring.rules
     eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
     start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
     own = np.maximum(source, 0)
+    if not isinstance(scorer, Scorer):
+        head, until = entries_ahead(cutting.states, head, start, rules)
+        at, to = scorer.next_move(own, head["last"], start, scorer.rest_of(head), until)
+        return _Ahead(start, at, to, until)
     # Most move before anything leaves the window. Of many customers, only the others' later intervals are searched.
     limit = 1 if source.size > _FEW else MOST_INTERVALS
     stretches = cutting.cut(cutting.states, start, rules, limit)
@@ -320,5 +333,5 @@ def _first_segment(value: bytes, start: int, scoring: ScoringContext) -> tuple[i
     head = headers([advance_bytes(value, start, scoring.rules)])
     if head["last"][0] == NONE and not head["segment"][0]:
         return NEVER_DUE, 0
-    nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], rest_of(head, scorer))
+    nearest = scorer.decide(np.array([UNKNOWN]), np.array([start]), head["last"], scorer.rest_of(head))
     return start, int(scorer.ids[nearest[0]])

@@ -10,10 +10,13 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from segmentation.clock_scorer import ClockScorer
+from segmentation.entries import NONE
 from segmentation.features import feature_columns
-from segmentation.model import FEATURES, SegmentModel
+from segmentation.model import SegmentModel
 from segmentation.rfm import Rules, advance_bytes, headers
-from segmentation.scorer import Scorer
+from segmentation.scorer import UNKNOWN
+from segmentation.scorers import AnyScorer, compile_scorer
 
 K = TypeVar("K")
 
@@ -28,40 +31,47 @@ class Tally:
     model: SegmentModel
     rules: Rules
     customers: int = 0
-    distance: float = 0.0  # to the nearest centroid in z space, summed
-    nearest: list[int] = field(init=False)  # customers of each of the model's segments
+    distance: float = 0.0  # to the nearest centroid in z space, summed; 0 for a model that decides by own clocks
+    nearest: list[int] = field(init=False)  # customers that the model would put in each of its segments
     sums: dict[str, float] = field(init=False)  # of each feature
     bins: dict[str, NDArray[np.int64]] = field(init=False)  # of each feature's histogram at the training
-    _scorer: Scorer = field(init=False)
+    _scorer: AnyScorer = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin without customers."""
-        self._scorer = Scorer(self.model)
+        self._scorer = compile_scorer(self.model)
         self.nearest = [0] * len(self.model.segments)
-        self.sums = dict.fromkeys(FEATURES, 0.0)
+        self.sums = dict.fromkeys(self.model.feature_names, 0.0)
         found = self.model.training.histograms
-        self.bins = {name: np.zeros(len(found[name].shares), dtype=np.int64) for name in FEATURES if name in found}
+        self.bins = {name: np.zeros(len(found[name].shares), dtype=np.int64) for name in self.sums if name in found}
 
     def add(self, values: Sequence[bytes], at: int) -> None:
         """Add some customers' states, as of an instant (ms). Raises StateFormatError."""
         if not values:
             return
         head = headers([advance_bytes(value, at, self.rules) for value in values])
-        now = feature_columns(head, at)
-        size = now.frequency.size
-        if not size:
+        head = head[head["last"] != NONE]
+        if not head.size:
             return
-        last, rest = head["last"][now.stands], self._scorer.rest(now.frequency, now.monetary)
-        distances = self._scorer.distances(np.full(size, at, dtype=np.int64), last, rest)
-        counts = np.bincount(distances.argmin(axis=1), minlength=len(self.nearest))
+        instants = np.full(head.size, at, dtype=np.int64)
+        rest = self._scorer.rest_of(head)
+        nobody = np.full(head.size, UNKNOWN, dtype=np.int64)
+        counts = np.bincount(self._scorer.decide(nobody, instants, head["last"], rest), minlength=len(self.nearest))
         self.nearest = [count + more for count, more in zip(self.nearest, counts.tolist(), strict=True)]
-        self.customers += size
-        self.distance += float(distances.min(axis=1).sum())
-        for name in FEATURES:
-            column: NDArray[np.float64] = getattr(now, name)
+        self.customers += head.size
+        distances = self._scorer.distances(instants, head["last"], rest)
+        if distances.size:
+            self.distance += float(distances.min(axis=1).sum())
+        for name, column in zip(self.sums, self._columns(head, at), strict=True):
             self.sums[name] += float(column.sum())
             if name in self.bins:
                 self.bins[name] += binned(column, self.model.training.histograms[name].edges)
+
+    def _columns(self, head: NDArray[np.void], at: int) -> tuple[NDArray[np.float64], ...]:
+        if isinstance(self._scorer, ClockScorer):
+            return self._scorer.columns(head, at)
+        found = feature_columns(head, at)
+        return found.recency_days, found.frequency, found.monetary
 
 
 class Drift(NamedTuple):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segmentation.money import UNITS
 from segmentation.rfm import NONE
-from segmentation.scorer import recency_days
+from segmentation.silence import recency_days
 
 
 class FeatureColumns(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from segmentation.decisions import ScoringContext, rest_of, search
+from segmentation.decisions import ScoringContext, search
 from segmentation.entries import Rules
 from segmentation.money import UNITS
 from segmentation.rfm import (
@@ -20,7 +20,7 @@ from segmentation.rfm import (
     is_silent,
     with_announcement,
 )
-from segmentation.scorer import Scorer
+from segmentation.scorers import AnyScorer
 from segmentation.state_bytes import figures_in
 
 _CENT: Final = UNITS // 100
@@ -87,11 +87,11 @@ def keeping_purchase(value: bytes, due: int, scoring: ScoringContext) -> int | N
     return high
 
 
-def _kept(value: bytes, at: int, amounts: tuple[int, ...], scorer: Scorer, rules: Rules) -> list[bool]:
+def _kept(value: bytes, at: int, amounts: tuple[int, ...], scorer: AnyScorer, rules: Rules) -> list[bool]:
     """Return whether each purchase at that instant leaves the customer in its segment."""
     bought = [entry(Kind.PLACED, "purchase", at, order="purchase", amount=amount) for amount in amounts]
     head = headers([absorb_bytes(value, one, at, rules)[0] for one in bought])
     source = scorer.index_from_ids(head["segment"])
     instants = np.full(len(amounts), at, dtype=np.int64)
-    stays: list[bool] = (scorer.decide(source, instants, head["last"], rest_of(head, scorer)) == source).tolist()
+    stays: list[bool] = (scorer.decide(source, instants, head["last"], scorer.rest_of(head)) == source).tolist()
     return stays

@@ -15,7 +15,7 @@ from segmentation.entries import ERASED, times_of
 from segmentation.meaning import net, read_counted, refunds_by_order, saturated
 from segmentation.money import UNITS
 from segmentation.open_entries import Departure, Departures
-from segmentation.rfm import headers, rows, unpack
+from segmentation.rfm import advance_bytes, headers, rows, unpack
 from segmentation.state_bytes import cut_of, times_in
 from segmentation.step import NEVER_DUE
 
@@ -201,6 +201,26 @@ def intervals_of_open(
         np.array([units for course in courses for units in course.monetary], np.int64) / float(UNITS),
         np.array([course.until for course in courses], np.int64),
     )
+
+
+def entries_ahead(
+    values: Sequence[bytes | OpenState], head: NDArray[np.void], as_of: NDArray[np.int64], rules: Rules
+) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Return headers whose whole lives hold at each customer's own instant, and the first entry dated later, [n] (ms).
+
+    NEVER_DUE: there is none. The effect of such an entry is for a state that has been advanced to it.
+    """
+    until = np.full(len(head), NEVER_DUE, np.int64)
+    # No entry that the figures count can be as late as the next change.
+    some = np.flatnonzero(head["newest"] >= head["next_change"])
+    if some.size:
+        head = head.copy()
+    for row in some.tolist():
+        state, at = values[row], int(as_of[row])
+        value = state if isinstance(state, bytes) else state.value()
+        head[row] = headers([advance_bytes(value, at, rules)])[0]
+        until[row] = next((e.time for e in unpack(value).entries if e.time > at and e.kind != ERASED), NEVER_DUE)
+    return head, until
 
 
 def window_leaves_at(value: bytes, at: int, rules: Rules) -> bool:

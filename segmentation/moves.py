@@ -15,7 +15,7 @@ from segmentation.events import encode
 from segmentation.life_figures import life_at, life_figures
 from segmentation.model import SegmentModel
 from segmentation.money import format_units
-from segmentation.output_events import Cause, NextMove, Rfm, SegmentChanged
+from segmentation.output_events import Cause, NextMove, OutlookFigures, Rfm, SegmentChanged
 from segmentation.rfm import NONE
 from segmentation.state_bytes import figures_in
 from segmentation.step import NEVER_DUE, Output
@@ -42,6 +42,7 @@ class Move:
     next_at: int = NEVER_DUE
     next_to: int = 0
     merged_into: str | None = None
+    outlook: OutlookFigures | None = None
 
 
 def figures(value: bytes | None, at: int) -> Rfm | None:
@@ -100,6 +101,7 @@ class MoveWriter:
             next=upcoming,
             causation_id=move.causation_id,
             life=life_figures(life_at(move.value, move.at, rules)) if move.target else None,
+            outlook=move.outlook if move.target else None,
             merged_into=move.merged_into or UNSET,
         )
         body = encode(event)

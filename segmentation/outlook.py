@@ -27,21 +27,15 @@ below a level, found by halving, is exact wherever the level is crossed by more 
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from segmentation.entries import DAY_MS, HORIZON_MS
-from segmentation.kernels import expm1, expm1_of_one, log1p, log1p_of_one
-from segmentation.step import NEVER_DUE
+from segmentation.kernels import expm1, log1p
+from segmentation.silence import Known, odds_after, phases, total_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-# Of Newton's method, for a guess that the search then makes exact.
-_NEWTON_STEPS: Final = 8
 
 
 class OrderRates(NamedTuple):
@@ -112,27 +106,12 @@ def chance_alive(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
 
 def odds_of_drop_out(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
     """Return the odds, [n], at most 1e304: past that the kernel holds its result."""
-    silence, known = silence_days(history), rates.alpha + history.until_last
-    shape = shape_of(rates, history)
-    powers = expm1(shape * log1p(silence / known)) + 1.0
-    odds = rates.a / (rates.b + history.repeats) * powers
-    return odds if rates.regularity == 1 else odds / total_of(phases(rates, shape, silence / (known + silence)))
+    return odds_after(known_of(rates, history), rates.regularity, silence_days(history))
 
 
-def phases(rates: OrderRates, shape: NDArray[np.float64], share: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Return k columns: how likely it is, up to a factor, that j parts of the gap are over. `share` is s / (A + s)."""
-    found = [np.ones(len(share))]
-    for j in range(1, rates.regularity):
-        found.append(found[-1] * (share * (shape + (j - 1.0)) / j))
-    return found
-
-
-def total_of(columns: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the sum of columns, one after the other."""
-    total = columns[0]
-    for column in columns[1:]:
-        total = total + column
-    return total
+def known_of(rates: OrderRates, history: Purchases) -> Known:
+    """Return what is known of customers at their last orders: λ's posterior, and the odds of having dropped out."""
+    return Known(shape_of(rates, history), rates.alpha + history.until_last, rates.a / (rates.b + history.repeats))
 
 
 def chance_of_order(rates: OrderRates, history: Purchases, days: float) -> NDArray[np.float64]:
@@ -151,8 +130,8 @@ def chance_of_order(rates: OrderRates, history: Purchases, days: float) -> NDArr
     chance = -none
     if rates.regularity > 1:
         silence = silence_days(history)
-        now = total_of(phases(rates, shape, silence / observed))
-        then = total_of(phases(rates, shape, (silence + days) / (observed + days)))
+        now = total_of(phases(rates.regularity, shape, silence / observed))
+        then = total_of(phases(rates.regularity, shape, (silence + days) / (observed + days)))
         chance = np.maximum(chance - (none + 1.0) * (then / now - 1.0), 0.0)
     return chance / (1.0 + odds_of_drop_out(rates, history))
 
@@ -160,84 +139,6 @@ def chance_of_order(rates: OrderRates, history: Purchases, days: float) -> NDArr
 def observed_days(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
     """Return alpha + T, [n]: the rate of λ's posterior with the silence in it."""
     return rates.alpha + np.maximum(history.age, history.until_last)
-
-
-def alive_of_one(rates: OrderRates, repeats: float, until_last: float, silence: float) -> float:
-    """Return the chance of one customer to be alive: the bits of `chance_alive`.
-
-    >>> round(alive_of_one(OrderRates(0.525, 6.183 * 7, 0.891, 1.614), 52.0, 364.0, 21.0), 3)
-    0.811
-    """
-    known, shape = rates.alpha + until_last, rates.r + rates.regularity * repeats
-    odds = rates.a / (rates.b + repeats) * (expm1_of_one(shape * log1p_of_one(silence / known)) + 1.0)
-    if rates.regularity > 1:
-        share, phase = silence / (known + silence), 1.0
-        total = phase
-        for j in range(1, rates.regularity):
-            phase *= share * (shape + (j - 1.0)) / j
-            total += phase
-        odds /= total
-    return 1.0 / (1.0 + odds)
-
-
-class LifeSpan(NamedTuple):
-    """One customer's orders: instants of the first and the last in ms, and how many came after the first."""
-
-    first: int
-    last: int
-    repeats: int
-
-
-def falls_below(rates: OrderRates, span: LifeSpan, level: float, start: int) -> int:
-    """Return the first instant (ms) from `start` on at which the chance to be alive is below a level.
-
-    NEVER_DUE where that takes more than a hundred years from the last order. Each customer has a clock of its own: a
-    weekly one is given up after weeks, a yearly one after a year.
-
-    >>> rates = OrderRates(0.525, 6.183 * 7, 0.891, 1.614)
-    >>> weekly, monthly = LifeSpan(0, 364 * DAY_MS, 52), LifeSpan(0, 360 * DAY_MS, 12)
-    >>> [round((falls_below(rates, span, 0.5, span.last) - span.last) / DAY_MS) for span in (weekly, monthly)]
-    [33, 98]
-    """
-    until_last = max(span.last - span.first, 0) / DAY_MS if span.repeats else 0.0
-
-    def is_below(at: int) -> bool:
-        return alive_of_one(rates, float(span.repeats), until_last, max(at - span.last, 0) / DAY_MS) < level
-
-    low, high = start, max(span.last + HORIZON_MS, start)
-    if is_below(low):
-        return low
-    if not is_below(high):
-        return NEVER_DUE
-    probe, step = min(max(span.last + _guess(rates, span.repeats, until_last, level), low + 1), high), 1
-    while True:
-        low, high = (low, probe) if is_below(probe) else (probe, high)
-        if high - low <= 1:
-            return high
-        half = (high - low) >> 1
-        probe = max(high - step, low + half) if high == probe else min(low + step, low + half)
-        step *= 2
-
-
-def _guess(rates: OrderRates, repeats: int, until_last: float, level: float) -> int:
-    """Return about how long a silence (ms) it takes to the level. Only a guess: the search doesn't depend on it."""
-    shape, known = rates.r + rates.regularity * repeats, rates.alpha + until_last
-    try:
-        wanted = math.log((1.0 / level - 1.0) * (rates.b + repeats) / rates.a)
-        days = known * math.expm1(wanted / shape)
-        if rates.regularity > 1:
-            days = max(days, rates.regularity * known / shape)  # before the usual gap -log Q is flat
-        # Newton's steps from there on -log Q, whose slope is the hazard; exact at once for k = 1.
-        for _ in range(_NEWTON_STEPS if rates.regularity > 1 else 0):
-            phase, total = 1.0, 1.0
-            for j in range(1, rates.regularity):
-                phase *= days / (known + days) * (shape + (j - 1.0)) / j
-                total += phase
-            slope = phase * (shape + rates.regularity - 1.0) / (total * (known + days))
-            days = max(days - (shape * math.log1p(days / known) - math.log(total) - wanted) / slope, 0.0)
-        return min(max(math.floor(days * DAY_MS) + 1, 0), HORIZON_MS)
-    except (ValueError, OverflowError, ZeroDivisionError):
-        return HORIZON_MS
 
 
 def expected_value(values: OrderValues, history: Purchases) -> NDArray[np.float64]:

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from segmentation.kernels import expm1, log1p
-from segmentation.outlook import (
-    Purchases,
-    observed_days,
-    odds_of_drop_out,
-    phases,
-    shape_of,
-    silence_days,
-    total_of,
-)
+from segmentation.outlook import Purchases, observed_days, odds_of_drop_out, shape_of, silence_days
+from segmentation.silence import phases, total_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +74,7 @@ def _regular(rates: OrderRates, history: Purchases, ahead: NDArray[np.float64]) 
     With j parts of the present gap over, order m comes with part m·k - j.
     """
     shape = shape_of(rates, history)
-    over = phases(rates, shape, silence_days(history) / observed_days(rates, history))
+    over = phases(rates.regularity, shape, silence_days(history) / observed_days(rates, history))
     found = [share * _with_parts_over(rates, j, shape + j, history.repeats, ahead) for j, share in enumerate(over)]
     return total_of(found) / total_of(over)
 

@@ -49,6 +49,16 @@ class LifeFigures(Struct, frozen=True, gc=False, omit_defaults=True):
     partial: Annotated[bool, Meta(description="orders were forgotten before they were counted")] = False
 
 
+class OutlookFigures(Struct, frozen=True, gc=False):
+    """The expectations of the next 90 days, if the customer goes on as before. Several orders of one day are one."""
+
+    chance_90d: Annotated[float, Meta(ge=0, le=1, description="chance of an order in the next 90 days")]
+    orders_90d: Annotated[float, Meta(description="expected orders in the next 90 days")]
+    spend_90d: SignedDecimalText  # expected
+    usual_gap_days: float  # expected days between two orders of the customer
+    silence_in_gaps: Annotated[float, Meta(description="silence since the last order, in usual gaps")]
+
+
 class NextMove(Struct, frozen=True, gc=False):
     """The customer's next move, if nothing happens until then."""
 
@@ -76,6 +86,7 @@ class SegmentChanged(
     next: NextMove | None
     causation_id: str | None
     life: LifeFigures | None = None  # None: no order stands, or written by a version before 2
+    outlook: OutlookFigures | None = None  # None: the model has none, or no order stands
     merged_into: Id | UnsetType = UNSET  # of a move to nowhere because the id was merged
 
 

@@ -29,7 +29,9 @@ from segmentation.entries import DAY_MS, HORIZON_MS
 from segmentation.intervals import Intervals
 from segmentation.kernels import expm1, log1p
 from segmentation.model import MARGIN_FLOOR, Z_LIMIT
+from segmentation.money import UNITS
 from segmentation.scalar_scorer import LAMBDA_ZERO, Interval, SingleScorer, standardise_one
+from segmentation.silence import recency_days
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
@@ -108,13 +110,6 @@ class _Rows:
         return _Rows(self.a[keep], self.last[keep], self.rest[keep])
 
 
-def recency_days(at: NDArray[np.int64] | int, last: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the days since each last order, [n], at most HORIZON_MS. One dated ahead counts as of now: 0."""
-    elapsed = np.minimum(np.maximum(at - np.maximum(last, -HORIZON_MS), 0), HORIZON_MS)
-    days: NDArray[np.float64] = elapsed / float(DAY_MS)
-    return days
-
-
 class Scorer:
     """A compiled SegmentModel: decides on columns of customers and finds their next moves by time.
 
@@ -123,6 +118,8 @@ class Scorer:
     the last order; rfm.NONE (-2**63: no order stands) counts as an order at -HORIZON_MS, so recency is the horizon.
     Nothing changes after the construction, so threads and shards may share one.
     """
+
+    by_window: Final = True  # what leaves the window moves customers, too
 
     def __init__(self, model: SegmentModel) -> None:
         self.model = model
@@ -143,6 +140,10 @@ class Scorer:
         """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
         index: NDArray[np.int64] = self._index_by_id[ids]
         return index
+
+    def rest_of(self, head: NDArray[np.void]) -> NDArray[np.float64]:
+        """Return `rest` of states whose headers hold."""
+        return self.rest(head["frequency"].astype(np.float64), head["monetary"] / float(UNITS))
 
     def rest(self, frequency: NDArray[np.float64], monetary: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return q, the squared distance to every centroid without recency, [n, K]. Monetary in currency units."""

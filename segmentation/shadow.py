@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.decisions import ScoringContext, rest_of
+from segmentation.decisions import ScoringContext
 from segmentation.rfm import NONE, advance_bytes, headers
 from segmentation.scorer import UNKNOWN
 from segmentation.state_bytes import silent
@@ -34,7 +34,7 @@ def verdicts(rows: Sequence[tuple[bytes, bytes]], at: int, scoring: ScoringConte
     head = headers([advance_bytes(value, at, rules) for _, value in rows])
     scorer = model.scorer
     source = scorer.index_from_ids(head["segment"])
-    target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], rest_of(head, scorer))
+    target = scorer.decide(source, np.full(len(rows), at, dtype=np.int64), head["last"], scorer.rest_of(head))
     known = source != UNKNOWN
     may = np.where(known, head["moved_at"] <= at - dwell_ms, (head["last"] != NONE) | (head["segment"] != 0))
     may &= ~silent(head)

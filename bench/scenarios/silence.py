@@ -20,7 +20,7 @@ from redis import Redis
 
 from bench.harness.errors import BenchError
 from bench.harness.model import bench_model
-from segmentation.decisions import CompiledModel, ScoreRequest, ScoringContext, rest_of, score, search
+from segmentation.decisions import CompiledModel, ScoreRequest, ScoringContext, score, search
 from segmentation.entries import DAY_MS, NONE, Kind, Rules, entry, keys_of, kinds_of, times_of
 from segmentation.money import UNITS
 from segmentation.partitioners import murmur2
@@ -126,7 +126,7 @@ def _pattern(model: CompiledModel, rules: Rules, orders: int, amount: int) -> Pa
 def _first_by_the_scorer(model: CompiledModel, value: bytes, due: int, target: int) -> bool:
     """Return whether the scorer moves the customer at `due` to `target` (a segment's id), and not 1 ms before."""
     scorer, head = model.scorer, headers([value])
-    source, rest = scorer.index_from_ids(head["segment"]), rest_of(head, scorer)
+    source, rest = scorer.index_from_ids(head["segment"]), scorer.rest_of(head)
     found = [int(scorer.decide(source, np.array([at]), head["last"], rest)[0]) for at in (due - 1, due)]
     return found == [int(source[0]), scorer.index_of[target]] and announcement(value)[0] != target
 

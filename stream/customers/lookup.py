@@ -265,6 +265,11 @@ def life_lines(life: LifeFigures, currency: str) -> list[str]:
 
 def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> ScoreReport:
     """Return the segment for figures: the nearest one, as for a new customer. Monetary in ten-thousandths."""
+    if model.format != 1:
+        raise SegstreamError(
+            f"Model {model.version} decides by whole lives: recency, frequency and money don't give a segment.",
+            hint="See a customer's: segstream customer ID.",
+        )
     scorer = Scorer(model)
     at = np.array([HORIZON_MS], dtype=np.int64)
     # Decisions take recency in whole milliseconds, for every customer.

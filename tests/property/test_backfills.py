@@ -165,7 +165,7 @@ def check_truth(shard: MemoryShard, model: CompiledModel) -> None:
         if (head["last"][0] == NONE and head["segment"][0] == 0) or head["moved_at"][0] >= now:
             continue
         source = model.scorer.index_from_ids(head["segment"])
-        rest = model.scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
+        rest = model.scorer.rest_of(head)
         assert model.scorer.decide(source, np.array([now]), head["last"], rest)[0] == source[0]
 
 

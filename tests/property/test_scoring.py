@@ -114,7 +114,7 @@ def check_truth(shard: MemoryShard, model: CompiledModel, dwell: int) -> None:
         if head["moved_at"][0] != NONE and now < head["moved_at"][0] + max(dwell, 1):
             continue
         source = model.scorer.index_from_ids(head["segment"])
-        rest = model.scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
+        rest = model.scorer.rest_of(head)
         target = model.scorer.decide(source, np.array([now]), head["last"], rest)
         assert target[0] == source[0]
 

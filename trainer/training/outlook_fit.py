@@ -169,7 +169,7 @@ class _RateCost:
         shape, known = r + self._k * self._x, alpha + self._until_last
         observed = known + self._silence
         share = self._silence / observed
-        # The terms of `segmentation.outlook.phases`, and their derivatives by the shape relative to themselves.
+        # The terms of `segmentation.silence.phases`, and their derivatives by the shape relative to themselves.
         term, grown, total, by_shape = (
             np.ones(len(share)),
             np.zeros(len(share)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from segmentation.model import Feature, Segment, SegmentModel, Training
 from segmentation.model_parts import ModelRates, ModelValues, OutlookModel, OwnClock
 
@@ -50,3 +52,31 @@ def clock_model(rates: ModelRates = RATES, kinds: int = 3, **changes: Any) -> Se
         ),
     }
     return SegmentModel(**content | changes)
+
+
+def random_clock_model(rng: np.random.Generator) -> SegmentModel:
+    """Return a model by own clock with any rates, levels and kinds; borders lie where random customers do."""
+    at_risk = float(rng.choice([0.2, 0.3, 0.5]))
+    model = clock_model(
+        ModelRates(
+            r=float(rng.choice([0.5, 1.5, 8.0])),
+            alpha=float(rng.choice([5.0, 20.0, 60.0])),
+            a=float(rng.choice([0.0, 0.3, 1.5])),
+            b=float(rng.choice([1.2, 4.0])),
+            regularity=int(rng.choice([1, 1, 2, 6])),
+        ),
+        kinds=int(rng.integers(1, 4)),
+        margin=float(rng.choice([0, 0.1, 0.5])),
+    )
+    return model.model_copy(
+        update={
+            "clock": OwnClock(
+                at_risk=at_risk,
+                lost=at_risk * float(rng.choice([0.2, 0.7])),
+                stand_in_odds=0.05 if model.outlook is None or model.outlook.rates.a == 0.0 else None,
+                few=int(rng.choice([2, 3, 5])),
+                heavy=float(rng.choice([20.0, 100.0, 400.0])),
+                hysteresis=float(rng.choice([1.0, 1.3])),
+            )
+        }
+    )

@@ -17,6 +17,7 @@ from segmentation.output_events import Cause, SegmentChanged
 from segmentation.rates import Rates
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Held, Output, Scope, Turn, TurnContext
+from tests.support.data.clock_models import random_clock_model
 
 DAY = 86_400_000
 T0 = 1_500_000_000_000
@@ -31,6 +32,9 @@ class Rec:
 
 
 def a_model(rng: np.random.Generator, ids: tuple[int, ...] | None = None) -> SegmentModel:
+    """Return a model with segments of these ids; without ids, a model by own clock in one of three cases."""
+    if ids is None and rng.random() < 1 / 3:
+        return random_clock_model(rng)
     k = len(ids) if ids else int(rng.integers(2, 6))
     centroids = np.round(rng.normal(0, 1, (k, 3)) * 2) / 2 + rng.uniform(-0.01, 0.01, (k, 3))
     recency = (

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.entries import HORIZON_MS, Kind, Rules
+from segmentation.entries import DAY_MS, HORIZON_MS, Kind, Rules
+from segmentation.outlook import Purchases
 from segmentation.output_events import Cause
 from segmentation.scorer import Scorer
+from segmentation.scorers import AnyScorer
 from tests.support.data.random_customers import Instants
 from tests.support.oracles import batch
 from tests.support.oracles.batch import NONE, OracleEvent
@@ -74,7 +76,7 @@ class _Life:
 class Definition:
     """Moves by the book, of one shard in event time under one model."""
 
-    def __init__(self, scorer: Scorer, dwell_ms: int, rules: Rules) -> None:
+    def __init__(self, scorer: AnyScorer, dwell_ms: int, rules: Rules) -> None:
         self._scorer = scorer
         self._dwell = max(dwell_ms, 1)
         self._rules = rules
@@ -97,7 +99,7 @@ class Definition:
         life = self._lives[customer]
         if life.segment == NO_SEGMENT:
             cause = Cause.FIRST
-        elif any(e.time == at - self._rules.window for e in life.live):
+        elif self._scorer.by_window and any(e.time == at - self._rules.window for e in life.live):
             cause = Cause.WINDOW
         else:
             cause = self._waited(life, at) or Cause.SILENCE
@@ -147,11 +149,20 @@ class Definition:
         figures = batch._figures(life.standing(self._rules), int(instants[0]), self._rules)
         if life.segment == NO_SEGMENT and figures.last == NONE:
             return None
-        rest = self._scorer.rest(np.array([float(figures.frequency)]), np.array([figures.monetary / 10_000.0]))
+        rest = self._rest(life, figures)
         a = np.full(instants.size, self._scorer.index_of.get(life.segment, -1))
         to = self._scorer.decide(a, instants, np.full(instants.size, figures.last), np.repeat(rest, instants.size, 0))
         moved = np.flatnonzero(to != a)
         return (int(moved[0]), int(to[moved[0]])) if moved.size else None
+
+    def _rest(self, life: _Life, figures: batch.OracleFigures) -> np.ndarray:
+        if isinstance(self._scorer, Scorer):
+            return self._scorer.rest(np.array([float(figures.frequency)]), np.array([figures.monetary / 10_000.0]))
+        whole = batch._life(life.standing(self._rules), self._rules)
+        days = max(whole.days, 1)
+        until_last = (figures.last - whole.first) / DAY_MS if whole.days > 1 else 0.0
+        row = (days - 1.0, until_last, until_last, whole.money / 10_000.0 / days)
+        return self._scorer.rest_of_purchases(Purchases(*(np.array([value]) for value in row)))
 
     def _first_move(self, life: _Life, start: int) -> int | None:
         """The first instant from `start` on at which the scorer, asked then, would move the customer."""

@@ -20,7 +20,7 @@ from segmentation.events import (
     encode,
 )
 from segmentation.rfm import Kind, Rules
-from segmentation.scorer import Scorer
+from segmentation.scorers import AnyScorer, compile_scorer
 from segmentation.scoring import ScoringStep
 from tests.support.data.random_customers import random_scorer
 from tests.support.engine.memory_shard import T0, MemoryShard, Rec, a_model, at, ms_of, published_moves
@@ -70,7 +70,7 @@ def body(entry: LogEntry, n: int) -> bytes:
 
 
 def run(
-    log: Sequence[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, cuts: tuple[int, int], seed: int
+    log: Sequence[LogEntry], scorer: AnyScorer, dwell_ms: int, rules: Rules, cuts: tuple[int, int], seed: int
 ) -> list[OracleMove]:
     """The step's moves, at most `cuts` = (records, due customers) a turn; 0: any number up to eight, ever another."""
     reader = Reader("USD", "event", 300_000, 100 * 365 * DAY_MS, 1_000_000)
@@ -93,7 +93,7 @@ def run(
 
 
 def compare(
-    log: Sequence[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, seed: int, *cuts: tuple[int, int]
+    log: Sequence[LogEntry], scorer: AnyScorer, dwell_ms: int, rules: Rules, seed: int, *cuts: tuple[int, int]
 ) -> None:
     expected = Definition(scorer, dwell_ms, rules).run(log)
     for cut in cuts:
@@ -101,7 +101,12 @@ def compare(
 
 
 def with_orders_at_moves(
-    rng: np.random.Generator, log: list[LogEntry], scorer: Scorer, dwell_ms: int, rules: Rules, customers: Sequence[str]
+    rng: np.random.Generator,
+    log: list[LogEntry],
+    scorer: AnyScorer,
+    dwell_ms: int,
+    rules: Rules,
+    customers: Sequence[str],
 ) -> list[LogEntry]:
     """The same log with orders, and the clock, put on the very instants of moves, and a millisecond beside them."""
     log = list(log)
@@ -118,7 +123,7 @@ def with_orders_at_moves(
 def cut_anywhere(seed: int) -> None:
     """A log of weeks, with orders on the instants of moves, in turns of any size."""
     rng = np.random.default_rng(seed)
-    scorer, rules = Scorer(a_model(rng)), Rules(60 * DAY_MS, GRACE, 1_000)
+    scorer, rules = compile_scorer(a_model(rng)), Rules(60 * DAY_MS, GRACE, 1_000)
     dwell_ms = int(rng.choice([0, 0, DAY_MS, 7 * DAY_MS]))
     customers = [f"c{i}" for i in range(int(rng.integers(1, 8)))]
     clock, log = T0, []

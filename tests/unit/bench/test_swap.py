@@ -112,7 +112,7 @@ def test_plain_loop_finds_the_nearest_centroid() -> None:
     values = list(BEFORE.values())
     head = headers(values)
     scorer = SECOND_MODEL.scorer
-    rest = scorer.rest(head["frequency"].astype(float), head["monetary"] / 10_000.0)
+    rest = scorer.rest_of(head)
     own = scorer.decide(np.full(len(values), UNKNOWN), np.full(len(values), NOW_MS), head["last"], rest)
     assert nearest(values, NOW_MS, scorer.model).tolist() == scorer.ids[own].tolist()
 

@@ -231,7 +231,7 @@ def test_moves_out() -> None:
     body = json.loads(encode(change()))
     assert list(body) == [
         "type", "id", "customer_id", "sequence", "from", "to", "cause", "occurred_at", "scored_at", "model_version",
-        "rfm", "before", "distances", "next", "causation_id", "life",
+        "rfm", "before", "distances", "next", "causation_id", "life", "outlook",
     ]  # fmt: skip
     assert (body["type"], body["from"], body["cause"], body["before"]) == ("segment.changed", "At Risk", "order", None)
     assert body["rfm"] == {"recency_days": 0.5, "frequency": 3, "monetary": "12.50"}

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.integrate import quad
 from scipy.special import betaln, hyp2f1
@@ -16,20 +14,18 @@ from scipy.special import betaln, hyp2f1
 from segmentation import outlook_orders
 from segmentation.entries import DAY_MS
 from segmentation.outlook import (
-    LifeSpan,
     OrderRates,
     OrderValues,
     Purchases,
-    alive_of_one,
     chance_alive,
     chance_of_order,
     expected_gap,
     expected_value,
-    falls_below,
+    known_of,
     silence_days,
 )
 from segmentation.outlook_orders import expected_orders
-from segmentation.step import NEVER_DUE
+from segmentation.silence import KnownOfOne, odds_of_one
 
 # CDNOW in weeks, as BTYDplus and lifetimes have it; Gamma-Gamma as Fader and Hardie (2013) have it.
 CDNOW = OrderRates(0.525, 6.183, 0.891, 1.614)
@@ -174,8 +170,9 @@ def test_the_same_bits_alone_and_in_any_batch(rates: OrderRates) -> None:
         one = Purchases(*(column[i : i + 1] for column in h))
         alone = [f(rates, one, 90.0) for f in (chance_of_order, expected_orders)] + [chance_alive(rates, one)]
         assert [a[0] for a in alone] == [column[i] for column in together]
-        single = alive_of_one(rates, float(h.repeats[i]), float(h.until_last[i]), float(silence_days(one)[0]))
-        assert single == together[2][i]
+        known = KnownOfOne(*(float(column[0]) for column in known_of(rates, one)))
+        single = odds_of_one(known, rates.regularity, float(silence_days(one)[0]))
+        assert 1.0 / (1.0 + single) == together[2][i]
     back = Purchases(*(column[::-1] for column in h))
     assert (expected_orders(rates, back, 90.0)[::-1] == together[1]).all()
 
@@ -198,34 +195,6 @@ def test_silence_never_raises_a_figure(rates: OrderRates) -> None:
                 assert (np.diff(figures) <= 0.0).all(), (repeats, until_last, begin)
                 assert np.isfinite(figures).all()
                 assert (figures >= 0.0).all()
-
-
-@given(
-    st.sampled_from([rates for rates in RATES + REGULAR if rates.a]),
-    st.integers(0, 5_000),
-    st.integers(0, 4_000 * DAY_MS),
-    st.floats(0.001, 0.999),
-    st.integers(0, 400 * DAY_MS),
-)
-def test_the_instant_of_a_level_is_exact(rates: OrderRates, repeats: int, life: int, level: float, later: int) -> None:
-    span = LifeSpan(DAY_MS, DAY_MS + (life if repeats else 0), repeats)
-    start = span.last + later
-    at = falls_below(rates, span, level, start)
-
-    def chance(instant: int) -> float:
-        until_last, silence = (span.last - span.first) / DAY_MS, (instant - span.last) / DAY_MS
-        h = Purchases(*(np.array([v]) for v in (float(repeats), until_last, until_last + silence, 1.0)))
-        return float(chance_alive(rates, h)[0])
-
-    if at == NEVER_DUE:
-        assert chance(start + 75 * 365 * DAY_MS) >= level
-        return
-    assert chance(at) < level + 1e-12
-    assert at == start or chance(at - 1) >= level - 1e-12
-
-
-def test_where_nobody_drops_out_nobody_falls_below() -> None:
-    assert falls_below(REGULAR[2], LifeSpan(0, 30 * DAY_MS, 3), 0.999, 31 * DAY_MS) == NEVER_DUE
 
 
 @pytest.mark.parametrize("rates", REGULAR)
