@@ -131,28 +131,25 @@ class SegmentForecast(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SegmentPast(msgspec.Struct, frozen=True, kw_only=True):
-    """The customers whom these segments would have held 90 days earlier, and what they did since.
+    """The customers whom this segment would have held 90 days earlier, and what they did since.
 
-    `ordered`: how many of them ordered; `orders`, `spend`: sums. `expected`: how many were expected to order by an
-    outlook that knew nothing later; None without one.
+    Of a sample where there are many. `ordered`: how many of them ordered; `orders`: on how many days in all.
     """
 
     customers: int
     ordered: int
-    orders: float
-    spend: float
-    expected: float | None = None
+    orders: int
 
 
 class SegmentBorder(msgspec.Struct, frozen=True, kw_only=True):
     """The customers of a segment who could soon be in another one.
 
-    `near`: within the margin of another centroid, so that chance has placed them; `near_to`: the segment of most of
-    those. `leaving`: in another segment 30 days later if they order nothing; `leaving_to`: most of those. Segments are
-    indices into `TrainingOutcome.segments`, None where there is nobody.
+    `near`: within the margin of another centroid, so that they would stay there, too (None where no centroid decides);
+    `near_to`: the segment of most of those. `leaving`: in another segment 30 days later if they order nothing;
+    `leaving_to`: most of those. Segments are indices into `TrainingOutcome.segments`, None where there is nobody.
     """
 
-    near: int
+    near: int | None
     near_to: int | None
     leaving: int
     leaving_to: int | None

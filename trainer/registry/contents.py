@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Earlier activations that an `active` record lists: compaction removes all their own records but the last.
 REMEMBERED: Final = 200
+# Models that were active, of which a report shows the segments.
+SHOWN: Final = 8
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -110,7 +112,14 @@ class TopicContents:
             active=self.versions[now.version].model if now else None,
             activation=now.activation if now else None,
             highest_id=max(ids, default=0),
+            past=self._past(),
         )
+
+    def _past(self) -> tuple[SegmentModel, ...]:
+        """Return the last models that were active, each once, the active one last."""
+        there = [past.version for past in rollback_path(self.history) if past.version in self.versions]
+        latest = list(dict.fromkeys(reversed(there)))[:SHOWN]
+        return tuple(self.versions[version].model for version in reversed(latest))
 
 
 def rollback_path(history: Iterable[ActivationRecord]) -> tuple[ActivationRecord, ...]:

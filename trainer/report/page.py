@@ -23,9 +23,8 @@ _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _MANY_COLUMNS: Final = 8  # from so many on, a table is set smaller on paper
 _DENSE_COLUMNS: Final = 12  # from so many on, its words may break anywhere there
 _MARGIN: Final = (
-    "These are the segments that the workers would assign: a customer within the margin of a border stays where they "
-    "are. The totals therefore differ slightly from those of the segments above, which count every customer by the "
-    "nearest centre."
+    "These are the segments that the workers would assign: a customer near a border stays where they are. The totals "
+    "therefore differ slightly from those of the segments above, which place every customer afresh."
 )
 # A long word may break after twelve letters, if at least four follow.
 _LONG: Final = re.compile(r"[^\s-]{12}(?=[^\s-]{4})")
@@ -145,12 +144,8 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
 
 
 def _choice(outcome: TrainingOutcome) -> list[Markup]:
-    return [
-        tag("h2", "The choice of k, the number of segments"),
-        *(tag("p", said) for said in sentences.choice(outcome)),
-        _charts(curves(outcome)),
-        _table(tables.fits(outcome)),
-    ]
+    said = [tag("h2", "The choice of k"), *(tag("p", reason) for reason in sentences.choice(outcome))]
+    return [*said, _charts(curves(outcome)), _table(tables.fits(outcome))] if outcome.fits else said
 
 
 def _clusters(outcome: TrainingOutcome) -> list[Markup]:
@@ -179,7 +174,7 @@ def _movement(outcome: TrainingOutcome) -> list[Markup]:
 def _gates(outcome: TrainingOutcome) -> list[Markup]:
     heading = tag("h2", "Gates")
     if not outcome.decision.gates:
-        reason = "This recipe has no gates." if outcome.segments else "No fit was chosen, so there is nothing to judge."
+        reason = "No gate applied." if outcome.segments else "No fit was chosen, so there is nothing to judge."
         return [heading, tag("p", reason)]
     return [heading, _table(tables.gates(outcome), "stack")]
 

@@ -67,8 +67,9 @@ def markdown(outcome: TrainingOutcome) -> str:
         parts.append(_table(tables.quality(outcome)))
     if (related := worth_tables.correlations(outcome)) is not None:
         parts.append(_table(related))
-    parts += ["## The choice of k, the number of segments", *map(plain, sentences.choice(outcome))]
-    parts.append(_table(tables.fits(outcome)))
+    parts += ["## The choice of k", *map(plain, sentences.choice(outcome))]
+    if outcome.fits:
+        parts.append(_table(tables.fits(outcome)))
     if outcome.decision.gates:
         parts += ["## Gates", _table(tables.gates(outcome))]
     parts += ["## Details of the run", *(f"Warning: {plain(warning)}" for warning in outcome.warnings)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         Verdict,
     )
 
+# A reason in the words of a fit, which the summary leaves to the section on the choice.
+_ABOUT_A_FIT: Final = re.compile(r"k = \d+ ")
 _MOVES: Final = 5  # largest movements listed in a sentence
 _NOT_FITTED: Final = {"in window": " (no order in the window)", "ordinary": " (|z| of 3 or more)"}
 _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -79,13 +82,16 @@ def verdict(outcome: TrainingOutcome) -> list[str]:
     if outcome.decision.forced:
         return [*found, "A gate failed, and was overruled (--force)."]
     # The first reason tells the choice of the fit, and of a refusal the others say what each fit fails.
-    return [*found, *(outcome.decision.why[1:] if outcome.segments else outcome.decision.why[:1])]
+    why = outcome.decision.why[1:] if outcome.segments else outcome.decision.why[:1]
+    return [*found, *(reason for reason in why if not _ABOUT_A_FIT.match(reason))]
 
 
 def choice(outcome: TrainingOutcome) -> list[str]:
     """Return why this fit was chosen, or why none was, in the words of the fits."""
     why = outcome.decision.why
-    return list(why if outcome.decision.forced or not outcome.segments else why[:1])
+    if outcome.decision.forced or not outcome.segments:
+        return list(why)
+    return [reason for place, reason in enumerate(why) if not place or _ABOUT_A_FIT.match(reason)]
 
 
 def expectation(segment: SegmentFacts, currency: str | None = None) -> str | None:

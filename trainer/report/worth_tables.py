@@ -97,7 +97,7 @@ def borders(outcome: TrainingOutcome) -> ReportTable | None:
         (
             s.name,
             count(s.customers),
-            _part(s.border.near, s.customers),
+            NONE if s.border.near is None else _part(s.border.near, s.customers),
             named(s.border.near_to),
             _part(s.border.leaving, s.customers),
             named(s.border.leaving_to),

@@ -67,11 +67,15 @@ MANY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """The models published before. `highest_id`: of any of their segments, 0 where there is none."""
+    """The models published before. `highest_id`: of any of their segments, 0 where there is none.
+
+    `past`: the last models that were active, the active one last; for the report, no decision looks at them.
+    """
 
     active: SegmentModel | None = None
     activation: int | None = None
     highest_id: int = 0
+    past: tuple[SegmentModel, ...] = ()
 
 
 def templates(k: int, taken: Collection[str] = ()) -> list[Template]:

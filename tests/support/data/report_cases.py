@@ -213,12 +213,11 @@ def _foreseen(segment: SegmentFacts, index: int, k: int) -> SegmentFacts:
         past=SegmentPast(
             customers=segment.customers - 20,
             ordered=round(0.9 * chance * (segment.customers - 20)),
-            orders=1.5 * chance * segment.customers,
-            spend=38.0 * chance * segment.customers,
+            orders=round(1.5 * chance * segment.customers),
         ),
         border=SegmentBorder(
-            near=segment.customers // 20,
-            near_to=(index + 1) % k,
+            near=segment.customers // 20 if index + 1 < k else None,
+            near_to=(index + 1) % k if index + 1 < k else None,
             leaving=segment.customers // 8 if index + 1 < k else 0,
             leaving_to=index + 1 if index + 1 < k else None,
         ),

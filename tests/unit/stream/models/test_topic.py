@@ -132,3 +132,13 @@ def test_the_worker_counts_refused_models_and_activations_not_candidates() -> No
     assert len(refused) == 3
     assert feed.refuses(GOOD.version)
     assert not feed.refuses("active")
+
+
+def test_a_training_knows_the_models_that_were_active_each_once() -> None:
+    third = _model(0.75)
+    records = [(m.version.encode(), m.to_json()) for m in (GOOD, OTHER, third)]
+    records += [_active(version) for version in (GOOD.version, OTHER.version, GOOD.version, third.version)]
+    there = [TopicRecord(offset, key, value) for offset, (key, value) in enumerate(records, start=1)]
+    lineage = contents_for_training(there).lineage()
+    assert [model.version for model in lineage.past] == [OTHER.version, GOOD.version, third.version]
+    assert lineage.past[-1] == lineage.active

@@ -208,6 +208,19 @@ def test_the_summary_has_no_version_and_no_figures_of_fits(outcome: TrainingOutc
     assert outcome.decision.why[0] in rest
 
 
+def test_the_summary_says_what_stands_in_where_something_is_missing() -> None:
+    outcome = cases.outcome()
+    missing = "The history is too short to fit how customers order: a usual gap of 60 days stands in."
+    why = (*outcome.decision.why, "k = 9 with log1p fails by stability 0.7 (at least 0.8).", missing)
+    outcome = msgspec.structs.replace(
+        outcome, fits=(), chosen=None, decision=msgspec.structs.replace(outcome.decision, why=why)
+    )
+    assert sentences.verdict(outcome)[1:] == [missing]
+    assert sentences.choice(outcome) == list(why[:2])
+    for report in (ParsedPage(html(outcome)).text, markdown(outcome)):
+        assert missing in report
+
+
 def test_the_next_90_days_adds_up() -> None:
     outcome = cases.outcome(foreseen=True)
     table = next(t for t in markdown_tables(markdown(outcome)) if t[0][2] == "Expected to order")
