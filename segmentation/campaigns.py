@@ -57,7 +57,7 @@ class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "fro
 
 
 def _after(change: _ChangedEvent) -> CampaignState:
-    return CampaignState(change.sequence, erased=change.to is None)
+    return CampaignState(change.sequence, since=change.sequence if change.to is None else 0)
 
 
 class _Move(NamedTuple):
@@ -204,7 +204,7 @@ class CampaignStep:
             turn.counts["action"] += 1
             cooldown = self._cooldowns.get(rule.name)
             begun = () if cooldown is None else ((cooldown[0], move.at),)
-            state = state.join(CampaignState(change.sequence, move.at, campaigns=begun))
+            state = state.join(CampaignState(change.sequence, move.at, state.since, begun))
             turn.outputs.append(self._write(move, rule, state))
             return state
 

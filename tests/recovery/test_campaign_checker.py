@@ -8,13 +8,20 @@ from dataclasses import replace
 
 import pytest
 
-from segmentation.campaigns import CampaignState
+from segmentation.campaign_state import CampaignState, campaign_key
 from tests.recovery.rig.campaign_checker import CampaignRun, RuleRow, violations
 from tests.recovery.rig.checker import ReadRow, ShardContent
 
 AT = 1_000_000_000_000
 RULES: list[RuleRow] = [
-    {"name": "silent", "to": ["Lost"], "cause": ["silence"], "action": "Win-back", "channel": "phone"},
+    {
+        "name": "silent",
+        "to": ["Lost"],
+        "cause": ["silence"],
+        "action": "Win-back",
+        "channel": "phone",
+        "cooldown_days": 30,
+    },
     {"name": "any", "from": [None], "to": "*", "action": "Welcome", "channel": "email"},
 ]
 
@@ -51,7 +58,7 @@ MOVES = [
     a_move(4, "b", 2, "Lost", None, "erasure"),
 ]
 ACTIONS = [an_action(0, MOVES[0], RULES[1]), an_action(1, MOVES[1], RULES[1]), an_action(2, MOVES[3], RULES[0])]
-STATE = CampaignState(3, AT + 3).pack()
+STATE = CampaignState(3, AT + 3, campaigns=((campaign_key("silent"), AT + 3),)).pack()
 GOOD = CampaignRun(
     MOVES,
     ACTIONS,
@@ -64,6 +71,13 @@ GOOD = CampaignRun(
 
 def test_nothing_is_wrong_with_a_good_run() -> None:
     assert violations(GOOD, RULES, adopts=False) == []
+
+
+def test_a_rule_acts_again_only_after_its_cooldown() -> None:
+    again = a_move(5, "a", 4, "Lost", "Lost", "silence")
+    assert any("but the rules give 3" in line for line in violations(
+        replace(GOOD, moves=[*MOVES, again], actions=[*ACTIONS, an_action(3, again, RULES[0])]), RULES, adopts=False
+    ))  # fmt: skip
 
 
 def test_moves_by_a_model_may_set_off_nothing() -> None:
@@ -79,6 +93,7 @@ WRONG: dict[str, Callable[[CampaignRun], CampaignRun]] = {
     "dead letters": lambda r: replace(r, dead=[MOVES[0]]),
     "isn't at the end": lambda r: replace(r, shards=[replace(ONE, head={"offset": 4, "count": 3})]),
     "found and right": lambda r: replace(r, shards=[replace(ONE, states={b"a": CampaignState(3, AT + 2).pack()})]),
+    "states of shard 0": lambda r: replace(r, shards=[replace(ONE, states={b"a": CampaignState(3, AT + 3).pack()})]),
     "remains of 0 erased": lambda r: replace(r, shards=[replace(ONE, tombstones={})]),
     "0 customers": lambda r: replace(r, shards=[replace(ONE, customers=[])]),
 }

@@ -140,7 +140,7 @@ def test_an_erasure_never_triggers() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
     turn = run(step, row(to=None, cause=Cause.ERASURE))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
+    assert turn.states == {b"ann": CampaignState(1, since=1).pack()}
     assert step.is_gone(turn.states[b"ann"])
     assert turn.counts == {"erased": 1}
 
@@ -149,7 +149,7 @@ def test_an_id_that_was_merged_is_gone_and_triggers_nothing() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
     turn = run(step, row(to=None, cause=Cause.MERGED, merged_into="bob"))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1, erased=True).pack()}
+    assert turn.states == {b"ann": CampaignState(1, since=1).pack()}
     assert step.is_gone(turn.states[b"ann"])
     assert turn.counts == {"merged": 1}
 
@@ -166,10 +166,12 @@ def test_a_move_by_a_merge_triggers_only_a_rule_that_names_it(cause: str, count:
 
 
 def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
-    erased, back = CampaignState(4, AT, erased=True), CampaignState(5)
+    erased, back = CampaignState(4, AT, 4), CampaignState(5)
     assert not a_step().is_gone(CampaignState(3, AT).pack())
     assert a_step().is_gone(CampaignState(3, AT).join(erased).pack())
-    assert erased.join(back) == back.join(erased) == CampaignState(5, AT)
+    assert erased.join(back) == back.join(erased) == CampaignState(5, AT, 4)
+    assert erased.erased
+    assert not erased.join(back).erased
 
 
 def test_a_move_without_a_rule_is_remembered() -> None:
@@ -269,6 +271,18 @@ def _after(sequence: int) -> dict[bytes, bytes]:
     return {b"ann": CampaignState(sequence, AT + 29 * DAY_MS, campaigns=_offered(0)).pack()}
 
 
+def test_an_erasure_forgets_cooldowns() -> None:
+    step = a_step(COOLING)
+    erasure = row(sequence=2, to=None, cause=Cause.ERASURE, occurred_at=iso(AT + DAY_MS))
+    back = row(sequence=3, from_=None, to="Loyal", occurred_at=iso(AT + 2 * DAY_MS))
+    states = run(step, row(to="Loyal"), erasure).states
+    assert states[b"ann"] == CampaignState(2, AT, since=2).pack()
+    assert step.patch(states[b"ann"], run(step, row(to="Loyal")).outputs[0].note or b"") == states[b"ann"]
+    turn = run(step, back, states=states)
+    assert [action.campaign for action in actions(turn)] == ["offer"]
+    assert turn.states[b"ann"] == CampaignState(3, AT + 2 * DAY_MS, 2, _offered(2)).pack()
+
+
 def test_a_cooldown_knows_actions_since_it_was_set() -> None:
     states = {
         b"ann": CampaignState(1, AT).pack()
@@ -359,14 +373,15 @@ def test_a_state_has_its_bytes() -> None:
     assert CampaignState(0x01020304).pack().hex() == "01000000040302010000000000000000"
     assert CampaignState(2**32 - 1, 0).pack().hex() == "01010000ffffffff0000000000000000"
     offered = CampaignState(3, 1_000, campaigns=((bytes(range(8)), 2_000),))
-    assert offered.pack().hex() == "0201010003000000e8030000000000000001020304050607d007000000000000"
+    assert offered.pack().hex() == "0201010003000000e803000000000000000000000001020304050607d007000000000000"
     for state in (
         CampaignState(),
         CampaignState(7),
         CampaignState(7, 0),
         CampaignState(7, AT),
-        CampaignState(7, None, erased=True),
-        CampaignState(7, 9, campaigns=((b"campaign", 9), (b"campaigo", -9))),
+        CampaignState(7, None, 7),
+        CampaignState(7, None, 3),
+        CampaignState(7, 9, 3, campaigns=((b"campaign", 9), (b"campaigo", -9))),
     ):
         assert CampaignState.unpack(state.pack()) == state
     assert CampaignState.unpack(None) == CampaignState()
