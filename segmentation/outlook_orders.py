@@ -73,32 +73,31 @@ def _regular(rates: OrderRates, history: Purchases, ahead: NDArray[np.float64]) 
 
     With j parts of the present gap over, order m comes with part m·k - j.
     """
-    shape = shape_of(rates, history)
-    over = phases(rates.regularity, shape, silence_days(history) / observed_days(rates, history))
-    found = [share * _with_parts_over(rates, j, shape + j, history.repeats, ahead) for j, share in enumerate(over)]
-    return total_of(found) / total_of(over)
+    over = phases(rates.regularity, shape_of(rates, history), silence_days(history) / observed_days(rates, history))
+    found = list(_with_parts_over(rates, history, ahead))
+    return total_of([share * orders for share, orders in zip(over, found, strict=True)]) / total_of(over)
 
 
-def _with_parts_over(
-    rates: OrderRates, j: int, shape: NDArray[np.float64], repeats: NDArray[np.float64], ahead: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the expected orders, [n], where j parts of the present gap are over.
+def _with_parts_over(rates: OrderRates, history: Purchases, ahead: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the expected orders where j parts of the present gap are over, [k, n].
 
-    The number of parts in the time ahead is negative binomial (`shape`, τ). The customer is still there for order m
+    The number of parts in the time ahead is negative binomial (shape + j, τ). The customer is still there for order m
     with the chance (B + 0) … (B + m - 2) / ((a + B + 0) … (a + B + m - 2)), B = b + x + 1: the mean of (1 - p)^(m - 1).
     """
+    k = rates.regularity
+    shape = shape_of(rates, history) + np.arange(k, dtype=np.float64)[:, None]
     chance = 1.0 / (expm1(shape * log1p(ahead)) + 1.0)
     step = ahead / (1.0 + ahead)
     mean = shape * ahead
     enough = mean + 12.0 * np.sqrt(mean * (1.0 + ahead)) + 30.0 * (1.0 + ahead)
-    stays, orders, total = np.ones(len(ahead)), np.zeros(len(ahead)), np.zeros(len(ahead))
-    lasting = rates.b + repeats + 1.0
+    stays, orders, total = np.ones(shape.shape), np.zeros(shape.shape), np.zeros(shape.shape)
+    lasting = np.tile(rates.b + history.repeats + 1.0, (k, 1))
     for parts in range(1, int(enough.max()) + 1):
         chance = chance * (step * (shape + (parts - 1.0)) / parts)
-        if (parts + j) % rates.regularity == 0:
-            orders = orders + stays
-            stays = stays * (lasting / (rates.a + lasting))
-            lasting = lasting + 1.0
+        j = -parts % k  # the one for which an order comes with this part
+        orders[j] = orders[j] + stays[j]
+        stays[j] = stays[j] * (lasting[j] / (rates.a + lasting[j]))
+        lasting[j] = lasting[j] + 1.0
         # Each customer's sum ends where its own does, whoever else is in the batch.
         total = np.where(parts <= enough, total + chance * orders, total)
     return total
