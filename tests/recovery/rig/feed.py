@@ -26,11 +26,13 @@ from segmentation.events import (
     encode,
 )
 from segmentation.model import SegmentModel
+from segmentation.model_parts import ModelRates
 from segmentation.partitioners import murmur2
 from stream.orders.rows import to_event
 from stream.orders.simulate import simulate
 from stream.replay.timeline import Advance, timeline
 from stream.settings import Settings
+from tests.support.data.clock_models import clock_model
 from trainer.errors import PublishError
 from trainer.registry.publish import publish
 
@@ -217,7 +219,12 @@ async def _stopped(producer: AIOKafkaProducer) -> None:
 
 
 def variant(number: int) -> SegmentModel:
-    """Return the benchmark's model with its centroids moved a little, by `number`: the same segments."""
+    """Return the benchmark's model with its centroids moved a little, by `number`: the same segments.
+
+    Every second one decides by the customers' own clocks.
+    """
+    if number % 2:
+        return clock_model(ModelRates(r=1.5, alpha=20.0 + number, a=0.6, b=3.0, regularity=1 + number // 2 % 2))
     model, factor = bench_model(), 1 + 0.04 * (number % 5)
     segments = tuple(
         s.model_copy(update={"centroid": (s.centroid[0] * factor, s.centroid[1] * factor, s.centroid[2])})

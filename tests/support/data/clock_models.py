@@ -15,18 +15,18 @@ RATES = ModelRates(r=1.5, alpha=45.0, a=0.6, b=3.0)
 
 
 def clock_model(rates: ModelRates = RATES, kinds: int = 3, **changes: Any) -> SegmentModel:
-    """Return a model of five stages and some kinds of steady customers."""
+    """Return a model of five stages and some kinds of steady customers, with the ids of the benchmark's names."""
     steady = [
         Segment(id=1, name="Champions", action="VIP offers", centroid=(0.1, 1.0, 1.0), stage="steady"),
         Segment(id=2, name="Loyal", action="Points", centroid=(0.1, 0.8, -0.6), stage="steady"),
-        Segment(id=3, name="Steady", action="News", centroid=(0.2, -0.7, -0.2), stage="steady"),
+        Segment(id=6, name="Steady", action="News", centroid=(0.2, -0.7, -0.2), stage="steady"),
     ]
     others = [
-        Segment(id=4, name="Potential Loyalists", action="Onboarding", centroid=(0.3, -0.2, 0.0), stage="young"),
-        Segment(id=5, name="New", action="Welcome", centroid=(0.2, -0.4, 0.0), stage="new"),
-        Segment(id=6, name="At Risk", action="Reminder", centroid=(2.0, -0.1, -0.3), stage="at risk"),
-        Segment(id=7, name="Cannot Lose", action="Personal call", centroid=(2.0, 0.6, 0.9), stage="at risk, heavy"),
-        Segment(id=8, name="Lost", action="Win-back", centroid=(3.5, -0.3, -0.2), stage="lost"),
+        Segment(id=3, name="Potential Loyalists", action="Onboarding", centroid=(0.3, -0.2, 0.0), stage="young"),
+        Segment(id=7, name="New", action="Welcome", centroid=(0.2, -0.4, 0.0), stage="new"),
+        Segment(id=4, name="At Risk", action="Reminder", centroid=(2.0, -0.1, -0.3), stage="at risk"),
+        Segment(id=8, name="Cannot Lose", action="Personal call", centroid=(2.0, 0.6, 0.9), stage="at risk, heavy"),
+        Segment(id=5, name="Lost", action="Win-back", centroid=(3.5, -0.3, -0.2), stage="lost"),
     ]
     content: dict[str, Any] = {
         "format": 2,
