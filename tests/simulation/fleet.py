@@ -17,7 +17,6 @@ import aiokafka.producer.producer
 import aiokafka.producer.sender
 
 import stream.engine
-from bench.harness.model import bench_model
 from segmentation.decisions import CompiledModel
 from segmentation.step import Activation, Step
 from stream.engine import held_back, ledger, log_reader, turns
@@ -127,7 +126,8 @@ def step_of(settings: Settings, step: str) -> Step:
 
 @cache
 def model_of(number: int) -> CompiledModel:
-    return CompiledModel.of(variant(number), GROUP, {s.id: s.name for s in bench_model().segments})
+    # As the worker's feed does, with the names of all models.
+    return CompiledModel.of(variant(number), GROUP, {s.id: s.name for n in (0, 1) for s in variant(n).segments})
 
 
 class SimulatedModels:
