@@ -183,3 +183,14 @@ def _content(edges: Iterable[Edge]) -> set[tuple[int, str, str]]:
 def _is_leaf(name: str, customer: str, edges: Iterable[Edge]) -> bool:
     own = [e for e in edges if name in (e.source, e.target)]
     return name != customer and len(own) == 1
+
+
+def ids_that_stay(merges: Iterable[Edge]) -> dict[bytes, bytes]:
+    """Return the id that stays, for each id that was merged."""
+    of: dict[str, list[Edge]] = {}  # each id's person: the edges between its ids
+    for edge in merges:
+        mine, other = of.get(edge.source, []), of.get(edge.target, [])
+        person = mine if mine is other else [*mine, *other]
+        person.append(edge)
+        of |= dict.fromkeys(members_of(person), person)
+    return {name.encode(): root_of(person, name).encode() for name, person in of.items()}

@@ -29,11 +29,12 @@ from numpy.typing import NDArray
 
 from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, gaps_of, plain_lifts, shops, trained
 from bench.studies.worth_lift import DAYS, Lift, lifts, outcome_of, segment_values
-from bench.studies.worth_moves import Crossing, Crossings, MoveFigures, by_customer, move_figures
+from bench.studies.worth_moves import Crossings, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED
 from segmentation.model import SegmentModel
 from segmentation.outlook import Purchases, expected_gap, expected_value, odds_of_drop_out, silence_days
 from segmentation.scorer import Scorer, standardise
+from stream.rehearsal.moves import Crossing
 from trainer.snapshot.orders import OrderBook
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.outlook_fit import OutlookFit, purchases_of

@@ -33,7 +33,7 @@ from bench.studies.worth_lift import (
     outcome_of,
     segment_values,
 )
-from bench.studies.worth_moves import Crossing, Crossings, MoveFigures, by_customer, move_figures
+from bench.studies.worth_moves import Crossings, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED, Entry
 from segmentation.events import CustomerMerged, to_entry
 from segmentation.outlook import expected_gap
@@ -42,6 +42,7 @@ from segmentation.rfm import Rules, announcement
 from stream.orders.files import cdnow_path, read_orders
 from stream.orders.rows import OrderRow, parse_at, to_event
 from stream.orders.sorting import in_time_order
+from stream.rehearsal.moves import Crossing
 from trainer.errors import FitError
 from trainer.snapshot.orders import OrderBook
 from trainer.snapshot.redis import CustomerSnapshot, columns

@@ -9,9 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from segmentation.entries import DAY_MS
+from stream.rehearsal.moves import BACK_DAYS, Crossing, tally_of
 
-YEAR_MS: Final = 365 * DAY_MS
-BACK_DAYS: Final = (14, 30)
 # Names whose default action takes money off, or asks the customer to come back.
 OFFERS: Final = (
     "At Risk",
@@ -23,15 +22,6 @@ OFFERS: Final = (
     "Slipping",
     "Slipping, heavy",
 )
-
-
-class Crossing(NamedTuple):
-    """A customer's move from one segment to another."""
-
-    at: int  # ms
-    source: str
-    target: str
-    cause: str
 
 
 Crossings = Mapping[str, Sequence[Crossing]]  # by customer, in time order
@@ -61,37 +51,21 @@ def move_figures(
     >>> figures.moves_per_year, figures.back, figures.by_cause
     (2.0, {14: 0.5, 30: 0.5}, {'order': 0.5, 'silence': 0.5})
     """
-    years = sum(max(end_ms - max(start_ms, own[0]), 0) for own in orders.values()) / YEAR_MS
-    causes: Counter[str] = Counter()
-    back: Counter[int] = Counter()
+    tally = tally_of(crossings, {customer: own[0] for customer, own in orders.items()}, start_ms, end_ms)
     offers: Counter[str] = Counter()
-    followed = 0
     for customer, own in crossings.items():
-        for i, crossing in enumerate(own):
-            causes[crossing.cause] += 1
-            if crossing.at >= end_ms - BACK_DAYS[-1] * DAY_MS:
-                continue
-            followed += 1
-            back.update(_returns(own, i))
-            if crossing.target in OFFERS:
+        for crossing in own:
+            if crossing.at < end_ms - BACK_DAYS[-1] * DAY_MS and crossing.target in OFFERS:
                 offers.update(_about_offer(crossing, orders[customer], gaps.get(customer, 0.0)))
-    moves, made = causes.total(), max(offers["made"], 1)
+    made = max(offers["made"], 1)
     return MoveFigures(
-        moves / years,
-        {days: back[days] / max(followed, 1) for days in BACK_DAYS},
-        {cause: count / max(moves, 1) for cause, count in sorted(causes.items())},
+        tally.moves_per_year,
+        {days: tally.share_back(days) for days in BACK_DAYS},
+        tally.causes(),
         offers["made"],
         offers["in rhythm"] / made,
         offers["needless"] / made,
     )
-
-
-def _returns(own: Sequence[Crossing], i: int) -> list[int]:
-    """Return the spans in BACK_DAYS within which the customer is back in the segment that move i leaves."""
-    for later in own[i + 1 :]:
-        if later.target == own[i].source:
-            return [days for days in BACK_DAYS if later.at - own[i].at <= days * DAY_MS]
-    return []
 
 
 def _about_offer(crossing: Crossing, orders: Sequence[int], gap: float) -> list[str]:

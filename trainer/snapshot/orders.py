@@ -13,7 +13,7 @@ import numpy as np
 
 from segmentation.event_text import iso
 from segmentation.events import CustomerMerged, RejectedEvent, to_entry
-from segmentation.links import Edge, members_of, root_of
+from segmentation.links import Edge, ids_that_stay
 from segmentation.rfm import CustomerState, pack, settle
 from stream.errors import SegstreamError
 from stream.orders.files import read_orders
@@ -60,24 +60,13 @@ class OrderBook:
 
     def _united(self, known: Iterable[tuple[bytes, list[Entry]]], at_ms: int) -> Iterable[tuple[bytes, list[Entry]]]:
         """Return the entries with those of merged ids under the id that stays, by the merges up to an instant."""
-        stays = _ids_that_stay([edge for edge in self._merges if edge.at <= at_ms])
+        stays = ids_that_stay([edge for edge in self._merges if edge.at <= at_ms])
         if not stays:
             return known
         united: dict[bytes, set[Entry]] = {}
         for name, own in known:
             united.setdefault(stays.get(name, name), set()).update(own)
         return ((name, sorted(own)) for name, own in sorted(united.items()))
-
-
-def _ids_that_stay(merges: Sequence[Edge]) -> dict[bytes, bytes]:
-    """Return the id that stays, for each id that was merged."""
-    of: dict[str, list[Edge]] = {}  # each id's person: the edges between its ids
-    for edge in merges:
-        mine, other = of.get(edge.source, []), of.get(edge.target, [])
-        person = mine if mine is other else [*mine, *other]
-        person.append(edge)
-        of |= dict.fromkeys(members_of(person), person)
-    return {name.encode(): root_of(person, name).encode() for name, person in of.items()}
 
 
 def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:

@@ -8,9 +8,10 @@ import pytest
 
 from bench.studies import worth
 from bench.studies.simulated_shops import BOX, simulate_shop
-from bench.studies.worth_moves import Crossing, by_customer, move_figures
+from bench.studies.worth_moves import by_customer, move_figures
 from segmentation.entries import DAY_MS
 from segmentation.lift import auc, captured
+from stream.rehearsal.moves import Crossing
 from trainer.training.plan import TrainingPlan
 
 YEAR = 365 * DAY_MS
