@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from segmentation.decisions import CAUSE_OF_KIND, rest_of
+from segmentation.decisions import CAUSE_OF_KIND
 from segmentation.output_events import Cause
-from segmentation.scorer import UNKNOWN
+from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 from stream.rehearsal.moves import MoveColumns
 
@@ -41,6 +41,7 @@ class _Walk:
         self._items = items
         self._scoring = scoring
         self._scorer = scoring.model.scorer
+        self._rest = self._scorer.rest_of(items.head)
         self._ids = np.append(self._scorer.ids.astype(np.int64), 0)  # UNKNOWN, -1, is 0
         customers = items.offset.size - 1
         self._segment = np.full(customers, UNKNOWN, np.int64)
@@ -57,7 +58,7 @@ class _Walk:
 
     def _at_items(self, customers: Ints, rows: Ints) -> Iterator[MoveColumns]:
         items, source = self._items, self._segment[customers]
-        target = self._targets(source, items.at[rows], items.head[rows])
+        target = self._scorer.decide(source, items.at[rows], items.head["last"][rows], self._rest[rows])
         may = (source == UNKNOWN) | (self._moved_at[customers] <= items.at[rows] - self._scoring.dwell_ms)
         moving = np.flatnonzero((target != source) & may)
         if moving.size:
@@ -75,15 +76,17 @@ class _Walk:
         start = items.at[rows] + 1
         while True:
             start = np.maximum(start, self._moved_at[customers] + dwell_ms)
-            last = items.head["last"][rows]
-            at, target = self._scorer.next_move(self._segment[customers], last, start, items.intervals(rows))
+            at, target = self._next_moves(self._segment[customers], rows, start)
             moving = np.flatnonzero(at < NEVER_DUE)
             if not moving.size:
                 return
             customers, rows, at, target = customers[moving], rows[moving], at[moving], target[moving]
-            causes = [Cause.WINDOW if leaves else Cause.SILENCE for leaves in items.leaves_at(rows, at).tolist()]
+            causes, head = [Cause.SILENCE] * rows.size, items.head[rows]
+            if self._scorer.by_window:
+                causes = [Cause.WINDOW if leaves else Cause.SILENCE for leaves in items.leaves_at(rows, at).tolist()]
+                head = items.head_at(rows, at)
             self._name_waited(customers, rows, at, causes)
-            yield self._moved(customers, at, target, causes, items.head_at(rows, at))
+            yield self._moved(customers, at, target, causes, head)
             start = at + 1
 
     def _name_waited(self, customers: Ints, rows: Ints, at: Ints, causes: list[Cause]) -> None:
@@ -101,13 +104,18 @@ class _Walk:
         for place, row in zip(waited[held].tolist(), rows[held].tolist(), strict=True):
             causes[place] = CAUSE_OF_KIND[int(items.kind[row])]
 
-    def _crossed(self, customers: Ints, rows: Ints, at: Ints) -> NDArray[np.bool_]:
-        source = self._segment[customers]
-        crossed: NDArray[np.bool_] = self._targets(source, at, self._items.head_at(rows, at)) != source
-        return crossed
+    def _next_moves(self, source: Ints, rows: Ints, start: Ints) -> tuple[Ints, Ints]:
+        items, scorer = self._items, self._scorer
+        last = items.head["last"][rows]
+        if isinstance(scorer, Scorer):
+            return scorer.next_move(source, last, start, items.intervals(rows))
+        return scorer.next_move(source, last, start, self._rest[rows], items.end[rows])
 
-    def _targets(self, source: Ints, at: Ints, head: NDArray[np.void]) -> Ints:
-        return self._scorer.decide(source, at, head["last"], rest_of(head, self._scorer))
+    def _crossed(self, customers: Ints, rows: Ints, at: Ints) -> NDArray[np.bool_]:
+        """Return whether the model would move each customer at an instant between its item and the next."""
+        source, head = self._segment[customers], self._items.head_at(rows, at)
+        crossed: NDArray[np.bool_] = self._scorer.decide(source, at, head["last"], self._scorer.rest_of(head)) != source
+        return crossed
 
     def _moved(
         self, customers: Ints, at: Ints, target: Ints, causes: list[Cause], head: NDArray[np.void]

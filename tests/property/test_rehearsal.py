@@ -17,6 +17,7 @@ from stream.orders.rows import OrderRow, cancelled, parse_at, placed, refunded
 from stream.rehearsal.columns import ReplaySpan
 from stream.rehearsal.histories import facts_of, histories_of
 from stream.rehearsal.replay import GroupReplay, HistoryReplay
+from tests.support.data.clock_models import clock_model
 
 START = 500 * DAY_MS
 SPAN = ReplaySpan(START, START + 400 * DAY_MS)
@@ -57,11 +58,11 @@ def moves_of(groups: Sequence[GroupReplay]) -> Moves:
     return found
 
 
-MODELS = (bench_model(), bench_model().model_copy(update={"margin": 0.0}))
+MODELS = (bench_model(), bench_model().model_copy(update={"margin": 0.0}), clock_model())
 
 
 @pytest.mark.parametrize("dwell_days", [0, 7])
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=35)
 @given(rows=histories(), model=st.sampled_from(MODELS))
 def test_a_walk_makes_the_moves_of_the_step(rows: list[OrderRow], model: SegmentModel, dwell_days: int) -> None:
     replay = HistoryReplay(model, RULES, dwell_ms=dwell_days * DAY_MS)
@@ -71,7 +72,7 @@ def test_a_walk_makes_the_moves_of_the_step(rows: list[OrderRow], model: Segment
     assert walked == stepped
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(rows=histories(cancellations=True), model=st.sampled_from(MODELS))
 def test_a_rehearsal_makes_the_moves_of_a_shard(rows: list[OrderRow], model: SegmentModel) -> None:
     shard = MemoryReplay("USD", RULES)
