@@ -10,6 +10,8 @@ import numpy as np
 from segmentation.decisions import ScoringContext, search
 from segmentation.entries import Rules
 from segmentation.money import UNITS
+from segmentation.outlook_figures import outlook_figures
+from segmentation.output_events import OutlookFigures
 from segmentation.rfm import (
     Kind,
     absorb_bytes,
@@ -30,13 +32,14 @@ _AMOUNTS: Final = tuple(
 
 
 class Ahead(NamedTuple):
-    """A move to come. Segments by lasting id, 0: none; monetary in ten-thousandths, as of that instant."""
+    """A move to come. Segments by lasting id, 0: none; monetary in ten-thousandths and outlook as of that instant."""
 
     key: bytes
     at: int  # ms
     source: int
     target: int
     monetary: int
+    outlook: OutlookFigures | None = None
 
 
 def moves_ahead(
@@ -47,22 +50,26 @@ def moves_ahead(
     Moves before `as_of`, the shard's clock, are published already. Muted customers are left out. Raises
     StateFormatError.
     """
-    rules = scoring.rules
+    rules, outlook = scoring.rules, scoring.model.scorer.model.outlook
     waiting = [(key, value, as_of) for key, value in rows if not is_silent(value)]
     while waiting:
         values = [advance_bytes(value, start, rules) for _, value, start in waiting]
         found = search(values, [start for _, _, start in waiting], scoring)
         keys = [key for key, _, _ in waiting]
-        waiting = []
+        waiting, moving = [], []
         for key, value, at, target, wake in zip(keys, values, *found, strict=True):
             if at < until and at <= wake:
                 source, sequence, _ = announcement(value)
                 after = with_announcement(advance_bytes(value, at, rules), target, sequence + 1, at)
-                yield Ahead(key, at, source, target, figures_in(after).monetary)
+                moving.append((Ahead(key, at, source, target, figures_in(after).monetary), after))
                 waiting.append((key, after, at + 1))
             elif wake < min(until, at):
                 # The search has covered the intervals up to here.
                 waiting.append((key, value, wake))
+        at_moves = np.array([move.at for move, _ in moving], dtype=np.int64)
+        outlooks = outlook_figures(outlook, headers([after for _, after in moving]), at_moves)
+        for (move, _), figures in zip(moving, outlooks, strict=True):
+            yield move._replace(outlook=figures)
 
 
 def keeping_purchase(value: bytes, due: int, scoring: ScoringContext) -> int | None:

@@ -8,15 +8,19 @@ import numpy as np
 
 from segmentation.calibration import corrected
 from segmentation.clock_scorer import purchases_of_heads
-from segmentation.entries import NONE
+from segmentation.entries import DAY_MS, NONE
 from segmentation.money import UNITS, format_units
 from segmentation.outlook import Purchases, chance_of_order, expected_gap, expected_value, silence_days
 from segmentation.outlook_orders import expected_orders
 from segmentation.output_events import OutlookFigures
+from segmentation.silence import recency_days
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from segmentation.life_figures import LifeAt
     from segmentation.model_parts import OutlookModel
 
 OUTLOOK_DAYS: Final = 90.0
@@ -53,9 +57,31 @@ def outlook_figures(
     """
     if outlook is None or not len(head):
         return [None] * len(head)
-    columns = outlook_columns(outlook, purchases_of_heads(head, at))
+    found = _rounded(outlook_columns(outlook, purchases_of_heads(head, at)))
+    return [one if stands else None for one, stands in zip(found, (head["last"] != NONE).tolist(), strict=True)]
+
+
+def outlook_of_lives(outlook: OutlookModel | None, lives: Sequence[LifeAt], at: int) -> list[OutlookFigures | None]:
+    """Return the same from whole lives at one instant (ms)."""
+    if outlook is None or not lives:
+        return [None] * len(lives)
+    found = _rounded(outlook_columns(outlook, purchases_of_lives(lives, at)))
+    return [one if life.life.orders else None for one, life in zip(found, lives, strict=True)]
+
+
+def purchases_of_lives(lives: Sequence[LifeAt], at: int) -> Purchases:
+    """Return the facts of whole lives at an instant (ms), as `purchases_of_heads` does. No order: as if new."""
+    ordered = np.array([bool(one.life.orders) for one in lives])
+    last = np.where(ordered, np.array([one.last for one in lives], dtype=np.int64), at)
+    first = np.minimum(np.where(ordered, np.array([one.life.first for one in lives], dtype=np.int64), at), last)
+    days = np.maximum(np.array([one.life.days for one in lives], dtype=np.float64), 1.0)
+    until_last = np.where(days > 1.0, (last - first) / float(DAY_MS), 0.0)
+    money = np.array([one.life.money for one in lives], dtype=np.float64)
+    return Purchases(days - 1.0, until_last, until_last + recency_days(at, last), money / float(UNITS) / days)
+
+
+def _rounded(columns: OutlookColumns) -> list[OutlookFigures]:
     spend = np.rint(np.minimum(columns.spend_90d * 100.0, _MOST_UNITS / UNITS)) * (UNITS / 100.0)
     rounded = [np.round(column, digits).tolist() for column, digits in zip(columns, (4, 3, 2, 2, 2), strict=True)]
     rounded[2] = [format_units(int(units)) for units in spend.tolist()]
-    found = [OutlookFigures(*row) for row in zip(*rounded, strict=True)]
-    return [one if stands else None for one, stands in zip(found, (head["last"] != NONE).tolist(), strict=True)]
+    return [OutlookFigures(*row) for row in zip(*rounded, strict=True)]

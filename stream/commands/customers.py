@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from stream.customers.erasure_report import Erasure
     from stream.customers.export import ExportReport
     from stream.customers.forecast import MoveForecast
-    from stream.customers.lookup import CustomerReport, ScoreReport
+    from stream.customers.lookup import CustomerReport
     from stream.customers.merge import MergeOutcome
+    from stream.models.scores import ScoreReport
     from stream.settings import Settings
 
 app = typer.Typer()
@@ -39,7 +40,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace the file of --ever
 RecencyDays = Annotated[
     float, typer.Option(parser=days_of, metavar="DAYS", help="Days since the last order, 0 or more.")
 ]
-Monetary = Annotated[int, typer.Option(parser=amount_of, metavar="DECIMAL", help="Net amount spent in the window.")]
+Monetary = Annotated[
+    int, typer.Option(parser=amount_of, metavar="DECIMAL", help="Net amount spent in the window; by own clock, in all.")
+]
 AsOf = Annotated[
     int | None,
     typer.Option(
@@ -138,38 +141,12 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     from rich.table import Column, Table
 
     from stream.consoles import console
-    from stream.customers.lookup import life_lines, sentence
-    from stream.orders.rows import parse_at
+    from stream.customers.lookup import report_lines
 
-    if report.merged_into is not None:
-        echo(
-            f"{report.customer_id} was merged into {report.merged_into} (partition {report.partition}): `segstream "
-            f"customer {report.merged_into}` shows the customer"
-        )
+    for line in report_lines(report, settings):
+        echo(line)
+    if report.merged_into is not None or report.erased_at is not None:
         return
-    if report.erased_at is not None:
-        echo(
-            f"{report.customer_id} was erased at {report.erased_at} (partition {report.partition}): nothing else is "
-            "known"
-        )
-        return
-    if len(report.ids) > 1:
-        echo(f"{report.customer_id} has {len(report.ids)} ids: {', '.join(report.ids)}")
-    recency = "no order left" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
-    echo(f"{report.customer_id} as of {report.as_of} (partition {report.partition})")
-    echo(
-        f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
-        f"{report.monetary} {settings.currency}" + (", incomplete" if report.incomplete else "")
-    )
-    if report.life is not None:
-        for line in life_lines(report.life, settings.currency):
-            echo(f"  {line}")
-    since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
-    echo(f"  segment {report.segment or 'none yet'}{since}")
-    if report.backfill is not None:
-        echo(f"  muted by backfill {report.backfill}: no move is published until it is finished")
-    if report.next is not None:
-        echo(f"  {sentence(report.next, parse_at(report.next.at), report.segment or '', settings.currency)}")
     shown = report.entries[:_ENTRIES_SHOWN]
     foreign = any(entry.paid for entry in shown)
     paid = [Column("paid", justify="right"), Column("rate", justify="right")] if foreign else []
@@ -186,36 +163,54 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
 def score(
     *,
     recency_days: RecencyDays,
-    frequency: Annotated[int, typer.Option(min=0, help="Number of orders in the window.")],
+    frequency: Annotated[
+        int,
+        typer.Option(min=0, help="Number of orders in the window; by own clock, of days with an order, in all."),
+    ],
     monetary: Monetary,
+    first_order_days: Annotated[
+        float | None,
+        typer.Option(
+            parser=days_of,
+            metavar="DAYS",
+            show_default="recency, for one order",
+            help="Days since the first order: a model by own clock needs it.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the active model's segment for given figures.
 
-    Also shows the recommended action, and the distance to each segment.
+    Also shows the recommended action; then the distance to each segment, or, by own clock, why and the outlook.
     """
-    from stream.customers.lookup import score as score_figures
+    from stream.models.scores import GivenFigures
+    from stream.models.scores import score as score_figures
     from stream.models.topic import read_active
     from stream.settings import load_settings
 
-    model = asyncio.run(read_active(load_settings()))
-    found = score_figures(model, recency_days, frequency, monetary)
+    settings = load_settings()
+    model = asyncio.run(read_active(settings))
+    found = score_figures(model, GivenFigures(recency_days, frequency, monetary, first_order_days), settings.currency)
     if as_json:
         echo(msgspec.json.encode(found))
     else:
-        _show_score(found, f"{recency_days:g} days, {frequency} orders, {format_units(monetary)}")
+        _show_score(found, f"{recency_days:g} days, {frequency} orders, {format_units(monetary)}", settings.currency)
 
 
-def _show_score(found: ScoreReport, figures: str) -> None:
+def _show_score(found: ScoreReport, figures: str, currency: str) -> None:
     from rich.table import Table
 
     from stream.consoles import console
+    from stream.models.scores import score_lines
 
     echo(f"{figures}: {found.segment}. {found.action}")
-    table = Table("segment", "distance")
-    for name, distance in sorted(found.distances.items(), key=lambda row: row[1]):
-        table.add_row(name, f"{distance:.3f}")
-    console().print(table)
+    for line in score_lines(found, currency):
+        echo(line)
+    if found.distances:
+        table = Table("segment", "distance")
+        for name, distance in sorted(found.distances.items(), key=lambda row: row[1]):
+            table.add_row(name, f"{distance:.3f}")
+        console().print(table)
     echo(f"model {found.model_version}")
 
 
@@ -232,8 +227,9 @@ def export(
 ) -> None:
     """Write all customers' figures and segments to a file that you alone can read.
 
-    Writes recency, frequency, monetary value, segment, number of moves and the figures of the whole life, sorted by
-    customer id. In a .csv an apostrophe goes before a text that a spreadsheet would take for a formula.
+    Writes recency, frequency, monetary value, segment, number of moves, the figures of the whole life, and what the
+    active model expects of the next 90 days, sorted by customer id. In a .csv an apostrophe goes before a text that a
+    spreadsheet would take for a formula.
     """
     from stream.customers.export import export as export_states
     from stream.models.topic import read_published
@@ -305,19 +301,24 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
     echo(
         f"{found.customers:,} customers as of {found.as_of}. If nobody buys anything, {moves:,} moves by {found.until}:"
     )
+    foreseen = any(flow.spend_90d is not None for flow in found.flows)
     by_day: Counter[str] = Counter()
     pairs: dict[tuple[str, str], Counter[str]] = {}
     money: Counter[tuple[str, str]] = Counter()
+    spend: Counter[tuple[str, str]] = Counter()
     for flow in found.flows:
         pair = flow.from_segment or "(new)", flow.to_segment or "(erased)"
         by_day[flow.day] += flow.customers
         pairs.setdefault(pair, Counter())[flow.day] += flow.customers
         money[pair] += parse_signed(flow.monetary)
+        spend[pair] += parse_signed(flow.spend_90d or "0")
     rows = []
     for pair, of_days in sorted(pairs.items(), key=lambda row: -row[1].total()):
         day, most = of_days.most_common(1)[0]
-        rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), f"{day} ({most:,})"))
-    console().print(table(("from", "to", "customers", f"{currency} in the window", "peak day"), rows))
+        expected = (format_units(spend[pair]),) if foreseen else ()
+        rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), *expected, f"{day} ({most:,})"))
+    heads = ("from", "to", "customers", f"{currency} in the window", *(("expected in 90 days",) * foreseen), "peak day")
+    console().print(table(heads, rows))
     echo()
     longest = max(by_day.values())
     for day, count in sorted(by_day.items()):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from segmentation.event_text import iso
+from segmentation.outlook_figures import outlook_of_lives
 from segmentation.rfm import StateFormatError
 from stream.customers.export_files import WRITERS, CustomerRow
 from stream.customers.figures import figures_at
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from segmentation.model_parts import OutlookModel
     from segmentation.rfm import Rules
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
@@ -77,13 +79,14 @@ def export(
     if out.suffix.lower() not in WRITERS:
         raise ExportError(f"{out} ends neither in .csv nor in .parquet.", hint="Choose one of these formats.")
     customers, incomplete = 0, 0
+    outlook = published.active.outlook if published.active else None
     try:
         with redis_client(settings) as redis:
             instant = instant_of_all(redis, settings, as_of_ms, now_ms)
             rows = _rows(redis, settings, published, instant)
             with private_file(out) as file, WRITERS[out.suffix.lower()](file, raw) as write:
                 while page := list(islice(rows, _PAGE)):
-                    write(page)
+                    write(_with_outlook(page, outlook, instant.at_ms))
                     customers += len(page)
                     incomplete += sum(row.incomplete for row in page)
                     if progress:
@@ -99,6 +102,11 @@ def export(
         iso(instant.at_ms) if instant.partitions else None,
         None if instant.behind_ms is None else iso(instant.behind_ms),
     )
+
+
+def _with_outlook(page: list[CustomerRow], outlook: OutlookModel | None, at_ms: int) -> list[CustomerRow]:
+    figures = outlook_of_lives(outlook, [row.life for row in page], at_ms)
+    return [msgspec.structs.replace(row, outlook=one) for row, one in zip(page, figures, strict=True)]
 
 
 def instant_of_all(redis: Redis, settings: Settings, as_of_ms: int | None, now_ms: int) -> ExportInstant:

@@ -12,6 +12,8 @@ import msgspec
 
 from segmentation.event_text import iso
 from segmentation.money import UNITS, format_units
+from segmentation.output_events import OutlookFigures
+from stream.orders.rows import parse_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +40,11 @@ COLUMNS: Final = {
     "mean_gap_days": "fraction",
     "typical_gap_days": "fraction",
     "life_partial": "truth",
+    "chance_90d": "fraction",
+    "orders_90d": "fraction",
+    "spend_90d": "money",
+    "usual_gap_days": "fraction",
+    "silence_in_gaps": "fraction",
 }
 _MONEY_DIGITS: Final = 19  # of 64 bits
 # A cell that begins with one of these is a formula to Excel, LibreOffice or Google Sheets, the full-width ones too.
@@ -45,7 +52,10 @@ _FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uf
 
 
 class CustomerRow(msgspec.Struct, frozen=True, gc=False):
-    """A customer. `recency_days`: None without an order; `segment`: None if none was ever published."""
+    """A customer. `recency_days`: None without an order; `segment`: None if none was ever published.
+
+    `outlook`: None without an order that stands, or if the active model has none.
+    """
 
     customer_id: str
     recency_days: float | None
@@ -55,10 +65,11 @@ class CustomerRow(msgspec.Struct, frozen=True, gc=False):
     sequence: int
     incomplete: bool
     life: LifeAt
+    outlook: OutlookFigures | None = None
 
     def cells(self) -> tuple[Any, ...]:
         """Return a value for each of COLUMNS; None: there is none."""
-        life, stands, gaps = self.life.life, self.life.life.orders > 0, self.life.gaps
+        life, stands, gaps, outlook = self.life.life, self.life.life.orders > 0, self.life.gaps, self.outlook
         return (
             self.customer_id,
             self.recency_days,
@@ -76,6 +87,17 @@ class CustomerRow(msgspec.Struct, frozen=True, gc=False):
             gaps and gaps.mean,
             gaps and gaps.typical,
             self.life.partial,
+            *(
+                (None,) * 5
+                if outlook is None
+                else (
+                    outlook.chance_90d,
+                    outlook.orders_90d,
+                    parse_signed(outlook.spend_90d),
+                    outlook.usual_gap_days,
+                    outlook.silence_in_gaps,
+                )
+            ),
         )
 
 

@@ -12,6 +12,8 @@ from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.forecast import moves_ahead
 from segmentation.money import format_units
+from segmentation.output_events import OutlookFigures
+from stream.orders.rows import parse_signed
 from stream.storage.states import look_at_all
 
 if TYPE_CHECKING:
@@ -30,16 +32,21 @@ class ForecastMove(msgspec.Struct, frozen=True, gc=False):
     from_segment: str | None
     to_segment: str | None
     monetary: str
+    outlook: OutlookFigures | None = None  # at that instant, as the move will have it
 
 
 class ForecastFlow(msgspec.Struct, frozen=True, gc=False):
-    """The moves of one day (UTC) from one segment to another: number of customers, and their money in the window."""
+    """The moves of one day (UTC) from one segment to another: number of customers, and their money in the window.
+
+    `spend_90d`: the money that they are expected to spend in the 90 days from their moves; None without an outlook.
+    """
 
     day: str
     from_segment: str | None
     to_segment: str | None
     customers: int
     monetary: str
+    spend_90d: str | None = None
 
 
 class MoveForecast(msgspec.Struct, frozen=True):
@@ -75,14 +82,15 @@ def each_move(
 def named(move: Ahead, published: PublishedModels) -> ForecastMove:
     """Return a move with the names of its segments."""
     source, target = published.name(move.source), published.name(move.target)
-    return ForecastMove(move.key.decode(), iso(move.at), source, target, format_units(move.monetary))
+    return ForecastMove(move.key.decode(), iso(move.at), source, target, format_units(move.monetary), move.outlook)
 
 
 def forecast_flows(
     settings: Settings, published: PublishedModels, days: float, progress: Callable[[int], None] | None = None
 ) -> MoveForecast:
     """Count the moves to come by day and segments. Raises the errors of `each_move`."""
-    counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+    counts: dict[tuple[int, int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
+    foreseen = published.active is not None and published.active.outlook is not None
     latest: int | None = None
     seen = 0
 
@@ -97,11 +105,17 @@ def forecast_flows(
         of_day = counts[move.at // DAY_MS, move.source, move.target]
         of_day[0] += 1
         of_day[1] += move.monetary
+        of_day[2] += parse_signed(move.outlook.spend_90d) if move.outlook else 0
     flows = [
         ForecastFlow(
-            iso(day * DAY_MS)[:10], published.name(source), published.name(target), customers, format_units(money)
+            iso(day * DAY_MS)[:10],
+            published.name(source),
+            published.name(target),
+            customers,
+            format_units(money),
+            format_units(spend) if foreseen else None,
         )
-        for (day, source, target), (customers, money) in sorted(counts.items())
+        for (day, source, target), (customers, money, spend) in sorted(counts.items())
     ]
     until = None if latest is None else iso(latest + round(days * DAY_MS))
     return MoveForecast(seen, None if latest is None else iso(latest), until, flows)

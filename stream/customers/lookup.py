@@ -1,27 +1,29 @@
-"""The look-up of one customer, with their next move if nothing is bought; and a score from figures alone."""
+"""The look-up of one customer, with the outlook and the next move if nothing is bought."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
-import numpy as np
 
+from segmentation.clock_scorer import ClockScorer
 from segmentation.decisions import CompiledModel, ScoringContext, search
-from segmentation.entries import DAY_MS, HORIZON_MS, NONE, Entry, Kind
+from segmentation.definitions import clock_facts, definition, outlook_line, why
+from segmentation.entries import NONE, Entry, Kind
 from segmentation.event_text import instant, iso
 from segmentation.forecast import keeping_purchase
 from segmentation.life_figures import LIFELESS, life_figures
 from segmentation.meaning import read_counted
-from segmentation.money import UNITS, format_units
-from segmentation.output_events import LifeFigures
+from segmentation.money import format_units
+from segmentation.outlook_figures import outlook_of_lives, purchases_of_lives
+from segmentation.output_events import LifeFigures, OutlookFigures
 from segmentation.rates import currency_code, format_rate
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
-from segmentation.scorer import UNKNOWN, Scorer
 from segmentation.step import NEVER_DUE
 from stream.customers.figures import CustomerFigures, figures_at
 from stream.customers.person import Person, person_of, stored_value
 from stream.errors import SegstreamError
+from stream.orders.rows import parse_at
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head, require_head
@@ -96,21 +98,15 @@ class CustomerReport(msgspec.Struct, frozen=True):
     erased_at: str | None  # set if the erasure is all that is known of the customer
     first_order_at: str | None  # of the orders that stand
     life: LifeFigures | None  # None: no order stands
+    outlook: OutlookFigures | None  # None: no order stands, or the active model has none
     segment: str | None
+    definition: str | None  # who is in the segment; None: its model places by centres, or isn't active any more
+    why: str | None  # by the customer's own figures; None: likewise
     sequence: int
     last_move_at: str | None
     backfill: str | None  # the backfill that mutes the customer
     next: NextSegment | None
     entries: list[KnownEntry]
-
-
-class ScoreReport(msgspec.Struct, frozen=True):
-    """The segment for figures alone. `distances`: by segment, in standardised features."""
-
-    segment: str
-    action: str
-    distances: dict[str, float]
-    model_version: str
 
 
 def customer(settings: Settings, published: PublishedModels, customer_id: str, now_ms: int) -> CustomerReport:
@@ -169,6 +165,8 @@ def report(
     counts = {*counting.orders.values(), *counting.refunds}
     life = life_figures(known.life) if known else None
     figures = known or CustomerFigures(None, 0, 0, state.segment, state.sequence, False, LIFELESS)
+    explained = _explained(published.active, figures, as_of_ms, settings.currency)
+    outlook = published.active.outlook if published.active else None
     return CustomerReport(
         customer_id=customer_id,
         ids=list(person.ids),
@@ -182,13 +180,34 @@ def report(
         erased_at=None if erased is None else iso(erased),
         first_order_at=life.first_order_at if life else None,
         life=life,
+        outlook=outlook_of_lives(outlook, [figures.life], as_of_ms)[0],
         segment=published.name(state.segment),
+        definition=explained.definition,
+        why=explained.why,
         sequence=state.sequence,
         last_move_at=None if state.moved_at == NONE else iso(state.moved_at),
         backfill=backfill,
         next=forecast(settings, published, value, as_of_ms),
         entries=[_known_entry(e, counts=e in counts) for e in reversed(state.entries)],
     )
+
+
+class _Explained(NamedTuple):
+    definition: str | None = None
+    why: str | None = None
+
+
+def _explained(model: SegmentModel | None, figures: CustomerFigures, as_of_ms: int, currency: str) -> _Explained:
+    """Return who is in the customer's segment, and why the customer is."""
+    segment = next((s for s in model.segments if s.id == figures.segment), None) if model else None
+    if model is None or segment is None:
+        return _Explained()
+    who = definition(model, segment, currency)
+    if model.format == 1 or not figures.life.life.orders:
+        return _Explained(who)
+    purchases = purchases_of_lives([figures.life], as_of_ms)
+    facts = clock_facts(ClockScorer(model), purchases, as_of_ms, figures.life.last)
+    return _Explained(who, why(model, segment, facts, currency))
 
 
 def _known_entry(e: Entry, *, counts: bool) -> KnownEntry:
@@ -263,19 +282,35 @@ def life_lines(life: LifeFigures, currency: str) -> list[str]:
     return [f"whole life: {figures}", f"  from {life.first_order_at} to {life.last_order_at}{known}"]
 
 
-def score(model: SegmentModel, recency_days: float, frequency: int, monetary_units: int) -> ScoreReport:
-    """Return the segment for figures: the nearest one, as for a new customer. Monetary in ten-thousandths."""
-    if model.format != 1:
-        raise SegstreamError(
-            f"Model {model.version} decides by whole lives: recency, frequency and money don't give a segment.",
-            hint="See a customer's: segstream customer ID.",
-        )
-    scorer = Scorer(model)
-    at = np.array([HORIZON_MS], dtype=np.int64)
-    # Decisions take recency in whole milliseconds, for every customer.
-    last = at - round(min(max(recency_days, 0.0), HORIZON_MS / DAY_MS) * DAY_MS)
-    rest = scorer.rest(np.array([float(frequency)]), np.array([monetary_units / float(UNITS)]))
-    nearest = model.segments[int(scorer.decide(np.array([UNKNOWN]), at, last, rest)[0])]
-    distances = scorer.distances(at, last, rest)[0].tolist()
-    named = {segment.name: round(distance, 6) for segment, distance in zip(model.segments, distances, strict=True)}
-    return ScoreReport(nearest.name, nearest.action, named, model.version)
+def report_lines(report: CustomerReport, settings: Settings) -> list[str]:
+    """Return a report as text for people, without the entries."""
+    where = f"(partition {report.partition})"
+    if report.merged_into is not None:
+        shown = f"`segstream customer {report.merged_into}` shows the customer"
+        return [f"{report.customer_id} was merged into {report.merged_into} {where}: {shown}"]
+    if report.erased_at is not None:
+        return [f"{report.customer_id} was erased at {report.erased_at} {where}: nothing else is known"]
+    currency, lines = settings.currency, []
+    if len(report.ids) > 1:
+        lines.append(f"{report.customer_id} has {len(report.ids)} ids: {', '.join(report.ids)}")
+    recency = "no order left" if report.recency_days is None else f"last order {report.recency_days:.2f} days before"
+    lines.append(f"{report.customer_id} as of {report.as_of} {where}")
+    lines.append(
+        f"  {recency}; orders in the last {settings.window_days} days: {report.frequency}, net "
+        f"{report.monetary} {currency}" + (", incomplete" if report.incomplete else "")
+    )
+    if report.life is not None:
+        lines += [f"  {line}" for line in life_lines(report.life, currency)]
+    if report.outlook is not None:
+        lines.append(f"  {outlook_line(report.outlook, currency)}")
+    since = f" since {report.last_move_at}, move {report.sequence}" if report.last_move_at else ""
+    lines.append(f"  segment {report.segment or 'none yet'}{since}")
+    if report.definition is not None:
+        lines.append(f"    who this is: {report.definition}")
+    if report.why is not None:
+        lines.append(f"    this customer: {report.why}")
+    if report.backfill is not None:
+        lines.append(f"  muted by backfill {report.backfill}: no move is published until it is finished")
+    if report.next is not None:
+        lines.append(f"  {sentence(report.next, parse_at(report.next.at), report.segment or '', currency)}")
+    return lines

@@ -11,27 +11,33 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import redis
 from aiokafka import AIOKafkaProducer
 
+from segmentation.definitions import definition
 from segmentation.entries import DAY_MS
 from segmentation.event_text import instant, iso
 from segmentation.model import Feature, Segment, SegmentModel, Training
+from segmentation.outlook_figures import outlook_figures
 from segmentation.output_events import LifeFigures
-from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, with_announcement
+from segmentation.rfm import EMPTY, Kind, absorb_bytes, advance_bytes, entry, headers, with_announcement
 from stream.clock import now_ms
 from stream.customers.export import ExportError, export
-from stream.customers.lookup import CustomerUnknown, CustomerUnreadable, score
+from stream.customers.lookup import CustomerUnknown, CustomerUnreadable, report_lines
 from stream.customers.lookup import customer as look_up
 from stream.kafka import topics
+from stream.models.scores import GivenFigures, score
 from stream.models.topic import NoActiveModel, PublishedModels, published, read_active, read_published
 from stream.orders.rows import parse_at
 from stream.storage.heads import Stored, StoreHead, encode_head, first_head, with_stored
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardLostInPart, ShardMissing, customers_stored
 from tests.support.command_line import run
+from tests.support.data.clock_models import clock_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +97,7 @@ async def test_models_are_read_from_their_topic(settings: Settings) -> None:
     assert (await asyncio.to_thread(run, settings, "score", *figures)).stdout.startswith(
         "0.5 days, 25 orders, 1200.00: Champions. to Champions\n"
     )
-    assert score(old, 300, 0, 0).segment == "Lost"
+    assert score(old, GivenFigures(300, 0, 0), "USD").segment == "Lost"
 
 
 @pytest.fixture
@@ -128,6 +134,7 @@ def stored(settings_for: SettingsFor) -> Settings:
 
 
 MODELS = PublishedModels(names={1: "Champions"})
+NO_OUTLOOK = [""] * 5
 
 
 def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) -> None:
@@ -139,17 +146,19 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
     assert list(rows["a"].values()) == [
         *("a", "5.0", "2", "12.0001", "Champions", "4", "false"),
         *(begun, "2011-03-06T10:00:00.000Z", "2", "2", "12.0001", "6.0001", "5.0", "5.0", "false"),
+        *NO_OUTLOOK,
     ]
     assert list(rows["cancelled"].values()) == [
         *("cancelled", "", "0", "0.00", "", "0", "false"),
         *("", "", "0", "0", "0.00", "", "", "", "false"),
+        *NO_OUTLOOK,
     ]
     assert float(rows["ü,1"]["recency_days"]) == 1 / 86_400_000
     assert rows["ü,1"]["monetary"] == "9999.00"
     export(stored, MODELS, tmp_path / "out.parquet", now_ms=now_ms())
     table = pq.read_table(tmp_path / "out.parquet").to_pylist()
     first, last, only = (instant(at) for at in (START, START + 5 * DAY_MS, START + 10 * DAY_MS - 1))
-    assert [list(row.values()) for row in table] == [
+    assert [[*row.values()][:-5] for row in table] == [
         [
             *("a", 5.0, 2, Decimal("12.0001"), "Champions", 4, False),
             *(first, last, 2, 2, Decimal("12.0001"), Decimal("6.0001"), 5.0, 5.0, False),
@@ -160,7 +169,46 @@ def test_every_customer_is_exported_exactly(stored: Settings, tmp_path: Path) ->
             *(only, only, 1, 1, Decimal(9999), Decimal(9999), None, None, False),
         ],
     ]
+    assert [[*row.values()][-5:] for row in table] == [[None] * 5] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.parquet"]
+
+
+def test_the_outlook_is_exported_as_a_move_would_have_it(stored: Settings, tmp_path: Path) -> None:
+    model = clock_model()
+    names = {segment.id: segment.name for segment in model.segments}
+    export(stored, PublishedModels(model, names), tmp_path / "out.csv", now_ms=now_ms())
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = {row["customer_id"]: [*row.values()][-5:] for row in csv.DictReader(file)}
+    assert rows["cancelled"] == NO_OUTLOOK
+    at = START + 10 * DAY_MS
+    with redis.Redis.from_url(stored.redis_url.get_secret_value()) as client:
+        for partition, name in ((0, "a"), (2, "ü,1")):
+            value = client.hget(ShardKeys(stored.group, stored.orders_topic, partition).states, name)
+            assert isinstance(value, bytes)
+            head = headers([advance_bytes(value, at, stored.rules)])
+            (expected,) = outlook_figures(model.outlook, head, np.array([at]))
+            assert expected is not None
+            assert rows[name] == [str(figure) for figure in msgspec.structs.astuple(expected)]
+    export(stored, PublishedModels(model, names), tmp_path / "out.parquet", now_ms=now_ms())
+    table = {row["customer_id"]: [*row.values()][-5:] for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    assert [float(one) for one in rows["a"]] == [float(one) for one in table["a"]]
+
+
+def test_a_customer_is_shown_with_the_reasons_of_a_model_by_own_clock(stored: Settings) -> None:
+    model = clock_model()
+    names = {segment.id: segment.name for segment in model.segments}
+    found = look_up(stored, PublishedModels(model, names), "a", now_ms())
+    assert found.definition == definition(model, model.segments[0], "USD")
+    assert found.why is not None
+    assert found.why.startswith("silent for 5 days, ")
+    assert found.outlook is not None
+    assert found.next is not None
+    assert found.next.segment == "Potential Loyalists"
+    lines = "\n".join(report_lines(found, stored))
+    assert "chance of an order in the next 90 days" in lines
+    assert f"who this is: {found.definition}" in lines
+    nobody = look_up(stored, PublishedModels(model, names), "cancelled", now_ms())
+    assert (nobody.outlook, nobody.why, nobody.definition) == (None, None, None)
 
 
 def test_no_file_is_written_of_a_shard_that_has_lost_a_part(stored: Settings, tmp_path: Path) -> None:
