@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segmentation.clock_scorer import ClockScorer, purchases_of_heads
 from segmentation.definitions import ClockFacts, chance_back, clock_facts, definition, why
-from segmentation.entries import DAY_MS, PLACED
+from segmentation.entries import DAY_MS, Kind
 from segmentation.life_figures import life_at
 from segmentation.outlook_figures import outlook_figures, outlook_of_lives, purchases_of_lives
 from segmentation.rfm import EMPTY, Rules, absorb_bytes, advance_bytes, entry, headers
@@ -29,7 +29,7 @@ orders = st.lists(st.tuples(st.integers(0, 700 * DAY_MS), st.integers(0, 3_000_0
 def state_of(placed: list[tuple[int, int]]) -> bytes:
     value = EMPTY
     for number, (ago, amount) in enumerate(sorted(placed, reverse=True)):
-        one = entry(PLACED, f"{number}", AT - ago, order=f"{number}", amount=amount)
+        one = entry(Kind.PLACED, f"{number}", AT - ago, order=f"{number}", amount=amount)
         value, _ = absorb_bytes(value, one, AT - ago, RULES)
     return advance_bytes(value, AT, RULES)
 
