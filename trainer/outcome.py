@@ -73,7 +73,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """One condition on a fit or on the model. `bound` "least": value >= limit passes; "most": value <= limit passes.
 
     A `value` of None couldn't be measured, and doesn't pass. `name` is one of "smallest share", "largest share",
-    "stability", "moved".
+    "stability", "moved"; on later orders "moves a year", "back in 14 days", "lift over recency" and "outlook over
+    recency", the last two differences of AUCs.
     """
 
     name: str

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, gaps_of, plain_lifts, shops, trained
-from bench.studies.worth_lift import DAYS, Lift, lifts, outcome_of, segment_values
+from bench.studies.worth_lift import DAYS, Lift, lifts, segment_values
 from bench.studies.worth_moves import Crossings, MoveFigures, by_customer, move_figures
 from segmentation.entries import DAY_MS, PLACED
 from segmentation.model import SegmentModel
@@ -39,6 +39,7 @@ from trainer.snapshot.orders import OrderBook
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.outlook_fit import OutlookFit, purchases_of
 from trainer.training.plan import TrainingPlan
+from trainer.training.worth_gates import later_orders
 
 RECIPES: Final = ("gaps", "fade", "definitions")
 SETTINGS: Final = ((0.25, 0), (1.0, 0), (1.0, 7), (2.0, 7), (2.0, 14), (3.0, 14))  # margin, dwell in days
@@ -208,7 +209,7 @@ def study(log: ShopLog, recipe: str, plan: TrainingPlan) -> RhythmWorth:
     at_start, judged = book.as_of(log.start_ms), book.as_of(log.judged_ms)
     fits = fits_of(book, at_start)
     fit = fits[OUTLOOK]
-    before, after = outcome_of(at_start, judged), outcome_of(judged, book.as_of(log.judged_ms + int(DAYS) * DAY_MS))
+    before, after = later_orders(at_start, judged), later_orders(judged, book.as_of(log.judged_ms + int(DAYS) * DAY_MS))
     ways: dict[str, tuple[ByCentroid | ByDefinition, int]] = {}
     if recipe == "definitions":
         first, chosen = ByDefinition(fit, purchases_of(at_start), *LEVELS[0]), "By definitions."

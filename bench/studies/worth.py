@@ -26,11 +26,9 @@ from bench.studies.worth_lift import (
     DAYS,
     Calibration,
     Lift,
-    NinetyDays,
     SegmentValues,
     calibration,
     lifts,
-    outcome_of,
     segment_values,
 )
 from bench.studies.worth_moves import Crossings, MoveFigures, by_customer, move_figures
@@ -51,6 +49,7 @@ from trainer.training.naming import Lineage
 from trainer.training.outlook_fit import OutlookFit, fit_outlook, log_gaps_of, purchases_of
 from trainer.training.plan import TrainingPlan
 from trainer.training.recalibrate import OutlookCurves, curves_of
+from trainer.training.worth_gates import LaterOrders, later_orders
 
 SETTINGS: Final = ((0.25, 0), (0.25, 7), (1.0, 7))  # margin, dwell in days; the first is the default
 OUTLOOK: Final = "outlook"
@@ -169,10 +168,10 @@ def study(log: ShopLog, plan: TrainingPlan) -> Worth:
     moves = {_named(s): move_figures(run.crossings, orders, log.start_ms, log.end_ms, gaps) for s, run in runs.items()}
 
     judged, after = book.as_of(log.judged_ms), book.as_of(log.judged_ms + _HORIZON_MS)
-    learnt = _learnt(training, outcome_of(at_start, judged))
+    learnt = _learnt(training, later_orders(at_start, judged))
     announced = runs[SETTINGS[0]].segments
     segments = np.array([announced.get(name, 0) for name in judged.customers], dtype=np.int64)
-    outcome = outcome_of(judged, after)
+    outcome = later_orders(judged, after)
     purchases = purchases_of(judged)
     curves = _curves(book, log)
     found = {name: calibration(one, None, purchases, outcome) for name, one in fits.items()}
@@ -201,7 +200,7 @@ def fits_of(book: OrderBook, snapshot: CustomerSnapshot) -> dict[str, OutlookFit
     return {OUTLOOK: fit_outlook(purchases, log_gaps_of(days)), "outlook, k = 1": fit_outlook(purchases)}
 
 
-def _learnt(training: TrainingResult, outcome: NinetyDays) -> SegmentValues:
+def _learnt(training: TrainingResult, outcome: LaterOrders) -> SegmentValues:
     assert training.trained is not None
     ids = np.array([segment.id for segment in training.trained.model.segments], dtype=np.int64)
     return segment_values(ids[training.trained.labels], outcome)
@@ -216,7 +215,7 @@ def _curves(book: OrderBook, log: ShopLog) -> OutlookCurves | None:
     except FitError as error:
         print(f"{log.title}: no correction ({error})", file=sys.stderr)
         return None
-    return curves_of(fit.rates, earlier, outcome_of(then, book.as_of(log.start_ms)).orders, DAYS)
+    return curves_of(fit.rates, earlier, later_orders(then, book.as_of(log.start_ms)).orders, DAYS)
 
 
 def gaps_of(fit: OutlookFit, snapshot: CustomerSnapshot) -> dict[str, float]:

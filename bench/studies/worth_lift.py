@@ -15,35 +15,16 @@ from segmentation.outlook_orders import expected_orders
 from trainer.snapshot.redis import CustomerSnapshot
 from trainer.training.outlook_fit import OutlookFit, purchases_of
 from trainer.training.recalibrate import OutlookCurves
+from trainer.training.worth_gates import LaterOrders
 
 DAYS: Final = 90.0
 
 Column = NDArray[np.float64]
 
 
-class NinetyDays(NamedTuple):
-    """The orders (purchase days) and money of customers in the 90 days after an instant, [n]."""
-
-    orders: Column
-    money: Column
-
-
 class Lift(NamedTuple):
     auc: float  # chance that of two customers the one who orders ranks above the one who doesn't
     captured: float  # share of the money that the top tenth spends
-
-
-def outcome_of(then: CustomerSnapshot, later: CustomerSnapshot) -> NinetyDays:
-    """Return purchase days and money between two snapshots, of the customers of the first."""
-    place = {name: i for i, name in enumerate(later.customers)}
-    rows = [place.get(name, -1) for name in then.customers]
-    assert then.life is not None
-    assert later.life is not None
-    known = np.array([row >= 0 for row in rows])
-    at = np.array([max(row, 0) for row in rows])
-    orders = np.where(known, later.life.purchase_days[at] - then.life.purchase_days, 0).astype(np.float64)
-    money = np.where(known, later.life.monetary[at] - then.life.monetary, 0.0)
-    return NinetyDays(np.maximum(orders, 0.0), np.maximum(money, 0.0))
 
 
 def quintiles(snapshot: CustomerSnapshot) -> Column:
@@ -61,7 +42,7 @@ class SegmentValues(NamedTuple):
     money: dict[int, float]
 
 
-def segment_values(segments: NDArray[np.int64], outcome: NinetyDays) -> SegmentValues:
+def segment_values(segments: NDArray[np.int64], outcome: LaterOrders) -> SegmentValues:
     ids = np.unique(segments).tolist()
     return SegmentValues(
         {i: float((outcome.orders[segments == i] > 0).mean()) for i in ids},
@@ -74,7 +55,7 @@ def lifts(
     segments: NDArray[np.int64],
     learnt: SegmentValues,
     fits: Mapping[str, OutlookFit],
-    outcome: NinetyDays,
+    outcome: LaterOrders,
 ) -> dict[str, Lift]:
     """Return the lift of each way to rank the customers of a snapshot; nothing of it knows the outcome."""
     life = snapshot.life
@@ -117,7 +98,7 @@ class Calibration(NamedTuple):
 
 
 def calibration(
-    fit: OutlookFit, curves: OutlookCurves | None, purchases: Purchases, outcome: NinetyDays
+    fit: OutlookFit, curves: OutlookCurves | None, purchases: Purchases, outcome: LaterOrders
 ) -> Calibration:
     """Compare the outlook, corrected by curves where there are some, with what came."""
     chance, orders, spend, _ = outlook_columns(fit, purchases)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 import numpy as np
 
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, PLACED
 from segmentation.output_events import Cause
 from segmentation.state_bytes import HEAD
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from stream.rehearsal.replay import GroupReplay
 
     Ints = NDArray[np.int64]
 
@@ -108,6 +110,27 @@ def tally_of(
     for own in crossings.values():
         count_moves(own, end, found)
     return found
+
+
+def add_moves(group: GroupReplay, start: int, end: int, tally: MoveTally) -> None:
+    """Count the customers and the moves of a replay of [start, end). Those that only place a customer are none."""
+    for own in group.entries:
+        first = next((entry.time for entry in own if entry.kind == PLACED), end)
+        if first < end:
+            tally.customers += 1
+            tally.customer_ms += end - max(start, first)
+    for _, crossings in crossings_of(group.moves):
+        count_moves(crossings, end, tally)
+
+
+def crossings_of(moves: MoveColumns) -> Iterator[tuple[int, list[Crossing]]]:
+    """Yield each customer's moves from one segment to another, by its index in the group."""
+    found: dict[int, list[Crossing]] = {}
+    columns = (moves.customer, moves.at, moves.source, moves.target)
+    for customer, at, source, target, cause in zip(*(c.tolist() for c in columns), moves.cause, strict=True):
+        if source and target and cause not in NOT_OWN:
+            found.setdefault(customer, []).append(Crossing(at, source, target, cause.value))
+    yield from found.items()
 
 
 def count_moves(own: Sequence[Crossing], end: int, tally: MoveTally) -> None:

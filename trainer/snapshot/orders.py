@@ -22,7 +22,7 @@ from trainer.errors import SnapshotError
 from trainer.snapshot.redis import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from segmentation.entries import Entry
@@ -51,10 +51,25 @@ class OrderBook:
             raise SnapshotError("there is no usable order.", hint="docs/how-to/files.md says what is needed.")
         return latest
 
+    @property
+    def rules(self) -> Rules:
+        """The rules of the states that snapshots are made of."""
+        return self._rules
+
     def as_of(self, at_ms: int) -> CustomerSnapshot:
         """Return the customers as if exactly the events up to the instant had arrived, in order."""
         early = ((name, [e for e in own if e.time <= at_ms]) for name, own in self.entries.items())
-        known = self._united(early, at_ms)
+        return self._columns(self._united(early, at_ms), at_ms)
+
+    def histories(self, at_ms: int) -> dict[bytes, list[Entry]]:
+        """Return all events by customer, those of ids that were merged by an instant as one customer's."""
+        return dict(self._united(self.entries.items(), at_ms))
+
+    def of(self, histories: Mapping[bytes, list[Entry]], at_ms: int) -> CustomerSnapshot:
+        """Return the customers of some histories as if exactly their events up to the instant had arrived."""
+        return self._columns(((name, [e for e in own if e.time <= at_ms]) for name, own in histories.items()), at_ms)
+
+    def _columns(self, known: Iterable[tuple[bytes, list[Entry]]], at_ms: int) -> CustomerSnapshot:
         states = ((name, pack(settle(CustomerState(), own, at_ms, self._rules))) for name, own in known if own)
         return columns(states, at_ms, self._rules)
 
