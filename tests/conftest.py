@@ -15,7 +15,7 @@ from stream.local.jars import KAFKA_VERSIONS
 from stream.local.stack import LocalStack
 from stream.settings import Settings
 from stream.settings_sources import PREFIX
-from tests.support.paths import TEST_DATA
+from tests.support.paths import EVERY_MOVE, TEST_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,6 +74,7 @@ def _maker(stack: LocalStack) -> Callable[..., Settings]:
             "redis_url": stack.endpoints.redis,
             "group": f"group-{mark}",
             "partitions": 4,
+            "rules_file": EVERY_MOVE,
             **named,
         }
         return Settings(**(chosen | overrides))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from segmentation.output_events import Cause, SegmentChanged
+from stream.demo.worth import DemoWorth
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -88,6 +89,7 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     actions: int
     action_examples: list[str]
     stories: list[str]
+    worth: DemoWorth
     dead_letters: int
     check: ConsistencyCheck
     files: dict[str, str]

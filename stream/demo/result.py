@@ -23,12 +23,14 @@ from stream.demo.report import (
     ranked,
     read_moves,
 )
+from stream.demo.worth import MoveLog, WorthWriter
 from stream.models.topic import read_published
 from stream.outputs.kinds import OutputKind
 from stream.outputs.tail import tail
 from stream.private_files import private_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from stream.demo.report import Throughput
@@ -57,9 +59,12 @@ def read_result(
     ranking = ranked(published.require_active())
     export(settings, published, folder / "customers.csv", now_ms=now_ms)
     counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in OutputKind}
-    moves = MoveStatistics(ranking)
+    moves, journeys = MoveStatistics(ranking), MoveLog()
     for move in read_moves(folder / "moves.jsonl"):
         moves.add(move)
+        journeys.add(move)
+    actions = folder / "actions.jsonl"
+    worth = WorthWriter(orders.log, journeys, orders.train_at_ms, orders.end_ms).worth(ranking, _actions(actions))
     customers = CustomerStatistics()
     customers.read(folder / "customers.csv", moves, ranking)
     history, live = throughputs
@@ -74,7 +79,7 @@ def read_result(
         orders=history.orders + live.orders,
         left_out=dict(orders.left_out),
         train_at=iso(orders.train_at_ms),
-        until=iso(orders.last_ms if orders.until_ms is None else orders.until_ms),
+        until=iso(orders.end_ms),
         history=history,
         live=live,
         orders_per_s=round((history.orders + live.orders) / max(history.seconds + live.seconds, 1e-9), 1),
@@ -84,8 +89,9 @@ def read_result(
         matrix=[MatrixCell(source, target, number) for (source, target), number in moves.matrix.most_common()],
         causes=dict(moves.causes.most_common()),
         actions=counts[OutputKind.ACTIONS],
-        action_examples=_examples(folder / "actions.jsonl"),
+        action_examples=_examples(_actions(actions)),
         stories=stories,
+        worth=worth,
         dead_letters=counts[OutputKind.DEAD_LETTERS],
         check=ConsistencyCheck(moves.total, moves.customers, moves.broken, moves.duplicates, customers.strangers),
         files=_files(folder),
@@ -108,13 +114,15 @@ async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
         )
 
 
-def _examples(file: Path) -> list[str]:
-    """Return the latest action of each campaign and segment, the most recent ones, as text for people."""
-    latest: dict[tuple[str, str], CampaignAction] = {}
+def _actions(file: Path) -> Iterator[CampaignAction]:
     with file.open("rb") as lines:
         for line in lines:
-            action = _action.decode(line)
-            latest[action.campaign, action.segment] = action
+            yield _action.decode(line)
+
+
+def _examples(actions: Iterable[CampaignAction]) -> list[str]:
+    """Return the latest action of each campaign and segment, the most recent ones, as text for people."""
+    latest = {(action.campaign, action.segment): action for action in actions}
     chosen = sorted(latest.values(), key=lambda a: a.occurred_at)[-_EXAMPLES:]
     return [
         f"{a.occurred_at[:10]}  {a.customer_id}  {a.segment}: {a.action}, by {a.channel} ({a.reason})" for a in chosen

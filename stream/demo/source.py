@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from segmentation.event_text import iso
+from stream.demo.worth import OrderLog
 from stream.errors import SegstreamError
 from stream.orders.files import CDNOW_CURRENCY, cdnow_path, read_orders
 from stream.orders.rows import parse_at
@@ -73,7 +74,10 @@ class SplitRows:
 
 @dataclass(frozen=True, slots=True)
 class DemoOrders:
-    """The orders of a source: `total` rows from `first_ms` to `last_ms`. `left_out` counts other rows by reason."""
+    """The orders of a source: `total` rows from `first_ms` to `last_ms`. `left_out` counts other rows by reason.
+
+    `log` notes the rows that have been taken.
+    """
 
     name: str
     rows: SplitRows
@@ -84,6 +88,12 @@ class DemoOrders:
     until_ms: int | None
     currency: str
     left_out: Counter[str]
+    log: OrderLog
+
+    @property
+    def end_ms(self) -> int:
+        """The instant at which the replay ends."""
+        return self.last_ms if self.until_ms is None else self.until_ms
 
 
 @dataclass(slots=True)
@@ -118,7 +128,8 @@ def opened(request: DemoRequest, reading: Callable[[int], None] | None = None) -
         train_at_ms, until_ms = _dates(request, seen.first_ms, seen.last_ms)
         # A deployment has one currency; orders in another become dead letters. So take the file's most frequent one.
         currency = seen.currencies.most_common(1)[0][0]
-        rows = SplitRows(ordered)
+        log = OrderLog(train_at_ms)
+        rows = SplitRows(log.noted(ordered))
         yield DemoOrders(
             _name(request),
             rows,
@@ -129,6 +140,7 @@ def opened(request: DemoRequest, reading: Callable[[int], None] | None = None) -
             until_ms,
             currency,
             left_out,
+            log,
         )
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from stream.consoles import console as output_console
 from stream.consoles import error_console
 from stream.demo.report import ERASED, NEW
+from stream.demo.worth import AHEAD_DAYS, ANYWAY_DAYS
 from stream.progress import PlainLines
 from stream.terminal import echo
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream.demo.report import DemoResult
+    from stream.demo.worth import DemoWorth
 
 _EVERY_S: Final = 3.0
 _WIDTH: Final = 140  # where the output isn't a terminal
@@ -167,6 +169,7 @@ def show_result(result: DemoResult, console: Console) -> None:
         console.print("\nExamples of customers:")
     for story in result.stories:
         console.print(f"  {story}", markup=False, soft_wrap=True)
+    _show_worth(result, console)
     console.print(f"\n{verdict(result)}", markup=False, soft_wrap=True)
     console.print("Files:")
     for what, path in result.files.items():
@@ -224,6 +227,56 @@ def _segments(result: DemoResult) -> Table:
         table.add_row(
             line.segment, f"{customers:,}", _share(customers, result.customers), f"{spent:,.2f}", _share(spent, money)
         )
+    return table
+
+
+def _show_worth(result: DemoResult, console: Console) -> None:
+    """Print what the segments and campaigns were worth."""
+    worth = result.worth
+    before, after = worth_sentences(worth)
+    console.print("\n".join(["\nWorth acting on?", *before]), markup=False, soft_wrap=True)
+    if worth.segments:
+        console.print(_judged(worth))
+    console.print("\n".join(after), markup=False, soft_wrap=True)
+
+
+def worth_sentences(worth: DemoWorth) -> tuple[list[str], list[str]]:
+    """Return the sentences on the worth of segments and campaigns: those before the table of segments, and the rest."""
+    [(days, share), *others] = worth.back.items()
+    more = "".join(f", {share:.1%} within {days}" for days, share in others)
+    moved = f"  A customer moved {worth.moves_per_year:.1f} times a year"
+    before = [f"{moved}; {share:.1%} of the moves went back within {days} days{more}."]
+    if worth.judged_at is not None:
+        before.append(f"  The customers of {worth.judged_at[:10]}, and the {AHEAD_DAYS} days from then on:")
+    after = []
+    if worth.rankings:
+        segments, recency = worth.rankings["segments"], worth.rankings["recency"]
+        after.append(
+            "  Of a customer who bought then and one who didn't, the segments ranked the buyer higher in "
+            f"{segments.auc:.0%} of all pairs; recency alone in {recency.auc:.0%}."
+        )
+        after.append(
+            f"  The best tenth by segment spent {segments.top_tenth:.0%} of the money; by recency alone "
+            f"{recency.top_tenth:.0%}."
+        )
+    if worth.campaigns:
+        after.append(f"  Campaigns: {', '.join(f'{name} {actions:,}' for name, actions in worth.campaigns.items())}.")
+        after.append(
+            f"  Discounts: {worth.discounts:,}, of which {worth.needless_discounts:,} to customers who ordered within "
+            f"{ANYWAY_DAYS} days and may not have needed one."
+            if worth.discounts
+            else "  No discounts."
+        )
+    return before, after
+
+
+def _judged(worth: DemoWorth) -> Table:
+    table = Table()
+    table.add_column("segment")
+    for heading in ("customers", "bought again", "share of the money"):
+        table.add_column(heading, justify="right")
+    for line in worth.segments:
+        table.add_row(line.segment, f"{line.customers:,}", f"{line.bought:.1%}", f"{line.money:.1%}")
     return table
 
 

@@ -144,7 +144,10 @@ def test_a_file_goes_through_the_whole_pipeline(
     assert sum(step["moves"] for step in result["matrix"]) == sum(result["causes"].values()) == check["moves"]
     assert result["causes"]["first"] == CUSTOMERS
     assert check["moves"] > CUSTOMERS, "no customer has moved since the first segment"
-    assert result["actions"] >= CUSTOMERS
+    worth = result["worth"]
+    assert worth["moves_per_year"] > 0
+    assert sum(line["customers"] for line in worth["segments"]) == CUSTOMERS
+    assert sum(worth["campaigns"].values()) == result["actions"] > 0
     assert result["action_examples"]
     assert result["stories"]
 

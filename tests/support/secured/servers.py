@@ -13,6 +13,7 @@ from redis import Redis
 from stream.local.machine import HOST
 from stream.local.valkey_server import ValkeyServer
 from stream.settings import Settings
+from tests.support.paths import EVERY_MOVE
 from tests.support.secured import rules
 from tests.support.secured.certificates import KEY_PASSWORD, Certificates
 from tests.support.secured.kafka import PASSWORDS, SecuredKafka, token
@@ -85,7 +86,12 @@ class SecuredServers:
 
     def settings(self, user: str, way: str = "scram", **others: Any) -> Settings:
         """Return settings of a user, by the way in that WAYS names."""
-        own: dict[str, Any] = {"partitions": 2, "session_timeout_ms": 6_000, "other_currencies": "EUR"}
+        own: dict[str, Any] = {
+            "partitions": 2,
+            "session_timeout_ms": 6_000,
+            "other_currencies": "EUR",
+            "rules_file": EVERY_MOVE,
+        }
         return Settings(**(own | self.ways(user)[way] | others))
 
     def ways(self, user: str) -> dict[str, dict[str, Any]]:

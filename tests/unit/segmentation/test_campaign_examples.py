@@ -11,7 +11,7 @@ from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.events import Reason, encode
-from segmentation.output_events import CampaignAction, Cause, LifeFigures, SegmentChanged
+from segmentation.output_events import CampaignAction, Cause, LifeFigures, OutlookFigures, SegmentChanged
 from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
@@ -235,6 +235,13 @@ rules:
     rows = [with_outlook(outlook, sequence=number) for number, outlook in enumerate(outlooks, start=1)]
     campaigns = [action.campaign for action in actions(run(a_step(text), *rows))]
     assert campaigns == ["gone", "others", "others", "heavy", "heavy", "heavy"]
+
+
+def test_an_outlook_is_read_as_a_move_publishes_it() -> None:
+    text = "rules:\n- {name: a, to: '*', outlook: {spend_90d: {at_least: 9.8}}, action: Call, channel: phone}"
+    published = OutlookFigures(0.15, 0.2, "9.80", 8.1, 3.0)
+    assert run(a_step(text), row(outlook=published)).counts == {"action": 1}
+    assert run(a_step(text), row(outlook=None)).counts == {"no_rule": 1}
 
 
 COOLING = """
