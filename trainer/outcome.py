@@ -84,6 +84,16 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     passed: bool
 
 
+class HistoryCheck(msgspec.Struct, frozen=True):
+    """One count of the history, and the value that a fit of the outlook needs; `bound` as in `Gate`."""
+
+    name: str
+    value: float
+    limit: float
+    bound: Literal["least", "most"]
+    passed: bool
+
+
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """One combination of transform and k. Where it couldn't be fitted, `failure` says why and the measures are None.
 
@@ -352,6 +362,7 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     decision: PublicationDecision
     timings: tuple[Timing, ...] = ()
     warnings: tuple[str, ...] = ()
+    history: tuple[HistoryCheck, ...] = ()  # none for recipes that don't look at it
     currency: str | None = None  # of all money here; None where unknown
 
     def to_json(self) -> bytes:

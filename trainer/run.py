@@ -13,9 +13,10 @@ from trainer.registry.contents import Signature
 from trainer.registry.publish import publish, read_lineage
 from trainer.registry.reports import NoReport, keep
 from trainer.report.render import write_report
+from trainer.rhythm.learn import learn_by_recipe
 from trainer.snapshot.orders import take_from_file
 from trainer.snapshot.redis import take
-from trainer.training.learn import Stopwatch, learn
+from trainer.training.learn import Stopwatch
 from trainer.training.naming import Lineage
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def run(
 
     1. Read the active model from the models topic.
     2. Read the snapshot, from Redis or a file.
-    3. Make the model (`learn`). Where the gates refuse every fit, the outcome says so and nothing is published.
+    3. Make the model (`learn_by_recipe`). Where the gates refuse every fit, the outcome says so: nothing is published.
     4. Write the model's file: a folder that can't be written stops the run before anything is published.
     5. Publish, unless another model became active since 1.
     6. Keep the report of a published model in Kafka. If that fails, the run has still succeeded.
@@ -83,7 +84,7 @@ def run(
     progress("reading the customers", 0, 1)
     with watch.step("snapshot"):
         snapshot = _snapshot(settings, job, now_ms)
-    result = learn(
+    result = learn_by_recipe(
         snapshot,
         plan,
         lineage,

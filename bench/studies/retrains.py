@@ -24,10 +24,12 @@ import numpy as np
 from segmentation.entries import DAY_MS
 from segmentation.rfm import Rules
 from stream.orders.files import cdnow_path
+from trainer.rhythm.learn import learn_by_recipe
 from trainer.snapshot.orders import OrderBook, read_book
-from trainer.training.learn import Stopwatch, TrainingResult, learn
+from trainer.training.learn import Stopwatch, TrainingResult
 from trainer.training.naming import Lineage, carried
-from trainer.training.plan import Fitted, TrainingPlan, parse_ks
+from trainer.training.plan import Fitted, TrainingPlan, of_recipe, parse_ks
+from trainer.training.recipe import NAMES
 
 FIRST = datetime(2011, 1, 1, tzinfo=UTC)
 WINDOW_DAYS = 365
@@ -88,7 +90,7 @@ def _training(book: OrderBook, plan: TrainingPlan, lineage: Lineage, day: dateti
     at_ms = int(day.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     snapshot = book.as_of(at_ms)
-    return learn(
+    return learn_by_recipe(
         snapshot,
         plan,
         lineage,
@@ -166,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("file", help="docs/how-to/files.md; or cdnow")
     parser.add_argument("--currency", default="USD")
+    parser.add_argument("--recipe", choices=NAMES, default=NAMES[0])
     parser.add_argument("--k")
     parser.add_argument("--activate", action="store_true")
     parser.add_argument("--window-days", type=int, default=WINDOW_DAYS)
@@ -174,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--first", default=FIRST, type=lambda text: datetime.fromisoformat(text).replace(day=1, tzinfo=UTC)
     )
     given: Any = parser.parse_args(arguments)
-    plan = TrainingPlan() if given.k is None else replace(TrainingPlan(), ks=parse_ks(given.k))
+    plan = of_recipe(given.recipe)
+    plan = plan if given.k is None else replace(plan, ks=parse_ks(given.k))
     plan = plan if given.fitted is None else replace(plan, fitted=given.fitted)
     rules = RULES._replace(window=given.window_days * DAY_MS)
     book = read_book(cdnow_path() if given.file == "cdnow" else Path(given.file), rules, given.currency)

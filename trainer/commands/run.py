@@ -77,26 +77,40 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         metavar=f"[{'|'.join(NAMES)}]",
-        help="How to fit and choose k. rfm: the best silhouette that passes the gates. textbook: untransformed "
-        "features and the best silhouette. tutorial: as textbook, without customers of |z| >= 3, and the elbow.",
+        help="Basis of the segments. rhythm: each customer's own clock, and kinds of steady customers. rfm: recency, "
+        "frequency and money, the best silhouette that passes the gates. textbook: untransformed features and the best "
+        "silhouette. tutorial: as textbook, without customers of |z| >= 3, and the elbow.",
         show_default="rfm",
         callback=_checked_recipe,
     ),
 ]
 Ks = Annotated[
     str | None,
-    typer.Option("--k", help="Numbers of segments to try: 5, 2-8 or 3,5,8.", show_default="4-8", callback=_checked_ks),
+    typer.Option(
+        "--k",
+        help="Numbers of segments (rhythm: of kinds) to try: 5, 2-8 or 3,5,8.",
+        show_default="2-4, for rfm 4-8",
+        callback=_checked_ks,
+    ),
 ]
 Transforms = Annotated[
     str | None,
     typer.Option(
-        help="Transform of each feature before scaling: yeo-johnson, log1p or identity; several separated by commas.",
+        help="Transform of each feature before scaling: yeo-johnson, log1p or identity; several separated by commas. "
+        "Not for rhythm.",
         show_default="yeo-johnson",
         callback=_checked_transforms,
     ),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all random numbers.", show_default="42")]
-MinCustomers = Annotated[int | None, typer.Option(min=2, help="Fewest customers to train on.", show_default="200")]
+MinCustomers = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Fewest customers to train on; for rhythm fewest steady ones to tell kinds.",
+        show_default="200, for rhythm 50",
+    ),
+]
 OrdersFile = Annotated[
     Path | None,
     typer.Option(
@@ -118,7 +132,12 @@ AsOf = Annotated[
 Candidate = Annotated[bool, typer.Option("--candidate", help="Publish the model without activating it.")]
 Activate = Annotated[bool, typer.Option("--activate", help="Activate the model however many customers it moves.")]
 Force = Annotated[
-    bool, typer.Option("--force", help="Where no fit passes the gates, publish the one with the best silhouette.")
+    bool,
+    typer.Option(
+        "--force",
+        help="Where no fit passes the gates, publish the one with the best silhouette. With rhythm: take new kinds "
+        "however many customers they move.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Publish nothing.")]
 WithoutKafka = Annotated[

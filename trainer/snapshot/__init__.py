@@ -1,1 +1,1 @@
-"""The customers to train on, from Redis, a replica or a file. Imported by bench, run and training."""
+"""The customers to train on, from Redis, a replica or a file. Imported by bench, rhythm, run and training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +24,7 @@ from trainer.snapshot.purchase_days import DaysSample
 from trainer.snapshot.replica import read_link
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from redis import Redis
@@ -61,10 +61,21 @@ class CustomerSnapshot:
     left_out: int  # customers without an order that stands
     life: LifeColumns | None = None  # None: the figures aren't from states
     days: PurchaseDays | None = None  # of a sample; None: likewise
+    derived: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # features that a training computed
 
     def column(self, feature: str) -> NDArray[np.float64]:
-        """Return the column of a name in segmentation.model.FEATURES."""
-        return {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}[feature]
+        """Return the column of a name in segmentation.model.FEATURES, or of a derived feature."""
+        own = {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}
+        return own[feature] if feature in own else self.derived[feature]
+
+    def with_columns(self, derived: Mapping[str, NDArray[np.float64]]) -> CustomerSnapshot:
+        """Return the same customers with derived features, [customers] each."""
+        return replace(self, derived=derived)
+
+    def last_orders_ms(self) -> NDArray[np.int64]:
+        """Return the last order of each customer, in ms before the snapshot (0 or less), [customers]."""
+        # Recency is whole milliseconds in days: rounding restores them.
+        return -np.rint(self.recency_days * DAY_MS).astype(np.int64)
 
 
 def take(settings: DeploymentSettings, as_of_ms: int | None, *, now_ms: int) -> CustomerSnapshot:

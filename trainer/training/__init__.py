@@ -1,1 +1,1 @@
-"""From a snapshot to a model: plan, fits, choice, names. Imported by bench, commands, registry and run."""
+"""From a snapshot to a model: plan, fits, choice, names. Imported by bench, commands, registry, rhythm and run."""

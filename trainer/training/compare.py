@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmentation.entries import DAY_MS
-from segmentation.scorer import UNKNOWN, Scorer
+from segmentation.clock_scorer import ClockScorer
+from segmentation.scorer import UNKNOWN
+from segmentation.scorers import compile_scorer
 from trainer.outcome import Comparison, SegmentBefore
 from trainer.training.measure import rounded
+from trainer.training.outlook_fit import purchases_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,13 +61,16 @@ def segment_indices(
 
     `announced`: the ids of the segments that the customers are in, [customers]; None: in none.
     """
-    scorer = Scorer(model)
+    scorer = compile_scorer(model)
     known = (
         np.full(len(snapshot.customers), UNKNOWN)
         if announced is None
         else scorer.index_from_ids(announced.astype(np.uint16))
     )
-    # Recency is whole milliseconds in days: rounding restores them. Only the difference to `at` counts, so it is zero.
-    last = -np.rint(snapshot.recency_days * DAY_MS).astype(np.int64)
-    at = np.zeros_like(last)
-    return scorer.decide(known, at, last, scorer.rest(snapshot.frequency, snapshot.monetary))
+    if isinstance(scorer, ClockScorer):
+        rest = scorer.rest_of_purchases(purchases_of(snapshot))
+    else:
+        rest = scorer.rest(snapshot.frequency, snapshot.monetary)
+    # Only the difference to `at` counts, so it is zero.
+    last = snapshot.last_orders_ms()
+    return scorer.decide(known, np.zeros_like(last), last, rest)

@@ -92,10 +92,11 @@ def _project(z: NDArray[np.float64], centroids: NDArray[np.float64]) -> tuple[Pr
     Each component's sign makes its largest loading positive, so that the chart doesn't flip from run to run.
     """
     mean = z.mean(axis=0)
-    variance, vectors = np.linalg.eigh(np.cov(z, rowvar=False))
+    # A single customer has no variance, and equal ones have none to explain.
+    variance, vectors = np.linalg.eigh(np.cov(z, rowvar=False) if len(z) > 1 else np.zeros((3, 3)))
     plane = vectors[:, ::-1][:, :2].T
     plane = plane * np.sign(plane[np.arange(2), np.abs(plane).argmax(axis=1)])[:, None]
-    explained = variance[::-1][:2] / variance.sum()
+    explained = variance[::-1][:2] / (float(variance.sum()) or 1.0)
     first, second = (tuple(_drawn(row)) for row in plane)
     projection = Projection(
         explained=(rounded(float(explained[0])), rounded(float(explained[1]))),

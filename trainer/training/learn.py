@@ -89,7 +89,7 @@ def learn(
         fits = search(snapshot, plan, lineage, progress)
     choice = choose([one.fit for one in fits], plan, _active_fit(lineage), force=force)
     refusal = TrainingOutcome(
-        recipe=_used(plan),
+        recipe=recipe_used(plan),
         source=source,
         as_of=iso(snapshot.as_of_ms),
         trained_at=iso(now_ms),
@@ -142,7 +142,7 @@ def _result(
         decision=PublicationDecision(
             verdict="dry-run",
             why=choice.why,
-            gates=chosen.fit.gates + _moved_gate(comparison, plan),
+            gates=chosen.fit.gates + moved_gate(comparison, plan),
             forced=choice.forced,
         ),
         timings=tuple(watch.timings),
@@ -176,11 +176,13 @@ def _active_fit(lineage: Lineage) -> ActiveFit | None:
     return lineage.active.features[0].transform, len(lineage.active.segments)
 
 
-def _moved_gate(comparison: Comparison | None, plan: TrainingPlan) -> tuple[Gate, ...]:
+def moved_gate(comparison: Comparison | None, plan: TrainingPlan) -> tuple[Gate, ...]:
+    """Return the gate on the customers whom the model alone would move; none without an active model."""
     return () if comparison is None else (gate("moved", comparison.moved, plan.most_moved, "most"),)
 
 
-def _used(plan: TrainingPlan) -> RecipeUsed:
+def recipe_used(plan: TrainingPlan) -> RecipeUsed:
+    """Return the settings that decided the model, as the outcome has them."""
     return RecipeUsed(
         name=plan.name,
         choice="asked" if len(plan.ks) * len(plan.transforms) == 1 else plan.way,

@@ -11,7 +11,7 @@ from trainer.errors import PlanError
 from trainer.training.recipe import RecipeName
 
 Way = Literal["gates", "silhouette", "elbow"]
-Fitted = Literal["in window", "all", "ordinary"]
+Fitted = Literal["in window", "all", "ordinary", "steady"]
 
 LEAST_K: Final = 2
 MOST_K: Final = 16
@@ -27,7 +27,8 @@ class TrainingPlan:
     `way`: "gates" takes the best silhouette of the fits that pass, and prefers the active model's k and transform
     (`keep_within`); "silhouette" takes the best of all; "elbow" takes the k at the elbow of the inertia. `fitted`: the
     customers that the centroids are fitted on and the gates judge: "in window" are those with an order in the window,
-    "ordinary" those with |z| < 3 in every feature. The model scores the others too (docs/adr/0018).
+    "ordinary" those with |z| < 3 in every feature, "steady" those on their own rhythm with `few` purchase days. The
+    model scores the others too (docs/adr/0018).
     """
 
     name: RecipeName = "rfm"
@@ -45,11 +46,17 @@ class TrainingPlan:
     most_moved: float = 0.2
     keep_within: float = 0.05
     margin: float = 0.25
+    # Of rhythm: chances to be alive below which a customer is at risk, or lost, and purchase days of steady ones.
+    at_risk: float = 0.2
+    lost: float = 0.05
+    few: int = 3
+    kinds_moved: float = 0.1  # share of customers that other kinds may move; above it the active model's stay
 
 
 def of_recipe(name: RecipeName) -> TrainingPlan:
     """Return the plan of a recipe.
 
+    "rhythm": stages by each customer's own clock; kinds of steady customers by log1p of orders a year and order value.
     "textbook": raw figures, standard scaling, n_init 20, the best silhouette of k = 2…8 and nothing else.
     "tutorial": the same fits without customers of |z| >= 3, and the k at the elbow.
 
@@ -58,6 +65,8 @@ def of_recipe(name: RecipeName) -> TrainingPlan:
     """
     if name == "rfm":
         return TrainingPlan()
+    if name == "rhythm":
+        return TrainingPlan(name="rhythm", ks=(2, 3, 4), transforms=("log1p",), fitted="steady", margin=0.5, floor=50)
     textbook = TrainingPlan(
         name="textbook",
         way="silhouette",

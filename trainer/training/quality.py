@@ -30,6 +30,19 @@ def check(snapshot: CustomerSnapshot, floor: int, having: str = "an order that s
             f"{customers} customers have {having}, expected at least {floor}.",
             hint="Wait for more orders, or lower --min-customers.",
         )
+    check_finite(snapshot)
+    for name in FEATURES:
+        x = snapshot.column(name)
+        if x.min() == x.max():
+            raise FitError(
+                f"{name} is {x[0]:g} for all {customers} customers, so it can't separate them.",
+                hint="Train on orders that differ in it: of a longer time, or of all customers.",
+            )
+
+
+def check_finite(snapshot: CustomerSnapshot) -> None:
+    """Raise FitError where a figure is not a finite number."""
+    customers = len(snapshot.customers)
     for name in FEATURES:
         x = snapshot.column(name)
         if wrong := int(np.count_nonzero(~np.isfinite(x))):
@@ -37,11 +50,6 @@ def check(snapshot: CustomerSnapshot, floor: int, having: str = "an order that s
             raise FitError(
                 f"{name} isn't a finite number for {wrong} of {customers} customers, {first!r} first.",
                 hint="Fix the source of the orders; states that a worker wrote never hold such a figure.",
-            )
-        if x.min() == x.max():
-            raise FitError(
-                f"{name} is {x[0]:g} for all {customers} customers, so it can't separate them.",
-                hint="Train on orders that differ in it: of a longer time, or of all customers.",
             )
 
 

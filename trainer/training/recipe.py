@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-RecipeName = Literal["rfm", "textbook", "tutorial"]
+RecipeName = Literal["rhythm", "rfm", "textbook", "tutorial"]
 
 NAMES: Final[tuple[RecipeName, ...]] = get_args(RecipeName)
 # The name of the recipe that trained by default before `rhythm`. It says nothing any more, so it isn't accepted.
@@ -15,12 +15,12 @@ def refusal(name: str) -> str | None:
     """Return why a name is no recipe; None: it is one.
 
     >>> refusal("rfm") is None, refusal("best")
-    (True, "'best' is no recipe: give rfm, textbook or tutorial")
+    (True, "'best' is no recipe: give rhythm, rfm, textbook or tutorial")
     """
     if name in NAMES:
         return None
     *most, last = NAMES
     names = f"{', '.join(most)} or {last}"
     if name == _FORMER_DEFAULT:
-        return "the recipe 'default' is called rfm now: give that to train as before"
+        return "the recipe 'default' is called rfm now: give rfm to train as before, or rhythm, the new way"
     return f"{name!r} is no recipe: give {names}"

@@ -43,7 +43,7 @@ class FitResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _FitInput:
+class FitInput:
     """The rows that every k of one transform is fitted on. z: [rows, 3]."""
 
     kind: Transform
@@ -70,16 +70,17 @@ def search(snapshot: CustomerSnapshot, plan: TrainingPlan, lineage: Lineage, pro
             found += [FitResult(Fit(transform=kind, k=k, failure=str(error))) for k in plan.ks]
             continue
         z = coordinates(fitted, features)
-        rows = _FitInput(kind, features, z[sample_of(len(z), SEARCH_SAMPLE, plan.seed)])
+        rows = FitInput(kind, features, z[sample_of(len(z), SEARCH_SAMPLE, plan.seed)])
         for k in plan.ks:
             progress(f"k = {k}, {kind}", len(found), total)
-            found.append(_fit(rows, k, plan, lineage))
+            warm = start_of(lineage, features, k) if plan.way == "gates" else None
+            found.append(fit_k(rows, k, plan, warm))
     progress("fitted", total, total)
     return found
 
 
-def _fit(rows: _FitInput, k: int, plan: TrainingPlan, lineage: Lineage) -> FitResult:
-    warm = start_of(lineage, rows.features, k) if plan.way == "gates" else None
+def fit_k(rows: FitInput, k: int, plan: TrainingPlan, warm: NDArray[np.float64] | None) -> FitResult:
+    """Fit and measure one k. `warm`: centroids to start from beside random ones, [k, 3] in the z space of the rows."""
     try:
         clusters = cluster(rows.z, k, plan.seed, plan.starts, warm=warm)
     except FitError as error:

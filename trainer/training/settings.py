@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from trainer.table_settings import TableSettings
-from trainer.training.plan import MIN_CUSTOMERS, TrainingPlan, of_recipe, parse_ks, parse_transforms
+from trainer.training.plan import TrainingPlan, of_recipe, parse_ks, parse_transforms
 from trainer.training.recipe import RecipeName, refusal
 
 if TYPE_CHECKING:
@@ -27,16 +27,26 @@ class TrainingSettings(TableSettings):
     ABOUT = "settings of the training"
     LISTED_BY = "docs/reference/settings.md"
 
-    recipe: RecipeName = Field("rfm", description="how to fit and choose k: rfm, textbook or tutorial")
-    k: str | None = Field(None, description="numbers of segments to try: 5, 2-8 or 3,5,8; rfm tries 4-8")
+    recipe: RecipeName = Field("rfm", description="what segments are made of: rhythm, rfm, textbook or tutorial")
+    k: str | None = Field(
+        None, description="numbers of segments to try: 5, 2-8 or 3,5,8; rhythm tries 2-4 kinds, rfm 4-8"
+    )
     transform: str | None = Field(
         None,
         description="yeo-johnson, log1p or identity, several separated by commas; rfm takes yeo-johnson",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of all random numbers")
-    min_customers: int = Field(MIN_CUSTOMERS, ge=2, description="fewest customers to train on")
+    min_customers: int | None = Field(
+        None,
+        ge=2,
+        description="fewest customers to train on, 200 for rfm; for rhythm fewest steady customers to tell kinds, 50",
+    )
+    at_risk: float = Field(
+        0.2, gt=0, le=0.95, description="rhythm: chance to be a customer still, below which one is at risk"
+    )
+    lost: float = Field(0.05, gt=0, le=0.95, description="rhythm: the same chance below which one is lost")
     stability_rounds: int | None = Field(
-        None, ge=0, le=1000, description="resamples that the stability is measured on; rfm takes 10"
+        None, ge=0, le=1000, description="resamples that the stability is measured on; rhythm and rfm take 10"
     )
     smallest_share: float = Field(
         0.02, ge=0, le=1, description="gate: lowest share of customers for the smallest segment"
@@ -56,8 +66,11 @@ class TrainingSettings(TableSettings):
         le=2,
         description="silhouette by which another k or transform must exceed the active model's to replace it",
     )
-    margin: float = Field(
-        0.25, ge=0, description="squared distance by which another segment must be nearer before a customer moves to it"
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="squared distance by which another segment must be nearer before a customer moves to it; rhythm "
+        "takes 0.5, the others 0.25",
     )
     redis_url: SecretStr | None = Field(
         None, description="Redis replica to read the customers from; default: SEGSTREAM_REDIS_URL"
@@ -70,6 +83,14 @@ class TrainingSettings(TableSettings):
             raise ValueError(reason)
         return name
 
+    @field_validator("lost")
+    @classmethod
+    def _lost_is_beyond_at_risk(cls, lost: float, info: ValidationInfo) -> float:
+        at_risk = info.data.get("at_risk")
+        if at_risk is not None and lost >= at_risk:
+            raise ValueError(f"expected less than at_risk, {at_risk:g}")
+        return lost
+
     def plan(self) -> TrainingPlan:
         """Return the recipe's plan with the values that are set. Raises PlanError."""
         plan = of_recipe(self.recipe)
@@ -79,14 +100,17 @@ class TrainingSettings(TableSettings):
             transforms=self._transforms(plan),
             rounds=plan.rounds if self.stability_rounds is None else self.stability_rounds,
             seed=self.seed,
-            floor=self.min_customers,
+            floor=plan.floor if self.min_customers is None else self.min_customers,
+            at_risk=self.at_risk,
+            lost=self.lost,
             smallest_share=self.smallest_share,
             largest_share=self.largest_share,
             least_stability=self.least_stability,
             most_moved=self.most_moved,
             keep_within=self.keep_within,
-            margin=self.margin,
+            margin=plan.margin if self.margin is None else self.margin,
         )
 
     def _transforms(self, plan: TrainingPlan) -> tuple[Transform, ...]:
-        return plan.transforms if self.transform is None else parse_transforms(self.transform)
+        own = self.transform is None or self.recipe == "rhythm"
+        return plan.transforms if own else parse_transforms(self.transform or "")
