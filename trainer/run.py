@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from trainer.errors import PublishError
+from trainer.prospects.foresee import foreseen
 from trainer.registry.contents import Signature
 from trainer.registry.publish import publish, read_lineage
 from trainer.registry.reports import NoReport, keep
@@ -71,7 +72,8 @@ def run(
 
     1. Read the active model from the models topic.
     2. Read the snapshot, from Redis or a file.
-    3. Make the model (`learn_by_recipe`). Where the gates refuse every fit, the outcome says so: nothing is published.
+    3. Make the model (`learn_by_recipe`), and add what its segments will do (`foreseen`). Where the gates refuse every fit, the
+       outcome says so and nothing is published.
     4. Write the model's file: a folder that can't be written stops the run before anything is published.
     5. Publish, unless another model became active since 1.
     6. Keep the report of a published model in Kafka. If that fails, the run has still succeeded.
@@ -94,6 +96,10 @@ def run(
         progress=progress,
         force=job.force,
     )
+    if result.trained is not None:
+        with watch.step("prospects"):
+            outcome = foreseen(result.outcome, snapshot, result.trained, lineage, settings.currency)
+        result = replace(result, outcome=outcome)
     model = result.trained.model if result.trained else None
     if job.out is not None and model is not None:
         _write(job.out, f"model-{model.version}.json", model.to_json())

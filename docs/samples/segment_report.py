@@ -47,7 +47,7 @@ def run(orders: Path) -> TrainingOutcome:
     first = train(orders, BEFORE, Lineage()).trained
     assert first is not None
     highest = max(segment.id for segment in first.model.segments)
-    lineage = Lineage(active=first.model, activation=0, highest_id=highest)
+    lineage = Lineage(active=first.model, activation=0, highest_id=highest, past=(first.model,))
     result = train(orders, AFTER, lineage)
     would = "active" if result.may_activate else "a candidate"
     why = (*result.outcome.decision.why, f"Dry run: nothing was published; it would be {would}.")
