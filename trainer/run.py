@@ -72,8 +72,8 @@ def run(
 
     1. Read the active model from the models topic.
     2. Read the snapshot, from Redis or a file.
-    3. Make the model (`learn_by_recipe`), and add what its segments will do (`foreseen`). Where the gates refuse every fit, the
-       outcome says so and nothing is published.
+    3. Make the model (`learn_by_recipe`), and add what its segments will do (`foreseen`). Where the gates refuse every
+       fit, the outcome says so: nothing is published.
     4. Write the model's file: a folder that can't be written stops the run before anything is published.
     5. Publish, unless another model became active since 1.
     6. Keep the report of a published model in Kafka. If that fails, the run has still succeeded.

@@ -1,1 +1,4 @@
-"""The customers to train on, from Redis, a replica or a file. Imported by bench, rhythm, run and training."""
+"""The customers to train on, from Redis, a replica or a file.
+
+Imported by bench, prospects, rhythm, run and training.
+"""

@@ -1,1 +1,4 @@
-"""From a snapshot to a model: plan, fits, choice, names. Imported by bench, commands, registry, rhythm and run."""
+"""From a snapshot to a model: plan, fits, choice, names.
+
+Imported by bench, commands, prospects, registry, rhythm and run.
+"""
