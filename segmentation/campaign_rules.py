@@ -145,7 +145,7 @@ class RuleTable(_RulePart):
 
         >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
         >>> rule.action if rule else None
-        'VIP offers and early access'
+        'Early access and thanks'
         """
         return next(
             (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from segmentation.model_parts import STAGES
 from segmentation.output_events import Cause, SegmentChanged
 from stream.demo.worth import DemoWorth
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
-    from segmentation.model import SegmentModel
+    from segmentation.model import Segment, SegmentModel
     from stream.customers.lookup import CustomerReport
 
 NEW: Final = "(new)"
@@ -240,9 +241,13 @@ def chains(file: Path, customer_ids: Collection[str]) -> dict[str, list[SegmentC
 
 
 def ranked(model: SegmentModel) -> list[str]:
-    """Return the segments' names, the best first: low recency, high frequency and monetary value of the centroid."""
-    by_worth = sorted(model.segments, key=lambda s: s.centroid[0] - s.centroid[1] - s.centroid[2])
-    return [segment.name for segment in by_worth]
+    """Return the segments' names, the best first: by stage, then by the centroid's recency, frequency and money."""
+
+    def order(segment: Segment) -> tuple[int, float]:
+        stage = STAGES.index(segment.stage) if segment.stage else len(STAGES)
+        return -stage, segment.centroid[0] - segment.centroid[1] - segment.centroid[2]
+
+    return [segment.name for segment in sorted(model.segments, key=order)]
 
 
 class ExampleWriter:

@@ -237,7 +237,7 @@ class _DemoRun:
     async def _trained(self) -> None:
         """Train and publish a model in a separate process. Raises DemoError."""
         trainer = self._processes.start(
-            "trainer", "-c", _TRAINER, "run", "--k", "5", "--force", "--out", str(self._plan.folder)
+            "trainer", "-c", _TRAINER, "run", "--recipe", "rhythm", "--out", str(self._plan.folder)
         )
         while trainer.exit_code is None:  # noqa: ASYNC110 - a process sets no event
             await asyncio.sleep(_POLL_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from segmentation.campaign_rules import default_rules, parse_rules
 from segmentation.model import CLOCK_FEATURES, Feature, Segment, SegmentModel
 from tests.support.data.clock_models import clock_model
 from trainer.rhythm.names import KIND_NAMES, STAGE_NAMES, name_all
@@ -84,3 +85,10 @@ def test_a_model_by_centroids_hands_its_ids_on_by_name() -> None:
     fresh = [kind.id for kind in kinds if kind.name != "Champions"]
     fresh += [called.id for stage, called in stages.items() if stage != "lost"]
     assert sorted(fresh) == [10, 11, 12, 13, 14, 15, 16]
+
+
+def test_the_built_in_rules_have_the_action_of_each_name() -> None:
+    rules = parse_rules(default_rules()).rules
+    for name, action in (*STAGE_NAMES.values(), *KIND_NAMES.values()):
+        actions = [rule.action for rule in rules if rule.to is None or name in rule.to]
+        assert (action in actions) == (name != "Steady"), name
