@@ -75,9 +75,9 @@ def definition(model: SegmentModel, segment: Segment, currency: str | None = Non
         days = "2 days" if clock.few == 3 else f"2 to {clock.few - 1} days"
         return f"Ordered on {days} so far, and on rhythm: not silent for unusually long."
     kind = _kind(model, segment, currency)
-    return (
-        f"Ordered on {clock.few} days or more, and on rhythm: not silent for unusually long. "
-        f"Of all kinds of such customers nearest to {kind}."
+    alone = sum(one.stage == "steady" for one in model.segments) == 1
+    return f"Ordered on {clock.few} days or more, and on rhythm: not silent for unusually long. " + (
+        f"In the middle {kind}." if alone else f"Of all kinds of such customers nearest to {kind}."
     )
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
-"""Write docs/samples/segment-report.html and .md: a training run over Online Retail, a month after the first one.
+"""Write docs/samples/segment-report.html and .md: a training run over Online Retail, the sixth in as many months.
 
 The argument is a file of the orders (docs/how-to/files.md), in pounds:
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,37 +21,46 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from segmentation.rfm import Rules
 from trainer.outcome import TrainingOutcome
+from trainer.prospects.foresee import foreseen
 from trainer.report.render import html, markdown
-from trainer.snapshot.orders import take_from_file
-from trainer.training.learn import Stopwatch, TrainingResult, learn
+from trainer.rhythm.learn import learn_by_recipe
+from trainer.snapshot.orders import OrderBook, read_book
+from trainer.training.learn import Stopwatch, TrainingResult
 from trainer.training.naming import Lineage
-from trainer.training.plan import TrainingPlan
+from trainer.training.plan import of_recipe
 
 HERE: Final = Path(__file__).parent
-BEFORE: Final = datetime(2011, 10, 10, tzinfo=UTC)
-AFTER: Final = datetime(2011, 11, 10, tzinfo=UTC)
+RUNS: Final = tuple(datetime(2011, month, 10, tzinfo=UTC) for month in range(6, 12))
 # As `segtrainer run --dry-run` would.
-PLAN: Final = TrainingPlan()
+PLAN: Final = of_recipe("rhythm")
 
 
-def train(orders: Path, at: datetime, lineage: Lineage) -> TrainingResult:
+def train(book: OrderBook, at: datetime, lineage: Lineage) -> TrainingResult:
     """Train on the orders up to an instant."""
     at_ms = int(at.timestamp() * 1000)
     watch = Stopwatch(time.perf_counter)
     with watch.step("snapshot"):
-        snapshot = take_from_file(orders, at_ms, Rules(), "GBP")
-    return learn(snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None)
+        snapshot = book.as_of(at_ms)
+    found = learn_by_recipe(
+        snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None
+    )
+    assert found.trained is not None
+    with watch.step("prospects"):
+        outcome = foreseen(found.outcome, snapshot, found.trained, lineage, "GBP")
+    return replace(found, outcome=msgspec.structs.replace(outcome, timings=tuple(watch.timings)))
 
 
 def run(orders: Path) -> TrainingOutcome:
-    """Train twice, the second time with the first model active."""
-    first = train(orders, BEFORE, Lineage()).trained
-    assert first is not None
-    highest = max(segment.id for segment in first.model.segments)
-    lineage = Lineage(active=first.model, activation=0, highest_id=highest, past=(first.model,))
-    result = train(orders, AFTER, lineage)
+    """Train each month, with the model of the month before active."""
+    book, lineage = read_book(orders, Rules(), "GBP"), Lineage()
+    for number, at in enumerate(RUNS):
+        result = train(book, at, lineage)
+        assert result.trained is not None
+        highest = max(lineage.highest_id, *(segment.id for segment in result.trained.model.segments))
+        past = (*lineage.past, result.trained.model)
+        lineage = Lineage(active=result.trained.model, activation=number, highest_id=highest, past=past)
     would = "active" if result.may_activate else "a candidate"
-    why = (*result.outcome.decision.why, f"Dry run: nothing was published; it would be {would}.")
+    why = (*result.outcome.decision.why, f"Dry run: nothing was published; the model would be {would}.")
     decision = msgspec.structs.replace(result.outcome.decision, why=why)
     return msgspec.structs.replace(result.outcome, decision=decision, currency="GBP")
 

@@ -138,17 +138,17 @@ def _box(inside: NDArray[np.float64], x: Scale, y: float, kind: str) -> list[Mar
 
 def distributions(outcome: TrainingOutcome, sample: Sample) -> list[Chart]:
     """Draw each feature's distribution before and after the transform, one above the other."""
-    transform = next((f.transform for f in outcome.fits if f.chosen), "the transform")
+    transform = next((f.transform for f in outcome.fits if f.chosen), None)
     return [_distribution(feature, transform) for feature in sample.features]
 
 
-def _distribution(feature: SampledFeature, transform: str) -> Chart:
+def _distribution(feature: SampledFeature, transform: str | None) -> Chart:
     measure, raw, z = measure_of(feature.name), np.array(feature.values), np.array(feature.z)
     top = float(np.percentile(raw, _SHOWN))
     shown = raw[raw <= top]
     parts = [text(_LEFT, 13, "before", "row")]
     parts += _histogram(shown, 150.0, 24.0, measure.axis)
-    after = f"after ({transform}, standardised)"
+    after = "after the transform, standardised" if transform is None else f"after ({transform}, standardised)"
     parts += [text(_LEFT, 213, after, "row"), *_histogram(z, 350.0, 224.0, "z: standard deviations from the mean")]
     before_skew, after_skew = skew(raw), skew(z)
     cut = f" The highest 1{NARROW}%, above {decimal(top, 0)}, isn't drawn." if len(shown) < len(raw) else ""

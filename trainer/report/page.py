@@ -122,8 +122,8 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
     parts += [tag("p", sentence) for sentence in sentences.input_notes(outcome)]
     if outcome.quality.features:
         parts.append(_table(tables.quality(outcome)))
-    if (related := worth_tables.correlations(outcome)) is not None:
-        parts.append(_table(related))
+    for table in (worth_tables.history(outcome), worth_tables.correlations(outcome)):
+        parts += [] if table is None else [_table(table)]
     if outcome.sample is None:
         return parts
     drawn = len(outcome.sample.segment)
@@ -155,7 +155,7 @@ def _clusters(outcome: TrainingOutcome) -> list[Markup]:
     if outcome.projection is not None:
         wide.append(plane(outcome, outcome.sample, outcome.projection))
     return [
-        tag("h2", "How well the segments are separated"),
+        tag("h2", "Where the segments lie"),
         _charts([chart for chart in wide if chart is not None], wide=True),
     ]
 

@@ -65,8 +65,8 @@ def markdown(outcome: TrainingOutcome) -> str:
     parts += ["## Customers in this training", *map(plain, sentences.input_notes(outcome))]
     if outcome.quality.features:
         parts.append(_table(tables.quality(outcome)))
-    if (related := worth_tables.correlations(outcome)) is not None:
-        parts.append(_table(related))
+    for table in (worth_tables.history(outcome), worth_tables.correlations(outcome)):
+        parts += [] if table is None else [_table(table)]
     parts += ["## The choice of k", *map(plain, sentences.choice(outcome))]
     if outcome.fits:
         parts.append(_table(tables.fits(outcome)))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A reason in the words of a fit, which the summary leaves to the section on the choice.
 _ABOUT_A_FIT: Final = re.compile(r"k = \d+ ")
+# Of gates on figures that are no shares.
+_DIGITS: Final = {"stability": 3, "moves a year": 1, "lift over recency": 3, "outlook over recency": 3}
 _MOVES: Final = 5  # largest movements listed in a sentence
 _NOT_FITTED: Final = {"in window": " (no order in the window)", "ordinary": " (|z| of 3 or more)"}
 _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -208,7 +210,7 @@ def gate_verdict(fit: Fit) -> str:
 
 
 def gate_value(gate: Gate) -> str:
-    """Format the measured value: a share as a percentage, the stability as it is."""
+    """Format the measured value: a share as a percentage, figures that are none as they are."""
     return "not measured" if gate.value is None else _measure(gate.name, gate.value)
 
 
@@ -227,7 +229,8 @@ def seconds(value: float) -> str:
 
 
 def _measure(name: str, value: float) -> str:
-    return decimal(value, 3) if name == "stability" else percent(value)
+    digits = _DIGITS.get(name)
+    return percent(value) if digits is None else decimal(value, digits)
 
 
 def _worth(forecasts: Sequence[SegmentForecast], currency: str | None) -> str:

@@ -104,9 +104,7 @@ def fits(outcome: TrainingOutcome) -> ReportTable:
 
 def gates(outcome: TrainingOutcome) -> ReportTable:
     """Return the gates of the chosen fit and of the model, with values, limits and verdicts."""
-    rows = [
-        (g.name, gate_value(g), gate_limit(g), "✓ passes" if g.passed else "✗ fails") for g in outcome.decision.gates
-    ]
+    rows = [(g.name, gate_value(g), gate_limit(g), verdict(g.passed)) for g in outcome.decision.gates]
     return ReportTable(
         "Measured values and limits of the gates",
         ("Gate", "Value", "Limit", "Verdict"),
@@ -198,6 +196,11 @@ def timings(outcome: TrainingOutcome) -> ReportTable:
     total = sum(t.seconds for t in outcome.timings)
     rows = [(t.step, seconds(t.seconds), percent(t.seconds / total if total else 0.0, 0)) for t in outcome.timings]
     return ReportTable("Time by step", ("Step", "Time", "Share"), (*rows, ("All", seconds(total), percent(1.0))))
+
+
+def verdict(passed: bool) -> str:
+    """Return a verdict, by a sign and in words."""
+    return "✓ passes" if passed else "✗ fails"
 
 
 def in_currency(head: str, outcome: TrainingOutcome) -> str:

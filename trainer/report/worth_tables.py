@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from trainer.report.markup import NARROW, amount, count, decimal, percent
 from trainer.report.measures import measure_of
 from trainer.report.sentences import moment
-from trainer.report.tables import NONE, ReportTable, in_currency
+from trainer.report.tables import NONE, ReportTable, in_currency, verdict
 
 if TYPE_CHECKING:
     from trainer.outcome import LaterWorth, SegmentFacts, TrainingOutcome
@@ -47,7 +47,7 @@ def forecast(outcome: TrainingOutcome) -> ReportTable | None:
         )
     )
     return ReportTable(
-        "The next 90 days of each segment, as expected, and the share that ordered last time",
+        "Expected orders and money, and the share that ordered in the last 90 days",
         (
             "Segment",
             "Customers",
@@ -57,7 +57,7 @@ def forecast(outcome: TrainingOutcome) -> ReportTable | None:
             in_currency("Money", outcome),
             "Usual gap in days, median",
             "Silent for so many usual gaps, median",
-            "Ordered last time",
+            "Ordered in the last 90 days",
         ),
         tuple(rows),
     )
@@ -106,7 +106,7 @@ def borders(outcome: TrainingOutcome) -> ReportTable | None:
         if s.border
     ]
     return ReportTable(
-        "Customers near a border: as well in another segment today, or in another within 30 days if they order nothing",
+        "As well in another segment today; or in another one within 30 days, if they order nothing",
         ("Segment", "Customers", "Near a border today", "Mostly to", "Leaving within 30 days", "Mostly to"),
         tuple(rows),
         frozenset({0, 3, 5}),
@@ -156,6 +156,22 @@ def rankings(later: LaterWorth) -> ReportTable | None:
         ("Ranked by", "Puts one who ordered above one who didn't", "Later money that the highest tenth spent"),
         tuple(rows),
         marked=marked,
+    )
+
+
+def history(outcome: TrainingOutcome) -> ReportTable | None:
+    """Return what there is of history, and what a fit of the outlook needs; None where nobody looked."""
+    if not outcome.history:
+        return None
+    rows = [
+        (check.name, decimal(check.value, 0), f"at {check.bound} {decimal(check.limit, 0)}", verdict(check.passed))
+        for check in outcome.history
+    ]
+    return ReportTable(
+        "The history, and what it takes to fit the outlook",
+        ("Count", "Value", "Needed", "Verdict"),
+        tuple(rows),
+        frozenset({0, 3}),
     )
 
 

@@ -28,7 +28,8 @@ def describe(
     z = coordinates(snapshot, trained.model.features)
     projection, plane = _project(z, np.array([s.centroid for s in trained.model.segments]))
     at = sample_of(len(z), SAMPLE, trained.model.training.seed)
-    values = silhouettes(z[at], trained.labels[at])
+    # Stages are definitions: being near to others isn't a fault of theirs.
+    values = silhouettes(z[at], trained.labels[at]) if trained.model.format == 1 else None
     x, y = ((z[at] - z.mean(axis=0)) @ plane.T).T
     sample = Sample(
         features=tuple(

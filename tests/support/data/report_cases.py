@@ -15,6 +15,7 @@ from trainer.outcome import (
     FeatureSpread,
     Fit,
     Gate,
+    HistoryCheck,
     LaterWorth,
     PastModel,
     PastSegment,
@@ -74,6 +75,10 @@ CORRELATIONS = (
     Correlation(one="recency_days", other="frequency", rank=-0.56),
     Correlation(one="recency_days", other="monetary", rank=-0.5),
     Correlation(one="frequency", other="monetary", rank=0.79),
+)
+HISTORY = (
+    HistoryCheck("customers with an order", 3000.0, 500.0, "least", passed=True),
+    HistoryCheck("days of history", 151.0, 180.0, "least", passed=False),
 )
 LATER = LaterWorth(
     since="2011-09-11T00:00:00Z",
@@ -157,6 +162,7 @@ def outcome(
         correlations=CORRELATIONS if foreseen else (),
         past=_past(segments) if foreseen else (),
         later=LATER if foreseen else None,
+        history=HISTORY if foreseen else (),
         decision=PublicationDecision(
             verdict=verdict,
             why=(f"k = {k} has the best silhouette of those that pass the gates.",),
