@@ -83,18 +83,28 @@ def _cell(value: float | None, form: str, *, red: bool = False) -> str:
 def _segments(outcome: TrainingOutcome) -> Table:
     from rich.table import Table
 
-    table = Table(title=f"Segments as of {outcome.as_of}", caption="recency, frequency, monetary: medians; money: sum")
+    foreseen = any(segment.forecast for segment in outcome.segments)
+    caption = "recency, frequency, monetary: medians; money: sum"
+    if foreseen:
+        caption += "; in 90 days: share expected to order"
+    table = Table(title=f"Segments as of {outcome.as_of}", caption=caption)
     table.add_column("segment")
-    for heading in ("customers", "share", "money", "recency (days)", "frequency", "monetary"):
+    ahead = ("in 90 days",) if foreseen else ()
+    for heading in ("customers", "share", "money", "recency (days)", "frequency", "monetary", *ahead):
         table.add_column(heading, justify="right")
     table.add_column("action")
     for segment in outcome.segments:
-        table.add_row(*_row(segment))
+        table.add_row(*_row(segment), *_ahead(segment)[: len(ahead)], segment.action)
     return table
+
+
+def _ahead(segment: SegmentFacts) -> tuple[str]:
+    known = segment.forecast
+    return (f"{known.ordering / segment.customers:.1%}" if known and segment.customers else "-",)
 
 
 def _row(segment: SegmentFacts) -> tuple[str, ...]:
     spreads = ((segment.recency_days, 1), (segment.frequency, 0), (segment.monetary, 2))
     medians = ["-" if spread is None else f"{spread.median:,.{decimals}f}" for spread, decimals in spreads]
     money = "-" if segment.money_share is None else f"{segment.money_share:.1%}"
-    return (segment.name, f"{segment.customers:,}", f"{segment.share:.1%}", money, *medians, segment.action)
+    return (segment.name, f"{segment.customers:,}", f"{segment.share:.1%}", money, *medians)
