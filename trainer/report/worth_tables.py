@@ -46,21 +46,22 @@ def forecast(outcome: TrainingOutcome) -> ReportTable | None:
             percent(ordered / was) if was else NONE,
         )
     )
-    return ReportTable(
-        "Expected orders and money, and the share that ordered in the last 90 days",
-        (
-            "Segment",
-            "Customers",
-            "Expected to order",
-            "Share",
-            "Orders",
-            in_currency("Money", outcome),
-            "Usual gap in days, median",
-            "Silent for so many usual gaps, median",
-            "Ordered in the last 90 days",
-        ),
-        tuple(rows),
+    heads = (
+        "Segment",
+        "Customers",
+        "Expected to order",
+        "Share",
+        "Orders",
+        in_currency("Money", outcome),
+        "Usual gap in days, median",
+        "Silent for so many usual gaps, median",
+        "Ordered in the last 90 days",
     )
+    if was:
+        return ReportTable(
+            "Expected orders and money, and the share that ordered in the last 90 days", heads, tuple(rows)
+        )
+    return ReportTable("Expected orders and money", heads[:-1], tuple(row[:-1] for row in rows))
 
 
 def _forecast_row(s: SegmentFacts) -> tuple[str, ...]:

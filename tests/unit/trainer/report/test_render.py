@@ -236,6 +236,17 @@ def test_the_next_90_days_adds_up() -> None:
     assert f"Of those who were here 90 days ago, {share:.0f}\N{NO-BREAK SPACE}% ordered since." in said
 
 
+def test_where_nothing_is_known_of_last_time_there_is_no_column_of_it() -> None:
+    outcome = cases.outcome(foreseen=True)
+    bare = tuple(msgspec.structs.replace(s, past=None) for s in outcome.segments)
+    table = next(
+        t
+        for t in markdown_tables(markdown(msgspec.structs.replace(outcome, segments=bare)))
+        if t[0][2] == "Expected to order"
+    )
+    assert table[0][-1] == "Silent for so many usual gaps, median"
+
+
 def test_without_fitted_values_nothing_is_said_of_expected_money() -> None:
     outcome = cases.outcome(foreseen=True)
     poorer = tuple(
