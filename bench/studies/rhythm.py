@@ -185,7 +185,7 @@ def crossings_of(
     days = Days(book, log.start_ms, log.end_ms)
     n = len(days.names)
     segment, since = np.full(n, -1, dtype=np.int64), np.full(n, -(10**6))
-    found: list[tuple[str, Crossing]] = []
+    found: list[tuple[str, Crossing[str]]] = []
     judged: dict[str, int] = {}
     for day in range(days.first_day, days.last_day):
         bought = days.add(day)

@@ -24,7 +24,7 @@ OFFERS: Final = (
 )
 
 
-Crossings = Mapping[str, Sequence[Crossing]]  # by customer, in time order
+Crossings = Mapping[str, Sequence[Crossing[str]]]  # by customer, in time order
 
 
 class MoveFigures(NamedTuple):
@@ -68,7 +68,7 @@ def move_figures(
     )
 
 
-def _about_offer(crossing: Crossing, orders: Sequence[int], gap: float) -> list[str]:
+def _about_offer(crossing: Crossing[str], orders: Sequence[int], gap: float) -> list[str]:
     """Return what holds of an offer at this move: made, in rhythm, needless."""
     place = int(np.searchsorted(orders, crossing.at, side="right"))
     found = ["made"]
@@ -79,9 +79,9 @@ def _about_offer(crossing: Crossing, orders: Sequence[int], gap: float) -> list[
     return found
 
 
-def by_customer(moves: Iterable[tuple[str, Crossing]]) -> Crossings:
+def by_customer(moves: Iterable[tuple[str, Crossing[str]]]) -> Crossings:
     """Return moves, in time order, by customer."""
-    found: dict[str, list[Crossing]] = defaultdict(list)
+    found: dict[str, list[Crossing[str]]] = defaultdict(list)
     for customer, crossing in moves:
         found[customer].append(crossing)
     return found

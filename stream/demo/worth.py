@@ -126,7 +126,7 @@ class MoveLog:
 
     def __init__(self) -> None:
         self._stays: defaultdict[str, list[_Stay]] = defaultdict(list)
-        self.crossings: defaultdict[str, list[Crossing]] = defaultdict(list)
+        self.crossings: defaultdict[str, list[Crossing[str]]] = defaultdict(list)
 
     def add(self, move: SegmentChanged) -> None:
         """Note the next move. The moves of one customer come in their order."""

@@ -1,1 +1,1 @@
-"""A rehearsal: past orders, replayed in memory through the scoring step. Imported by bench, demo and trainer."""
+"""A rehearsal: past orders, replayed in memory. Imported by bench, commands, demo and trainer."""

@@ -6,11 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
-from segmentation.entries import CANCELLED, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
+from segmentation.entries import CANCELLED, NEVER, NONE, PLACED, REFUNDED, UNREVISED, Entry, hash_id, key_of
 from segmentation.links import Edge, ids_that_stay
+from stream.orders.rows import LeftOutReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from stream.orders.rows import OrderRow
 
@@ -21,13 +22,16 @@ _SPACES: Final = {name: b"%d" % kind for name, kind in _KINDS.items()}
 
 
 class OrderFacts(NamedTuple):
-    """Facts of all rows of a file, to be known before they are sorted into histories. Instants in ms."""
+    """Facts of all rows of a file. Instants in ms."""
 
-    rows: int
-    first_ms: int | None
-    last_ms: int | None
+    rows: int  # orders, refunds and cancellations that can be used
+    first_ms: int  # NEVER: of none
+    last_ms: int  # NONE: of none
     stays: Mapping[bytes, bytes]  # the id that stays, of each id that was merged
-    other_currencies: Mapping[str, int]  # rows by currency: they are left out
+    left_out: Mapping[str, int]  # rows in another currency, or dated ahead
+
+
+NO_ORDERS: Final = OrderFacts(0, NEVER, NONE, {}, {})
 
 
 class Share(NamedTuple):
@@ -45,39 +49,46 @@ class Share(NamedTuple):
         return self.of == 1 or crc32(customer) % self.of == self.number
 
 
-def facts_of(rows: Iterable[OrderRow], currency: str) -> OrderFacts:
-    """Go once through the rows, in any order."""
-    count, first, last = 0, None, None
+def read_histories(
+    read: Callable[[], Iterable[OrderRow]], currency: str, until_ms: int, share: Share | None = None
+) -> tuple[Histories, OrderFacts]:
+    """Return the histories of a share's customers, by the rows before an instant, and facts of all rows.
+
+    `read` gives the rows, in any order. Where some are merges it is called again: two ids that are one person are one
+    customer all the time. Rows in another currency are left out. Equal refunds at one instant are numbered, as
+    `segstream replay` does.
+    """
+    histories, facts = _read(read(), currency, until_ms, share or Share(), {})
+    if facts.stays:
+        histories, facts = _read(read(), currency, until_ms, share or Share(), facts.stays)
+    for customer, own in histories.items():
+        # As a replay sends them: by time, those of one instant in the file's order.
+        histories[customer] = sorted(dict.fromkeys(own), key=_time)
+    return histories, facts
+
+
+def _read(
+    rows: Iterable[OrderRow], currency: str, until_ms: int, share: Share, stays: Mapping[bytes, bytes]
+) -> tuple[Histories, OrderFacts]:
+    count, first, last = 0, NEVER, NONE
+    found: Histories = {}
     merges: list[Edge] = []
-    others: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    repeats: Counter[tuple[bytes, str]] = Counter()
     for row in rows:
-        count += 1
         at = row.at_ms
-        if last is None or at > last:
-            last = at
-        if first is None or at < first:
-            first = at
+        if at >= until_ms:
+            left_out[LeftOutReason.DATED_AHEAD.value] += 1
+            continue
         if row.kind == "merged":
             merges.append(Edge(at, row.customer_id, row.merged_into or ""))
-        elif row.currency != currency:
-            others[row.currency] += 1
-    return OrderFacts(count, first, last, ids_that_stay(merges), others)
-
-
-def histories_of(
-    rows: Iterable[OrderRow], facts: OrderFacts, currency: str, until_ms: int, share: Share | None = None
-) -> Histories:
-    """Sort the rows before an instant into the histories of a share's customers.
-
-    Two ids that are one person, by a merge at any time, are one customer all the time. Rows in another currency than
-    `currency` are left out. Equal refunds at one instant are numbered, as `segstream replay` does.
-    """
-    found: Histories = {}
-    repeats: Counter[tuple[bytes, str]] = Counter()
-    share, stays = share or Share(), facts.stays
-    for row in rows:
-        if row.at_ms >= until_ms or row.kind == "merged" or row.currency != currency:
             continue
+        if row.currency != currency:
+            left_out[f"in {row.currency}"] += 1
+            continue
+        count += 1
+        last = max(last, at)
+        first = min(first, at)
         customer = row.customer_id.encode()
         customer = stays.get(customer, customer)
         if not share.has(customer):
@@ -92,10 +103,7 @@ def histories_of(
             found[customer].append(entry)
         else:
             found[customer] = [entry]
-    for customer, own in found.items():
-        # As a replay sends them: by time, those of one instant in the file's order.
-        found[customer] = sorted(dict.fromkeys(own), key=_time)
-    return found
+    return found, OrderFacts(count, first, last, ids_that_stay(merges), left_out)
 
 
 def _time(entry: Entry) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
+_Segment = TypeVar("_Segment", str, int)
 YEAR_MS: Final = 365 * DAY_MS
 BACK_DAYS: Final = (14, 30)
 # The shop changed its mind, or got to know somebody: no customer crossed a border.
@@ -46,12 +47,12 @@ class MoveColumns(NamedTuple):
         return cls(customer, at, source, target, [cause for part in parts for cause in part.cause], head)
 
 
-class Crossing(NamedTuple):
-    """A customer's move from one segment to another."""
+class Crossing(NamedTuple, Generic[_Segment]):
+    """A customer's move from one segment, by its id or its name, to another."""
 
     at: int  # ms
-    source: str | int  # a segment: its id or its name
-    target: str | int
+    source: _Segment
+    target: _Segment
     cause: str
 
 
@@ -97,7 +98,7 @@ class MoveTally:
 
 
 def tally_of(
-    crossings: Mapping[str, Sequence[Crossing]], first_orders: Mapping[str, int], start: int, end: int
+    crossings: Mapping[str, Sequence[Crossing[Any]]], first_orders: Mapping[str, int], start: int, end: int
 ) -> MoveTally:
     """Count the moves in [start, end) of customers, by their names; `first_orders`: instants (ms), of all customers.
 
@@ -112,28 +113,34 @@ def tally_of(
     return found
 
 
-def add_moves(group: GroupReplay, start: int, end: int, tally: MoveTally) -> None:
-    """Count the customers and the moves of a replay of [start, end). Those that only place a customer are none."""
+def add_moves(group: GroupReplay, start: int, end: int, tally: MoveTally) -> Counter[tuple[int, int]]:
+    """Count the customers and the moves of a replay of [start, end). Return the moves by source and target.
+
+    Those that only place a customer are none.
+    """
     for own in group.entries:
         first = next((entry.time for entry in own if entry.kind == PLACED), end)
         if first < end:
             tally.customers += 1
             tally.customer_ms += end - max(start, first)
-    for _, crossings in crossings_of(group.moves):
+    flows: Counter[tuple[int, int]] = Counter()
+    for crossings in crossings_of(group.moves):
         count_moves(crossings, end, tally)
+        flows.update([(crossing.source, crossing.target) for crossing in crossings])
+    return flows
 
 
-def crossings_of(moves: MoveColumns) -> Iterator[tuple[int, list[Crossing]]]:
-    """Yield each customer's moves from one segment to another, by its index in the group."""
-    found: dict[int, list[Crossing]] = {}
+def crossings_of(moves: MoveColumns) -> Iterable[list[Crossing[int]]]:
+    """Return each customer's moves from one segment to another."""
+    found: dict[int, list[Crossing[int]]] = {}
     columns = (moves.customer, moves.at, moves.source, moves.target)
     for customer, at, source, target, cause in zip(*(c.tolist() for c in columns), moves.cause, strict=True):
         if source and target and cause not in NOT_OWN:
             found.setdefault(customer, []).append(Crossing(at, source, target, cause.value))
-    yield from found.items()
+    return found.values()
 
 
-def count_moves(own: Sequence[Crossing], end: int, tally: MoveTally) -> None:
+def count_moves(own: Sequence[Crossing[Any]], end: int, tally: MoveTally) -> None:
     """Count one customer's moves before `end`, which are in time order."""
     for i, crossing in enumerate(own):
         tally.by_cause[crossing.cause] += 1
@@ -142,7 +149,7 @@ def count_moves(own: Sequence[Crossing], end: int, tally: MoveTally) -> None:
             tally.back.update(returns(own, i))
 
 
-def returns(own: Sequence[Crossing], i: int) -> list[int]:
+def returns(own: Sequence[Crossing[Any]], i: int) -> list[int]:
     """Return the spans in BACK_DAYS within which the customer is back in the segment that move i leaves."""
     for later in own[i + 1 :]:
         if later.target == own[i].source:

@@ -15,7 +15,7 @@ from segmentation.model import SegmentModel
 from segmentation.money import UNITS
 from stream.orders.rows import OrderRow, cancelled, parse_at, placed, refunded
 from stream.rehearsal.columns import ReplaySpan
-from stream.rehearsal.histories import facts_of, histories_of
+from stream.rehearsal.histories import read_histories
 from stream.rehearsal.replay import GroupReplay, HistoryReplay
 from tests.support.data.clock_models import clock_model
 
@@ -66,7 +66,7 @@ MODELS = (bench_model(), bench_model().model_copy(update={"margin": 0.0}), clock
 @given(rows=histories(), model=st.sampled_from(MODELS))
 def test_a_walk_makes_the_moves_of_the_step(rows: list[OrderRow], model: SegmentModel, dwell_days: int) -> None:
     replay = HistoryReplay(model, RULES, dwell_ms=dwell_days * DAY_MS)
-    own = histories_of(rows, facts_of(rows, "USD"), "USD", until_ms=SPAN.end)
+    own = read_histories(lambda: rows, "USD", SPAN.end)[0]
     walked = moves_of(list(replay.run(own, SPAN)))
     stepped = moves_of([replay.by_step(list(own.items()), SPAN)])
     assert walked == stepped
@@ -86,5 +86,5 @@ def test_a_rehearsal_makes_the_moves_of_a_shard(rows: list[OrderRow], model: Seg
         if at == SPAN.start and not wanted.get(move.customer_id.encode()) and move.rfm and move.rfm.recency_days > 0:
             cause = "model"  # the model's start
         wanted.setdefault(move.customer_id.encode(), []).append((at, ids[move.from_], ids[move.to], cause))
-    own = histories_of(rows, facts_of(rows, "USD"), "USD", until_ms=SPAN.end)
+    own = read_histories(lambda: rows, "USD", SPAN.end)[0]
     assert moves_of(list(HistoryReplay(model, RULES).run(own, SPAN))) == wanted

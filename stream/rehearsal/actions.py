@@ -1,0 +1,201 @@
+"""The campaign actions of a replay, and the discounts among them that went to people who bought anyway."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from segmentation.campaigns import CampaignStep
+from segmentation.entries import DAY_MS, PLACED, Entry
+from segmentation.event_text import iso
+from segmentation.events import encode
+from segmentation.life import Life
+from segmentation.life_figures import LifeAt, life_figures
+from segmentation.outlook_figures import outlook_figures
+from segmentation.output_events import CampaignAction, Cause, OutlookFigures, SegmentChanged
+from segmentation.step import TurnContext
+from stream.orders.rows import parse_at
+from stream.rehearsal.moves import MoveColumns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from segmentation.campaign_rules import RuleTable
+    from segmentation.model import SegmentModel
+    from stream.rehearsal.replay import GroupReplay
+
+ANYWAY_DAYS: Final = 30
+_PERCENT: Final = re.compile(r"(\d{1,2}(?:[.,]\d+)?)\s*%")
+_DISCOUNT: Final = re.compile(r"\b(?:discount|voucher|coupon|rebate|money off|price off)", re.IGNORECASE)
+_OFF: Final = re.compile(r"%\s*(?:off|discount|rebate|less)", re.IGNORECASE)
+_action: Final = msgspec.json.Decoder(CampaignAction)
+
+
+def discount_of(action: str, share: float) -> float | None:
+    """Return the share of an order that an action takes off; None: it takes nothing off. `share`: where it names none.
+
+    >>> discount_of("Win-back with 20 % off", 0.1), discount_of("Second-order voucher", 0.1), discount_of("VIP", 0.1)
+    (0.2, 0.1, None)
+    """
+    if not _DISCOUNT.search(action) and not _OFF.search(action):
+        return None
+    named = _PERCENT.search(action)
+    return share if named is None else float(named[1].replace(",", ".")) / 100
+
+
+@dataclass(slots=True)
+class CampaignTally:
+    """Counts of one campaign's actions. `followed`: those that orders can be looked for in the 30 days after.
+
+    `anyway`: those of them after which the customer ordered in that time; `their_units`: what these first orders were
+    worth, ten-thousandths.
+    """
+
+    action: str
+    actions: int = 0
+    followed: int = 0
+    anyway: int = 0
+    their_units: int = 0
+
+    def add(self, other: CampaignTally) -> None:
+        """Add the counts of other customers."""
+        self.actions += other.actions
+        self.followed += other.followed
+        self.anyway += other.anyway
+        self.their_units += other.their_units
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    """A record of a move, as the campaign step reads it."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+
+
+@dataclass(slots=True)
+class RehearsedCampaigns:
+    """Runs the campaign step on the moves of groups. `known_until`: orders are known up to this instant (ms)."""
+
+    table: RuleTable
+    model: SegmentModel
+    known_until: int
+    found: dict[str, CampaignTally] = field(default_factory=dict)
+    _may_act: dict[tuple[int, int, Cause], bool] = field(default_factory=dict)
+    _names: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._names = {segment.id: segment.name for segment in self.model.segments}
+
+    def add(self, group: GroupReplay) -> None:
+        """Count the actions on a group's moves. Where the model started, nobody is written to."""
+        moves = group.moves
+        rows = self._rows(moves)
+        if not rows.size:
+            return
+        records = list(self._records(group, rows))
+        # A step of its own for each group, whose customers come once.
+        step = CampaignStep(self.table, "rehearsal")
+        context = TurnContext(0, 0)
+        plan = step.plan(records, 0, context)
+        turn = step.decide(plan, [None] * len(plan.keys), (), False, context)
+        place = {customer: i for i, customer in enumerate(group.customers)}
+        for output in turn.outputs:
+            event = _action.decode(output.value)
+            self._count(event, group.entries[place[output.key]])
+
+    def _rows(self, moves: MoveColumns) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Return the moves that some rule may act on, going by segments and cause."""
+        kinds = zip(moves.source.tolist(), moves.target.tolist(), moves.cause, strict=True)
+        return np.array([row for row, kind in enumerate(kinds) if self._may(kind)], dtype=np.int64)
+
+    def _may(self, kind: tuple[int, int, Cause]) -> bool:
+        may = self._may_act.get(kind)
+        if may is None:
+            source, target, cause = self._name(kind[0]), self._name(kind[1]), kind[2]
+            bare = [rule.model_copy(update={"life": None, "outlook": None}) for rule in self.table.rules]
+            may = cause is not Cause.MODEL and target is not None
+            may = may and any(rule.matches(source, target or "", cause) for rule in bare)
+            self._may_act[kind] = may
+        return may
+
+    def _name(self, segment: int) -> str | None:
+        return self._names.get(segment)
+
+    def _records(self, group: GroupReplay, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Iterator[_Record]:
+        moves = group.moves
+        head, at = moves.head[rows], moves.at[rows]
+        outlooks = outlook_figures(self.model.outlook, head, at)
+        lives = zip(
+            *(head[name].tolist() for name in ("life_orders", "life_days", "life_money", "life_first", "last")),
+            strict=True,
+        )
+        sequences: dict[int, int] = {}
+        for row, when, life, outlook in zip(rows.tolist(), at.tolist(), lives, outlooks, strict=True):
+            customer = int(moves.customer[row])
+            sequences[customer] = sequences.get(customer, 0) + 1
+            event = self._event(moves, row, group.customers[customer].decode(), sequences[customer], life, outlook)
+            yield _Record(row, when, group.customers[customer], encode(event))
+
+    def _event(
+        self,
+        moves: MoveColumns,
+        row: int,
+        customer: str,
+        sequence: int,
+        life: tuple[int, int, int, int, int],
+        outlook: OutlookFigures | None,
+    ) -> SegmentChanged:
+        """Return the event of a move, as far as rules look at it."""
+        *figures, last = life
+        at = iso(int(moves.at[row]))
+        return SegmentChanged(
+            id=f"{customer}:{sequence}",
+            customer_id=customer,
+            sequence=sequence,
+            from_=self._name(int(moves.source[row])),
+            to=self._name(int(moves.target[row])),
+            cause=moves.cause[row],
+            occurred_at=at,
+            scored_at=at,
+            model_version=None,
+            rfm=None,
+            before=None,
+            distances={},
+            next=None,
+            causation_id=None,
+            life=life_figures(LifeAt(Life(*figures), last, [], partial=False)),
+            outlook=outlook,
+        )
+
+    def _count(self, event: CampaignAction, own: Sequence[Entry]) -> None:
+        tally = self.found.setdefault(event.campaign, CampaignTally(event.action))
+        tally.actions += 1
+        at = parse_at(event.occurred_at)
+        if at + ANYWAY_DAYS * DAY_MS > self.known_until:
+            return
+        tally.followed += 1
+        place = bisect_right(own, at, key=_time)
+        order = next((e for e in own[place:] if e.kind == PLACED), None)
+        if order is not None and order.time <= at + ANYWAY_DAYS * DAY_MS:
+            tally.anyway += 1
+            tally.their_units += order.amount
+
+
+def _time(entry: Entry) -> int:
+    return entry.key >> 3
+
+
+def added(parts: Sequence[Mapping[str, CampaignTally]]) -> dict[str, CampaignTally]:
+    """Return the counts of all parts together, by campaign."""
+    found: dict[str, CampaignTally] = {}
+    for part in parts:
+        for name, tally in part.items():
+            found.setdefault(name, CampaignTally(tally.action)).add(tally)
+    return found

@@ -1,0 +1,64 @@
+"""The result of a rehearsal in sentences."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from segmentation.entries import DAY_MS
+from stream.orders.rows import parse_at
+
+if TYPE_CHECKING:
+    from stream.rehearsal.rehearse import Rehearsal
+
+
+def headlines(report: Rehearsal) -> list[str]:
+    """Return the outcome in a few sentences, the most important first."""
+    days = round((parse_at(report.until) - parse_at(report.since)) / DAY_MS)
+    span = f"{day(report.since)} to {day(report.until)} ({days:,} days)"
+    pace = f"{report.moves:,} moves from segment to segment, {report.moves_per_year:.1f} a customer and year"
+    lines = [
+        f"Had this run from {span} over {report.customers:,} customers:",
+        f"{pace}; {report.back_14:.1%} of them back within 14 days, {report.back_30:.1%} within 30.",
+        f"{report.actions:,} campaign actions; {report.discounts:,} of them take something off the price.",
+    ]
+    if report.discounts_followed:
+        anyway = f"{report.discounts_anyway:,} of {report.discounts_followed:,} discounts"
+        cost = f"{report.discount_cost:,.2f} {report.currency}"
+        lines.append(
+            f"{anyway} went to customers who ordered within 30 days without one: these would have cost {cost}."
+        )
+    return lines
+
+
+_ASSUMPTIONS: Final = """
+The orders are those of the file. Nobody in it had these campaigns, so nothing here says what they would have brought:
+only whom they would have gone to, and what these customers did without them.
+
+The model starts at the beginning: it places the customers who are known then, which counts as no move and sets off no
+campaign.
+
+An action counts as a discount where it names a percentage off, a voucher, a coupon or a discount. It is taken off the
+first order of the 30 days after it: the percentage that the action names, else SHARE.
+
+Moves and actions in the last 30 days can't be followed. They count, but nobody knows yet whether a move goes back, or
+whether a customer orders.
+
+Two ids that the file merges are one customer from the beginning.
+"""
+
+
+def assumptions(report: Rehearsal) -> list[str]:
+    """Return how the figures came about, for somebody who wants to judge them."""
+    text = _ASSUMPTIONS.replace("SHARE", f"{report.discount_share:.0%}")
+    return [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]
+
+
+def day(instant: str) -> str:
+    """Return the day of an instant.
+
+    >>> day("2026-03-01T00:00:00.000Z")
+    '1 March 2026'
+    """
+    at = datetime.fromisoformat(instant)
+    return f"{at.day} {at:%B %Y}"
