@@ -19,7 +19,6 @@ from stream.commands import (
     models,
     outputs,
     rates,
-    rehearse,
     replay,
     settings,
     shards,
@@ -57,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: Rich alone takes as long to import as everything else together
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (demo, replay, rehearse, workers, outputs, customers, shards, settings):
+for room in (demo, replay, workers, outputs, customers, shards, settings):
     app.registered_commands += room.app.registered_commands
 for room in (local, topics, models, rates, dead_letters):
     app.add_typer(room.app)

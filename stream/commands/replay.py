@@ -1,14 +1,15 @@
-"""`segstream replay|backfill`: the orders of a file, sent to the orders topic."""
+"""`segstream replay|backfill|rehearse`: the orders of a file, sent to the orders topic, or only tried out."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 import typer
@@ -16,13 +17,15 @@ import typer
 from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.commands.interruption import INTERRUPTED, interruption
-from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of
+from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of, instant_of
 from stream.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from segmentation.model import SegmentModel
     from stream.orders.sorting import InTimeOrder
+    from stream.rehearsal.rehearse import Rehearsal
     from stream.replay.publisher import BackfillPart, ReplayReport
     from stream.settings import Settings
 
@@ -51,6 +54,44 @@ BackfillId = Annotated[
 NoFinish = Annotated[
     bool, typer.Option("--no-finish", help="Don't finish the backfill yet: more files follow under this id.")
 ]
+
+
+PastOrders = Annotated[
+    Path, typer.Option("--from", metavar="FILE", help="A file of orders, as `segstream replay` takes it.")
+]
+Since = Annotated[
+    int,
+    typer.Option(
+        parser=instant_of,
+        metavar="TIME",
+        help="Start the model at this instant (ISO 8601; UTC if it names no zone).",
+    ),
+]
+Before = Annotated[
+    int | None,
+    typer.Option(
+        "--until", parser=instant_of, metavar="TIME", help="End at this instant.", show_default="the last order"
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERSION|FILE", help="A model on the topic, or a file of one.", show_default="the active model"
+    ),
+]
+RulesFile = Annotated[
+    Path | None, typer.Option("--rules", help="A file of campaign rules.", show_default="SEGSTREAM_RULES_FILE")
+]
+DiscountShare = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, help="Part of an order that a discount takes off, where its action names none."),
+]
+Processes = Annotated[
+    int | None, typer.Option(min=1, max=64, help="Number of processes.", show_default="one for each core")
+]
+_PAGE: Final = "rehearsal.html"
+_FIGURES: Final = "rehearsal.json"
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help=f"Folder for {_PAGE} and {_FIGURES}; it is made.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,3 +246,79 @@ def _summary(report: ReplayReport) -> str:
         line += f"; backfill {report.backfill} is finished"
     offsets = ", ".join(f"{partition}: {offset}" for partition, offset in sorted(report.last_offsets.items()))
     return f"{line}; last offsets {offsets or 'none'}"
+
+
+@app.command()
+def rehearse(
+    orders: PastOrders,
+    since: Since,
+    *,
+    until: Before = None,
+    model: Model = None,
+    rules: RulesFile = None,
+    file_format: Format = None,
+    discount_share: DiscountShare = 0.1,
+    processes: Processes = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how often customers would have moved, and which campaigns would have acted, on the orders of a file.
+
+    Everything happens in memory: nothing is sent, and no worker is needed. Orders before --since make the customers
+    known; then the model starts.
+    """
+    from stream.progress import progress_bar
+    from stream.rehearsal.rehearse import RehearsalRequest
+    from stream.rehearsal.rehearse import rehearse as run
+    from stream.settings import load_settings
+
+    settings = load_settings(**({} if rules is None else {"rules_file": rules}))
+    request = RehearsalRequest(
+        file=orders,
+        file_format=None if file_format is None else file_format.value,
+        currency=settings.currency,
+        model=_model(settings, model).to_json(),
+        rules_text=_rules_text(settings),
+        rules=settings.rules,
+        dwell_ms=settings.dwell_ms,
+        since_ms=since,
+        until_ms=until,
+        now_ms=now_ms(),
+        discount_share=discount_share,
+        processes=processes or os.cpu_count() or 1,
+    )
+    with progress_bar(f"rehearsing {orders.name}") as show:
+        report = run(request, lambda done, of: show(done, f"of {of} shares of the customers"))
+    _show_rehearsal(report, out, as_json=as_json)
+
+
+def _show_rehearsal(report: Rehearsal, out: Path | None, *, as_json: bool) -> None:
+    from stream.rehearsal.page import page
+    from stream.rehearsal.sentences import summary
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / _PAGE).write_text(page(report), encoding="utf-8")
+        (out / _FIGURES).write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    for line in [msgspec.json.encode(report)] if as_json else summary(report):
+        echo(line)
+    if out is not None:
+        echo(f"report: {out / _PAGE}", err=True)
+
+
+def _model(settings: Settings, wanted: str | None) -> SegmentModel:
+    """Return the model of a file, of a version on the topic, or the active one."""
+    from stream.models.listing import find_model
+    from stream.models.topic import read_published
+    from stream.rehearsal.rehearse import model_of_file
+
+    if wanted is not None and Path(wanted).is_file():
+        return model_of_file(Path(wanted))
+    published = asyncio.run(read_published(settings))
+    return published.require_active() if wanted is None else find_model(published, wanted)
+
+
+def _rules_text(settings: Settings) -> str:
+    from segmentation.campaign_rules import default_rules
+
+    return default_rules() if settings.rules_file is None else settings.rules_file.read_text("utf-8")

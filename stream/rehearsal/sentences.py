@@ -31,6 +31,20 @@ def headlines(report: Rehearsal) -> list[str]:
     return lines
 
 
+def summary(report: Rehearsal) -> list[str]:
+    """Return the figures as lines for people."""
+    lines = headlines(report)
+    for one in report.campaigns:
+        anyway = f"; {one.bought_anyway:,} of {one.followed:,} ordered within 30 days" if one.followed else ""
+        lines.append(f"  {one.campaign}: {one.actions:,} ({one.action}){anyway}")
+    left_out = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(report.left_out.items()))
+    lines.append(
+        f"{report.orders:,} rows in {report.seconds:.1f} s ({report.orders_per_s:,.0f} rows/s)"
+        + (f"; left out {left_out}" if left_out else "")
+    )
+    return lines
+
+
 _ASSUMPTIONS: Final = """
 The orders are those of the file. Nobody in it had these campaigns, so nothing here says what they would have brought:
 only whom they would have gone to, and what these customers did without them.
