@@ -13,6 +13,9 @@ import msgspec
 
 SAMPLE: Final = 20_000  # customers of the sample, at most: the cost of a silhouette is quadratic
 
+# The names of the gates on what a model would have been worth.
+WORTH_GATES: Final = ("moves a year", "back in 14 days", "lift over recency", "outlook over recency")
+
 Choice = Literal["gates", "silhouette", "elbow", "asked"]
 Verdict = Literal["active", "candidate", "dry-run", "refused"]
 

@@ -15,9 +15,9 @@ from trainer.registry.publish import publish, read_lineage
 from trainer.registry.reports import NoReport, keep
 from trainer.report.render import write_report
 from trainer.rhythm.learn import learn_by_recipe
-from trainer.snapshot.orders import take_from_file
+from trainer.snapshot.orders import read_book, take_from_book
 from trainer.snapshot.redis import take
-from trainer.training.learn import Stopwatch
+from trainer.training.learn import Stopwatch, held_back
 from trainer.training.naming import Lineage
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from segmentation.model import SegmentModel
     from stream.settings import DeploymentSettings
     from trainer.outcome import TrainingOutcome, Verdict
+    from trainer.snapshot.orders import OrderBook
     from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.learn import TrainingResult
     from trainer.training.plan import TrainingPlan
@@ -85,7 +86,7 @@ def run(
     lineage = _lineage(settings, job, watch)
     progress("reading the customers", 0, 1)
     with watch.step("snapshot"):
-        snapshot = _snapshot(settings, job, now_ms)
+        book, snapshot = _snapshot(settings, job, now_ms)
     result = learn_by_recipe(
         snapshot,
         plan,
@@ -95,6 +96,7 @@ def run(
         watch=watch,
         progress=progress,
         force=job.force,
+        book=book,
     )
     if result.trained is not None:
         with watch.step("prospects"):
@@ -125,14 +127,16 @@ def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineag
         return read_lineage(settings)
 
 
-def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> CustomerSnapshot:
+def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> tuple[OrderBook | None, CustomerSnapshot]:
+    """Return the customers, and the orders of the file that they were read from."""
     if job.file is not None:
-        return take_from_file(job.file, job.as_of_ms, settings.rules, settings.currency)
+        book = read_book(job.file, settings.rules, settings.currency)
+        return book, take_from_book(book, job.file, job.as_of_ms)
     if job.replica_url is None:
-        return take(settings, job.as_of_ms, now_ms=now_ms)
+        return None, take(settings, job.as_of_ms, now_ms=now_ms)
     # The replica itself, whatever the Sentinels call the primary.
     directly = {"redis_url": job.replica_url, "redis_sentinels": None, "redis_sentinel_master": None}
-    return take(settings.model_copy(update=directly), job.as_of_ms, now_ms=now_ms)
+    return None, take(settings.model_copy(update=directly), job.as_of_ms, now_ms=now_ms)
 
 
 def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:
@@ -144,8 +148,7 @@ def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:
     if job.status == "candidate":
         status, why = "candidate", "It is a candidate, as requested."
     elif not result.may_activate:
-        [moved] = [g for g in result.outcome.decision.gates if g.name == "moved"]
-        over = f"{moved.value or 0.0:.1%} of the customers would move, above the limit of {moved.limit:.1%}"
+        over = "; ".join(held_back(gate) for gate in result.holding_back)
         asked = job.status == "activate"
         why = f"Activated as requested, though {over}." if asked else f"It stays a candidate: {over}."
     if not job.dry_run:

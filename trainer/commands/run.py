@@ -80,7 +80,7 @@ Recipe = Annotated[
         help="Basis of the segments. rhythm: each customer's own clock, and kinds of steady customers. rfm: recency, "
         "frequency and money, the best silhouette that passes the gates. textbook: untransformed features and the best "
         "silhouette. tutorial: as textbook, without customers of |z| >= 3, and the elbow.",
-        show_default="rfm",
+        show_default="rhythm",
         callback=_checked_recipe,
     ),
 ]

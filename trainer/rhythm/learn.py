@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -26,11 +27,13 @@ from trainer.outcome import PublicationDecision, TrainingOutcome
 from trainer.rhythm.history import LearntOutlook, learn_outlook
 from trainer.rhythm.kinds import find_kinds, kept_kinds
 from trainer.rhythm.names import name_all
+from trainer.rhythm.worth import judged
 from trainer.training.compare import compare
 from trainer.training.describe import describe
 from trainer.training.fit import TrainedModel, coordinates, histogram
 from trainer.training.learn import TrainingResult, learn, moved_gate, recipe_used
 from trainer.training.measure import rounded
+from trainer.training.naming import Lineage
 from trainer.training.outlook_fit import purchases_of
 from trainer.training.quality import check_finite, examine
 
@@ -40,9 +43,10 @@ if TYPE_CHECKING:
     from segmentation.model_parts import Stage
     from trainer.outcome import Comparison
     from trainer.rhythm.kinds import Kinds
+    from trainer.rhythm.worth import RecipeWorth
+    from trainer.snapshot.orders import OrderBook
     from trainer.snapshot.redis import CustomerSnapshot
     from trainer.training.learn import Stopwatch
-    from trainer.training.naming import Lineage
     from trainer.training.plan import TrainingPlan
     from trainer.training.search import Progress
 
@@ -60,15 +64,21 @@ def learn_by_recipe(
     watch: Stopwatch,
     progress: Progress,
     force: bool = False,
+    book: OrderBook | None = None,
 ) -> TrainingResult:
     """Train by the plan's recipe. Models by centroids get an outlook too, where the history allows it.
 
+    `book`: the orders that the snapshot was made of, to judge what the segments would have been worth.
     Raises FitError where no model can be made at all.
     """
     if plan.name == "rhythm":
-        return learn_rhythm(
-            snapshot, plan, lineage, source=source, now_ms=now_ms, watch=watch, progress=progress, force=force
+        with watch.step("worth"):
+            progress("replaying the last half year", 0, 1)
+            worth = judged(book, snapshot.as_of_ms, plan, lineage, partial(_model_then, progress=progress))
+        result = learn_rhythm(
+            snapshot, worth.plan, lineage, source=source, now_ms=now_ms, watch=watch, progress=progress, force=force
         )
+        return TrainingResult(_with_worth(result.outcome, worth), result.trained)
     result = learn(snapshot, plan, lineage, source=source, now_ms=now_ms, watch=watch, progress=progress, force=force)
     if result.trained is None or snapshot.life is None:
         return result
@@ -80,6 +90,24 @@ def learn_by_recipe(
     model = result.trained.model.model_copy(update={"outlook": learnt.model})
     outcome = msgspec.structs.replace(outcome, version=model.version)
     return TrainingResult(outcome, TrainedModel(model, result.trained.labels))
+
+
+def _model_then(snapshot: CustomerSnapshot, plan: TrainingPlan, *, progress: Progress) -> SegmentModel | None:
+    """Return the model of an earlier snapshot, as a first training would have made it; None: too short a history."""
+    purchases = purchases_of(snapshot)
+    learnt = learn_outlook(snapshot, plan.seed)
+    if not learnt.fitted:
+        return None
+    staged = _staged(purchases, snapshot, learnt, plan)
+    kinds = find_kinds(staged.columns, staged.of("steady"), plan, Lineage(), progress)
+    return _model(staged, kinds, plan, Lineage()).model
+
+
+def _with_worth(outcome: TrainingOutcome, worth: RecipeWorth) -> TrainingOutcome:
+    decision = msgspec.structs.replace(
+        outcome.decision, why=outcome.decision.why + worth.why, gates=outcome.decision.gates + worth.gates
+    )
+    return msgspec.structs.replace(outcome, later=worth.later, decision=decision)
 
 
 def learn_rhythm(

@@ -125,7 +125,11 @@ def _without_repetitions(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[
 
 def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> CustomerSnapshot:
     """Read the customers of a file as of an instant; None: of its last event. Raises SnapshotError."""
-    book = read_book(path, rules, currency)
+    return take_from_book(read_book(path, rules, currency), path, as_of_ms)
+
+
+def take_from_book(book: OrderBook, path: Path, as_of_ms: int | None) -> CustomerSnapshot:
+    """Return the customers of a file that was read, as of an instant; None: of its last event. Raises SnapshotError."""
     at = book.latest_ms if as_of_ms is None else as_of_ms
     snapshot = book.as_of(at)
     if not len(snapshot.customers):

@@ -10,7 +10,7 @@ import msgspec
 
 from segmentation.event_text import iso
 from trainer.errors import FitError
-from trainer.outcome import PublicationDecision, RecipeUsed, Timing, TrainingOutcome
+from trainer.outcome import WORTH_GATES, PublicationDecision, RecipeUsed, Timing, TrainingOutcome
 from trainer.training.choose import choose, gate
 from trainer.training.compare import compare
 from trainer.training.describe import describe
@@ -32,6 +32,18 @@ if TYPE_CHECKING:
 
 # The common property of the fitted customers, for error messages.
 _HAVING: Final = {"in window": "an order in the window", "ordinary": "no figure of |z| >= 3"}
+
+
+# Gates on the model, not on its fit: whether it may become active without being asked for.
+_ACTIVATING: Final = ("moved", *WORTH_GATES)
+
+
+def held_back(gate: Gate) -> str:
+    """Return what a gate on the model found, as a part of a sentence."""
+    if gate.name == "moved":
+        return f"{gate.value or 0.0:.1%} of the customers would move, above the limit of {gate.limit:.1%}"
+    found = "not measurable" if gate.value is None else f"{gate.value:.3g}"
+    return f"on the orders of the last half year {gate.name} is {found}, expected at {gate.bound} {gate.limit:g}"
 
 
 @dataclass(slots=True)
@@ -61,8 +73,15 @@ class TrainingResult:
 
     @property
     def may_activate(self) -> bool:
-        """Whether the model moves few enough customers to be activated without being asked for."""
-        return self.trained is not None and all(g.passed for g in self.outcome.decision.gates if g.name == "moved")
+        """Whether the model may be activated without being asked for."""
+        return self.trained is not None and not self.holding_back
+
+    @property
+    def holding_back(self) -> tuple[Gate, ...]:
+        """The gates that keep a model a candidate. A first model goes ahead: the alternative is no segments at all."""
+        if self.outcome.parent is None:
+            return ()
+        return tuple(g for g in self.outcome.decision.gates if not g.passed and g.name in _ACTIVATING)
 
 
 def learn(

@@ -49,6 +49,7 @@ class TrainingPlan:
     # Of rhythm: chances to be alive below which a customer is at risk, or lost, and purchase days of steady ones.
     at_risk: float = 0.2
     lost: float = 0.05
+    levels_asked: bool = False  # the two stand; else others are taken where these aren't worth acting on
     few: int = 3
     kinds_moved: float = 0.1  # share of customers that other kinds may move; above it the active model's stay
 
@@ -66,7 +67,15 @@ def of_recipe(name: RecipeName) -> TrainingPlan:
     if name == "rfm":
         return TrainingPlan()
     if name == "rhythm":
-        return TrainingPlan(name="rhythm", ks=(2, 3, 4), transforms=("log1p",), fitted="steady", margin=0.5, floor=50)
+        return TrainingPlan(
+            name="rhythm",
+            ks=(2, 3, 4),
+            transforms=("log1p",),
+            fitted="steady",
+            margin=0.5,
+            floor=50,
+            least_stability=0.6,
+        )
     textbook = TrainingPlan(
         name="textbook",
         way="silhouette",

@@ -22,5 +22,5 @@ def refusal(name: str) -> str | None:
     *most, last = NAMES
     names = f"{', '.join(most)} or {last}"
     if name == _FORMER_DEFAULT:
-        return "the recipe 'default' is called rfm now: give rfm to train as before, or rhythm, the new way"
+        return "the recipe 'default' is called rfm now: give rfm to train as before, or rhythm, which trains by default"
     return f"{name!r} is no recipe: give {names}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
+from trainer.errors import PlanError
 from trainer.table_settings import TableSettings
 from trainer.training.plan import TrainingPlan, of_recipe, parse_ks, parse_transforms
 from trainer.training.recipe import RecipeName, refusal
@@ -27,7 +28,7 @@ class TrainingSettings(TableSettings):
     ABOUT = "settings of the training"
     LISTED_BY = "docs/reference/settings.md"
 
-    recipe: RecipeName = Field("rfm", description="what segments are made of: rhythm, rfm, textbook or tutorial")
+    recipe: RecipeName = Field("rhythm", description="what segments are made of: rhythm, rfm, textbook or tutorial")
     k: str | None = Field(
         None, description="numbers of segments to try: 5, 2-8 or 3,5,8; rhythm tries 2-4 kinds, rfm 4-8"
     )
@@ -41,10 +42,16 @@ class TrainingSettings(TableSettings):
         ge=2,
         description="fewest customers to train on, 200 for rfm; for rhythm fewest steady customers to tell kinds, 50",
     )
-    at_risk: float = Field(
-        0.2, gt=0, le=0.95, description="rhythm: chance to be a customer still, below which one is at risk"
+    at_risk: float | None = Field(
+        None,
+        gt=0,
+        le=0.95,
+        description="rhythm: chance to be a customer still, below which one is at risk; default: chosen by what the "
+        "segments are worth, 0.2 if it can be",
     )
-    lost: float = Field(0.05, gt=0, le=0.95, description="rhythm: the same chance below which one is lost")
+    lost: float | None = Field(
+        None, gt=0, le=0.95, description="rhythm: the same chance below which one is lost; default: likewise, 0.05"
+    )
     stability_rounds: int | None = Field(
         None, ge=0, le=1000, description="resamples that the stability is measured on; rhythm and rfm take 10"
     )
@@ -54,8 +61,11 @@ class TrainingSettings(TableSettings):
     largest_share: float = Field(
         0.6, ge=0, le=1, description="gate: highest share of customers for the largest segment"
     )
-    least_stability: float = Field(
-        0.8, ge=-1, le=1, description="gate: lowest stability (adjusted Rand index under resampling)"
+    least_stability: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="gate: lowest stability (adjusted Rand index under resampling); rhythm takes 0.6, rfm 0.8",
     )
     most_moved: float = Field(
         0.2, ge=0, le=1, description="largest share of customers that a model may move and still be activated by itself"
@@ -83,33 +93,33 @@ class TrainingSettings(TableSettings):
             raise ValueError(reason)
         return name
 
-    @field_validator("lost")
-    @classmethod
-    def _lost_is_beyond_at_risk(cls, lost: float, info: ValidationInfo) -> float:
-        at_risk = info.data.get("at_risk")
-        if at_risk is not None and lost >= at_risk:
-            raise ValueError(f"expected less than at_risk, {at_risk:g}")
-        return lost
-
     def plan(self) -> TrainingPlan:
         """Return the recipe's plan with the values that are set. Raises PlanError."""
         plan = of_recipe(self.recipe)
-        return replace(
+        found = replace(
             plan,
             ks=plan.ks if self.k is None else parse_ks(self.k),
             transforms=self._transforms(plan),
             rounds=plan.rounds if self.stability_rounds is None else self.stability_rounds,
             seed=self.seed,
             floor=plan.floor if self.min_customers is None else self.min_customers,
-            at_risk=self.at_risk,
-            lost=self.lost,
+            at_risk=plan.at_risk if self.at_risk is None else self.at_risk,
+            lost=plan.lost if self.lost is None else self.lost,
+            levels_asked=self.at_risk is not None or self.lost is not None,
             smallest_share=self.smallest_share,
             largest_share=self.largest_share,
-            least_stability=self.least_stability,
+            least_stability=plan.least_stability if self.least_stability is None else self.least_stability,
             most_moved=self.most_moved,
             keep_within=self.keep_within,
             margin=plan.margin if self.margin is None else self.margin,
         )
+
+        if found.lost >= found.at_risk:
+            raise PlanError(
+                f"lost is {found.lost:g} and at_risk {found.at_risk:g}: a lost customer has the smaller chance.",
+                hint=f"Give a {PREFIX}LOST below {PREFIX}AT_RISK.",
+            )
+        return found
 
     def _transforms(self, plan: TrainingPlan) -> tuple[Transform, ...]:
         own = self.transform is None or self.recipe == "rhythm"

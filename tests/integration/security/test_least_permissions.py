@@ -196,8 +196,8 @@ def test_every_command_and_process_works_with_the_documented_permissions(
         asyncio.run(place_by_the_shop(secured.settings("shop"), 3))
         wait_for(lambda: scored(secured, deployment) == 122, processes, "all customers")
         for line in (
-            "run --min-customers 30 --k 3 --activate --force",
-            "run --min-customers 30 --k 4 --candidate --force",
+            "run --recipe rfm --min-customers 30 --k 3 --activate --force",
+            "run --recipe rfm --min-customers 30 --k 4 --candidate --force",
             "list",
             "report",
         ):

@@ -68,8 +68,9 @@ def said(process: subprocess.Popen[bytes]) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["rfm", "rhythm"])
 def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
-    settings_for: Callable[..., Settings], tmp_path: Path
+    recipe: str, settings_for: Callable[..., Settings], tmp_path: Path
 ) -> None:
     entries, command = (
         unsegmented_customers(),
@@ -79,7 +80,10 @@ def test_the_same_bytes_on_two_threads_and_over_eight_partitions(
     for threads, partitions in (("1", 1), ("2", 8)):
         worker = settings_for(time="event", partitions=partitions)
         fill(worker, entries)
-        variables = environment(worker) | {"SEGSTREAM_TRAINER_STABILITY_ROUNDS": "1"}
+        variables = environment(worker) | {
+            "SEGSTREAM_TRAINER_STABILITY_ROUNDS": "1",
+            "SEGSTREAM_TRAINER_RECIPE": recipe,
+        }
         running.append(started([*command, str(tmp_path / threads)], threads, variables))
     for process in running:
         said(process)

@@ -16,6 +16,7 @@ from redis import Redis
 
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
+from segmentation.model import SegmentModel
 from segmentation.rfm import Kind, entry
 from stream.kafka import topics
 from stream.storage.keys import ShardKeys
@@ -176,6 +177,32 @@ FILES = {
 CASES = {f"Redis: {name}": case for name, case in REDIS.items()} | {
     f"file: {name}": case for name, case in FILES.items()
 }
+
+
+UGLY_BUT_CUSTOMERS = {
+    "one customer": ordinary(1),
+    "199": ordinary(199),
+    "all equal": alike(),
+    "all recency 0": bought_now(),
+    "debts": owing(lambda i: 1.0 + i),
+    "a giant": with_giant(),
+    "two kinds": two_kinds(),
+}
+
+
+@pytest.mark.parametrize("name", UGLY_BUT_CUSTOMERS)
+def test_by_own_clock_any_customers_make_a_model(
+    name: str, worker: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fill(worker, UGLY_BUT_CUSTOMERS[name])
+    arguments = ("run", "--recipe", "rhythm", "--dry-run", "--without-kafka", "--out", str(tmp_path))
+    ended = segtrainer(monkeypatch, capsys, *arguments)
+    assert ended.code == 0, ended.line
+    [path] = tmp_path.glob("model-*.json")
+    model = SegmentModel.from_json(path.read_bytes())
+    assert model.format == 2
+    assert model.training.customers == sum(bool(own) for own in UGLY_BUT_CUSTOMERS[name].values())
+    assert "The history is too short to fit how customers order" in " ".join(ended.out.split())
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from segmentation.clock_scorer import ClockScorer
-from segmentation.entries import DAY_MS, Entry, Rules
+from segmentation.entries import DAY_MS, Rules
 from segmentation.model import CLOCK_FEATURES, SegmentModel
-from segmentation.rfm import Kind, entry
 from tests.support.data.datasets import known_segments, trained_on
+from tests.support.data.rhythm_shop import BEGIN_MS, PLAN, learnt, shop
 from trainer.errors import FitError
 from trainer.outcome import TrainingOutcome
 from trainer.rhythm.history import LEAST_CUSTOMERS, LEAST_DAYS, UNKNOWN_GAP_DAYS
@@ -21,42 +21,7 @@ from trainer.snapshot.orders import OrderBook
 from trainer.training.compare import segment_indices
 from trainer.training.learn import Stopwatch, TrainingResult
 from trainer.training.naming import Lineage
-from trainer.training.plan import TrainingPlan, of_recipe
-
-BEGIN_MS = 20_000 * DAY_MS
-PLAN = replace(of_recipe("rhythm"), ks=(2, 3), rounds=2, starts=2)
-
-
-def shop(customers: int, days: int, seed: int = 1, leave: float = 0.08) -> OrderBook:
-    """Return a shop of weekly and of monthly buyers, who come over the first half of the time and leave at random."""
-    rng = np.random.default_rng(seed)
-    entries: dict[bytes, list[Entry]] = {}
-    for number in range(customers):
-        gap, value = ((7.0, 20.0), (30.0, 60.0))[number % 2]
-        at, order, own = rng.uniform(0, days / 2), 0, []
-        while at < days:
-            amount = round(value * rng.gamma(4.0, 0.25) * 10_000)
-            own.append(
-                entry(Kind.PLACED, f"{number}-{order}", BEGIN_MS + int(at * DAY_MS), order=f"{order}", amount=amount)
-            )
-            if rng.random() < leave:
-                break
-            at, order = at + gap * rng.gamma(3.0, 1 / 3.0), order + 1
-        entries[b"%05d" % number] = own
-    return OrderBook(entries, Rules(90 * DAY_MS, 7 * DAY_MS), 0)
-
-
-def learnt(book: OrderBook, days: float, plan: TrainingPlan = PLAN, lineage: Lineage | None = None) -> TrainingResult:
-    at = BEGIN_MS + int(days * DAY_MS)
-    return learn_by_recipe(
-        book.as_of(at),
-        plan,
-        lineage or Lineage(),
-        source="test",
-        now_ms=at,
-        watch=Stopwatch(time.perf_counter),
-        progress=lambda _what, _done, _total: None,
-    )
+from trainer.training.plan import TrainingPlan
 
 
 def model_in(result: TrainingResult) -> SegmentModel:

@@ -13,7 +13,8 @@ from trainer.training.settings import PREFIX, TrainingSettings
 
 
 def test_without_settings_it_is_the_default_plan() -> None:
-    assert TrainingSettings.load().plan() == TrainingPlan()
+    assert TrainingSettings.load().plan() == of_recipe("rhythm")
+    assert TrainingSettings.load(recipe="rfm").plan() == TrainingPlan()
 
 
 def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_file_below_environment_below_arguments(monkeypatch: pytest.MonkeyPatch,
     config.write_text('group = "shop"\n[trainer]\nk = 5\nseed = 1\nmost_moved = 0.1\n')
     monkeypatch.setenv("SEGSTREAM_CONFIG", str(config))
     monkeypatch.setenv("SEGSTREAM_TRAINER_SEED", "2")
-    plan = TrainingSettings.load(transform="log1p", seed=None).plan()
+    plan = TrainingSettings.load(recipe="rfm", transform="log1p", seed=None).plan()
     assert (plan.ks, plan.seed, plan.most_moved, plan.transforms) == ((5,), 2, 0.1, ("log1p",))
     # The same file and variables serve the worker and the rest of the trainer.
     assert Settings.load().group == DeploymentSettings.load().group == "shop"
