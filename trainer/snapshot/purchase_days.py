@@ -26,6 +26,7 @@ class PurchaseDays(NamedTuple):
 
     rows: NDArray[np.int64]
     days: tuple[tuple[int, ...], ...]
+    states: tuple[bytes, ...] = ()  # of the same customers
 
 
 class DaysSample:
@@ -54,4 +55,5 @@ class DaysSample:
         return PurchaseDays(
             np.array([bisect_left(customers, customer) for customer, _ in by_name], dtype=np.int64),
             tuple([tuple(life_at(value, self._at, self._rules).days) for _, value in by_name]),
+            tuple([value for _, value in by_name]),
         )
