@@ -17,6 +17,7 @@ from trainer.report.render import write_report
 from trainer.rhythm.learn import learn_by_recipe
 from trainer.snapshot.orders import read_book, take_from_book
 from trainer.snapshot.redis import take
+from trainer.snapshot.sampled_histories import book_of_sample
 from trainer.training.learn import Stopwatch, held_back
 from trainer.training.naming import Lineage
 
@@ -128,15 +129,17 @@ def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineag
 
 
 def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> tuple[OrderBook | None, CustomerSnapshot]:
-    """Return the customers, and the orders of the file that they were read from."""
+    """Return the customers, and their orders: of the file that they were read from, or of a sample of the states."""
     if job.file is not None:
         book = read_book(job.file, settings.rules, settings.currency)
         return book, take_from_book(book, job.file, job.as_of_ms)
-    if job.replica_url is None:
-        return None, take(settings, job.as_of_ms, now_ms=now_ms)
-    # The replica itself, whatever the Sentinels call the primary.
-    directly = {"redis_url": job.replica_url, "redis_sentinels": None, "redis_sentinel_master": None}
-    return None, take(settings.model_copy(update=directly), job.as_of_ms, now_ms=now_ms)
+    source: DeploymentSettings = settings
+    if job.replica_url is not None:
+        # The replica itself, whatever the Sentinels call the primary.
+        directly = {"redis_url": job.replica_url, "redis_sentinels": None, "redis_sentinel_master": None}
+        source = settings.model_copy(update=directly)
+    snapshot = take(source, job.as_of_ms, now_ms=now_ms)
+    return book_of_sample(snapshot, settings.rules), snapshot
 
 
 def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:

@@ -68,7 +68,7 @@ def learn_by_recipe(
 ) -> TrainingResult:
     """Train by the plan's recipe. Models by centroids get an outlook too, where the history allows it.
 
-    `book`: the orders that the snapshot was made of, to judge what the segments would have been worth.
+    `book`: orders of the customers, or of a sample of them, to judge what the segments would have been worth.
     Raises FitError where no model can be made at all.
     """
     if plan.name == "rhythm":

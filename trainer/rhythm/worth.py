@@ -50,7 +50,7 @@ def judged(
     Where no pair passes the gates, the first one stays, and its gates say what fails.
     """
     if book is None:
-        return _unjudged(plan, "What the segments are worth wasn't measured: that takes a file of orders (--from).")
+        return _unjudged(plan, "What the segments are worth wasn't measured: the orders aren't known.")
     begin = at_ms - JUDGED_MS
     snapshot = book.as_of(begin)
     levels = (levels_of(plan),) if plan.levels_asked else tuple(dict.fromkeys((*_active(lineage), *LEVELS)))
