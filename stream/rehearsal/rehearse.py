@@ -9,6 +9,7 @@ import gc
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,7 +23,7 @@ from segmentation.event_text import iso
 from segmentation.model import ModelError, SegmentModel
 from segmentation.money import UNITS
 from stream.errors import SegstreamError
-from stream.orders.files import FileFormat, read_orders
+from stream.orders.files import FileFormat, check_readable, read_orders
 from stream.rehearsal.actions import CampaignTally, RehearsedCampaigns, added, discount_of
 from stream.rehearsal.columns import ReplaySpan
 from stream.rehearsal.histories import NO_ORDERS, OrderFacts, Share, read_histories
@@ -39,6 +40,10 @@ _ALONE: Final = 4_000_000  # bytes of a file below which a second process isn't 
 
 class NothingToRehearse(SegstreamError):
     """No order lies in the time that is to be rehearsed, or the campaign rules can't be used."""
+
+
+class RehearsalEnded(SegstreamError):
+    """A process of the rehearsal was ended from outside."""
 
 
 class ModelFileError(SegstreamError):
@@ -133,6 +138,8 @@ def model_of_file(path: Path) -> SegmentModel:
     """Read a model as `segtrainer run --out` writes it. Raises ModelFileError."""
     try:
         return SegmentModel.from_json(path.read_bytes())
+    except OSError as error:
+        raise ModelFileError(f"{path}: {error.strerror}.", hint="Give the file of a model, or a version.") from None
     except ModelError as error:
         raise ModelFileError(f"{path}: {error}.", hint="Give a file that `segtrainer run --out` wrote.") from None
 
@@ -149,6 +156,7 @@ def rehearse(request: RehearsalRequest, progress: Callable[[int, int], None] | N
         raise NothingToRehearse(
             f"the campaign rules: {error}.", hint="docs/how-to/write-rules.md has examples."
         ) from None
+    check_readable(request.file)
     total = ShareTally()
     processes = 1 if request.file.stat().st_size < _ALONE else request.processes
     for done, tally in enumerate(_tallies(request, processes), start=1):
@@ -186,9 +194,9 @@ def span_of(request: RehearsalRequest, facts: OrderFacts) -> ReplaySpan:
         hint = "docs/how-to/files.md says what is needed."
         raise NothingToRehearse(f"{request.file}: no row can be used.", hint=hint)
     end = facts.last_ms + 1 if request.until_ms is None else min(request.until_ms, request.now_ms)
-    if request.since_ms >= end or request.since_ms > facts.last_ms:
+    if request.since_ms >= min(end, facts.last_ms + 1):
         raise NothingToRehearse(
-            f"{request.file}: no order lies between {iso(request.since_ms)} and {iso(end)}.",
+            f"{request.file}: no order comes from {iso(request.since_ms)} on and before the end, {iso(end)}.",
             hint=f"Its orders are of {iso(facts.first_ms)[:10]} to {iso(facts.last_ms)[:10]}: give --since in between.",
         )
     return ReplaySpan(request.since_ms, end)
@@ -202,8 +210,12 @@ def _tallies(request: RehearsalRequest, processes: int) -> Iterator[ShareTally]:
     # would go through all entries again and again, and there are none among them.
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=gc.disable) as pool:
         shares = [Share(number, processes) for number in range(processes)]
-        for part in as_completed([pool.submit(rehearse_share, request, share) for share in shares]):
-            yield part.result()
+        try:
+            for part in as_completed([pool.submit(rehearse_share, request, share) for share in shares]):
+                yield part.result()
+        except BrokenProcessPool:
+            hint = "It may have taken too much memory: all orders are in memory, about 300 bytes each."
+            raise RehearsalEnded("a process of the rehearsal was ended from outside.", hint=hint) from None
 
 
 def _result(

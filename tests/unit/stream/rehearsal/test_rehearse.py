@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import iso
 from stream.cli import app
+from stream.orders.files import OrderFileError
 from stream.orders.rows import OrderRow, merged, parse_at, placed, refunded
 from stream.rehearsal import rehearse as module
 from stream.rehearsal.actions import discount_of
@@ -111,7 +112,7 @@ def test_a_time_without_orders_is_refused_with_what_the_file_has(tmp_path: Path)
         rehearse(request(file, since_ms=NOW, until_ms=NOW + DAY_MS))
     # As it comes from another process.
     message = str(pickle.loads(pickle.dumps(refused.value)))
-    assert "no order lies between 2023-01-01T00:00:00.000Z and " in message
+    assert "no order comes from 2023-01-01T00:00:00.000Z on and before the end" in message
     assert "Its orders are of 2020-07-15 to 2022-11-02: give --since in between." in message
 
 
@@ -128,6 +129,10 @@ def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
         rehearse(request(file, rules="[]"))
     with pytest.raises(ModelFileError, match=r"orders\.csv: .*segtrainer run --out"):
         model_of_file(file)
+    with pytest.raises(ModelFileError, match=r"none\.json: No such file"):
+        model_of_file(tmp_path / "none.json")
+    with pytest.raises(OrderFileError, match=r"missing\.csv"):
+        rehearse(request(tmp_path / "missing.csv"))
     with pytest.raises(NothingToRehearse, match="no row can be used"):
         rehearse(request(written(tmp_path / "none.csv", [placed("o", "c", NOW + 1, 1, "USD")])))
 
