@@ -1,12 +1,13 @@
 """The scorer by each customer's own clock: stages by definition, kinds of steady customers by the nearest centroid.
 
-A customer is *lost* or *at risk* by the odds of having dropped out, *new* or *young* by its purchase days, and
-otherwise *steady*: of the kind whose centroid is nearest in orders a year and value of an order, both expected. All of
-it goes by the whole life; what leaves the window changes nothing. docs/explanation/models.md has the definitions.
+A customer with few purchase days is *new*, *young*, *quiet* or *lost*, one with more *steady*, *at risk* or *lost*: by
+the odds of having dropped out, and those with few purchase days by their silence in own gaps, too. Of steady ones the
+kind is told by the nearest centroid in orders a year and value of an order, both expected. All of it goes by the whole
+life; what leaves the window changes nothing. docs/explanation/own-clock.md has the definitions.
 
-**The decision.** Everything but the odds stands still between orders. The odds only rise in silence
-(segmentation/silence.py), so for a customer announced in a, "odds above the limit" is false … false true … true, and
-the first true is found exactly. Limits, like the border of being heavy and the margin between kinds, depend on a alone:
+**The decision.** Everything but silence stands still between orders. Silence and the odds only rise
+(segmentation/silence.py), so for a customer announced in a, "above the limit" is false … false true … true, and the
+first true is found exactly. Limits, like the border of being heavy and the margin between kinds, depend on a alone:
 a border is passed further on the way back than on the way there, so nobody goes round in a cycle at one instant.
 
 Same steps and bits for a row alone and in any batch, as in segmentation/scorer.py.
@@ -23,7 +24,7 @@ from segmentation.model import MARGIN_FLOOR
 from segmentation.money import UNITS
 from segmentation.outlook import Purchases, expected_gap, expected_value, known_of
 from segmentation.scorer import UNKNOWN, standardise
-from segmentation.silence import Known, KnownOfOne, all_pass_at, odds_after, passes_at, recency_days
+from segmentation.silence import Known, KnownOfOne, all_pass_at, first_past, odds_after, passes_at, recency_days
 from segmentation.step import NEVER_DUE
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ YEAR_DAYS: Final = 365.25
 MONTH_DAYS: Final = YEAR_DAYS / 12.0
 # Up to so many customers one at a time is faster than in columns.
 _FEW: Final = 24
-# The columns of `rest`: known shape, known rate, odds at the last order, money a month, stage on rhythm; then the
-# squared distance to each kind.
-_SHAPE, _RATE, _ODDS, _MONEY, _ON_RHYTHM, _KINDS = range(6)
+# The columns of `rest`: known shape, known rate, odds at the last order, money a month, stage on rhythm, the days of
+# silence after which the customer is quiet, and lost (endless for steady ones); then the squared distance to each kind.
+_SHAPE, _RATE, _ODDS, _MONEY, _ON_RHYTHM, _QUIET, _GONE, _KINDS = range(8)
 _NEW, _YOUNG, _STEADY = 0.0, 1.0, 2.0
 
 
@@ -56,7 +57,7 @@ def purchases_of_heads(head: NDArray[np.void], at: NDArray[np.int64]) -> Purchas
 class ClockScorer:
     """A compiled SegmentModel of format 2, with the interface of `segmentation.scorer.Scorer`.
 
-    `rest` [n, 5 + kinds] is what of a customer stands still between orders.
+    `rest` [n, 7 + kinds] is what of a customer stands still between orders.
     """
 
     by_window: Final = False
@@ -84,9 +85,9 @@ class ClockScorer:
         """Fix the limits of odds and money by the index of the segment that a customer is in; the last is UNKNOWN."""
         clock = self._clock
         further = clock.hysteresis
-        silent: tuple[Stage, ...] = ("lost", "at risk", "at risk, heavy")
-        self._lost, self._risk, self._heavy, self._new, self._young = (
-            stages.index(stage) for stage in ("lost", "at risk", "at risk, heavy", "new", "young")
+        silent: tuple[Stage, ...] = ("lost", "at risk", "at risk, heavy", "quiet")
+        self._lost, self._risk, self._heavy, self._quiet, self._new, self._young = (
+            stages.index(stage) for stage in ("lost", "at risk", "at risk, heavy", "quiet", "new", "young")
         )
 
         def odds_at(level: float, back: bool) -> float:
@@ -117,7 +118,7 @@ class ClockScorer:
         return recency_days(at, head["last"]) / expected_gap(self._rates, purchases), *self.features(purchases)
 
     def rest_of(self, head: NDArray[np.void]) -> NDArray[np.float64]:
-        """Return what of each customer stands still between orders, [n, 5 + kinds], from headers that hold."""
+        """Return what of each customer stands still between orders, [n, 7 + kinds], from headers that hold."""
         return self.rest_of_purchases(purchases_of_heads(head, head["last"]))
 
     def rest_of_purchases(self, purchases: Purchases) -> NDArray[np.float64]:
@@ -130,6 +131,9 @@ class ClockScorer:
         rest[:, _MONEY] = pace * value / 12.0
         days = purchases.repeats + 1.0
         rest[:, _ON_RHYTHM] = np.where(days <= 1.0, _NEW, np.where(days < self._clock.few, _YOUNG, _STEADY))
+        gap = expected_gap(self._rates, purchases)
+        rest[:, _QUIET] = np.where(days < self._clock.few, self._clock.quiet_gaps * gap, np.inf)
+        rest[:, _GONE] = np.where(days < self._clock.few, self._clock.lost_gaps * gap, np.inf)
         _, of_pace, of_value = self.model.features
         dp = standardise(pace, of_pace)[:, None] - self._pace
         dv = standardise(value, of_value)[:, None] - self._worth
@@ -148,15 +152,14 @@ class ClockScorer:
 
         From UNKNOWN no border is moved.
         """
-        odds = self.odds(at, last, rest)
+        odds, silence = self.odds(at, last, rest), recency_days(at, last)
+        risk = odds > self._risk_above[a]
         heavy = np.where(rest[:, _MONEY] >= self._heavy_from[a], self._heavy, self._risk)
-        on_rhythm = np.where(
-            rest[:, _ON_RHYTHM] == _NEW,
-            self._new,
-            np.where(rest[:, _ON_RHYTHM] == _YOUNG, self._young, self._kind(a, rest[:, _KINDS:])),
-        )
-        at_risk = np.where(odds > self._risk_above[a], heavy, on_rhythm)
-        return np.where(odds > self._lost_above[a], self._lost, at_risk)
+        steady = np.where(risk, heavy, self._kind(a, rest[:, _KINDS:]))
+        early = np.where(rest[:, _ON_RHYTHM] == _NEW, self._new, self._young)
+        early = np.where(risk | (silence > rest[:, _QUIET]), self._quiet, early)
+        stays = np.where(rest[:, _ON_RHYTHM] == _STEADY, steady, early)
+        return np.where((odds > self._lost_above[a]) | (silence > rest[:, _GONE]), self._lost, stays)
 
     def _kind(self, a: NDArray[np.int64], apart: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the kind, by index in the model: the nearest, unless the own one is as near within the margin."""
@@ -184,20 +187,28 @@ class ClockScorer:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first instant in [start, until) at which time moves each customer, and where to, [n].
 
-        NEVER_DUE and a where nothing does; `a` must be known. Where the customer stays at `start`, the only limit ahead
-        is that of the next stage: odds rise, and everything else stands still.
+        NEVER_DUE and a where nothing does; `a` must be known. Where the customer stays at `start`, the only limits
+        ahead are those of the next stage: silence and odds rise, and everything else stands still.
         """
         at, to = np.full(a.size, NEVER_DUE, dtype=np.int64), a.copy()
         open_ = start < until
         now = self.decide(a, start, last, rest)
         at_once = open_ & (now != a)
         at[at_once], to[at_once] = start[at_once], now[at_once]
-        limit = np.where((a == self._risk) | (a == self._heavy), self._lost_above[a], self._risk_above[a])
         end = np.minimum(np.maximum(last, -HORIZON_MS) + HORIZON_MS, until - 1)
         waits = np.flatnonzero(open_ & (now == a) & (a != self._lost) & (start < end))
-        waits = waits[self.odds(end[waits], last[waits], rest[waits]) > limit[waits]]
-        at[waits] = self._passes(last[waits], rest[waits], limit[waits], start[waits], end[waits])
-        to[waits] = self.decide(a[waits], at[waits], last[waits], rest[waits])
+        own, since, still, high = a[waits], last[waits], rest[waits], end[waits]
+        next_is_lost = (own == self._risk) | (own == self._heavy) | (own == self._quiet)
+        limit = np.where(next_is_lost, self._lost_above[own], self._risk_above[own])
+        found = np.full(waits.size, NEVER_DUE, dtype=np.int64)
+        falls = np.flatnonzero(self.odds(high, since, still) > limit)
+        found[falls] = self._passes(since[falls], still[falls], limit[falls], start[waits][falls], high[falls])
+        silent = since + first_past(np.where(next_is_lost, still[:, _GONE], still[:, _QUIET]))
+        found = np.minimum(found, np.where(silent <= high, silent, NEVER_DUE))
+        moves = found < NEVER_DUE
+        moving = waits[moves]
+        at[moving] = found[moves]
+        to[moving] = self.decide(a[moving], at[moving], last[moving], rest[moving])
         return at, to
 
     def _passes(

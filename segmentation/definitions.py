@@ -18,7 +18,7 @@ from segmentation.silence import recency_days
 if TYPE_CHECKING:
     from segmentation.clock_scorer import ClockScorer
     from segmentation.model import Feature, Segment, SegmentModel
-    from segmentation.model_parts import OwnClock
+    from segmentation.model_parts import OwnClock, Stage
     from segmentation.outlook import Purchases
 
 
@@ -60,25 +60,35 @@ def definition(model: SegmentModel, segment: Segment, currency: str | None = Non
     clock = model.clock
     if clock is None or segment.stage is None:
         return None
-    if segment.stage == "lost":
-        return f"Silent for so long that the chance of still being a customer is below {percent_text(clock.lost)}."
-    if segment.stage in ("at risk", "at risk, heavy"):
-        share = f"{'' if segment.stage == 'at risk, heavy' else 'less than '}{_money(clock.heavy, currency)} a month"
-        more = " or more" if segment.stage == "at risk, heavy" else ""
-        return (
-            "Silent for unusually long, measured by their own rhythm: the chance of still being a customer is below "
-            f"{percent_text(clock.at_risk)}. In their rhythm they spend {share}{more}."
-        )
-    if segment.stage == "new":
-        return "Ordered on one day so far, and on rhythm: not silent for unusually long yet."
-    if segment.stage == "young":
-        days = "2 days" if clock.few == 3 else f"2 to {clock.few - 1} days"
-        return f"Ordered on {days} so far, and on rhythm: not silent for unusually long."
+    if segment.stage != "steady":
+        return _of_stage(segment.stage, clock, currency)
     kind = _kind(model, segment, currency)
     alone = sum(one.stage == "steady" for one in model.segments) == 1
     return f"Ordered on {clock.few} days or more, and on rhythm: not silent for unusually long. " + (
         f"In the middle {kind}." if alone else f"Of all kinds of such customers nearest to {kind}."
     )
+
+
+def _of_stage(stage: Stage, clock: OwnClock, currency: str | None) -> str:
+    """Return who is in a stage that isn't told apart by kinds."""
+    few = "1 day" if clock.few == 2 else "1 or 2 days" if clock.few == 3 else f"1 to {clock.few - 1} days"
+    own = "of the gaps expected of them"
+    if stage in ("at risk", "at risk, heavy"):
+        share = f"{_money(clock.heavy, currency)} a month"
+        return (
+            f"Ordered on {clock.few} days or more, and silent for unusually long, measured by their own rhythm: the "
+            f"chance of still being a customer is below {percent_text(clock.at_risk)}. In their rhythm they spend "
+            + (f"{share} or more." if stage == "at risk, heavy" else f"less than {share}.")
+        )
+    return {
+        "lost": "Silent for so long that the chance of still being a customer is below "
+        f"{percent_text(clock.lost)}; of those who ordered on {few}, also who are silent for more than "
+        f"{_figure(clock.lost_gaps)} {own}.",
+        "quiet": f"Ordered on {few} so far, and silent for more than {_figure(clock.quiet_gaps)} {own}.",
+        "new": f"Ordered on one day so far, and silent for at most {_figure(clock.quiet_gaps)} {own}.",
+        "young": f"Ordered on {'2 days' if clock.few == 3 else f'2 to {clock.few - 1} days'} so far, and silent for at "
+        f"most {_figure(clock.quiet_gaps)} {own}.",
+    }[stage]
 
 
 def why(model: SegmentModel, segment: Segment, facts: ClockFacts, currency: str | None = None) -> str | None:
@@ -92,6 +102,11 @@ def why(model: SegmentModel, segment: Segment, facts: ClockFacts, currency: str 
         f"silent for {days_text(facts.silence_days)}, {gaps:.1f} usual gaps of {days_text(facts.usual_gap_days)}: "
         f"{percent_text(facts.chance)} chance of still being a customer"
     )
+    if facts.purchase_days < clock.few:
+        number = f"{facts.purchase_days} {'day' if facts.purchase_days == 1 else 'days'}"
+        limits = f"{names['quiet']}: from {_figure(clock.quiet_gaps)} usual gaps of silence, {names['lost']}: from "
+        limits += f"{_figure(clock.lost_gaps)} or below {percent_text(clock.lost)}"
+        return f"{said}; ordered on {number} so far ({limits}; by kind from {clock.few} days)"
     if segment.stage in ("lost", "at risk", "at risk, heavy"):
         said += f" ({_limit(facts.chance, clock.lost if segment.stage == 'lost' else clock.at_risk, segment, clock)})"
         if segment.stage == "lost":
@@ -99,9 +114,6 @@ def why(model: SegmentModel, segment: Segment, facts: ClockFacts, currency: str 
         heavy = f"{names['at risk, heavy']}: from {_money(clock.heavy, currency)}"
         return f"{said}; {_money(facts.money_a_month, currency)} a month in their rhythm ({heavy})"
     said += f" ({names['at risk']}: below {percent_text(clock.at_risk)})"
-    if segment.stage in ("new", "young"):
-        number = f"{facts.purchase_days} {'day' if facts.purchase_days == 1 else 'days'}"
-        return f"{said}; ordered on {number} so far ({names['young']}: from 2, then from {clock.few} by kind)"
     rhythm = f"{_figure(facts.orders_a_year)} orders a year of {_money(facts.order_value, currency)}"
     return f"{said}; {rhythm} ({segment.name}: {_kind(model, segment, currency)})"
 

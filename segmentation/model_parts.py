@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from segmentation.calibration import UNCHANGED, CalibrationCurve
 from segmentation.outlook import OrderRates, OrderValues
 
-Stage = Literal["lost", "at risk, heavy", "at risk", "new", "young", "steady"]
+Stage = Literal["lost", "at risk, heavy", "at risk", "quiet", "new", "young", "steady"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 # An odds limit must stay finite, and a level below 1 must stay so after the hysteresis.
 HIGHEST_LEVEL: Final = 0.95
@@ -25,6 +25,7 @@ class ModelPart(BaseModel):
 
 Level = Annotated[float, Field(gt=0.0, le=HIGHEST_LEVEL)]
 Positive = Annotated[float, Field(gt=0.0, le=1e12)]
+Gaps = Annotated[float, Field(gt=0.0, le=1_000.0)]
 
 
 class OwnClock(ModelPart):
@@ -40,6 +41,8 @@ class OwnClock(ModelPart):
     lost: Level
     stand_in_odds: Positive | None = None
     few: Annotated[int, Field(ge=2, le=1_000)] = 3
+    quiet_gaps: Gaps = 2.0
+    lost_gaps: Gaps = 6.0
     heavy: Annotated[float, Field(ge=0.0, le=1e15)]
     hysteresis: Annotated[float, Field(ge=1.0, le=10.0)] = 1.3
 
@@ -47,6 +50,10 @@ class OwnClock(ModelPart):
     def _lost_is_beyond_at_risk(self) -> Self:
         if self.lost >= self.at_risk:
             raise ValueError(f"lost is {self.lost:g} and at_risk {self.at_risk:g}: lost must be the smaller chance")
+        if self.lost_gaps <= self.quiet_gaps:
+            raise ValueError(
+                f"lost_gaps is {self.lost_gaps:g} and quiet_gaps {self.quiet_gaps:g}: lost must be the longer silence"
+            )
         return self
 
 

@@ -53,6 +53,20 @@ def recency_days(at: NDArray[np.int64] | int, last: NDArray[np.int64]) -> NDArra
     return days
 
 
+def first_past(days: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the least silence (ms) that is longer than so many days, [n]; beyond HORIZON_MS there is none.
+
+    >>> first_past(np.array([0.0, 1.0])).tolist()
+    [1, 86400001]
+    """
+    near = np.floor(np.minimum(np.maximum(days, 0.0) * DAY_MS, 2.0 * HORIZON_MS)).astype(np.int64)
+    found: NDArray[np.int64] = near + 2
+    # Rounding of the product puts it one off at most.
+    for shift in (1, 0, -1):
+        found = np.where((near + shift) / float(DAY_MS) > days, near + shift, found)
+    return found
+
+
 def odds_after(known: Known, regularity: int, silence: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the odds after so many days of silence, [n], at most 1e304 times those at the last order."""
     odds = known.odds * (expm1(known.shape * log1p(silence / known.rate)) + 1.0)

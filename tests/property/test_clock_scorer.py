@@ -102,6 +102,10 @@ def test_stages_by_definition() -> None:
 
     assert name(1, 0.0, 30.0, 1.0) == "New"
     assert name(2, 30.0, 30.0, 1.0) == "Potential Loyalists"
+    # One order is expected to be followed after 40 / 2 days: two such gaps later it is quiet, six later lost.
+    assert [name(1, 0.0, 30.0, silent) for silent in (40.0, 41.0, 120.0, 121.0)] == [
+        "New", "About to Sleep", "About to Sleep", "Lost",
+    ]  # fmt: skip
     assert name(50, 7.0, 200.0, 3.0) == "Champions"
     assert name(50, 7.0, 10.0, 3.0) == "Loyal"
     assert [name(50, 7.0, 10.0, silent) for silent in (20.0, 50.0, 90.0)] == ["Loyal", "At Risk", "Lost"]

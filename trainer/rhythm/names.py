@@ -40,6 +40,7 @@ class Called:
 STAGE_NAMES: Final[dict[Stage, tuple[str, str]]] = {
     "young": ("Potential Loyalists", "Onboarding"),
     "new": ("New", "Welcome series"),
+    "quiet": ("About to Sleep", "Reminder of what they liked"),
     "at risk, heavy": ("Cannot Lose", "Personal call"),
     "at risk": ("At Risk", "Reminder of what they liked"),
     "lost": ("Lost", "Win-back with 20 % off"),

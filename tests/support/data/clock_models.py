@@ -24,6 +24,7 @@ def clock_model(rates: ModelRates = RATES, kinds: int = 3, **changes: Any) -> Se
     others = [
         Segment(id=3, name="Potential Loyalists", action="Onboarding", centroid=(0.3, -0.2, 0.0), stage="young"),
         Segment(id=7, name="New", action="Welcome", centroid=(0.2, -0.4, 0.0), stage="new"),
+        Segment(id=9, name="About to Sleep", action="Reminder", centroid=(1.5, -0.3, 0.0), stage="quiet"),
         Segment(id=4, name="At Risk", action="Reminder", centroid=(2.0, -0.1, -0.3), stage="at risk"),
         Segment(id=8, name="Cannot Lose", action="Personal call", centroid=(2.0, 0.6, 0.9), stage="at risk, heavy"),
         Segment(id=5, name="Lost", action="Win-back", centroid=(3.5, -0.3, -0.2), stage="lost"),
@@ -75,6 +76,8 @@ def random_clock_model(rng: np.random.Generator) -> SegmentModel:
                 lost=at_risk * float(rng.choice([0.2, 0.7])),
                 stand_in_odds=0.05 if model.outlook is None or model.outlook.rates.a == 0.0 else None,
                 few=int(rng.choice([2, 3, 5])),
+                quiet_gaps=float(rng.choice([0.5, 2.0])),
+                lost_gaps=float(rng.choice([3.0, 6.0])),
                 heavy=float(rng.choice([20.0, 100.0, 400.0])),
                 hysteresis=float(rng.choice([1.0, 1.3])),
             )

@@ -53,15 +53,17 @@ def test_the_reason_agrees_with_the_scorer(placed: list[tuple[int, int]]) -> Non
     facts = clock_facts(SCORER, purchases_of_heads(head, at), AT, int(head["last"][0]))
     clock = MODEL.clock
     assert clock is not None
-    expected = "lost" if facts.chance < clock.lost else "at risk" if facts.chance < clock.at_risk else "on rhythm"
-    if expected == "on rhythm":
-        days = facts.purchase_days
-        assert segment.stage == ("new" if days == 1 else "young" if days < clock.few else "steady")
-    elif expected == "at risk":
-        heavy = facts.money_a_month >= clock.heavy
-        assert segment.stage == ("at risk, heavy" if heavy else "at risk")
+    days, gaps = facts.purchase_days, facts.silence_days / facts.usual_gap_days
+    if days < clock.few:
+        quiet = gaps > clock.quiet_gaps or facts.chance < clock.at_risk
+        expected = "quiet" if quiet else "new" if days == 1 else "young"
+    elif facts.chance < clock.at_risk:
+        expected = "at risk, heavy" if facts.money_a_month >= clock.heavy else "at risk"
     else:
-        assert segment.stage == "lost"
+        expected = "steady"
+    if facts.chance < clock.lost or (days < clock.few and gaps > clock.lost_gaps):
+        expected = "lost"
+    assert segment.stage == expected
     said = why(MODEL, segment, facts, "EUR")
     assert said is not None
     assert ("usual gaps of" in said, "chance of still being a customer" in said) == (True, True)
@@ -89,7 +91,7 @@ def test_the_definition_names_the_borders_of_the_model() -> None:
 def test_a_customer_who_came_nearly_back_hears_what_holds_them() -> None:
     clock, risk = MODEL.clock, BY_STAGE["at risk"]
     assert clock is not None
-    facts = clock_facts(SCORER, purchases_of_heads(headers([state_of([(0, 10_000)])]), np.array([AT])), AT, AT)
+    facts = ClockFacts(0.9, 9, 10.0, 20.0, 30.0)
     said = why(MODEL, risk, facts._replace(chance=0.23), "EUR")
     assert said is not None
     assert "23 % chance of still being a customer (At Risk, until it is above 26 %)" in said

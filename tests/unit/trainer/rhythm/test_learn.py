@@ -115,7 +115,7 @@ def test_nobody_came_back(grown: OrderBook) -> None:
     model = model_in(result)
     assert model.outlook is not None
     assert model.outlook.rates.alpha == UNKNOWN_GAP_DAYS
-    assert {s.name for s in result.outcome.segments if s.customers} <= {"New", "At Risk", "Cannot Lose", "Lost"}
+    assert {s.name for s in result.outcome.segments if s.customers} <= {"New", "About to Sleep", "Lost"}
 
 
 def test_a_shop_without_recent_orders_is_not_fitted(grown: OrderBook) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from segmentation.campaign_rules import default_rules, parse_rules
 from segmentation.model import CLOCK_FEATURES, Feature, Segment, SegmentModel
+from segmentation.model_parts import Stage
 from tests.support.data.clock_models import clock_model
 from trainer.rhythm.names import KIND_NAMES, STAGE_NAMES, name_all
 from trainer.training.naming import Lineage
@@ -19,7 +20,7 @@ def test_names_follow_definitions() -> None:
     assert [kind.name for kind in kinds] == ["Steady", "Champions", "Big Spenders", "Loyal"]
     assert [kind.id for kind in kinds] == [4, 1, 3, 2]
     assert {stage: called.name for stage, called in stages.items()} == {s: name for s, (name, _) in STAGE_NAMES.items()}
-    assert sorted(called.id for called in stages.values()) == [5, 6, 7, 8, 9]
+    assert sorted(called.id for called in stages.values()) == [5, 6, 7, 8, 9, 10]
 
 
 def test_a_second_kind_of_one_definition_is_described() -> None:
@@ -34,7 +35,8 @@ def test_one_kind_is_steady() -> None:
 
 
 def test_no_action_on_rhythm_gives_money_away() -> None:
-    on_rhythm = [*KIND_NAMES.values(), STAGE_NAMES["new"], STAGE_NAMES["young"], STAGE_NAMES["at risk"]]
+    early: tuple[Stage, ...] = ("new", "young", "quiet", "at risk")
+    on_rhythm = [*KIND_NAMES.values(), *(STAGE_NAMES[stage] for stage in early)]
     assert not [
         action for _, action in on_rhythm if "%" in action or "discount" in action or "voucher" in action.lower()
     ]
@@ -57,7 +59,7 @@ def test_ids_last_by_stage_and_by_place() -> None:
 
 def test_a_name_follows_the_definition_once_it_is_clearly_another_and_the_id_lasts() -> None:
     active = clock_model(kinds=2)
-    lineage = Lineage(active, 7, highest_id=8)
+    lineage = Lineage(active, 7, highest_id=9)
     near, clearly = (np.array([[0.0, 1.0, 1.0], [0.0, pace, -0.8]]) for pace in (-0.1, -0.6))
     kinds, _ = name_all(near, active.features, lineage)
     assert (kinds[1].id, kinds[1].name) == (2, "Loyal")  # still near the border: no renaming
@@ -84,7 +86,7 @@ def test_a_model_by_centroids_hands_its_ids_on_by_name() -> None:
     assert stages["lost"].id == 5
     fresh = [kind.id for kind in kinds if kind.name != "Champions"]
     fresh += [called.id for stage, called in stages.items() if stage != "lost"]
-    assert sorted(fresh) == [10, 11, 12, 13, 14, 15, 16]
+    assert sorted(fresh) == [10, 11, 12, 13, 14, 15, 16, 17]
 
 
 def test_the_built_in_rules_have_the_action_of_each_name() -> None:
