@@ -19,7 +19,7 @@ BLOCK: Final = re.compile(r'(?ms)^```(sh|text|console|yaml)(?: title="([\w.]+)")
 BETWEEN: Final = "@@@ the next block"
 SEGMENTS: Final = (
     "About to Sleep|At Risk|Big Spenders|Cannot Lose|Champions|Hibernating|Lost|Loyal|Need Attention|New|"
-    "Potential Loyalists|Promising"
+    "Potential Loyalists|Promising|Steady"
 )
 # Parts of lines that differ from run to run -> their placeholders. A line with placeholders is its shape.
 DIFFERS: Final = [

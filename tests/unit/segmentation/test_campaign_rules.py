@@ -81,8 +81,8 @@ def test_silence_is_answered_by_default_in_the_customer_s_own_gaps() -> None:
         target: [seen for seen in OUTLOOKS if by_default(target, Cause.SILENCE, seen)]
         for target in ("At Risk", "Cannot Lose", "Need Attention", "About to Sleep", "Hibernating")
     }
-    assert least["At Risk"] == least["Cannot Lose"] == [None, *OUTLOOKS[3:]]
-    assert least["Need Attention"] == least["About to Sleep"] == least["Hibernating"] == [None, *OUTLOOKS[4:]]
+    assert least["At Risk"] == least["Cannot Lose"] == least["About to Sleep"] == [None, *OUTLOOKS[3:]]
+    assert least["Need Attention"] == least["Hibernating"] == [None, *OUTLOOKS[4:]]
     assert by_default("Cannot Lose", Cause.SILENCE, outlook("2")) == "personal-call"
     assert by_default("Champions", Cause.SILENCE, outlook("2")) is None
 
