@@ -74,6 +74,7 @@ def test_nobody_on_their_rhythm_gets_a_discount_by_default() -> None:
     assert by_default("Lost", Cause.SILENCE, outlook("9"), cooling=("win-back",)) == "last-chance"
     assert found[outlook("1")] is found[outlook("1.5", "0.9")] is None
     assert by_default("Lost", Cause.ORDER, outlook("9")) is None
+    assert by_default("Lost", Cause.SILENCE, outlook("9"), FIRST_ORDER) == "last-chance"
 
 
 def test_silence_is_answered_by_default_in_the_customer_s_own_gaps() -> None:
