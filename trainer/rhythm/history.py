@@ -7,20 +7,23 @@ nothing is fitted. The outcome says which one was missed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from segmentation.calibration import UNCHANGED
 from segmentation.model_parts import ModelRates, ModelValues, OutlookModel
 from trainer.errors import FitError
 from trainer.outcome import HistoryCheck
+from trainer.rhythm.holdout import corrections
 from trainer.training.measure import rounded
 from trainer.training.outlook_fit import LEAST_LOYAL, LEAST_REPEATERS, fit_outlook, log_gaps_of, purchases_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from segmentation.calibration import CalibrationCurve
     from segmentation.outlook import OrderRates, OrderValues, Purchases
     from trainer.snapshot.redis import CustomerSnapshot
 
@@ -80,6 +83,26 @@ def learn_outlook(snapshot: CustomerSnapshot, seed: int) -> LearntOutlook:
     outlook = OutlookModel(rates=ModelRates(**found.rates._asdict()), values=values)
     stand_in = None if found.has_drop_out else STAND_IN_ODDS
     return LearntOutlook(outlook, True, stand_in, checks, found.notes)
+
+
+def with_corrections(learnt: LearntOutlook, snapshot: CustomerSnapshot, seed: int) -> LearntOutlook:
+    """Return a fitted outlook with the corrections that the last 180 days support."""
+    if not learnt.fitted or snapshot.days is None:
+        return learnt
+    found = corrections(snapshot.days, snapshot.as_of_ms, LEAST_DAYS, seed)
+    if found is None:
+        return learnt
+    outlook = OutlookModel(
+        rates=learnt.model.rates,
+        values=learnt.model.values,
+        chance_curve=_points(found.chance),
+        orders_curve=_points(found.orders),
+    )
+    return replace(learnt, model=outlook)
+
+
+def _points(curve: CalibrationCurve) -> tuple[tuple[float, float], ...] | None:
+    return None if curve == UNCHANGED else tuple(zip(curve.at, curve.to, strict=True))
 
 
 def history_checks(snapshot: CustomerSnapshot, purchases: Purchases) -> tuple[HistoryCheck, ...]:

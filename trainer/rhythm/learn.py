@@ -24,7 +24,7 @@ from segmentation.outlook import Purchases, expected_gap, silence_days
 from segmentation.scorer import UNKNOWN
 from trainer.errors import FitError
 from trainer.outcome import PublicationDecision, TrainingOutcome
-from trainer.rhythm.history import LearntOutlook, learn_outlook
+from trainer.rhythm.history import LearntOutlook, learn_outlook, with_corrections
 from trainer.rhythm.kinds import find_kinds, kept_kinds
 from trainer.rhythm.names import name_all
 from trainer.rhythm.worth import judged
@@ -85,7 +85,7 @@ def learn_by_recipe(
     if result.trained is None or snapshot.life is None:
         return result
     with watch.step("outlook"):
-        learnt = learn_outlook(snapshot, plan.seed)
+        learnt = with_corrections(learn_outlook(snapshot, plan.seed), snapshot, plan.seed)
     outcome = msgspec.structs.replace(result.outcome, history=learnt.checks, timings=tuple(watch.timings))
     if not learnt.fitted:
         return TrainingResult(outcome, result.trained)
@@ -136,7 +136,7 @@ def learn_rhythm(
         quality = examine(snapshot)
     with watch.step("outlook"):
         progress("outlook", 0, 1)
-        learnt = learn_outlook(snapshot, plan.seed)
+        learnt = with_corrections(learn_outlook(snapshot, plan.seed), snapshot, plan.seed)
     staged = _staged(purchases, snapshot, learnt, plan)
     with watch.step("fits"):
         kinds = find_kinds(staged.columns, staged.of("steady"), plan, lineage, progress)
