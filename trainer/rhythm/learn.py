@@ -24,6 +24,7 @@ from segmentation.outlook import Purchases, expected_gap, silence_days
 from segmentation.scorer import UNKNOWN
 from trainer.errors import FitError
 from trainer.outcome import PublicationDecision, TrainingOutcome
+from trainer.rhythm.centroids import judged_by_centroids
 from trainer.rhythm.history import LearntOutlook, learn_outlook, with_corrections
 from trainer.rhythm.kinds import find_kinds, kept_kinds
 from trainer.rhythm.names import name_all
@@ -86,7 +87,14 @@ def learn_by_recipe(
         return result
     with watch.step("outlook"):
         learnt = with_corrections(learn_outlook(snapshot, plan.seed), snapshot, plan.seed)
-    outcome = msgspec.structs.replace(result.outcome, history=learnt.checks, timings=tuple(watch.timings))
+    outcome = msgspec.structs.replace(result.outcome, history=learnt.checks)
+    if book is not None:
+        with watch.step("worth"):
+            progress("replaying the last half year", 0, 1)
+            found = judged_by_centroids(book, snapshot.as_of_ms, plan, result.trained.model)
+        decision = msgspec.structs.replace(outcome.decision, why=(*outcome.decision.why, found.why))
+        outcome = msgspec.structs.replace(outcome, later=found.later, decision=decision)
+    outcome = msgspec.structs.replace(outcome, timings=tuple(watch.timings))
     if not learnt.fitted:
         return TrainingResult(outcome, result.trained)
     model = result.trained.model.model_copy(update={"outlook": learnt.model})
