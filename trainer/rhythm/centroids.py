@@ -29,7 +29,7 @@ STEADIER: Final = ((0.5, 0), (1.0, 0), (1.0, 7), (2.0, 14))
 
 
 class CentroidWorth(NamedTuple):
-    """What a model would have been worth; `later` is None where that couldn't be judged. `why`: a sentence on it."""
+    """The worth that a model would have had; `later` is None where that couldn't be judged. `why`: a sentence on it."""
 
     later: LaterWorth | None
     why: str
