@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bench.studies.memory_replay import MemoryRecord, MemoryReplay
-from bench.studies.worth import OUTLOOK, ShopLog, book_of, fits_of, gaps_of, shops
+from bench.studies.shop_logs import ShopLog, book_of, shops, usual_gaps
 from segmentation.campaigns import CampaignStep, RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS, PLACED
 from segmentation.output_events import CampaignAction
@@ -97,7 +97,7 @@ def study(log: ShopLog) -> list[OfferFigures]:
     """Measure one shop: the former default, and the present one."""
     book = book_of(log)
     snapshot = book.as_of(log.start_ms)
-    gaps = gaps_of(fits_of(book, snapshot)[OUTLOOK], book.as_of(log.end_ms - 1))
+    gaps = usual_gaps(book, snapshot, book.as_of(log.end_ms - 1))
     orders = {key.decode(): [e.time for e in own if e.kind == PLACED] for key, own in book.entries.items()}
     before = MemoryReplay(log.currency, Rules())
     before.send([row for row in log.rows if row.at_ms < log.start_ms], until_ms=log.start_ms)

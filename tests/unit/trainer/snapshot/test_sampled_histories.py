@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.studies import worth
+from bench.studies.shop_logs import ShopLog, book_of
 from bench.studies.simulated_shops import GROCER, simulate_shop
 from segmentation.entries import DAY_MS, Rules
 from segmentation.rfm import CustomerState, settle
@@ -15,7 +15,7 @@ from trainer.training.worth_gates import replayed_figures
 
 def test_states_give_the_purchase_days_of_the_whole_life_back() -> None:
     shop = simulate_shop(GROCER._replace(customers=60))
-    whole = worth.book_of(worth.ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms))
+    whole = book_of(ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms))
     sample = book_of_sample(whole.as_of(shop.end_ms), whole.rules)
     assert sample is not None
     for ago in (0, 200, 500):
@@ -38,7 +38,7 @@ def test_states_give_the_purchase_days_of_the_whole_life_back() -> None:
 
 def test_without_states_there_is_no_book() -> None:
     shop = simulate_shop(GROCER._replace(customers=3))
-    snapshot = worth.book_of(worth.ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms)).as_of(shop.end_ms)
+    snapshot = book_of(ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms)).as_of(shop.end_ms)
     assert snapshot.days is not None
     assert book_of_sample(replace(snapshot, days=None), Rules()) is None
 

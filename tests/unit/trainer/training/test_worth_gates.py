@@ -5,8 +5,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from bench.studies import worth
+from bench.studies.shop_logs import ShopLog, book_of
 from bench.studies.simulated_shops import GROCER, simulate_shop
+from bench.studies.worth import trained
 from segmentation.entries import DAY_MS, Entry, Kind, Rules, entry
 from segmentation.model import SegmentModel
 from tests.support.data.clock_models import clock_model
@@ -28,7 +29,7 @@ from trainer.training.worth_gates import (
 def shop() -> tuple[OrderBook, int]:
     """Return the orders of a weekly grocer, and the end of its time."""
     shop = simulate_shop(GROCER._replace(customers=120, years=2))
-    return worth.book_of(worth.ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms)), shop.end_ms
+    return book_of(ShopLog("Grocer", shop.rows, "USD", 0, shop.end_ms)), shop.end_ms
 
 
 def figures(model: SegmentModel) -> WorthFigures:
@@ -38,7 +39,7 @@ def figures(model: SegmentModel) -> WorthFigures:
 
 def test_a_model_by_own_clock_passes_where_one_by_recency_flaps() -> None:
     book, end = shop()
-    training = worth.trained(book.as_of(end - 200 * DAY_MS), TrainingPlan(ks=(4,), floor=100, rounds=0, starts=2))
+    training = trained(book.as_of(end - 200 * DAY_MS), TrainingPlan(ks=(4,), floor=100, rounds=0, starts=2))
     assert training.trained is not None
     clock, plain = figures(clock_model()), figures(training.trained.model)
     assert clock.later.moves_per_year is not None
