@@ -3,7 +3,7 @@ from __future__ import annotations
 import time
 from functools import cache
 
-from bench.studies import worth
+from bench.studies.shop_logs import ShopLog, book_of
 from bench.studies.simulated_shops import GROCER, ShopNature, simulate_shop
 from segmentation.entries import DAY_MS
 from trainer.outcome import TrainingOutcome
@@ -20,7 +20,7 @@ PLAN = TrainingPlan(ks=(4,), floor=100, rounds=0, starts=2, way="silhouette")
 @cache
 def shop(nature: ShopNature) -> tuple[OrderBook, int]:
     made = simulate_shop(nature._replace(customers=150))
-    return worth.book_of(worth.ShopLog(nature.title, made.rows, "USD", 0, made.end_ms)), made.end_ms
+    return book_of(ShopLog(nature.title, made.rows, "USD", 0, made.end_ms)), made.end_ms
 
 
 def trained(book: OrderBook, at_ms: int, *, known: bool) -> TrainingOutcome:
