@@ -5,6 +5,7 @@ from functools import cache
 
 from bench.studies.shop_logs import ShopLog, book_of
 from bench.studies.simulated_shops import GROCER, ShopNature, simulate_shop
+from bench.studies.worth import trained as by_study
 from segmentation.entries import DAY_MS
 from trainer.outcome import TrainingOutcome
 from trainer.rhythm.centroids import judged_by_centroids
@@ -50,7 +51,7 @@ def test_customers_who_move_too_often_are_said_with_what_would_hold_them() -> No
 
 def test_too_short_a_history_is_said() -> None:
     book, end = shop(GROCER)
-    model = worth.trained(book.as_of(end), PLAN).trained
+    model = by_study(book.as_of(end), PLAN).trained
     assert model is not None
     begun = min(own[0].time for own in book.entries.values())
     found = judged_by_centroids(book, begun + 190 * DAY_MS, PLAN, model.model)
