@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LEAST_CUSTOMERS: Final = 500
 LEAST_DAYS: Final = 180.0
 MOST_SILENCE_DAYS: Final = 30.0
-# Days between two orders where nobody has come back yet: that of many shops, and long enough to call nobody lost soon.
+# Days between two orders, at least, before a fit knows better: that of many shops, and nobody is called lost soon.
 UNKNOWN_GAP_DAYS: Final = 60.0
 # The odds of having dropped out at the last order where the orders don't show who does: 1 to 20.
 STAND_IN_ODDS: Final = 0.05
@@ -130,12 +130,17 @@ def _sampled(snapshot: CustomerSnapshot, purchases: Purchases) -> tuple[Purchase
 
 
 def _careful(purchases: Purchases, checks: tuple[HistoryCheck, ...], why: str) -> LearntOutlook:
-    """Return rates that call nobody lost before a very long silence: one prior order at the median gap seen so far."""
+    """Return rates that call nobody lost before a long silence: one prior order at a long usual gap.
+
+    That of the customers who came back, or UNKNOWN_GAP_DAYS where it is shorter: a young shop has seen short gaps only.
+    """
     repeats = purchases.repeats
     back = repeats >= 1
-    gap = float(np.median(purchases.until_last[back] / repeats[back])) if back.any() else UNKNOWN_GAP_DAYS
-    gap = rounded(gap) if gap >= 1.0 else UNKNOWN_GAP_DAYS
+    seen = float(np.median(purchases.until_last[back] / repeats[back])) if back.any() else 0.0
+    gap = rounded(max(seen, UNKNOWN_GAP_DAYS))
     outlook = OutlookModel(rates=ModelRates(r=1.0, alpha=gap, a=0.0, b=1.0))
-    seen = "the median gap of those who came back" if back.any() else "nobody has come back yet"
-    note = f"{why}: a usual gap of {gap:.3g} days stands in ({seen}), and nobody counts as lost before a long silence."
+    note = (
+        f"{why}: a usual gap of {gap:.3g} days stands in until a customer's own is known, and nobody counts as lost "
+        "before a long silence."
+    )
     return LearntOutlook(outlook, False, STAND_IN_ODDS, checks, (note,))

@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
 # Who counts as heavy: the top fifth by expected money a month.
 HEAVY_SHARE: Final = 0.2
-# Times as many gaps of silence count as long where the history is too short to fit the outlook.
-CAREFUL: Final = 2.0
 
 
 def learn_by_recipe(
@@ -226,11 +224,6 @@ class _Staged:
 def _staged(purchases: Purchases, snapshot: CustomerSnapshot, learnt: LearntOutlook, plan: TrainingPlan) -> _Staged:
     """Judge everybody by a model that has one kind only: the stages don't depend on the kinds."""
     clock = OwnClock(at_risk=plan.at_risk, lost=plan.lost, stand_in_odds=learnt.stand_in_odds, few=plan.few, heavy=0.0)
-    if not learnt.fitted:
-        # The gaps seen so far are the short ones: those still open are missing.
-        clock = clock.model_copy(
-            update={"quiet_gaps": CAREFUL * clock.quiet_gaps, "lost_gaps": CAREFUL * clock.lost_gaps}
-        )
     pace, value = ClockScorer(_unnamed(learnt, clock, snapshot)).features(purchases)
     money = pace * value / 12.0
     heavy = rounded(max(float(np.quantile(money, 1.0 - HEAVY_SHARE)), 0.0))
