@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from segmentation.entries import ANCHOR, DAY_MS, NEVER, NONE, PLACED, Entry
-from segmentation.meaning import net, refunds_by_order, saturated
+from segmentation.entries import ANCHOR, DAY_MS, NEVER, NONE, PLACED, Entry, after
+from segmentation.meaning import money_of, refunds_by_order, saturated
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -71,13 +71,15 @@ def folded_again(entries: Iterable[Entry]) -> Folded:
 
 def life_of(folded: Folded, standing: Sequence[Entry], refunds: Iterable[Entry], cut: int, rules: Rules) -> Life:
     """Return the figures of a life from what is folded, and from the entries that stand after the cut."""
-    orders = [e for e in standing if e.time > cut and e.kind == PLACED]
+    least = after(cut)
+    orders = [e for e in standing if e.key >= least and e.key & 7 == PLACED]
     money = _money(orders, refunds, cut, NEVER, rules)
+    times = [e.key >> 3 for e in orders]
     return Life(
         orders=folded.orders + len(orders),
-        days=count_days(folded, {day_of(e.time) for e in orders}),
+        days=count_days(folded, {time // DAY_MS for time in times}),
         money=saturated(folded.money + money),
-        first=min([folded.first, *(e.time for e in orders)]),
+        first=min([folded.first, *times]),
     )
 
 
@@ -118,7 +120,7 @@ def _money(orders: Iterable[Entry], refunds: Iterable[Entry], since: int, until:
     """Return orders less their refunds, less the refunds that name none and are dated in (since, until]."""
     named = refunds_by_order(refunds)
     alone = sum([e.amount for e in named.pop(0, ()) if since < e.time <= until])
-    return sum([net(e, refunds_of(e, named, rules)) for e in orders]) - alone
+    return money_of(orders, named, lambda order: refunds_of(order, named, rules)) - alone
 
 
 def gaps_of(days: Sequence[int]) -> Gaps | None:

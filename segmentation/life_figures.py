@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from segmentation.entries import NONE
+from segmentation.entries import NONE, PLACED, after
 from segmentation.event_text import iso
-from segmentation.life import NO_LIFE, Gaps, Life, day_of, gaps_of, life_of, purchase_days
+from segmentation.life import NO_LIFE, NOTHING_FOLDED, Folded, Gaps, Life, day_of, gaps_of, life_of, purchase_days
 from segmentation.meaning import read
 from segmentation.money import format_units
 from segmentation.output_events import LifeFigures
-from segmentation.state_bytes import figures_in, has_tail, life_in, plain_times, unpack
+from segmentation.state_bytes import HEADER, ROW, cut_of, figures_in, has_tail, life_in, rows_end_of, unpack
+from segmentation.state_tail import folded_alone
 
 if TYPE_CHECKING:
     from segmentation.entries import Rules
@@ -44,13 +45,30 @@ LIFELESS: Final = LifeAt(NO_LIFE, NONE, [], partial=False)
 def life_at(value: bytes, at: int, rules: Rules) -> LifeAt:
     """Return the whole life in a state whose header holds at an instant. Raises StateFormatError."""
     life, last = life_in(value), figures_in(value).last
-    if not has_tail(value):
-        if life.days < 3:
-            return LifeAt(life, last, sorted({day_of(life.first), day_of(last)}), partial=False)
-        times = plain_times(value)
-        if len(times) == life.orders:  # every entry is an order that stands
-            return LifeAt(life, last, sorted({day_of(time) for time in times}), partial=False)
+    if not has_tail(value) and 0 < life.days < 3:
+        return LifeAt(life, last, sorted({day_of(life.first), day_of(last)}), partial=False)
+    if (plain := _plain(value)) is not None:
+        times, folded = plain
+        if len(times) == life.orders - folded.orders:  # every order after the cut stands
+            days = sorted({day_of(time) for time in times}.union(folded.days))
+            return LifeAt(life, max(folded.last, last), days, partial=not folded.whole)
     return life_of_state(unpack(value), at, rules)
+
+
+def _plain(value: bytes) -> tuple[list[int], Folded] | None:
+    """Return (the times (ms) of placements after the cut, ascending; what is folded); None: that takes all entries."""
+    end, folded = rows_end_of(value), NOTHING_FOLDED
+    if has_tail(value):
+        try:
+            alone = folded_alone(value[end:])
+        except (IndexError, ValueError):
+            return None  # torn: to be refused
+        if alone is None:
+            return None
+        folded = alone
+    keys = [low | high << 32 for low, high, *_ in ROW.iter_unpack(value[HEADER.size : end])]
+    least = after(cut_of(value))
+    return [key >> 3 for key in keys if key & 7 == PLACED and key >= least], folded
 
 
 def life_of_state(state: CustomerState, at: int, rules: Rules) -> LifeAt:

@@ -83,7 +83,16 @@ def sum_of(counting: Counted) -> int:
     """Return the money of the entries that count, in ten-thousandths."""
     refunds = refunds_by_order(counting.refunds)
     by_themselves = sum([e.amount for e in refunds.pop(0, ())])
-    return sum([net(e, refunds.get(e.order, ())) for e in counting.orders.values()]) - by_themselves
+    return money_of(counting.orders.values(), refunds, lambda order: refunds.get(order.order, ())) - by_themselves
+
+
+def money_of(
+    orders: Iterable[Entry], named: Mapping[int, Sequence[Entry]], refunds_of: Callable[[Entry], Iterable[Entry]]
+) -> int:
+    """Return what is left of the money of orders. `named`: refunds by order, of which `refunds_of` picks an order's."""
+    if not named:  # as for most customers
+        return sum([net(e, ()) if e.foreign else e.amount for e in orders])
+    return sum([net(e, refunds_of(e)) if e.foreign or e.order in named else e.amount for e in orders])
 
 
 def refunds_by_order(refunds: Iterable[Entry]) -> dict[int, list[Entry]]:

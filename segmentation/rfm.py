@@ -12,7 +12,6 @@ arithmetic on a header here. `t` is everywhere the shard's clock in ms: it never
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -102,6 +101,7 @@ __all__ = [
     "with_mute",
 ]
 
+_PLACED: Final = (PLACED, ANCHOR)
 _PLAIN_MONEY: Final = 2**62  # two sums below this can't saturate
 
 
@@ -151,8 +151,7 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         capped = cut > aged
         kept = kept[bisect_left(kept, (after(cut),)) :]
         reading = read(kept, t, cut, rules)
-    return replace(
-        state,
+    return CustomerState(
         frequency=reading.frequency,
         monetary=reading.monetary,
         last=reading.standing[0].time if reading.standing else NONE,
@@ -161,9 +160,14 @@ def settle(state: CustomerState, entries: Iterable[Entry], t: int, rules: Rules)
         next_change=next_change_at(kept, t, cut, window),
         cut=cut,
         capped=capped,
+        muted=state.muted,
         entries=tuple(sorted(stones + kept)),
         life=life_of(folded, reading.standing, reading.refunds, cut, rules),
         folded=folded,
+        links=state.links,
+        segment=state.segment,
+        sequence=state.sequence,
+        moved_at=state.moved_at,
     )
 
 
@@ -173,16 +177,20 @@ def remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut:
     These are the last order that stood, now the anchor; later placements, which don't stand, and cancellations that
     may reach them; placements of a greater revision than a later one; and refunds of orders after the cut.
     """
-    placed = [e._replace(key=key_of(e.time, PLACED)) for e in old if e.kind in (PLACED, ANCHOR)]
-    kept = [e for e in old if e.kind == CANCELLED]
-    anchor = max((e for e in reading.standing if e.time <= cut), key=lambda e: e.rank, default=None)
+    if len(old) == 1 and old[0].key & 7 == ANCHOR:
+        return list(old)  # the most frequent case: only time has passed
+    placed = [e if e.key & 7 == PLACED else e._replace(key=key_of(e.time, PLACED)) for e in old if e.key & 7 in _PLACED]
+    kept = [e for e in old if e.key & 7 == CANCELLED]
+    least = after(cut)
+    anchor = max([e for e in reading.standing if e.key < least], key=lambda e: e.rank, default=None)
     if anchor:
         kept = [e for e in kept if e.time >= anchor.time - rules.grace]
         later, earlier = [e for e in placed if e.rank > anchor.rank], [e for e in placed if e.rank < anchor.rank]
         kept.append(anchor._replace(key=key_of(anchor.time, ANCHOR)))
-        kept += _greater(earlier, [*later, *(e for e in ahead if e.kind == PLACED)], rules.window)
+        if has_revisions(earlier):
+            kept += _greater(earlier, [*later, *(e for e in ahead if e.kind == PLACED)], rules.window)
         placed = later
-    named = refunds_by_order(e for e in reading.refunds if e.time <= cut and e.order)
+    named = refunds_by_order([e for e in reading.refunds if e.key < least and e.order])
     if named:
         coming = [e for e in reading.standing if e.kind == PLACED and e.time > cut]
         kept += {refund for order in coming for refund in refunds_of(order, named, rules)}
@@ -192,8 +200,6 @@ def remnant(old: Sequence[Entry], ahead: Sequence[Entry], reading: Reading, cut:
 def _greater(earlier: Sequence[Entry], later: Sequence[Entry], window: int) -> list[Entry]:
     """Return the earlier placements that a later one of a lower revision gives way to. `earlier` is sorted."""
     found: list[Entry] = []
-    if not has_revisions(earlier):
-        return found
     # By order and by event: with all of them compared, thousands of orders would hold the shard up for seconds.
     by_order: dict[int, list[Entry]] = {}
     by_event: dict[int, list[Entry]] = {}

@@ -20,10 +20,11 @@ from segmentation.life import MOST_DAYS, NO_LIFE, NOTHING_FOLDED, Folded, Life
 from segmentation.links import NO_LINKS, Links
 from segmentation.state_tail import (
     AMOUNT_LIMIT,
+    COARSE,
+    FINE,
     KEY_LIMIT,
     TailError,
     add_tail,
-    amount_of_row,
     amounts_of_rows,
     has_links,
     row_amount,
@@ -152,7 +153,9 @@ def unpack(value: bytes) -> CustomerState:
     ) = HEADER.unpack_from(value)  # fmt: skip
     rows_end = HEADER.size + n * ROW.size
     entries = [
-        Entry(k | k_high << 32, o | o_high << 32, amount_of_row(amount), e | e_high << 32)
+        Entry(
+            k | k_high << 32, o | o_high << 32, amount * COARSE if amount < FINE else amount & ~FINE, e | e_high << 32
+        )
         for k, k_high, amount, o, o_high, e, e_high in ROW.iter_unpack(value[HEADER.size : rows_end])
     ]
     folded, links = NOTHING_FOLDED, NO_LINKS
@@ -247,11 +250,6 @@ def latest_key(value: bytes) -> int | None:
 def rows_end_of(value: bytes) -> int:
     """Return where a state's rows end and its tail begins."""
     return HEADER.size + ROW.size * int(_COUNT.unpack_from(value, _COUNT_AT)[0])
-
-
-def plain_times(value: bytes) -> list[int]:
-    """Return the times (ms) of a state's entries, ascending. The state has no tail."""
-    return [(low | high << 32) >> 3 for low, high, *_ in ROW.iter_unpack(value[HEADER.size :])]
 
 
 def times_in(value: bytes) -> NDArray[np.int64]:

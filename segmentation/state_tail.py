@@ -1,6 +1,6 @@
 """The tail of a state's bytes: what doesn't fit into the header and the rows of 22 bytes. Most customers have none.
 
-First a byte of flags (`_Has`), then the parts that it names, in this order, as varints:
+First a byte of flags, then the parts that it names, in this order, as varints:
 
 - wide: how many; of each, its row, key and amount, where these don't fit into the row
 - foreign: how many; of each, its row, currency, what was paid, and the rate
@@ -14,9 +14,8 @@ Revisions come last, so that a plain new order appends its own.
 
 from __future__ import annotations
 
-from enum import IntFlag
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -34,25 +33,23 @@ if TYPE_CHECKING:
 
 KEY_LIMIT: Final = 2**48 - 1  # a key from here on is wide
 AMOUNT_LIMIT: Final = 2**32 - 1  # the amount in a row of a wide amount
-_FINE: Final = 2**31  # set in a row's amount that is in ten-thousandths; else it is in hundredths
-_COARSE: Final = 100  # ten-thousandths in a hundredth
+FINE: Final = 2**31  # set in a row's amount that is in ten-thousandths; else it is in hundredths
+COARSE: Final = 100  # ten-thousandths in a hundredth
 
 
 class TailError(ValueError):
     """These bytes aren't the tail of a state."""
 
 
-class _Has(IntFlag):
-    WIDE = 1
-    FOREIGN = 2
-    FOLDED = 4
-    PARTIAL = 8  # what is folded isn't the whole life before the cut
-    BITMAP = 16  # the purchase days lie in a bitmap
-    REVISIONS = 32
-    LINKS = 64
-
-
-_ALL: Final = sum(_Has)
+# The flags. Plain integers: those of an IntFlag cost ten times as much, and every order that leaves reads a tail.
+_WIDE: Final = 1
+_FOREIGN: Final = 2
+_FOLDED: Final = 4
+_PARTIAL: Final = 8  # what is folded isn't the whole life before the cut
+_BITMAP: Final = 16  # the purchase days lie in a bitmap
+_REVISIONS: Final = 32
+_LINKS: Final = 64
+_ALL: Final = 127
 
 
 class Tail(NamedTuple):
@@ -70,25 +67,20 @@ NO_TAIL: Final = Tail({}, {}, NOTHING_FOLDED, NO_LINKS, [])
 
 def row_amount(amount: int) -> int:
     """Return how an amount lies in a row; AMOUNT_LIMIT: it doesn't fit."""
-    if amount % _COARSE == 0 and amount < _FINE * _COARSE:
-        return amount // _COARSE
-    return amount | _FINE if amount < _FINE - 1 else AMOUNT_LIMIT
-
-
-def amount_of_row(packed: int) -> int:
-    """Return the amount of a row in ten-thousandths."""
-    return packed & ~_FINE if packed & _FINE else packed * _COARSE
+    if amount % COARSE == 0 and amount < FINE * COARSE:
+        return amount // COARSE
+    return amount | FINE if amount < FINE - 1 else AMOUNT_LIMIT
 
 
 def amounts_of_rows(packed: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Return the amounts of rows in ten-thousandths, [n]; of wide ones a number without meaning."""
     whole = packed.astype(np.int64)
-    return np.where(whole & _FINE, whole & ~_FINE, whole * _COARSE)
+    return np.where(whole & FINE, whole & ~FINE, whole * COARSE)
 
 
 def is_wide(key: int, amount: int) -> bool:
     """Return whether a row has no room for one of these."""
-    return key >= KEY_LIMIT or row_amount(amount) == AMOUNT_LIMIT
+    return key >= KEY_LIMIT or (amount >= FINE - 1 and row_amount(amount) == AMOUNT_LIMIT)
 
 
 def is_beyond_row(e: Entry) -> bool:
@@ -103,18 +95,18 @@ def write_tail(entries: Sequence[Entry], folded: Folded, links: Links = NO_LINKS
     revised = has_revisions(entries)
     if not (wide or foreign or revised or folded != NOTHING_FOLDED or links != NO_LINKS):
         return b""
-    has, out = _Has(0), bytearray(1)
-    for part, rows in ((_Has.WIDE, wide), (_Has.FOREIGN, foreign)):
+    has, out = 0, bytearray(1)
+    for part, rows in ((_WIDE, wide), (_FOREIGN, foreign)):
         if rows:
             has |= part
             _put_rows(out, rows)
     if folded != NOTHING_FOLDED:
-        has |= _Has.FOLDED | _put_folded(out, folded)
+        has |= _FOLDED | _put_folded(out, folded)
     if links != NO_LINKS:
-        has |= _Has.LINKS
+        has |= _LINKS
         _put_links(out, links)
     if revised:
-        has |= _Has.REVISIONS
+        has |= _REVISIONS
         for e in entries:
             put_revision(out, e)
     out[0] = has
@@ -125,9 +117,9 @@ def begin_tail(folded: Folded, before: Sequence[Entry], *, revised: bool) -> byt
     """Return the tail of a state, without wide and foreign rows, up to the revisions of the rows after these."""
     if not revised and folded == NOTHING_FOLDED:
         return b""
-    out, has = bytearray(1), _Has.REVISIONS if revised else _Has(0)
+    out, has = bytearray(1), _REVISIONS if revised else 0
     if folded != NOTHING_FOLDED:
-        has |= _Has.FOLDED | _put_folded(out, folded)
+        has |= _FOLDED | _put_folded(out, folded)
     for e in before if revised else ():
         put_revision(out, e)
     out[0] = has
@@ -146,10 +138,10 @@ def with_foreign(tail: bytes, row: int, foreign: Foreign) -> bytes | None:
 
     None: it has wide rows, which come first, or isn't a tail.
     """
-    has, count, begin, end = _Has(tail[0] if tail else 0), 0, 1, 1
-    if has & _Has.WIDE:
+    has, count, begin, end = tail[0] if tail else 0, 0, 1, 1
+    if has & _WIDE:
         return None
-    if has & _Has.FOREIGN:
+    if has & _FOREIGN:
         # Each number ends with a byte below 128: the count, and four of each row.
         ends = np.flatnonzero(np.frombuffer(tail, np.uint8) < 0x80)
         ends = ends[ends > 0]
@@ -163,7 +155,7 @@ def with_foreign(tail: bytes, row: int, foreign: Foreign) -> bytes | None:
         if len(ends) <= 4 * count:
             return None
         end = int(ends[4 * count]) + 1
-    out = bytearray([has | _Has.FOREIGN])
+    out = bytearray([has | _FOREIGN])
     put(out, count + 1)
     out += tail[begin:end]
     for number in (row, *foreign):
@@ -182,12 +174,12 @@ def put_revision(out: bytearray, e: Entry) -> None:
 
 def has_links(tail: bytes) -> bool:
     """Return whether there are merges in a tail."""
-    return bool(tail) and tail[0] & _Has.LINKS != 0
+    return bool(tail) and tail[0] & _LINKS != 0
 
 
 def takes_revisions(tail: bytes) -> bool:
     """Return whether each new row needs a revision at the end of the tail."""
-    return bool(tail) and tail[0] & _Has.REVISIONS != 0
+    return bool(tail) and tail[0] & _REVISIONS != 0
 
 
 def row_has_revision(tail: bytes, row: int, n: int, e: Entry) -> bool:
@@ -195,9 +187,9 @@ def row_has_revision(tail: bytes, row: int, n: int, e: Entry) -> bool:
 
     The revisions are the last n numbers of a tail; each ends with a byte below 128.
     """
-    if not tail or tail[0] & (_Has.FOREIGN | _Has.REVISIONS) == 0:
+    if not tail or tail[0] & (_FOREIGN | _REVISIONS) == 0:
         return e.revision == UNREVISED
-    if tail[0] & _Has.FOREIGN:
+    if tail[0] & _FOREIGN:
         return False
     ends = np.flatnonzero(np.frombuffer(tail, np.uint8) < 0x80)
     before, own = row - n - 1, row - n
@@ -209,23 +201,28 @@ def row_has_revision(tail: bytes, row: int, n: int, e: Entry) -> bool:
     return tail[start : int(ends[own]) + 1] == number
 
 
+def folded_alone(data: bytes) -> Folded | None:
+    """Return what is folded by a tail that adds nothing to the times of its rows; None: it may. Raises TailError."""
+    if not data or data[0] & (_WIDE | _FOREIGN) or data[0] > _ALL:
+        return None
+    return _read_folded(VarintReader(data, 1), data[0]) if data[0] & _FOLDED else NOTHING_FOLDED
+
+
 def read_tail(data: bytes, times: Sequence[int]) -> Tail:
     """Read a tail. `times`: those of the rows, in ms (for revisions). Raises TailError."""
     if not data:
         return NO_TAIL
     if data[0] > _ALL:
         raise TailError(f"a tail with the flags {data[0]}")
-    has, reader = _Has(data[0]), VarintReader(data, 1)
+    has, reader = data[0], VarintReader(data, 1)
     try:
         number = reader.number
-        wide = {number(): (number(), number()) for _ in range(number())} if has & _Has.WIDE else {}
-        foreign = (
-            {number(): Foreign(number(), number(), number()) for _ in range(number())} if has & _Has.FOREIGN else {}
-        )
-        folded = _read_folded(reader, has) if has & _Has.FOLDED else NOTHING_FOLDED
-        links = _read_links(reader) if has & _Has.LINKS else NO_LINKS
+        wide = {number(): (number(), number()) for _ in range(number())} if has & _WIDE else {}
+        foreign = {number(): Foreign(number(), number(), number()) for _ in range(number())} if has & _FOREIGN else {}
+        folded = _read_folded(reader, has) if has & _FOLDED else NOTHING_FOLDED
+        links = _read_links(reader) if has & _LINKS else NO_LINKS
         revisions = []
-        if has & _Has.REVISIONS:
+        if has & _REVISIONS:
             times = [wide[i][0] >> 3 if i in wide else time for i, time in enumerate(times)]
             revisions = [_revision(number(), time) for time in times]
     except (IndexError, ValueError) as error:
@@ -256,7 +253,7 @@ def _revision(number: int, time: int) -> int:
     return time + (~(number >> 1) if number & 1 else number >> 1)
 
 
-def _put_folded(out: bytearray, folded: Folded) -> _Has:
+def _put_folded(out: bytearray, folded: Folded) -> int:
     put(out, folded.orders)
     put_signed(out, folded.money)
     if folded.orders:
@@ -268,7 +265,7 @@ def _put_folded(out: bytearray, folded: Folded) -> _Has:
         put(out, folded.days[0])
     short = len(bitmap) < len(gaps)
     out += bitmap if short else gaps
-    return (_Has.BITMAP if short else _Has(0)) | (_Has(0) if folded.whole else _Has.PARTIAL)
+    return (_BITMAP if short else 0) | (0 if folded.whole else _PARTIAL)
 
 
 def _put_links(out: bytearray, links: Links) -> None:
@@ -300,20 +297,17 @@ def _days(days: tuple[int, ...]) -> tuple[bytes, bytes]:
     return bytes(gaps), bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
-def _read_folded(reader: VarintReader, has: _Has) -> Folded:
+def _read_folded(reader: VarintReader, has: int) -> Folded:
     orders, money, first, last = reader.number(), reader.signed(), NEVER, NONE
     if orders:
         first = reader.number()
         last = first + reader.number()
-    days = []
+    days: list[int] = []
     if count := reader.number():
-        days.append(reader.number())
-        if has & _Has.BITMAP:
-            days += _read_bitmap(reader, days[0], count - 1)
-        else:
-            for _ in range(count - 1):
-                days.append(days[-1] + reader.number())
-    return Folded(orders, money, first, last, tuple(days), whole=not has & _Has.PARTIAL)
+        day = reader.number()
+        rest = _read_bitmap(reader, day, count - 1) if has & _BITMAP else reader.numbers(count - 1)
+        days = [day, *rest] if has & _BITMAP else list(accumulate(rest, initial=day))
+    return Folded(orders, money, first, last, tuple(days), whole=not has & _PARTIAL)
 
 
 def _read_bitmap(reader: VarintReader, first: int, count: int) -> list[int]:

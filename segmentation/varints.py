@@ -33,6 +33,10 @@ class VarintReader:
     def number(self) -> int:
         """Read a number that isn't negative."""
         data, at, number, shift = self.data, self.at, 0, 0
+        byte = data[at]
+        if byte < 0x80:
+            self.at = at + 1
+            return byte
         while (byte := data[at]) & 0x80:
             number |= (byte & 0x7F) << shift
             shift += 7
@@ -41,6 +45,15 @@ class VarintReader:
             raise ValueError(f"a number with a needless byte at {at}")
         self.at = at + 1
         return number | byte << shift
+
+    def numbers(self, count: int) -> list[int]:
+        """Read so many numbers that aren't negative."""
+        end = self.at + count
+        short = self.data[self.at : end]
+        if len(short) == count and short.isascii():  # one byte each
+            self.at = end
+            return list(short)
+        return [self.number() for _ in range(count)]
 
     def signed(self) -> int:
         """Read any number."""

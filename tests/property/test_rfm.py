@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from segmentation import life
 from segmentation.life import Life
+from segmentation.life_figures import life_at, life_of_state
 from segmentation.rfm import (
     EMPTY,
     NEVER,
@@ -124,7 +125,9 @@ def test_the_whole_life_is_a_function_of_the_set(scene: Scene, a: int, b: int, w
             state = step(state, (t, e), rules)
             assert tuple(state.life) == batch.life(seen, t, rules)
         end = t + wait
-        assert pack(advance(state, end, rules)) == batch_bytes(events, end, rules)
+        state = advance(state, end, rules)
+        assert pack(state) == batch_bytes(events, end, rules)
+        assert life_at(pack(state), end, rules) == life_of_state(state, end, rules), "read without its entries"
     event("folded" if state.folded.orders else "nothing folded")
 
 

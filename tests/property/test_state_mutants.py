@@ -104,7 +104,7 @@ MUTANTS: tuple[StateMutant, ...] = (
         Edit(life.count_days, " - (bool(folded.days) and folded.days[-1] in coming)", ""),
         the_life,
     ),
-    StateMutant("orders up to the cut count once more", Edit(life.life_of, "e.time > cut and ", ""), the_set),
+    StateMutant("orders up to the cut count once more", Edit(life.life_of, "e.key >= least and ", ""), the_set),
     StateMutant("a refund however late", Edit(life.refunds_of, " < time + rules.window", ""), the_life),
     StateMutant("a refund on the end of its span", Edit(life.refunds_of, "< time +", "<= time +"), the_life, rare=True),
     StateMutant("a refund however early", Edit(life.refunds_of, "time - rules.grace <= ", ""), the_life),
