@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import sys
 import tempfile
@@ -49,7 +50,7 @@ OUT: Final = Path("out/bench-histories.json")
 HISTORIES: Final = (1, 10, 100, 1_000, 16_384)
 NOW_MS: Final = 1_790_000_000_000
 RULES: Final = Rules()
-TOGETHER: Final = 4  # customers of a turn
+TOGETHER: Final = 4  # customers of a turn, in the second half of the table
 ROOMY: Final = RULES._replace(cap=2**17)
 _CURRENCY: Final = "EUR"
 _MOST_DUE: Final = 512
@@ -201,13 +202,15 @@ async def _traffic(redis: Redis) -> tuple[int, int]:
     return cast("int", info["total_net_input_bytes"]), cast("int", info["total_net_output_bytes"])
 
 
-async def measure(settings: Settings, histories: Sequence[int], turns: int, report: Console) -> list[Cost]:
-    """Measure all courses, each with one customer a turn and with four."""
+async def measure(
+    settings: Settings, histories: Sequence[int], together: int, turns: int, report: Console
+) -> list[Cost]:
+    """Measure all courses, each with one customer a turn and with several."""
     costs = []
     async with connect(settings) as redis:
         for course in COURSES:
             for entries in histories if course.rules is ROOMY else [course.rules.cap]:
-                for customers in (1, TOGETHER):
+                for customers in (1, together):
                     cost = await cost_of(redis, course, entries, customers, turns, warm_up=8)
                     report.print(
                         f"{cost.course}, {entries:,} entries, {customers} a turn: {cost.cpu_us:,.0f} µs", style="dim"
@@ -216,16 +219,17 @@ async def measure(settings: Settings, histories: Sequence[int], turns: int, repo
     return costs
 
 
-def table(costs: Sequence[Cost]) -> str:
-    """Return the figures as Markdown: CPU and bytes of an order, alone in its turn and as one of four."""
+def table(costs: Sequence[Cost], together: int) -> str:
+    """Return the figures as Markdown: CPU and bytes of an order, alone in its turn and as one of several."""
+    several = f"of {together}: CPU, µs | to Redis | from Redis |"
     lines = [
-        "| course | entries | CPU, µs | to Redis, bytes | from Redis | of 4: CPU, µs | to Redis | from Redis |",
+        f"| course | entries | CPU, µs | to Redis, bytes | from Redis | {several}",
         "|---|" + "---:|" * 7,
     ]
     found = {(cost.course, cost.entries, cost.customers): cost for cost in costs}
     for course, entries in dict.fromkeys((cost.course, cost.entries) for cost in costs):
         cells = []
-        for customers in (1, TOGETHER):
+        for customers in (1, together):
             cost = found[course, entries, customers]
             cells += [f"{cost.cpu_us:,.0f}", f"{cost.bytes_in:,.0f}", f"{cost.bytes_out:,.0f}"]
         lines.append(f"| {course} | {entries:,} | {' | '.join(cells)} |")
@@ -239,16 +243,23 @@ def main() -> int:
     parser.add_argument(
         "--histories", type=int, nargs="+", default=HISTORIES, metavar="N", help="entries of a customer"
     )
+    parser.add_argument(
+        "--together", type=int, default=TOGETHER, help=f"customers of a turn beside one (default: {TOGETHER})"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help=f"file for the results, JSON (default: {OUT})")
     arguments = parser.parse_args()
     console = Console(stderr=True)
+    gc.freeze()  # as a worker does
+    gc.set_threshold(100_000, 20, 20)
     try:
         with tempfile.TemporaryDirectory(prefix="segstream-histories-") as folder:
             server = ValkeyServer(Path(folder), port=None, report=lambda _: None)
             server.start()
             try:
                 settings = deployment(Endpoints("127.0.0.1:1", server.url), "histories", "orders-histories")
-                costs = asyncio.run(measure(settings, arguments.histories, arguments.turns, console))
+                costs = asyncio.run(
+                    measure(settings, arguments.histories, arguments.together, arguments.turns, console)
+                )
                 with SyncRedis.from_url(server.url) as redis:
                     where = machine(redis)
             finally:
@@ -259,7 +270,7 @@ def main() -> int:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     result = {"machine": where, "costs": [cost._asdict() for cost in costs]}
     arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table(costs))
+    print(table(costs, arguments.together))
     return 0
 
 

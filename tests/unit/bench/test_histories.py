@@ -29,5 +29,5 @@ def test_each_turn_brings_one_order_of_each_customer() -> None:
 
 def test_table_has_a_row_for_each_history() -> None:
     alone = Cost("at the cap", 16_384, 1, 200, 1_234.5, 3_000, 2_000, 0.0)
-    text = table([alone, alone._replace(customers=4, cpu_us=700.4)])
+    text = table([alone, alone._replace(customers=4, cpu_us=700.4)], 4)
     assert "| at the cap | 16,384 | 1,234 | 3,000 | 2,000 | 700 | 3,000 | 2,000 |" in text
