@@ -196,16 +196,24 @@ def merge_open(customers: list[Customer], fold: Fold) -> tuple[list[tuple[Custom
     return requests, others
 
 
+def merge_unscored(c: Customer, fold: Fold) -> None:
+    """Merge the customer's next record, which isn't scored, and note when time alone may move the customer next."""
+    if (request := merge_next(c, fold)) is not None:
+        fold.turn.due[c.key] = request.at + 1
+
+
 def merge_all(c: Customer, fold: Fold) -> None:
-    """Merge all of the customer's records, of any clocks; none is scored."""
+    """Merge all of the customer's records, of any clocks, as `merge_unscored` does."""
     if len(c.own) < HELD_OPEN or c.linked:
         while c.done < len(c.own):
-            merge_next(c, fold)
+            merge_unscored(c, fold)
         return
     state, changed = OpenState(c.value, fold.rules), False
     for position, outcome in _merged(state, c.own, fold):
         _report(outcome, position, fold)
         changed = True
+        if not state.silent:
+            fold.turn.due[c.key] = fold.batch.clocks[position] + 1
     c.done = len(c.own)
     if changed:
         c.value, c.changed = state.value(), True

@@ -244,7 +244,8 @@ class Step(Protocol):
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
         """Return the states after the plan's records, and their dead letters as `decide` made them. Nothing is scored.
 
-        All else of the turn is empty. Raises BatchTooLong where `overdue()` of the plan's context.
+        `due` says from when on time alone may move a customer that a record would have scored, where that is known; all
+        else of the turn is empty. Raises BatchTooLong where `overdue()` of the plan's context.
         """
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:

@@ -18,6 +18,7 @@ from segmentation.step import (
     Output,
     Scope,
     Step,
+    Turn,
     TurnContext,
     TurnPlan,
     never,
@@ -91,16 +92,16 @@ async def _absorb_batch(
     `behind`: R after the batch. Raises BatchTooLong: nothing has happened.
     """
     shard, head = owned.shard, owned.head
-    states, created, plan, usable = await _absorb(owned, step, records)
+    turn, created, plan, usable = await _absorb(owned, step, records)
     taken = len(records)
     if plan.full:
         behind = usable[plan.taken].offset
         taken = bisect_left(records, behind, key=lambda record: record.offset)
         records = records[:taken]
-    # Due now means at the clock itself: a customer due at T is looked at when the clock first passes T. Needless where
-    # changed settings rescore everyone from the start: that gives each a due time, and their moves the cause.
-    due = {} if head.scope is Scope.SETTINGS and head.cursor == "" else dict.fromkeys(states, max(head.clock, 0))
-    writes = Writes(states, created=created, due=due)
+    # Needless where changed settings rescore everyone from the start: that gives each a due time, and their moves the
+    # cause.
+    due = {} if head.scope is Scope.SETTINGS and head.cursor == "" else due_now(turn, head.clock)
+    writes = Writes(turn.states, created=created, due=due)
     change = _released(plan, head, kafka)
     change |= {
         "offset": behind,
@@ -109,6 +110,16 @@ async def _absorb_batch(
     }
     await owned.commit(shard.store.with_tombstones(writes, shard.step), **change)
     return taken, plan.full
+
+
+def due_now(turn: Turn, clock: int) -> dict[bytes, int]:
+    """Return when to look at the customers of a turn that was absorbed, under a shard's clock.
+
+    Now means at the clock itself: a customer due at T is looked at when the clock first passes T. One whose record came
+    at T was scored at T, so time alone moves it later at the earliest.
+    """
+    now = max(clock, 0)
+    return {key: max(now, turn.due.get(key, now)) for key in turn.states}
 
 
 async def _unmute(owned: Owned, step: Step) -> None:
@@ -227,8 +238,8 @@ def _fingerprint(records: Sequence[KafkaRecord], head: StoreHead) -> Fingerprint
 
 async def _absorb(
     owned: Owned, step: Step, records: Sequence[KafkaRecord]
-) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan, Sequence[KafkaRecord]]:
-    """Return (changed states, keys among them that had none, the plan, its records) after records delivered before.
+) -> tuple[Turn, list[bytes], TurnPlan, Sequence[KafkaRecord]]:
+    """Return (the turn, keys of its states that had none, the plan, its records) after records delivered before.
 
     A record that makes the step raise went to the dead letters then: it is left out again.
     """
@@ -247,9 +258,7 @@ async def _is_usable(owned: Owned, step: Step, record: KafkaRecord) -> bool:
     return True
 
 
-async def _absorb_all(
-    owned: Owned, step: Step, records: Sequence[KafkaRecord]
-) -> tuple[dict[bytes, bytes], list[bytes], TurnPlan]:
+async def _absorb_all(owned: Owned, step: Step, records: Sequence[KafkaRecord]) -> tuple[Turn, list[bytes], TurnPlan]:
     head = owned.head
     # `now` is the highest clock that any of these records can have had.
     activation = Activation(head.activation, head.version)
@@ -258,6 +267,6 @@ async def _absorb_all(
     plan = await planned(owned.shard, step.absorb, records, context)
     assert owned.raw is not None
     loaded = await owned.shard.store.load(owned.raw, plan.keys, None, 0)
-    states = stepping(step.merge, plan, loaded.values).states
+    turn = stepping(step.merge, plan, loaded.values)
     present = loaded.present(plan.keys)
-    return states, [key for key in states if key not in present], plan
+    return turn, [key for key in turn.states if key not in present], plan

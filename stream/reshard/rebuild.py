@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from segmentation.agreed import Agreed, JudgedBefore, Way, differences, judged_at, way_from
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import muted_by, with_mute
-from segmentation.step import Activation, KafkaRecord, Scope, Step, TurnContext, TurnPlan
+from segmentation.step import Activation, KafkaRecord, Scope, Step, Turn, TurnContext, TurnPlan
+from stream.engine.catch_up import due_now
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import stepping
 from stream.engine.store import Loaded, Writes
@@ -206,7 +207,7 @@ class ReshardedRebuilder:
         async for page in pages:
             values = await self._load(list(page.notes))
             patched = {k: stepping(step.patch, values.get(k), note) for k, note in page.notes.items() if self._at(k)}
-            await self._store(patched, values, step, None)
+            await self._store(patched, values, step, {})
         merged, clock, backfills = 0, start.merge_clock, start.backfills
         async for records in self._records(p, start.offset, end.offset, sorted(j.until for j in stretch.judged)):
             judge = _judge(step, stretch, records[-1].offset)
@@ -214,13 +215,12 @@ class ReshardedRebuilder:
             while left:
                 activation, rates = Activation(end.activation, end.version), self._rates.known()
                 context = TurnContext(clock, end.clock, activation, backfills=backfills, rates=rates)
-                plan, values, states, usable = await self._absorb(judge, left, context, stretch, partitioner)
-                due = None if self._rescores else end.clock
-                await self._store(states, values, step, due)
+                plan, values, turn, usable = await self._absorb(judge, left, context, stretch, partitioner)
+                await self._store(turn.states, values, step, {} if self._rescores else due_now(turn, end.clock))
                 clock, backfills = max(clock, plan.clock), plan.backfills or backfills
                 left = usable[plan.taken :] if plan.full else []
                 if plan.full:
-                    await self._unmute(backfills.closed_slots, stretch, step, due)
+                    await self._unmute(backfills.closed_slots, stretch, step, end.clock)
                     backfills = backfills.without_closed()
             merged += len(records)
         if backfills.rows:
@@ -249,8 +249,8 @@ class ReshardedRebuilder:
         context: TurnContext,
         stretch: _Stretch,
         partitioner: Partitioner | None,
-    ) -> tuple[TurnPlan, dict[bytes, bytes], dict[bytes, bytes], Sequence[KafkaRecord]]:
-        """Return (the plan, the states before, those after, the plan's records).
+    ) -> tuple[TurnPlan, dict[bytes, bytes], Turn, Sequence[KafkaRecord]]:
+        """Return (the plan, the states before, the turn with those after, the plan's records).
 
         A record that makes the step raise is left out again.
         """
@@ -262,13 +262,13 @@ class ReshardedRebuilder:
                     k for k in plan.keys if not partitioner or partitioner(k, stretch.partitions) == stretch.partition
                 ]
                 before = await self._load(mine)
-                after = stepping(step.merge, plan, [before.get(key) for key in plan.keys]).states
+                turn = stepping(step.merge, plan, [before.get(key) for key in plan.keys])
             except StepFailed:
                 if usable is not records:
                     raise
                 usable = [r for r in records if _is_usable(step, r, p, context)]
             else:
-                return plan, before, after, usable
+                return plan, before, turn, usable
 
     def _at(self, key: bytes) -> MovingShard | None:
         """Return the shard where a customer lives now; None: it isn't rebuilt."""
@@ -293,22 +293,22 @@ class ReshardedRebuilder:
         return found
 
     async def _store(
-        self, states: Mapping[bytes, bytes], before: Mapping[bytes, bytes], step: Step, due: int | None
+        self, states: Mapping[bytes, bytes], before: Mapping[bytes, bytes], step: Step, due: Mapping[bytes, int]
     ) -> None:
         """Write states where their customers live. `due`: when to look at them, where the engine must."""
         for p, keys in self._by_shard(list(states)).items():
             shard = self._shards[p]
             created = [key for key in keys if key not in before or step.is_gone(before[key])]
-            times = {} if due is None else dict.fromkeys(keys, max(due, 0))
+            times = {key: due[key] for key in keys if key in due}
             writes = Writes({key: states[key] for key in keys}, created=created, due=times)
             await shard.write(shard.store.with_tombstones(writes, step), ARRIVING)
 
-    async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, due: int | None) -> None:
+    async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, clock: int) -> None:
         """Unmute customers of a former shard whose backfills are over, so that others can have their slots."""
         for shard in self._shards.values():
             async for own in self._pages_of(shard, stretch):
                 changed = {k: now for k, value in own.items() if (now := step.unmuted(value, slots)) is not value}
-                await self._store(changed, own, step, due)
+                await self._store(changed, own, step, {} if self._rescores else dict.fromkeys(changed, max(clock, 0)))
 
     async def _remap(self, stretch: _Stretch) -> None:
         """Give the customers whom open backfills mute the slots of the shard where they live now."""

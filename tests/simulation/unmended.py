@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from segmentation import scoring
 from segmentation.customers import Customer, search_fired
 from segmentation.decisions import ScoringContext
-from stream.engine import log_reader, takeover
+from stream.engine import catch_up, log_reader, takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
 from stream.engine.status_board import StatusBoard
@@ -88,6 +88,10 @@ def _searching_from_stale_entries(replace: Replace, _: SimulatedWorld) -> None:
     replace(scoring, "search_fired", search_from_entry)
 
 
+def _looking_at_the_clock_itself(replace: Replace, _: SimulatedWorld) -> None:
+    replace(catch_up, "due_now", lambda turn, clock: dict.fromkeys(turn.states, max(clock, 0)))
+
+
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
@@ -97,4 +101,5 @@ UNMENDED: Final[dict[str, Change]] = {
     "tombstones_are_read_after_a_rollback": _reading_tombstones_under_no_head,
     "a_tombstone_alone_is_torn_off_before_a_rebuild": _restoring_any_tombstone,
     "a_due_entry_is_older_than_the_settings": _searching_from_stale_entries,
+    "a_customer_scored_at_the_clock_moves_once_more_at_it": _looking_at_the_clock_itself,
 }
