@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -41,37 +40,17 @@ from tests.support.engine.memory_fleet import FleetStore, MemoryFleet
 from tests.support.engine.memory_shard import a_model, check_chains
 from tests.support.oracles import batch
 from tests.support.oracles.batch import OracleEvent, batch_bytes
+from tests.support.oracles.persons import Merge, roots
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "150"))
 WINDOW, PARTITIONS = 100, 8
 IDS = "abcde"
-Merge = tuple[int, str, str]  # instant, from, into
 
 
 @pytest.fixture(autouse=True)
 def _days_on_a_small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (life, batch):
         monkeypatch.setattr(module, "DAY_MS" if module is life else "DAY", 30)
-
-
-def roots(merges: Iterable[Merge]) -> dict[str, str]:
-    """The id that each person goes by, by each of its ids; slow and plain."""
-    person = {name: {name} for name in IDS}
-    root = {name: name for name in IDS}
-    latest: dict[tuple[str, str], int] = {}
-    for at, source, target in merges:
-        latest[source, target] = max(at, latest.get((source, target), 0))
-    for _, source, target in sorted((at, *pair) for pair, at in latest.items()):
-        if person[source] is person[target]:
-            new = target if root[source] == source else root[source]
-        else:
-            new = root[target]
-            person[target] |= person[source]
-            for name in person[target]:
-                person[name] = person[target]
-        for name in person[source]:
-            root[name] = new
-    return root
 
 
 def as_event(e: OracleEvent, customer: str) -> EntryEvent:
@@ -198,7 +177,7 @@ def hash_of(e: OracleEvent) -> int:
 
 def check_persons(story: Story) -> None:
     """Each person's root has the bytes of one id, and the other ids have nothing."""
-    fleet, end, root = story.fleet, story.fleet.now, roots(story.merges)
+    fleet, end, root = story.fleet, story.fleet.now, roots(IDS, story.merges)
     for name in story.ids:
         (value,) = fleet.of(name.encode()).store.load([name.encode()])
         if root[name] != name:
@@ -212,7 +191,7 @@ def check_persons(story: Story) -> None:
 
 def check_moves(story: Story) -> None:
     """Chains have no gap; the last move of an alias leads to nowhere, and names an id of the same person."""
-    moves, root = story.fleet.moves(), roots(story.merges)
+    moves, root = story.fleet.moves(), roots(IDS, story.merges)
     check_chains(moves, 1)
     for name, move in {move.customer_id: move for move in moves}.items():
         assert (move.to is None) >= (root[name] != name)

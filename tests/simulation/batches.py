@@ -43,10 +43,10 @@ def quietly() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def run_seeds(seeds: range, mutant: int | None = None) -> list[RunOutcome]:
-    """Run some seeds in this process. Return what failed."""
+def run_seeds(seeds: range, mutant: int | None = None, shards: int = 0) -> list[RunOutcome]:
+    """Run some seeds in this process. Return what failed. `shards`: as `case_of`."""
     with quietly():
-        found = (run(Case.of(seed), without(mutant)) for seed in seeds)
+        found = (run(case_of(seed, shards), without(mutant)) for seed in seeds)
         return [outcome for outcome in found if outcome.violations]
 
 
@@ -64,12 +64,17 @@ def without(mutant: int | None) -> Change | None:
     return change
 
 
-def run_many(first: int, runs: int) -> Iterator[RunOutcome]:
-    """Run so many seeds on all cores. Yield what failed, shrunk, but for the known seeds."""
+def case_of(seed: int, shards: int = 0) -> Case:
+    """Return the case of a seed. `shards`: so many, with merges, judged by the oracle of one id; 0: as it says."""
+    return Case.of_one_id(seed, shards) if shards else Case.of(seed)
+
+
+def run_many(first: int, runs: int, shards: int = 0) -> Iterator[RunOutcome]:
+    """Run so many seeds on all cores. Yield what failed, shrunk, but for the known seeds. `shards`: as `case_of`."""
     parts = [range(at, min(at + CHUNK, first + runs)) for at in range(first, first + runs, CHUNK)]
     with _pool() as pool:
-        for failed in chain.from_iterable(pool.map(run_seeds, parts)):
-            if failed.case.seed in KNOWN:
+        for failed in chain.from_iterable(pool.map(partial(run_seeds, shards=shards), parts)):
+            if failed.case.seed in KNOWN and not shards:
                 yield failed
                 continue
             with quietly():

@@ -31,6 +31,7 @@ class Case:
     change: str = ""  # the settings change: "dwell" or "window"
     litter: int = 0  # of a hundred records, so many more are garbage
     merges: int = 0  # of a hundred records about customers, so many merge two of them
+    one_id: bool = False  # nothing is folded before all merges are read: then states are those of persons of one id
     rates: dict[str, int] = field(default_factory=dict)
     given: Decisions | None = None  # repeat these decisions and make no others
     skipped: tuple[int, ...] = ()  # scenes without their records
@@ -72,6 +73,24 @@ class Case:
             litter=rng.choice((0, 0, 25)),
             merges=random.Random(f"{seed}:merges").choice((0, 0, 0, 10, 25)),
             rates=rates,
+        )
+
+    @classmethod
+    def of_one_id(cls, seed: int, shards: int) -> Case:
+        """Return a case of a seed with merges over so many shards, which is judged by the oracle of one id, too."""
+        case = cls.of(seed)
+        return replace(
+            case,
+            wall=False,
+            partitions=shards,
+            workers=max(case.workers, 2),
+            customers=8,
+            scenes=12,
+            dispatchers=0,
+            change="",
+            merges=25,
+            one_id=True,
+            rates=case.rates | {"step": max(case.rates["step"], 4_000), "world": max(case.rates["world"], 600)},
         )
 
     def calm(self) -> Case:

@@ -50,14 +50,26 @@ class Plot:
     """Generates the scenes. In wall time an order's instant is the present, so it is given by the run."""
 
     def __init__(
-        self, seed: int, *, partitions: int, customers: int, wall: bool, litter: int = 0, merges: int = 0
+        self,
+        seed: int,
+        *,
+        partitions: int,
+        customers: int,
+        wall: bool,
+        litter: int = 0,
+        merges: int = 0,
+        most_days: int | None = None,
     ) -> None:
-        """`litter`: of a hundred records, so many more are garbage; `merges`: so many more merge two customers."""
+        """`litter`: of a hundred records, so many are garbage; `merges`: so many merge two customers.
+
+        `most_days`: that pass in event time before the silence at the end; None: any number.
+        """
         self._rng = random.Random(f"{seed}:plot")
         self._partitions = partitions
         self._wall = wall
         self._customers = [f"c{number}" for number in range(customers)]
         self._at = START_MS
+        self._last = None if most_days is None else START_MS + most_days * DAY_MS
         self._clocks = [START_MS] * partitions
         self._orders: list[tuple[str, str]] = []
         self._past: list[PlotRecord] = []
@@ -103,6 +115,8 @@ class Plot:
         serial = self._serial
         if not self._wall:
             self._at += int(rng.choice((0, 0, 1, 5, 20, 60)) * DAY_MS * rng.random())
+            if self._last is not None:
+                self._at = min(self._at, self._last)
         if luck < 0.06:
             return self._end_or_begin_of_backfill()
         if luck < 0.10 and self._past:

@@ -22,6 +22,7 @@ from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Decisions
 from tests.simulation.fleet import RULES, SimulatedFleet, installed, model_of
+from tests.simulation.one_id import differences_from_one_id
 from tests.simulation.virtual_loop import StandStill
 from tests.simulation.world import SimulatedWorld, Unsettled
 
@@ -99,6 +100,8 @@ def _judge(world: SimulatedWorld) -> list[str]:
         wrong += campaign_checker.violations(read_campaigns(world, dispatchers), rules(), adopts=world.case.adopts)
     if world.case.wall or world.case.change:
         wrong += _in_other_segments(world)
+    if world.case.one_id:
+        wrong += differences_from_one_id(found, world.settings_after().rules)
     if not wrong and not world.case.wall:
         calm = SimulatedWorld(
             world.case.calm(),

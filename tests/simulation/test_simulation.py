@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segmentation import aliases
 from stream.engine import takeover
 from tests.recovery.rig.mutants import TAKEN_OUT
 from tests.recovery.rig.replacing import Replace
@@ -64,6 +65,19 @@ def test_states_that_a_change_of_settings_did_not_read_again_are_noticed() -> No
 
     cases = (case for case in map(Case.of, range(1, 400)) if case.change == "window" and not case.wall)
     assert any("states of shard" in line for case in cases for line in run(case, change).violations)
+
+
+def test_ids_over_eight_shards_become_persons_who_always_had_one_id() -> None:
+    for seed in range(1, 5):
+        assert run(Case.of_one_id(seed, 8)).violations == []
+
+
+def test_a_person_who_lost_what_another_id_brought_is_noticed() -> None:
+    def change(replace: Replace, _: SimulatedWorld) -> None:
+        replace(aliases, "united", lambda own, *_: own)
+
+    cases = (Case.of_one_id(seed, 8) for seed in range(1, 20))
+    assert any("another state than one id" in line for case in cases for line in run(case, change).violations)
 
 
 def test_a_failure_is_repeated_and_shrunk() -> None:

@@ -32,6 +32,7 @@ LOOK_S: Final = 0.25
 REST_S: Final = 2.0  # after which everything must still be as it was
 LAST_WORDS_S: Final = 1.0
 SILENCE_DAYS: Final = 400
+YOUNG_DAYS: Final = 300  # less than the window
 SNAPSHOTS: Final = 16  # the last states of Redis that it may fall back to
 UPSTREAM: Final = 1_000_000  # the id of the producer of orders
 INPUT_BATCH_GAP_S: Final = 0.05
@@ -89,6 +90,7 @@ class SimulatedWorld:
             wall=case.wall,
             litter=case.litter,
             merges=case.merges,
+            most_days=YOUNG_DAYS if case.one_id else None,
         )
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])
@@ -150,6 +152,10 @@ class SimulatedWorld:
         if self.case.wall:
             await self._pass_time()
         await self._settle()
+        if self.case.one_id and self._inputs is None:
+            # All merges are read on all shards. Only now may time pass that folds orders away.
+            await self._send(self._plot.silence(SILENCE_DAYS), 0)
+            await self._settle()
         if self.case.change and not self.case.wall and self._inputs is None:
             # Customers that a takeover touched are looked at when the clock passes; then nobody may be left to move.
             await self._send(self._plot.silence(1), 0)
@@ -186,7 +192,8 @@ class SimulatedWorld:
             await asyncio.sleep(scene.pause_ms / 1000)
         await asyncio.sleep(1.0)
         self.fed = True
-        await self._send(plot.silence(SILENCE_DAYS), 0)
+        if not case.one_id:
+            await self._send(plot.silence(SILENCE_DAYS), 0)
 
     async def _pass_time(self) -> None:
         """Send a few records more in wall time, by right clocks, and let so many days pass that everyone moves."""
