@@ -196,6 +196,13 @@ def merge_open(customers: list[Customer], fold: Fold) -> tuple[list[tuple[Custom
     return requests, others
 
 
+def merge_ending(c: Customer, fold: Fold, *, event_time: bool) -> None:
+    """Merge all of the customer's records, some of which end backfills, as `merge_unscored` does."""
+    for position in c.own:
+        slots = fold.batch.slots_to_keep(position, event_time=event_time)
+        merge_unscored(c, fold._replace(open_slots=slots))
+
+
 def merge_unscored(c: Customer, fold: Fold) -> None:
     """Merge the customer's next record, which isn't scored, and note when time alone may move the customer next."""
     if (request := merge_next(c, fold)) is not None:

@@ -28,16 +28,7 @@ from segmentation.customers import (
 from segmentation.decisions import BY_TIME, CompiledModel, DueMove, ScoreRequest, ScoringContext, move_by_time, staying
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
-from segmentation.merging import (
-    Fold,
-    close_runs,
-    merge_all,
-    merge_next,
-    merge_open,
-    merge_run,
-    merge_unscored,
-    next_run,
-)
+from segmentation.merging import Fold, close_runs, merge_all, merge_ending, merge_next, merge_open, merge_run, next_run
 from segmentation.moves import NOTE, Move, latest_of
 from segmentation.open_state import WORTH_HOLDING, OpenState
 from segmentation.output_events import Cause
@@ -172,9 +163,7 @@ class ScoringStep:
         for customer in customers:
             fold.check_time()
             if plan.closed:
-                for position in customer.own:
-                    slots = batch.slots_to_keep(position, event_time=self._event_time)
-                    merge_unscored(customer, fold._replace(open_slots=slots))
+                merge_ending(customer, fold, event_time=self._event_time)
             else:
                 merge_all(customer, fold)
             if customer.changed and customer.value is not None:
