@@ -85,6 +85,9 @@ class DeploymentSettings(ConnectionSettings):
     reports_topic: str = Field(
         "segment-reports", description="topic of the reports of training runs (compacted, one partition)"
     )
+    rates_topic: str = Field(
+        "segment-rates", description="topic of the rates of other currencies (compacted, one partition)"
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="lowest level of log messages that are written (to stderr)"
@@ -179,9 +182,6 @@ class Settings(DeploymentSettings):
     )
     unkeyed_topic: str = Field(
         "orders-unkeyed", description="topic of order events that aren't keyed by customer (input of the key adapter)"
-    )
-    rates_topic: str = Field(
-        "segment-rates", description="topic of the rates of other currencies (compacted, one partition)"
     )
     changes_topic: str = Field("segment-changes", description="topic of moves between segments (output)")
     state_topic: str = Field("segment-state", description="topic of each customer's latest move (output, compacted)")

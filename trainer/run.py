@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from trainer.errors import PublishError
+from segmentation.rates import ONE_CURRENCY, Conversion, Rates
+from stream.errors import SegstreamError
+from stream.rates.topic import read_rates
+from trainer.errors import PublishError, SnapshotError
 from trainer.prospects.foresee import foreseen
 from trainer.registry.contents import Signature
 from trainer.registry.publish import publish, read_lineage
 from trainer.registry.reports import NoReport, keep
 from trainer.report.render import write_report
 from trainer.rhythm.learn import learn_by_recipe
-from trainer.snapshot.orders import read_book, take_from_book
+from trainer.snapshot.orders import rates_in_file, read_book, take_from_book
 from trainer.snapshot.redis import take
 from trainer.snapshot.sampled_histories import book_of_sample
 from trainer.training.learn import Stopwatch, held_back
@@ -43,14 +47,15 @@ log = logging.getLogger(__name__)
 class Job:
     """The task of one run, except how it trains.
 
-    `file`: orders to read instead of Redis; `replica_url`: a Redis to read instead of the deployment's. `status`:
-    "auto" activates a model that moves few enough customers, and publishes another one as a candidate. `without_kafka`:
-    the models topic isn't read, so ids and names start from the beginning; only with `dry_run`. `by`, `reason`: who
-    publishes, and why.
+    `file`: orders to read instead of Redis; `rates`: those of other currencies for it, instead of Kafka's;
+    `replica_url`: a Redis to read instead of the deployment's. `status`: "auto" activates a model that moves few enough
+    customers, and publishes another one as a candidate. `without_kafka`: neither models nor rates are read, so ids and
+    names start from the beginning; only with `dry_run`. `by`, `reason`: who publishes, and why.
     """
 
     as_of_ms: int | None = None
     file: Path | None = None
+    rates: Path | None = None
     replica_url: SecretStr | None = None
     status: Literal["auto", "candidate", "activate"] = "auto"
     force: bool = False
@@ -131,7 +136,7 @@ def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineag
 def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> tuple[OrderBook | None, CustomerSnapshot]:
     """Return the customers, and their orders: of the file that they were read from, or of a sample of the states."""
     if job.file is not None:
-        book = read_book(job.file, settings.rules, settings.currency)
+        book = read_book(job.file, settings.rules, settings.currency, conversion_of(settings, job))
         return book, take_from_book(book, job.file, job.as_of_ms)
     source: DeploymentSettings = settings
     if job.replica_url is not None:
@@ -140,6 +145,25 @@ def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> tuple[Orde
         source = settings.model_copy(update=directly)
     snapshot = take(source, job.as_of_ms, now_ms=now_ms)
     return book_of_sample(snapshot, settings.rules), snapshot
+
+
+def conversion_of(settings: DeploymentSettings, job: Job) -> Conversion:
+    """Return the way from the other currencies of the settings, by a file of rates or those in Kafka."""
+    others = settings.all_currencies - {settings.currency}
+    if job.rates is not None:
+        if not others:
+            message = "--rates is given, but no other currency is set."
+            raise SnapshotError(message, hint="Set SEGSTREAM_OTHER_CURRENCIES to those that the orders are in.")
+        return Conversion(others, rates_in_file(job.rates, settings.currency, others))
+    if not others:
+        return ONE_CURRENCY
+    if job.without_kafka:
+        return Conversion(others, Rates(settings.currency))
+    try:
+        return Conversion(others, asyncio.run(read_rates(settings)))
+    except SegstreamError as error:
+        message = f"the rates of {', '.join(sorted(others))} can't be read: {error}"
+        raise SnapshotError(message, hint="Give them as a file with --rates FILE.") from error
 
 
 def _verdict(result: TrainingResult, job: Job) -> tuple[Verdict, str | None]:

@@ -17,7 +17,7 @@ from stream.kafka.clients import partitions_of, read_topic
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from stream.settings import Settings
+    from stream.settings import DeploymentSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class RateReader:
         return self._consumer
 
 
-async def read_rates(settings: Settings) -> Rates:
+async def read_rates(settings: DeploymentSettings) -> Rates:
     """Read all rates in the deployment's currency, whether or not the settings name others.
 
     Raises KafkaUnreachable, TopicUnusable.

@@ -120,6 +120,17 @@ OrdersFile = Annotated[
         help="Read orders from a file (docs/how-to/files.md) instead of the customers in Redis.",
     ),
 ]
+RatesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--rates",
+        metavar="FILE",
+        dir_okay=False,
+        help="With --from: convert orders in SEGSTREAM_OTHER_CURRENCIES by the rates in this file "
+        "(docs/how-to/currencies.md).",
+        show_default="those of `segstream rates load`",
+    ),
+]
 AsOf = Annotated[
     int | None,
     typer.Option(
@@ -165,6 +176,7 @@ def run_command(
     seed: Seed = None,
     min_customers: MinCustomers = None,
     file: OrdersFile = None,
+    rates: RatesFile = None,
     as_of: AsOf = None,
     candidate: Candidate = False,
     activate: Activate = False,
@@ -185,12 +197,15 @@ def run_command(
 
     if without_kafka and not dry_run:
         raise typer.BadParameter("--without-kafka needs --dry-run: the model can't be published without Kafka")
+    if rates is not None and file is None:
+        raise typer.BadParameter("--rates needs --from: the states in Redis have their rates already")
     status = _status(candidate=candidate, activate=activate)
     settings = settings_and_log()
     training = TrainingSettings.load(recipe=recipe, k=k, transform=transform, seed=seed, min_customers=min_customers)
     job = Job(
         as_of_ms=as_of,
         file=file,
+        rates=rates,
         replica_url=training.redis_url,
         status=status,
         force=force,

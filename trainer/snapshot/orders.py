@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from segmentation.entries import NEVER, NONE
 from segmentation.event_text import iso
-from segmentation.events import CustomerMerged, RejectedEvent, to_entry
+from segmentation.events import CustomerMerged, Reason, RejectedEvent, to_entry
 from segmentation.links import Edge, ids_that_stay
+from segmentation.rates import ONE_CURRENCY, Conversion, KnownRate, NewRate, Rates
 from segmentation.rfm import CustomerState, pack, settle
 from stream.errors import SegstreamError
 from stream.orders.files import read_orders
 from stream.orders.rows import to_event
+from stream.rates.files import RateRequest, read_rates_file
 from trainer.errors import SnapshotError
 from trainer.snapshot.redis import columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from segmentation.entries import Entry
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from trainer.snapshot.redis import CustomerSnapshot
 
 log = logging.getLogger(__name__)
+
+_DAYS_SHOWN: Final = 3
 
 
 class OrderBook:
@@ -84,15 +90,16 @@ class OrderBook:
         return ((name, sorted(own)) for name, own in sorted(united.items()))
 
 
-def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
+def read_book(path: Path, rules: Rules, currency: str, conversion: Conversion = ONE_CURRENCY) -> OrderBook:
     """Read a file of orders or invoice lines (docs/how-to/files.md). Raises SnapshotError.
 
-    `currency`: of rows that name none. Rows that can't be used are left out and counted, as by `segstream replay`, and
-    so are rows in another currency.
+    `currency`: of rows that name none. `conversion`: from others, by rates that all may use. Rows that can't be used
+    are left out and counted, as by `segstream replay`, and so are those in a currency that isn't converted.
     """
     counts: Counter[str] = Counter()
     entries: dict[bytes, list[Entry]] = {}
     merges: list[Edge] = []
+    days_without = set[tuple[str, str]]()
     try:
         for row in read_orders(path, currency=currency, counts=counts):
             event = to_event(row)
@@ -100,13 +107,17 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
                 merges.append(Edge(row.at_ms, event.from_, event.into))
                 continue
             try:
-                entry = to_entry(event, currency)
+                entry = to_entry(event, currency, conversion, arrived=NEVER)
             except RejectedEvent as error:
                 counts[str(error.reason)] += 1
+                if error.reason is Reason.NO_RATE:
+                    days_without.add((row.currency, iso(row.at_ms)[:10]))
                 continue
             entries.setdefault(row.customer_id.encode(), []).append(entry)
     except SegstreamError as error:
         raise SnapshotError(str(error)) from None
+    if days_without:
+        _warn_of_rates(path, counts[Reason.NO_RATE], sorted(days_without))
     left_out = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) or "none"
     if not entries:
         raise SnapshotError(
@@ -118,14 +129,44 @@ def read_book(path: Path, rules: Rules, currency: str) -> OrderBook:
     return OrderBook(_without_repetitions(entries), rules, sum(counts.values()), merges)
 
 
+def _warn_of_rates(path: Path, rows: int, days: Sequence[tuple[str, str]]) -> None:
+    named = ", ".join(f"{currency} of {day}" for currency, day in days[:_DAYS_SHOWN])
+    more = f" and {len(days) - _DAYS_SHOWN:,} more" if len(days) > _DAYS_SHOWN else ""
+    log.warning(
+        "%s: %s left out for want of a rate: %s%s. Load the rates (`segstream rates load`), or give them with "
+        "--rates FILE.",
+        path.name,
+        "1 row" if rows == 1 else f"{rows:,} rows",
+        named,
+        more,
+    )
+
+
+def rates_in_file(path: Path, base: str, currencies: Collection[str]) -> Rates:
+    """Return the rates in a file (docs/how-to/currencies.md), each of which any row may use. Raises SnapshotError.
+
+    Its last line holds for some days, as all others do where none follows.
+    """
+    request = RateRequest(base, tuple(sorted(currencies)), until=date.max.toordinal())
+    try:
+        found = read_rates_file(path, request)
+    except SegstreamError as error:
+        raise SnapshotError(str(error), hint=error.hint) from None
+    return Rates(base).plus(
+        NewRate(currency, day, KnownRate(rate, NONE)) for currency, days in found.items() for day, rate in days.items()
+    )
+
+
 def _without_repetitions(entries: dict[bytes, list[Entry]]) -> dict[bytes, list[Entry]]:
     """Drop repeated entries, as the worker does."""
     return {name: list(dict.fromkeys(own)) for name, own in entries.items()}
 
 
-def take_from_file(path: Path, as_of_ms: int | None, rules: Rules, currency: str) -> CustomerSnapshot:
-    """Read the customers of a file as of an instant; None: of its last event. Raises SnapshotError."""
-    return take_from_book(read_book(path, rules, currency), path, as_of_ms)
+def take_from_file(
+    path: Path, as_of_ms: int | None, rules: Rules, currency: str, conversion: Conversion = ONE_CURRENCY
+) -> CustomerSnapshot:
+    """Read the customers of a file as of an instant; None: of its last event. The rest is as in `read_book`."""
+    return take_from_book(read_book(path, rules, currency, conversion), path, as_of_ms)
 
 
 def take_from_book(book: OrderBook, path: Path, as_of_ms: int | None) -> CustomerSnapshot:

@@ -20,6 +20,8 @@ from tests.support.command_line import run
 from tests.support.engine.real_worker import activate, processes, settled, states, store_heads
 from tests.support.engine.toy_engine import eventually
 from tests.support.orders import send_events
+from trainer.run import Job, conversion_of
+from trainer.snapshot.orders import take_from_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,6 +86,12 @@ async def test_orders_in_two_currencies(settings_for: Callable[..., Settings], t
     assert json.loads(loaded.stdout) | {"holds_in_s": 0} == {
         "loaded": 2, "known": 0, "kept": 0, "holds_in_s": 0, "late": False, "waiting": 0,
     }  # fmt: skip
+    # A training from a file converts by the same rates.
+    path = tmp_path / "orders.csv"
+    path.write_text(f"order_id,customer_id,ordered_at,amount,currency\n1,a,{TODAY},120.35,USD\n", "utf-8")
+    conversion = await asyncio.to_thread(conversion_of, settings, Job(file=path))
+    trained_on = take_from_file(path, None, settings.rules, "GBP", conversion)
+    assert trained_on.monetary.tolist() == [pytest.approx(float(in_pounds("120.35", 0)))]
     first, whole = order("paid-in-dollars", "120.35", "USD"), order("all-back", "99.99", "USD", ago=1)
     with processes(settings, tmp_path, "worker"):
         activation = await asyncio.to_thread(activate, settings)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import instant
+from segmentation.rates import ONE_CURRENCY, Conversion
 from segmentation.rfm import CustomerState, pack, settle
 from stream.orders.rows import parse_at
+from stream.settings import Settings
 from tests.support.oracles.lifetimes import lifetimes, retail_bookings
-from trainer.snapshot.orders import read_book, take_from_file
+from trainer.errors import SnapshotError
+from trainer.run import Job, conversion_of
+from trainer.snapshot.orders import rates_in_file, read_book, take_from_file
 from trainer.snapshot.purchase_days import DaysSample
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_a_file_gives_whole_lives_beyond_the_window(test_data: Path) -> None:
@@ -87,3 +90,49 @@ def test_purchase_days_are_of_the_same_customers_from_any_number_of_partitions(t
     assert drawn[0].days == drawn[1].days
     of_all = dict(zip(snapshot.customers, snapshot.days.days, strict=True))
     assert [of_all[names[row]] for row in drawn[0].rows.tolist()] == list(drawn[0].days)
+
+
+MIXED = """order_id,customer_id,ordered_at,amount,currency,kind
+1,a,2026-01-02,100,USD,
+2,a,2026-01-03,10,,
+3,b,2026-01-05,100,USD,
+3,b,2026-01-20,100,USD,refund
+4,b,2026-02-20,7,USD,
+5,c,2026-01-02,5,JPY,
+"""
+BANK = """Date,USD,GBP
+2026-01-01,1.25,0.8
+2026-01-05,1.28,0.8
+2026-01-19,1.6,0.8
+"""
+
+
+def test_other_currencies_are_converted_by_the_rate_of_their_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, rates = tmp_path / "orders.csv", tmp_path / "rates.csv"
+    path.write_text(MIXED, "utf-8")
+    rates.write_text(BANK, "utf-8")
+    conversion = Conversion(["USD"], rates_in_file(rates, "GBP", ["USD"]))
+    found = take_from_file(path, parse_at("2026-03-01"), Rules(365 * DAY_MS, 7 * DAY_MS), "GBP", conversion)
+    # 0.64 pounds a dollar on the 2nd (the line of the 1st), 0.625 on the 5th; the refund counts at its order's rate.
+    names = [name.decode() for name in found.customers]
+    assert list(zip(names, found.monetary.tolist(), strict=True)) == [("a", 74.0), ("b", 0.0)]
+    assert "1 row left out for want of a rate: USD of 2026-02-20." in caplog.text
+    assert "--rates FILE" in caplog.text
+
+
+def test_a_file_of_rates_that_lacks_a_currency_is_refused(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text(BANK, "utf-8")
+    with pytest.raises(SnapshotError, match="has no rate of JPY"):
+        rates_in_file(rates, "GBP", ["JPY", "USD"])
+
+
+def test_a_file_of_rates_needs_other_currencies_and_without_kafka_there_are_none() -> None:
+    one, several = Settings(currency="GBP"), Settings(currency="GBP", other_currencies="USD")
+    job = Job(file=Path("orders.csv"), dry_run=True, without_kafka=True)
+    assert conversion_of(one, job) is ONE_CURRENCY
+    assert conversion_of(several, job).rates is not None
+    with pytest.raises(SnapshotError, match="no other currency is set"):
+        conversion_of(one, replace(job, rates=Path("rates.csv")))
