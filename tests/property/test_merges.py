@@ -34,6 +34,7 @@ from segmentation.links import NO_LINKS
 from segmentation.money import format_units
 from segmentation.output_events import Cause
 from segmentation.partitioners import murmur2
+from segmentation.rates import Rates, currency_code
 from segmentation.rfm import EMPTY, NONE, Kind, Rules, advance, announcement, pack, unpack
 from segmentation.scoring import ScoringStep
 from tests.support.engine.memory_fleet import FleetStore, MemoryFleet
@@ -59,7 +60,8 @@ def as_event(e: OracleEvent, customer: str) -> EntryEvent:
         return CustomerErased(id=name, customer_id=customer, occurred_at=at)
     if e.kind == Kind.CANCELLED:
         return OrderCancelled(id=name, customer_id=customer, order_id=e.order or "", occurred_at=at)
-    amount = Amount(format_units(e.amount), "USD")
+    paid, currency = (e.foreign[1], currency_code(e.foreign[0])) if e.foreign else (e.amount, "USD")
+    amount = Amount(format_units(paid), currency)
     if e.kind == Kind.REFUNDED:
         return OrderRefunded(id=name, customer_id=customer, order_id=e.order, occurred_at=at, amount=amount)
     revision = e.revision if e.revision >= 0 else None
@@ -75,18 +77,19 @@ class Story:
     and erasures at any time. Else each order's under one id, and erasures only once all merges have been read.
     """
 
-    def __init__(self, seed: int, *, cap: int = 1_000) -> None:
+    def __init__(self, seed: int, *, cap: int = 1_000, rates: Rates | None = None) -> None:
         rng = self.rng = random.Random(seed)
         self.rules = Rules(WINDOW, rng.choice((15, 15, 0, 130)), cap)
         self.lag = rng.choice((0, self.rules.grace // 3))
         self.early = rng.random() < 0.5
-        reader = Reader("USD", "wall", 10**6, 10**9, 1_000_000)
+        self.rates, others = rates, frozenset(rate.currency for rate in rates or ())
+        reader = Reader("USD", "wall", 10**6, 10**9, 1_000_000, other_currencies=others)
         step = ScoringStep(reader, self.rules, partitioner=murmur2, partitions=PARTITIONS)
         model = None
         if rng.random() < 0.4:
             names = {i: f"s{i}" for i in range(1, 9)}
             model = CompiledModel.of(a_model(np.random.default_rng(seed)), "g", names)
-        self.fleet = MemoryFleet(step, PARTITIONS, model)
+        self.fleet = MemoryFleet(step, PARTITIONS, model, rates)
         self.ids = IDS[: rng.randint(2, 5)]
         self.sent: dict[str, set[OracleEvent]] = defaultdict(set)
         self.merges: list[Merge] = []

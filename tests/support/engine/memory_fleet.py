@@ -13,6 +13,7 @@ from segmentation.decisions import CompiledModel
 from segmentation.events import CONTROL_KEY, Reason
 from segmentation.output_events import SegmentChanged
 from segmentation.partitioners import murmur2
+from segmentation.rates import Rates
 from segmentation.scoring import ScoringStep
 from segmentation.step import Activation, DueEntry, Output, Package, Turn, TurnContext
 from tests.support.engine.memory_shard import Rec
@@ -55,7 +56,8 @@ class FleetShard:
         self.outputs: list[tuple[int, Output]] = []  # with the offset behind their turn
 
     def context(self) -> TurnContext:
-        return TurnContext(self.store.clock, self.fleet.now, Activation(1, "x"), self.fleet.model)
+        fleet = self.fleet
+        return TurnContext(self.store.clock, fleet.now, Activation(1, "x"), fleet.model, rates=fleet.rates)
 
     def turn(self, size: int, *, torn: random.Random | None = None) -> None:
         """Take up to so many records. `torn`: only a part of what it publishes is seen, and a takeover covers it."""
@@ -113,7 +115,8 @@ class FleetShard:
 
     def _absorbed(self, records: Sequence[Rec], store: FleetStore) -> tuple[Any, Turn]:
         until = max(self.fleet.now, self.store.clock)
-        plan = self.fleet.step.absorb(records, self.partition, TurnContext(store.clock, until, Activation(1, "x")))
+        context = TurnContext(store.clock, until, Activation(1, "x"), rates=self.fleet.rates)
+        plan = self.fleet.step.absorb(records, self.partition, context)
         return plan, self.fleet.step.merge(plan, store.load(plan.keys))
 
     def _check_cover(self, records: Sequence[Rec], turn: Turn) -> None:
@@ -162,8 +165,10 @@ class FleetShard:
 class MemoryFleet:
     """All shards of a deployment. `now`: the clock on every wall."""
 
-    def __init__(self, step: ScoringStep, partitions: int, model: CompiledModel | None) -> None:
-        self.step, self.model, self.now = step, model, 0
+    def __init__(
+        self, step: ScoringStep, partitions: int, model: CompiledModel | None, rates: Rates | None = None
+    ) -> None:
+        self.step, self.model, self.rates, self.now = step, model, rates, 0
         self.shards = [FleetShard(self, number) for number in range(partitions)]
 
     def append(self, partition: int, key: bytes, value: bytes) -> None:
