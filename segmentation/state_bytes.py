@@ -113,8 +113,11 @@ class CustomerState:
 
     @property
     def holds_anything(self) -> bool:
-        """Whether there is anything of a customer in it, be it an erasure, beside moves and merges."""
-        return bool(self.entries) or self.folded != NOTHING_FOLDED or self.first != NEVER
+        """Whether there is anything of a customer in it, beside moves and merges: an erasure, or a cut alone.
+
+        Refunds of orders that never came leave nothing else behind.
+        """
+        return bool(self.entries) or self.folded != NOTHING_FOLDED or self.first != NEVER or self.cut != NONE
 
 
 def pack(state: CustomerState) -> bytes:

@@ -52,8 +52,8 @@ def _folded_up_to(cut: int, side: CustomerState, reading: Reading, rules: Rules)
         return side.folded
     own = set(side.entries)
     standing = [e for e in reading.standing if e in own]
-    refunds = [e for e in reading.refunds if e.order or e in own]
-    return fold(side.folded, standing, refunds, side.cut, cut, rules)
+    # The other side is cut there already: of refunds up to it that name no order it has none left.
+    return fold(side.folded, standing, reading.refunds, side.cut, cut, rules)
 
 
 def _sum(one: Folded, other: Folded) -> Folded:

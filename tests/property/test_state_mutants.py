@@ -12,11 +12,13 @@ import pytest
 from segmentation import aliases, life, links, meaning, rfm, state_tail, union
 from segmentation.entries import Entry, Rules
 from segmentation.open_state import OpenState
+from segmentation.state_bytes import CustomerState
 from tests.property import test_merges, test_open_state, test_rfm
 from tests.support.data.event_streams import GRACES, WINDOW, Raw, a_scene, raws
 from tests.support.mutated_code import Edit, mutated
 from tests.support.oracles import batch
 from tests.support.paths import ROOT
+from tests.unit.segmentation import test_rare_states
 
 MOST: Final = 3_000  # streams that a property may need; most faults show within twenty
 
@@ -81,6 +83,12 @@ def the_open_state(rng: random.Random) -> None:
 
 def the_merges(rng: random.Random) -> None:
     inner(test_merges.test_a_person_of_many_ids_has_the_state_of_one_id)(seed(rng), rng.random() < 0.5)
+
+
+def the_rare_states(_: random.Random) -> None:
+    for name, example in vars(test_rare_states).items():
+        if name.startswith("test_"):
+            example()
 
 
 PRECEDENCE: Final[Any] = vars(Entry)["precedence"].fget
@@ -199,6 +207,7 @@ MUTANTS: tuple[StateMutant, ...] = (
 )
 
 LINKS: Final[Any] = vars(aliases._Taken)["links"].fget
+HOLDS_ANYTHING: Final[Any] = vars(CustomerState)["holds_anything"].fget
 MUTANTS += (
     StateMutant("a cycle of merges has no end", Edit(links.root_of, "== e.source", "== None"), the_merges),
     StateMutant(
@@ -263,6 +272,27 @@ MUTANTS += (
     StateMutant("an alias drops events", Edit(aliases._hand_on, "if taken.link is None:", "if False:"), the_merges),
     StateMutant(
         "an alias is in its segment still", Edit(aliases._become_alias, "if not state.segment:", "if True:"), the_merges
+    ),
+    StateMutant(
+        "a winner over a winner isn't kept",
+        Edit(rfm._greater, "            give_way(e)\n    return", "    return"),
+        the_rare_states,
+    ),
+    StateMutant(
+        "an alias forgets the root before",
+        Edit(links.addressees, "{root_of(learned.before, customer), root}", "{root}"),
+        the_rare_states,
+    ),
+    StateMutant(
+        "an erasure spares what the other id has folded",
+        Edit(union.united, "{*state.entries, *stones}", "state.entries"),
+        the_rare_states,
+    ),
+    StateMutant("a cut alone is nothing", Edit(HOLDS_ANYTHING, " or self.cut != NONE", ""), the_rare_states),
+    StateMutant(
+        "the union of a full state isn't full",
+        Edit(union.united, "any(side.capped for side in sides)", "own.capped"),
+        the_rare_states,
     ),
 )
 
