@@ -50,7 +50,7 @@ def test_a_state_that_was_full_is_full_in_the_union_too() -> None:
         assert united(one, other, 30, few).capped
 
 
-def test_an_alias_tells_the_root_before() -> None:
+def test_an_alias_sends_to_the_root_before() -> None:
     first, second = Edge(1, "a", "b"), Edge(2, "a", "c")
     assert addressees("a", Learned((first,), (first, second)), None, ()) == ["b", "c"]
 
