@@ -152,7 +152,8 @@ class Story:
         self.rest()
 
     def rest(self) -> None:
-        """Let all that is due move."""
+        """Let all that is due move, be it at the very clock of the last turn."""
+        self.fleet.now += 1
         for shard in self.fleet.shards:
             shard.turn(0)
 
