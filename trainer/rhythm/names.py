@@ -1,7 +1,9 @@
 """Ids, names and actions of the segments of `rhythm`: by definition, and lasting from one training to the next.
 
 A stage is the same at every training, so it keeps the id that the active model has for it, or for its name. A kind of
-steady customers keeps its id as long as a cluster lies where it lay; its name follows from where the cluster lies now.
+steady customers keeps id and name as long as a cluster lies where it lay and the name fits. Where the name doesn't fit
+any more, the kind is another segment: events go by name, and each `from` is the `to` before, so no name of an id ever
+changes.
 """
 
 from __future__ import annotations
@@ -59,8 +61,9 @@ def name_all(
     kinds: NDArray[np.float64], features: Sequence[Feature], lineage: Lineage
 ) -> tuple[list[Called], dict[Stage, Called]]:
     """Return what the kinds and the stages are called. `kinds`: [kinds, 3] in the z space of `features`."""
-    before = _kept(kinds, features, lineage.active)
-    named = _kind_names(kinds, features, {kind: segment.name for kind, segment in before.items()})
+    near = _kept(kinds, features, lineage.active)
+    named = _kind_names(kinds, features, {kind: segment.name for kind, segment in near.items()})
+    before = {kind: segment for kind, segment in near.items() if segment.name == named[kind][0]}
     active = lineage.active.segments if lineage.active else ()
     by_stage = {segment.stage: segment.id for segment in active if segment.stage not in (None, "steady")}
     by_name = {segment.name: segment.id for segment in active}
@@ -113,7 +116,7 @@ def _kind_names(
             holder[name] = kind
     found: list[tuple[str, str]] = []
     for kind, (name, action) in enumerate(defined):
-        found.append((name if holder[name] == kind else _described(kinds[kind], features), action))
+        found.append((name if holder[name] == kind else _described(kinds[kind], features, before.get(kind)), action))
     # Two kinds so near to each other that their descriptions agree are numbered.
     names = [name for name, _ in found]
     return [
@@ -138,7 +141,10 @@ def _claim(kind: int, name: str, kinds: NDArray[np.float64], before: dict[int, s
     return before.get(kind) == name, float(np.abs(kinds[kind, 1:]).sum())
 
 
-def _described(centroid: NDArray[np.float64], features: Sequence[Feature]) -> str:
+def _described(centroid: NDArray[np.float64], features: Sequence[Feature], before: str | None) -> str:
+    """Return a name of figures; the one before stays, as long as the kind lies where it lay."""
+    if before is not None and before not in {name for name, _ in KIND_NAMES.values()}:
+        return before
     pace, value = (float(untransformed(centroid[i], features[i])) for i in (1, 2))
     return f"{pace:.3g} orders a year of {value:.3g}"
 

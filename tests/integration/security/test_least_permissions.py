@@ -202,6 +202,7 @@ def test_every_command_and_process_works_with_the_documented_permissions(
             "report",
         ):
             as_user("trainer", f"segtrainer {line}")
+        as_user("trainer", "segtrainer run --recipe rfm --min-customers 30 --k 3 --dry-run --force --from FILE", orders)
         rates = tmp_path / "rates.csv"
         rates.write_text(f"day,currency,rate\n{datetime.now(UTC).date()},EUR,1.16\n")
         assert "1 orders and refunds wait" in as_user("operator", "segstream rates load FILE", rates)

@@ -31,7 +31,7 @@ def test_the_reasons_are_given_in_the_customers_own_figures() -> None:
     found = score(MODEL, GivenFigures(60.0, 20, 12_000_000, 200.0), "EUR")
     assert found.outlook is not None
     who, why, outlook = score_lines(found, "EUR")
-    assert "who this is: Silent" in who
+    assert "silent for unusually long" in who
     assert "silent for 60 days" in why
     assert outlook.strip().startswith("outlook: ")
 

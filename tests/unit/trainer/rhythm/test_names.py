@@ -57,14 +57,34 @@ def test_ids_last_by_stage_and_by_place() -> None:
     assert [(kind.id, kind.name) for kind in kinds][-1] == (21, "Big Spenders")
 
 
-def test_a_name_follows_the_definition_once_it_is_clearly_another_and_the_id_lasts() -> None:
+def test_a_kind_that_its_name_does_not_fit_any_more_is_another_segment() -> None:
+    """Each move comes from where the one before led, by name: so the name of an id never changes."""
     active = clock_model(kinds=2)
     lineage = Lineage(active, 7, highest_id=9)
     near, clearly = (np.array([[0.0, 1.0, 1.0], [0.0, pace, -0.8]]) for pace in (-0.1, -0.6))
     kinds, _ = name_all(near, active.features, lineage)
     assert (kinds[1].id, kinds[1].name) == (2, "Loyal")  # still near the border: no renaming
     kinds, _ = name_all(clearly, active.features, lineage)
-    assert (kinds[1].id, kinds[1].name) == (2, "Steady")
+    assert (kinds[1].id, kinds[1].name) == (10, "Steady")
+    # The ids of names that change places go with the names.
+    kinds, _ = name_all(np.array([[0.0, 0.9, -0.9], [0.0, 0.9, 0.9]]), active.features, lineage)
+    assert [(kind.id, kind.name) for kind in kinds] == [(2, "Loyal"), (1, "Champions")]
+
+
+def test_a_described_kind_keeps_its_name_while_its_figures_drift() -> None:
+    two = np.array([[0.0, 0.4, 0.5], [0.0, 1.8, 0.9]])
+    kinds, stages = name_all(two, FEATURES, Lineage())
+    segments = [
+        Segment(id=one.id, name=one.name, action="", centroid=tuple(centroid), stage="steady")
+        for one, centroid in zip(kinds, two.tolist(), strict=True)
+    ]
+    others = [
+        Segment(id=one.id, name=one.name, action="", centroid=(0.0, 0.0, 0.0), stage=stage)
+        for stage, one in stages.items()
+    ]
+    active = clock_model().model_copy(update={"segments": tuple(segments + others), "features": FEATURES})
+    again, _ = name_all(two + 0.1, FEATURES, Lineage(active, 1, highest_id=20))
+    assert [(kind.id, kind.name) for kind in again] == [(kind.id, kind.name) for kind in kinds]
 
 
 def test_a_model_by_centroids_hands_its_ids_on_by_name() -> None:
