@@ -1,9 +1,10 @@
 """The scorer by each customer's own clock: stages by definition, kinds of steady customers by the nearest centroid.
 
-A customer with few purchase days is *new*, *young*, *quiet* or *lost*, one with more *steady*, *at risk* or *lost*: by
-the odds of having dropped out, and those with few purchase days by their silence in own gaps, too. Of steady ones the
-kind is told by the nearest centroid in orders a year and value of an order, both expected. All of it goes by the whole
-life; what leaves the window changes nothing. docs/explanation/own-clock.md has the definitions.
+A customer with few purchase days is *new* or *young*, and by its silence in own gaps *quiet*; one with more is
+*steady*, and by the odds of having dropped out *at risk*. Either is *lost* by the odds, a quiet one by a longer
+silence, too. Of steady ones the kind is told by the nearest centroid in orders a year and value of an order, both
+expected. All of it goes by the whole life; what leaves the window changes nothing. docs/explanation/own-clock.md has
+the definitions.
 
 **The decision.** Everything but silence stands still between orders. Silence and the odds only rise
 (segmentation/silence.py), so for a customer announced in a, "above the limit" is false … false true … true, and the
@@ -85,7 +86,7 @@ class ClockScorer:
         """Fix the limits of odds and money by the index of the segment that a customer is in; the last is UNKNOWN."""
         clock = self._clock
         further = clock.hysteresis
-        silent: tuple[Stage, ...] = ("lost", "at risk", "at risk, heavy", "quiet")
+        silent: tuple[Stage, ...] = ("lost", "at risk", "at risk, heavy")
         self._lost, self._risk, self._heavy, self._quiet, self._new, self._young = (
             stages.index(stage) for stage in ("lost", "at risk", "at risk, heavy", "quiet", "new", "young")
         )
@@ -98,7 +99,7 @@ class ClockScorer:
         self._lost_above = np.array([odds_at(clock.lost, stage == "lost") for stage in own])
         self._risk_above = np.array([odds_at(clock.at_risk, stage in silent) for stage in own])
         known = {"at risk, heavy": clock.heavy / further, "at risk": clock.heavy * further}
-        self._heavy_from = np.array([known.get(stage or "", clock.heavy) for stage in own])
+        self._heavy_above = np.array([known.get(stage or "", clock.heavy) for stage in own])
 
     def index_from_ids(self, ids: NDArray[np.uint16]) -> NDArray[np.int64]:
         """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
@@ -124,10 +125,9 @@ class ClockScorer:
     def rest_of_purchases(self, purchases: Purchases) -> NDArray[np.float64]:
         """Return the same from facts of whole lives."""
         known = known_of(self._rates, purchases)
-        odds = known.odds if self._clock.stand_in_odds is None else np.full(len(known.odds), self._clock.stand_in_odds)
         pace, value = self.features(purchases)
         rest = np.empty((len(pace), _KINDS + self._kinds.size))
-        rest[:, _SHAPE], rest[:, _RATE], rest[:, _ODDS] = known.shape, known.rate, odds
+        rest[:, _SHAPE], rest[:, _RATE], rest[:, _ODDS] = known.shape, known.rate, known.odds
         rest[:, _MONEY] = pace * value / 12.0
         days = purchases.repeats + 1.0
         rest[:, _ON_RHYTHM] = np.where(days <= 1.0, _NEW, np.where(days < self._clock.few, _YOUNG, _STEADY))
@@ -154,12 +154,14 @@ class ClockScorer:
         """
         odds, silence = self.odds(at, last, rest), recency_days(at, last)
         risk = odds > self._risk_above[a]
-        heavy = np.where(rest[:, _MONEY] >= self._heavy_from[a], self._heavy, self._risk)
+        heavy = np.where(rest[:, _MONEY] > self._heavy_above[a], self._heavy, self._risk)
         steady = np.where(risk, heavy, self._kind(a, rest[:, _KINDS:]))
+        gone = odds > self._lost_above[a]
+        # Of few orders the odds say little: where most customers buy once, they are high at the first order already.
+        is_steady, is_quiet = rest[:, _ON_RHYTHM] == _STEADY, silence > rest[:, _QUIET]
         early = np.where(rest[:, _ON_RHYTHM] == _NEW, self._new, self._young)
-        early = np.where(risk | (silence > rest[:, _QUIET]), self._quiet, early)
-        stays = np.where(rest[:, _ON_RHYTHM] == _STEADY, steady, early)
-        return np.where((odds > self._lost_above[a]) | (silence > rest[:, _GONE]), self._lost, stays)
+        stays = np.where(is_steady, steady, np.where(is_quiet, self._quiet, early))
+        return np.where((gone & (is_steady | is_quiet)) | (silence > rest[:, _GONE]), self._lost, stays)
 
     def _kind(self, a: NDArray[np.int64], apart: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the kind, by index in the model: the nearest, unless the own one is as near within the margin."""
@@ -200,6 +202,7 @@ class ClockScorer:
         own, since, still, high = a[waits], last[waits], rest[waits], end[waits]
         next_is_lost = (own == self._risk) | (own == self._heavy) | (own == self._quiet)
         limit = np.where(next_is_lost, self._lost_above[own], self._risk_above[own])
+        limit = np.where((own == self._new) | (own == self._young), np.inf, limit)
         found = np.full(waits.size, NEVER_DUE, dtype=np.int64)
         falls = np.flatnonzero(self.odds(high, since, still) > limit)
         found[falls] = self._passes(since[falls], still[falls], limit[falls], start[waits][falls], high[falls])

@@ -219,6 +219,7 @@ def _waited(due: Sequence[DueMove], scoring: ScoringContext) -> list[Cause | Non
 
 def _crossed(values: Sequence[bytes], at: NDArray[np.int64], scorer: AnyScorer, rules: Rules) -> NDArray[np.bool_]:
     """Return whether the model, knowing all that is known now, would move each customer at its own instant."""
+    values = [advance_bytes(value, t, rules) for value, t in zip(values, at.tolist(), strict=True)]
     head = headers(values)
     source = scorer.index_from_ids(head["segment"])
     if isinstance(scorer, Scorer):
@@ -279,8 +280,8 @@ def _ahead(
     eligible = np.maximum(head["moved_at"], NONE + dwell_ms + 1) + dwell_ms
     start = np.maximum(starts, np.where(source == UNKNOWN, 0, eligible))
     own = np.maximum(source, 0)
+    head, until = entries_ahead(cutting.states, head, start, rules)
     if not isinstance(scorer, Scorer):
-        head, until = entries_ahead(cutting.states, head, start, rules)
         at, to = scorer.next_move(own, head["last"], start, scorer.rest_of(head), until)
         return _Ahead(start, at, to, until)
     # Most move before anything leaves the window. Of many customers, only the others' later intervals are searched.

@@ -78,12 +78,12 @@ def _of_stage(stage: Stage, clock: OwnClock, currency: str | None) -> str:
         return (
             f"Ordered on {clock.few} days or more, and silent for unusually long, measured by their own rhythm: the "
             f"chance of still being a customer is below {percent_text(clock.at_risk)}. In their rhythm they spend "
-            + (f"{share} or more." if stage == "at risk, heavy" else f"less than {share}.")
+            + (f"more than {share}." if stage == "at risk, heavy" else f"at most {share}.")
         )
     return {
         "lost": "Silent for so long that the chance of still being a customer is below "
-        f"{percent_text(clock.lost)}; of those who ordered on {few}, also who are silent for more than "
-        f"{_figure(clock.lost_gaps)} {own}.",
+        f"{percent_text(clock.lost)}. Who ordered on {few} must be silent for more than {_figure(clock.quiet_gaps)} "
+        f"{own} for that, and is lost in any case after {_figure(clock.lost_gaps)}.",
         "quiet": f"Ordered on {few} so far, and silent for more than {_figure(clock.quiet_gaps)} {own}.",
         "new": f"Ordered on one day so far, and silent for at most {_figure(clock.quiet_gaps)} {own}.",
         "young": f"Ordered on {'2 days' if clock.few == 3 else f'2 to {clock.few - 1} days'} so far, and silent for at "
@@ -111,7 +111,7 @@ def why(model: SegmentModel, segment: Segment, facts: ClockFacts, currency: str 
         said += f" ({_limit(facts.chance, clock.lost if segment.stage == 'lost' else clock.at_risk, segment, clock)})"
         if segment.stage == "lost":
             return said
-        heavy = f"{names['at risk, heavy']}: from {_money(clock.heavy, currency)}"
+        heavy = f"{names['at risk, heavy']}: above {_money(clock.heavy, currency)}"
         return f"{said}; {_money(facts.money_a_month, currency)} a month in their rhythm ({heavy})"
     said += f" ({names['at risk']}: below {percent_text(clock.at_risk)})"
     rhythm = f"{_figure(facts.orders_a_year)} orders a year of {_money(facts.order_value, currency)}"

@@ -31,15 +31,14 @@ Gaps = Annotated[float, Field(gt=0.0, le=1_000.0)]
 class OwnClock(ModelPart):
     """The definitions of the stages (docs/explanation/models.md).
 
-    `at_risk` and `lost`: chances to be alive below which a customer is. `stand_in_odds`: odds of having dropped out at
-    the last order, where the orders don't show who does; None: the outlook's rates say it. `few`: purchase days from
-    which a customer is steady. `heavy`: expected money a month from which one at risk is heavy. `hysteresis`: factor by
-    which a border is passed further on the way back than on the way there.
+    `at_risk` and `lost`: chances to be alive below which a customer is. `few`: purchase days from which a customer is
+    steady. `quiet_gaps`, `lost_gaps`: own gaps of silence after which one with fewer is quiet, and lost. `heavy`:
+    expected money a month above which one at risk is heavy. `hysteresis`: factor by which a border is passed further on
+    the way back than on the way there.
     """
 
     at_risk: Level
     lost: Level
-    stand_in_odds: Positive | None = None
     few: Annotated[int, Field(ge=2, le=1_000)] = 3
     quiet_gaps: Gaps = 2.0
     lost_gaps: Gaps = 6.0
@@ -58,13 +57,17 @@ class OwnClock(ModelPart):
 
 
 class ModelRates(ModelPart):
-    """The parameters of segmentation.outlook.OrderRates; days."""
+    """The parameters of segmentation.outlook.OrderRates; days.
+
+    `stand_in`: odds of having dropped out at the last order where the orders don't show who does; None: a and b say it.
+    """
 
     r: Positive
     alpha: Positive
     a: Annotated[float, Field(ge=0.0, le=1e12)]
     b: Positive
     regularity: Annotated[int, Field(ge=1, le=12)] = 1
+    stand_in: Positive | None = None
 
 
 class ModelValues(ModelPart):
@@ -99,7 +102,8 @@ class OutlookModel(ModelPart):
 
     def order_rates(self) -> OrderRates:
         """Return the rates for the formulas."""
-        return OrderRates(self.rates.r, self.rates.alpha, self.rates.a, self.rates.b, self.rates.regularity)
+        rates = self.rates
+        return OrderRates(rates.r, rates.alpha, rates.a, rates.b, rates.regularity, rates.stand_in)
 
     def order_values(self) -> OrderValues | None:
         """Return the values for the formulas; None: none were fitted."""

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 class OrderRates(NamedTuple):
     """The parameters of MBG/CNBD-k; time in days.
 
-    `a` 0: nobody drops out, as far as the history can show; `b` then has no meaning.
+    `a` 0: nobody drops out, as far as the history can show; `b` then has no meaning. `stand_in`: odds of having dropped
+    out at the last order that count instead of a / (b + x), so that a long silence says something all the same; None:
+    they don't.
     """
 
     r: float
@@ -49,6 +51,7 @@ class OrderRates(NamedTuple):
     a: float
     b: float
     regularity: int = 1  # k
+    stand_in: float | None = None
 
 
 class OrderValues(NamedTuple):
@@ -111,7 +114,10 @@ def odds_of_drop_out(rates: OrderRates, history: Purchases) -> NDArray[np.float6
 
 def known_of(rates: OrderRates, history: Purchases) -> Known:
     """Return what is known of customers at their last orders: λ's posterior, and the odds of having dropped out."""
-    return Known(shape_of(rates, history), rates.alpha + history.until_last, rates.a / (rates.b + history.repeats))
+    odds = rates.a / (rates.b + history.repeats)
+    if rates.stand_in is not None:
+        odds = np.full(len(odds), rates.stand_in)
+    return Known(shape_of(rates, history), rates.alpha + history.until_last, odds)
 
 
 def chance_of_order(rates: OrderRates, history: Purchases, days: float) -> NDArray[np.float64]:

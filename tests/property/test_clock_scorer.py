@@ -122,3 +122,17 @@ def test_a_customer_without_an_order_that_stands_is_lost() -> None:
     rest = scorer.rest_of_purchases(Purchases(*(np.array([x]) for x in (0.0, 0.0, 0.0, 0.0))))
     to = scorer.decide(np.array([0]), np.array([NOW]), np.array([NONE]), rest)
     assert scorer.model.segments[int(to[0])].name == "Lost"
+
+
+def test_where_most_customers_buy_once_a_first_order_is_new_all_the_same() -> None:
+    """The odds of having dropped out are above every limit at the first order already: they don't decide yet."""
+    scorer = ClockScorer(clock_model(ModelRates(r=1.0, alpha=30.0, a=1.64, b=0.08)))
+    first = Purchases(*(np.array([x]) for x in (0.0, 0.0, 0.0, 30.0)))
+    second = Purchases(*(np.array([x]) for x in (1.0, 20.0, 20.0, 30.0)))
+    names = [segment.name for segment in scorer.model.segments]
+    last, nobody = np.array([NOW]), np.array([-1])
+    found = [
+        names[int(scorer.decide(nobody, np.array([NOW + silence]), last, scorer.rest_of_purchases(facts))[0])]
+        for facts, silence in ((first, 0), (first, 60 * DAY_MS), (first, 60 * DAY_MS + 1), (second, 0))
+    ]
+    assert found == ["New", "New", "Lost", "Potential Loyalists"]

@@ -42,12 +42,11 @@ STAND_IN_ODDS: Final = 0.05
 class LearntOutlook:
     """The outlook of a training. `fitted`: by maximum likelihood; else careful figures stand in its place.
 
-    `stand_in_odds`: None where the orders show who drops out. `notes`: sentences for the report.
+    `notes`: sentences for the report.
     """
 
     model: OutlookModel
     fitted: bool
-    stand_in_odds: float | None
     checks: tuple[HistoryCheck, ...]
     notes: tuple[str, ...]
 
@@ -80,9 +79,9 @@ def learn_outlook(snapshot: CustomerSnapshot, seed: int) -> LearntOutlook:
     except FitError as error:
         return _careful(purchases, checks, f"How customers order couldn't be fitted ({str(error).rstrip('.')})")
     values = None if found.values is None else ModelValues(**found.values._asdict())
-    outlook = OutlookModel(rates=ModelRates(**found.rates._asdict()), values=values)
-    stand_in = None if found.has_drop_out else STAND_IN_ODDS
-    return LearntOutlook(outlook, True, stand_in, checks, found.notes)
+    rates = found.rates if found.has_drop_out else found.rates._replace(stand_in=STAND_IN_ODDS)
+    outlook = OutlookModel(rates=ModelRates(**rates._asdict()), values=values)
+    return LearntOutlook(outlook, True, checks, found.notes)
 
 
 def with_corrections(learnt: LearntOutlook, snapshot: CustomerSnapshot, seed: int) -> LearntOutlook:
@@ -138,9 +137,9 @@ def _careful(purchases: Purchases, checks: tuple[HistoryCheck, ...], why: str) -
     back = repeats >= 1
     seen = float(np.median(purchases.until_last[back] / repeats[back])) if back.any() else 0.0
     gap = rounded(max(seen, UNKNOWN_GAP_DAYS))
-    outlook = OutlookModel(rates=ModelRates(r=1.0, alpha=gap, a=0.0, b=1.0))
+    outlook = OutlookModel(rates=ModelRates(r=1.0, alpha=gap, a=0.0, b=1.0, stand_in=STAND_IN_ODDS))
     note = (
         f"{why}: a usual gap of {gap:.3g} days stands in until a customer's own is known, and nobody counts as lost "
         "before a long silence."
     )
-    return LearntOutlook(outlook, False, STAND_IN_ODDS, checks, (note,))
+    return LearntOutlook(outlook, False, checks, (note,))

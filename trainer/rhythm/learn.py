@@ -223,7 +223,7 @@ class _Staged:
 
 def _staged(purchases: Purchases, snapshot: CustomerSnapshot, learnt: LearntOutlook, plan: TrainingPlan) -> _Staged:
     """Judge everybody by a model that has one kind only: the stages don't depend on the kinds."""
-    clock = OwnClock(at_risk=plan.at_risk, lost=plan.lost, stand_in_odds=learnt.stand_in_odds, few=plan.few, heavy=0.0)
+    clock = OwnClock(at_risk=plan.at_risk, lost=plan.lost, few=plan.few, heavy=0.0)
     pace, value = ClockScorer(_unnamed(learnt, clock, snapshot)).features(purchases)
     money = pace * value / 12.0
     heavy = rounded(max(float(np.quantile(money, 1.0 - HEAVY_SHARE)), 0.0))

@@ -57,14 +57,15 @@ def clock_model(rates: ModelRates = RATES, kinds: int = 3, **changes: Any) -> Se
 
 def random_clock_model(rng: np.random.Generator) -> SegmentModel:
     """Return a model by own clock with any rates, levels and kinds; borders lie where random customers do."""
-    at_risk = float(rng.choice([0.2, 0.3, 0.5]))
+    at_risk, leaves = float(rng.choice([0.2, 0.3, 0.5])), float(rng.choice([0.0, 0.3, 1.5]))
     model = clock_model(
         ModelRates(
             r=float(rng.choice([0.5, 1.5, 8.0])),
             alpha=float(rng.choice([5.0, 20.0, 60.0])),
-            a=float(rng.choice([0.0, 0.3, 1.5])),
+            a=leaves,
             b=float(rng.choice([1.2, 4.0])),
             regularity=int(rng.choice([1, 1, 2, 6])),
+            stand_in=None if leaves else 0.05,
         ),
         kinds=int(rng.integers(1, 4)),
         margin=float(rng.choice([0, 0.1, 0.5])),
@@ -74,7 +75,6 @@ def random_clock_model(rng: np.random.Generator) -> SegmentModel:
             "clock": OwnClock(
                 at_risk=at_risk,
                 lost=at_risk * float(rng.choice([0.2, 0.7])),
-                stand_in_odds=0.05 if model.outlook is None or model.outlook.rates.a == 0.0 else None,
                 few=int(rng.choice([2, 3, 5])),
                 quiet_gaps=float(rng.choice([0.5, 2.0])),
                 lost_gaps=float(rng.choice([3.0, 6.0])),

@@ -54,14 +54,16 @@ def test_the_reason_agrees_with_the_scorer(placed: list[tuple[int, int]]) -> Non
     clock = MODEL.clock
     assert clock is not None
     days, gaps = facts.purchase_days, facts.silence_days / facts.usual_gap_days
+    is_quiet = gaps > clock.quiet_gaps
     if days < clock.few:
-        quiet = gaps > clock.quiet_gaps or facts.chance < clock.at_risk
-        expected = "quiet" if quiet else "new" if days == 1 else "young"
+        expected = "quiet" if is_quiet else "new" if days == 1 else "young"
     elif facts.chance < clock.at_risk:
-        expected = "at risk, heavy" if facts.money_a_month >= clock.heavy else "at risk"
+        expected = "at risk, heavy" if facts.money_a_month > clock.heavy else "at risk"
     else:
         expected = "steady"
-    if facts.chance < clock.lost or (days < clock.few and gaps > clock.lost_gaps):
+    if facts.chance < clock.lost and (days >= clock.few or is_quiet):
+        expected = "lost"
+    if days < clock.few and gaps > clock.lost_gaps:
         expected = "lost"
     assert segment.stage == expected
     said = why(MODEL, segment, facts, "EUR")
@@ -82,7 +84,7 @@ def test_the_definition_names_the_borders_of_the_model() -> None:
     assert lost is not None
     assert "below 5 %" in lost
     assert heavy is not None
-    assert "below 20 %. In their rhythm they spend 60.00 EUR a month or more." in heavy
+    assert "below 20 %. In their rhythm they spend more than 60.00 EUR a month." in heavy
     assert steady is not None
     assert "Ordered on 3 days or more" in steady
     assert re.search(r"about [\d.]+ orders a year of [\d.]+ EUR", steady)

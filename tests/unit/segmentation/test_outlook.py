@@ -52,7 +52,7 @@ def histories(count: int, seed: int = 1, most: int = 80) -> Purchases:
 
 def closed_form(rates: OrderRates, h: Purchases, t: float) -> NDArray[np.float64]:
     """Hoppe and Wagner (2007), as lifetimes and BTYDplus have it."""
-    r, alpha, a, b, _ = rates
+    r, alpha, a, b, *_ = rates
     x = h.repeats
     shrunk = ((alpha + h.age) / (alpha + h.age + t)) ** (r + x)
     gauss = hyp2f1(r + x, b + x + 1, a + b + x, t / (alpha + h.age + t))
@@ -89,7 +89,7 @@ def test_expected_orders_are_those_of_the_closed_form(rates: OrderRates, days: f
 @pytest.mark.parametrize("repeats", [0, 1, 40, 5_000])
 def test_expected_orders_are_the_integral(rates: OrderRates, repeats: int) -> None:
     """Also where the closed form is undefined or has no digits left: by adaptive quadrature over log-odds."""
-    r, alpha, a, b, _ = rates
+    r, alpha, a, b, *_ = rates
     days, age = 90.0, 400.0
     h = Purchases(*(np.array([v]) for v in (repeats, 390.0 if repeats else 0.0, age, 20.0)))
     beta, shape = b + repeats + 1, r + repeats

@@ -45,7 +45,7 @@ def test_a_year_gives_a_fitted_outlook_and_kinds(grown: OrderBook, trained: Trai
     assert model.outlook is not None
     assert model.outlook.rates.a > 0
     assert model.clock is not None
-    assert model.clock.stand_in_odds is None
+    assert model.outlook.rates.stand_in is None
     assert all(check.passed for check in trained.outcome.history)
     steady = {segment.name for segment in model.segments if segment.stage == "steady"}
     assert {"Loyal", "Big Spenders"} <= steady  # weekly buyers of little, monthly ones of much
@@ -99,7 +99,7 @@ def test_too_short_a_history_calls_nobody_lost_and_says_so(customers: int, days:
     result = learnt(shop(customers, days), days)
     model = model_in(result)
     assert model.outlook is not None
-    assert (model.outlook.rates.a, model.clock and model.clock.stand_in_odds) == (0.0, 0.05)
+    assert (model.outlook.rates.a, model.outlook.rates.stand_in) == (0.0, 0.05)
     assert missed in {check.name for check in result.outcome.history if not check.passed}
     assert any("The history is too short" in why and missed in why for why in result.outcome.decision.why)
     # A long silence in the careful clock too: five of the customer's own gaps, or more.
