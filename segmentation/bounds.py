@@ -18,6 +18,25 @@ def _number(value: object) -> Decimal:
     raise ValueError("expected a number like 5 or 49.90, with at most four decimals")
 
 
+def _figure(value: object) -> Decimal:
+    """Read a bound of a figure that is never negative."""
+    number = _number(value)
+    if number < 0:
+        raise ValueError("expected 0 or more: the figure is never negative")
+    return number
+
+
+def _chance(value: object) -> Decimal:
+    """Read a bound of a chance; one above 1 may be a percentage, which would accept everybody or nobody."""
+    number = _number(value)
+    if 1 < number <= 100:
+        part = round(number / 100, 4).normalize()
+        raise ValueError(f"expected 0 to 1 (write {part:f} for {number:f} %)")
+    if not 0 <= number <= 1:
+        raise ValueError("expected 0 to 1 (write 0.2 for 20 %)")
+    return number
+
+
 class ConditionPart(BaseModel):
     """A part of a rule's conditions: at least one of its fields must be there."""
 
@@ -31,6 +50,8 @@ class ConditionPart(BaseModel):
 
 
 Number = Annotated[Decimal, BeforeValidator(_number)]
+_Figure = Annotated[Decimal, BeforeValidator(_figure)]
+_Chance = Annotated[Decimal, BeforeValidator(_chance)]
 
 
 class Bounds(ConditionPart):
@@ -56,3 +77,17 @@ class Bounds(ConditionPart):
         return (self.at_least is None or (other.at_least is not None and other.at_least >= self.at_least)) and (
             self.at_most is None or (other.at_most is not None and other.at_most <= self.at_most)
         )
+
+
+class FigureBounds(Bounds):
+    """Bounds of a figure that is never negative."""
+
+    at_least: _Figure | None = None
+    at_most: _Figure | None = None
+
+
+class ChanceBounds(Bounds):
+    """Bounds of a chance, from 0 to 1."""
+
+    at_least: _Chance | None = None
+    at_most: _Chance | None = None

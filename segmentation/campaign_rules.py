@@ -167,6 +167,18 @@ class RuleTable(_RulePart):
                 )
         return found
 
+    def unknown_segments(self, names: Collection[str]) -> list[str]:
+        """Return a sentence on each rule that names segments which a model with these `names` doesn't have."""
+        found = []
+        for rule in self.rules:
+            wanted = (*(rule.from_ or ()), *(rule.to or ()))
+            missing = dict.fromkeys(name for name in wanted if name is not None and name not in names)
+            if missing:
+                found.append(
+                    f"rule {rule.name!r}: the model has no segment {' or '.join(missing)}; it has {', '.join(names)}"
+                )
+        return found
+
 
 def default_rules() -> str:
     """Return the text of the built-in table, out of the package: the textbook recipe, one rule a segment."""

@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple, Self
 import msgspec
 from msgspec import Meta
 
-from segmentation.bounds import Bounds, ConditionPart
+from segmentation.bounds import Bounds, ConditionPart, FigureBounds
 from segmentation.entries import DAY_MS
 from segmentation.events import Count, Timestamp, millis
 
@@ -42,10 +42,10 @@ class KnownLife(NamedTuple):
 class LifeConditions(ConditionPart):
     """Bounds of the figures of a whole life, all of which must accept; None: any. A move without a life has none."""
 
-    orders: Bounds | None = None
-    purchase_days: Bounds | None = None
-    monetary: Bounds | None = None
-    days_since_first_order: Bounds | None = None
+    orders: FigureBounds | None = None
+    purchase_days: FigureBounds | None = None
+    monetary: Bounds | None = None  # negative where refunds outweigh orders
+    days_since_first_order: FigureBounds | None = None
 
     def accept(self, life: KnownLife | None) -> bool:
         """Return whether a life meets all conditions; None, of a move without a life, never does."""

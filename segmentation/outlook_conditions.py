@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 from pydantic import model_validator
 
-from segmentation.bounds import Bounds, ConditionPart
+from segmentation.bounds import Bounds, ChanceBounds, ConditionPart, FigureBounds
 
 _Figure = Annotated[float, Meta(ge=0.0)]
 
@@ -52,11 +52,11 @@ class OutlookConditions(ConditionPart):
     `if_unknown` says whether a figure that isn't known meets its bounds: that of a move without an outlook too.
     """
 
-    chance_90d: Bounds | None = None
-    orders_90d: Bounds | None = None
-    spend_90d: Bounds | None = None
-    usual_gap_days: Bounds | None = None
-    silence_in_gaps: Bounds | None = None
+    chance_90d: ChanceBounds | None = None
+    orders_90d: FigureBounds | None = None
+    spend_90d: FigureBounds | None = None
+    usual_gap_days: FigureBounds | None = None
+    silence_in_gaps: FigureBounds | None = None
     if_unknown: Literal["act", "skip"] = "skip"
 
     @model_validator(mode="after")

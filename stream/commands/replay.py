@@ -300,6 +300,8 @@ def _show_rehearsal(report: Rehearsal, out: Path | None, *, as_json: bool) -> No
         out.mkdir(parents=True, exist_ok=True)
         (out / _PAGE).write_text(page(report), encoding="utf-8")
         (out / _FIGURES).write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    for warning in report.warnings:
+        echo(f"segstream: {warning}.", err=True)
     for line in [msgspec.json.encode(report)] if as_json else summary(report):
         echo(line)
     if out is not None:

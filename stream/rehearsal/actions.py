@@ -1,8 +1,7 @@
-"""The campaign actions of a replay, and the discounts among them that went to people who bought anyway."""
+"""The campaign actions of a replay, and whether the customers ordered in the time after them."""
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -30,22 +29,7 @@ if TYPE_CHECKING:
     from stream.rehearsal.replay import GroupReplay
 
 ANYWAY_DAYS: Final = 30
-_PERCENT: Final = re.compile(r"(\d{1,2}(?:[.,]\d+)?)\s*%")
-_DISCOUNT: Final = re.compile(r"\b(?:discount|voucher|coupon|rebate|money off|price off)", re.IGNORECASE)
-_OFF: Final = re.compile(r"%\s*(?:off|discount|rebate|less)", re.IGNORECASE)
 _action: Final = msgspec.json.Decoder(CampaignAction)
-
-
-def discount_of(action: str, share: float) -> float | None:
-    """Return the share of an order that an action takes off; None: it takes nothing off. `share`: where it names none.
-
-    >>> discount_of("Win-back with 20 % off", 0.1), discount_of("Second-order voucher", 0.1), discount_of("VIP", 0.1)
-    (0.2, 0.1, None)
-    """
-    if not _DISCOUNT.search(action) and not _OFF.search(action):
-        return None
-    named = _PERCENT.search(action)
-    return share if named is None else float(named[1].replace(",", ".")) / 100
 
 
 @dataclass(slots=True)

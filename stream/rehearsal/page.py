@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Final
 
-from stream.rehearsal.sentences import assumptions, day, headlines
+from stream.rehearsal.sentences import assumptions, day, headlines, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,7 @@ def page(report: Rehearsal) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(first)}</p>",
+        *[f"<p><strong>Warning:</strong> {escape(warning)}.</p>" for warning in report.warnings],
         _figures(report),
         *[f"<p>{escape(sentence)}</p>" for sentence in sentences],
         "<h2>Campaigns</h2>",
@@ -75,7 +76,7 @@ def _figures(report: Rehearsal) -> str:
 
 
 def _campaigns(report: Rehearsal) -> str:
-    if not report.campaigns:
+    if not report.actions:
         return "<p>No rule would have acted on any move.</p>"
     rows = [
         (
@@ -83,7 +84,7 @@ def _campaigns(report: Rehearsal) -> str:
             one.action,
             f"{one.actions:,}",
             f"{one.bought_anyway / one.followed:.0%}" if one.followed else "-",
-            "" if one.discount is None else f"{one.discount:.0%}",
+            "" if one.discount is None else percent(one.discount),
             "" if one.discount is None else f"{one.cost:,.2f}",
         )
         for one in report.campaigns

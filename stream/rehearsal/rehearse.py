@@ -24,8 +24,10 @@ from segmentation.model import ModelError, SegmentModel
 from segmentation.money import UNITS
 from stream.errors import SegstreamError
 from stream.orders.files import FileFormat, check_readable, read_orders
-from stream.rehearsal.actions import CampaignTally, RehearsedCampaigns, added, discount_of
+from stream.rehearsal.actions import CampaignTally, RehearsedCampaigns, added
+from stream.rehearsal.cautions import cautions
 from stream.rehearsal.columns import ReplaySpan
+from stream.rehearsal.discounts import discount_of
 from stream.rehearsal.histories import NO_ORDERS, OrderFacts, Share, read_histories
 from stream.rehearsal.moves import MoveTally, add_moves
 from stream.rehearsal.replay import HistoryReplay
@@ -33,6 +35,7 @@ from stream.rehearsal.replay import HistoryReplay
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from segmentation.campaign_rules import Rule
     from stream.orders.rows import OrderRow
 
 _ALONE: Final = 4_000_000  # bytes of a file below which a second process isn't worth its start
@@ -95,7 +98,9 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
 
     `orders`: all rows that were used; those before `since` only make the customers known.
     `moves` are from one segment to another; `back_14`, `back_30`: the share of them that go back within so many days.
+    `campaigns`: those of all rules, also of rules that never acted.
     `discounts`: actions that take something off; `discounts_anyway`: those to customers who ordered within 30 days.
+    `warnings`: sentences on what makes the figures say less than they seem to.
     """
 
     file: str
@@ -121,6 +126,7 @@ class Rehearsal(msgspec.Struct, frozen=True, kw_only=True):
     left_out: dict[str, int]
     seconds: float
     orders_per_s: float
+    warnings: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -227,7 +233,10 @@ def _result(
     facts = total.facts
     model, tally = SegmentModel.from_json(request.model), total.moves
     names = {segment.id: segment.name for segment in model.segments}
-    campaigns = [_campaign(name, found, request.discount_share) for name, found in total.campaigns.items()]
+    campaigns = [
+        _campaign(rule, total.campaigns.get(rule.name, CampaignTally(rule.action)), request.discount_share)
+        for rule in parse_rules(request.rules_text).rules
+    ]
     campaigns.sort(key=lambda one: (-one.actions, one.campaign))
     discounts = [one for one in campaigns if one.discount is not None]
     return Rehearsal(
@@ -256,14 +265,15 @@ def _result(
         left_out=dict(total.left_out),
         seconds=round(seconds, 3),
         orders_per_s=round(facts.rows / max(seconds, 1e-9), 1),
+        warnings=tuple(cautions(request.rules_text, model, span.start)),
     )
 
 
-def _campaign(name: str, found: CampaignTally, share: float) -> RehearsedCampaign:
-    discount = discount_of(found.action, share)
+def _campaign(rule: Rule, found: CampaignTally, share: float) -> RehearsedCampaign:
+    discount = discount_of(rule.action, share)
     return RehearsedCampaign(
-        campaign=name,
-        action=found.action,
+        campaign=rule.name,
+        action=rule.action,
         actions=found.actions,
         followed=found.followed,
         bought_anyway=found.anyway,

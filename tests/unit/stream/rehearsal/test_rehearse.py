@@ -2,20 +2,23 @@ from __future__ import annotations
 
 import csv
 import pickle
+from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 
 import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from segmentation.campaign_rules import default_rules
 from segmentation.entries import DAY_MS, Rules
 from segmentation.event_text import iso
 from stream.cli import app
 from stream.orders.files import OrderFileError
 from stream.orders.rows import OrderRow, merged, parse_at, placed, refunded
 from stream.rehearsal import rehearse as module
-from stream.rehearsal.actions import discount_of
 from stream.rehearsal.columns import ReplaySpan
+from stream.rehearsal.discounts import discount_of
 from stream.rehearsal.histories import Share, read_histories
 from stream.rehearsal.page import page
 from stream.rehearsal.rehearse import (
@@ -27,6 +30,7 @@ from stream.rehearsal.rehearse import (
     rehearse,
 )
 from stream.rehearsal.replay import HistoryReplay
+from stream.rehearsal.sentences import summary
 from tests.support.data.clock_models import clock_model
 
 LOST = next(segment.id for segment in clock_model().segments if segment.stage == "lost")
@@ -82,6 +86,13 @@ def request(file: Path, rules: str = RULES, **changes: object) -> RehearsalReque
         processes=2,
     )
     return msgspec.structs.replace(wanted, **changes)
+
+
+def trained(as_of_ms: int) -> bytes:
+    """Return the model, trained as of an instant."""
+    model = clock_model()
+    training = model.training.model_copy(update={"as_of": datetime.fromtimestamp(as_of_ms / 1000, UTC)})
+    return clock_model(training=training).to_json()
 
 
 def test_a_discount_to_somebody_who_bought_anyway_is_counted_with_its_cost(tmp_path: Path) -> None:
@@ -164,10 +175,78 @@ def test_equal_refunds_at_one_instant_are_two() -> None:
         ("VIP offers and early access", None),
         ("98 % of our customers like it", None),
         ("Personal call", None),
+        ("Reminder, no discount", None),
+        ("Reminder without a further discount, 98 % like it", None),
+        ("This is not a 20 % voucher", None),
+        ("No 12,5 % discount", None),
+        ("Not just a reminder: 20 % off", 0.2),
+        ("No points but 15 % off", 0.15),
+        ("30 percent rebate", 0.3),
+        ("5 per cent off", 0.05),
+        ("Save 15 %", 0.15),
+        ("Save up to 15 percent", 0.15),
+        ("15 % cheaper", 0.15),
+        ("Rabatt 20 %", 0.2),
+        ("20 % Rabatt", 0.2),
+        ("Gutschein: 25 %", 0.25),
+        ("Kein Rabatt", None),
+        ("Voucher: 98 % of our customers like it", 0.1),
+        ("5 € off", 0.1),
+        ("$10 off your next order", 0.1),
+        ("Save 5 EUR", 0.1),
+        ("100 % off the cheapest", 1.0),
+        ("300 % off", 1.0),
+        ("100 % off delivery", None),
+        ("20 % off and 100 % off your delivery", 0.2),
+        ("Save the date", None),
+        ("Day off", None),
     ],
 )
 def test_actions_that_take_something_off_are_discounts(action: str, share: float | None) -> None:
     assert discount_of(action, 0.1) == share
+
+
+def test_the_campaigns_taken_for_discounts_are_named(tmp_path: Path) -> None:
+    file = written(tmp_path / "orders.csv", shop())
+    taken = "Taken for discounts, by their actions' words: win-back (20%)."
+    assert taken in summary(rehearse(request(file)))
+    rules = RULES.replace("Win-back with 20 % off", "Reminder without discount")
+    assert "Taken for discounts, by their actions' words: none." in summary(rehearse(request(file, rules=rules)))
+    assert escape(taken) in page(rehearse(request(file)))
+
+
+IDLE = """
+  - {name: typo, from: [Champions, null], to: [Lostt, "Loyal"], action: Reminder, channel: email}
+  - {name: again, to: [Lost], cause: [silence], action: Call, channel: phone}
+"""
+
+
+def test_rules_that_can_t_act_are_named(tmp_path: Path) -> None:
+    found = rehearse(request(written(tmp_path / "orders.csv", shop()), rules=RULES + IDLE, model=trained(SINCE)))
+    names = ", ".join(segment.name for segment in clock_model().segments)
+    assert found.warnings == (
+        f"rule 'typo': the model has no segment Lostt; it has {names}",
+        "rule 'again' never acts: 'win-back' before it matches all its moves; move it up",
+    )
+    assert [(one.campaign, one.actions) for one in found.campaigns[2:]] == [("again", 0), ("typo", 0)]
+    assert "No action: again, typo." in summary(found)
+    for warning in found.warnings:
+        assert f"<strong>Warning:</strong> {escape(warning)}." in page(found)
+
+
+def test_the_built_in_rules_may_name_segments_of_other_recipes(tmp_path: Path) -> None:
+    file = written(tmp_path / "orders.csv", shop())
+    assert rehearse(request(file, rules=default_rules(), model=trained(SINCE))).warnings == ()
+    own = default_rules() + "\n# of our own"
+    assert any("no segment" in warning for warning in rehearse(request(file, rules=own)).warnings)
+
+
+def test_a_model_that_has_seen_the_time_is_warned_of(tmp_path: Path) -> None:
+    file = written(tmp_path / "orders.csv", shop())
+    assert rehearse(request(file, model=trained(SINCE))).warnings == ()
+    (warning,) = rehearse(request(file, model=trained(SINCE + DAY_MS))).warnings
+    assert "trained as of 2 January 2021, and the rehearsal begins on 1 January 2021" in warning
+    assert "`segtrainer run --as-of 2021-01-01`" in warning
 
 
 def test_the_page_says_what_would_have_happened(tmp_path: Path) -> None:
@@ -191,5 +270,8 @@ def test_the_command_writes_page_and_figures(tmp_path: Path) -> None:
     assert found.customers == 3
     assert (tmp_path / "out" / "rehearsal.html").read_text().startswith("<!doctype html>")
     assert f'"moves":{found.moves},' in done.output
+    (warning,) = found.warnings
+    assert "trained as of 1 January 2026" in warning
     plain = CliRunner().invoke(app, arguments)
+    assert f"segstream: {warning}." in plain.stderr
     assert "moves from segment to segment" in plain.output
