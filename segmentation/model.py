@@ -292,13 +292,20 @@ def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+_MOST_FINDINGS: Final = 5  # in one line: a file of something else has one for each of its fields
+_LONGEST_INPUT: Final = 200
+
+
 def _explain(error: ValidationError) -> str:
     """Join pydantic's findings to one line: where each is, what was expected, and the value found."""
     findings = []
-    for finding in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for finding in errors[:_MOST_FINDINGS]:
         where = ".".join(str(part) for part in finding["loc"])
         message = finding["msg"].removeprefix("Value error, ")
         # Of a whole object the message names what counts; its dump would hide it.
-        got = "" if isinstance(finding["input"], dict | list) else f", got {finding['input']!r}"
+        got = "" if isinstance(finding["input"], dict | list) else f", got {repr(finding['input'])[:_LONGEST_INPUT]}"
         findings.append(f"{where}: {message}{got}" if where else message)
+    if len(errors) > _MOST_FINDINGS:
+        findings.append(f"and {len(errors) - _MOST_FINDINGS} more")
     return "model refused: " + "; ".join(findings)

@@ -72,6 +72,16 @@ class DeploymentSettings(ConnectionSettings):
     max_event_bytes: int = Field(
         1_048_576, ge=1_024, description="largest record accepted as input, in bytes; must agree"
     )
+    future_tolerance_s: int = Field(
+        300,
+        ge=0,
+        description="seconds by which an event may be later than the timestamp of its Kafka record; must agree",
+    )
+    earliest_date: date = Field(
+        date(1990, 1, 1),
+        description="first day (UTC) that an event may be dated; an earlier one comes from a clock that wasn't set; "
+        "must agree",
+    )
 
     # Topics that workers and the trainer use.
     partitions: int = Field(
@@ -139,20 +149,10 @@ class Settings(DeploymentSettings):
     dwell_hours: float = Field(
         0.0, ge=0, description="hours that a customer stays in a segment at least; 0: no minimum; must agree"
     )
-    future_tolerance_s: int = Field(
-        300,
-        ge=0,
-        description="seconds by which an event may be later than the timestamp of its Kafka record; must agree",
-    )
     max_clock_jump_days: int = Field(
         90,
         ge=1,
         description="days by which an event may be later than its shard's clock (with time = event); must agree",
-    )
-    earliest_date: date = Field(
-        date(1990, 1, 1),
-        description="first day (UTC) that an event may be dated; an earlier one comes from a clock that wasn't set; "
-        "must agree",
     )
     erasure_salt: SecretStr = Field(
         SecretStr(""),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from segmentation.event_text import iso
 from segmentation.rates import ONE_CURRENCY, Conversion, Rates
 from stream.errors import SegstreamError
+from stream.orders.dates import AcceptedDates
 from stream.rates.topic import read_rates
 from trainer.errors import PublishError, SnapshotError
 from trainer.prospects.foresee import foreseen
@@ -88,6 +90,7 @@ def run(
     """
     if job.without_kafka and not job.dry_run:
         raise PublishError("a model trained without the models topic can't be published.", hint="Add --dry-run.")
+    _check_as_of(settings, job.as_of_ms, now_ms)
     watch = Stopwatch(clock_s)
     lineage = _lineage(settings, job, watch)
     progress("reading the customers", 0, 1)
@@ -126,6 +129,20 @@ def run(
     return outcome
 
 
+def _check_as_of(settings: DeploymentSettings, as_of_ms: int | None, now_ms: int) -> None:
+    """Raise SnapshotError for an instant to come: everybody would seem silent since today."""
+    if as_of_ms is not None and as_of_ms > accepted_dates(settings, now_ms).latest_ms:
+        raise SnapshotError(
+            f"--as-of {iso(as_of_ms)} is in the future; it is {iso(now_ms)} now.", hint="Give a time that has come."
+        )
+
+
+def accepted_dates(settings: DeploymentSettings, now_ms: int) -> AcceptedDates:
+    """Return the dates that the deployment's shards accept now."""
+    earliest, tolerance_s = settings.earliest_date, settings.future_tolerance_s
+    return AcceptedDates.at(now_ms, earliest_date=earliest, future_tolerance_s=tolerance_s)
+
+
 def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineage:
     if job.without_kafka:
         return Lineage()
@@ -136,7 +153,8 @@ def _lineage(settings: DeploymentSettings, job: Job, watch: Stopwatch) -> Lineag
 def _snapshot(settings: DeploymentSettings, job: Job, now_ms: int) -> tuple[OrderBook | None, CustomerSnapshot]:
     """Return the customers, and their orders: of the file that they were read from, or of a sample of the states."""
     if job.file is not None:
-        book = read_book(job.file, settings.rules, settings.currency, conversion_of(settings, job))
+        dates = accepted_dates(settings, now_ms)
+        book = read_book(job.file, settings.rules, settings.currency, conversion_of(settings, job), dates)
         return book, take_from_book(book, job.file, job.as_of_ms)
     source: DeploymentSettings = settings
     if job.replica_url is not None:

@@ -314,7 +314,7 @@ def _model(settings: Settings, wanted: str | None) -> SegmentModel:
     from stream.models.topic import read_published
     from stream.rehearsal.rehearse import model_of_file
 
-    if wanted is not None and (wanted.endswith(".json") or Path(wanted).is_file()):
+    if wanted is not None and (wanted.endswith(".json") or Path(wanted).exists()):
         return model_of_file(Path(wanted))
     published = asyncio.run(read_published(settings))
     return published.require_active() if wanted is None else find_model(published, wanted)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Histories = dict[bytes, list[Entry]]  # by customer: each entry once, in time order
 
+IN_CURRENCY: Final = "in "  # and the currency: why a row is left out that is in another one
+
 _KINDS: Final = {"placed": PLACED, "refunded": REFUNDED, "cancelled": CANCELLED}
 _SPACES: Final = {name: b"%d" % kind for name, kind in _KINDS.items()}
 
@@ -84,7 +86,7 @@ def _read(
             merges.append(Edge(at, row.customer_id, row.merged_into or ""))
             continue
         if row.currency != currency:
-            left_out[f"in {row.currency}"] += 1
+            left_out[f"{IN_CURRENCY}{row.currency}"] += 1
             continue
         count += 1
         last = max(last, at)

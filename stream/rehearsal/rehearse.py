@@ -28,12 +28,12 @@ from stream.rehearsal.actions import CampaignTally, RehearsedCampaigns, added
 from stream.rehearsal.cautions import cautions
 from stream.rehearsal.columns import ReplaySpan
 from stream.rehearsal.discounts import discount_of
-from stream.rehearsal.histories import NO_ORDERS, OrderFacts, Share, read_histories
+from stream.rehearsal.histories import IN_CURRENCY, NO_ORDERS, OrderFacts, Share, read_histories
 from stream.rehearsal.moves import MoveTally, add_moves
 from stream.rehearsal.replay import HistoryReplay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from segmentation.campaign_rules import Rule
     from stream.orders.rows import OrderRow
@@ -142,12 +142,30 @@ class ShareTally:
 
 def model_of_file(path: Path) -> SegmentModel:
     """Read a model as `segtrainer run --out` writes it. Raises ModelFileError."""
+    if path.is_dir():
+        model = next(iter(sorted(path.glob("model-*.json"))), path / "model-….json")
+        raise ModelFileError(f"{path} is a folder.", hint=f"Give the file of the model in it: {model}.")
     try:
-        return SegmentModel.from_json(path.read_bytes())
+        content = path.read_bytes()
+        if (version := _version_in_report(content)) is not None:
+            hint = f"The model is {path.with_name(f'model-{version}.json')}." if version else "It has no model."
+            raise ModelFileError(f"{path} is the report of a training.", hint=hint)
+        return SegmentModel.from_json(content)
     except OSError as error:
         raise ModelFileError(f"{path}: {error.strerror}.", hint="Give the file of a model, or a version.") from None
     except ModelError as error:
         raise ModelFileError(f"{path}: {error}.", hint="Give a file that `segtrainer run --out` wrote.") from None
+
+
+def _version_in_report(content: bytes) -> str | None:
+    """Return the model's version if this is the report.json of a training ("": without a model); None: it isn't."""
+    try:
+        found = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return None
+    if not isinstance(found, dict) or not {"decision", "quality", "fits"} <= found.keys():
+        return None
+    return str(found.get("version") or "")
 
 
 def rehearse(request: RehearsalRequest, progress: Callable[[int, int], None] | None = None) -> Rehearsal:
@@ -172,7 +190,7 @@ def rehearse(request: RehearsalRequest, progress: Callable[[int, int], None] | N
         total.facts, total.left_out = tally.facts, tally.left_out
         if progress:
             progress(done, processes)
-    return _result(request, span_of(request, total.facts), total, time.monotonic() - begun_s)
+    return _result(request, span_of(request, total.facts, total.left_out), total, time.monotonic() - begun_s)
 
 
 def rehearse_share(request: RehearsalRequest, share: Share) -> ShareTally:
@@ -184,21 +202,24 @@ def rehearse_share(request: RehearsalRequest, share: Share) -> ShareTally:
         return read_orders(request.file, format=request.file_format, currency=request.currency, counts=left_out)
 
     histories, facts = read_histories(read, request.currency, request.now_ms, share)
-    span = span_of(request, facts)
+    left_out.update(facts.left_out)
+    span = span_of(request, facts, left_out)
     model = SegmentModel.from_json(request.model)
     campaigns = RehearsedCampaigns(parse_rules(request.rules_text), model, facts.last_ms)
-    found = ShareTally(campaigns=campaigns.found, facts=facts, left_out=left_out + Counter(facts.left_out))
+    found = ShareTally(campaigns=campaigns.found, facts=facts, left_out=left_out)
     for group in HistoryReplay(model, request.rules, dwell_ms=request.dwell_ms).run(histories, span):
         found.flows.update(add_moves(group, span.start, span.end, found.moves))
         campaigns.add(group)
     return found
 
 
-def span_of(request: RehearsalRequest, facts: OrderFacts) -> ReplaySpan:
-    """Return the time to rehearse. Raises NothingToRehearse."""
+def span_of(request: RehearsalRequest, facts: OrderFacts, left_out: Mapping[str, int]) -> ReplaySpan:
+    """Return the time to rehearse. `left_out`: rows by reason. Raises NothingToRehearse."""
     if not facts.rows:
-        hint = "docs/how-to/files.md says what is needed."
-        raise NothingToRehearse(f"{request.file}: no row can be used.", hint=hint)
+        counts = ", ".join(f"{rows:,} {reason}" for reason, rows in sorted(left_out.items()))
+        raise NothingToRehearse(
+            f"{request.file}: no row can be used; left out: {counts or 'none'}.", hint=_hint(request, left_out)
+        )
     end = facts.last_ms + 1 if request.until_ms is None else min(request.until_ms, request.now_ms)
     if request.since_ms >= min(end, facts.last_ms + 1):
         raise NothingToRehearse(
@@ -206,6 +227,15 @@ def span_of(request: RehearsalRequest, facts: OrderFacts) -> ReplaySpan:
             hint=f"Its orders are of {iso(facts.first_ms)[:10]} to {iso(facts.last_ms)[:10]}: give --since in between.",
         )
     return ReplaySpan(request.since_ms, end)
+
+
+def _hint(request: RehearsalRequest, left_out: Mapping[str, int]) -> str:
+    """Return what to do about a file without a row that can be used."""
+    others = sorted((-rows, reason) for reason, rows in left_out.items() if reason.startswith(IN_CURRENCY))
+    if not others:
+        return "docs/how-to/files.md says what is needed."
+    most = others[0][1].removeprefix(IN_CURRENCY)
+    return f"This deployment takes {request.currency}: set SEGSTREAM_CURRENCY={most} if all orders are in it."
 
 
 def _tallies(request: RehearsalRequest, processes: int) -> Iterator[ShareTally]:

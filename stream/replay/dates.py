@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from segmentation.entries import DAY_MS
-from stream.orders.rows import LeftOutReason, parse_at
+from stream.orders.dates import AcceptedDates
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -24,16 +24,16 @@ class DateFilter:
         """Count into `left_out` by reason; `from_ms` and `until_ms` bound the rows to be sent (None: no bound)."""
         self.old_rows = 0  # rows to be sent that are more than a day old
         self._left_out = left_out
-        self._earliest_ms = parse_at(settings.earliest_date.isoformat())
-        self._latest_ms = now_ms + settings.future_tolerance_s * 1000
+        self._dates = AcceptedDates.at(
+            now_ms, earliest_date=settings.earliest_date, future_tolerance_s=settings.future_tolerance_s
+        )
         self._from_ms = from_ms or 0
         self._old_until_ms = now_ms - DAY_MS if until_ms is None else min(now_ms - DAY_MS, until_ms)
 
     def accepted(self, rows: Iterable[OrderRow]) -> Iterator[OrderRow]:
         """Yield the rows that can be sent."""
         for row in rows:
-            if not self._earliest_ms <= row.at_ms <= self._latest_ms:
-                reason = LeftOutReason.DATE if row.at_ms < self._earliest_ms else LeftOutReason.DATED_AHEAD
+            if reason := self._dates.refusal(row.at_ms):
                 self._left_out[reason.value] += 1
                 continue
             self.old_rows += self._from_ms <= row.at_ms < self._old_until_ms

@@ -34,6 +34,8 @@ LEAST_DAYS: Final = 180.0
 MOST_SILENCE_DAYS: Final = 30.0
 # Days between two orders, at least, before a fit knows better: that of many shops, and nobody is called lost soon.
 UNKNOWN_GAP_DAYS: Final = 60.0
+_DAYS: Final = "days of history"
+_SILENCE: Final = "days since the last order"
 # The odds of having dropped out at the last order where the orders don't show who does: 1 to 20.
 STAND_IN_ODDS: Final = 0.05
 
@@ -73,7 +75,7 @@ def learn_outlook(snapshot: CustomerSnapshot, seed: int) -> LearntOutlook:
         lacks = "; ".join(
             f"{check.name} {check.value:,.0f}, expected at {check.bound} {check.limit:,.0f}" for check in missed
         )
-        return _careful(purchases, checks, f"The history is too short to fit how customers order ({lacks})")
+        return _careful(purchases, checks, f"{_complaint(missed)} to fit how customers order ({lacks})")
     try:
         found = fit_outlook(*_sampled(snapshot, purchases), seed)
     except FitError as error:
@@ -110,11 +112,24 @@ def history_checks(snapshot: CustomerSnapshot, purchases: Purchases) -> tuple[Hi
     silence = float(snapshot.recency_days.min(initial=days))
     return (
         _at_least("customers with an order", len(snapshot.customers), LEAST_CUSTOMERS),
-        _at_least("days of history", days, LEAST_DAYS),
-        HistoryCheck("days since the last order", silence, MOST_SILENCE_DAYS, "most", silence <= MOST_SILENCE_DAYS),
+        _at_least(_DAYS, days, LEAST_DAYS),
+        HistoryCheck(_SILENCE, silence, MOST_SILENCE_DAYS, "most", silence <= MOST_SILENCE_DAYS),
         _at_least("customers who came back", int(np.count_nonzero(purchases.repeats >= 1)), LEAST_REPEATERS),
         _at_least("customers with three orders or more", int(np.count_nonzero(purchases.repeats >= 2)), LEAST_LOYAL),
     )
+
+
+def _complaint(missed: list[HistoryCheck]) -> str:
+    """Return the beginning of the sentence that says what is missed.
+
+    >>> _complaint([HistoryCheck(_SILENCE, 91.0, 30.0, "most", passed=False)])
+    'The last order is too long ago'
+    """
+    names = {check.name for check in missed}
+    found = ["the last order is too long ago"] if _SILENCE in names else []
+    found += ["the history is too short"] if _DAYS in names else []
+    found += ["there are too few customers"] if names - {_SILENCE, _DAYS} else []
+    return " and ".join(found).capitalize()
 
 
 def _at_least(name: str, value: float, limit: float) -> HistoryCheck:

@@ -67,7 +67,8 @@ def find_kinds(
     one = np.concatenate([[0.0], [rounded(mean) for mean in z[:, 1:].mean(axis=0).tolist()]])[None, :]
     customers = int(np.count_nonzero(steady))
     if customers < plan.floor:
-        why = f"{customers:,} customers are steady, expected {plan.floor:,} to tell kinds apart: they are one segment."
+        who = "1 customer is" if customers == 1 else f"{customers:,} customers are"
+        why = f"{who} steady, expected {plan.floor:,} to tell kinds apart: they are one segment."
         return Kinds(features, one, (), Choice(None, (why,)), None)
     found = _fits(features, z, plan, lineage, progress)
     fits = [result.fit for result in found]

@@ -23,7 +23,7 @@ from stream.orders.files import read_orders
 from stream.orders.rows import to_event
 from stream.rates.files import RateRequest, read_rates_file
 from trainer.errors import SnapshotError
-from trainer.snapshot.redis import columns
+from trainer.snapshot.redis import columns, log_customers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from segmentation.entries import Entry
     from segmentation.rfm import Rules
+    from stream.orders.dates import AcceptedDates
     from trainer.snapshot.redis import CustomerSnapshot
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,18 @@ class OrderBook:
         return ((name, sorted(own)) for name, own in sorted(united.items()))
 
 
-def read_book(path: Path, rules: Rules, currency: str, conversion: Conversion = ONE_CURRENCY) -> OrderBook:
+def read_book(
+    path: Path,
+    rules: Rules,
+    currency: str,
+    conversion: Conversion = ONE_CURRENCY,
+    dates: AcceptedDates | None = None,
+) -> OrderBook:
     """Read a file of orders or invoice lines (docs/how-to/files.md). Raises SnapshotError.
 
-    `currency`: of rows that name none. `conversion`: from others, by rates that all may use. Rows that can't be used
-    are left out and counted, as by `segstream replay`, and so are those in a currency that isn't converted.
+    `currency`: of rows that name none. `conversion`: from others, by rates that all may use. `dates`: None accepts all.
+    Rows that can't be used are left out and counted, as by `segstream replay`, and so are those in a currency that
+    isn't converted.
     """
     counts: Counter[str] = Counter()
     entries: dict[bytes, list[Entry]] = {}
@@ -102,6 +110,9 @@ def read_book(path: Path, rules: Rules, currency: str, conversion: Conversion = 
     days_without = set[tuple[str, str]]()
     try:
         for row in read_orders(path, currency=currency, counts=counts):
+            if dates is not None and (refusal := dates.refusal(row.at_ms)):
+                counts[refusal.value] += 1
+                continue
             event = to_event(row)
             if isinstance(event, CustomerMerged):
                 merges.append(Edge(row.at_ms, event.from_, event.into))
@@ -122,11 +133,21 @@ def read_book(path: Path, rules: Rules, currency: str, conversion: Conversion = 
     if not entries:
         raise SnapshotError(
             f"{path} has no usable order; rows left out: {left_out}.",
-            hint="docs/how-to/files.md says what is needed.",
+            hint=_hint(counts, currency),
         )
     if counts:
         log.info("%s: rows left out: %s", path.name, left_out)
     return OrderBook(_without_repetitions(entries), rules, sum(counts.values()), merges)
+
+
+def _hint(counts: Mapping[str, int], currency: str) -> str:
+    """Return what to do about a file without a usable order."""
+    if counts.get(Reason.UNKNOWN_CURRENCY):
+        return (
+            f"This deployment takes {currency}: set SEGSTREAM_CURRENCY if all orders are in another currency, or "
+            "SEGSTREAM_OTHER_CURRENCIES."
+        )
+    return "docs/how-to/files.md says what is needed."
 
 
 def _warn_of_rates(path: Path, rows: int, days: Sequence[tuple[str, str]]) -> None:
@@ -179,4 +200,5 @@ def take_from_book(book: OrderBook, path: Path, as_of_ms: int | None) -> Custome
             hint="Give a later --as-of.",
         )
     assert np.all(snapshot.recency_days >= 0.0)
+    log_customers(snapshot)
     return snapshot

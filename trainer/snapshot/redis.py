@@ -122,7 +122,9 @@ def _take(redis: Redis, settings: DeploymentSettings, as_of_ms: int | None, now_
             hint="Set the number that the workers have.",
         )
     at = _instant(max(known), as_of_ms, now_ms, link, settings)
-    return columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+    snapshot = columns((row for keys in shards for row in read_states(redis, keys)), at, settings.rules)
+    log_customers(snapshot)
+    return snapshot
 
 
 def _no_customers(settings: DeploymentSettings, link: Link | None) -> SnapshotError:
@@ -177,6 +179,14 @@ def _hint(error: Exception) -> str:
     return ""
 
 
+def log_customers(snapshot: CustomerSnapshot) -> None:
+    """Log the size of the snapshot that a run trains on; it makes others of the past, which need no line."""
+    log.info(
+        "customers as of %s: %d; left out without an order that stands: %d",
+        *(iso(snapshot.as_of_ms), len(snapshot.customers), snapshot.left_out),
+    )
+
+
 def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> CustomerSnapshot:
     """Return the snapshot of (customer, state) rows: the figures of each state, advanced to the instant."""
     customers: list[bytes] = []
@@ -196,7 +206,6 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
         frequency.append(found.frequency)
         monetary.append(found.monetary)
         lives.append(life_columns(head[found.stands]))
-    log.info("%d customers as of %s; %d left out, without an order that stands", len(customers), iso(at), left_out)
     order = sorted(range(len(customers)), key=customers.__getitem__)
     customers = [customers[i] for i in order]
     return CustomerSnapshot(

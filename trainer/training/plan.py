@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from segmentation.model import Transform
+from segmentation.model_parts import STAGES
 from trainer.errors import PlanError
 from trainer.training.recipe import RecipeName
 
@@ -15,6 +16,9 @@ Fitted = Literal["in window", "all", "ordinary", "steady"]
 
 LEAST_K: Final = 2
 MOST_K: Final = 16
+MOST_KINDS: Final = (
+    MOST_K - len(STAGES) + 1
+)  # of rhythm: each other stage is a segment too, steady customers have kinds
 MIN_CUSTOMERS: Final = 200
 
 _ONE_OR_RANGE: Final = re.compile(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -11,11 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from stream.settings_sources import PREFIX as DEPLOYMENT_PREFIX
 from trainer.errors import PlanError
 from trainer.table_settings import TableSettings
-from trainer.training.plan import TrainingPlan, of_recipe, parse_ks, parse_transforms
+from trainer.training.plan import MOST_K, MOST_KINDS, TrainingPlan, of_recipe, parse_ks, parse_transforms
 from trainer.training.recipe import RecipeName, refusal
-
-if TYPE_CHECKING:
-    from segmentation.model import Transform
 
 PREFIX: Final = f"{DEPLOYMENT_PREFIX}TRAINER_"
 
@@ -34,7 +31,7 @@ class TrainingSettings(TableSettings):
     )
     transform: str | None = Field(
         None,
-        description="yeo-johnson, log1p or identity, several separated by commas; rfm takes yeo-johnson",
+        description="yeo-johnson, log1p or identity, several separated by commas; rfm takes yeo-johnson, rhythm none",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of all random numbers")
     min_customers: int | None = Field(
@@ -96,10 +93,15 @@ class TrainingSettings(TableSettings):
     def plan(self) -> TrainingPlan:
         """Return the recipe's plan with the values that are set. Raises PlanError."""
         plan = of_recipe(self.recipe)
+        if self.recipe == "rhythm" and self.transform is not None:
+            raise PlanError(
+                f"the recipe rhythm takes no transform, but {self.transform!r} is given.",
+                hint=f"Leave --transform ({PREFIX}TRANSFORM) away, or give --recipe rfm.",
+            )
         found = replace(
             plan,
             ks=plan.ks if self.k is None else parse_ks(self.k),
-            transforms=self._transforms(plan),
+            transforms=plan.transforms if self.transform is None else parse_transforms(self.transform),
             rounds=plan.rounds if self.stability_rounds is None else self.stability_rounds,
             seed=self.seed,
             floor=plan.floor if self.min_customers is None else self.min_customers,
@@ -114,13 +116,15 @@ class TrainingSettings(TableSettings):
             margin=plan.margin if self.margin is None else self.margin,
         )
 
+        if self.recipe == "rhythm" and max(found.ks) > MOST_KINDS:
+            raise PlanError(
+                f"k is {self.k!r}, but the recipe rhythm makes {MOST_KINDS} kinds at most.",
+                hint=f"Give --k ({PREFIX}K) up to {MOST_KINDS}: a model has {MOST_K} segments at most, and "
+                f"{MOST_K - MOST_KINDS} are stages.",
+            )
         if found.lost >= found.at_risk:
             raise PlanError(
                 f"lost is {found.lost:g} and at_risk {found.at_risk:g}: a lost customer has the smaller chance.",
                 hint=f"Give a {PREFIX}LOST below {PREFIX}AT_RISK.",
             )
         return found
-
-    def _transforms(self, plan: TrainingPlan) -> tuple[Transform, ...]:
-        own = self.transform is None or self.recipe == "rhythm"
-        return plan.transforms if own else parse_transforms(self.transform or "")

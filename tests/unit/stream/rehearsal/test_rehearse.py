@@ -31,6 +31,7 @@ from stream.rehearsal.rehearse import (
 )
 from stream.rehearsal.replay import HistoryReplay
 from stream.rehearsal.sentences import summary
+from tests.support.data import report_cases as cases
 from tests.support.data.clock_models import clock_model
 
 LOST = next(segment.id for segment in clock_model().segments if segment.stage == "lost")
@@ -144,8 +145,29 @@ def test_wrong_inputs_are_refused(tmp_path: Path) -> None:
         model_of_file(tmp_path / "none.json")
     with pytest.raises(OrderFileError, match=r"missing\.csv"):
         rehearse(request(tmp_path / "missing.csv"))
-    with pytest.raises(NothingToRehearse, match="no row can be used"):
-        rehearse(request(written(tmp_path / "none.csv", [placed("o", "c", NOW + 1, 1, "USD")])))
+    ahead = placed("o", "c", NOW + 1, 1, "USD")
+    with pytest.raises(NothingToRehearse, match=r"no row can be used; left out: 1 dated_ahead\. docs"):
+        rehearse(request(written(tmp_path / "none.csv", [ahead])))
+    euros = [placed(f"{n}", "c", SINCE, 1, code) for n, code in enumerate(["CHF", "EUR", "EUR"])]
+    with pytest.raises(NothingToRehearse, match=r"1 in CHF, 2 in EUR\. .* takes USD: set SEGSTREAM_CURRENCY=EUR if"):
+        rehearse(request(written(tmp_path / "none.csv", [ahead, *euros])))
+
+
+def test_a_report_and_a_folder_in_place_of_a_model_name_the_model(tmp_path: Path) -> None:
+    outcome = cases.outcome()
+    report, model = tmp_path / "report.json", tmp_path / f"model-{outcome.version}.json"
+    report.write_bytes(outcome.to_json())
+    model.write_bytes(b"{}")
+    with pytest.raises(ModelFileError) as refused:
+        model_of_file(report)
+    assert str(refused.value) == f"{report} is the report of a training. The model is {model}."
+    command = ["rehearse", "--from", str(report), "--since", "2021-01-01", "--model", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert str(done.exception) == f"{tmp_path} is a folder. Give the file of the model in it: {model}."
+    report.write_bytes(b'{"version": "x", ' + b", ".join(b'"f%d": "%s"' % (n, b"y" * 999) for n in range(99)) + b"}")
+    with pytest.raises(ModelFileError, match="and 98 more") as refused:
+        model_of_file(report)
+    assert len(str(refused.value)) < 2_000
 
 
 def test_merged_ids_are_one_customer() -> None:

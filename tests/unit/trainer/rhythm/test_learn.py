@@ -16,6 +16,7 @@ from tests.support.data.rhythm_shop import BEGIN_MS, PLAN, learnt, shop
 from trainer.errors import FitError
 from trainer.outcome import TrainingOutcome
 from trainer.rhythm.history import LEAST_CUSTOMERS, LEAST_DAYS, UNKNOWN_GAP_DAYS
+from trainer.rhythm.kinds import find_kinds
 from trainer.rhythm.learn import learn_by_recipe
 from trainer.snapshot.orders import OrderBook
 from trainer.training.compare import segment_indices
@@ -87,21 +88,23 @@ def test_the_same_customers_give_the_same_model_again_and_nobody_moves(
 
 
 @pytest.mark.parametrize(
-    ("customers", "days", "missed"),
+    ("customers", "days", "missed", "complaint"),
     [
-        (1, 1, "customers with an order"),
-        (40, 20, "customers with an order"),
-        (1_000, 60, "days of history"),
-        (300, 360, "customers with an order"),
+        (1, 1, "customers with an order", "The history is too short and there are too few customers to fit"),
+        (40, 20, "customers with an order", "The history is too short and there are too few customers to fit"),
+        (1_000, 60, "days of history", "The history is too short to fit"),
+        (300, 360, "customers with an order", "There are too few customers to fit"),
     ],
 )
-def test_too_short_a_history_calls_nobody_lost_and_says_so(customers: int, days: int, missed: str) -> None:
+def test_too_little_history_calls_nobody_lost_and_says_so(
+    customers: int, days: int, missed: str, complaint: str
+) -> None:
     result = learnt(shop(customers, days), days)
     model = model_in(result)
     assert model.outlook is not None
     assert (model.outlook.rates.a, model.outlook.rates.stand_in) == (0.0, 0.05)
     assert missed in {check.name for check in result.outcome.history if not check.passed}
-    assert any("The history is too short" in why and missed in why for why in result.outcome.decision.why)
+    assert any(why.startswith(complaint) and missed in why for why in result.outcome.decision.why)
     # A long silence in the careful clock too: five of the customer's own gaps, or more.
     silent = {s.name: s.recency_days for s in result.outcome.segments}
     for name, least in (("At Risk", 30.0), ("Lost", 45.0)):
@@ -123,12 +126,17 @@ def test_a_shop_without_recent_orders_is_not_fitted(grown: OrderBook) -> None:
     [late] = [check for check in result.outcome.history if not check.passed]
     assert (late.name, late.limit, late.bound) == ("days since the last order", 30.0, "most")
     assert model_in(result).outlook != model_in(learnt(grown, 360)).outlook
+    text = " ".join(result.outcome.decision.why)
+    assert "The last order is too long ago to fit how customers order (days since the last order 31, expected" in text
 
 
 def test_few_steady_customers_are_one_segment(grown: OrderBook) -> None:
     result = learnt(grown, 360, replace(PLAN, floor=10_000))
     assert [s.name for s in model_in(result).segments if s.stage == "steady"] == ["Steady"]
     assert "customers are steady, expected 10,000" in result.outcome.decision.why[0]
+    columns = (np.ones(2), np.ones(2), np.ones(2))
+    kinds = find_kinds(columns, np.array([True, False]), PLAN, Lineage(), lambda *_: None)
+    assert kinds.choice.why[0].startswith("1 customer is steady, expected")
 
 
 def test_retrains_from_the_first_month_move_few(grown: OrderBook) -> None:

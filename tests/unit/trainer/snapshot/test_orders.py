@@ -16,9 +16,10 @@ from stream.orders.rows import parse_at
 from stream.settings import Settings
 from tests.support.oracles.lifetimes import lifetimes, retail_bookings
 from trainer.errors import SnapshotError
-from trainer.run import Job, conversion_of
-from trainer.snapshot.orders import rates_in_file, read_book, take_from_file
+from trainer.run import Job, accepted_dates, conversion_of, run
+from trainer.snapshot.orders import rates_in_file, read_book, take_from_book, take_from_file
 from trainer.snapshot.purchase_days import DaysSample
+from trainer.training.plan import TrainingPlan
 
 
 def test_a_file_gives_whole_lives_beyond_the_window(test_data: Path) -> None:
@@ -120,6 +121,56 @@ def test_other_currencies_are_converted_by_the_rate_of_their_day(
     assert list(zip(names, found.monetary.tolist(), strict=True)) == [("a", 74.0), ("b", 0.0)]
     assert "1 row left out for want of a rate: USD of 2026-02-20." in caplog.text
     assert "--rates FILE" in caplog.text
+
+
+AHEAD = """order_id,customer_id,ordered_at,amount,currency,kind,merged_into
+1,a,2026-01-02,100,,,
+2,b,2036-01-03,10,,,
+3,a,2026-01-04,10,,,
+4,a,1970-01-01,10,,,
+,b,2036-01-05,,,merge,a
+5,c,2026-01-03,10,JPY,,
+"""
+
+
+def test_rows_with_dates_that_shards_refuse_are_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(AHEAD, "utf-8")
+    caplog.set_level("INFO")
+    dates = accepted_dates(Settings(), parse_at("2026-02-01"))
+    book = read_book(path, Rules(), "GBP", dates=dates)
+    found = take_from_book(book, path, None)
+    assert (found.as_of_ms, found.customers) == (parse_at("2026-01-04"), (b"a",))
+    assert "rows left out: date 1, dated_ahead 2, unknown_currency 1" in caplog.text
+    assert dates.latest_ms == parse_at("2026-02-01") + 300_000  # the tolerance of the settings
+
+
+def test_a_run_says_once_how_many_customers_it_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(ROWS, "utf-8")
+    caplog.set_level("INFO")
+    book = read_book(path, Rules(), "GBP")
+    take_from_book(book, path, None)
+    book.as_of(parse_at("2026-01-03"))  # as the judgements by the past do
+    assert [text for text in caplog.messages if text.startswith("customers as of")] == [
+        "customers as of 2026-01-05T00:00:00.000Z: 3; left out without an order that stands: 0"
+    ]
+
+
+def test_a_file_in_another_currency_names_the_setting(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text("order_id,customer_id,ordered_at,amount,currency\n1,a,2026-01-02,100,JPY\n", "utf-8")
+    with pytest.raises(SnapshotError, match=r"unknown_currency 1\. This deployment takes GBP: set SEGSTREAM_CURRENCY"):
+        read_book(path, Rules(), "GBP")
+
+
+def test_an_instant_to_come_is_refused_before_anything_is_read() -> None:
+    now = parse_at("2026-02-01")
+    job = Job(as_of_ms=now + DAY_MS, file=Path("none.csv"), dry_run=True, without_kafka=True)
+    with pytest.raises(SnapshotError, match=r"--as-of 2026-02-02T00:00:00.000Z is in the future; it is 2026-02-01"):
+        run(Settings(), TrainingPlan(), job, now_ms=now, clock_s=lambda: 0.0, progress=lambda *_: None)
 
 
 def test_a_file_of_rates_that_lacks_a_currency_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from stream.errors import SettingsError
 from stream.settings import DeploymentSettings, Settings
 from tests.support.paths import ROOT
+from trainer.errors import PlanError
 from trainer.training.plan import TrainingPlan, of_recipe
 from trainer.training.settings import PREFIX, TrainingSettings
 
@@ -32,6 +33,15 @@ def test_a_recipe_has_its_own_plan_and_takes_given_values() -> None:
     plan = TrainingSettings.load(recipe="textbook", transform="log1p").plan()
     assert (plan.way, plan.transforms, plan.starts, plan.ks) == ("silhouette", ("log1p",), 20, tuple(range(2, 9)))
     assert TrainingSettings.load(recipe="tutorial").plan() == of_recipe("tutorial")
+
+
+def test_rhythm_refuses_a_transform_and_more_kinds_than_a_model_has_room_for() -> None:
+    with pytest.raises(PlanError, match="rhythm takes no transform, but 'identity' is given"):
+        TrainingSettings.load(transform="identity").plan()
+    with pytest.raises(PlanError, match=r"k is '2-12', but the recipe rhythm makes 10 kinds at most\. .* up to 10"):
+        TrainingSettings.load(k="2-12").plan()
+    assert TrainingSettings.load(k="10").plan().ks == (10,)
+    assert TrainingSettings.load(k="12", recipe="rfm").plan().ks == (12,)
 
 
 def test_the_former_name_of_a_recipe_is_refused_with_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
