@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from segmentation.model_parts import Stage
     from trainer.training.naming import Lineage
 
-# In standard deviations: a kind counts as above the mean from so far above it, and stays so down to the mean. So kinds
-# that hardly differ from the mean aren't named after it, and a kind near the border keeps its name.
+# In standard deviations: a kind keeps its name until it lies so far beyond the border of the definition. Otherwise a
+# kind near the border would be another segment at every training.
 NAME_SLACK: Final = 0.25
+# A kind that lies on the mean isn't above it: where all orders are of one value, nobody spends more than others.
+_ON_THE_MEAN: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,12 @@ def _kind_names(
 def _definition(pace: float, value: float, before: str | None) -> tuple[str, str]:
     """Return the name that the definition gives, or the one before where the kind is still near its border."""
     for (often, much), named in KIND_NAMES.items():
-        near = (pace >= 0.0 if often else pace < 2.0 * NAME_SLACK) and (
-            value >= 0.0 if much else value < 2.0 * NAME_SLACK
+        near = (pace >= -NAME_SLACK if often else pace < NAME_SLACK) and (
+            value >= -NAME_SLACK if much else value < NAME_SLACK
         )
         if named[0] == before and near:
             return named
-    return KIND_NAMES[pace >= NAME_SLACK, value >= NAME_SLACK]
+    return KIND_NAMES[pace > _ON_THE_MEAN, value > _ON_THE_MEAN]
 
 
 def _claim(kind: int, name: str, kinds: NDArray[np.float64], before: dict[int, str]) -> tuple[bool, float]:
