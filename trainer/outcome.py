@@ -60,6 +60,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of the input. `left_out`: customers without an order that stands, not counted in `customers`.
 
     `without_orders`: all orders have left the window; `without_money`: monetary is zero; `negative_money`: it is less.
+    Monetary and `features` are of the time that `TrainingOutcome.whole_lives` names.
     `not_fitted`: left out of the fit by the recipe's `fitted`.
     """
 
@@ -172,9 +173,11 @@ class SegmentBorder(msgspec.Struct, frozen=True, kw_only=True):
 class SegmentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One segment of the new model on this snapshot. Spreads and silhouette are None where it has no customers.
 
-    `definition`: a sentence on who is in it, in plain units. `money`: sum of monetary, in currency units;
-    `money_share`: its fraction of the sum over all, None unless that is above zero. `centroid`: in z space. `lasting`:
-    id, name and action come from the active model. `silhouette`: mean over the sample.
+    Orders and money are of the time that `TrainingOutcome.whole_lives` names: `frequency` is orders in the window, or
+    days with an order in a whole life. `definition`: a sentence on who is in it, in plain units. `money`: sum of
+    monetary, in currency units; `money_share`: its fraction of the sum over all, None unless that is above zero.
+    `centroid`: in z space. `lasting`: id, name and action come from the active model. `silhouette`: mean over the
+    sample.
     """
 
     id: int
@@ -340,9 +343,11 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """A run from snapshot to decision.
 
     Where the gates refuse every fit there is no model: `version`, `sample`, `projection` and `comparison` are None,
-    `segments` is empty, and `fits` show the reasons. `source`: "Redis", or the file's name. `parent`: the version of
-    the active model, None without one. `chosen`: index into `fits`. `past`: models that were active before, the oldest
-    first. `later`: None where there isn't enough history to judge by.
+    `segments` is empty, and `fits` show the reasons. `source`: "Redis", or the file's name. `whole_lives`: orders and
+    money here, but for forecasts, are those of whole lives, which models by own clock judge by; otherwise those of the
+    last `window_days`. `parent`: the version of the active model, None without one. `chosen`: index into `fits`.
+    `past`: models that were active before, the oldest first. `later`: None where there isn't enough history to judge
+    by.
     """
 
     format: Literal[2] = 2
@@ -350,6 +355,8 @@ class TrainingOutcome(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     as_of: str  # ISO 8601
     trained_at: str  # ISO 8601
+    window_days: float
+    whole_lives: bool = False
     quality: Quality
     fits: tuple[Fit, ...]
     chosen: int | None = None

@@ -42,7 +42,7 @@ def train(book: OrderBook, at: datetime, lineage: Lineage) -> TrainingResult:
     with watch.step("snapshot"):
         snapshot = book.as_of(at_ms)
     found = learn_by_recipe(
-        snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None
+        snapshot, PLAN, lineage, source="Online Retail", now_ms=at_ms, watch=watch, progress=lambda *_: None, book=book
     )
     assert found.trained is not None
     with watch.step("prospects"):

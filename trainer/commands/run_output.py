@@ -83,8 +83,12 @@ def _cell(value: float | None, form: str, *, red: bool = False) -> str:
 def _segments(outcome: TrainingOutcome) -> Table:
     from rich.table import Table
 
+    from trainer.report.sentences import span
+    from trainer.report.tables import orders_named
+
     foreseen = any(segment.forecast for segment in outcome.segments)
-    caption = "recency, frequency, monetary: medians; money: sum"
+    frequency = orders_named(outcome).lower()
+    caption = f"recency, frequency ({frequency}), monetary (spent {span(outcome)}): medians; money: share of all spent"
     if foreseen:
         caption += "; in 90 days: share expected to order"
     table = Table(title=f"Segments as of {outcome.as_of}", caption=caption)

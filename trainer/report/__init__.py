@@ -1,1 +1,1 @@
-"""The report of a training run, as HTML, Markdown and JSON. Imported by registry and run."""
+"""The report of a training run, as HTML, Markdown and JSON. Imported by commands, registry and run."""

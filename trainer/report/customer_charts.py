@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.report.markup import NARROW, Markup, decimal, percent
 from trainer.report.measures import measure_of
+from trainer.report.sentences import span
 from trainer.report.svg import (
     WIDTH,
     PlotArea,
@@ -68,7 +69,7 @@ def shares(outcome: TrainingOutcome) -> Chart:
         for index, s in enumerate(outcome.segments)
     ]
     drawing = bars("shares", "Shares of customers and money by segment", rows)
-    caption = "Each segment's share of all customers (solid) and of all money (pale)."
+    caption = f"Each segment's share of all customers (solid) and of all money spent {span(outcome)} (pale)."
     return Chart("Shares of customers and money", caption, drawing)
 
 

@@ -63,7 +63,7 @@ def _summary(outcome: TrainingOutcome, title: str) -> Markup:
         tag(
             "li",
             tag("strong", segment.name),
-            *(tag("span", said) for said in _portrait(segment, outcome.currency)),
+            *(tag("span", said) for said in _portrait(segment, outcome)),
             tag("span", f"Action: {segment.action}", class_="action"),
             class_=colour(index),
         )
@@ -75,13 +75,13 @@ def _summary(outcome: TrainingOutcome, title: str) -> Markup:
     return tag("header", *top, tag("div", listed, beside, class_="summary"), table)
 
 
-def _portrait(segment: SegmentFacts, currency: str | None) -> list[str]:
+def _portrait(segment: SegmentFacts, outcome: TrainingOutcome) -> list[str]:
     return [
         said
         for said in (
             segment.definition,
-            sentences.portrait(segment, currency),
-            sentences.expectation(segment, currency),
+            sentences.portrait(segment, outcome),
+            sentences.expectation(segment, outcome.currency),
         )
         if said is not None
     ]
@@ -133,6 +133,7 @@ def _customers(outcome: TrainingOutcome) -> list[Markup]:
     return [
         *parts,
         tag("h2", "The figures that decide, overall and by segment"),
+        *([] if outcome.whole_lives else [tag("p", f"Orders and money are those of {sentences.window(outcome)}.")]),
         _charts(box_plots(outcome, outcome.sample)),
         tag("h2", "Distributions before and after the transform"),
         tag(

@@ -80,8 +80,8 @@ def markdown(outcome: TrainingOutcome) -> str:
 
 
 def _portrait(segment: SegmentFacts, outcome: TrainingOutcome) -> str:
-    currency = outcome.currency
-    said = (segment.definition, sentences.portrait(segment, currency), sentences.expectation(segment, currency))
+    portrait, expectation = sentences.portrait(segment, outcome), sentences.expectation(segment, outcome.currency)
+    said = (segment.definition, portrait, expectation)
     return " ".join(one for one in said if one is not None)
 
 

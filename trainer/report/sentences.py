@@ -27,7 +27,6 @@ _ABOUT_A_FIT: Final = re.compile(r"k = \d+ ")
 # Of gates on figures that are no shares.
 _DIGITS: Final = {"stability": 3, "moves a year": 1, "lift over recency": 3, "outlook over recency": 3}
 _MOVES: Final = 5  # largest movements listed in a sentence
-_NOT_FITTED: Final = {"in window": " (no order in the window)", "ordinary": " (|z| of 3 or more)"}
 _VERDICTS: Final[dict[Verdict, tuple[str, str]]] = {
     "active": ("Published: active", "The model was published, and every worker scores with it."),
     "candidate": (
@@ -71,11 +70,22 @@ def headline(outcome: TrainingOutcome) -> str:
     if not outcome.segments:
         return f"No model was made of the {customers} customers."
     spent = money(sum(segment.money for segment in outcome.segments), outcome.currency)
-    said = f"{customers} customers fall into {len(outcome.segments)} segments. They have spent {spent} net in total."
+    said = f"{customers} customers fall into {len(outcome.segments)} segments."
+    said = f"{said} They have spent {spent} net {span(outcome)}."
     known = [s.forecast for s in outcome.segments if s.forecast]
     if not known:
         return said
     return f"{said} In the next 90 days they are expected to place {_worth(known, outcome.currency)}."
+
+
+def span(outcome: TrainingOutcome) -> str:
+    """Return the time that orders and money are counted in, to stand behind them."""
+    return "in total" if outcome.whole_lives else f"in {window(outcome)}"
+
+
+def window(outcome: TrainingOutcome) -> str:
+    """Return the window in words: "the last 365 days"."""
+    return "the last day" if outcome.window_days == 1.0 else f"the last {outcome.window_days:g} days"
 
 
 def verdict(outcome: TrainingOutcome) -> list[str]:
@@ -127,19 +137,27 @@ def later(worth: LaterWorth) -> list[str]:
     return found
 
 
-def portrait(segment: SegmentFacts, currency: str | None = None) -> str:
+def portrait(segment: SegmentFacts, outcome: TrainingOutcome) -> str:
     """Return a segment's customers, their money, and what its median customer is like."""
-    portrait = f"{_customers(segment.customers)} ({percent(segment.share)}) with {money(segment.money, currency)}"
+    spent = f"{money(segment.money, outcome.currency)} {span(outcome)}"
+    portrait = f"{_customers(segment.customers)} ({percent(segment.share)}) with {spent}"
     if segment.money_share is not None:
         portrait += f" ({percent(segment.money_share)} of the money)"
     portrait += "."
     if segment.recency_days and segment.frequency and segment.monetary:
-        orders = segment.frequency.median
-        portrait += (
-            f" The median customer last ordered {_days(segment.recency_days.median)} ago, has "
-            f"{decimal(orders, 0 if orders.is_integer() else 1)} {'order' if orders == 1 else 'orders'} and spent "
-            f"{money(segment.monetary.median, currency)}."
-        )
+        ago, orders = _days(segment.recency_days.median), segment.frequency.median
+        number = decimal(orders, 0 if orders.is_integer() else 1)
+        spent = money(segment.monetary.median, outcome.currency)
+        if outcome.whole_lives:
+            days = f"{number} {'day' if orders == 1 else 'days'}"
+            portrait += (
+                f" The median customer last ordered {ago} ago, has ordered on {days} and spent {spent} in total."
+            )
+        else:
+            placed = f"{number} {'order' if orders == 1 else 'orders'}"
+            portrait += (
+                f" The median customer last ordered {ago} ago, and {span(outcome)} placed {placed} and spent {spent}."
+            )
     return portrait
 
 
@@ -165,7 +183,8 @@ def changes(outcome: TrainingOutcome) -> list[str]:
         steps = "; ".join(
             f"{m.source} → {m.target} {count(m.customers)} (with {money(m.money, outcome.currency)})" for m in largest
         )
-        found.append(f"{'The largest moves' if len(moves(outcome)) > len(largest) else 'The moves'}: {steps}.")
+        which = "The largest moves" if len(moves(outcome)) > len(largest) else "The moves"
+        found.append(f"{which}, with the money that these customers spent {span(outcome)}: {steps}.")
     return found
 
 
@@ -189,14 +208,19 @@ def input_notes(outcome: TrainingOutcome) -> list[str]:
     found = [f"The training read {_customers(quality.customers)} from {outcome.source}, as of {moment(outcome.as_of)}."]
     for group, number in (
         ("Not counted, because all their orders were cancelled or erased", quality.left_out),
-        ("With all orders outside the window", quality.without_orders),
-        ("With nothing spent, net", quality.without_money),
-        ("With more refunded than spent", quality.negative_money),
-        (f"Scored, but not used for the fit{_NOT_FITTED.get(outcome.recipe.fitted, '')}", quality.not_fitted),
+        (f"Without an order in {window(outcome)}", quality.without_orders),
+        (f"With nothing spent, net, {span(outcome)}", quality.without_money),
+        (f"With more refunded than spent {span(outcome)}", quality.negative_money),
+        (f"Scored, but not used for the fit{_not_fitted(outcome)}", quality.not_fitted),
     ):
         if number:
             found.append(f"{group}: {_customers(number)}.")
     return found
+
+
+def _not_fitted(outcome: TrainingOutcome) -> str:
+    reasons = {"in window": f" (no order in {window(outcome)})", "ordinary": " (|z| of 3 or more)"}
+    return reasons.get(outcome.recipe.fitted, "")
 
 
 def gate_verdict(fit: Fit) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainer.report.markup import MINUS, NARROW, amount, count, decimal, percent
 from trainer.report.measures import measure_of
-from trainer.report.sentences import gate_limit, gate_value, gate_verdict, moment, seconds
+from trainer.report.sentences import gate_limit, gate_value, gate_verdict, moment, seconds, span
 
 if TYPE_CHECKING:
     from trainer.outcome import Comparison, FeatureSpread, TrainingOutcome
@@ -55,11 +55,11 @@ def segments(outcome: TrainingOutcome) -> ReportTable:
             "Segment",
             "Customers",
             "Share",
-            in_currency("Money", outcome),
+            in_currency(f"Money {span(outcome)}", outcome),
             "Share of money",
             "Days since last order, median",
-            "Orders, median",
-            in_currency("Spent, median", outcome),
+            f"{orders_named(outcome)}, median",
+            in_currency(f"Spent {span(outcome)}, median", outcome),
             "Action",
         ),
         tuple(rows),
@@ -142,7 +142,7 @@ def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
         for s in before.values()
     ]
     return ReportTable(
-        "Customers and money by segment, before and after",
+        f"Customers and money by segment, before and after; money spent {span(outcome)}",
         ("Segment", "Customers before", "after", "change", in_currency("Money before", outcome), "after", "change"),
         tuple(rows),
     )
@@ -150,6 +150,7 @@ def money(outcome: TrainingOutcome, compared: Comparison) -> ReportTable:
 
 def quality(outcome: TrainingOutcome) -> ReportTable:
     """Return the distribution of the three features over all customers, before any transform."""
+    named = orders_named(outcome)
     rows = [
         (
             measure_of(f.name).title,
@@ -159,7 +160,8 @@ def quality(outcome: TrainingOutcome) -> ReportTable:
         for f in outcome.quality.features
     ]
     return ReportTable(
-        "Features of all customers, before any transform",
+        f"Features of all customers, before any transform. Frequency: {named[0].lower()}{named[1:]}; "
+        f"monetary: money spent {span(outcome)}",
         ("Feature", "Minimum", "Median", "Mean", "Maximum", "Std deviation", "|z| ≥ 3"),
         tuple(rows),
     )
@@ -201,6 +203,11 @@ def timings(outcome: TrainingOutcome) -> ReportTable:
 def verdict(passed: bool) -> str:
     """Return a verdict, by a sign and in words."""
     return "✓ passes" if passed else "✗ fails"
+
+
+def orders_named(outcome: TrainingOutcome) -> str:
+    """Return what the frequency of the segments counts, and in which time."""
+    return f"{'Days with an order' if outcome.whole_lives else 'Orders'} {span(outcome)}"
 
 
 def in_currency(head: str, outcome: TrainingOutcome) -> str:

@@ -139,7 +139,7 @@ def learn_rhythm(
     with watch.step("quality"):
         check_finite(snapshot)
         purchases = purchases_of(snapshot)
-        quality = examine(snapshot)
+        quality = examine(snapshot, whole_lives=True)
     with watch.step("outlook"):
         progress("outlook", 0, 1)
         learnt = with_corrections(learn_outlook(snapshot, plan.seed), snapshot, plan.seed)
@@ -158,6 +158,8 @@ def learn_rhythm(
         source=source,
         as_of=iso(snapshot.as_of_ms),
         trained_at=iso(now_ms),
+        window_days=snapshot.window_days,
+        whole_lives=True,
         version=trained.model.version,
         parent=lineage.active.version if lineage.active else None,
         quality=quality,

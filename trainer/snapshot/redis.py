@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
@@ -13,7 +13,7 @@ from redis.exceptions import BusyLoadingError, MasterDownError, RedisError
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.features import LifeColumns, feature_columns, life_columns
-from segmentation.rfm import StateFormatError, advance_bytes, headers
+from segmentation.rfm import Rules, StateFormatError, advance_bytes, headers
 from stream.errors import error_text
 from stream.storage.client import RedisUnreachable, open_redis, redis_address, unreachable
 from stream.storage.keys import ShardKeys
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from redis import Redis
 
-    from segmentation.rfm import Rules
     from stream.settings import DeploymentSettings
     from trainer.snapshot.purchase_days import PurchaseDays
     from trainer.snapshot.replica import Link
@@ -43,10 +42,18 @@ _QUIET_MS: Final = DAY_MS
 _REPLICA: Final = "(Where SEGSTREAM_TRAINER_REDIS_URL is set, that is the URL meant.)"
 
 
+class Spending(NamedTuple):
+    """Orders and money of customers, [customers] each: of the window, or of their whole lives."""
+
+    orders: NDArray[np.float64]  # orders in the window; days with an order in a whole life
+    money: NDArray[np.float64]  # currency units
+
+
 @dataclass(frozen=True, slots=True)
 class CustomerSnapshot:
     """Customers in the order of their bytes, and a column [customers] of each feature as of one instant.
 
+    `frequency` and `monetary` are those of the window, the last `window_days`.
     `life` has the columns of their whole lives, in the same order. Orders that were forgotten before they were counted
     (a move marks such a life as partial) are missing there.
 
@@ -62,11 +69,19 @@ class CustomerSnapshot:
     life: LifeColumns | None = None  # None: the figures aren't from states
     days: PurchaseDays | None = None  # of a sample; None: likewise
     derived: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # features that a training computed
+    window_days: float = Rules().window / DAY_MS
 
     def column(self, feature: str) -> NDArray[np.float64]:
         """Return the column of a name in segmentation.model.FEATURES, or of a derived feature."""
         own = {"recency_days": self.recency_days, "frequency": self.frequency, "monetary": self.monetary}
         return own[feature] if feature in own else self.derived[feature]
+
+    def spending(self, *, whole_lives: bool) -> Spending:
+        """Return what the customers ordered and spent, as the model that is told of sees it."""
+        if not whole_lives:
+            return Spending(self.frequency, self.monetary)
+        assert self.life is not None  # no model by own clock is made without
+        return Spending(self.life.purchase_days.astype(np.float64), self.life.monetary)
 
     def with_columns(self, derived: Mapping[str, NDArray[np.float64]]) -> CustomerSnapshot:
         """Return the same customers with derived features, [customers] each."""
@@ -217,6 +232,7 @@ def columns(rows: Iterable[tuple[bytes, bytes]], at: int, rules: Rules) -> Custo
         left_out=left_out,
         life=_joined(lives, order),
         days=days.of(customers),
+        window_days=rules.window / DAY_MS,
     )
 
 

@@ -39,7 +39,7 @@ def compare(snapshot: CustomerSnapshot, model: SegmentModel, lineage: Lineage) -
     moves = np.zeros(shape, dtype=np.int64)
     money = np.zeros(shape)
     np.add.at(moves, (before, after), 1)
-    np.add.at(money, (before, after), snapshot.monetary)
+    np.add.at(money, (before, after), snapshot.spending(whole_lives=model.format == 2).money)
     return Comparison(
         version=active.version,
         activation=lineage.activation,

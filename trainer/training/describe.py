@@ -51,12 +51,14 @@ def _segments(
     measured: tuple[NDArray[np.int64], NDArray[np.float64] | None],
 ) -> tuple[SegmentFacts, ...]:
     known = {s.id for s in lineage.active.segments} if lineage.active else set()
-    total = float(snapshot.monetary.sum())
+    # Models by own clock know no window: their definitions are about whole lives.
+    spent = snapshot.spending(whole_lives=trained.model.format == 2)
+    total = float(spent.money.sum())
     sampled, silhouette_of = measured
     facts = []
     for index, segment in enumerate(trained.model.segments):
         inside = trained.labels == index
-        money = float(snapshot.monetary[inside].sum())
+        money = float(spent.money[inside].sum())
         of_segment = None if silhouette_of is None else silhouette_of[sampled == index]
         facts.append(
             SegmentFacts(
@@ -70,8 +72,8 @@ def _segments(
                 money_share=rounded(money / total) if total > 0 else None,
                 centroid=segment.centroid,
                 recency_days=_spread(snapshot.recency_days[inside]),
-                frequency=_spread(snapshot.frequency[inside]),
-                monetary=_spread(snapshot.monetary[inside]),
+                frequency=_spread(spent.orders[inside]),
+                monetary=_spread(spent.money[inside]),
                 silhouette=rounded(float(of_segment.mean())) if of_segment is not None and len(of_segment) else None,
             )
         )

@@ -112,6 +112,7 @@ def learn(
         source=source,
         as_of=iso(snapshot.as_of_ms),
         trained_at=iso(now_ms),
+        window_days=snapshot.window_days,
         quality=quality,
         fits=tuple(msgspec.structs.replace(one.fit, chosen=i == choice.index) for i, one in enumerate(fits)),
         chosen=choice.index,

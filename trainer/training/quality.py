@@ -74,9 +74,13 @@ def only(snapshot: CustomerSnapshot, keep: NDArray[np.bool_]) -> CustomerSnapsho
     )
 
 
-def examine(snapshot: CustomerSnapshot, not_fitted: int = 0) -> Quality:
-    """Count what an analyst asks about first. The snapshot must have passed `check`."""
-    money = snapshot.monetary
+def examine(snapshot: CustomerSnapshot, not_fitted: int = 0, *, whole_lives: bool = False) -> Quality:
+    """Count what an analyst asks about first. The snapshot must have passed `check`.
+
+    `whole_lives`: orders and money are those of whole lives, not of the window.
+    """
+    orders, money = snapshot.spending(whole_lives=whole_lives)
+    columns = dict(zip(FEATURES, (snapshot.recency_days, orders, money), strict=True))
     return Quality(
         customers=len(snapshot.customers),
         left_out=snapshot.left_out,
@@ -84,7 +88,7 @@ def examine(snapshot: CustomerSnapshot, not_fitted: int = 0) -> Quality:
         without_money=int(np.count_nonzero(money == 0)),
         negative_money=int(np.count_nonzero(money < 0)),
         not_fitted=not_fitted,
-        features=tuple(_feature(name, snapshot.column(name)) for name in FEATURES),
+        features=tuple(_feature(name, column) for name, column in columns.items()),
     )
 
 

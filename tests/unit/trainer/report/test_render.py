@@ -89,8 +89,8 @@ def moved(outcome: TrainingOutcome) -> int:
 
 def test_the_headline_counts_customers_segments_and_money() -> None:
     outcome = cases.outcome(5, 3000)
-    money = f"{sum(s.money for s in outcome.segments):,.0f}"
-    assert sentences.headline(outcome) == f"3,000 customers fall into 5 segments. They have spent {money} net in total."
+    spent = f"They have spent {sum(s.money for s in outcome.segments):,.0f} net in the last 365 days."
+    assert sentences.headline(outcome) == f"3,000 customers fall into 5 segments. {spent}"
 
 
 def test_a_portrait_has_customers_money_and_the_median_customer() -> None:
@@ -108,19 +108,54 @@ def test_a_portrait_has_customers_money_and_the_median_customer() -> None:
         frequency=msgspec.structs.replace(segment.frequency, median=1.0),
         monetary=msgspec.structs.replace(segment.monetary, median=20.5),
     )
-    assert sentences.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == (
-        "1,234 customers (25.0 %) with 99,000 (50.0 % of the money). The median customer last ordered 9 days ago, has "
-        "1 order and spent 20.50."
+    assert sentences.portrait(segment, cases.outcome()).replace("\N{NO-BREAK SPACE}", " ") == (
+        "1,234 customers (25.0 %) with 99,000 in the last 365 days (50.0 % of the money). The median customer last "
+        "ordered 9 days ago, and in the last 365 days placed 1 order and spent 20.50."
     )
+    assert sentences.portrait(segment, over_lives()).replace("\N{NO-BREAK SPACE}", " ") == (
+        "1,234 customers (25.0 %) with 99,000 in total (50.0 % of the money). The median customer last ordered 9 days "
+        "ago, has ordered on 1 day and spent 20.50 in total."
+    )
+
+
+def test_every_sum_says_the_time_that_it_is_of() -> None:
+    outcome = msgspec.structs.replace(cases.outcome(foreseen=True), window_days=90.0)
+    quality = msgspec.structs.replace(outcome.quality, without_orders=5, without_money=3, negative_money=2)
+    outcome = msgspec.structs.replace(outcome, quality=quality)
+    for text in map(without_breaks, (markdown(outcome), html(outcome))):
+        assert "in total" not in text
+        assert "Without an order in the last 90 days: 5 customers." in text
+        assert "With nothing spent, net, in the last 90 days: 3 customers." in text
+        assert "With more refunded than spent in the last 90 days: 2 customers." in text
+        for head in ("Money in the last 90 days", "Orders in the last 90 days, median"):
+            assert head in text
+        assert "money that these customers spent in the last 90 days" in text
+        assert "before and after; money spent in the last 90 days" in text
+    assert "all money spent in the last 90 days (pale)" in html(outcome)
+    whole = msgspec.structs.replace(outcome, whole_lives=True)
+    for text in map(without_breaks, (markdown(whole), html(whole))):
+        assert "With nothing spent, net, in total: 3 customers." in text
+        assert "Without an order in the last 90 days: 5 customers." in text
+        for head in ("Money in total", "Days with an order in total, median", "Spent in total, median"):
+            assert head in text
+        assert "spent in the last 90 days" not in text
+
+
+def without_breaks(text: str) -> str:
+    return text.replace("<wbr>", "")
+
+
+def over_lives() -> TrainingOutcome:
+    return msgspec.structs.replace(cases.outcome(), whole_lives=True)
 
 
 def test_the_currency_stands_by_the_money_where_it_is_known() -> None:
     outcome = cases.outcome()
     assert "GBP" not in markdown(outcome)
     outcome = msgspec.structs.replace(outcome, currency="GBP")
-    assert sentences.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP net in total.")
-    assert all("\N{NO-BREAK SPACE}GBP" in sentences.portrait(s, outcome.currency) for s in outcome.segments)
-    assert "| Money, GBP |" in markdown(outcome)
+    assert sentences.headline(outcome).endswith("\N{NO-BREAK SPACE}GBP net in the last 365 days.")
+    assert all("\N{NO-BREAK SPACE}GBP" in sentences.portrait(s, outcome) for s in outcome.segments)
+    assert "| Money in the last 365 days, GBP |" in markdown(outcome)
 
 
 def test_a_segment_without_anybody_has_a_portrait() -> None:
@@ -135,7 +170,8 @@ def test_a_segment_without_anybody_has_a_portrait() -> None:
         monetary=None,
         silhouette=None,
     )
-    assert sentences.portrait(segment).replace("\N{NO-BREAK SPACE}", " ") == "0 customers (0 %) with 0."
+    said = sentences.portrait(segment, over_lives()).replace("\N{NO-BREAK SPACE}", " ")
+    assert said == "0 customers (0 %) with 0 in total."
 
 
 @pytest.mark.parametrize("k", SIZES)

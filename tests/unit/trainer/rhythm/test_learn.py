@@ -13,8 +13,10 @@ from segmentation.entries import DAY_MS, Rules
 from segmentation.model import CLOCK_FEATURES, SegmentModel
 from tests.support.data.datasets import known_segments, trained_on
 from tests.support.data.rhythm_shop import BEGIN_MS, PLAN, learnt, shop
+from trainer.commands.run_output import print_tables
 from trainer.errors import FitError
 from trainer.outcome import TrainingOutcome
+from trainer.report import sentences
 from trainer.rhythm.history import LEAST_CUSTOMERS, LEAST_DAYS, UNKNOWN_GAP_DAYS
 from trainer.rhythm.kinds import find_kinds
 from trainer.rhythm.learn import learn_by_recipe
@@ -72,6 +74,46 @@ def test_labels_facts_and_histograms_are_those_of_the_worker(grown: OrderBook, t
     assert tuple(model.training.histograms) == tuple(model.training.feature_means) == CLOCK_FEATURES
     assert sum(one.customers for one in trained.outcome.segments) == len(snapshot.customers)
     assert ClockScorer(model).ids.tolist() == sorted(one.id for one in trained.outcome.segments)
+
+
+@pytest.mark.parametrize(
+    ("plan", "column"),
+    [(PLAN, "life"), (TrainingPlan(ks=(3,), rounds=0, least_stability=-1, largest_share=1.0, smallest_share=0), "90")],
+)
+def test_orders_and_money_are_those_that_the_segments_are_made_of(
+    grown: OrderBook, plan: TrainingPlan, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = OrderBook(grown.entries, Rules(90 * DAY_MS, 7 * DAY_MS), 0)
+    first = learnt(book, 330, plan)
+    lineage = Lineage(model_in(first), 1, 99)
+    result = learnt(book, 360, plan, lineage=lineage)
+    snapshot, outcome = book.as_of(BEGIN_MS + 360 * DAY_MS), result.outcome
+    assert snapshot.life is not None
+    assert result.trained is not None
+    assert outcome.comparison is not None
+    # By hand: all orders of everybody, and those of the last 90 days.
+    placed = [[e for e in own if e.time <= snapshot.as_of_ms] for own in book.entries.values()]
+    whole = sum(e.amount for own in placed for e in own) / 10_000
+    windowed = sum(e.amount for own in placed for e in own if e.time > snapshot.as_of_ms - 90 * DAY_MS) / 10_000
+    assert whole > 1.5 * windowed
+    life = column == "life"
+    spent = whole if life else windowed
+    assert (outcome.window_days, outcome.whole_lives) == (90.0, life)
+    assert sum(s.money for s in outcome.segments) == pytest.approx(spent)
+    assert sum(s.money_share or 0.0 for s in outcome.segments) == pytest.approx(1.0)
+    assert sum(map(sum, outcome.comparison.money)) == pytest.approx(spent)
+    orders = snapshot.life.purchase_days if life else snapshot.frequency
+    for index, segment in enumerate(outcome.segments):
+        inside = orders[result.trained.labels == index]
+        assert (segment.frequency is None) == (not len(inside))
+        assert segment.frequency is None or segment.frequency.median == np.median(inside)
+    assert outcome.quality.without_orders == int((snapshot.frequency == 0).sum()) > 0
+    assert outcome.quality.without_money == (0 if life else outcome.quality.without_orders)
+    said = "in total" if life else "in the last 90 days"
+    assert f"They have spent {spent:,.0f} net {said}." in sentences.headline(outcome)
+    print_tables(outcome)
+    counted = "days with an order in total" if life else "orders in the last 90 days"
+    assert f"frequency ({counted}), monetary (spent {said})" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_same_customers_give_the_same_model_again_and_nobody_moves(
