@@ -55,7 +55,9 @@ def test_the_rates_of_cdnow() -> None:
     known = summaries("cdnow_customers_summary.csv")
     x = known["frequency"]
     fit = fit_outlook(Purchases(x, known["recency"], known["T"], np.ones(len(x))))
-    assert np.round(np.array(fit.rates), 3).tolist() == [0.525, 6.183, 0.891, 1.614, 1]
+    *figures, stand_in = fit.rates
+    assert np.round(np.array(figures), 3).tolist() == [0.525, 6.183, 0.891, 1.614, 1]
+    assert stand_in is None
     assert fit.has_drop_out
     assert fit.values is None  # all orders of one value
 
@@ -121,7 +123,9 @@ def test_units_of_time_and_money_do_not_matter() -> None:
     then, _ = simulated(OrderRates(0.6, 60.0, 0.8, 2.5), OrderValues(4.0, 3.5, 60.0), 5_000, 500.0, seed=2)
     hours = Purchases(then.repeats, then.until_last * 24, then.age * 24, then.mean_value * 100)
     days, other = fit_outlook(then), fit_outlook(hours)
-    assert other.rates == pytest.approx(days.rates._replace(alpha=days.rates.alpha * 24), rel=1e-3)
+    expected = days.rates._replace(alpha=days.rates.alpha * 24)
+    assert other.rates.stand_in is expected.stand_in is None
+    assert other.rates._replace(stand_in=0.0) == pytest.approx(expected._replace(stand_in=0.0), rel=1e-3)
     assert days.values is not None
     assert other.values == pytest.approx(days.values._replace(v=days.values.v * 100), rel=1e-3)
 
