@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from segmentation.entries import DAY_MS, HORIZON_MS, NEVER, NONE
-from segmentation.model import MARGIN_FLOOR
 from segmentation.money import UNITS
-from segmentation.outlook import Purchases, expected_gap, expected_value, known_of
-from segmentation.scorer import UNKNOWN, standardise
+from segmentation.outlook import Purchases, expected_gap, known_of, silence_days, value_of_order
+from segmentation.scorer import UNKNOWN, SegmentIndex, standardise
 from segmentation.silence import Known, KnownOfOne, all_pass_at, first_past, odds_after, passes_at, recency_days
 from segmentation.step import NEVER_DUE
 
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from segmentation.model_parts import Stage
 
 YEAR_DAYS: Final = 365.25
-MONTH_DAYS: Final = YEAR_DAYS / 12.0
 # Up to so many customers one at a time is faster than in columns.
 _FEW: Final = 24
 # The columns of `rest`: known shape, known rate, odds at the last order, money a month, stage on rhythm, the days of
@@ -55,7 +53,7 @@ def purchases_of_heads(head: NDArray[np.void], at: NDArray[np.int64]) -> Purchas
     return Purchases(days - 1.0, until_last, until_last + silence, head["life_money"] / float(UNITS) / days)
 
 
-class ClockScorer:
+class ClockScorer(SegmentIndex):
     """A compiled SegmentModel of format 2, with the interface of `segmentation.scorer.Scorer`.
 
     `rest` [n, 7 + kinds] is what of a customer stands still between orders.
@@ -67,12 +65,7 @@ class ClockScorer:
         """Compile. Raises ValueError for a model of format 1."""
         if model.clock is None or model.outlook is None:
             raise ValueError(f"model {model.version} has format {model.format}: it decides by centroids alone")
-        self.model = model
-        self.margin = max(model.margin, MARGIN_FLOOR)
-        self.ids: NDArray[np.uint16] = np.array([segment.id for segment in model.segments], dtype=np.uint16)
-        self.index_of: dict[int, int] = {segment.id: index for index, segment in enumerate(model.segments)}
-        self._index_by_id: NDArray[np.int64] = np.full(2**16, UNKNOWN, dtype=np.int64)
-        self._index_by_id[self.ids] = np.arange(self.ids.size)
+        super().__init__(model)
         self._clock, self._rates, self._values = model.clock, model.outlook.order_rates(), model.outlook.order_values()
         stages = [segment.stage for segment in model.segments]
         self._kinds: NDArray[np.int64] = np.flatnonzero([stage == "steady" for stage in stages])
@@ -92,7 +85,7 @@ class ClockScorer:
         )
 
         def odds_at(level: float, back: bool) -> float:
-            chance = min(level * further, 1.0 - (1.0 - level) / 2.0) if back else level
+            chance = clock.chance_back(level) if back else level
             return (1.0 - chance) / chance
 
         own = [*stages, None]
@@ -101,22 +94,13 @@ class ClockScorer:
         known = {"at risk, heavy": clock.heavy / further, "at risk": clock.heavy * further}
         self._heavy_above = np.array([known.get(stage or "", clock.heavy) for stage in own])
 
-    def index_from_ids(self, ids: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
-        index: NDArray[np.int64] = self._index_by_id[ids]
-        return index
-
     def features(self, purchases: Purchases) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return orders a year and value of an order as expected, [n] each, untransformed."""
-        pace = YEAR_DAYS / expected_gap(self._rates, purchases)
-        if self._values is None:
-            return pace, np.maximum(purchases.mean_value, 0.0)
-        return pace, expected_value(self._values, purchases)
+        return YEAR_DAYS / expected_gap(self._rates, purchases), value_of_order(self._values, purchases)
 
-    def columns(self, head: NDArray[np.void], at: int) -> tuple[NDArray[np.float64], ...]:
+    def columns(self, purchases: Purchases) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Return the three features of customers with an order that stands, [n] each, untransformed."""
-        purchases = purchases_of_heads(head, np.full(len(head), at, dtype=np.int64))
-        return recency_days(at, head["last"]) / expected_gap(self._rates, purchases), *self.features(purchases)
+        return silence_days(purchases) / expected_gap(self._rates, purchases), *self.features(purchases)
 
     def rest_of(self, head: NDArray[np.void]) -> NDArray[np.float64]:
         """Return what of each customer stands still between orders, [n, 7 + kinds], from headers that hold."""
@@ -125,13 +109,13 @@ class ClockScorer:
     def rest_of_purchases(self, purchases: Purchases) -> NDArray[np.float64]:
         """Return the same from facts of whole lives."""
         known = known_of(self._rates, purchases)
-        pace, value = self.features(purchases)
+        gap, value = expected_gap(self._rates, purchases), value_of_order(self._values, purchases)
+        pace = YEAR_DAYS / gap
         rest = np.empty((len(pace), _KINDS + self._kinds.size))
         rest[:, _SHAPE], rest[:, _RATE], rest[:, _ODDS] = known.shape, known.rate, known.odds
         rest[:, _MONEY] = pace * value / 12.0
         days = purchases.repeats + 1.0
         rest[:, _ON_RHYTHM] = np.where(days <= 1.0, _NEW, np.where(days < self._clock.few, _YOUNG, _STEADY))
-        gap = expected_gap(self._rates, purchases)
         rest[:, _QUIET] = np.where(days < self._clock.few, self._clock.quiet_gaps * gap, np.inf)
         rest[:, _GONE] = np.where(days < self._clock.few, self._clock.lost_gaps * gap, np.inf)
         _, of_pace, of_value = self.model.features
@@ -142,8 +126,17 @@ class ClockScorer:
 
     def odds(self, at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the odds of having dropped out at each instant, [n]. Without an order that stands they are endless."""
-        odds = odds_after(_known(rest), self._rates.regularity, recency_days(at, last))
-        return np.where(last == NONE, np.inf, odds)
+        return self._odds(recency_days(at, last), last, rest)
+
+    def _odds(
+        self, silence: NDArray[np.float64], last: NDArray[np.int64], rest: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        return np.where(last == NONE, np.inf, odds_after(_known(rest), self._rates.regularity, silence))
+
+    def place(self, purchases: Purchases, at: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index of each customer's segment at an instant, as if nobody had been in one, [n]."""
+        nobody = np.full(len(last), UNKNOWN, dtype=np.int64)
+        return self.decide(nobody, at, last, self.rest_of_purchases(purchases))
 
     def decide(
         self, a: NDArray[np.int64], at: NDArray[np.int64], last: NDArray[np.int64], rest: NDArray[np.float64]
@@ -152,7 +145,8 @@ class ClockScorer:
 
         From UNKNOWN no border is moved.
         """
-        odds, silence = self.odds(at, last, rest), recency_days(at, last)
+        silence = recency_days(at, last)
+        odds = self._odds(silence, last, rest)
         risk = odds > self._risk_above[a]
         heavy = np.where(rest[:, _MONEY] > self._heavy_above[a], self._heavy, self._risk)
         steady = np.where(risk, heavy, self._kind(a, rest[:, _KINDS:]))

@@ -131,16 +131,11 @@ def outlook_line(outlook: OutlookFigures, currency: str) -> str:
     )
 
 
-def chance_back(clock: OwnClock, level: float) -> float:
-    """Return the chance above which a customer whose chance fell below a level is back."""
-    return min(level * clock.hysteresis, 1.0 - (1.0 - level) / 2.0)
-
-
 def _limit(chance: float, level: float, segment: Segment, clock: OwnClock) -> str:
     """Return the border that holds a customer in a stage; past the one of entering it is that of leaving."""
     if chance < level:
         return f"{segment.name}: below {percent_text(level)}"
-    return f"{segment.name}, until it is above {percent_text(chance_back(clock, level))}"
+    return f"{segment.name}, until it is above {percent_text(clock.chance_back(level))}"
 
 
 def _kind(model: SegmentModel, segment: Segment, currency: str | None) -> str:

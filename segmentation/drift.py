@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segmentation.clock_scorer import ClockScorer
+from segmentation.clock_scorer import ClockScorer, purchases_of_heads
 from segmentation.entries import NONE
 from segmentation.features import feature_columns
 from segmentation.model import SegmentModel
@@ -69,7 +69,7 @@ class Tally:
 
     def _columns(self, head: NDArray[np.void], at: int) -> tuple[NDArray[np.float64], ...]:
         if isinstance(self._scorer, ClockScorer):
-            return self._scorer.columns(head, at)
+            return self._scorer.columns(purchases_of_heads(head, np.full(head.size, at, dtype=np.int64)))
         found = feature_columns(head, at)
         return found.recency_days, found.frequency, found.monetary
 

@@ -55,6 +55,10 @@ class OwnClock(ModelPart):
             )
         return self
 
+    def chance_back(self, level: float) -> float:
+        """Return the chance above which a customer whose chance fell below a level is back."""
+        return min(level * self.hysteresis, 1.0 - (1.0 - level) / 2.0)
+
 
 class ModelRates(ModelPart):
     """The parameters of segmentation.outlook.OrderRates; days.

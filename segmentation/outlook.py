@@ -147,6 +147,11 @@ def observed_days(rates: OrderRates, history: Purchases) -> NDArray[np.float64]:
     return rates.alpha + np.maximum(history.age, history.until_last)
 
 
+def value_of_order(values: OrderValues | None, history: Purchases) -> NDArray[np.float64]:
+    """Return the value that an order counts with, [n]: the expected one, or the mean so far where none was fitted."""
+    return np.maximum(history.mean_value, 0.0) if values is None else expected_value(values, history)
+
+
 def expected_value(values: OrderValues, history: Purchases) -> NDArray[np.float64]:
     """Return the expected value of a coming order, currency units, [n]: p · (v + n · mean) / (p · n + q - 1).
 

@@ -10,7 +10,7 @@ from segmentation.calibration import corrected
 from segmentation.clock_scorer import purchases_of_heads
 from segmentation.entries import DAY_MS, NONE
 from segmentation.money import UNITS, format_units
-from segmentation.outlook import Purchases, chance_of_order, expected_gap, expected_value, silence_days
+from segmentation.outlook import Purchases, chance_of_order, expected_gap, silence_days, value_of_order
 from segmentation.outlook_orders import expected_orders
 from segmentation.output_events import OutlookFigures
 from segmentation.silence import recency_days
@@ -43,9 +43,10 @@ def outlook_columns(outlook: OutlookModel, purchases: Purchases) -> OutlookColum
     by_chance, by_orders = outlook.curves()
     chance = np.minimum(corrected(by_chance, chance_of_order(rates, purchases, OUTLOOK_DAYS)), 1.0)
     orders = corrected(by_orders, expected_orders(rates, purchases, OUTLOOK_DAYS))
-    value = np.maximum(purchases.mean_value, 0.0) if values is None else expected_value(values, purchases)
     gap = expected_gap(rates, purchases)
-    return OutlookColumns(chance, orders, orders * value, gap, silence_days(purchases) / gap)
+    return OutlookColumns(
+        chance, orders, orders * value_of_order(values, purchases), gap, silence_days(purchases) / gap
+    )
 
 
 def outlook_figures(

@@ -110,7 +110,24 @@ class _Rows:
         return _Rows(self.a[keep], self.last[keep], self.rest[keep])
 
 
-class Scorer:
+class SegmentIndex:
+    """The segments of a model by *index*, their position in model.segments; and the margin that is applied."""
+
+    def __init__(self, model: SegmentModel) -> None:
+        self.model = model
+        self.margin = max(model.margin, MARGIN_FLOOR)
+        self.ids: NDArray[np.uint16] = np.array([segment.id for segment in model.segments], dtype=np.uint16)
+        self.index_of: dict[int, int] = {segment.id: index for index, segment in enumerate(model.segments)}
+        self._index_by_id: NDArray[np.int64] = np.full(2**16, UNKNOWN, dtype=np.int64)
+        self._index_by_id[self.ids] = np.arange(self.ids.size)
+
+    def index_from_ids(self, ids: NDArray[np.uint16]) -> NDArray[np.int64]:
+        """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
+        index: NDArray[np.int64] = self._index_by_id[ids]
+        return index
+
+
+class Scorer(SegmentIndex):
     """A compiled SegmentModel: decides on columns of customers and finds their next moves by time.
 
     Segments are addressed by *index*, their position in model.segments, int64; UNKNOWN (-1) is "none that this model
@@ -122,24 +139,14 @@ class Scorer:
     by_window: Final = True  # what leaves the window moves customers, too
 
     def __init__(self, model: SegmentModel) -> None:
-        self.model = model
+        super().__init__(model)
         self._single = SingleScorer(model)
-        self.margin = max(model.margin, MARGIN_FLOOR)
-        self.ids: NDArray[np.uint16] = np.array([segment.id for segment in model.segments], dtype=np.uint16)
-        self.index_of: dict[int, int] = {segment.id: index for index, segment in enumerate(model.segments)}
-        self._index_by_id: NDArray[np.int64] = np.full(2**16, UNKNOWN, dtype=np.int64)
-        self._index_by_id[self.ids] = np.arange(self.ids.size)
         centroids = np.array([segment.centroid for segment in model.segments], dtype=np.float64)
         recency, self._frequency, self._monetary = (np.ascontiguousarray(column) for column in centroids.T)
         self._recency: NDArray[np.float64] = recency
         # [a, b]: c_b - c_a and c_a + c_b in recency. Rounded once here, so the same for every instant.
         self._step: NDArray[np.float64] = recency[None, :] - recency[:, None]
         self._both: NDArray[np.float64] = recency[None, :] + recency[:, None]
-
-    def index_from_ids(self, ids: NDArray[np.uint16]) -> NDArray[np.int64]:
-        """Return the index of each lasting segment id; UNKNOWN for 0 (none announced) and ids of other models."""
-        index: NDArray[np.int64] = self._index_by_id[ids]
-        return index
 
     def rest_of(self, head: NDArray[np.void]) -> NDArray[np.float64]:
         """Return `rest` of states whose headers hold."""

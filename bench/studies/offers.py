@@ -22,15 +22,13 @@ import msgspec
 
 from bench.studies.memory_replay import MemoryRecord, MemoryReplay
 from bench.studies.shop_logs import ShopLog, book_of, shops, usual_gaps
+from bench.studies.worth import trained
 from segmentation.campaigns import CampaignStep, RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS, PLACED
 from segmentation.output_events import CampaignAction
 from segmentation.rfm import Rules
 from segmentation.step import Output, TurnContext
 from stream.orders.rows import parse_at
-from trainer.rhythm.learn import learn_by_recipe
-from trainer.training.learn import Stopwatch
-from trainer.training.naming import Lineage
 from trainer.training.plan import of_recipe
 from trainer.training.recipe import RecipeName
 
@@ -104,16 +102,7 @@ def study(log: ShopLog) -> list[OfferFigures]:
     tables = {"former": parse_rules(FORMER.read_text("utf-8")), "built-in": parse_rules(default_rules())}
     found = []
     for recipe, rules in RUNS:
-        training = learn_by_recipe(
-            snapshot,
-            of_recipe(recipe),
-            Lineage(),
-            source="offers",
-            now_ms=snapshot.as_of_ms,
-            watch=Stopwatch(lambda: 0.0),
-            progress=lambda _step, _done, _total: None,
-            force=True,
-        )
+        training = trained(snapshot, of_recipe(recipe))
         assert training.trained is not None
         shard = before.copy(dwell_ms=0)
         shard.start(training.trained.model)

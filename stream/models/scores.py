@@ -92,8 +92,7 @@ def _by_own_clock(model: SegmentModel, given: GivenFigures, currency: str) -> Sc
     life = LifeAt(Life(days, days, given.monetary_units, first), last, [], partial=False)
     purchases = purchases_of_lives([life], at)
     instants = np.array([at], dtype=np.int64), np.array([last], dtype=np.int64)
-    index = int(scorer.decide(np.array([UNKNOWN]), *instants, scorer.rest_of_purchases(purchases))[0])
-    segment = model.segments[index]
+    segment = model.segments[int(scorer.place(purchases, *instants)[0])]
     return ScoreReport(
         segment.name,
         segment.action,

@@ -14,7 +14,7 @@ import pytest
 
 from segmentation import decisions, intervals, kernels, scorer
 from segmentation.scalar_scorer import SingleScorer
-from segmentation.scorer import Scorer
+from segmentation.scorer import Scorer, SegmentIndex
 from tests.support.mutated_code import Edit, mutated
 from tests.support.oracles import step_checks, time_checks
 from tests.support.paths import ROOT
@@ -73,7 +73,7 @@ MUTANTS: Final = (
     Mutant(
         "no floor under the margin",
         (
-            Edit(Scorer.__init__, "max(model.margin, MARGIN_FLOOR)", "model.margin"),
+            Edit(SegmentIndex.__init__, "max(model.margin, MARGIN_FLOOR)", "model.margin"),
             Edit(SingleScorer.__init__, "max(model.margin, MARGIN_FLOOR)", "model.margin"),
         ),
         time_checks.no_second_move_on_a_sphere,

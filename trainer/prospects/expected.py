@@ -12,7 +12,6 @@ from segmentation.clock_scorer import ClockScorer
 from segmentation.entries import DAY_MS
 from segmentation.outlook import Purchases
 from segmentation.outlook_figures import OUTLOOK_DAYS, outlook_columns
-from segmentation.scorer import UNKNOWN
 from trainer.outcome import SegmentForecast, SegmentPast
 from trainer.training.measure import rounded
 from trainer.training.outlook_fit import purchases_of
@@ -82,8 +81,7 @@ def _as_of(days: Sequence[int], then: float) -> tuple[int, int, float]:
 
 def _placed(scorer: ClockScorer, purchases: Purchases) -> NDArray[np.int64]:
     last = -np.rint((purchases.age - purchases.until_last) * DAY_MS).astype(np.int64)
-    nobody = np.full(len(last), UNKNOWN, dtype=np.int64)
-    return scorer.decide(nobody, np.zeros_like(last), last, scorer.rest_of_purchases(purchases))
+    return scorer.place(purchases, np.zeros_like(last), last)
 
 
 def _past(orders: NDArray[np.int64]) -> SegmentPast | None:

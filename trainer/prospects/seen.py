@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from segmentation.clock_scorer import ClockScorer
 from segmentation.entries import DAY_MS
-from segmentation.outlook import expected_gap, silence_days
 from segmentation.scorer import Scorer, standardise
 from segmentation.scorers import compile_scorer
 from trainer.training.outlook_fit import purchases_of
@@ -36,15 +34,14 @@ class SeenCustomers:
     def of(cls, snapshot: CustomerSnapshot, trained: TrainedModel) -> SeenCustomers:
         """Look at the customers that a model was trained on."""
         scorer = compile_scorer(trained.model)
-        # Recency is whole milliseconds in days: rounding restores them.
-        last = -np.rint(snapshot.recency_days * DAY_MS).astype(np.int64)
+        last = snapshot.last_orders_ms()
         if isinstance(scorer, Scorer):
             rest = scorer.rest(snapshot.frequency, snapshot.monetary)
             features = (snapshot.recency_days, snapshot.frequency, snapshot.monetary)
         else:
             purchases = purchases_of(snapshot)
             rest = scorer.rest_of_purchases(purchases)
-            features = (silence_days(purchases) / _gap(scorer, snapshot), *scorer.features(purchases))
+            features = scorer.columns(purchases)
         columns = dict(zip(trained.model.feature_names, features, strict=True))
         return cls(scorer, columns, trained.labels, last, rest)
 
@@ -57,9 +54,3 @@ class SeenCustomers:
         """Return the customers' coordinates in z space, [customers, 3]."""
         features = self.scorer.model.features
         return np.stack([standardise(x, f) for x, f in zip(self.columns.values(), features, strict=True)], axis=1)
-
-
-def _gap(scorer: ClockScorer, snapshot: CustomerSnapshot) -> NDArray[np.float64]:
-    outlook = scorer.model.outlook
-    assert outlook is not None  # the scorer has checked it
-    return expected_gap(outlook.order_rates(), purchases_of(snapshot))

@@ -20,8 +20,7 @@ from segmentation.clock_scorer import ClockScorer
 from segmentation.event_text import iso
 from segmentation.model import CLOCK_FEATURES, Feature, Segment, SegmentModel, Training
 from segmentation.model_parts import STAGES, OwnClock
-from segmentation.outlook import Purchases, expected_gap, silence_days
-from segmentation.scorer import UNKNOWN
+from segmentation.outlook import Purchases
 from trainer.errors import FitError
 from trainer.outcome import PublicationDecision, TrainingOutcome
 from trainer.rhythm.centroids import judged_by_centroids
@@ -231,17 +230,16 @@ def _staged(purchases: Purchases, snapshot: CustomerSnapshot, learnt: LearntOutl
     heavy = rounded(max(float(np.quantile(money, 1.0 - HEAVY_SHARE)), 0.0))
     clock = clock.model_copy(update={"heavy": heavy})
     scorer = ClockScorer(_unnamed(learnt, clock, snapshot))
-    silence = silence_days(purchases) / expected_gap(learnt.rates, purchases)
     stage = _placed(scorer, purchases, snapshot)
-    columns = dict(zip(CLOCK_FEATURES, (silence, pace, value), strict=True))
-    return _Staged(snapshot.with_columns(columns), purchases, learnt, clock, (silence, pace, value), stage)
+    columns = scorer.columns(purchases)
+    named = snapshot.with_columns(dict(zip(CLOCK_FEATURES, columns, strict=True)))
+    return _Staged(named, purchases, learnt, clock, columns, stage)
 
 
 def _placed(scorer: ClockScorer, purchases: Purchases, snapshot: CustomerSnapshot) -> NDArray[np.int64]:
     """Return the index of each customer's segment, as if nobody had been in one, [customers]."""
     last = snapshot.last_orders_ms()
-    nobody = np.full(len(last), UNKNOWN, dtype=np.int64)
-    return scorer.decide(nobody, np.zeros_like(last), last, scorer.rest_of_purchases(purchases))
+    return scorer.place(purchases, np.zeros_like(last), last)
 
 
 def _unnamed(learnt: LearntOutlook, clock: OwnClock, snapshot: CustomerSnapshot) -> SegmentModel:

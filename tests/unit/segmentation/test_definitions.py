@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentation.clock_scorer import ClockScorer, purchases_of_heads
-from segmentation.definitions import ClockFacts, chance_back, clock_facts, definition, why
+from segmentation.definitions import ClockFacts, clock_facts, definition, why
 from segmentation.entries import DAY_MS, Kind
 from segmentation.life_figures import life_at
 from segmentation.outlook_figures import outlook_figures, outlook_of_lives, purchases_of_lives
@@ -97,7 +97,7 @@ def test_a_customer_who_came_nearly_back_hears_what_holds_them() -> None:
     said = why(MODEL, risk, facts._replace(chance=0.23), "EUR")
     assert said is not None
     assert "23 % chance of still being a customer (At Risk, until it is above 26 %)" in said
-    assert chance_back(clock, clock.at_risk) == pytest.approx(0.26)
+    assert clock.chance_back(clock.at_risk) == pytest.approx(0.26)
 
 
 def test_a_model_by_centres_defines_nothing() -> None:
