@@ -127,6 +127,7 @@ class CampaignStep:
     """Moves -> actions. Pure; the contract is `segmentation.step.Step`. No model, and nothing falls due by time."""
 
     name = "campaigns"
+    sides: tuple[str, ...] = ()
     rescore_first = False
     agreed: Agreed | None = None  # rules may change at any time: they judge later moves
 
@@ -219,6 +220,9 @@ class CampaignStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """Return the state with its own last published action written in."""
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
+
+    def due(self, value: bytes) -> None:
+        """Return None: nothing falls due by time."""
 
     def latest(self, value: bytes, note: bytes) -> None:
         """Return None: actions have no compacted topic."""

@@ -57,6 +57,11 @@ def figures(value: bytes | None, at: int) -> Rfm | None:
     return Rfm(age / float(DAY_MS), frequency, format_units(monetary))
 
 
+def due_of(value: bytes) -> int | None:  # noqa: ARG001 - of any state
+    """Return None: a published move that is written into a state leaves its due time as it was."""
+    return None
+
+
 def latest_of(value: bytes, note: bytes) -> bytes | None:
     """Return the record for the compacted topic of a move that is read from the log: None where it leads nowhere."""
     target, _, _ = NOTE.unpack(note)

@@ -29,7 +29,7 @@ from segmentation.decisions import BY_TIME, CompiledModel, DueMove, ScoreRequest
 from segmentation.decoder import Batch, Reader
 from segmentation.entries import ERASED, Rules
 from segmentation.merging import Fold, close_runs, merge_all, merge_ending, merge_next, merge_open, merge_run, next_run
-from segmentation.moves import NOTE, Move, latest_of
+from segmentation.moves import NOTE, Move, due_of, latest_of
 from segmentation.open_state import WORTH_HOLDING, OpenState
 from segmentation.output_events import Cause
 from segmentation.partitioners import PARTITIONERS, Partitioner
@@ -83,7 +83,9 @@ class ScoringStep:
     """Orders -> moves. Pure; the contract is `segmentation.step.Step`."""
 
     name = "scoring"
+    sides: tuple[str, ...] = ()
     latest = staticmethod(latest_of)
+    due = staticmethod(due_of)
     rank = staticmethod(rank_of)
 
     def __init__(

@@ -56,6 +56,16 @@ class KafkaRecord(Protocol):
         """The record's value; None for a tombstone."""
 
 
+class SideRecord(NamedTuple):
+    """One record of a side input: it is joined to states, and isn't counted."""
+
+    source: str  # which of the step's `sides`
+    offset: int
+    timestamp: int  # milliseconds since 1970, set by the broker (LogAppendTime)
+    key: bytes | None
+    value: bytes | None
+
+
 class Activation(NamedTuple):
     """Which model scores: a number that only grows, and the hash of the model's content. (0, ""): none yet."""
 
@@ -86,6 +96,11 @@ class TurnContext(NamedTuple):
     overdue: Callable[[], bool] = never
     former: int = 0  # partitions before they became more: records may still come by that count; 0: it never changed
     rates: Rates | None = None  # of other currencies; None: there is only one
+    # `plan` and `decide` only: what came on the side inputs, each source in the order of its offsets. All of it is
+    # taken with the turn, and any of it may have been in a turn before. An order comes with the batch whose last record
+    # has its timestamp or a later one, or after all records that are there: never before one with an earlier timestamp.
+    side: Sequence[SideRecord] = ()
+    behind: bool = False  # side records from before the shard's takeover are still to come: nothing may fall due
 
 
 class Held(Protocol):
@@ -177,6 +192,13 @@ class Package(NamedTuple):
     value: bytes
 
 
+class SidePackage(NamedTuple):
+    """A record that a step hands on: to this partition of its first side input, under the key of controls."""
+
+    partition: int
+    value: bytes
+
+
 class Remnant(NamedTuple):
     """The part of a living customer's state that must outlive the log: for the compacted topic of tombstones."""
 
@@ -200,6 +222,8 @@ class Turn:
     forwards: list[Forward] = field(default_factory=list)
     # In the order of their positions, only of records taken. They may be sent twice: a step takes the second for none.
     packages: list[Package] = field(default_factory=list)
+    side_dead: list[DeadLetter] = field(default_factory=list)  # positions are those in `TurnContext.side`
+    side_packages: list[SidePackage] = field(default_factory=list)  # they may be sent twice, as packages
     remnants: dict[bytes, Remnant] = field(default_factory=dict)  # by customer, all with a state
     counts: Counter[str] = field(default_factory=Counter)
     backfills: Backfills | None = None  # after the records taken; None: as before
@@ -219,6 +243,9 @@ class Step(Protocol):
     """A pure object. It may raise on a record that it can't process: the engine isolates that record."""
 
     name: str  # part of the heads topic's name and of the Redis keys: scoring, campaigns
+    # Its side inputs, by source (`Streams.sides` names their topics). What comes from them must be a join: associative,
+    # commutative, idempotent. The step never raises on one of their records, and takes all records of a batch.
+    sides: tuple[str, ...]
     rescore_first: bool  # the rescore of a started model ends before the next record is taken (event time)
     agreed: Agreed | None  # the settings behind its states and outputs, which all workers share; None: none
 
@@ -244,8 +271,9 @@ class Step(Protocol):
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
         """Return the states after the plan's records, and their dead letters as `decide` made them. Nothing is scored.
 
-        `due` says from when on time alone may move a customer that a record would have scored, where that is known; all
-        else of the turn is empty. Raises BatchTooLong where `overdue()` of the plan's context.
+        `due` says from when on time alone may move a customer that a record would have scored, where that is known
+        (NEVER_DUE: it never does); all else of the turn is empty. Raises BatchTooLong where `overdue()` of the plan's
+        context.
         """
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
@@ -256,6 +284,9 @@ class Step(Protocol):
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         """Return the state with its own last published output written in, given that output's note."""
+
+    def due(self, value: bytes) -> int | None:
+        """Return when a state that is written without a decision must be looked at; None: it says of no instant."""
 
     def latest(self, value: bytes, note: bytes) -> bytes | None:
         """Return what `Output.latest` was, of an output that is read from the log."""

@@ -24,6 +24,7 @@ class ToyStep:
     """
 
     name = "scoring"
+    sides: tuple[str, ...] = ()
     rescore_first = True
     agreed: Agreed | None = None
 
@@ -80,6 +81,9 @@ class ToyStep:
     def patch(self, value: bytes | None, note: bytes) -> bytes:
         count, _, _ = STATE.unpack(value) if value else (0, 0, 0)
         return STATE.pack(count, *struct.unpack("<qq", note))
+
+    def due(self, value: bytes) -> int | None:
+        return None
 
     def latest(self, value: bytes, note: bytes) -> bytes:
         return value
