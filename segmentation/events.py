@@ -8,10 +8,10 @@ is guessed: a number where text is expected is refused, and so is the reverse.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -211,8 +211,11 @@ InputEvent = CustomerEvent | Control
 
 _DECODER: Final[msgspec.json.Decoder[InputEvent]] = msgspec.json.Decoder(InputEvent)
 _ENCODER: Final = msgspec.json.Encoder()
-_AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
+_AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key` in `)?\$\.?(.*)`")
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+_UNKNOWN: Final = re.compile(r"(?s)Invalid (?:enum )?value (.*)")
+_INPUT_TYPES: Final = tuple(str(kind.__struct_config__.tag) for kind in InputEvent.__args__)
+T = TypeVar("T")
 
 
 def decode(value: bytes | None) -> InputEvent:
@@ -220,12 +223,18 @@ def decode(value: bytes | None) -> InputEvent:
 
     Checks the shape, not what an amount, a currency or a date may be: that is `to_entry` and `millis`.
     """
+    return read_json(_DECODER, value, *_INPUT_TYPES)
+
+
+def read_json(decoder: msgspec.json.Decoder[T], value: bytes | None, *types: str) -> T:
+    """Read a record's value by a decoder of events of these types. Raises RejectedEvent."""
     if value is None:
-        raise RejectedEvent(Reason.NULL_VALUE, None, "the record has no value: expected an event in JSON.")
+        expected = "an event" if len(types) > 1 else types[0]
+        raise RejectedEvent(Reason.NULL_VALUE, None, f"the record has no value: expected {expected} in JSON.")
     try:
-        return _DECODER.decode(value)
+        return decoder.decode(value)
     except msgspec.ValidationError as error:
-        raise _translated(str(error)) from None
+        raise _translated(str(error), types) from None
     except msgspec.DecodeError as error:
         raise RejectedEvent(Reason.NOT_JSON, None, f"not JSON: {error}. Value: {value[:_SHOWN]!r}") from None
     except UnicodeDecodeError as error:
@@ -235,26 +244,23 @@ def decode(value: bytes | None) -> InputEvent:
         raise RejectedEvent(Reason.NOT_JSON, None, "nested too deeply to be an event.") from None
 
 
-def _translated(message: str) -> RejectedEvent:
+def _translated(message: str, types: Sequence[str]) -> RejectedEvent:
     """Turn msgspec's message into reason, field and text; tests/unit/segmentation/test_events.py holds its wording."""
     found = _AT_PATH.fullmatch(message)
     what, path = found.groups() if found else (message, "")
     if missing := _MISSING.fullmatch(what):
         name = f"{path}.{missing[1]}" if path else missing[1]
         return RejectedEvent(Reason.MISSING_FIELD, name, f"{name} is missing.")
-    if path == "type" and what.startswith("Invalid value"):
-        shown = what.removeprefix("Invalid value ")[: _SHOWN + 2]  # between quotes
-        message = f"type: {shown} isn't known, expected one of {', '.join(_input_types())}."
+    if path == "type" and (unknown := _UNKNOWN.fullmatch(what)):
+        shown = unknown[1][: _SHOWN + 2]  # between quotes
+        one_of = "one of " if len(types) > 1 else ""
+        message = f"type: {shown} isn't known, expected {one_of}{', '.join(types)}."
         return RejectedEvent(Reason.UNKNOWN_TYPE, path, message)
     if what == "Expected `datetime` with a timezone component":
         message = f"{path} has no zone: write 2026-03-03T14:20:00Z or 2026-03-03T15:20:00+01:00."
         return RejectedEvent(Reason.NO_TIME_ZONE, path, message)
     reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
     return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
-
-
-def _input_types() -> list[str]:
-    return [str(kind.__struct_config__.tag) for kind in InputEvent.__args__]
 
 
 def millis(at: datetime, name: str = "occurred_at") -> int:
