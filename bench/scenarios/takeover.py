@@ -28,10 +28,10 @@ from bench.harness.outputs import Checked, check_worker, recompute
 from bench.harness.worker_run import Heads, end_worker, start_worker, until
 from segmentation.output_events import Cause
 from segmentation.rfm import announcement, with_announcement
-from stream.engine.status_board import ShardStatus
 from stream.kafka.clients import end_offsets
 from stream.local.machine import HOST, free_port
 from stream.settings import Settings
+from stream.status.board import ShardStatus
 from stream.storage.keys import ShardKeys, status_key
 from stream.storage.states import read_states
 

@@ -72,7 +72,7 @@ def reconfigure(
 
     settings = load_settings()
     if asyncio.run(_reconfigure(settings, yes=yes, allow_truncated=allow_truncated_logs)):
-        from stream.engine.shard_report import retry_quarantined
+        from stream.status.report import retry_quarantined
 
         retried = retry_quarantined(settings, StepName.SCORING, now_ms())
         echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")

@@ -15,8 +15,8 @@ from stream.renamed_options import accepting
 from stream.terminal import echo
 
 if TYPE_CHECKING:
-    from stream.engine.shard_report import ShardReport
     from stream.settings import Settings
+    from stream.status.report import ShardReport
 
 app = typer.Typer()
 
@@ -40,8 +40,8 @@ def status(
     Exits with 0 if each shard has an owner and works. Exits with 1, and a line on stderr, if one is quarantined or
     failing or has no owner; with --wait also if one still lags or records wait behind an open transaction.
     """
-    from stream.engine.shard_report import TAKING_OVER, owned, problems, report, settled
     from stream.settings import load_settings
+    from stream.status.report import TAKING_OVER, owned, problems, report, settled
 
     settings = load_settings()
     deadline = time.monotonic() + wait
@@ -68,7 +68,7 @@ def status(
 
 def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     from stream.commands.tables import console, table
-    from stream.engine.shard_report import open_backfills
+    from stream.status.report import open_backfills
 
     cells = (
         (
@@ -97,8 +97,8 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
 @app.command()
 def retry(*, step: Step = StepName.SCORING, partition: Partition = None) -> None:
     """Let quarantined shards try again after you fixed the cause."""
-    from stream.engine.shard_report import retry_quarantined
     from stream.settings import load_settings
+    from stream.status.report import retry_quarantined
 
     retried = retry_quarantined(load_settings(), step, now_ms(), partition)
     echo(f"trying again: {', '.join(map(str, retried)) or 'no shard, as none is quarantined'}")
@@ -116,8 +116,8 @@ def migrate(
     After an upgrade each worker does that by itself, between its turns: this command only watches, may be ended at any
     time, and needs no stop. Exits with 1, and a line on stderr for each shard with states left, if time runs out.
     """
-    from stream.engine.shard_report import migrated, report
     from stream.settings import load_settings
+    from stream.status.report import migrated, report
 
     settings = load_settings()
     deadline = time.monotonic() + wait

@@ -19,8 +19,6 @@ from stream.demo.report import DemoResult, Throughput
 from stream.demo.result import LOGS, read_result
 from stream.demo.source import DemoError, DemoOrders, DemoRequest, opened
 from stream.demo.view import DemoProgress
-from stream.engine.shard_report import report as shard_reports
-from stream.engine.shard_report import settled
 from stream.kafka import topics
 from stream.kafka.clients import kafka_consumer, partitions_of
 from stream.local.stack import Endpoints, LocalStack
@@ -28,13 +26,15 @@ from stream.private_files import private_folder
 from stream.replay.publisher import replay
 from stream.settings import Settings, load_settings
 from stream.settings_sources import PREFIX
+from stream.status.report import report as shard_reports
+from stream.status.report import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
     from stream.demo.view import View
-    from stream.engine.shard_report import ShardReport
+    from stream.status.report import ShardReport
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The shard engine: turns, takeovers, store and status; blind to customers.
+"""The shard engine: turns, takeovers and store; blind to customers.
 
-Imported by bench, commands, demo, repair, reshard and worker.
+Imported by bench, repair, reshard and worker.
 """

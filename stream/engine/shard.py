@@ -14,12 +14,12 @@ from collections.abc import Callable
 
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ownership import Owned, ShardContext
-from stream.engine.status_board import StatusBoard
 from stream.engine.takeover import take_over
 from stream.engine.turns import Models, Turns
 from stream.errors import SegstreamError, ShardLost, ShardQuarantined, StepFailed, WorkerFailed, error_text
 from stream.kafka.refusals import denial
 from stream.metrics import Metrics
+from stream.status.board import StatusBoard
 from stream.storage.client import refusal
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Shard:
                 self._metrics.takeover_seconds.labels(self.shard.step.name).observe(time.monotonic() - began)
                 log.info("%s: owned from offset %d (%s)", self.shard, owned.head.offset, cause)
                 self._board.warn(self.shard.partition, owned.warning)
-                await self._board.put(self.shard, "running", owned)
+                await self._board.put(self.shard, "running", owned.head)
                 self._turns.begin(owned)
                 while not self._stopping.is_set():
                     await self._turns.turn(owned)

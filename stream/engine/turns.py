@@ -23,13 +23,13 @@ from segmentation.step import (
     TurnPlan,
 )
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
-from stream.engine.held_back import InputDisplay
 from stream.engine.ownership import Owned, ShardContext, planned, rewrite_former, stepping
-from stream.engine.status_board import StatusBoard
 from stream.engine.step_failures import StepFailures
 from stream.engine.store import Writes
 from stream.errors import ShardLost, StepFailed
 from stream.metrics import Metrics
+from stream.status.board import StatusBoard
+from stream.status.held_back import InputDisplay
 from stream.storage.heads import Fingerprint, HeadChange, KafkaHead
 from stream.storage.output_log import LogRecord
 
@@ -82,7 +82,7 @@ class Turns:
         self._pending: list[LogRecord] = []  # fetched, not yet in a turn
         self._flow = FlowControl(shard.settings, slots)
         self._failures = StepFailures(self._flow)
-        self._input = InputDisplay(shard, metrics, board)
+        self._input = InputDisplay(shard, shard.step.name, metrics, board)
         self._rescored = False  # the last turn was a slice of a rescore
         self._wait_until: float | None = None  # how long to wait for a model that a record names
         self._next_due: int | None = None  # the earliest entry of the due index (wall time, ms); None: it is empty
@@ -199,7 +199,7 @@ class Turns:
             # Records that came while other shards had their turns.
             self._pending += await owned.reader.read(room, 0)
         self._flow.begin()
-        self._input.show(owned)
+        self._input.show(owned.reader.known_bounds(), owned.head.offset)
         position = await owned.reader.position()
         size = 0
         for count, record in enumerate(self._pending[: self._flow.limit]):
@@ -372,11 +372,11 @@ class Turns:
             self._wait_until = time.monotonic() + self.shard.settings.commit_timeout_s
         if time.monotonic() > self._wait_until or (self._models is not None and self._models.refuses(version)):
             return False
-        await self._board.put(self.shard, "waiting for model", owned, reason="model_unknown", detail=version)
+        await self._board.put(self.shard, "waiting for model", owned.head, reason="model_unknown", detail=version)
         return True
 
     async def _wait_for_model(self, owned: Owned, version: str) -> None:
-        await self._board.put(self.shard, "waiting for model", owned, reason="model_unknown", detail=version)
+        await self._board.put(self.shard, "waiting for model", owned.head, reason="model_unknown", detail=version)
         await asyncio.sleep(0.1)
 
     def _count(self, owned: Owned, turn: Turn, taken: int) -> None:
@@ -386,7 +386,7 @@ class Turns:
         metrics.activation.labels(*labels).set(owned.head.activation)
         metrics.rescoring.labels(*labels).set(owned.head.cursor is not None)
         metrics.count_turn(self.shard.step.name, self.shard.partition, turn, taken)
-        self._board.note(self.shard, owned)
+        self._board.note(self.shard, owned.head)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

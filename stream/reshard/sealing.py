@@ -15,7 +15,6 @@ from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ledger import Publication
 from stream.engine.ownership import Owned, ShardContext
-from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
 from stream.engine.takeover import take_over
 from stream.engine.turns import Turns
@@ -25,6 +24,7 @@ from stream.kafka.streams import Streams
 from stream.metrics import Metrics
 from stream.rates.topic import RateReader
 from stream.reshard.placement import Sealed, kafka_head
+from stream.status.board import StatusBoard
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -145,7 +145,7 @@ class Sealer:
         _, end = (await owned.reader.bounds([self._streams.input], context.partition))[self._streams.input]
         owned.reader.seek(self._streams.input, context.partition, owned.head.offset)
         board = StatusBoard(self._redis, self._settings.group, self._streams.input, "segstream reshard", now_ms)
-        await board.put(context, "running", owned)
+        await board.put(context, "running", owned.head)
         turns = Turns(context, None, Metrics(), board, TurnSlots(1), now_ms, asyncio.Event())
         turns.begin(owned)
         offset, deadline = owned.head.offset, time.monotonic() + QUIET_S

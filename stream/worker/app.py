@@ -21,7 +21,6 @@ from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
-from stream.engine.status_board import REFRESH_S, StatusBoard
 from stream.engine.store import ShardStore
 from stream.engine.supervisor import Supervisor
 from stream.errors import SegstreamError, WorkerFailed
@@ -35,6 +34,7 @@ from stream.models.drift_monitor import DriftMonitor
 from stream.models.feed import ModelFeed
 from stream.rates.topic import RateReader
 from stream.settings import Settings
+from stream.status.board import REFRESH_S, StatusBoard
 from stream.storage.client import connect, redis_client
 from stream.storage.eviction import check_eviction, eviction_warning
 

@@ -19,10 +19,10 @@ from stream.engine.flow_control import TurnSlots
 from stream.engine.ledger import Ledger, Publication
 from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
-from stream.engine.status_board import StatusBoard
 from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.settings import Settings
+from stream.status.board import StatusBoard
 from stream.storage.heads import HEAD_KEY, decode_kafka_head, decode_store_head, encode_head, first_head
 from stream.storage.keys import tombstone
 from stream.storage.remains import opened_remains

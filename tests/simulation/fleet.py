@@ -19,18 +19,20 @@ import aiokafka.producer.sender
 import stream.engine
 from segmentation.decisions import CompiledModel
 from segmentation.step import Activation, Step
-from stream.engine import held_back, ledger, log_reader, turns
+from stream.engine import ledger, log_reader, turns
 from stream.engine.flow_control import FlowControl, TurnSlots
-from stream.engine.held_back import HeldBack
-from stream.engine.ownership import Owned, ShardContext
+from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
-from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
 from stream.engine.supervisor import Supervisor
 from stream.kafka.streams import Streams, streams_of
 from stream.metrics import Metrics
 from stream.repair import rebuild, reconfigure
 from stream.settings import Settings
+from stream.status import held_back
+from stream.status.board import ShownShard, StatusBoard
+from stream.status.held_back import HeldBack
+from stream.storage.heads import StoreHead
 from stream.storage.keys import ShardKeys, status_key
 from stream.worker import steps
 from tests.recovery.rig.feed import variant
@@ -76,11 +78,11 @@ class WatchedBoard(StatusBoard):
         self._stopped = stopped
 
     async def put(
-        self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
+        self, shard: ShownShard, state: str, head: StoreHead | None = None, *, reason: str = "", detail: str = ""
     ) -> bool:
         if state == "quarantined":
             self._stopped(shard.partition, reason, f"quarantined ({reason}): {shard}: {detail}")
-        return await super().put(shard, state, owned, reason=reason, detail=detail)
+        return await super().put(shard, state, head, reason=reason, detail=detail)
 
 
 @cache

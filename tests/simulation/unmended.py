@@ -15,9 +15,9 @@ from segmentation.decisions import ScoringContext
 from stream.engine import catch_up, log_reader, takeover
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import ShardContext
-from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
 from stream.errors import ShardQuarantined
+from stream.status.board import StatusBoard
 from stream.storage.heads import KafkaHead, StoreHead
 from stream.storage.keys import tombstone
 from tests.recovery.rig.replacing import Replace

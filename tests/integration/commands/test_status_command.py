@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from redis import Redis
 
-from stream.engine.status_board import ShardStatus
 from stream.local.machine import free_port
 from stream.settings import Settings
+from stream.status.board import ShardStatus
 from stream.storage.keys import status_key
 from tests.support.command_line import run
 from tests.support.engine.toy_engine import eventually

@@ -17,10 +17,10 @@ from segmentation.event_text import instant
 from segmentation.events import CONTROL_KEY, Amount, BackfillFinished, CustomerEvent, OrderPlaced, encode
 from stream.clock import now_ms
 from stream.customers.lookup import customer
-from stream.engine.shard_report import open_backfills, report
 from stream.kafka import topics
 from stream.models.topic import read_published
 from stream.settings import Settings
+from stream.status.report import open_backfills, report
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, states
 from tests.support.engine.toy_engine import eventually
 from tests.support.orders import send_events

@@ -10,9 +10,9 @@ from redis import Redis
 
 from segmentation.step import DueEntry, Turn, TurnContext, TurnPlan
 from stream.commands import shards
-from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.settings import Settings
+from stream.status.report import report
 from stream.storage.heads import decode_store_head, encode_head
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import ShardLostInPart, ShardMissing, read_head

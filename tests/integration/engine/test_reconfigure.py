@@ -16,8 +16,8 @@ from segmentation.event_text import instant
 from segmentation.events import Amount, OrderCancelled, OrderPlaced
 from segmentation.rfm import advance_bytes, with_announcement
 from stream.clock import now_ms
-from stream.engine.shard_report import ShardReport, report
 from stream.kafka import topics
+from stream.status.report import ShardReport, report
 from tests.support.command_line import run
 from tests.support.engine.deployment import open_deployment
 from tests.support.engine.real_worker import (

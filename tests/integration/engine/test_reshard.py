@@ -17,7 +17,6 @@ from segmentation.events import Amount, CustomerErased, OrderPlaced
 from segmentation.partitioners import murmur2
 from segmentation.rfm import announcement, unpack
 from stream.clock import now_ms
-from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.kafka.growth import members, partition_counts
@@ -29,6 +28,7 @@ from stream.reshard.rebuild import ReshardedRebuilder
 from stream.reshard.redis_part import RedisNotSealed
 from stream.reshard.resharder import Resharder, ReshardRefused, reshard
 from stream.settings import Settings
+from stream.status.report import report
 from stream.storage.keys import ShardKeys
 from stream.worker.steps import step_of
 from tests.support.command_line import run as command

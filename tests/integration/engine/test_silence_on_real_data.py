@@ -18,7 +18,6 @@ import pytest
 
 from segmentation.model import SegmentModel
 from stream.clock import now_ms
-from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.orders.files import cdnow_path, read_orders
@@ -26,6 +25,7 @@ from stream.orders.rows import OrderRow, parse_at
 from stream.orders.sorting import in_time_order
 from stream.replay.publisher import replay
 from stream.settings import Settings
+from stream.status.report import report
 from tests.support.data.training import train
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, store_heads
 from tests.support.engine.toy_engine import eventually

@@ -22,13 +22,13 @@ from segmentation.events import CONTROL_KEY, ModelActivated, encode
 from segmentation.rfm import NONE, headers
 from segmentation.step import NEVER_DUE
 from stream.clock import now_ms
-from stream.engine.shard_report import report
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.orders.rows import OrderRow
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings
+from stream.status.report import report
 from stream.storage.keys import ShardKeys
 from stream.storage.states import read_states
 from tests.support.engine.real_worker import (

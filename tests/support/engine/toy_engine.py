@@ -18,7 +18,6 @@ from stream.clock import now_ms
 from stream.engine.flow_control import TurnSlots
 from stream.engine.ownership import ShardContext
 from stream.engine.shard import Shard
-from stream.engine.status_board import StatusBoard
 from stream.engine.store import ShardStore
 from stream.engine.supervisor import Supervisor
 from stream.engine.turns import Models
@@ -28,6 +27,7 @@ from stream.kafka.streams import streams_of
 from stream.metrics import Metrics
 from stream.rates.topic import RateReader
 from stream.settings import Settings, load_settings
+from stream.status.board import StatusBoard
 from stream.storage.client import connect
 from stream.storage.keys import ShardKeys
 from stream.worker.app import run_worker

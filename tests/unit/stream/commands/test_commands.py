@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from stream.cli import app
 from stream.commands import workers
-from stream.engine.shard_report import input_topic
 from stream.kafka.streams import streams_of
 from stream.settings import Settings
+from stream.status.report import input_topic
 
 
 @pytest.mark.parametrize("command", ["status", "retry", "rebuild"])

@@ -11,10 +11,10 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from segmentation.backfills import Backfill
 from segmentation.event_text import iso
-from stream.engine.status_board import ShardStatus
 from stream.kafka.clients import TopicUnusable, check_partition_count, input_ends
 from stream.kafka.step_name import StepName
 from stream.settings import Settings
+from stream.status.board import ShardStatus
 from stream.storage.client import redis_client
 from stream.storage.heads import StoreHead
 from stream.storage.keys import ShardKeys, probe_key, status_key

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stream.engine.ownership import Owned, ShardContext
-    from stream.engine.status_board import StatusBoard
     from stream.metrics import Metrics
+    from stream.status.board import ShownShard, StatusBoard
 
 
 class HeldBack:
@@ -43,21 +42,24 @@ class HeldBack:
 class InputDisplay:
     """Shows how far a shard's input reaches, in the metrics and in the shard's status."""
 
-    def __init__(self, shard: ShardContext, metrics: Metrics, board: StatusBoard) -> None:
+    def __init__(self, shard: ShownShard, step: str, metrics: Metrics, board: StatusBoard) -> None:
         """Call `show` for every batch, and when idle."""
         self._shard = shard
         self._metrics = metrics
         self._board = board
         self._held = HeldBack()
-        self._labels = (shard.step.name, str(shard.partition))
+        self._labels = (step, str(shard.partition))
 
-    def show(self, owned: Owned) -> None:
-        """Show the lag, and what an open transaction of another producer holds back, as of the last fetch."""
-        if (bounds := owned.reader.known_bounds()) is None:
+    def show(self, bounds: tuple[int, int] | None, offset: int) -> None:
+        """Show the lag behind `offset`, and what an open transaction of another producer holds back.
+
+        `bounds`: (last stable offset, high watermark) as of the last fetch; None: there was none yet.
+        """
+        if bounds is None:
             return
         stable, high = bounds
         records, seconds = self._held.note(stable, high)
-        self._metrics.lag.labels(*self._labels).set(max(stable - owned.head.offset, 0))
+        self._metrics.lag.labels(*self._labels).set(max(stable - offset, 0))
         self._metrics.held_back.labels(*self._labels).set(records)
         self._metrics.held_back_seconds.labels(*self._labels).set(seconds)
         self._board.hold(self._shard, stable, records, seconds)

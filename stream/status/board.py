@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -17,11 +17,19 @@ from stream.errors import error_text
 from stream.storage.keys import status_key
 
 if TYPE_CHECKING:
-    from stream.engine.ownership import Owned, ShardContext
+    from stream.storage.heads import StoreHead
 
 log = logging.getLogger(__name__)
 REFRESH_S = 2.0
 OPEN_TRANSACTION: Final = "open_transaction"  # a reason to wait, which stops nothing
+
+
+class ShownShard(Protocol):
+    """A shard, as far as its status needs it; its text is its name."""
+
+    @property
+    def partition(self) -> int:
+        """The partition of the step's input."""
 
 
 @dataclass(slots=True)
@@ -62,18 +70,17 @@ class StatusBoard:
         self._warnings: dict[int | None, str] = {}  # by partition; None: of all
 
     async def put(
-        self, shard: ShardContext, state: str, owned: Owned | None = None, *, reason: str = "", detail: str = ""
+        self, shard: ShownShard, state: str, head: StoreHead | None = None, *, reason: str = "", detail: str = ""
     ) -> bool:
         """Show a change of state. Return False where Redis couldn't be reached."""
         status = ShardStatus(self._owner, state, self._now_s(), reason, detail)
         self.shards[shard.partition] = status
-        if owned:
-            self.note(shard, owned, state=state)
+        if head:
+            self.note(shard, head, state=state)
         return await self._show(shard.partition)
 
-    def note(self, shard: ShardContext, owned: Owned, *, state: str = "running") -> None:
+    def note(self, shard: ShownShard, head: StoreHead, *, state: str = "running") -> None:
         """Keep the changes of a turn. The next `refresh` shows them."""
-        head = owned.head
         status = self.shards[shard.partition]
         status.state, status.at = state, self._now_s()
         if state == "running" and status.reason != OPEN_TRANSACTION:
@@ -81,7 +88,7 @@ class StatusBoard:
         status.offset, status.clock = head.offset, head.clock
         status.activation, status.version, status.rescoring = head.activation, head.version, head.cursor is not None
 
-    def hold(self, shard: ShardContext, stable: int, records: int, seconds: float) -> None:
+    def hold(self, shard: ShownShard, stable: int, records: int, seconds: float) -> None:
         """Keep what an open transaction of another producer holds back. The next `refresh` shows it.
 
         The shard stays healthy: to restart its worker would help nobody.
@@ -121,7 +128,7 @@ class StatusBoard:
                 status.at = self._now_s()
                 await self._show(partition)
 
-    async def retry_asked(self, shard: ShardContext) -> bool:
+    async def retry_asked(self, shard: ShownShard) -> bool:
         """Return whether `segstream retry` has removed the shard's entry.
 
         Another entry comes from a backup of Redis, or from a worker that has lost the shard and doesn't know it yet.
@@ -138,7 +145,7 @@ class StatusBoard:
             await self._show(shard.partition)
         return False
 
-    async def release(self, shard: ShardContext) -> None:
+    async def release(self, shard: ShownShard) -> None:
         """Show that the shard was released, unless a successor has shown itself already."""
         self.shards[shard.partition] = ShardStatus(self._owner, "released", self._now_s())
         self._warnings.pop(shard.partition, None)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from redis.exceptions import RedisError
 
-from stream.engine.status_board import StatusBoard
+from stream.status.board import StatusBoard
 from stream.storage.heads import first_head
 
 
@@ -22,11 +22,11 @@ class Nowhere:
 async def test_a_reason_is_shown_only_while_it_holds() -> None:
     board = StatusBoard(cast("Any", Nowhere()), "g", "orders", "me", lambda: 1_000)
     shard: Any = SimpleNamespace(partition=3)
-    owned: Any = SimpleNamespace(head=first_head("cluster", (4, 4), 0))
-    assert not await board.put(shard, "waiting for model", owned, reason="model_unknown", detail="v1")
+    head = first_head("cluster", (4, 4), 0)
+    assert not await board.put(shard, "waiting for model", head, reason="model_unknown", detail="v1")
     status = board.shards[3]
     assert (status.state, status.reason, status.detail) == ("waiting for model", "model_unknown", "v1")
-    board.note(shard, owned)
+    board.note(shard, head)
     assert (status.state, status.reason, status.detail) == ("running", "", "")
 
 
