@@ -1,88 +1,121 @@
-"""The rules of campaigns, out of YAML: which moves they act on, and how. Errors name the line."""
+"""The rules of campaigns, out of YAML: on which moves they act, how, when, and for whom not. Errors name the line."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+import json
+from collections.abc import Collection
+from functools import cached_property
+from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from segmentation.bounds import Bounds
 from segmentation.life_conditions import KnownLife, LifeConditions
 from segmentation.outlook_conditions import KnownOutlook, OutlookConditions
 from segmentation.output_events import Cause
+from segmentation.rfm_conditions import KnownRfm, RfmConditions
+from segmentation.rule_fields import (
+    BudgetCount,
+    CapCount,
+    Causes,
+    Cooldown,
+    Day,
+    Delay,
+    GoalSpan,
+    MinuteOfDay,
+    Name,
+    Priority,
+    Share,
+    Sources,
+    Switch,
+    Tags,
+    Targets,
+    Text,
+    Variables,
+    Version,
+    Window,
+    ZoneName,
+    listed,
+)
+from segmentation.rules_former import former_path, is_former, translated
+from segmentation.rules_sense import contradictions, doubts
+from segmentation.rules_text import BRANCH, RulesError, RulesTree, TreePath, explain, nothing_there, read_tree
 
-# A move to no segment is an erasure, or a merge into another id: nobody is left there to write to.
-TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
-_SHOWN: Final = 64  # characters of a refused value that a message repeats
-_DAYS: Final = re.compile(r"[1-9][0-9]{0,3}")
+__all__ = [
+    "Cap",
+    "Consent",
+    "Goal",
+    "Holdouts",
+    "QuietHours",
+    "Rule",
+    "RuleTable",
+    "RulesError",
+    "Validity",
+    "default_rules",
+    "parse_rules",
+    "rules_json_schema",
+]
 
-
-class RulesError(ValueError):
-    """A rule table that can't be used. The message names line, rule and field, and what is accepted there."""
-
-
-def _choice(value: object) -> object:
-    """Convert a YAML choice: "*" (any) becomes None, a list a tuple."""
-    if value == "*":
-        return None
-    if isinstance(value, list) and value and "*" not in value:
-        return tuple(value)
-    raise ValueError('expected "*" alone (any), or a list in brackets of at least one')
-
-
-def _origin(value: object) -> object:
-    return _choice([None] if value is None else value)
-
-
-def _trigger(value: object) -> Cause:
-    if isinstance(value, str) and value in TRIGGERS:
-        return Cause(value)
-    raise ValueError(f"expected one of {', '.join(TRIGGERS)}")
-
-
-def _days(value: object) -> int:
-    if isinstance(value, str) and _DAYS.fullmatch(value):
-        return int(value)
-    raise ValueError("expected whole days from 1 to 9999")
-
-
-def _listed(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Name = Annotated[str, Field(min_length=1, max_length=64)]
-Text = Annotated[str, Field(min_length=1, max_length=256)]
-Trigger = Annotated[Cause, BeforeValidator(_trigger)]
-Days = Annotated[int, BeforeValidator(_days)]
+Consent = Literal["unless_denied", "required"]
+_NUMBERS: Final = ("version", "priority", "at_least", "at_most", "per_day", "holdout", "global")
+_SPANS: Final = ("cooldown", "cooldown_days", "delay", "within", "order_within")
+_SWITCHES: Final = ("first_time", "if_still", "transactional")
+_UNTYPED: Final = {*_NUMBERS, *_SPANS, *_SWITCHES}  # fields that YAML takes for something else than text
 
 
 class _RulePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Rule(_RulePart):
-    """One rule: which moves it acts on, and how.
+class QuietHours(_RulePart):
+    """The hours of the day in which nobody gets a message: from one minute of the day until before another.
 
-    A choice of None is any, but for the cause `merge`, which must be named: two ids have become one, and the customer
-    may have had the campaign under the other. None in `from_` is a customer without a segment.
-    Its name is the campaign's. Its `reason` follows the move in the reason of the action. A customer whom it acted on
-    has it again only `cooldown_days` later; until then it matches none of the customer's moves.
+    `until` at or before `from` is on the next day.
     """
 
-    name: Name
-    from_: Annotated[tuple[Name | None, ...] | None, BeforeValidator(_origin)] = Field(None, alias="from")
-    to: Annotated[tuple[Name, ...] | None, BeforeValidator(_choice)]
-    cause: Annotated[tuple[Trigger, ...] | None, BeforeValidator(_choice)] = None
-    life: LifeConditions | None = None
-    outlook: OutlookConditions | None = None
-    action: Text
-    channel: Name
-    reason: Text | None = None
-    cooldown_days: Days | None = None
+    from_minute: MinuteOfDay = Field(alias="from", description='beginning, like "21:00"')
+    until_minute: MinuteOfDay = Field(alias="until", description='end, like "08:00"; may be on the next day')
+
+
+class Cap(_RulePart):
+    """The most actions that a customer gets, of all rules or of those with a tag.
+
+    Either `within` a window that ends now (ms), or `per` calendar day in the customer's zone.
+    """
+
+    at_most: CapCount = Field(description="actions")
+    within: Window | None = Field(None, description="window that ends now, 1h to 31d")
+    per: Literal["day"] | None = Field(None, description="calendar day in the customer's time zone")
+    tag: Name | None = Field(None, description="only rules with this tag count, and are held to it")
+
+
+class Holdouts(_RulePart):
+    """Shares of customers who get nothing, so that the others can be compared with them."""
+
+    salt: Annotated[str, Field(max_length=64)] = Field("", description="another salt draws other customers")
+    rotate: Literal["never", "month", "quarter", "year"] = Field(
+        "never", description="calendar period after which other customers are drawn"
+    )
+    global_: Share | None = Field(None, alias="global", description="share held out of all campaigns")
+    tags: dict[Name, Share] = Field(default_factory=dict, description="share held out of the campaigns with a tag")
+
+
+class When(_RulePart):
+    """The moves that a rule acts on.
+
+    A choice of None is any, but for the cause `merge`, which must be named: two ids have become one, and the customer
+    may have had the campaign under the other id. None in `from_` is a customer without a segment. A name that ends
+    with * stands for all that begin so.
+    """
+
+    from_: Sources = Field(None, alias="from", description="segments that the customer leaves; null: had none")
+    to: Targets = Field(description="segments that the customer comes to")
+    cause: Causes = Field(None, description="causes of the move; any but merge without it")
+    life: LifeConditions | None = Field(None, description="bounds of the customer's whole life")
+    outlook: OutlookConditions | None = Field(None, description="bounds of the customer's outlook")
+    rfm: RfmConditions | None = Field(None, description="bounds of the figures in the window")
+    first_time: Switch = Field(False, description="only if the customer never had this campaign")
 
     def matches(
         self,
@@ -91,45 +124,145 @@ class Rule(_RulePart):
         cause: Cause,
         life: KnownLife | None = None,
         outlook: KnownOutlook | None = None,
+        rfm: KnownRfm | None = None,
     ) -> bool:
-        """Return whether the rule acts on a move from `source` (None: no segment yet) to `target`, but for cooldowns.
+        """Return whether a move from `source` (None: no segment yet) to `target` is one of these, but for first_time.
 
-        `life`, `outlook`: the customer's at the move; None: the move has none.
+        `life`, `outlook`, `rfm`: the customer's at the move; None: the move has none.
         """
         return (
-            (self.to is None or target in self.to)
-            and (self.from_ is None or source in self.from_)
-            and (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
+            (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
+            and (self.to is None or _among(target, self.to))
+            and (self.from_ is None or _among(source, self.from_))
             and (self.life is None or self.life.accept(life))
             and (self.outlook is None or self.outlook.accept(outlook))
+            and (self.rfm is None or self.rfm.accept(rfm))
         )
 
-    def covers(self, other: Rule) -> bool:
-        """Return whether the rule matches every move that `other` matches."""
-        if self.cooldown_days is not None:
+    def covers(self, other: When) -> bool:
+        """Return whether these are all the moves of `other`, and perhaps more."""
+        if self.first_time:
             return False
         if self.cause is None and other.cause is not None and Cause.MERGE in other.cause:
             return False
-        pairs = ((self.from_, other.from_), (self.to, other.to), (self.cause, other.cause))
         return (
-            all(mine is None or (its is not None and set(its) <= set(mine)) for mine, its in pairs)
+            (self.cause is None or (other.cause is not None and set(other.cause) <= set(self.cause)))
+            and _cover(self.to, other.to)
+            and _cover(self.from_, other.from_)
             and (self.life is None or (other.life is not None and self.life.covers(other.life)))
             and (self.outlook is None or (other.outlook is not None and self.outlook.covers(other.outlook)))
+            and (self.rfm is None or (other.rfm is not None and self.rfm.covers(other.rfm)))
         )
 
 
+class Then(_RulePart):
+    """The action, as texts for your services. `variables`: parts of the move that the action carries along."""
+
+    action: Text = Field(description="what to do, as text for your services")
+    channel: Name = Field(description="channel, as your services and the customers' consent name it")
+    reason: Text | None = Field(None, description="text that follows the move in the action's reason")
+    variables: Variables = Field((), description="parts of the move that the action carries")
+
+
+class Goal(_RulePart):
+    """The success of a campaign: an order within some time (ms) after it acted."""
+
+    order_within: GoalSpan = Field(description="time after the action, 1h to 90d")
+
+
+class Validity(_RulePart):
+    """The days on which a rule acts, both inclusive, in the rule's zone."""
+
+    from_: Day | None = Field(None, alias="from", description="first day")
+    until: Day | None = Field(None, description="last day")
+
+
+class Budget(_RulePart):
+    """The most actions of a campaign."""
+
+    per_day: BudgetCount = Field(description="actions a calendar day, in the rule's time zone")
+
+
+def _hours_or_none(value: object) -> str:
+    return f"{BRANCH}none" if value == "none" else f"{BRANCH}hours"
+
+
+OwnQuietHours = Annotated[
+    Annotated[QuietHours, Tag(f"{BRANCH}hours")] | Annotated[Literal["none"], Tag(f"{BRANCH}none")],
+    Discriminator(_hours_or_none),
+]
+
+
+class Rule(_RulePart):
+    """One rule, which is one campaign: its name is the campaign's, and part of the ids of its actions. Times in ms."""
+
+    name: Name = Field(description="the campaign's name, part of its actions' ids; each its own")
+    when: When = Field(description="the moves that set it off")
+    then: Then = Field(description="the action")
+    tags: Tags = Field((), description="tags, for caps and hold-outs")
+    group: Name = Field("main", description="of one group one rule acts on a move")
+    priority: Priority = Field(0, description="greater goes first; equal ones in the order of the file")
+    cooldown: Cooldown | None = Field(None, description="the customer has it again only after so long")
+    delay: Delay | None = Field(None, description="waits so long from the move on, 1m to 90d")
+    unless: Literal["order"] | None = Field(None, description="not if an order comes between the move and the sending")
+    if_still: Switch = Field(True, description="after waiting, only if the customer is still in the segment")
+    quiet_hours: OwnQuietHours | None = Field(None, description="instead of the table's; or none")
+    time_zone: ZoneName | None = Field(None, description="of customers whose own zone isn't known")
+    goal: Goal | None = Field(None, description="what counts as a conversion")
+    valid: Validity | None = Field(None, description="days on which it acts")
+    budget: Budget | None = Field(None, description="most actions of all customers")
+    holdout: Share | None = Field(None, description="share of customers held out of this campaign")
+    transactional: Switch = Field(False, description="not held to caps, nor to the table's quiet hours and hold-outs")
+    consent: Consent | None = Field(None, description="instead of the table's")
+
+
 class RuleTable(_RulePart):
-    """The rules, in the order of precedence. Names are unique, because they are part of the ids of actions."""
+    """The rules and what goes for all of them. Names are unique, because they are part of the ids of actions."""
 
-    rules: Annotated[tuple[Rule, ...], BeforeValidator(_listed), Field(min_length=1)]
+    version: Version = Field(description="version of this format")
+    time_zone: ZoneName = Field("UTC", description="of customers whose own zone isn't known")
+    consent: Consent = Field("unless_denied", description="whether a customer must have granted the channel")
+    quiet_hours: QuietHours | None = Field(None, description="hours in which nobody gets a message")
+    holdouts: Holdouts = Field(default_factory=Holdouts, description="customers who get nothing, to compare with")
+    caps: Annotated[tuple[Cap, ...], BeforeValidator(listed), Field(max_length=16)] = Field(
+        (), description="most actions a customer"
+    )
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(listed), Field(min_length=1, max_length=1000)] = Field(
+        description="the rules"
+    )
+    _tree: RulesTree | None = PrivateAttr(None)  # the file that it was read from
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [rule.name for rule in self.rules]
-        for index, name in enumerate(names):
-            if (first := names.index(name)) < index:
-                raise ValueError(f"rules {first + 1} and {index + 1} share the name {name!r}: give each its own")
-        return self
+    @cached_property
+    def ordered(self) -> tuple[tuple[Rule, ...], ...]:
+        """The groups, in the order of the file, each with its rules by precedence."""
+        groups: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            groups.setdefault(rule.group, []).append(rule)
+        return tuple(tuple(sorted(rules, key=lambda rule: -rule.priority)) for rules in groups.values())
+
+    @cached_property
+    def digest(self) -> str:
+        """8 hexadecimal digits of the content: the same however it is written."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return blake2b(content.encode(), digest_size=4).hexdigest()
+
+    def quiet_hours_of(self, rule: Rule) -> QuietHours | None:
+        """Return the hours in which a rule's action waits. The table's don't go for transactional rules."""
+        if isinstance(rule.quiet_hours, QuietHours):
+            return rule.quiet_hours
+        return None if rule.quiet_hours == "none" or rule.transactional else self.quiet_hours
+
+    def zone_of(self, rule: Rule) -> str:
+        """Return the time zone of customers whose own isn't known."""
+        return rule.time_zone or self.time_zone
+
+    def consent_of(self, rule: Rule) -> Consent:
+        """Return whether a customer must have granted the rule's channel, or only not have denied it."""
+        return rule.consent or self.consent
+
+    def caps_of(self, rule: Rule) -> tuple[Cap, ...]:
+        """Return the caps that a rule is held to: none for a transactional one."""
+        return () if rule.transactional else tuple(cap for cap in self.caps if cap.tag is None or cap.tag in rule.tags)
 
     def match(
         self,
@@ -138,46 +271,62 @@ class RuleTable(_RulePart):
         cause: Cause,
         life: KnownLife | None = None,
         outlook: KnownOutlook | None = None,
+        rfm: KnownRfm | None = None,
         *,
         cooling: Collection[str] = (),
     ) -> Rule | None:
         """Return the first rule that matches a move; None where none does. `cooling`: the names of those in cooldown.
 
         >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
-        >>> rule.action if rule else None
+        >>> rule.then.action if rule else None
         'Early access and thanks'
         """
         return next(
             (
                 rule
-                for rule in self.rules
-                if rule.matches(source, target, cause, life, outlook) and rule.name not in cooling
+                for group in self.ordered
+                for rule in group
+                if rule.when.matches(source, target, cause, life, outlook, rfm) and rule.name not in cooling
             ),
             None,
         )
 
     def warnings(self) -> list[str]:
-        """Return a sentence on each rule that never acts, because an earlier one matches all its moves."""
-        found = []
-        for index, rule in enumerate(self.rules):
-            earlier = next((other for other in self.rules[:index] if other.covers(rule)), None)
-            if earlier:
-                found.append(
-                    f"rule {rule.name!r} never acts: {earlier.name!r} before it matches all its moves; move it up"
-                )
-        return found
+        """Return a sentence on each thing that is probably not meant so, like a rule that never acts."""
+        return [self.placed(path, text) for path, text in doubts(self)]
 
     def unknown_segments(self, names: Collection[str]) -> list[str]:
         """Return a sentence on each rule that names segments which a model with these `names` doesn't have."""
         found = []
         for rule in self.rules:
-            wanted = (*(rule.from_ or ()), *(rule.to or ()))
-            missing = dict.fromkeys(name for name in wanted if name is not None and name not in names)
+            wanted = dict.fromkeys((*(rule.when.from_ or ()), *(rule.when.to or ())))
+            missing = [one for one in wanted if one is not None and not any(_among(name, (one,)) for name in names)]
             if missing:
                 found.append(
                     f"rule {rule.name!r}: the model has no segment {' or '.join(missing)}; it has {', '.join(names)}"
                 )
         return found
+
+    def placed(self, path: TreePath, text: str) -> str:
+        """Return a sentence on a part of the table after its rule, and its line where it was read from a file."""
+        tree = self._tree or RulesTree({"rules": [{"name": rule.name} for rule in self.rules]}, {})
+        return f"{tree.place(former_path(path) if is_former(tree) else path)}: {text}"
+
+
+def _among(name: str | None, choices: tuple[str | None, ...]) -> bool:
+    """Return whether a segment is one of the choices, or begins as one that ends with *.
+
+    >>> _among("At Risk", ("Lost", "At *")), _among(None, ("At *",))
+    (True, False)
+    """
+    return name in choices or (
+        name is not None and any(one is not None and one[-1:] == "*" and name.startswith(one[:-1]) for one in choices)
+    )
+
+
+def _cover(mine: tuple[str | None, ...] | None, its: tuple[str | None, ...] | None) -> bool:
+    """Return whether a choice has all segments of another. Of names with * the part before it decides."""
+    return mine is None or (its is not None and all(_among(one, mine) for one in its))
 
 
 def default_rules() -> str:
@@ -188,121 +337,41 @@ def default_rules() -> str:
 def parse_rules(text: str) -> RuleTable:
     r"""Read a rule table from YAML. Raises RulesError.
 
-    >>> parse_rules("rules:\n- {name: vip, to: '*', action: Offer}")
+    >>> parse_rules("version: 2\nrules:\n- {name: vip, when: {to: '*'}, then: {action: Offer}}")
     Traceback (most recent call last):
-    segmentation.campaign_rules.RulesError: line 2, rule 1 ('vip'), channel: missing, expected name, to, action, channel
+    segmentation.rules_text.RulesError: line 3, rule 1 ('vip'), then.channel: missing, expected action, channel
     """
-    lines: dict[_Path, int] = {}
+    tree = read_tree(text, _untyped)
+    former = is_former(tree)
+    content = translated(tree) if former else tree.content
+    if not former and (empty := nothing_there(tree, _may_be_null)):
+        raise RulesError(*empty)
     try:
-        content = _plain(yaml.compose(text, Loader=yaml.SafeLoader), (), lines, set())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        raise RulesError(f"line {mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise RulesError(f"not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise RulesError("nested too deeply to be a rule table") from None
-    if not isinstance(content, dict):
-        raise RulesError("line 1: expected `rules:` and a list of rules below it")
-    try:
-        return RuleTable.model_validate(content)
+        table = RuleTable.model_validate(content)
     except ValidationError as error:
-        raise RulesError(_explain(error, content, lines)) from None
+        shown = former_path if former else _as_it_is
+        raise RulesError(*explain(error, tree, RuleTable, shown)) from None
+    table._tree = tree  # noqa: SLF001  # its own module
+    if wrong := [table.placed(path, text) for path, text in contradictions(table)]:
+        raise RulesError(*wrong)
+    return table
 
 
-_Path = tuple[str | int, ...]
-_TAG: Final = "tag:yaml.org,2002:"
-_NULL: Final = f"{_TAG}null"
-_NUMBERS: Final = {f"{_TAG}int", f"{_TAG}float"}
-_NUMBER_FIELDS: Final = (*Bounds.model_fields, "cooldown_days")
-_TAGS: Final = {f"{_TAG}str", f"{_TAG}seq", f"{_TAG}map", _NULL}
+def _untyped(path: TreePath) -> bool:
+    """Return whether a value that YAML takes for a number, a day or the like may stand at a path."""
+    above = path[-2] if len(path) > 1 else None
+    return bool(path and path[-1] in _UNTYPED) or above in ("valid", "quiet_hours") or path[:2] == ("holdouts", "tags")
 
 
-def _plain(node: Any, path: _Path, lines: dict[_Path, int], seen: set[int]) -> Any:
-    """Turn a YAML node into text, None, lists and dicts, and note the line of each path.
-
-    YAML's own reading would let the last of two equal keys win, and take `no` for false. Everything here is text,
-    the numbers of bounds and days too: so they are exact.
-    """
-    if node is None:
-        return None
-    line = node.start_mark.line + 1
-    lines.setdefault(path, line)
-    if id(node) in seen:
-        raise RulesError(f"line {line}: an alias (*name) leads here: write the value out")
-    seen.add(id(node))
-    if node.tag not in _TAGS and not (node.tag in _NUMBERS and path[-1:] and path[-1] in _NUMBER_FIELDS):
-        shown = repr(node.value[:_SHOWN]) if isinstance(node, yaml.ScalarNode) else "this"
-        raise RulesError(
-            f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
-        )
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, (*path, index), lines, seen) for index, item in enumerate(node.value)]
-    if isinstance(node, yaml.MappingNode):
-        content: dict[str, Any] = {}
-        for key_node, value in node.value:
-            key = _plain(key_node, (*path, "?"), lines, seen)
-            at = key_node.start_mark.line + 1
-            if not isinstance(key, str) or key in content:
-                raise RulesError(
-                    f"line {at}: the key {key!r} {'stands there twice' if isinstance(key, str) else 'is not text'}"
-                )
-            lines[*path, key] = at
-            content[key] = _plain(value, (*path, key), lines, seen)
-        return content
-    return None if node.tag == _NULL else node.value
+def _may_be_null(path: TreePath) -> bool:
+    return "from" in path[-2:] and "when" in path
 
 
-def _explain(error: ValidationError, content: dict[str, Any], lines: dict[_Path, int]) -> str:
-    """Join pydantic's findings to one line: where each is, the value found, and the values accepted."""
-    findings = []
-    for finding in error.errors(include_url=False):
-        loc: _Path = finding["loc"]
-        line = next((lines[loc[:end]] for end in range(len(loc), 0, -1) if loc[:end] in lines), 1)
-        where = ", ".join([f"line {line}", *_location(loc, content)]) + ": " if loc else ""
-        findings.append(where + _wrong(finding, loc))
-    return "; ".join(findings)
+def _as_it_is(path: TreePath) -> TreePath:
+    return path
 
 
-def _location(loc: _Path, content: dict[str, Any]) -> Iterable[str]:
-    """Yield the rule and the field that a path leads to.
-
-    >>> list(_location(("rules", 1, "cause", 0), {"rules": [{}, {"name": "vip"}]}))
-    ["rule 2 ('vip')", 'cause[0]']
-    """
-    if len(loc) > 1 and isinstance(loc[1], int):
-        rule = content["rules"][loc[1]]
-        name = rule.get("name") if isinstance(rule, dict) else None
-        yield f"rule {loc[1] + 1} ({name!r})" if isinstance(name, str) else f"rule {loc[1] + 1}"
-        loc = loc[2:]
-    if loc:
-        yield "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
-
-
-def _wrong(finding: Any, loc: _Path) -> str:
-    """Describe the value found and the values accepted, in our words instead of pydantic's. `loc`: where it is."""
-    whole = finding["type"] == "model_type"  # of the table, a rule, its conditions: not of one of their fields
-    depth = len(loc) if whole else len(loc) - 1
-    conditions = OutlookConditions if loc[2:3] == ("outlook",) else LifeConditions
-    model = (RuleTable, RuleTable, Rule, conditions, Bounds)[min(max(depth, 0), 4)]
-    fields = {f.alias or name: f.is_required() for name, f in model.model_fields.items()}
-    if finding["type"] == "missing":
-        return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"
-    if finding["type"] == "extra_forbidden":
-        return f"unknown, expected one of {', '.join(fields)}"
-    got = repr(finding["input"])[:_SHOWN]
-    accepted = {
-        "model_type": f"{'a rule' if model is Rule else 'a mapping'} with {', '.join(fields)}",
-        "too_short": "at least one rule",
-        "tuple_type": "a list of rules",
-        "string_too_short": "at least one character",
-        "string_too_long": f"at most {finding.get('ctx', {}).get('max_length')} characters",
-        "string_type": "text",
-        "string_unicode": "text in Unicode",
-        "literal_error": "act or skip",
-    }
-    if finding["type"] in accepted:
-        return f"{got}, expected {accepted[finding['type']]}"
-    message: str = finding["msg"].removeprefix("Value error, ")
-    # Of a whole table the message names what counts; its dump would hide it.
-    return message if isinstance(finding["input"], dict) else f"{got}, {message}"
+def rules_json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of rule tables (version 2), for editors."""
+    schema = RuleTable.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

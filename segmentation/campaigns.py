@@ -17,12 +17,12 @@ from msgspec import Meta
 from segmentation.agreed import Agreed
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
 from segmentation.campaign_state import CampaignFormatError, CampaignState, campaign_key
-from segmentation.entries import DAY_MS
 from segmentation.event_text import Id, cloud_headers, iso
 from segmentation.events import Reason, RejectedEvent, Timestamp, encode, millis
 from segmentation.life_conditions import KnownLife, MovedLife
 from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
 from segmentation.output_events import CampaignAction, Cause
+from segmentation.rfm_conditions import KnownRfm, MovedRfm
 from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
 
 __all__ = [
@@ -54,6 +54,7 @@ class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "fro
     occurred_at: Timestamp
     life: MovedLife | None = None
     outlook: MovedOutlook | None = None
+    rfm: MovedRfm | None = None
 
 
 def _after(change: _ChangedEvent) -> CampaignState:
@@ -66,6 +67,7 @@ class _Move(NamedTuple):
     at: int  # ms
     life: KnownLife | None
     outlook: KnownOutlook | None
+    rfm: KnownRfm | None
 
 
 class _MoveBatch(NamedTuple):
@@ -104,7 +106,8 @@ def _read(record: KafkaRecord) -> _Move:
     at = millis(change.occurred_at)
     life = None if change.life is None else KnownLife.of(change.life, at)
     outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
-    return _Move(customer, change, at, life, outlook)
+    rfm = None if change.rfm is None else KnownRfm.of(change.rfm)
+    return _Move(customer, change, at, life, outlook, rfm)
 
 
 def _rejected(text: str) -> RejectedEvent:
@@ -139,9 +142,7 @@ class CampaignStep:
         self._table = table
         self._adopted = adopted
         self._cooldowns = {
-            rule.name: (campaign_key(rule.name), rule.cooldown_days * DAY_MS)
-            for rule in table.rules
-            if rule.cooldown_days is not None
+            rule.name: (campaign_key(rule.name), rule.cooldown) for rule in table.rules if rule.cooldown is not None
         }
         self._source = f"/segstream/{group}"
         # Below the namespace of the deployment's moves, so that no action shares an id with a move.
@@ -197,7 +198,7 @@ class CampaignStep:
             rule, cooling = None, self._cooling(state, move.at)
             if not adopted and change.to is not None:
                 rule = self._table.match(
-                    change.from_, change.to, change.cause, move.life, move.outlook, cooling=cooling
+                    change.from_, change.to, change.cause, move.life, move.outlook, move.rfm, cooling=cooling
                 )
             if rule is None:
                 turn.counts["adopted" if adopted else self._unanswered(move, cooling)] += 1
@@ -272,7 +273,7 @@ class CampaignStep:
         change = move.change
         if change.to is None:
             return "merged" if change.cause is Cause.MERGED else "erased"
-        held = cooling and self._table.match(change.from_, change.to, change.cause, move.life, move.outlook)
+        held = cooling and self._table.match(change.from_, change.to, change.cause, move.life, move.outlook, move.rfm)
         return "cooling" if held else "no_rule"
 
     def _cooling(self, state: CampaignState, at_ms: int) -> frozenset[str]:
@@ -294,9 +295,9 @@ class CampaignStep:
             customer_id=change.customer_id,
             campaign=rule.name,
             segment=change.to,
-            action=rule.action,
-            channel=rule.channel,
-            reason=f"{reason}: {rule.reason}" if rule.reason else reason,
+            action=rule.then.action,
+            channel=rule.then.channel,
+            reason=f"{reason}: {rule.then.reason}" if rule.then.reason else reason,
             change_id=change.id,
             held_out=False,
             occurred_at=occurred_at,

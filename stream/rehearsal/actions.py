@@ -103,9 +103,10 @@ class RehearsedCampaigns:
         may = self._may_act.get(kind)
         if may is None:
             source, target, cause = self._name(kind[0]), self._name(kind[1]), kind[2]
-            bare = [rule.model_copy(update={"life": None, "outlook": None}) for rule in self.table.rules]
+            free = {"life": None, "outlook": None, "rfm": None}
+            bare = [rule.when.model_copy(update=free) for rule in self.table.rules]
             may = cause is not Cause.MODEL and target is not None
-            may = may and any(rule.matches(source, target or "", cause) for rule in bare)
+            may = may and any(when.matches(source, target or "", cause) for when in bare)
             self._may_act[kind] = may
         return may
 

@@ -264,7 +264,7 @@ def _result(
     model, tally = SegmentModel.from_json(request.model), total.moves
     names = {segment.id: segment.name for segment in model.segments}
     campaigns = [
-        _campaign(rule, total.campaigns.get(rule.name, CampaignTally(rule.action)), request.discount_share)
+        _campaign(rule, total.campaigns.get(rule.name, CampaignTally(rule.then.action)), request.discount_share)
         for rule in parse_rules(request.rules_text).rules
     ]
     campaigns.sort(key=lambda one: (-one.actions, one.campaign))
@@ -300,10 +300,10 @@ def _result(
 
 
 def _campaign(rule: Rule, found: CampaignTally, share: float) -> RehearsedCampaign:
-    discount = discount_of(rule.action, share)
+    discount = discount_of(rule.then.action, share)
     return RehearsedCampaign(
         campaign=rule.name,
-        action=rule.action,
+        action=rule.then.action,
         actions=found.actions,
         followed=found.followed,
         bought_anyway=found.anyway,

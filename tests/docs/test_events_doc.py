@@ -7,6 +7,7 @@ import re
 import pytest
 
 from segmentation.campaign_rules import Rule, default_rules, parse_rules
+from segmentation.entries import DAY_MS
 from segmentation.events import CustomerEvent, Reason, decode, json_schema
 from segmentation.life_conditions import LifeConditions
 from segmentation.outlook_conditions import OutlookConditions
@@ -85,7 +86,7 @@ def test_the_page_on_rules_has_the_built_in_ones() -> None:
     rules = parse_rules(default_rules()).rules
     assert [row[0] for row in rows] == [rule.name for rule in rules]
     for (_, when, action, again), rule in zip(rows, rules, strict=True):
-        assert action == rule.action
-        assert again == (f"{rule.cooldown_days} days" if rule.cooldown_days else "any time")
-        assert all(name in when for name in rule.to or ())
-        assert all(cause.value in when for cause in rule.cause or ())
+        assert action == rule.then.action
+        assert again == (f"{rule.cooldown // DAY_MS} days" if rule.cooldown else "any time")
+        assert all(name in when for name in rule.when.to or ())
+        assert all(cause.value in when for cause in rule.when.cause or ())

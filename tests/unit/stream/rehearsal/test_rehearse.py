@@ -239,7 +239,7 @@ def test_the_campaigns_taken_for_discounts_are_named(tmp_path: Path) -> None:
 
 IDLE = """
   - {name: typo, from: [Champions, null], to: [Lostt, "Loyal"], action: Reminder, channel: email}
-  - {name: again, to: [Lost], cause: [silence], action: Call, channel: phone}
+  - {name: again, to: [Lost], cause: [silence], action: Call, channel: email}
 """
 
 
@@ -248,7 +248,7 @@ def test_rules_that_can_t_act_are_named(tmp_path: Path) -> None:
     names = ", ".join(segment.name for segment in clock_model().segments)
     assert found.warnings == (
         f"rule 'typo': the model has no segment Lostt; it has {names}",
-        "rule 'again' never acts: 'win-back' before it matches all its moves; move it up",
+        "line 7, rule 4 ('again'): never acts: 'win-back' before it matches all its moves; move it up",
     )
     assert [(one.campaign, one.actions) for one in found.campaigns[2:]] == [("again", 0), ("typo", 0)]
     assert "No action: again, typo." in summary(found)

@@ -117,5 +117,5 @@ def test_a_model_by_centroids_hands_its_ids_on_by_name() -> None:
 def test_the_built_in_rules_have_the_action_of_each_name() -> None:
     rules = parse_rules(default_rules()).rules
     for name, action in (*STAGE_NAMES.values(), *KIND_NAMES.values()):
-        actions = [rule.action for rule in rules if rule.to is None or name in rule.to]
+        actions = [rule.then.action for rule in rules if rule.when.to is None or name in rule.when.to]
         assert (action in actions) == (name != "Steady"), name
