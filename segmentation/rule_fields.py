@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Final, Literal
@@ -19,6 +20,7 @@ from segmentation.output_events import Cause
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
 _TIME: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 _SHARE: Final = re.compile(r"0(\.[0-9]{1,4})?")
+_MOST_HELD_OUT: Final = Decimal("0.5")
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -74,10 +76,10 @@ def _whole(least: int, most: int) -> Callable[[object], int]:
     return read
 
 
-def _share(value: object) -> float:
+def _share(value: object) -> Decimal:
     """Read a share of customers; one above a half would leave most of them out."""
-    if isinstance(value, str) and _SHARE.fullmatch(value) and 0 < float(value) <= 0.5:
-        return float(value)
+    if isinstance(value, str) and _SHARE.fullmatch(value) and 0 < Decimal(value) <= _MOST_HELD_OUT:
+        return Decimal(value)
     raise ValueError("expected a share from 0.0001 to 0.5 with at most four decimals (write 0.1 for 10 %)")
 
 
@@ -160,7 +162,7 @@ CapCount = Annotated[int, BeforeValidator(_whole(1, 100)), _schema("integer", mi
 BudgetCount = Annotated[
     int, BeforeValidator(_whole(1, 100_000_000)), _schema("integer", minimum=1, maximum=100_000_000)
 ]
-Share = Annotated[float, BeforeValidator(_share), _schema("number", exclusiveMinimum=0, maximum=0.5)]
+Share = Annotated[Decimal, BeforeValidator(_share), _schema("number", exclusiveMinimum=0, maximum=0.5)]
 Switch = Annotated[bool, BeforeValidator(_switch), _schema("boolean")]
 MinuteOfDay = Annotated[int, BeforeValidator(_minute), _schema("string", pattern=f"^({_TIME.pattern})$")]
 Day = Annotated[date, BeforeValidator(_day), _schema("string", format="date")]
