@@ -1,92 +1,254 @@
-"""A customer's state in the campaign step. It only grows, field by field, so replays in any order end in one state."""
+"""The state of a customer in the campaign step: moves handled, what is known beside the orders, and what was decided.
+
+Three parts, each of which only grows: the moves handled (by their sequence), the facts (each field by its date), and the
+decided part, which is replaced as a whole by one of a greater counter. The decided part changes together with a
+published decision, whose note carries it; so the log of decisions, the moves and the side inputs lead to the same state
+in any order and number.
+"""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from hashlib import blake2b
-from struct import Struct as Layout
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
+import msgspec
+
+from segmentation.entries import DAY_MS
+from segmentation.profiles import Profile
 from segmentation.step import StateUnreadable
 
-_ACTED: Final = 1  # flag: the time of the last action holds
-_ERASED: Final = 2
-# 16 bytes, little-endian: version u8, flags u8, number of campaigns u16, sequence u32, time of the last action i64 (ms;
-# 0 without the flag). In version 2 `since` u32 follows, and then the campaigns; without both, version 1 is written.
-_STATE: Final = Layout("<BBHIq")
-_SINCE: Final = Layout("<I")
-# The first bytes of a hash of the campaign's name, and the time of its last action (ms).
-_CAMPAIGN: Final = Layout("<8sq")
-_PLAIN: Final = 1
-_WITH_CAMPAIGNS: Final = 2
+KEPT_MS: Final = 32 * DAY_MS  # how long all acts are kept: longer than any cap looks back
+NOWHERE: Final = bytes(8)  # the key of no segment
+NEVER: Final = -1  # before any date
+_PLAIN, _WITH_CAMPAIGNS, _PRESENT = 1, 2, 3  # versions
+_ACTED, _ERASED = 1, 2  # flags
+_FORMER: Final = struct.Struct("<BBHIq")  # of versions 1 and 2
+_FORMER_SINCE: Final = struct.Struct("<I")
+_FORMER_CAMPAIGN: Final = struct.Struct("<8sq")
+_STATE: Final = struct.Struct("<BBII8s")  # version, flags, sequence, since, segment
 
 
 class CampaignFormatError(StateUnreadable):
-    """These bytes aren't a campaign state of a known version: written by another program, or torn."""
+    """Bytes that aren't a campaign state of a version known here."""
 
 
-def campaign_key(name: str) -> bytes:
-    """Return the 8 bytes by which states know a campaign."""
+def name_key(name: str) -> bytes:
+    """Return the 8 bytes by which states know a campaign, or a segment."""
     return blake2b(name.encode(), digest_size=8).digest()
 
 
+class Act(NamedTuple):
+    """A campaign's action on the customer, at an instant (ms). Not `sent`: the customer was held out."""
+
+    campaign: bytes
+    at: int
+    sent: bool = True
+
+
+class Candidate(NamedTuple):
+    """What a rule would do on a move. `moved_at`: ms; `variables`: a JSON object, or nothing."""
+
+    change_id: str
+    campaign: str
+    segment: str
+    action: str
+    channel: str
+    reason: str
+    moved_at: int
+    variables: bytes = b""
+
+
+class Pending(NamedTuple):
+    """A candidate that is held back until after an instant (ms)."""
+
+    candidate: Candidate
+    until: int
+    why: Literal["delay", "quiet_hours"]
+
+
+class GoalWatch(NamedTuple):
+    """An act whose campaign has a goal: an order after it, up to `until` (ms), is a conversion."""
+
+    candidate: Candidate
+    action_id: str
+    acted_at: int
+    until: int
+    held_out: bool
+
+
+class Decided(NamedTuple):
+    """All that was decided so far. `counter`: of the published decisions; `since`: the last erasure it knows of."""
+
+    counter: int = 0
+    since: int = 0
+    acts: tuple[Act, ...] = ()
+    pendings: tuple[Pending, ...] = ()
+    watches: tuple[GoalWatch, ...] = ()
+
+    def pending_of(self, campaign: str) -> Pending | None:
+        """Return the campaign's candidate that is held back: there is one at most."""
+        return next((pending for pending in self.pendings if pending.candidate.campaign == campaign), None)
+
+
+class Merged(NamedTuple):
+    """The merge (ms) of the id into another one."""
+
+    at: int
+    into: str
+
+
+class Facts(NamedTuple):
+    """What is known of a customer beside moves and decisions. `handed_on`: the acts on ids that were merged into it."""
+
+    profile: Profile = Profile()
+    erased_at: int = NEVER  # ms
+    merged: Merged | None = None
+    handed_on: tuple[Act, ...] = ()
+
+    def join(self, other: Facts) -> Facts:
+        """Take the later of both, field by field; what is dated up to the last erasure is forgotten.
+
+        Associative, commutative, idempotent.
+        """
+        if other == _NO_FACTS or self == other:
+            return self
+        erased_at = max(self.erased_at, other.erased_at)
+        acts = (act for act in (*self.handed_on, *other.handed_on) if act.at > erased_at)
+        merges = [merged for merged in (self.merged, other.merged) if merged is not None]
+        return Facts(
+            self.profile.join(other.profile).since(erased_at), erased_at, max(merges, default=None), kept(acts)
+        )
+
+
+_NO_FACTS: Final = Facts()
+_NOTHING_DECIDED: Final = Decided()
+
+
+class _Body(NamedTuple):
+    facts: Facts
+    decided: Decided
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Body)
+
+
 class CampaignState(NamedTuple):
-    """A customer's state: the last move handled, the time of the last action (ms), and what cools down.
+    """A customer's state. `sequence`: of the last move handled; `segment`: the key of the segment that it led to.
 
     `since` is the number of the last move that led nowhere, 0 without one: an erasure, or the merge into another id.
-    `campaigns`: for each campaign with a cooldown that has acted after that move, its key and the time of its last
-    action (ms), by key.
     """
 
     sequence: int = 0
-    acted_at: int | None = None
+    segment: bytes = NOWHERE
     since: int = 0
-    campaigns: tuple[tuple[bytes, int], ...] = ()
+    facts: Facts = _NO_FACTS
+    decided: Decided = _NOTHING_DECIDED
 
     @property
     def erased(self) -> bool:
         """Whether the last move handled led nowhere."""
         return 0 < self.since == self.sequence
 
-    def pack(self) -> bytes:
-        """Write it as 16 bytes; campaigns, or an erasure before the last move, take more.
+    @property
+    def gone(self) -> bool:
+        """Whether the customer is gone: erased, or merged into another id. Nothing but that is known of it."""
+        unseen = not self.sequence and self.facts.erased_at > NEVER and not any(self.facts.profile)
+        return self.erased or unseen
 
-        >>> CampaignState(3, 1_000).pack().hex()
-        '0101000003000000e803000000000000'
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """The acts that count for the customer: its own, and those on ids that were merged into it."""
+        return (*self.decided.acts, *self.facts.handed_on) if self.facts.handed_on else self.decided.acts
+
+    @property
+    def due(self) -> int | None:
+        """When the first candidate is to be looked at again (ms); None: none is held back."""
+        return min((pending.until for pending in self.decided.pendings), default=None)
+
+    def pack(self) -> bytes:
+        """Write it: 18 bytes, and what is known and was decided where there is any.
+
+        >>> CampaignState(3, name_key("Lost")).pack().hex()
+        '0300030000000000000057a28eb4b62a71c4'
         """
-        flags = (0 if self.acted_at is None else _ACTED) | (_ERASED if self.erased else 0)
-        if self.erased or not (self.since or self.campaigns):
-            return _STATE.pack(_PLAIN, flags, 0, self.sequence, self.acted_at or 0)
-        head = _STATE.pack(_WITH_CAMPAIGNS, flags, len(self.campaigns), self.sequence, self.acted_at or 0)
-        return head + _SINCE.pack(self.since) + b"".join(_CAMPAIGN.pack(*campaign) for campaign in self.campaigns)
+        head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, self.sequence, self.since, self.segment)
+        if self.facts == _NO_FACTS and self.decided == _NOTHING_DECIDED:
+            return head
+        return head + _encoder.encode(_Body(self.facts, self.decided))
+
+    def note(self) -> bytes:
+        """Return the note of a decision that was just made: all but the facts, which come from the side inputs."""
+        return self._replace(facts=_NO_FACTS).pack()
 
     @classmethod
     def unpack(cls, value: bytes | None) -> Self:
         """Read it; None is a customer without a state. Raises CampaignFormatError."""
         if value is None:
             return cls()
-        if len(value) >= _STATE.size and value[1] <= _ACTED | _ERASED:
-            version, flags, count, sequence, at = _STATE.unpack_from(value)
-            acted_at, rest = at if flags & _ACTED else None, value[_STATE.size :]
-            if version == _PLAIN and not rest:
-                return cls(sequence, acted_at, sequence if flags & _ERASED else 0)
-            if version == _WITH_CAMPAIGNS and len(rest) == _SINCE.size + count * _CAMPAIGN.size:
-                [since] = _SINCE.unpack_from(rest)
-                return cls(sequence, acted_at, since, tuple(_CAMPAIGN.iter_unpack(rest[_SINCE.size :])))
-        raise CampaignFormatError(
-            f"{value[: _STATE.size].hex()} ({len(value)} bytes) isn't a campaign state of version {_PLAIN} or "
-            f"{_WITH_CAMPAIGNS}: start the version of segstream that wrote it, or rebuild"
-        )
+        try:
+            if value[0] == _PRESENT:
+                _, _, sequence, since, segment = _STATE.unpack_from(value)
+                body = _decoder.decode(value[_STATE.size :]) if len(value) > _STATE.size else _Body(*_NO_BODY)
+                return cls(sequence, segment, since, *body)
+            return cls._unpack_former(value)
+        except (IndexError, ValueError, struct.error, msgspec.DecodeError) as error:
+            raise CampaignFormatError(
+                f"{value[:16].hex()} ({len(value)} bytes) isn't a campaign state of version 1 to {_PRESENT}: start the "
+                "version of segstream that wrote it, or rebuild"
+            ) from error
+
+    @classmethod
+    def _unpack_former(cls, value: bytes) -> Self:
+        """Read a state of version 1 or 2. Its decisions are counted by the moves: each move had one at most."""
+        version, flags, count, sequence, at = _FORMER.unpack_from(value)
+        rest = value[_FORMER.size :]
+        if flags > _ACTED | _ERASED or (at and not flags & _ACTED):
+            raise ValueError("flags")
+        if version == _PLAIN and not rest:
+            since = sequence if flags & _ERASED else 0
+            return cls(sequence, NOWHERE, since, decided=Decided(sequence, since))
+        if version != _WITH_CAMPAIGNS or len(rest) != _FORMER_SINCE.size + count * _FORMER_CAMPAIGN.size:
+            raise ValueError("length")
+        [since] = _FORMER_SINCE.unpack_from(rest)
+        acts = tuple(Act(*row) for row in _FORMER_CAMPAIGN.iter_unpack(rest[_FORMER_SINCE.size :]))
+        return cls(sequence, NOWHERE, since, decided=Decided(sequence, since, acts))
+
+    def handled(self, sequence: int, segment: str | None) -> CampaignState:
+        """Return the state after a move to a segment; None: to nowhere. What was decided before that is void."""
+        led = NOWHERE if segment is None else name_key(segment)
+        return self.join(CampaignState(sequence, led, sequence if segment is None else 0))
 
     def join(self, other: CampaignState) -> CampaignState:
-        """Take the later of both, field by field: associative, commutative, idempotent.
+        """Take of both what came later, part by part: associative, commutative, idempotent.
 
-        Campaigns from before an erasure that the other one knows of are forgotten.
+        What was decided before an erasure that the other one knows of is forgotten.
 
-        >>> CampaignState(3, 1_000).join(CampaignState(5))
-        CampaignState(sequence=5, acted_at=1000, since=0, campaigns=())
+        >>> CampaignState(3).join(CampaignState(5, name_key("Lost"))).sequence
+        5
         """
-        times = [at for at in (self.acted_at, other.acted_at) if at is not None]
+        sequence, segment = max(self[:2], other[:2])
         since = max(self.since, other.since)
-        campaigns = [campaign for one in (self, other) if one.since == since for campaign in one.campaigns]
-        latest = dict(sorted(campaigns))  # of one campaign the later time comes last
-        return CampaignState(max(self.sequence, other.sequence), max(times, default=None), since, tuple(latest.items()))
+        decided = max(self.decided, other.decided)
+        if decided.since < since:
+            decided = Decided(decided.counter, since)
+        return CampaignState(sequence, segment, since, self.facts.join(other.facts), decided)
+
+
+_NO_BODY: Final = (_NO_FACTS, _NOTHING_DECIDED)
+
+
+def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
+    """Return the acts to remember, sorted: all of the time that caps look back on, and the last one of each campaign.
+
+    >>> [act.at for act in kept([Act(b"a", 1), Act(b"a", 2), Act(b"b", 3 + KEPT_MS)])]
+    [2, 2764800003]
+    """
+    found = sorted(set(acts), key=lambda act: (act.at, act.campaign, act.sent))
+    if not found:
+        return ()
+    last = {act.campaign: act for act in found}
+    begin = found[-1].at - KEPT_MS
+    return tuple(act for act in found if act.at >= begin or last[act.campaign] is act)

@@ -343,7 +343,7 @@ def _units(amount: Amount) -> int:
     return units
 
 
-def encode(event: OutputEvent | InputEvent) -> bytes:
+def encode(event: Struct) -> bytes:
     """Write an event as JSON: fields in the order of their definition, so that equal events have equal bytes."""
     return _ENCODER.encode(event)
 

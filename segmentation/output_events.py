@@ -1,9 +1,9 @@
-"""The events that go out: moves between segments, and campaign actions. `segmentation.events` writes them as JSON."""
+"""The events that go out: moves between segments, and the decisions of campaigns. `segmentation.events` writes them as JSON."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -90,19 +90,111 @@ class SegmentChanged(
     merged_into: Id | UnsetType = UNSET  # of a move to nowhere because the id was merged
 
 
-class CampaignAction(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
-    """The action of a campaign on a move. A `held_out` customer belongs to the control group: don't act."""
+class KeptBy(Struct, frozen=True, gc=False):
+    """The instant before which an order keeps the customer in the segment."""
+
+    segment: str
+    order_before: OutTime
+
+
+class ActionVariables(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The figures of the move that a rule passes on; those that it doesn't name are left out."""
+
+    rfm: Rfm | UnsetType | None = UNSET
+    before: Rfm | UnsetType | None = UNSET
+    next: NextMove | UnsetType | None = UNSET
+    keep: KeptBy | UnsetType | None = UNSET  # None: no move is due, if nothing happens
+    segment: str | UnsetType = UNSET
+
+
+class CampaignEvent(Struct, frozen=True, gc=False, kw_only=True):
+    """The fields that all decisions of a campaign about a customer have."""
 
     id: str
     customer_id: str
     campaign: str
-    segment: str
+    segment: str  # that the customer moved to
     action: str
     channel: str
+    change_id: str  # of the move
+    occurred_at: OutTime  # of the move
+    decided_at: OutTime
+    rules: Annotated[str, Meta(description="identifies the content of the rules that decided")]
+
+
+class CampaignAction(CampaignEvent, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):
+    """Act now. The move and the rule behind it have no other action."""
+
     reason: str
-    change_id: str
+    tags: tuple[str, ...] = ()
+    variables: ActionVariables = ActionVariables()
+    language: str | None = None  # of the customer's profile
+    time_zone: str | None = None  # of the customer's profile, where there is a zone of that name
+
+
+class Withheld(StrEnum):
+    """The reason why an action isn't sent."""
+
+    HELD_OUT = "held_out"  # the customer belongs to a control group
+    NO_CONSENT = "no_consent"
+    COOLDOWN = "cooldown"
+    FIRST_TIME = "first_time"  # the customer had the campaign before
+    CAP = "cap"
+    BUDGET = "budget"
+    MOVED_ON = "moved_on"  # held back, and the customer isn't in the segment any more
+    ORDERED = "ordered"  # held back, and the customer has ordered
+    MERGED = "merged"  # held back, and the id was merged into another
+    RULE_REMOVED = "rule_removed"  # held back, and the rules have no such campaign any more
+    NOT_VALID = "not_valid"  # held back, and the campaign is over
+
+
+class CampaignWithheld(CampaignEvent, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.withheld"):
+    """A rule matched, and its action isn't sent: never act on this."""
+
+    reason: Withheld
+    detail: str
+
+
+class CampaignScheduled(CampaignEvent, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.scheduled"):
+    """An action is held back. A campaign.action or campaign.withheld of the same move and campaign follows."""
+
+    until: OutTime
+    why: Literal["delay", "quiet_hours"]
+
+
+class CampaignConverted(CampaignEvent, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.converted"):
+    """The customer has ordered in time after a campaign with a goal: had its action, or was held out of it."""
+
+    action_id: str  # of the campaign.action, or of the campaign.withheld of the customer who was held out
     held_out: bool
-    occurred_at: OutTime
+    order_id: str
+    amount: Money
+    ordered_at: OutTime
+    acted_at: OutTime
 
 
-OutputEvent = SegmentChanged | CampaignAction
+class CampaignBudget(Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.budget"):
+    """The part of the daily budgets that a shard has used: actions of a day, by campaign."""
+
+    id: str
+    shard: int
+    used: dict[str, BudgetUsed]
+    decided_at: OutTime
+
+
+class BudgetUsed(Struct, frozen=True, gc=False):
+    """The actions of a campaign on a day, in the rule's time zone."""
+
+    day: Annotated[str, Meta(extra_json_schema={"format": "date"})]
+    actions: int
+
+
+class Money(Struct, frozen=True, gc=False):
+    """An amount as the order had it."""
+
+    value: str
+    currency: str
+
+
+CampaignDecision = CampaignAction | CampaignWithheld | CampaignScheduled | CampaignConverted
+OutputEvent = SegmentChanged | CampaignDecision | CampaignBudget

@@ -1,0 +1,167 @@
+"""The records that the campaign step reads: moves, and beside them profiles, orders, erasures and merges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from segmentation.campaign_state import Act, Facts, Merged
+from segmentation.event_text import Id
+from segmentation.events import (
+    CONTROL_KEY,
+    Amount,
+    CustomerErased,
+    CustomerMerged,
+    EventForwarded,
+    InputEvent,
+    OrderPlaced,
+    Reason,
+    RejectedEvent,
+    Timestamp,
+    decode,
+    encode,
+    millis,
+    read_json,
+)
+from segmentation.life_conditions import KnownLife, MovedLife
+from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
+from segmentation.output_events import Cause, NextMove, Rfm
+from segmentation.profiles import CustomerProfile, Profile, decode_profile, profile_of
+from segmentation.step import KafkaRecord, SideRecord
+
+LAST_SEQUENCE: Final = 2**32 - 1
+
+
+class ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
+    """The fields of a segment.changed that a campaign needs. Others aren't read, so that the event can grow."""
+
+    type: Literal["segment.changed"]  # a field, not msgspec's tag: a lone struct's tag may be missing
+    id: Id
+    customer_id: Id
+    sequence: Annotated[int, Meta(ge=1, le=LAST_SEQUENCE)]
+    from_: Id | None
+    to: Id | None
+    cause: Cause
+    occurred_at: Timestamp
+    life: MovedLife | None = None
+    outlook: MovedOutlook | None = None
+    rfm: Rfm | None = None
+    before: Rfm | None = None
+    next: NextMove | None = None
+    merged_into: Id | UnsetType = UNSET
+
+
+class ReadMove(NamedTuple):
+    """A move, and the figures of it that rules look at."""
+
+    customer: bytes
+    change: ChangedEvent
+    at: int  # ms
+    life: KnownLife | None
+    outlook: KnownOutlook | None
+
+
+class Learned(NamedTuple):
+    """Facts about a customer."""
+
+    customer: bytes
+    facts: Facts
+
+
+class SeenOrder(NamedTuple):
+    """An order of a customer, as far as goals and `unless` look at it. `at`: ms."""
+
+    customer: bytes
+    order_id: str
+    at: int
+    amount: Amount
+
+
+SideEvent = Learned | SeenOrder
+
+_MOVE: Final = msgspec.json.Decoder(ChangedEvent)
+
+
+class _HandedAct(NamedTuple):
+    campaign: str  # hexadecimal
+    at: int
+    sent: bool
+
+
+class ProfileForwarded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="profile.forwarded"):
+    """What is known of an id that was merged, for the customer that it was merged into."""
+
+    id: Id
+    customer_id: Id
+    profile: Profile
+    acts: tuple[_HandedAct, ...] = ()
+
+
+_HANDED_ON: Final = msgspec.json.Decoder(ProfileForwarded | CustomerProfile)
+
+
+def read_move(record: KafkaRecord) -> ReadMove:
+    """Decode a move. Raises RejectedEvent."""
+    change = read_json(_MOVE, record.value, "segment.changed")
+    customer = change.customer_id.encode()
+    if record.key != customer:
+        message = (
+            f"the record's key is {record.key!r}, the customer {customer!r}: "
+            "only segstream writes moves, keyed by customer."
+        )
+        raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
+    at = millis(change.occurred_at)
+    life = None if change.life is None else KnownLife.of(change.life, at)
+    outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
+    return ReadMove(customer, change, at, life, outlook)
+
+
+def read_profile(record: SideRecord, tolerance_ms: int) -> Learned:
+    """Decode a record of the topic of profiles. Raises RejectedEvent."""
+    if record.key == CONTROL_KEY:
+        event = read_json(_HANDED_ON, record.value, "profile.forwarded", "customer.profile")
+        if isinstance(event, ProfileForwarded):
+            acts = tuple(Act(bytes.fromhex(act.campaign), act.at, act.sent) for act in event.acts)
+            return Learned(event.customer_id.encode(), Facts(event.profile, handed_on=acts))
+    else:
+        event = decode_profile(record.value)
+        if record.key != event.customer_id.encode():
+            message = f"the record's key is {record.key!r}, expected the customer {event.customer_id!r}."
+            raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
+    return Learned(event.customer_id.encode(), Facts(profile_of(event, record.timestamp, tolerance_ms)))
+
+
+def forwarded(event_id: str, into: str, facts: Facts, acts: tuple[Act, ...]) -> bytes:
+    """Return the record of what is known of a merged id, for the customer that it was merged into."""
+    handed = tuple(_HandedAct(act.campaign.hex(), act.at, act.sent) for act in acts)
+    return encode(ProfileForwarded(id=event_id, customer_id=into, profile=facts.profile, acts=handed))
+
+
+def read_order_record(record: SideRecord, tolerance_ms: int, *, orders: bool) -> SideEvent | None:
+    """Decode a record of the topic of orders; None: it means nothing to campaigns.
+
+    `orders`: whether some rule looks at orders. What can't be read is none of this step's business: the scoring step
+    reads the same record, and reports it.
+    """
+    try:
+        event: InputEvent = decode(record.value)
+        if isinstance(event, EventForwarded):
+            return _side_event(event.event, event.customer_id.encode(), record.timestamp + tolerance_ms, orders=orders)
+        if isinstance(event, OrderPlaced | CustomerErased | CustomerMerged) and record.key == event.customer_id.encode():
+            return _side_event(event, record.key, record.timestamp + tolerance_ms, orders=orders)
+    except RejectedEvent:
+        pass
+    return None
+
+
+def _side_event(event: object, customer: bytes, latest: int, *, orders: bool) -> SideEvent | None:
+    """Return what an event says of a customer. Raises RejectedEvent. `latest`: none may be dated later (ms)."""
+    if isinstance(event, OrderPlaced) and orders and (at := millis(event.occurred_at)) <= latest:
+        return SeenOrder(customer, event.order_id, at, event.amount)
+    if isinstance(event, CustomerErased) and (at := millis(event.occurred_at)) <= latest:
+        return Learned(customer, Facts(erased_at=at))
+    if isinstance(event, CustomerMerged) and event.into != event.from_ and (at := millis(event.occurred_at)) <= latest:
+        return Learned(customer, Facts(merged=Merged(at, event.into)))
+    return None
