@@ -49,10 +49,10 @@ def is_budget(value: bytes) -> bool:
 
 
 def budget_key(partition: int) -> bytes:
-    """Return the key of a shard's budgets.
+    r"""Return the key of a shard's budgets.
 
     >>> budget_key(3)
-    b'\\x00budget:3'
+    b'\x00budget:3'
     """
     return BUDGET_KEY + b":%d" % partition
 

@@ -29,6 +29,7 @@ from segmentation.life_conditions import KnownLife, MovedLife
 from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
 from segmentation.output_events import Cause, NextMove, Rfm
 from segmentation.profiles import CustomerProfile, Profile, decode_profile, profile_of
+from segmentation.rfm_conditions import KnownRfm, MovedRfm
 from segmentation.step import KafkaRecord, SideRecord
 
 LAST_SEQUENCE: Final = 2**32 - 1
@@ -47,7 +48,7 @@ class ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from
     occurred_at: Timestamp
     life: MovedLife | None = None
     outlook: MovedOutlook | None = None
-    rfm: Rfm | None = None
+    rfm: MovedRfm | None = None
     before: Rfm | None = None
     next: NextMove | None = None
     merged_into: Id | UnsetType = UNSET
@@ -61,6 +62,7 @@ class ReadMove(NamedTuple):
     at: int  # ms
     life: KnownLife | None
     outlook: KnownOutlook | None
+    rfm: KnownRfm | None
 
 
 class Learned(NamedTuple):
@@ -115,7 +117,8 @@ def read_move(record: KafkaRecord) -> ReadMove:
     at = millis(change.occurred_at)
     life = None if change.life is None else KnownLife.of(change.life, at)
     outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
-    return ReadMove(customer, change, at, life, outlook)
+    rfm = None if change.rfm is None else KnownRfm.of(change.rfm)
+    return ReadMove(customer, change, at, life, outlook, rfm)
 
 
 def read_profile(record: SideRecord, tolerance_ms: int) -> Learned:
@@ -149,7 +152,10 @@ def read_order_record(record: SideRecord, tolerance_ms: int, *, orders: bool) ->
         event: InputEvent = decode(record.value)
         if isinstance(event, EventForwarded):
             return _side_event(event.event, event.customer_id.encode(), record.timestamp + tolerance_ms, orders=orders)
-        if isinstance(event, OrderPlaced | CustomerErased | CustomerMerged) and record.key == event.customer_id.encode():
+        if (
+            isinstance(event, OrderPlaced | CustomerErased | CustomerMerged)
+            and record.key == event.customer_id.encode()
+        ):
             return _side_event(event, record.key, record.timestamp + tolerance_ms, orders=orders)
     except RejectedEvent:
         pass

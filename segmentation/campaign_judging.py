@@ -1,4 +1,4 @@
-"""The checks between a rule that matches and its action: may it be sent to this customer, now or later?"""
+"""The checks between a rule that matches and its action: whether it may be sent to this customer, and when."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class RuleBook:
             when = "has it coming" if last is None else f"had it at {iso(last)}"
             return Suppressed(Withheld.FIRST_TIME, f"the customer {when}, and it acts once only")
         if pending:
-            return Suppressed(Withheld.COOLDOWN, f"the campaign is held back for the customer until {iso(pending.until)}")
+            return Suppressed(
+                Withheld.COOLDOWN, f"the campaign is held back for the customer until {iso(pending.until)}"
+            )
         if last is not None and rule.cooldown is not None and at < last + rule.cooldown:
             return Suppressed(Withheld.COOLDOWN, f"acted at {iso(last)}, again from {iso(last + rule.cooldown)} on")
         return None
@@ -124,7 +126,7 @@ class RuleBook:
         for scope, share in (*scopes, (campaign_scope(rule.name), rule.holdout)):
             if share is not None and is_held_out(customer, scope, share, found.salt, period):
                 within = f" in {period}" if period else ""
-                return Suppressed(Withheld.HELD_OUT, f"held out by {scope.split(':')[0] if share is rule.holdout else scope}{within}")
+                return Suppressed(Withheld.HELD_OUT, f"in the control group ({scope}){within}")
         return None
 
     def spend(self, rule: Rule, budget: BudgetBook, at: int) -> None:

@@ -1,7 +1,7 @@
 """The state of a customer in the campaign step: moves handled, what is known beside the orders, and what was decided.
 
-Three parts, each of which only grows: the moves handled (by their sequence), the facts (each field by its date), and the
-decided part, which is replaced as a whole by one of a greater counter. The decided part changes together with a
+Three parts, each of which only grows: the moves handled (by their sequence), the facts (each field by its date), and
+the decided part, which is replaced as a whole by one of a greater counter. The decided part changes together with a
 published decision, whose note carries it; so the log of decisions, the moves and the side inputs lead to the same state
 in any order and number.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple, Self
 
@@ -34,6 +35,7 @@ class CampaignFormatError(StateUnreadable):
     """Bytes that aren't a campaign state of a version known here."""
 
 
+@lru_cache(maxsize=4_096)
 def name_key(name: str) -> bytes:
     """Return the 8 bytes by which states know a campaign, or a segment."""
     return blake2b(name.encode(), digest_size=8).digest()
@@ -112,7 +114,7 @@ class Facts(NamedTuple):
 
         Associative, commutative, idempotent.
         """
-        if other == _NO_FACTS or self == other:
+        if other in (_NO_FACTS, self):
             return self
         erased_at = max(self.erased_at, other.erased_at)
         acts = (act for act in (*self.handed_on, *other.handed_on) if act.at > erased_at)
@@ -217,9 +219,10 @@ class CampaignState(NamedTuple):
         return cls(sequence, NOWHERE, since, decided=Decided(sequence, since, acts))
 
     def handled(self, sequence: int, segment: str | None) -> CampaignState:
-        """Return the state after a move to a segment; None: to nowhere. What was decided before that is void."""
-        led = NOWHERE if segment is None else name_key(segment)
-        return self.join(CampaignState(sequence, led, sequence if segment is None else 0))
+        """Return the state after a later move to a segment; None: to nowhere, and what was decided before is void."""
+        if segment is None:
+            return CampaignState(sequence, NOWHERE, sequence, self.facts, Decided(self.decided.counter, sequence))
+        return self._replace(sequence=sequence, segment=name_key(segment))
 
     def join(self, other: CampaignState) -> CampaignState:
         """Take of both what came later, part by part: associative, commutative, idempotent.

@@ -1,29 +1,38 @@
-"""The campaign step: moves in, actions out, by a table of rules.
+"""The campaign step: moves in, decisions out, by a table of rules.
 
-A customer's state makes an action happen once: it holds the sequence of the last move handled. States only grow, field
-by field, so replayed moves and a takeover from the step's own outputs end in the same bytes, in any order and number.
+A customer's state makes each decision happen once: it holds the sequence of the last move handled, and all that was
+decided. Profiles, orders, erasures and merges come from side inputs, and are joined to the state: reading them again
+changes nothing (docs/adr/0041-side-inputs-are-joined.md).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Literal, NamedTuple, cast
-from uuid import NAMESPACE_URL, uuid5
-
-import msgspec
-from msgspec import Meta
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from segmentation.agreed import Agreed
+from segmentation.campaign_budget import BudgetBook, BudgetState, budget_key, is_budget
+from segmentation.campaign_deciding import Decider, Target
+from segmentation.campaign_inputs import (
+    Learned,
+    ReadMove,
+    SeenOrder,
+    forwarded,
+    read_move,
+    read_order_record,
+    read_profile,
+)
+from segmentation.campaign_judging import RuleBook
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
-from segmentation.campaign_state import CampaignFormatError, CampaignState, campaign_key
-from segmentation.event_text import Id, cloud_headers, iso
-from segmentation.events import Reason, RejectedEvent, Timestamp, encode, millis
-from segmentation.life_conditions import KnownLife, MovedLife
-from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
-from segmentation.output_events import CampaignAction, Cause
-from segmentation.rfm_conditions import KnownRfm, MovedRfm
-from segmentation.step import DeadLetter, DueEntry, KafkaRecord, Output, Turn, TurnContext, TurnPlan
+from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Facts
+from segmentation.campaign_writing import DecisionWriter
+from segmentation.events import RejectedEvent
+from segmentation.output_events import Cause
+from segmentation.routing import EVERYWHERE, Routing
+from segmentation.step import BatchTooLong, DeadLetter, DueEntry, KafkaRecord, SidePackage, Turn, TurnContext, TurnPlan
+
+if TYPE_CHECKING:
+    from segmentation.step import SideRecord
 
 __all__ = [
     "CampaignFormatError",
@@ -36,145 +45,105 @@ __all__ = [
     "parse_rules",
 ]
 
-_SHOWN: Final = 64  # characters of a refused value that a message repeats
-_ADOPTED: Final = (Cause.MODEL, Cause.SETTINGS)  # the shop changed its mind, not the customer
-_LAST_SEQUENCE: Final = 2**32 - 1
+PROFILES: Final = "profiles"  # the side inputs
+ORDERS: Final = "orders"
+_ADOPTED: Final = frozenset({Cause.MODEL, Cause.SETTINGS})  # the shop changed its mind, not the customer
+_CHECKED: Final = 64  # customers between two looks at the time
 
 
-class _ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
-    """The fields of a segment.changed that a campaign needs. Others aren't read, so that the event can grow."""
+class _CampaignWork(NamedTuple):
+    """The step's own part of a plan."""
 
-    type: Literal["segment.changed"]  # a field, not msgspec's tag: a lone struct's tag may be missing
-    id: Id
-    customer_id: Id
-    sequence: Annotated[int, Meta(ge=1, le=_LAST_SEQUENCE)]
-    from_: Id | None
-    to: Id | None
-    cause: Cause
-    occurred_at: Timestamp
-    life: MovedLife | None = None
-    outlook: MovedOutlook | None = None
-    rfm: MovedRfm | None = None
-
-
-def _after(change: _ChangedEvent) -> CampaignState:
-    return CampaignState(change.sequence, since=change.sequence if change.to is None else 0)
-
-
-class _Move(NamedTuple):
-    customer: bytes
-    change: _ChangedEvent
-    at: int  # ms
-    life: KnownLife | None
-    outlook: KnownOutlook | None
-    rfm: KnownRfm | None
-
-
-class _MoveBatch(NamedTuple):
-    moves: list[_Move]
+    moves: list[ReadMove]
     dead: list[DeadLetter]
+    learned: list[Learned]  # by profiles first
+    orders: list[SeenOrder]
+    side_dead: list[DeadLetter]
+    elsewhere: list[SidePackage]  # profiles of customers of other partitions
+    partition: int
 
 
-def _batch(plan: TurnPlan) -> _MoveBatch:
-    return cast("_MoveBatch", plan.work)
-
-
-_DECODER: Final = msgspec.json.Decoder(_ChangedEvent)
-_AT_PATH: Final = re.compile(r"(?s)(.*) - at `(?:key in )?\$\.?(.*)`")
-_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
-
-
-def _read(record: KafkaRecord) -> _Move:
-    """Decode a move. Raises RejectedEvent."""
-    if record.value is None:
-        raise RejectedEvent(Reason.NULL_VALUE, None, "the record has no value: expected a segment.changed in JSON.")
-    try:
-        change = _DECODER.decode(record.value)
-    except msgspec.ValidationError as error:
-        raise _rejected(str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RejectedEvent(Reason.NOT_JSON, None, f"not JSON: {error}. Value: {record.value[:_SHOWN]!r}") from None
-    except UnicodeDecodeError as error:
-        raise RejectedEvent(Reason.INVALID_UTF8, None, f"text that isn't UTF-8: {error.reason}.") from None
-    customer = change.customer_id.encode()
-    if record.key != customer:
-        message = (
-            f"the record's key is {record.key!r}, the customer {customer!r}: "
-            "only segstream writes moves, keyed by customer."
-        )
-        raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
-    at = millis(change.occurred_at)
-    life = None if change.life is None else KnownLife.of(change.life, at)
-    outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
-    rfm = None if change.rfm is None else KnownRfm.of(change.rfm)
-    return _Move(customer, change, at, life, outlook, rfm)
-
-
-def _rejected(text: str) -> RejectedEvent:
-    """Turn msgspec's message into reason, field and text.
-
-    tests/unit/segmentation/test_campaign_examples.py holds msgspec's wording.
-    """
-    found = _AT_PATH.fullmatch(text)
-    what, path = found.groups() if found else (text, "")
-    if missing := _MISSING.fullmatch(what):
-        name = f"{path}.{missing[1]}" if path else missing[1]
-        return RejectedEvent(Reason.MISSING_FIELD, name, f"{name} is missing.")
-    if path == "type" and what.startswith("Invalid enum value"):
-        return RejectedEvent(Reason.UNKNOWN_TYPE, path, f"type: {what}, expected segment.changed.")
-    reason = Reason.ID_LENGTH if what.startswith("Expected `str` of length") else Reason.WRONG_FIELD
-    return RejectedEvent(reason, path or None, f"{path or 'the event'}: {what}.")
+def _work(plan: TurnPlan) -> _CampaignWork:
+    return cast("_CampaignWork", plan.work)
 
 
 class CampaignStep:
-    """Moves -> actions. Pure; the contract is `segmentation.step.Step`. No model, and nothing falls due by time."""
+    """Moves -> decisions. Pure; the contract is `segmentation.step.Step`. There is no model."""
 
     name = "campaigns"
-    sides: tuple[str, ...] = ()
+    sides: tuple[str, ...] = (PROFILES, ORDERS)
     rescore_first = False
     agreed: Agreed | None = None  # rules may change at any time: they judge later moves
 
-    def __init__(self, table: RuleTable, group: str, *, adopted: bool = False) -> None:
-        """Fix the rules. `group` names the deployment and is part of the ids of actions.
+    def __init__(
+        self,
+        table: RuleTable,
+        group: str,
+        *,
+        adopted: bool = False,
+        event_time: bool = False,
+        routing: Routing = EVERYWHERE,
+        tolerance_ms: int = 300_000,
+    ) -> None:
+        """Fix the deployment. `group` names it, and is part of the ids of decisions.
 
-        `adopted`: moves by a new model or by changed settings set off no action.
+        `adopted`: moves by a new model or by changed settings set off no action. `event_time`: decisions go by the time
+        that the moves have reached, else by the present. `tolerance_ms`: by how much an event beside the moves may be
+        later than its record.
         """
-        self._table = table
-        self._adopted = adopted
-        self._cooldowns = {
-            rule.name: (campaign_key(rule.name), rule.cooldown) for rule in table.rules if rule.cooldown is not None
-        }
-        self._source = f"/segstream/{group}"
-        # Below the namespace of the deployment's moves, so that no action shares an id with a move.
-        self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
+        self.table = table
+        self.rescore_first = event_time
+        self._adopted = _ADOPTED if adopted else frozenset[Cause]()
+        self._event_time = event_time
+        self._routing = routing
+        self._tolerance_ms = tolerance_ms
+        self._writer = DecisionWriter(group)
+
+    @property
+    def table(self) -> RuleTable:
+        """The rules. Another table decides from the next turn on, also about what was held back before."""
+        return self._book.table
+
+    @table.setter
+    def table(self, table: RuleTable) -> None:
+        self._book = RuleBook(table)
 
     def warnings(self) -> list[str]:
         """Return a sentence on each rule that never acts."""
-        return self._table.warnings()
+        return self.table.warnings()
 
     def plan(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
-        """Decode and check the moves; the clock is the latest move's."""
-        del partition  # the contract asks for it
-        batch, clock = _MoveBatch([], []), context.clock
-        for position, record in enumerate(records):
-            try:
-                move = _read(record)
-            except RejectedEvent as why:
-                batch.dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
-                continue
+        """Decode and check the records. In event time the clock is the latest move's, else the present."""
+        work = self._read(records, partition, context)
+        clock = self._clock(context)
+        for move in work.moves if self._event_time else ():
             clock = max(clock, move.at)
-            batch.moves.append(move)
-        keys = list(dict.fromkeys(move.customer for move in batch.moves))
-        return TurnPlan(len(records), keys, clock, work=batch)
+        keys = dict.fromkeys(move.customer for move in work.moves)
+        keys |= dict.fromkeys(learned.customer for learned in work.learned)
+        keys |= dict.fromkeys(order.customer for order in work.orders)
+        if self._book.budgets:
+            keys[budget_key(partition)] = None
+        # In event time the clock stands still without records.
+        looks = not context.behind and (bool(records) or not self._event_time)
+        return TurnPlan(len(records), list(keys), clock, clock if looks else None, work=work)
 
     def absorb(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> TurnPlan:
-        """Do what `plan` does: a move carries its own time, whenever it is delivered."""
-        return self.plan(records, partition, context)
+        """Decode moves that were delivered before, at the clocks of their first delivery as far as that is known."""
+        work = self._read(records, partition, context)
+        clock = context.clock
+        for move in work.moves:
+            clock = max(clock, move.at)
+        return TurnPlan(len(records), list(dict.fromkeys(move.customer for move in work.moves)), clock, work=work)
 
     def merge(self, plan: TurnPlan, values: Sequence[bytes | None]) -> Turn:
-        """Return the states after the plan's moves. Their actions are published: `patch` reads them from the log."""
-        states = self._follow(plan, values, lambda move, state: state.join(_after(move.change)))
-        return Turn(plan.taken, plan.clock, states, dead=list(_batch(plan).dead))
+        """Return the states after the plan's moves. What was decided on them is published: `patch` reads it."""
+        work = _work(plan)
+        targets = _targets(zip(plan.keys, values, strict=True))
+        for move in work.moves:
+            target = targets[move.customer]
+            if move.change.sequence > target.state.sequence:
+                target.state = target.state.handled(move.change.sequence, move.change.to)
+        return Turn(plan.taken, plan.clock, _changed(targets), dead=list(work.dead))
 
     def decide(
         self,
@@ -184,33 +153,38 @@ class CampaignStep:
         more: bool,
         context: TurnContext,
     ) -> Turn:
-        """Act on each move that hasn't been handled yet."""
-        del fired, more, context  # the contract asks for them
-        turn = Turn(plan.taken, plan.clock, dead=list(_batch(plan).dead))
-
-        def act(move: _Move, state: CampaignState) -> CampaignState:
-            change = move.change
-            if change.sequence <= state.sequence:
-                turn.counts["repeat"] += 1
-                return state
-            state = state.join(_after(change))
-            adopted = self._adopted and change.cause in _ADOPTED
-            rule, cooling = None, self._cooling(state, move.at)
-            if not adopted and change.to is not None:
-                rule = self._table.match(
-                    change.from_, change.to, change.cause, move.life, move.outlook, move.rfm, cooling=cooling
-                )
-            if rule is None:
-                turn.counts["adopted" if adopted else self._unanswered(move, cooling)] += 1
-                return state
-            turn.counts["action"] += 1
-            cooldown = self._cooldowns.get(rule.name)
-            begun = () if cooldown is None else ((cooldown[0], move.at),)
-            state = state.join(CampaignState(change.sequence, move.at, state.since, begun))
-            turn.outputs.append(self._write(move, rule, state))
-            return state
-
-        turn.states = self._follow(plan, values, act)
+        """Decide on each move that hasn't been handled yet, and on what was held back until now."""
+        work, fired = _work(plan), fired[:-1] if more else fired
+        stored = dict(zip(plan.keys, values, strict=True))
+        budget = BudgetBook(stored.pop(budget_key(work.partition), None), work.partition, self._routing.partitions)
+        turn = Turn(plan.taken, plan.clock, dead=list(work.dead), side_dead=list(work.side_dead))
+        turn.side_packages += work.elsewhere
+        stored |= {due.key: cast("bytes", due.value) for due in fired if due.value is not None}
+        targets = _targets(stored.items())
+        decider = Decider(self._book, self._writer, budget, self._adopted, turn.outputs, turn.counts)
+        for learned in work.learned:
+            self._learn(targets[learned.customer], learned.facts, turn)
+        clock = context.clock if self._event_time else plan.clock
+        for index, move in enumerate(work.moves):
+            if not index % _CHECKED and context.overdue():
+                raise BatchTooLong
+            target = targets[move.customer]
+            if self._event_time:
+                clock = max(clock, move.at)
+                if not context.behind:
+                    decider.release(target, clock)
+            acts = target.state.acts
+            decider.on_move(target, move, clock)
+            if move.change.merged_into and acts:
+                self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
+        for order in work.orders:
+            decider.on_order(targets[order.customer], order, plan.clock)
+        if not context.behind:
+            for target in targets.values():
+                decider.release(target, plan.clock)
+        turn.states = _changed(targets)
+        _set_due(turn, targets, fired)
+        self._spend(turn, budget, work.partition)
         return turn
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
@@ -219,26 +193,29 @@ class CampaignStep:
         return Turn(0, context.clock)
 
     def patch(self, value: bytes | None, note: bytes) -> bytes:
-        """Return the state with its own last published action written in."""
+        """Return the state with its own last published decision written in."""
+        if is_budget(note):
+            return max(BudgetState.unpack(value), BudgetState.unpack(note), key=_counter).pack()
         return CampaignState.unpack(value).join(CampaignState.unpack(note)).pack()
 
-    def due(self, value: bytes) -> None:
-        """Return None: nothing falls due by time."""
+    def due(self, value: bytes) -> int | None:
+        """Return when the first candidate that is held back must be looked at."""
+        return None if is_budget(value) else CampaignState.unpack(value).due
 
     def latest(self, value: bytes, note: bytes) -> None:
-        """Return None: actions have no compacted topic."""
+        """Return None: decisions have no compacted topic."""
         del value, note  # the contract asks for them
 
     def is_gone(self, value: bytes) -> bool:
-        """Return whether the last move handled was the erasure, or the merge into another id."""
-        return CampaignState.unpack(value).erased
+        """Return whether nothing but an erasure, or the merge into another id, is known of the customer."""
+        return not is_budget(value) and CampaignState.unpack(value).gone
 
     def rank(self, value: bytes) -> None:
         """Return None: no merge is kept here."""
         del value  # the contract asks for it
 
     def current(self, value: bytes) -> bytes:
-        """Return the state itself: its format is still the first one."""
+        """Return the state itself: states of former formats are read as they are."""
         return value
 
     def under(self, agreed: Agreed) -> CampaignStep:
@@ -257,50 +234,90 @@ class CampaignStep:
         """Return the state: it holds nothing else."""
         return value
 
-    @staticmethod
-    def _follow(
-        plan: TurnPlan, values: Sequence[bytes | None], then: Callable[[_Move, CampaignState], CampaignState]
-    ) -> dict[bytes, bytes]:
-        """Apply `then` to the plan's moves, in their order. Return the states that changed."""
-        before = {key: CampaignState.unpack(value) for key, value in zip(plan.keys, values, strict=True)}
-        states = dict(before)
-        for move in _batch(plan).moves:
-            states[move.customer] = then(move, states[move.customer])
-        return {key: state.pack() for key, state in states.items() if state != before[key]}
+    def _clock(self, context: TurnContext) -> int:
+        return context.clock if self._event_time else max(context.clock, context.now)
 
-    def _unanswered(self, move: _Move, cooling: frozenset[str]) -> str:
-        """Return how a move without an action counts."""
-        change = move.change
-        if change.to is None:
-            return "merged" if change.cause is Cause.MERGED else "erased"
-        held = cooling and self._table.match(change.from_, change.to, change.cause, move.life, move.outlook, move.rfm)
-        return "cooling" if held else "no_rule"
+    def _read(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> _CampaignWork:
+        """Decode the records of all inputs. What can't be read becomes a dead letter."""
+        work = _CampaignWork([], [], [], [], [], [], partition)
+        for position, record in enumerate(records):
+            try:
+                work.moves.append(read_move(record))
+            except RejectedEvent as why:
+                work.dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
+        from_orders = list[Learned]()
+        for position, record in enumerate(context.side):
+            if record.source == PROFILES:
+                self._read_profile(position, record, work)
+                continue
+            event = read_order_record(record, self._tolerance_ms, orders=self._book.orders)
+            if isinstance(event, SeenOrder):
+                work.orders.append(event)
+            elif event is not None:
+                from_orders.append(event)
+        work.learned.extend(from_orders)
+        return work
 
-    def _cooling(self, state: CampaignState, at_ms: int) -> frozenset[str]:
-        """Return the campaigns that a customer had too lately to have them again at an instant."""
-        if not state.campaigns:
-            return frozenset()
-        acted = dict(state.campaigns)
-        return frozenset(
-            name for name, (key, span) in self._cooldowns.items() if key in acted and at_ms < acted[key] + span
-        )
+    def _read_profile(self, position: int, record: SideRecord, work: _CampaignWork) -> None:
+        try:
+            learned = read_profile(record, self._tolerance_ms)
+        except RejectedEvent as why:
+            work.side_dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
+            return
+        right = self._routing.partition_of(learned.customer)
+        if right is None or right == work.partition:
+            work.learned.append(learned)
+        else:
+            assert record.value is not None  # it was decoded
+            work.elsewhere.append(SidePackage(right, record.value))
 
-    def _write(self, move: _Move, rule: Rule, state: CampaignState) -> Output:
-        """Make the record of an action. Its note is the state after it."""
-        change, occurred_at = move.change, iso(move.at)
-        assert change.to is not None
-        reason = f"{change.from_ or 'no segment'} → {change.to} ({change.cause.value})"
-        event = CampaignAction(
-            id=str(uuid5(self._namespace, f"{change.id}:{rule.name}")),
-            customer_id=change.customer_id,
-            campaign=rule.name,
-            segment=change.to,
-            action=rule.then.action,
-            channel=rule.then.channel,
-            reason=f"{reason}: {rule.then.reason}" if rule.then.reason else reason,
-            change_id=change.id,
-            held_out=False,
-            occurred_at=occurred_at,
-        )
-        headers = cloud_headers("campaign.action", event.id, self._source, change.customer_id, occurred_at)
-        return Output(move.customer, encode(event), headers, note=state.pack())
+    def _learn(self, target: Target, facts: Facts, turn: Turn) -> None:
+        """Join facts to a customer's state. What is new of a merged id is handed on to the one that it belongs to."""
+        known = target.state.facts
+        joined = known.join(facts)
+        turn.counts["learned" if joined != known else "repeat"] += 1
+        if joined == known:
+            return
+        target.state = target.state._replace(facts=joined)
+        if joined.merged is not None:
+            self._hand_on(target, joined.merged.into, joined, target.state.acts, turn)
+
+    def _hand_on(self, target: Target, into: str, facts: Facts, acts: tuple[Act, ...], turn: Turn) -> None:
+        partition = self._routing.partition_of(into.encode())
+        if partition is not None and (any(facts.profile) or acts):
+            event_id = f"{target.key.decode()}:{into}:{target.state.sequence}"
+            turn.side_packages.append(SidePackage(partition, forwarded(event_id, into, facts, acts)))
+
+    def _spend(self, turn: Turn, budget: BudgetBook, partition: int) -> None:
+        """Publish the budgets that the turn has used, and store them."""
+        after = budget.after()
+        if after is not None:
+            turn.outputs.append(self._writer.budget(partition, after, turn.clock))
+            turn.states[budget_key(partition)] = after.pack()
+
+
+def _counter(state: BudgetState) -> int:
+    return state.counter
+
+
+def _targets(rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, Target]:
+    return {key: Target(key, state := CampaignState.unpack(value), state) for key, value in rows}
+
+
+def _changed(targets: Mapping[bytes, Target]) -> dict[bytes, bytes]:
+    return {key: t.state.pack() for key, t in targets.items() if t.state != t.before}
+
+
+def _set_due(turn: Turn, targets: Mapping[bytes, Target], fired: Sequence[DueEntry]) -> None:
+    """Give each customer the due time of what is held back."""
+    asked = {due.key for due in fired}
+    turn.idle += [due.key for due in fired if due.key not in targets]
+    for key, target in targets.items():
+        at = target.state.due
+        if key in asked:
+            if at is None:
+                turn.idle.append(key)
+            else:
+                turn.due[key] = at
+        elif at is not None and target.state != target.before:
+            turn.earlier[key] = at

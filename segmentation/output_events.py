@@ -1,4 +1,4 @@
-"""The events that go out: moves between segments, and the decisions of campaigns. `segmentation.events` writes them as JSON."""
+"""The events that go out: moves between segments, and decisions of campaigns. `segmentation.events` writes them."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class CampaignEvent(Struct, frozen=True, gc=False, kw_only=True):
     channel: str
     change_id: str  # of the move
     occurred_at: OutTime  # of the move
-    decided_at: OutTime
-    rules: Annotated[str, Meta(description="identifies the content of the rules that decided")]
+    decided_at: OutTime | None = None  # None: published by a version that didn't say it, as `rules`
+    rules: Annotated[str, Meta(description="identifies the content of the rules that decided")] | None = None
 
 
 class CampaignAction(CampaignEvent, frozen=True, gc=False, kw_only=True, tag_field="type", tag="campaign.action"):

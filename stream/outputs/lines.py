@@ -8,14 +8,22 @@ from typing import Any, Final
 
 import msgspec
 
-from segmentation.output_events import CampaignAction, Rfm, SegmentChanged
+from segmentation.output_events import (
+    CampaignAction,
+    CampaignBudget,
+    CampaignDecision,
+    CampaignScheduled,
+    CampaignWithheld,
+    Rfm,
+    SegmentChanged,
+)
 from stream.dead_letters.records import read_dead_letter
 
 _SHOWN: Final = 200  # characters of a message or a value on a line for people
 _KEY_SHOWN: Final = 64
 
 _change = msgspec.json.Decoder(SegmentChanged)
-_action = msgspec.json.Decoder(CampaignAction)
+_decision = msgspec.json.Decoder(CampaignDecision | CampaignBudget)
 
 
 class DeadLetterLine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,14 +76,28 @@ def change_line(record: Any) -> str:
     return line
 
 
-def action_line(record: Any) -> str:
-    """Return an action as a line: instant, customer, segment, campaign, action, channel and reason."""
+def decision_line(record: Any) -> str:
+    """Return a campaign's decision as a line: instant, customer, segment, campaign, action, channel and outcome."""
     try:
-        event = _action.decode(record.value or b"")
+        event = _decision.decode(record.value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return f"unreadable: {_at(record)}: {_text(record.value)[:_SHOWN]}"
-    line = f"{_shown(event.occurred_at)}  {event.customer_id}  {event.segment}  {event.campaign}: {event.action}"
-    return f"{line}  by {event.channel} ({event.reason})" + ("  held out" if event.held_out else "")
+    if isinstance(event, CampaignBudget):
+        used = ", ".join(f"{name} {used.actions} on {used.day}" for name, used in event.used.items())
+        return f"{_shown(event.decided_at)}  shard {event.shard}  budgets used: {used}"
+    line = f"{_shown(event.decided_at or event.occurred_at)}  {event.customer_id}  {event.segment}  "
+    return f"{line}{event.campaign}: {event.action}  by {event.channel}  {_outcome(event)}"
+
+
+def _outcome(event: CampaignDecision) -> str:
+    if isinstance(event, CampaignAction):
+        return f"({event.reason})"
+    if isinstance(event, CampaignWithheld):
+        return f"not sent, {event.reason.value}: {event.detail}"
+    if isinstance(event, CampaignScheduled):
+        return f"held back until {_shown(event.until)}: {event.why.replace('_', ' ')}"
+    held_out = " (held out)" if event.held_out else ""
+    return f"converted{held_out}: order {event.order_id} of {event.amount.value} {event.amount.currency}"
 
 
 def figures(rfm: Rfm) -> str:

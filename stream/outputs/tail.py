@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stream.dead_letters.records import read_dead_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.outputs.kinds import OutputKind
-from stream.outputs.lines import action_line, change_line, dead_letter_json, dead_letter_line, published_json
+from stream.outputs.lines import decision_line, change_line, dead_letter_json, dead_letter_line, published_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -77,4 +77,4 @@ def _line_of(what: OutputKind, *, as_json: bool) -> Callable[[Any], str]:
         return dead_letter_json if as_json else dead_letter_line
     if as_json:
         return published_json
-    return change_line if what is OutputKind.CHANGES else action_line
+    return change_line if what is OutputKind.CHANGES else decision_line

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.campaigns import default_rules as default_rules_text
+from segmentation.partitioners import PARTITIONERS
+from segmentation.routing import Routing
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
 from stream.settings import Settings
@@ -17,7 +19,14 @@ def scoring_step(settings: Settings) -> ScoringStep:
 def campaign_step(settings: Settings) -> CampaignStep:
     """Return the step from moves to campaign actions, with the rules of the settings. Raises RulesError, OSError."""
     text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
-    return CampaignStep(parse_rules(text), settings.group, adopted=settings.model_moves == "adopt")
+    return CampaignStep(
+        parse_rules(text),
+        settings.group,
+        adopted=settings.model_moves == "adopt",
+        event_time=settings.time == "event",
+        routing=Routing(PARTITIONERS[settings.partitioner], settings.partitions),
+        tolerance_ms=settings.future_tolerance_s * 1000,
+    )
 
 
 def step_of(settings: Settings, step: str) -> Step:
