@@ -1,4 +1,4 @@
-"""Consoles of Rich, for tables and progress. Imports Rich, so commands import this when they print."""
+"""Consoles and tables of Rich. Imports Rich, so commands import this when they print."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console  # noqa: TID251  # the one place
+from rich.table import Column, Table
+from rich.text import Text
 
-from stream.terminal import harmless_lines
+from stream.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from collections.abc import Iterable, Sequence
 
 _WIDTH = 140
 
@@ -32,3 +34,15 @@ def console(width: int = _WIDTH) -> Console:
 def error_console() -> Console:
     """Return a console on stderr."""
     return HarmlessConsole(stderr=True)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Return a table without frame. A heading that begins with > aligns its column to the right.
+
+    A cell is shown as it is: brackets in it aren't Rich's markup.
+    """
+    columns = (Column(h.lstrip(">"), justify="right" if h.startswith(">") else "left") for h in headings)
+    found = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        found.add_row(*(Text(harmless(cell)) if isinstance(cell, str) else cell for cell in row))
+    return found

@@ -291,7 +291,7 @@ def forecast(
 
 
 def _show_forecast(found: MoveForecast, currency: str) -> None:
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
     from stream.orders.rows import parse_signed
 
     moves = sum(flow.customers for flow in found.flows)

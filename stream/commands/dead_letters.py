@@ -10,9 +10,9 @@ import msgspec
 import typer
 
 from segmentation.events import Reason
-from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson
 from stream.dead_letters.reasons import FIXABLE
+from stream.hosting.interruption import INTERRUPTED, interruption
 from stream.terminal import echo
 
 if TYPE_CHECKING:

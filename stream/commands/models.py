@@ -54,7 +54,7 @@ def models(context: typer.Context, *, as_json: AsJson = False) -> None:
     if as_json:
         echo(msgspec.json.encode(sampled))
     else:
-        from stream.commands.tables import console
+        from stream.consoles import console
 
         console().print(_drift_line(sampled), soft_wrap=True)
 
@@ -127,7 +127,7 @@ def _money(exact: str) -> str:
 
 
 def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
 
     shown = console()
     for shard in shards:
@@ -156,7 +156,7 @@ def _show_models(rows: list[ModelRow], shards: list[ShardModel]) -> None:
 
 
 def _show_shadow(report: ShadowReport, currency: str) -> None:
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
 
     shown = console()
     shown.print(
@@ -205,7 +205,7 @@ def _drift_line(report: DriftReport) -> str:
 
 
 def _show_drift(report: DriftReport) -> None:
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
 
     shown = console()
     shown.print(f"Model {report.version}. {_drift_line(report)}", soft_wrap=True)

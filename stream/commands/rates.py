@@ -170,7 +170,7 @@ def list_command(*, as_json: AsJson = False) -> None:
 
     Exits with 1 if a currency of the settings has none.
     """
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
     from stream.rates.listing import currency_rows
     from stream.rates.topic import read_rates
     from stream.settings import load_settings

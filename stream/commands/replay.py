@@ -16,8 +16,8 @@ import typer
 
 from segmentation.event_text import iso
 from stream.clock import now_ms
-from stream.commands.interruption import INTERRUPTED, interruption
 from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of, instant_of
+from stream.hosting.interruption import INTERRUPTED, interruption
 from stream.terminal import echo
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def show_settings() -> None:
     """List every setting with its value, default and meaning."""
     from rich.text import Text
 
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
     from stream.settings import Settings, load_settings
     from stream.settings_sources import PREFIX, shown_value
     from stream.terminal import harmless

@@ -67,7 +67,7 @@ def status(
 
 
 def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
-    from stream.commands.tables import console, table
+    from stream.consoles import console, table
     from stream.status.report import open_backfills
 
     cells = (

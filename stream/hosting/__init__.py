@@ -1,1 +1,4 @@
-"""The HTTP server and the Faust launcher of long-running processes. Imported by adapters, trainer and worker."""
+"""The HTTP server and the Faust launcher of long-running processes, and how Ctrl-C ends a command.
+
+Imported by adapters, commands, trainer and worker.
+"""

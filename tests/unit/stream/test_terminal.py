@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from stream import cli
-from stream.commands.tables import console, table
+from stream.consoles import console, table
 from stream.errors import SegstreamError
 from stream.logs import logging_config
 from stream.terminal import echo, echo_lines, harmless

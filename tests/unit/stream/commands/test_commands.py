@@ -63,7 +63,10 @@ def test_a_rule_that_never_acts_is_named_at_the_start(tmp_path: Path, monkeypatc
     file.write_text(rules)
     result = CliRunner().invoke(app, ["dispatch", "--rules", str(file)])
     assert (result.exit_code, len(started)) == (0, 1)
-    assert "segstream: rule 'lost' never acts: 'all' before it matches all its moves; move it up." in result.stderr
+    assert (
+        "segstream: line 3, rule 2 ('lost'): never acts: 'all' before it matches all its moves; move it up."
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize("printer", ["Rich", "Typer"])
