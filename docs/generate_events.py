@@ -11,6 +11,7 @@ import yaml
 
 from segmentation.events import Control, CustomerEvent, InputEvent, json_schema
 from segmentation.output_events import CampaignAction, OutputEvent, SegmentChanged
+from segmentation.profiles import CustomerProfile
 from stream.kafka import topics
 from stream.settings import Settings
 
@@ -37,11 +38,12 @@ def schemas_page() -> str:
     ]
     for heading, union in (
         ("Events that you send", CustomerEvent),
+        ("Profiles, which you send to `customer-profiles`", (CustomerProfile,)),
         ("Controls, which only segstream sends", Control),
         ("Events that segstream publishes", OutputEvent),
     ):
         lines += [f"## {heading}", ""]
-        for event in get_args(union):
+        for event in get_args(union) or union:
             _, definitions = msgspec.json.schema_components([event], ref_template="{name}")
             schema = definitions[event.__name__]
             lines += [f"### {schema['properties']['type']['enum'][0]}", "", schema.get("description", ""), ""]
@@ -84,6 +86,11 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
             "Order events that aren't keyed by customer; `segstream adapters` sends them on to `orders`.",
             orders,
         ),
+        "customerProfiles": (
+            settings.profiles_topic,
+            "Time zones, consents and languages that you send, keyed by customer.",
+            _messages(CustomerProfile),
+        ),
         "segmentChanges": (settings.changes_topic, "Every move, once, keyed by customer.", changes),
         "segmentState": (settings.state_topic, "The last move of each customer.", changes),
         "campaignActions": (
@@ -123,7 +130,7 @@ def asyncapi_file() -> str:
     """Return the AsyncAPI 3.0 document of every topic, with the names that the defaults give."""
     settings = Settings.model_construct()
     _, schemas = msgspec.json.schema_components(
-        [*get_args(InputEvent), *get_args(OutputEvent)], ref_template="#/components/schemas/{name}"
+        [*get_args(InputEvent), CustomerProfile, *get_args(OutputEvent)], ref_template="#/components/schemas/{name}"
     )
     event = schemas["EventForwarded"]["properties"]["event"]
     event["discriminator"] = event["discriminator"]["propertyName"]  # in OpenAPI an object, here its name alone
@@ -178,7 +185,7 @@ def _topic_binding(spec: topics.TopicSpec) -> dict[str, Any]:
 
 
 _OPERATIONS: Final = {
-    "receive": ["orders", "ordersUnkeyed"],
+    "receive": ["orders", "ordersUnkeyed", "customerProfiles"],
     "send": [
         "segmentChanges",
         "segmentState",
@@ -207,7 +214,7 @@ def _messages(union: Any) -> dict[str, Any]:
 
 def _message_components() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for event in (*get_args(InputEvent), *get_args(OutputEvent)):
+    for event in (*get_args(InputEvent), CustomerProfile, *get_args(OutputEvent)):
         control = event in get_args(Control)
         found[_tag(event)] = {
             "name": _tag(event),

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from segmentation.rates import Rates
 
 NEVER_DUE: Final = 2**53  # no due time; exact as a Redis score
+# Side inputs, by source. Profiles are taken as soon as they are there, orders beside the records of their time.
+PROFILES: Final = "profiles"
+ORDERS: Final = "orders"
 
 
 class StateUnreadable(ValueError):
@@ -59,7 +62,7 @@ class KafkaRecord(Protocol):
 class SideRecord(NamedTuple):
     """One record of a side input: it is joined to states, and isn't counted."""
 
-    source: str  # which of the step's `sides`
+    source: str  # PROFILES or ORDERS
     offset: int
     timestamp: int  # milliseconds since 1970, set by the broker (LogAppendTime)
     key: bytes | None
@@ -243,8 +246,8 @@ class Step(Protocol):
     """A pure object. It may raise on a record that it can't process: the engine isolates that record."""
 
     name: str  # part of the heads topic's name and of the Redis keys: scoring, campaigns
-    # Its side inputs, by source (`Streams.sides` names their topics). What comes from them must be a join: associative,
-    # commutative, idempotent. The step never raises on one of their records, and takes all records of a batch.
+    # Its side inputs: PROFILES, and ORDERS. What comes from them must be a join: associative, commutative, idempotent.
+    # The step joins profiles before it decides on the batch's records, and takes all records of a batch.
     sides: tuple[str, ...]
     rescore_first: bool  # the rescore of a started model ends before the next record is taken (event time)
     agreed: Agreed | None  # the settings behind its states and outputs, which all workers share; None: none

@@ -186,6 +186,9 @@ class Settings(DeploymentSettings):
     changes_topic: str = Field("segment-changes", description="topic of moves between segments (output)")
     state_topic: str = Field("segment-state", description="topic of each customer's latest move (output, compacted)")
     actions_topic: str = Field("campaign-actions", description="topic of campaign actions (output)")
+    profiles_topic: str = Field(
+        "customer-profiles", description="topic of customers' time zones, consents and languages (input of campaigns)"
+    )
 
     # Turns of the engine.
     turn_max_orders: int = Field(4_000, ge=1, description="largest number of records in a turn")

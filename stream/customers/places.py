@@ -96,6 +96,9 @@ def _described(settings: Settings) -> list[TopicPlace]:
         ),
         TopicPlace(settings.actions_topic, "the campaign actions for the customer", by_customer, sharded=True),
         TopicPlace(
+            settings.profiles_topic, "the customer's time zone, consents and language", by_customer, sharded=False
+        ),
+        TopicPlace(
             settings.tombstones_topic, "the keyed hash of an erased customer's id, which stays", by_hash, sharded=True
         ),
         TopicPlace(settings.heads_topic("scoring"), _HEADS, other, sharded=False),

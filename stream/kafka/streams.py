@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from segmentation.step import ORDERS, PROFILES
 from stream.errors import SegstreamError
 from stream.settings import Settings
 
@@ -19,10 +21,13 @@ class Streams:
     dead_letters: str
     heads: str
     tombstones: str | None = None  # compacted: marks of erased keys, by the key's hash
+    sides: Mapping[str, str] = field(default_factory=dict)  # the topics of side inputs, by source
 
     def pinned(self) -> list[str]:
         """Return the topics that a shard needs, which must all have the same number of partitions."""
-        return [self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else [])]
+        return [
+            self.input, self.output, self.heads, *([self.tombstones] if self.tombstones else []), *self.sides.values()
+        ]  # fmt: skip
 
 
 class ForeignOutputs(SegstreamError):
@@ -56,5 +61,6 @@ def streams_of(settings: Settings, step: str) -> Streams:
     if step != "campaigns":
         raise ValueError(f"{step!r} isn't a step: expected scoring or campaigns")
     return Streams(
-        step, settings.changes_topic, settings.actions_topic, None, settings.changes_dead_letters_topic, heads
-    )
+        step, settings.changes_topic, settings.actions_topic, None, settings.changes_dead_letters_topic, heads,
+        sides={PROFILES: settings.profiles_topic, ORDERS: settings.orders_topic},
+    )  # fmt: skip

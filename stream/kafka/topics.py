@@ -128,6 +128,7 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.state_topic, _COMPACTED),
         spec(settings.changes_dead_letters_topic, dead_letters),
         spec(settings.actions_topic, _FOREVER),
+        spec(settings.profiles_topic, inputs),
         # One partition: an activation's offset is its number, in one order of all activations.
         spec(settings.models_topic, _COMPACTED, partitions=1),
         # Apart from the models, because each worker reads that topic whole at its start.

@@ -56,7 +56,7 @@ def test_records_that_states_and_histories_are_made_of_are_never_deleted() -> No
 
 def test_the_inputs_and_the_rates_have_the_broker_s_clock() -> None:
     stamped = {s.name for s in topics.specs(Settings()) if s.config.get("message.timestamp.type") == "LogAppendTime"}
-    assert stamped == {"orders", "orders-unkeyed", "segment-rates"}
+    assert stamped == {"orders", "orders-unkeyed", "customer-profiles", "segment-rates"}
 
 
 @pytest.mark.parametrize(("replicas", "in_sync"), [(1, "1"), (2, "2"), (3, "2")])
@@ -80,10 +80,10 @@ async def test_check_names_what_differs(settings: Settings) -> None:
     problems = await topics.check(other)
     assert Problem(settings.orders_topic, "partitions", "5", "4") in problems
     assert Problem(settings.orders_topic, "max.message.bytes", "500000", "1048576") in problems
-    # Once for each topic that has them: all but those of one partition have the partitions, four the limit.
-    assert [p.setting for p in problems].count("partitions") == 10
-    assert [p.setting for p in problems].count("max.message.bytes") == 4
-    assert len(problems) == 14
+    # Once for each topic that has them: all but those of one partition have the partitions, five the limit.
+    assert [p.setting for p in problems].count("partitions") == 11
+    assert [p.setting for p in problems].count("max.message.bytes") == 5
+    assert len(problems) == 16
 
 
 async def test_a_broker_that_does_not_answer_is_named() -> None:
