@@ -174,10 +174,10 @@ class CampaignState(NamedTuple):
         """Write it: 18 bytes, and what is known and was decided where there is any.
 
         >>> CampaignState(3, name_key("Lost")).pack().hex()
-        '0300030000000000000057a28eb4b62a71c4'
+        '03000300000000000000876509e09e54f2d5'
         """
         head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, self.sequence, self.since, self.segment)
-        if self.facts == _NO_FACTS and self.decided == _NOTHING_DECIDED:
+        if self.facts == _NO_FACTS and self.decided == Decided(since=self.since):
             return head
         return head + _encoder.encode(_Body(self.facts, self.decided))
 
@@ -193,8 +193,9 @@ class CampaignState(NamedTuple):
         try:
             if value[0] == _PRESENT:
                 _, _, sequence, since, segment = _STATE.unpack_from(value)
-                body = _decoder.decode(value[_STATE.size :]) if len(value) > _STATE.size else _Body(*_NO_BODY)
-                return cls(sequence, segment, since, *body)
+                if len(value) == _STATE.size:
+                    return cls(sequence, segment, since, decided=Decided(since=since))
+                return cls(sequence, segment, since, *_decoder.decode(value[_STATE.size :]))
             return cls._unpack_former(value)
         except (IndexError, ValueError, struct.error, msgspec.DecodeError) as error:
             raise CampaignFormatError(
@@ -238,9 +239,6 @@ class CampaignState(NamedTuple):
         if decided.since < since:
             decided = Decided(decided.counter, since)
         return CampaignState(sequence, segment, since, self.facts.join(other.facts), decided)
-
-
-_NO_BODY: Final = (_NO_FACTS, _NOTHING_DECIDED)
 
 
 def kept(acts: Iterable[Act]) -> tuple[Act, ...]:

@@ -25,7 +25,7 @@ from bench.studies.shop_logs import ShopLog, book_of, shops, usual_gaps
 from bench.studies.worth import trained
 from segmentation.campaigns import CampaignStep, RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS, PLACED
-from segmentation.output_events import CampaignAction
+from segmentation.output_events import CampaignAction, OutputEvent
 from segmentation.rfm import Rules
 from segmentation.step import Output, TurnContext
 from stream.orders.rows import parse_at
@@ -84,11 +84,12 @@ def figures(
 
 def acted(outputs: Sequence[Output], table: RuleTable) -> list[CampaignAction]:
     """Return the actions for moves, by the campaign step."""
-    step = CampaignStep(table, "bench")
+    step = CampaignStep(table, "bench", event_time=True)
     context = TurnContext(-1, 0)
     plan = step.plan([MemoryRecord(i, 0, move.key, move.value) for i, move in enumerate(outputs)], 0, context)
     turn = step.decide(plan, [None] * len(plan.keys), (), more=False, context=context)
-    return [msgspec.json.decode(output.value, type=CampaignAction) for output in turn.outputs]
+    events = (msgspec.json.decode(output.value, type=OutputEvent) for output in turn.outputs)
+    return [event for event in events if isinstance(event, CampaignAction)]
 
 
 def study(log: ShopLog) -> list[OfferFigures]:

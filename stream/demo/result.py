@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from segmentation.event_text import iso
-from segmentation.output_events import CampaignAction
+from segmentation.output_events import CampaignAction, OutputEvent
 from stream.customers.export import export
 from stream.customers.lookup import customer as look_up
 from stream.demo.report import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LOGS: Final = "logs"
 _EXAMPLES: Final = 5
-_action = msgspec.json.Decoder(CampaignAction)
+_decision = msgspec.json.Decoder(OutputEvent)
 
 
 def read_result(
@@ -117,7 +117,8 @@ async def _write(settings: Settings, what: OutputKind, file: Path) -> int:
 def _actions(file: Path) -> Iterator[CampaignAction]:
     with file.open("rb") as lines:
         for line in lines:
-            yield _action.decode(line)
+            if isinstance(event := _decision.decode(line), CampaignAction):
+                yield event
 
 
 def _examples(actions: Iterable[CampaignAction]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from stream.dead_letters.records import read_dead_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.outputs.kinds import OutputKind
-from stream.outputs.lines import decision_line, change_line, dead_letter_json, dead_letter_line, published_json
+from stream.outputs.lines import change_line, dead_letter_json, dead_letter_line, decision_line, published_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -16,7 +16,7 @@ from segmentation.events import encode
 from segmentation.life import Life
 from segmentation.life_figures import LifeAt, life_figures
 from segmentation.outlook_figures import outlook_figures
-from segmentation.output_events import CampaignAction, Cause, OutlookFigures, SegmentChanged
+from segmentation.output_events import CampaignAction, Cause, OutlookFigures, OutputEvent, SegmentChanged
 from segmentation.step import TurnContext
 from stream.orders.rows import parse_at
 from stream.rehearsal.moves import MoveColumns
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stream.rehearsal.replay import GroupReplay
 
 ANYWAY_DAYS: Final = 30
-_action: Final = msgspec.json.Decoder(CampaignAction)
+_decision: Final = msgspec.json.Decoder(OutputEvent)
 
 
 @dataclass(slots=True)
@@ -85,19 +85,21 @@ class RehearsedCampaigns:
             return
         records = list(self._records(group, rows))
         # A step of its own for each group, whose customers come once.
-        step = CampaignStep(self.table, "rehearsal")
+        step = CampaignStep(self.table, "rehearsal", event_time=True)
         context = TurnContext(0, 0)
         plan = step.plan(records, 0, context)
         turn = step.decide(plan, [None] * len(plan.keys), (), False, context)
         place = {customer: i for i, customer in enumerate(group.customers)}
         for output in turn.outputs:
-            event = _action.decode(output.value)
-            self._count(event, group.entries[place[output.key]])
+            event = _decision.decode(output.value)
+            if isinstance(event, CampaignAction):
+                self._count(event, group.entries[place[output.key]])
 
     def _rows(self, moves: MoveColumns) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Return the moves that some rule may act on, going by segments and cause."""
         kinds = zip(moves.source.tolist(), moves.target.tolist(), moves.cause, strict=True)
-        return np.array([row for row, kind in enumerate(kinds) if self._may(kind)], dtype=np.int64)
+        rows = np.array([row for row, kind in enumerate(kinds) if self._may(kind)], dtype=np.int64)
+        return rows[np.argsort(moves.at[rows], kind="stable")]
 
     def _may(self, kind: tuple[int, int, Cause]) -> bool:
         may = self._may_act.get(kind)

@@ -19,7 +19,19 @@ from segmentation.decoder import Reader
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.events import Reason, encode
-from segmentation.output_events import CampaignAction, Cause, NextMove, Rfm, SegmentChanged
+from segmentation.output_events import (
+    CampaignAction,
+    CampaignConverted,
+    CampaignEvent,
+    CampaignScheduled,
+    CampaignWithheld,
+    Cause,
+    Money,
+    NextMove,
+    Rfm,
+    SegmentChanged,
+    Withheld,
+)
 from segmentation.partitioners import murmur2
 from segmentation.step import DeadLetter
 from stream import cli
@@ -326,12 +338,23 @@ async def test_actions_are_followed(settings: Settings) -> None:
         channel="email",
         reason="silence",
         change_id="2",
-        held_out=True,
         occurred_at="2011-03-03T14:20:05.123Z",
     )
-    await _committed(settings, [(settings.actions_topic, 3, b"a", encode(action), [])])
+    common = {name: getattr(action, name) for name in CampaignEvent.__struct_fields__}
+    withheld = CampaignWithheld(**common, reason=Withheld.CAP, detail="2 actions within 7 days, at most 2 allowed")
+    scheduled = CampaignScheduled(**common, until="2011-03-04T08:00:00.000Z", why="quiet_hours")
+    converted = CampaignConverted(
+        **common, action_id="1", held_out=True, order_id="o", amount=Money("19.90", "EUR"),
+        ordered_at="2011-03-05T08:00:00.000Z", acted_at="2011-03-04T08:00:00.000Z",
+    )  # fmt: skip
+    events = [action, withheld, scheduled, converted]
+    await _committed(settings, [(settings.actions_topic, 3, b"a", encode(event), []) for event in events])
+    head = "2011-03-03 14:20:05  a  At Risk  win-back: Win-back with 20 % off  by email  "
     assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True) == [
-        "2011-03-03 14:20:05  a  At Risk  win-back: Win-back with 20 % off  by email (silence)  held out"
+        f"{head}(silence)",
+        f"{head}not sent, cap: 2 actions within 7 days, at most 2 allowed",
+        f"{head}held back until 2011-03-04 08:00:00: quiet hours",
+        f"{head}converted (held out): order o of 19.90 EUR",
     ]
     assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True, as_json=True) == [encode(action).decode()]
 

@@ -41,7 +41,7 @@ async def steered(settings_for: Callable[..., Settings]) -> Settings:
     )  # fmt: skip
     action = CampaignAction(
         id="1", customer_id=STEERING, campaign="c", segment="x", action="a", channel="email", reason="first",
-        change_id="1", held_out=False, occurred_at=WHEN,
+        change_id="1", occurred_at=WHEN,
     )  # fmt: skip
     async with AIOKafkaProducer(**settings.kafka_client()) as producer:
         key = STEERING.encode()

@@ -14,7 +14,7 @@ from segmentation.output_events import CampaignAction
 def _action(customer: str, day: int, text: str) -> CampaignAction:
     return CampaignAction(
         id=f"{customer}{day}", customer_id=customer, campaign="c", segment="Lost", action=text, channel="email",
-        reason="", change_id="", held_out=False, occurred_at=iso(day * DAY_MS),
+        reason="", change_id="", occurred_at=iso(day * DAY_MS),
     )  # fmt: skip
 
 

@@ -1,17 +1,27 @@
-"""The campaign step, case by case: an action to the byte, the dead letters, the state's bytes."""
+"""The campaign step on moves alone, case by case: an action to the byte, the dead letters, the state's bytes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 import pytest
 
-from segmentation.campaign_state import CampaignFormatError, CampaignState, campaign_key
+from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Decided, name_key
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.events import Reason, encode
-from segmentation.output_events import CampaignAction, Cause, LifeFigures, OutlookFigures, SegmentChanged
+from segmentation.output_events import (
+    CampaignAction,
+    CampaignDecision,
+    CampaignWithheld,
+    Cause,
+    LifeFigures,
+    OutlookFigures,
+    SegmentChanged,
+    Withheld,
+)
 from segmentation.step import Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
@@ -59,19 +69,35 @@ def row(**changes: Any) -> InputRecord:
 
 
 def a_step(text: str = VIP, group: str = "shop") -> CampaignStep:
-    return CampaignStep(parse_rules(text), group)
+    return CampaignStep(parse_rules(text), group, event_time=True)
 
 
 def run(
     step: Step, *rows: InputRecord, states: dict[bytes, bytes] | None = None, context: TurnContext = CONTEXT
 ) -> Turn:
     plan = step.plan(rows, 0, context)
-    assert (plan.horizon, plan.start, plan.taken) == (None, None, len(rows))
+    assert (plan.start, plan.taken) == (None, len(rows))
     return step.decide(plan, [(states or {}).get(key) for key in plan.keys], (), more=False, context=context)
 
 
+def decisions(turn: Turn) -> list[CampaignDecision]:
+    return [msgspec.json.decode(output.value, type=CampaignDecision) for output in turn.outputs]
+
+
 def actions(turn: Turn) -> list[CampaignAction]:
-    return [msgspec.json.decode(output.value, type=CampaignAction) for output in turn.outputs]
+    return [event for event in decisions(turn) if isinstance(event, CampaignAction)]
+
+
+def state(
+    sequence: int, segment: str | None = "Champions", since: int = 0, counter: int = 0, acts: Sequence[Act] = ()
+) -> CampaignState:
+    """Return the state after so many decisions."""
+    led = bytes(8) if segment is None else name_key(segment)
+    return CampaignState(sequence, led, since, decided=Decided(counter, since, tuple(acts)))
+
+
+def act(campaign: str, at: int) -> Act:
+    return Act(name_key(campaign), at)
 
 
 def test_an_action() -> None:
@@ -88,12 +114,13 @@ def test_an_action() -> None:
             channel="email",
             reason="At Risk → Champions (order)",
             change_id="5d0a6f4e-0000-5000-8000-000000000001",
-            held_out=False,
             occurred_at=AT_TEXT,
+            decided_at=AT_TEXT,
+            rules=a_step().table.digest,
         )
     ]
-    output = turn.outputs[0]
-    assert (output.key, output.latest, output.note) == (b"ann", None, CampaignState(1, AT).pack())
+    output, after = turn.outputs[0], state(1, counter=1, acts=[act("vip", AT)]).pack()
+    assert (output.key, output.latest, output.note) == (b"ann", None, after)
     assert dict(output.headers) == {
         "ce_id": action_id.encode(),
         "ce_source": b"/segstream/shop",
@@ -103,7 +130,7 @@ def test_an_action() -> None:
         "ce_time": AT_TEXT.encode(),
         "content-type": b"application/json",
     }
-    assert turn.states == {b"ann": CampaignState(1, AT).pack()}
+    assert turn.states == {b"ann": after}
     assert (turn.taken, turn.clock, turn.counts) == (1, AT, {"action": 1})
     assert (turn.earlier, turn.due, turn.idle, turn.dead) == ({}, {}, [], [])
 
@@ -128,7 +155,7 @@ def test_the_reason_of_the_rule_follows_the_general_reason() -> None:
 
 
 def test_a_move_handled_already_does_nothing() -> None:
-    states = {b"ann": CampaignState(4, AT).pack()}
+    states = {b"ann": state(4).pack()}
     turn = run(a_step(), row(sequence=4), row(sequence=3), states=states)
     assert not turn.outputs
     assert not turn.states
@@ -140,7 +167,7 @@ def test_an_erasure_never_triggers() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
     turn = run(step, row(to=None, cause=Cause.ERASURE))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1, since=1).pack()}
+    assert turn.states == {b"ann": state(1, None, since=1).pack()}
     assert step.is_gone(turn.states[b"ann"])
     assert turn.counts == {"erased": 1}
 
@@ -149,7 +176,7 @@ def test_an_id_that_was_merged_is_gone_and_triggers_nothing() -> None:
     step = a_step("rules:\n- {name: a, to: '*', action: Offer, channel: email}")
     turn = run(step, row(to=None, cause=Cause.MERGED, merged_into="bob"))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1, since=1).pack()}
+    assert turn.states == {b"ann": state(1, None, since=1).pack()}
     assert step.is_gone(turn.states[b"ann"])
     assert turn.counts == {"merged": 1}
 
@@ -166,10 +193,10 @@ def test_a_move_by_a_merge_triggers_only_a_rule_that_names_it(cause: str, count:
 
 
 def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
-    erased, back = CampaignState(4, AT, 4), CampaignState(5)
-    assert not a_step().is_gone(CampaignState(3, AT).pack())
-    assert a_step().is_gone(CampaignState(3, AT).join(erased).pack())
-    assert erased.join(back) == back.join(erased) == CampaignState(5, AT, 4)
+    before, erased, back = state(3), state(4, None, since=4), state(5)
+    assert not a_step().is_gone(before.pack())
+    assert a_step().is_gone(before.join(erased).pack())
+    assert erased.join(back) == back.join(erased) == state(5, since=4)
     assert erased.erased
     assert not erased.join(back).erased
 
@@ -177,7 +204,7 @@ def test_only_the_last_move_says_whether_a_customer_is_erased() -> None:
 def test_a_move_without_a_rule_is_remembered() -> None:
     turn = run(a_step(), row(to="Segment 1"))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.states == {b"ann": state(1, "Segment 1").pack()}
     assert turn.counts == {"no_rule": 1}
 
 
@@ -265,17 +292,20 @@ def test_a_campaign_comes_again_only_after_its_cooldown() -> None:
         states |= turn.states
         found.append([action.campaign for action in actions(turn)])
     assert found == [["offer"], ["note"], [], ["offer"], ["note"], ["offer"]]
-    assert run(step, *rows).counts == {"action": 5, "cooling": 1}
-    assert states[b"ann"] == CampaignState(6, AT + 60 * DAY_MS, campaigns=_offered(60)).pack()
-    assert actions(run(step, *rows)) == actions(run(step, *rows[:3])) + actions(run(step, *rows[3:], states=_after(3)))
+    assert run(step, *rows).counts == {"action": 5, "cooldown": 3}
+    assert CampaignState.unpack(states[b"ann"]).acts[-1] == act("offer", AT + 60 * DAY_MS)
+    halves = run(step, *rows[3:], states=run(step, *rows[:3]).states)
+    assert decisions(run(step, *rows)) == decisions(run(step, *rows[:3])) + decisions(halves)
 
 
-def _offered(day: int) -> tuple[tuple[bytes, int], ...]:
-    return ((campaign_key("offer"), AT + day * DAY_MS),)
-
-
-def _after(sequence: int) -> dict[bytes, bytes]:
-    return {b"ann": CampaignState(sequence, AT + 29 * DAY_MS, campaigns=_offered(0)).pack()}
+def test_a_rule_in_cooldown_says_so_and_leaves_the_move_to_the_next_one() -> None:
+    turn = run(a_step(COOLING), row(to="Lost"), row(sequence=2, to="Lost", occurred_at=iso(AT + DAY_MS)))
+    first, withheld, note = decisions(turn)
+    assert isinstance(first, CampaignAction)
+    assert isinstance(withheld, CampaignWithheld)
+    assert isinstance(note, CampaignAction)
+    assert (withheld.campaign, withheld.reason, note.campaign) == ("offer", Withheld.COOLDOWN, "note")
+    assert withheld.detail == f"acted at {iso(AT)}, again from {iso(AT + 30 * DAY_MS)} on"
 
 
 def test_an_erasure_forgets_cooldowns() -> None:
@@ -283,28 +313,46 @@ def test_an_erasure_forgets_cooldowns() -> None:
     erasure = row(sequence=2, to=None, cause=Cause.ERASURE, occurred_at=iso(AT + DAY_MS))
     back = row(sequence=3, from_=None, to="Loyal", occurred_at=iso(AT + 2 * DAY_MS))
     states = run(step, row(to="Loyal"), erasure).states
-    assert states[b"ann"] == CampaignState(2, AT, since=2).pack()
+    assert states[b"ann"] == state(2, None, since=2, counter=1).pack()
     assert step.patch(states[b"ann"], run(step, row(to="Loyal")).outputs[0].note or b"") == states[b"ann"]
     turn = run(step, back, states=states)
     assert [action.campaign for action in actions(turn)] == ["offer"]
-    assert turn.states[b"ann"] == CampaignState(3, AT + 2 * DAY_MS, 2, _offered(2)).pack()
+    after = state(3, "Loyal", since=2, counter=2, acts=[act("offer", AT + 2 * DAY_MS)])
+    assert turn.states[b"ann"] == after.pack()
 
 
-def test_a_cooldown_knows_actions_since_it_was_set() -> None:
-    states = {
-        b"ann": CampaignState(1, AT).pack()
-    }  # an action of some campaign, by a former version or without cooldown
-    assert [action.campaign for action in actions(run(a_step(COOLING), row(sequence=2), states=states))] == ["offer"]
-    # Whatever campaigns the table has now, the state keeps those it knows.
-    turn = run(a_step(), row(sequence=4), states=_after(3))
-    assert CampaignState.unpack(turn.states[b"ann"]).campaigns == _offered(0)
+# A state of version 2: the fourth move was the last one; the campaign "offer" acted on the move at AT.
+FORMER = bytes.fromhex("02010100040000000000000000000000") + bytes(4) + name_key("offer") + AT.to_bytes(8, "little")
+
+
+def test_states_of_former_versions_are_read() -> None:
+    plain, erased = bytes.fromhex("01010000070000000900000000000000"), bytes.fromhex("01020000070000000000000000000000")
+    assert CampaignState.unpack(plain) == state(7, None, counter=7)
+    assert CampaignState.unpack(erased) == state(7, None, since=7, counter=7)
+    assert CampaignState.unpack(FORMER) == state(4, None, counter=4, acts=[act("offer", AT)])
+
+
+def test_cooldowns_of_a_former_version_go_on() -> None:
+    late = row(sequence=5, to="Lost", occurred_at=iso(AT + 29 * DAY_MS))
+    turn = run(a_step(COOLING), late, states={b"ann": FORMER})
+    assert [action.campaign for action in actions(turn)] == ["note"]
+    # Redis was set back behind the last action of the former version, whose note is in the log.
+    earlier = bytes.fromhex("01000000030000000000000000000000")
+    patched = a_step(COOLING).patch(earlier, FORMER)
+    assert CampaignState.unpack(patched) == CampaignState.unpack(FORMER)
+    assert CampaignState.unpack(a_step(COOLING).patch(patched, turn.outputs[-1].note)).sequence == 5
+
+
+def test_a_state_keeps_the_campaigns_that_the_table_has_no_more() -> None:
+    turn = run(a_step(), row(sequence=5), states={b"ann": FORMER})
+    assert CampaignState.unpack(turn.states[b"ann"]).acts == (act("offer", AT), act("vip", AT))
 
 
 def test_a_new_model_s_moves_can_be_adopted() -> None:
-    step = CampaignStep(a_step()._table, "g", adopted=True)
+    step = CampaignStep(a_step().table, "g", adopted=True, event_time=True)
     turn = run(step, row(cause=Cause.MODEL))
     assert not turn.outputs
-    assert turn.states == {b"ann": CampaignState(1).pack()}
+    assert turn.states == {b"ann": state(1).pack()}
     assert turn.counts == {"adopted": 1}
     assert run(step, row()).outputs
     assert run(a_step(), row(cause=Cause.MODEL)).outputs
@@ -342,7 +390,7 @@ def broken(**changes: Any) -> bytes:
         (broken(sequence=2**32), Reason.WRONG_FIELD, "sequence"),
         (broken(cause="whim"), Reason.WRONG_FIELD, "cause"),
         (broken(occurred_at="yesterday"), Reason.WRONG_FIELD, "occurred_at"),
-        (broken(occurred_at="2026-03-03T14:20:00"), Reason.WRONG_FIELD, "occurred_at"),
+        (broken(occurred_at="2026-03-03T14:20:00"), Reason.NO_TIME_ZONE, "occurred_at"),
         (broken(occurred_at="1969-12-31T23:59:59Z"), Reason.DATE_OUT_OF_RANGE, "occurred_at"),
         (broken(customer_id="bob"), Reason.KEY_NOT_CUSTOMER, "customer_id"),
         (broken(outlook=3), Reason.WRONG_FIELD, "outlook"),
@@ -377,25 +425,22 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_state_has_its_bytes() -> None:
-    assert CampaignState(0x01020304).pack().hex() == "01000000040302010000000000000000"
-    assert CampaignState(2**32 - 1, 0).pack().hex() == "01010000ffffffff0000000000000000"
-    offered = CampaignState(3, 1_000, campaigns=((bytes(range(8)), 2_000),))
-    assert offered.pack().hex() == "0201010003000000e803000000000000000000000001020304050607d007000000000000"
-    for state in (
+    assert state(0x01020304, None).pack().hex() == "0300040302010000000000000000" + "00" * 4
+    assert state(2**32 - 1, "Lost").pack().hex() == f"0300ffffffff00000000{name_key('Lost').hex()}"
+    assert state(7, None, since=7).pack().hex() == "0302" + "07000000" * 2 + "00" * 8
+    for one in (
         CampaignState(),
-        CampaignState(7),
-        CampaignState(7, 0),
-        CampaignState(7, AT),
-        CampaignState(7, None, 7),
-        CampaignState(7, None, 3),
-        CampaignState(7, 9, 3, campaigns=((b"campaign", 9), (b"campaigo", -9))),
+        state(7),
+        state(7, None, since=7),
+        state(7, since=3, counter=9, acts=[act("campaign", 9), act("campaign", -9)]),
     ):
-        assert CampaignState.unpack(state.pack()) == state
+        assert CampaignState.unpack(one.pack()) == one
     assert CampaignState.unpack(None) == CampaignState()
 
 
 @pytest.mark.parametrize(
-    "value", [b"", bytes(16), b"\2" + bytes(15), b"\1\4" + bytes(14), b"\1" + bytes(16), b"\2" + bytes(31)]
+    "value",
+    [b"", bytes(16), b"\2" + bytes(15), b"\1\4" + bytes(14), b"\1" + bytes(16), b"\2" + bytes(31), b"\3" + bytes(20)],
 )
 def test_foreign_bytes_are_no_state(value: bytes) -> None:
     with pytest.raises(CampaignFormatError, match=r"isn't a campaign state of version 1"):
@@ -403,5 +448,5 @@ def test_foreign_bytes_are_no_state(value: bytes) -> None:
 
 
 def test_a_rescore_does_nothing() -> None:
-    turn = a_step().rescore([(b"ann", CampaignState(1).pack())], [False], TurnContext(AT, 0))
+    turn = a_step().rescore([(b"ann", state(1).pack())], [False], TurnContext(AT, 0))
     assert turn == Turn(0, AT)

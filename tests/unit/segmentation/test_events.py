@@ -223,7 +223,7 @@ def change() -> SegmentChanged:
 
 ACTION = CampaignAction(
     id="a", customer_id="c1", campaign="win-back", segment="At Risk", action="discount", channel="email",
-    reason="silence", change_id="m", held_out=False, occurred_at=AT,
+    reason="silence", change_id="m", occurred_at=AT,
 )  # fmt: skip
 
 

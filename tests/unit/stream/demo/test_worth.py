@@ -34,7 +34,7 @@ def _move(customer: str, day: float, source: str | None, target: str, cause: Cau
 def _action(customer: str, day: float, campaign: str, action: str) -> CampaignAction:
     return CampaignAction(
         id=f"{customer}{day}", customer_id=customer, campaign=campaign, segment="Lost", action=action, channel="email",
-        reason="", change_id="", held_out=False, occurred_at=iso(_at(day)),
+        reason="", change_id="", occurred_at=iso(_at(day)),
     )  # fmt: skip
 
 
