@@ -1,0 +1,1 @@
+"""The uplift of campaigns: treated customers against those held out. Imported by bench."""
