@@ -53,9 +53,9 @@ class Decider:
             self.counts["adopted"] += 1
             return
         matched = False
-        for group in self.book.groups:
+        for group in self.book.groups_for(change):
             for rule in group:
-                if self._matches(rule, move) and self.book.is_valid(rule, at):
+                if rule.when.accepts(move) and self.book.is_valid(rule, at):
                     matched = True
                     if self._decide(customer, rule, _candidate(rule, move), at):
                         break
@@ -177,12 +177,6 @@ class Decider:
         state = customer.state
         customer.state = state._replace(decided=decided._replace(counter=decided.counter + 1, since=state.since))
         self.outputs.append(self.writer.record(customer.key, event, customer.state))
-
-    @staticmethod
-    def _matches(rule: Rule, move: ReadMove) -> bool:
-        change = move.change
-        assert change.to is not None
-        return rule.when.matches(change.from_, change.to, change.cause, move.life, move.outlook, move.rfm)
 
 
 def _candidate(rule: Rule, move: ReadMove) -> Candidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
@@ -54,15 +55,30 @@ class ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from
     merged_into: Id | UnsetType = UNSET
 
 
-class ReadMove(NamedTuple):
+@dataclass(slots=True)
+class ReadMove:
     """A move, and the figures of it that rules look at."""
 
     customer: bytes
     change: ChangedEvent
     at: int  # ms
-    life: KnownLife | None
-    outlook: KnownOutlook | None
-    rfm: KnownRfm | None
+    life: KnownLife | None  # at once: a date in it may be refused
+    _outlook: KnownOutlook | None = None
+    _rfm: KnownRfm | None = None
+
+    @property
+    def outlook(self) -> KnownOutlook | None:
+        """The outlook in exact decimals, which take their time: few moves meet a rule that asks for them."""
+        if self._outlook is None and self.change.outlook is not None:
+            self._outlook = KnownOutlook.of(self.change.outlook)
+        return self._outlook
+
+    @property
+    def rfm(self) -> KnownRfm | None:
+        """The figures in the window, in exact decimals."""
+        if self._rfm is None and self.change.rfm is not None:
+            self._rfm = KnownRfm.of(self.change.rfm)
+        return self._rfm
 
 
 class Learned(NamedTuple):
@@ -116,9 +132,7 @@ def read_move(record: KafkaRecord) -> ReadMove:
         raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
     at = millis(change.occurred_at)
     life = None if change.life is None else KnownLife.of(change.life, at)
-    outlook = None if change.outlook is None else KnownOutlook.of(change.outlook)
-    rfm = None if change.rfm is None else KnownRfm.of(change.rfm)
-    return ReadMove(customer, change, at, life, outlook, rfm)
+    return ReadMove(customer, change, at, life)
 
 
 def read_profile(record: SideRecord, tolerance_ms: int) -> Learned:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from segmentation.campaign_budget import BudgetBook
 from segmentation.campaign_state import Act, CampaignState, name_key
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.holdouts import GLOBAL, campaign_scope, is_held_out, period_of, tag_scope
-from segmentation.output_events import Withheld
+from segmentation.output_events import Cause, Withheld
 from segmentation.quiet_hours import DailyHours, local_day, quiet_until, zone_named
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
+    from segmentation.campaign_inputs import ChangedEvent
     from segmentation.campaign_rules import Cap, Rule, RuleTable
+
+
+_Kind = tuple[str | None, str, Cause]  # of a move: from, to, cause
+_KINDS: Final = 10_000  # remembered at most: more than the moves between all segments
 
 
 class Suppressed(NamedTuple):
@@ -42,10 +47,23 @@ class RuleBook:
         self.rules = {rule.name: rule for rule in table.rules}
         self.budgets = any(rule.budget for rule in table.rules)
         self.orders = any(rule.goal or rule.unless for rule in table.rules)
+        self._kinds: dict[_Kind, tuple[tuple[Rule, ...], ...]] = {}
         self._by_key = {name_key(rule.name): rule for rule in table.rules}
         zone = zone_named(table.time_zone)
         assert zone is not None  # rules are checked as they are read
         self.zone = zone
+
+    def groups_for(self, change: ChangedEvent) -> tuple[tuple[Rule, ...], ...]:
+        """Return the groups' rules that a move meets, going by its segments and cause alone."""
+        assert change.to is not None
+        kind = (change.from_, change.to, change.cause)
+        found = self._kinds.get(kind)
+        if found is None:
+            groups = (tuple(rule for rule in group if rule.when.meets(*kind)) for group in self.groups)
+            found = tuple(group for group in groups if group)
+            if len(self._kinds) < _KINDS:
+                self._kinds[kind] = found
+        return found
 
     def is_valid(self, rule: Rule, at: int) -> bool:
         """Return whether a rule's days include an instant (ms)."""

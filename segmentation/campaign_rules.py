@@ -7,7 +7,7 @@ from collections.abc import Collection
 from functools import cached_property
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
@@ -101,6 +101,30 @@ class Holdouts(_RulePart):
     tags: dict[Name, Share] = Field(default_factory=dict, description="share held out of the campaigns with a tag")
 
 
+class MoveFigures(Protocol):
+    """The figures of a move that rules look at; None: the move has none."""
+
+    @property
+    def life(self) -> KnownLife | None:
+        """Of the customer's whole life."""
+
+    @property
+    def outlook(self) -> KnownOutlook | None:
+        """Of what is to be expected."""
+
+    @property
+    def rfm(self) -> KnownRfm | None:
+        """In the window."""
+
+
+class KnownFigures(NamedTuple):
+    """Figures that are at hand."""
+
+    life: KnownLife | None
+    outlook: KnownOutlook | None
+    rfm: KnownRfm | None
+
+
 class When(_RulePart):
     """The moves that a rule acts on.
 
@@ -130,13 +154,22 @@ class When(_RulePart):
 
         `life`, `outlook`, `rfm`: the customer's at the move; None: the move has none.
         """
+        return self.meets(source, target, cause) and self.accepts(KnownFigures(life, outlook, rfm))
+
+    def meets(self, source: str | None, target: str, cause: Cause) -> bool:
+        """Return whether segments and cause of a move are among these."""
         return (
             (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
             and (self.to is None or _among(target, self.to))
             and (self.from_ is None or _among(source, self.from_))
-            and (self.life is None or self.life.accept(life))
-            and (self.outlook is None or self.outlook.accept(outlook))
-            and (self.rfm is None or self.rfm.accept(rfm))
+        )
+
+    def accepts(self, figures: MoveFigures) -> bool:
+        """Return whether the figures of a move lie within these bounds. Those without bounds aren't looked at."""
+        return (
+            (self.life is None or self.life.accept(figures.life))
+            and (self.outlook is None or self.outlook.accept(figures.outlook))
+            and (self.rfm is None or self.rfm.accept(figures.rfm))
         )
 
     def covers(self, other: When) -> bool:

@@ -305,7 +305,7 @@ def _targets(rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, Target]:
 
 
 def _changed(targets: Mapping[bytes, Target]) -> dict[bytes, bytes]:
-    return {key: t.state.pack() for key, t in targets.items() if t.state != t.before}
+    return {key: t.state.pack() for key, t in targets.items() if t.state is not t.before and t.state != t.before}
 
 
 def _set_due(turn: Turn, targets: Mapping[bytes, Target], fired: Sequence[DueEntry]) -> None:
