@@ -7,18 +7,17 @@ from collections.abc import Collection
 from functools import cached_property
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from segmentation.life_conditions import KnownLife, LifeConditions
-from segmentation.outlook_conditions import KnownOutlook, OutlookConditions
+from segmentation.life_conditions import KnownLife
+from segmentation.outlook_conditions import KnownOutlook
 from segmentation.output_events import Cause
-from segmentation.rfm_conditions import KnownRfm, RfmConditions
+from segmentation.rfm_conditions import KnownRfm
 from segmentation.rule_fields import (
     BudgetCount,
     CapCount,
-    Causes,
     Cooldown,
     Day,
     Delay,
@@ -27,10 +26,8 @@ from segmentation.rule_fields import (
     Name,
     Priority,
     Share,
-    Sources,
     Switch,
     Tags,
-    Targets,
     Text,
     Variables,
     Version,
@@ -38,6 +35,7 @@ from segmentation.rule_fields import (
     ZoneName,
     listed,
 )
+from segmentation.rule_when import RulePart, When, among
 from segmentation.rules_former import former_path, is_former, translated
 from segmentation.rules_sense import contradictions, doubts
 from segmentation.rules_text import BRANCH, RulesError, RulesTree, TreePath, explain, nothing_there, read_tree
@@ -64,11 +62,7 @@ _SWITCHES: Final = ("first_time", "if_still", "transactional")
 _UNTYPED: Final = {*_NUMBERS, *_SPANS, *_SWITCHES}  # fields that YAML takes for something else than text
 
 
-class _RulePart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class QuietHours(_RulePart):
+class QuietHours(RulePart):
     """The hours of the day in which nobody gets a message: from one minute of the day until before another.
 
     `until` at or before `from` is on the next day.
@@ -78,7 +72,7 @@ class QuietHours(_RulePart):
     until_minute: MinuteOfDay = Field(alias="until", description='end, like "08:00"; may be on the next day')
 
 
-class Cap(_RulePart):
+class Cap(RulePart):
     """The most actions that a customer gets, of all rules or of those with a tag.
 
     Either `within` a window that ends now (ms), or `per` calendar day in the customer's zone.
@@ -90,7 +84,7 @@ class Cap(_RulePart):
     tag: Name | None = Field(None, description="only rules with this tag count, and are held to it")
 
 
-class Holdouts(_RulePart):
+class Holdouts(RulePart):
     """Shares of customers who get nothing, so that the others can be compared with them."""
 
     salt: Annotated[str, Field(max_length=64)] = Field("", description="another salt draws other customers")
@@ -101,94 +95,7 @@ class Holdouts(_RulePart):
     tags: dict[Name, Share] = Field(default_factory=dict, description="share held out of the campaigns with a tag")
 
 
-class MoveFigures(Protocol):
-    """The figures of a move that rules look at; None: the move has none."""
-
-    @property
-    def life(self) -> KnownLife | None:
-        """Of the customer's whole life."""
-
-    @property
-    def outlook(self) -> KnownOutlook | None:
-        """Of what is to be expected."""
-
-    @property
-    def rfm(self) -> KnownRfm | None:
-        """In the window."""
-
-
-class KnownFigures(NamedTuple):
-    """Figures that are at hand."""
-
-    life: KnownLife | None
-    outlook: KnownOutlook | None
-    rfm: KnownRfm | None
-
-
-class When(_RulePart):
-    """The moves that a rule acts on.
-
-    A choice of None is any, but for the cause `merge`, which must be named: two ids have become one, and the customer
-    may have had the campaign under the other id. None in `from_` is a customer without a segment. A name that ends
-    with * stands for all that begin so.
-    """
-
-    from_: Sources = Field(None, alias="from", description="segments that the customer leaves; null: had none")
-    to: Targets = Field(description="segments that the customer comes to")
-    cause: Causes = Field(None, description="causes of the move; any but merge without it")
-    life: LifeConditions | None = Field(None, description="bounds of the customer's whole life")
-    outlook: OutlookConditions | None = Field(None, description="bounds of the customer's outlook")
-    rfm: RfmConditions | None = Field(None, description="bounds of the figures in the window")
-    first_time: Switch = Field(False, description="only if the customer never had this campaign")
-
-    def matches(
-        self,
-        source: str | None,
-        target: str,
-        cause: Cause,
-        life: KnownLife | None = None,
-        outlook: KnownOutlook | None = None,
-        rfm: KnownRfm | None = None,
-    ) -> bool:
-        """Return whether a move from `source` (None: no segment yet) to `target` is one of these, but for first_time.
-
-        `life`, `outlook`, `rfm`: the customer's at the move; None: the move has none.
-        """
-        return self.meets(source, target, cause) and self.accepts(KnownFigures(life, outlook, rfm))
-
-    def meets(self, source: str | None, target: str, cause: Cause) -> bool:
-        """Return whether segments and cause of a move are among these."""
-        return (
-            (cause is not Cause.MERGE if self.cause is None else cause in self.cause)
-            and (self.to is None or _among(target, self.to))
-            and (self.from_ is None or _among(source, self.from_))
-        )
-
-    def accepts(self, figures: MoveFigures) -> bool:
-        """Return whether the figures of a move lie within these bounds. Those without bounds aren't looked at."""
-        return (
-            (self.life is None or self.life.accept(figures.life))
-            and (self.outlook is None or self.outlook.accept(figures.outlook))
-            and (self.rfm is None or self.rfm.accept(figures.rfm))
-        )
-
-    def covers(self, other: When) -> bool:
-        """Return whether these are all the moves of `other`, and perhaps more."""
-        if self.first_time:
-            return False
-        if self.cause is None and other.cause is not None and Cause.MERGE in other.cause:
-            return False
-        return (
-            (self.cause is None or (other.cause is not None and set(other.cause) <= set(self.cause)))
-            and _cover(self.to, other.to)
-            and _cover(self.from_, other.from_)
-            and (self.life is None or (other.life is not None and self.life.covers(other.life)))
-            and (self.outlook is None or (other.outlook is not None and self.outlook.covers(other.outlook)))
-            and (self.rfm is None or (other.rfm is not None and self.rfm.covers(other.rfm)))
-        )
-
-
-class Then(_RulePart):
+class Then(RulePart):
     """The action, as texts for your services. `variables`: parts of the move that the action carries along."""
 
     action: Text = Field(description="what to do, as text for your services")
@@ -197,20 +104,20 @@ class Then(_RulePart):
     variables: Variables = Field((), description="parts of the move that the action carries")
 
 
-class Goal(_RulePart):
+class Goal(RulePart):
     """The success of a campaign: an order within some time (ms) after it acted."""
 
     order_within: GoalSpan = Field(description="time after the action, 1h to 90d")
 
 
-class Validity(_RulePart):
+class Validity(RulePart):
     """The days on which a rule acts, both inclusive, in the rule's zone."""
 
     from_: Day | None = Field(None, alias="from", description="first day")
     until: Day | None = Field(None, description="last day")
 
 
-class Budget(_RulePart):
+class Budget(RulePart):
     """The most actions of a campaign."""
 
     per_day: BudgetCount = Field(description="actions a calendar day, in the rule's time zone")
@@ -226,7 +133,7 @@ OwnQuietHours = Annotated[
 ]
 
 
-class Rule(_RulePart):
+class Rule(RulePart):
     """One rule, which is one campaign: its name is the campaign's, and part of the ids of its actions. Times in ms."""
 
     name: Name = Field(description="the campaign's name, part of its actions' ids; each its own")
@@ -249,7 +156,7 @@ class Rule(_RulePart):
     consent: Consent | None = Field(None, description="instead of the table's")
 
 
-class RuleTable(_RulePart):
+class RuleTable(RulePart):
     """The rules and what goes for all of them. Names are unique, because they are part of the ids of actions."""
 
     version: Version = Field(description="version of this format")
@@ -333,7 +240,7 @@ class RuleTable(_RulePart):
         found = []
         for rule in self.rules:
             wanted = dict.fromkeys((*(rule.when.from_ or ()), *(rule.when.to or ())))
-            missing = [one for one in wanted if one is not None and not any(_among(name, (one,)) for name in names)]
+            missing = [one for one in wanted if one is not None and not any(among(name, (one,)) for name in names)]
             if missing:
                 found.append(
                     f"rule {rule.name!r}: the model has no segment {' or '.join(missing)}; it has {', '.join(names)}"
@@ -344,22 +251,6 @@ class RuleTable(_RulePart):
         """Return a sentence on a part of the table after its rule, and its line where it was read from a file."""
         tree = self._tree or RulesTree({"rules": [{"name": rule.name} for rule in self.rules]}, {})
         return f"{tree.place(former_path(path) if is_former(tree) else path)}: {text}"
-
-
-def _among(name: str | None, choices: tuple[str | None, ...]) -> bool:
-    """Return whether a segment is one of the choices, or begins as one that ends with *.
-
-    >>> _among("At Risk", ("Lost", "At *")), _among(None, ("At *",))
-    (True, False)
-    """
-    return name in choices or (
-        name is not None and any(one is not None and one[-1:] == "*" and name.startswith(one[:-1]) for one in choices)
-    )
-
-
-def _cover(mine: tuple[str | None, ...] | None, its: tuple[str | None, ...] | None) -> bool:
-    """Return whether a choice has all segments of another. Of names with * the part before it decides."""
-    return mine is None or (its is not None and all(_among(one, mine) for one in its))
 
 
 def default_rules() -> str:
