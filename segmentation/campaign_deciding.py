@@ -88,8 +88,9 @@ class Decider:
 
     def release(self, customer: Target, at: int) -> None:
         """Decide on what was held back until before an instant (ms), the first due first."""
-        due = sorted((p for p in customer.state.decided.pendings if p.until < at), key=_by_time)
-        for pending in due:
+        if not customer.state.decided.pendings:
+            return
+        for pending in sorted((p for p in customer.state.decided.pendings if p.until < at), key=_by_time):
             candidate = pending.candidate
             rule = self.book.rules.get(candidate.campaign)
             if (why := self._outdated(customer.state, rule, candidate, at)) is not None:

@@ -12,6 +12,8 @@ from segmentation.campaign_state import Act, Facts, Merged
 from segmentation.event_text import Id
 from segmentation.events import (
     CONTROL_KEY,
+    END_AT,
+    FIRST_AT,
     Amount,
     CustomerErased,
     CustomerMerged,
@@ -62,9 +64,16 @@ class ReadMove:
     customer: bytes
     change: ChangedEvent
     at: int  # ms
-    life: KnownLife | None  # at once: a date in it may be refused
+    _life: KnownLife | None = None
     _outlook: KnownOutlook | None = None
     _rfm: KnownRfm | None = None
+
+    @property
+    def life(self) -> KnownLife | None:
+        """The whole life as of the move."""
+        if self._life is None and self.change.life is not None:
+            self._life = KnownLife.of(self.change.life, self.at)
+        return self._life
 
     @property
     def outlook(self) -> KnownOutlook | None:
@@ -131,8 +140,9 @@ def read_move(record: KafkaRecord) -> ReadMove:
         )
         raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
     at = millis(change.occurred_at)
-    life = None if change.life is None else KnownLife.of(change.life, at)
-    return ReadMove(customer, change, at, life)
+    if change.life is not None and not FIRST_AT <= change.life.first_order_at < END_AT:
+        millis(change.life.first_order_at, "life.first_order_at")  # raises
+    return ReadMove(customer, change, at)
 
 
 def read_profile(record: SideRecord, tolerance_ms: int) -> Learned:

@@ -168,7 +168,8 @@ class CampaignState(NamedTuple):
     @property
     def due(self) -> int | None:
         """When the first candidate is to be looked at again (ms); None: none is held back."""
-        return min((pending.until for pending in self.decided.pendings), default=None)
+        pendings = self.decided.pendings
+        return min(pending.until for pending in pendings) if pendings else None
 
     def pack(self) -> bytes:
         """Write it: 18 bytes, and what is known and was decided where there is any.
@@ -177,7 +178,7 @@ class CampaignState(NamedTuple):
         '03000300000000000000876509e09e54f2d5'
         """
         head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, self.sequence, self.since, self.segment)
-        if self.facts == _NO_FACTS and self.decided == Decided(since=self.since):
+        if not self.decided.counter and self.facts == _NO_FACTS:
             return head
         return head + _encoder.encode(_Body(self.facts, self.decided))
 
@@ -194,7 +195,8 @@ class CampaignState(NamedTuple):
             if value[0] == _PRESENT:
                 _, _, sequence, since, segment = _STATE.unpack_from(value)
                 if len(value) == _STATE.size:
-                    return cls(sequence, segment, since, decided=Decided(since=since))
+                    decided = Decided(since=since) if since else _NOTHING_DECIDED
+                    return cls(sequence, segment, since, _NO_FACTS, decided)
                 return cls(sequence, segment, since, *_decoder.decode(value[_STATE.size :]))
             return cls._unpack_former(value)
         except (IndexError, ValueError, struct.error, msgspec.DecodeError) as error:
@@ -223,7 +225,7 @@ class CampaignState(NamedTuple):
         """Return the state after a later move to a segment; None: to nowhere, and what was decided before is void."""
         if segment is None:
             return CampaignState(sequence, NOWHERE, sequence, self.facts, Decided(self.decided.counter, sequence))
-        return self._replace(sequence=sequence, segment=name_key(segment))
+        return CampaignState(sequence, name_key(segment), self.since, self.facts, self.decided)
 
     def join(self, other: CampaignState) -> CampaignState:
         """Take of both what came later, part by part: associative, commutative, idempotent.

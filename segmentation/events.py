@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no customer id can equal
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
-_END_MS: Final = (datetime(9900, 1, 1, tzinfo=UTC) - EPOCH).days * DAY_MS  # leaves a century for forecast moves
+FIRST_AT: Final = EPOCH  # the instants that an event may be dated: from here on, up to END_AT
+END_AT: Final = datetime(9900, 1, 1, tzinfo=UTC)  # leaves a century for forecast moves
+_END_MS: Final = (END_AT - EPOCH).days * DAY_MS
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _LONGEST_MESSAGE: Final = 1_000  # characters: many refused records mustn't fill the logs
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
