@@ -31,6 +31,7 @@ import trainer.cli
 from bench.reports.markdown import wrapped
 from segmentation.events import InputEvent
 from segmentation.output_events import OutputEvent
+from segmentation.profiles import CustomerProfile
 from stream.metrics import Metrics
 from stream.settings import DeploymentSettings, Settings
 from trainer.schedule.metrics import ScheduleMetrics
@@ -50,6 +51,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "commands.md": wrapped(commands_page()),
         REFERENCE / "schemas.md": wrapped(schemas_page()),
         schemas / "input-events.json": schema_file("What segstream reads from the topic of orders", InputEvent),
+        schemas / "profiles.json": schema_file("Profiles that you send to customer-profiles", CustomerProfile),
         schemas / "output-events.json": schema_file("Events that segstream publishes", OutputEvent),
         REFERENCE / "asyncapi.yaml": asyncapi_file(),
         metrics: with_tables(

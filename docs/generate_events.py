@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import re
+from inspect import cleandoc
 from typing import Any, Final, get_args
 
 import msgspec
 import yaml
 
+from segmentation.campaign_inputs import ProfileForwarded
 from segmentation.events import Control, CustomerEvent, InputEvent, json_schema
-from segmentation.output_events import CampaignAction, OutputEvent, SegmentChanged
+from segmentation.output_events import CampaignBudget, CampaignDecision, OutputEvent, SegmentChanged
 from segmentation.profiles import CustomerProfile
 from stream.kafka import topics
 from stream.settings import Settings
@@ -18,10 +20,14 @@ from stream.settings import Settings
 EDIT: Final = "Written by docs/generate.py from the code. Don't edit it here."
 NOTE: Final = f"<!-- {EDIT} -->"
 
+_CONTROLS: Final = (*get_args(Control), ProfileForwarded)
+_EVENTS: Final = (*get_args(InputEvent), CustomerProfile, ProfileForwarded, *get_args(OutputEvent))
+
 
 def schema_file(title: str, union: Any) -> str:
-    """Return the JSON Schema of a union of events, as a file."""
-    return msgspec.json.format(msgspec.json.encode(json_schema(get_args(union), title)), indent=2).decode() + "\n"
+    """Return the JSON Schema of an event, or of a union of events, as a file."""
+    schema = msgspec.json.encode(json_schema(get_args(union) or (union,), title))
+    return msgspec.json.format(schema, indent=2).decode() + "\n"
 
 
 def schemas_page() -> str:
@@ -31,22 +37,22 @@ def schemas_page() -> str:
         "",
         NOTE,
         "",
-        "The same as JSON Schema (2020-12), to validate with: [input-events.json](schemas/input-events.json) and",
-        "[output-events.json](schemas/output-events.json). As AsyncAPI 3.0, with channels and bindings:",
-        "[asyncapi.yaml](asyncapi.yaml). [Events](events.md) says what each one does.",
+        "The same as JSON Schema (2020-12), to validate with: [input-events.json](schemas/input-events.json),",
+        "[profiles.json](schemas/profiles.json) and [output-events.json](schemas/output-events.json). As AsyncAPI 3.0,",
+        "with channels and bindings: [asyncapi.yaml](asyncapi.yaml). [Events](events.md) says what each one does.",
         "",
     ]
     for heading, union in (
-        ("Events that you send", CustomerEvent),
+        ("Events that you send to `orders`", get_args(CustomerEvent)),
         ("Profiles, which you send to `customer-profiles`", (CustomerProfile,)),
-        ("Controls, which only segstream sends", Control),
-        ("Events that segstream publishes", OutputEvent),
+        ("Controls, which only segstream sends", _CONTROLS),
+        ("Events that segstream publishes", get_args(OutputEvent)),
     ):
         lines += [f"## {heading}", ""]
-        for event in get_args(union) or union:
+        for event in union:
             _, definitions = msgspec.json.schema_components([event], ref_template="{name}")
             schema = definitions[event.__name__]
-            lines += [f"### {schema['properties']['type']['enum'][0]}", "", schema.get("description", ""), ""]
+            lines += [f"### {schema['properties']['type']['enum'][0]}", "", cleandoc(schema.get("description", "")), ""]
             lines += ["| field | type | required |", "|---|---|---|"]
             for field, of in schema["properties"].items():
                 required = "yes" if field in schema["required"] else ""
@@ -69,10 +75,21 @@ def _schema_type(of: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " or ".join(_schema_type(part, definitions) for part in of["anyOf"])
     if "enum" in of:
         return ", ".join(f"`{value}`" for value in of["enum"])
-    words = [{"object": "object of numbers", "null": "`null`"}.get(of["type"], of["type"])]
-    if "description" in of:
+    words = [_kind(of, definitions)]
+    if "description" in of and "prefixItems" not in of:
         words.append(f"({of['description']})")
     return " ".join(words)
+
+
+def _kind(of: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Return the type of a value that isn't one of several, in words."""
+    if of["type"] == "object":
+        return f"object of {_schema_type(of['additionalProperties'], definitions)}"
+    if "prefixItems" in of:
+        return f"[{', '.join(_schema_type(part, definitions) for part in of['prefixItems'])}]"
+    if of["type"] == "array":
+        return f"array of {_schema_type(of['items'], definitions)}"
+    return "`null`" if of["type"] == "null" else str(of["type"])
 
 
 def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
@@ -89,14 +106,14 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
         "customerProfiles": (
             settings.profiles_topic,
             "Time zones, consents and languages that you send, keyed by customer.",
-            _messages(CustomerProfile),
+            _messages(CustomerProfile | ProfileForwarded),
         ),
         "segmentChanges": (settings.changes_topic, "Every move, once, keyed by customer.", changes),
         "segmentState": (settings.state_topic, "The last move of each customer.", changes),
         "campaignActions": (
             settings.actions_topic,
-            "Actions of campaigns for moves, keyed by customer.",
-            _messages(CampaignAction),
+            "Decisions of campaigns, keyed by customer: send what a `campaign.action` says, and that alone.",
+            _messages(CampaignDecision | CampaignBudget),
         ),
         "ordersDeadLetters": (
             settings.orders_dead_letters_topic,
@@ -129,9 +146,7 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
 def asyncapi_file() -> str:
     """Return the AsyncAPI 3.0 document of every topic, with the names that the defaults give."""
     settings = Settings.model_construct()
-    _, schemas = msgspec.json.schema_components(
-        [*get_args(InputEvent), CustomerProfile, *get_args(OutputEvent)], ref_template="#/components/schemas/{name}"
-    )
+    _, schemas = msgspec.json.schema_components(_EVENTS, ref_template="#/components/schemas/{name}")
     event = schemas["EventForwarded"]["properties"]["event"]
     event["discriminator"] = event["discriminator"]["propertyName"]  # in OpenAPI an object, here its name alone
     specs = {spec.name: spec for spec in topics.specs(settings)}
@@ -214,15 +229,15 @@ def _messages(union: Any) -> dict[str, Any]:
 
 def _message_components() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for event in (*get_args(InputEvent), CustomerProfile, *get_args(OutputEvent)):
-        control = event in get_args(Control)
+    for event in _EVENTS:
+        shards = event in _CONTROLS or event is CampaignBudget
         found[_tag(event)] = {
             "name": _tag(event),
             "title": event.__name__,
             "summary": _first_sentence(event),
             "payload": _reference("schemas", event.__name__),
-            **({"bindings": _CUSTOMER_KEY} if not control else {}),
-            **({"headers": _CLOUD_HEADERS} if event in {SegmentChanged, CampaignAction} else {}),
+            **({} if shards else {"bindings": _CUSTOMER_KEY}),
+            **({"headers": _CLOUD_HEADERS} if event in get_args(OutputEvent) else {}),
         }
     found["deadLetter"] = {
         "name": "deadLetter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
 
 from segmentation.campaign_rules import Rule, default_rules, parse_rules
@@ -11,7 +12,17 @@ from segmentation.entries import DAY_MS
 from segmentation.events import CustomerEvent, Reason, decode, json_schema
 from segmentation.life_conditions import LifeConditions
 from segmentation.outlook_conditions import OutlookConditions
-from segmentation.output_events import CampaignAction, Cause, SegmentChanged
+from segmentation.output_events import (
+    CampaignBudget,
+    CampaignDecision,
+    CampaignEvent,
+    Cause,
+    OutputEvent,
+    SegmentChanged,
+    Withheld,
+)
+from segmentation.profiles import CustomerProfile, decode_profile
+from segmentation.quiet_hours import zone_named
 from tests.support.paths import ROOT
 
 EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
@@ -29,6 +40,19 @@ def first_column(text: str) -> list[str]:
     return [name for row in re.findall(r"(?m)^\| (`[^|]*) \|", text) for name in re.findall(r"`(\w+)`", row)]
 
 
+def table_under(head: str, text: str) -> str:
+    """The table whose first column has this head."""
+    found = re.search(rf"(?m)^\| {head} \|.*\n((?:^\|.*\n)+)", text)
+    assert found, head
+    return found[1]
+
+
+def examples(text: str) -> list[bytes]:
+    block = re.search(r"(?s)```json\n(.*?)```", text)
+    assert block
+    return [line.encode() for line in re.split(r"\n(?=\{)", block[1].strip())]
+
+
 def test_every_reason_of_a_dead_letter_is_listed() -> None:
     page = (ROOT / "docs" / "reference" / "dead-letter-reasons.md").read_text()
     assert sorted(first_column(section("Dead-letter reasons", page))) == sorted(Reason)
@@ -37,13 +61,42 @@ def test_every_reason_of_a_dead_letter_is_listed() -> None:
 @pytest.mark.parametrize(
     ("heading", "event"),
     [
+        ("Input: `customer-profiles`", CustomerProfile),
         ("Output: `segment-changes`", SegmentChanged),
-        ("Output: `campaign-actions`", CampaignAction),
+        ("campaign.budget", CampaignBudget),
     ],
 )
 def test_every_field_is_listed_in_its_order_on_the_wire(heading: str, event: type) -> None:
-    fields = json_schema()["$defs"][event.__name__]["properties"]
-    assert first_column(section(heading)) == list(fields)
+    fields = json_schema([event])["$defs"][event.__name__]["properties"]
+    assert first_column(table_under("field", section(heading))) == list(fields)
+
+
+@pytest.mark.parametrize("event", CampaignDecision.__args__, ids=lambda event: str(event.__struct_config__.tag))
+def test_every_field_of_a_decision_is_listed_in_its_order_on_the_wire(event: type[CampaignEvent]) -> None:
+    common = first_column(table_under("field", section("Output: `campaign-actions`")))
+    own = first_column(table_under("field", section(str(event.__struct_config__.tag))))
+    assert common + own == list(json_schema([event])["$defs"][event.__name__]["properties"])
+
+
+def test_every_type_of_a_decision_is_listed() -> None:
+    types = re.findall(r"(?m)^\| `([\w.]+)` \|", table_under("type", section("Output: `campaign-actions`")))
+    assert types == [event.__struct_config__.tag for event in OutputEvent.__args__ if event is not SegmentChanged]
+
+
+def test_every_reason_why_an_action_is_withheld_is_listed() -> None:
+    assert first_column(section("Reasons")) == list(Withheld)
+
+
+def test_the_examples_of_profiles_and_decisions_are_events() -> None:
+    profiles = [decode_profile(line) for line in examples(section("Input: `customer-profiles`"))]
+    assert [len(profile.consent or {}) for profile in profiles] == [2, 1]
+    assert profiles[0].time_zone
+    assert zone_named(profiles[0].time_zone)
+    decisions = [
+        msgspec.json.decode(line, type=CampaignDecision, strict=True)
+        for line in examples(section("Output: `campaign-actions`"))
+    ]
+    assert [decision.__struct_config__.tag for decision in decisions] == ["campaign.action", "campaign.withheld"]
 
 
 def test_every_cause_is_listed() -> None:
@@ -51,11 +104,7 @@ def test_every_cause_is_listed() -> None:
 
 
 def test_the_examples_are_events() -> None:
-    block = re.search(r"(?s)```json\n(.*?)```", EVENTS)
-    assert block
-    lines = [line.encode() for line in re.split(r"\n(?=\{)", block[1].strip())]
-    types = [type(decode(line)) for line in lines]
-    assert types == list(CustomerEvent.__args__)
+    assert [type(decode(line)) for line in examples(EVENTS)] == list(CustomerEvent.__args__)
 
 
 def test_every_reason_of_a_quarantine_is_listed() -> None:

@@ -31,7 +31,23 @@ from segmentation.events import (
     millis,
     to_entry,
 )
-from segmentation.output_events import CampaignAction, Cause, NextMove, Rfm, SegmentChanged
+from segmentation.output_events import (
+    ActionVariables,
+    BudgetUsed,
+    CampaignAction,
+    CampaignBudget,
+    CampaignConverted,
+    CampaignDecision,
+    CampaignScheduled,
+    CampaignWithheld,
+    Cause,
+    KeptBy,
+    Money,
+    NextMove,
+    Rfm,
+    SegmentChanged,
+    Withheld,
+)
 from segmentation.rfm import Kind, entry
 
 AT = "2026-03-03T14:20:00.123Z"
@@ -221,10 +237,22 @@ def change() -> SegmentChanged:
     )
 
 
-ACTION = CampaignAction(
-    id="a", customer_id="c1", campaign="win-back", segment="At Risk", action="discount", channel="email",
-    reason="silence", change_id="m", occurred_at=AT,
-)  # fmt: skip
+COMMON: dict[str, Any] = {
+    "id": "a", "customer_id": "c1", "campaign": "win-back", "segment": "At Risk", "action": "discount",
+    "channel": "email", "change_id": "m", "occurred_at": AT,
+}  # fmt: skip
+NOW: dict[str, Any] = COMMON | {"decided_at": AT, "rules": "5b1f0c9e"}
+PASSED_ON = ActionVariables(rfm=Rfm(0.5, 3, "12.50"), keep=KeptBy("At Risk", AT), segment="At Risk")
+DECISIONS: list[CampaignDecision | CampaignBudget] = [
+    CampaignAction(**COMMON, reason="silence"),  # by a version that knew no more
+    CampaignAction(**NOW, reason="silence", tags=("marketing",), variables=PASSED_ON, language="de", time_zone="UTC"),
+    *(CampaignWithheld(**NOW, reason=reason, detail="a sentence") for reason in Withheld),
+    CampaignScheduled(**NOW, until=AT, why="quiet_hours"),
+    CampaignConverted(
+        **NOW, action_id="b", held_out=True, order_id="o", amount=Money("5.00", "EUR"), ordered_at=AT, acted_at=AT
+    ),
+    CampaignBudget(id="d", shard=3, used={"win-back": BudgetUsed("2026-03-03", 17)}, decided_at=AT),
+]
 
 
 def test_moves_out() -> None:
@@ -236,6 +264,18 @@ def test_moves_out() -> None:
     assert (body["type"], body["from"], body["cause"], body["before"]) == ("segment.changed", "At Risk", "order", None)
     assert body["rfm"] == {"recency_days": 0.5, "frequency": 3, "monetary": "12.50"}
     assert msgspec.json.decode(encode(change()), type=SegmentChanged) == change()
+
+
+@pytest.mark.parametrize("event", DECISIONS, ids=lambda event: str(event.__struct_config__.tag))
+def test_decisions_out(event: CampaignDecision | CampaignBudget) -> None:
+    assert msgspec.json.decode(encode(event), type=CampaignDecision | CampaignBudget) == event
+
+
+def test_an_action_of_a_version_before_is_read() -> None:
+    before = b'{"type":"campaign.action","id":"a","customer_id":"c1","campaign":"win-back","segment":"At Risk",'
+    before += b'"action":"discount","channel":"email","reason":"silence","change_id":"m","held_out":false,'
+    before += b'"occurred_at":"%s"}' % AT.encode()
+    assert msgspec.json.decode(before, type=CampaignDecision) == DECISIONS[0]
 
 
 def test_ids_of_moves_are_a_function_of_the_move() -> None:
@@ -256,12 +296,12 @@ def test_the_schema_holds_of_events() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
-    assert len(schema["anyOf"]) == 12
+    assert len(schema["anyOf"]) == 16
     clock, model = (
         ClockAdvanced(id="1", to=datetime(2026, 3, 3, tzinfo=UTC)),
         ModelActivated(id="1", activation=1, version="v"),
     )
-    for event in (encode(change()), encode(ACTION), encode(clock), encode(model)):
+    for event in (encode(change()), encode(clock), encode(model), *(encode(decision) for decision in DECISIONS)):
         validator.validate(json.loads(event))
     for value in (sample(), sample(type="order.refunded", order_id=None), sample(more=1)):
         validator.validate(json.loads(value))
