@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from segmentation.output_events import Withheld
 from stream.metrics import Metrics
 from tests.support.metric_rows import metric_rows
 from tests.support.paths import ROOT
@@ -15,3 +16,12 @@ PAGE = ROOT / "docs" / "reference" / "metrics.md"
 def test_the_table_is_the_list() -> None:
     listed = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE.read_text())
     assert listed == metric_rows(Metrics()) + metric_rows(ScheduleMetrics())
+
+
+def test_every_outcome_of_campaigns_is_explained() -> None:
+    table = re.search(r"(?ms)^- `outcome`, campaigns:\n(.*?)(?=^- |\Z)", PAGE.read_text())
+    assert table
+    explained = {name for row in re.findall(r"(?m)^  \| (`[^|]*) \|", table[1]) for name in re.findall(r"`(\w+)`", row)}
+    source = "".join(path.read_text() for path in (ROOT / "segmentation").glob("campaign*.py"))
+    counted = {name for line in re.findall(r"counts\[(.*)\] \+= ", source) for name in re.findall(r'"(\w+)"', line)}
+    assert explained == counted | set(Withheld)
