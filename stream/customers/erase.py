@@ -20,14 +20,14 @@ from stream.customers.erasure_report import (
     left_by_campaigns,
     left_by_scoring,
 )
-from stream.customers.mentions import Mentions
-from stream.customers.places import shards_of
 from stream.errors import SegstreamError
 from stream.kafka.clients import kafka_producer
 from stream.replay.preconditions import check_target
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head
+from stream.traces.mentions import Mentions
+from stream.traces.places import shards_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

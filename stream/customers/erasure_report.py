@@ -18,16 +18,16 @@ from segmentation.event_text import iso
 from segmentation.events import millis
 from segmentation.rfm import StateFormatError
 from segmentation.state_former import entries_of
-from stream.customers.kept import RedisFiles, RetainedData, redis_files, retained
-from stream.customers.mentions import AnyMentions, Mentions
-from stream.customers.person import Person, person_of
-from stream.customers.places import OUTSIDE, shards_of, topic_places
-from stream.customers.record_traces import TopicSearch, records_about
-from stream.customers.shard_traces import ShardHolding, shard_holdings, status_texts
 from stream.dead_letters.records import StoredDeadLetter, read_dead_letter
 from stream.kafka.clients import end_offsets
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import REBUILD, StoreUnreadable, read_head
+from stream.traces.kept import RedisFiles, RetainedData, redis_files, retained
+from stream.traces.mentions import AnyMentions, Mentions
+from stream.traces.person import Person, person_of
+from stream.traces.places import OUTSIDE, shards_of, topic_places
+from stream.traces.record_traces import TopicSearch, records_about
+from stream.traces.shard_traces import ShardHolding, shard_holdings, status_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

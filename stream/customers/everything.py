@@ -18,15 +18,15 @@ import msgspec
 from segmentation.event_text import iso
 from stream.clock import now_ms
 from stream.customers.lookup import CustomerUnreadable, reports
-from stream.customers.mentions import Mention, Mentions
-from stream.customers.person import person_of
-from stream.customers.places import OUTSIDE, topic_places
-from stream.customers.record_traces import SearchedPartition, TopicSearch, records_about, records_to_read
-from stream.customers.shard_traces import shard_holdings, status_texts
 from stream.errors import SegstreamError
 from stream.private_files import private_file
 from stream.storage.client import redis_client
 from stream.storage.reads import StoreUnreadable
+from stream.traces.mentions import Mention, Mentions
+from stream.traces.person import person_of
+from stream.traces.places import OUTSIDE, topic_places
+from stream.traces.record_traces import SearchedPartition, TopicSearch, records_about, records_to_read
+from stream.traces.shard_traces import shard_holdings, status_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,12 +21,12 @@ from segmentation.rates import currency_code, format_rate
 from segmentation.rfm import StateFormatError, advance_bytes, announcement, is_silent, muted_by, unpack
 from segmentation.step import NEVER_DUE
 from stream.customers.figures import CustomerFigures, figures_at
-from stream.customers.person import Person, person_of, stored_value
 from stream.errors import SegstreamError
 from stream.orders.rows import parse_at
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head, require_head
+from stream.traces.person import Person, person_of, stored_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

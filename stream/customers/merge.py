@@ -14,13 +14,13 @@ from segmentation.event_text import instant, iso
 from segmentation.events import CustomerMerged, encode, millis
 from stream.customers.erase import event_instant, has_read
 from stream.customers.erasure_report import dead_letters_about, refusals
-from stream.customers.mentions import CustomerIdRefused, Mentions
-from stream.customers.person import Person, person_of
-from stream.customers.places import shards_of
 from stream.errors import SegstreamError
 from stream.kafka.clients import kafka_producer
 from stream.replay.preconditions import check_target
 from stream.storage.client import redis_client
+from stream.traces.mentions import CustomerIdRefused, Mentions
+from stream.traces.person import Person, person_of
+from stream.traces.places import shards_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

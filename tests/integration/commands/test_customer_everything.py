@@ -19,14 +19,14 @@ from redis import Redis
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry
 from stream.clock import now_ms
-from stream.customers.mentions import Mentions
-from stream.customers.places import topic_places
-from stream.customers.record_traces import TopicSearch, records_about
 from stream.dead_letters.records import CONNECT
 from stream.kafka import topics
 from stream.kafka.topics import TopicSpec, specs
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys, status_key, tombstone
+from stream.traces.mentions import Mentions
+from stream.traces.places import topic_places
+from stream.traces.record_traces import TopicSearch, records_about
 from tests.support.command_line import run
 from tests.support.data.redis_customers import head
 
@@ -144,7 +144,7 @@ async def test_a_place_that_is_new_is_walked(held: Settings, monkeypatch: pytest
     before = ShardKeys.all
     monkeypatch.setattr(ShardKeys, "all", lambda keys: (*before(keys), f"{extra}-set", f"{extra}-list"))
     more = [*specs(held), TopicSpec(f"{held.group}-new", 1, 1, {})]
-    for module in ("stream.kafka.topics", "stream.customers.places"):
+    for module in ("stream.kafka.topics", "stream.traces.places"):
         monkeypatch.setattr(f"{module}.specs", lambda _: more)
     await topics.create(held)
     async with AIOKafkaProducer(**held.kafka_client()) as producer:

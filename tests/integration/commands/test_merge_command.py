@@ -20,14 +20,14 @@ from segmentation.money import UNITS
 from segmentation.partitioners import murmur2
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, pack, unpack
 from stream.clock import now_ms
-from stream.customers.mentions import CustomerIdRefused
 from stream.customers.merge import MergeRefused, merge
-from stream.customers.person import person_of
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.storage.remains import stored_remains
+from stream.traces.mentions import CustomerIdRefused
+from stream.traces.person import person_of
 from tests.integration.commands.test_erase_command import keys_naming
 from tests.support.command_line import run
 from tests.support.data.redis_customers import head

@@ -19,12 +19,12 @@ from stream.commands import shards
 from stream.customers.erase import erase
 from stream.customers.erasure_report import Erasure
 from stream.customers.lookup import customer
-from stream.customers.mentions import CustomerIdRefused
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.models.topic import read_published
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
+from stream.traces.mentions import CustomerIdRefused
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
 from tests.support.orders import send_events
 

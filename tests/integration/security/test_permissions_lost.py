@@ -20,10 +20,10 @@ from aiokafka import AIOKafkaProducer
 from segmentation.event_text import instant
 from segmentation.events import CONTROL_KEY, Amount, CustomerErased, CustomerMerged, OrderPlaced, encode
 from segmentation.partitioners import murmur2
-from stream.customers.person import person_of
 from stream.kafka import topics
 from stream.kafka.clients import end_offsets, read_topic
 from stream.settings import Settings
+from stream.traces.person import person_of
 from tests.recovery.rig import checker
 from tests.recovery.rig.feed import Feeder, FeedRecord, OrderFeed
 from tests.support.engine.toy_engine import eventually

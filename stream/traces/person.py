@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from segmentation.links import Edge, members_of, root_of
 from segmentation.rfm import current, unpack
-from stream.customers.places import shards_of
 from stream.storage.keys import ShardKeys, tombstone
 from stream.storage.remains import opened_remains
 from stream.storage.states import whole_states
+from stream.traces.places import shards_of
 
 if TYPE_CHECKING:
     from redis import Redis

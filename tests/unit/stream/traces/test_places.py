@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from stream.customers.places import UNDESCRIBED, RecordKey, shard_places, shards_of, topic_places
 from stream.kafka.topics import TopicSpec, specs
 from stream.settings import Settings
 from stream.storage.keys import ShardKeys
+from stream.traces.places import UNDESCRIBED, RecordKey, shard_places, shards_of, topic_places
 
 
 def test_every_topic_is_a_place_and_is_described() -> None:
     places = topic_places(Settings())
     assert [place.topic for place in places] == [spec.name for spec in specs(Settings())]
-    assert not [place.topic for place in places if place.holds == UNDESCRIBED], (
-        "describe it in stream/customers/places.py"
-    )
+    assert not [place.topic for place in places if place.holds == UNDESCRIBED], "describe it in stream/traces/places.py"
 
 
 def test_a_topic_that_nobody_has_described_is_searched_in_all_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.customers.places.specs", lambda _: [TopicSpec("new", 1, 1, {})])
+    monkeypatch.setattr("stream.traces.places.specs", lambda _: [TopicSpec("new", 1, 1, {})])
     [place] = topic_places(Settings())
     assert (place.topic, place.holds, place.key, place.sharded) == ("new", UNDESCRIBED, RecordKey.CUSTOMER, False)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from stream.customers.mentions import CustomerIdRefused, Mention, Mentions
-from stream.customers.places import RecordKey
 from stream.settings import Settings
+from stream.traces.mentions import CustomerIdRefused, Mention, Mentions
+from stream.traces.places import RecordKey
 
 KEYED, OTHER, HASHED = RecordKey.CUSTOMER, RecordKey.OTHER, RecordKey.HASH
 CERTAIN, POSSIBLE = Mention.CERTAIN, Mention.POSSIBLE

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from stream.customers.places import RecordKey
 from stream.errors import SegstreamError
 from stream.storage.keys import tombstone
+from stream.traces.places import RecordKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from aiokafka import TopicPartition
 
-from stream.customers.mentions import Mention
-from stream.customers.places import TopicPlace, shards_of
 from stream.kafka.aiokafka_internals import accept_any_header_name, all_partitions
 from stream.kafka.clients import KafkaUnreachable, at_end, kafka_consumer
+from stream.traces.mentions import Mention
+from stream.traces.places import TopicPlace, shards_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from aiokafka import AIOKafkaConsumer
 
-    from stream.customers.mentions import AnyMentions, Mentions
     from stream.settings import Settings
+    from stream.traces.mentions import AnyMentions, Mentions
 
 _POLL_MS: Final = 200
 _BATCH: Final = 5_000

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
-from stream.customers.places import ShardPlace, shard_places, status_places
 from stream.storage.keys import SALT_FIELD, tombstone
 from stream.storage.remains import opened_remains
 from stream.storage.states import whole_states
+from stream.traces.places import ShardPlace, shard_places, status_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from redis import Redis
 
-    from stream.customers.mentions import Mentions
     from stream.settings import Settings
+    from stream.traces.mentions import Mentions
 
 _SHARDS_AT_ONCE: Final = 200  # in one pipeline
 _SEARCHED: Final = frozenset({"none", "hash", "zset", "set", "string"})  # types of keys; "none": there is no such key

@@ -8,8 +8,8 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from segmentation.event_text import iso
-from stream.customers.places import topic_places
 from stream.kafka import topics
+from stream.traces.places import topic_places
 
 if TYPE_CHECKING:
     from redis import Redis
