@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 — started by its path, from the root of the repository
-"""Write the reference pages from the code: settings, commands, events' schemas, AsyncAPI, and the tables of metrics.
+"""Write the reference from the code: settings, commands, schemas of events and rules, AsyncAPI, tables of metrics.
 
 .venv/bin/python docs/generate.py      (or `make docs-reference`)
 
@@ -8,6 +8,7 @@ A test compares what is committed with what this writes.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import NoneType, UnionType
@@ -32,6 +33,7 @@ from bench.reports.markdown import wrapped
 from segmentation.events import InputEvent
 from segmentation.output_events import OutputEvent
 from segmentation.profiles import CustomerProfile
+from segmentation.rules_schema import rules_json_schema
 from stream.metrics import Metrics
 from stream.settings import DeploymentSettings, Settings
 from trainer.schedule.metrics import ScheduleMetrics
@@ -54,6 +56,7 @@ def pages() -> dict[Path, str]:
         schemas / "profiles.json": schema_file("Profiles that you send to customer-profiles", CustomerProfile),
         schemas / "output-events.json": schema_file("Events that segstream publishes", OutputEvent),
         REFERENCE / "asyncapi.yaml": asyncapi_file(),
+        REFERENCE / "campaign-rules.schema.json": json.dumps(rules_json_schema(), indent=2, ensure_ascii=False) + "\n",
         metrics: with_tables(
             metrics.read_text("utf-8"),
             {"metrics": metrics_table(Metrics()), "schedule-metrics": metrics_table(ScheduleMetrics())},

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,4})?")
 
@@ -40,7 +40,7 @@ def _chance(value: object) -> Decimal:
 class ConditionPart(BaseModel):
     """A part of a rule's conditions: at least one of its fields must be there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra={"minProperties": 1})
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
@@ -49,9 +49,9 @@ class ConditionPart(BaseModel):
         return self
 
 
-Number = Annotated[Decimal, BeforeValidator(_number)]
-_Figure = Annotated[Decimal, BeforeValidator(_figure)]
-_Chance = Annotated[Decimal, BeforeValidator(_chance)]
+Number = Annotated[Decimal, BeforeValidator(_number), WithJsonSchema({"type": "number"})]
+_Figure = Annotated[Decimal, BeforeValidator(_figure), WithJsonSchema({"type": "number", "minimum": 0})]
+_Chance = Annotated[Decimal, BeforeValidator(_chance), WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})]
 
 
 class Bounds(ConditionPart):

@@ -7,14 +7,10 @@ from collections.abc import Collection
 from functools import cached_property
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
-from segmentation.life_conditions import KnownLife
-from segmentation.outlook_conditions import KnownOutlook
-from segmentation.output_events import Cause
-from segmentation.rfm_conditions import KnownRfm
 from segmentation.rule_fields import (
     BudgetCount,
     CapCount,
@@ -36,7 +32,7 @@ from segmentation.rule_fields import (
     listed,
 )
 from segmentation.rule_when import RulePart, When, among
-from segmentation.rules_former import former_path, is_former, translated
+from segmentation.rules_former import FORMER, former_path, is_former, translated
 from segmentation.rules_sense import contradictions, doubts
 from segmentation.rules_text import BRANCH, RulesError, RulesTree, TreePath, explain, nothing_there, read_tree
 
@@ -52,7 +48,6 @@ __all__ = [
     "Validity",
     "default_rules",
     "parse_rules",
-    "rules_json_schema",
 ]
 
 Consent = Literal["unless_denied", "required"]
@@ -77,6 +72,8 @@ class Cap(RulePart):
 
     Either `within` a window that ends now (ms), or `per` calendar day in the customer's zone.
     """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["within"]}, {"required": ["per"]}]})
 
     at_most: CapCount = Field(description="actions")
     within: Window | None = Field(None, description="window that ends now, 1h to 31d")
@@ -112,6 +109,8 @@ class Goal(RulePart):
 
 class Validity(RulePart):
     """The days on which a rule acts, both inclusive, in the rule's zone."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     from_: Day | None = Field(None, alias="from", description="first day")
     until: Day | None = Field(None, description="last day")
@@ -164,10 +163,10 @@ class RuleTable(RulePart):
     consent: Consent = Field("unless_denied", description="whether a customer must have granted the channel")
     quiet_hours: QuietHours | None = Field(None, description="hours in which nobody gets a message")
     holdouts: Holdouts = Field(default_factory=Holdouts, description="customers who get nothing, to compare with")
-    caps: Annotated[tuple[Cap, ...], BeforeValidator(listed), Field(max_length=16)] = Field(
+    caps: Annotated[tuple[Cap, ...], Field(max_length=16), BeforeValidator(listed)] = Field(
         (), description="most actions a customer"
     )
-    rules: Annotated[tuple[Rule, ...], BeforeValidator(listed), Field(min_length=1, max_length=1000)] = Field(
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=1000), BeforeValidator(listed)] = Field(
         description="the rules"
     )
     _tree: RulesTree | None = PrivateAttr(None)  # the file that it was read from
@@ -204,36 +203,10 @@ class RuleTable(RulePart):
         """Return the caps that a rule is held to: none for a transactional one."""
         return () if rule.transactional else tuple(cap for cap in self.caps if cap.tag is None or cap.tag in rule.tags)
 
-    def match(
-        self,
-        source: str | None,
-        target: str,
-        cause: Cause,
-        life: KnownLife | None = None,
-        outlook: KnownOutlook | None = None,
-        rfm: KnownRfm | None = None,
-        *,
-        cooling: Collection[str] = (),
-    ) -> Rule | None:
-        """Return the first rule that matches a move; None where none does. `cooling`: the names of those in cooldown.
-
-        >>> rule = parse_rules(default_rules()).match("At Risk", "Champions", Cause.ORDER)
-        >>> rule.then.action if rule else None
-        'Early access and thanks'
-        """
-        return next(
-            (
-                rule
-                for group in self.ordered
-                for rule in group
-                if rule.when.matches(source, target, cause, life, outlook, rfm) and rule.name not in cooling
-            ),
-            None,
-        )
-
     def warnings(self) -> list[str]:
         """Return a sentence on each thing that is probably not meant so, like a rule that never acts."""
-        return [self.placed(path, text) for path, text in doubts(self)]
+        found = [self.placed(path, text) for path, text in doubts(self)]
+        return [f"line 1: {FORMER}", *found] if self._tree is not None and is_former(self._tree) else found
 
     def unknown_segments(self, names: Collection[str]) -> list[str]:
         """Return a sentence on each rule that names segments which a model with these `names` doesn't have."""
@@ -265,7 +238,7 @@ def parse_rules(text: str) -> RuleTable:
     Traceback (most recent call last):
     segmentation.rules_text.RulesError: line 3, rule 1 ('vip'), then.channel: missing, expected action, channel
     """
-    tree = read_tree(text, _untyped)
+    tree = read_rules_tree(text)
     former = is_former(tree)
     content = translated(tree) if former else tree.content
     if not former and (empty := nothing_there(tree, _may_be_null)):
@@ -281,6 +254,11 @@ def parse_rules(text: str) -> RuleTable:
     return table
 
 
+def read_rules_tree(text: str) -> RulesTree:
+    """Return the content of a rule table of any version, unchecked. Raises RulesError."""
+    return read_tree(text, _untyped)
+
+
 def _untyped(path: TreePath) -> bool:
     """Return whether a value that YAML takes for a number, a day or the like may stand at a path."""
     above = path[-2] if len(path) > 1 else None
@@ -293,9 +271,3 @@ def _may_be_null(path: TreePath) -> bool:
 
 def _as_it_is(path: TreePath) -> TreePath:
     return path
-
-
-def rules_json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of rule tables (version 2), for editors."""
-    schema = RuleTable.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

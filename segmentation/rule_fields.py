@@ -138,7 +138,7 @@ def _span_schema(least: str, most: str) -> WithJsonSchema:
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
-Tags = Annotated[tuple[Name, ...], BeforeValidator(listed), Field(max_length=16)]
+Tags = Annotated[tuple[Name, ...], Field(max_length=16), BeforeValidator(listed)]
 Segment = Annotated[Name, AfterValidator(_segment)]
 Targets = Annotated[
     tuple[Segment, ...] | None, BeforeValidator(_choice), _choice_schema({"type": "string", "maxLength": 64})
@@ -151,7 +151,7 @@ Sources = Annotated[
 Trigger = Annotated[Cause, BeforeValidator(_trigger)]
 Causes = Annotated[tuple[Trigger, ...] | None, BeforeValidator(_choice), _choice_schema({"enum": list(TRIGGERS)})]
 Variables = Annotated[
-    tuple[Literal["rfm", "before", "next", "keep", "segment"], ...], BeforeValidator(listed), Field(max_length=5)
+    tuple[Literal["rfm", "before", "next", "keep", "segment"], ...], Field(max_length=5), BeforeValidator(listed)
 ]
 Cooldown = Annotated[int, BeforeValidator(_span("1m", "9999d")), _span_schema("30d", "365d")]
 Delay = Annotated[int, BeforeValidator(_span("1m", "90d")), _span_schema("3h", "2d")]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from segmentation.rules_text import RulesError, RulesTree, TreePath
 
+FORMER: Final = "rules of version 1: they act as before; `segstream campaigns check FILE --convert` prints version 2"
 _WHEN: Final = ("from", "to", "cause", "life", "outlook")
 _THEN: Final = ("action", "channel", "reason")
 _FIELDS: Final = ("name", *_WHEN, *_THEN, "cooldown_days")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date
 from typing import TYPE_CHECKING
 
 from segmentation.durations import duration_text
@@ -58,7 +59,28 @@ def _of_rule(table: RuleTable, rule: Rule) -> _Findings:
 def doubts(table: RuleTable) -> _Findings:
     """Yield what is probably not meant so, with its path and the remedy."""
     yield from _tags(table)
+    yield from _caps(table)
+    yield from _waiting(table)
     yield from _never(table)
+
+
+def thin_budgets(table: RuleTable, partitions: int) -> _Findings:
+    """Yield the budgets that aren't enough for each shard to have a part."""
+    for index, rule in enumerate(table.rules):
+        if rule.budget is not None and rule.budget.per_day < partitions:
+            text = (
+                f"{rule.budget.per_day} a day, shared by {partitions} partitions: customers of"
+                f" {partitions - rule.budget.per_day} of them get none; give {partitions} or more"
+            )
+            yield ("rules", index, "budget", "per_day"), text
+
+
+def over(table: RuleTable, today: date) -> _Findings:
+    """Yield the rules whose last day is over."""
+    for index, rule in enumerate(table.rules):
+        last = rule.valid.until if rule.valid else None
+        if last is not None and last < today:
+            yield ("rules", index, "valid", "until"), f"over since {last}: take the rule out, or give it another day"
 
 
 def _tags(table: RuleTable) -> _Findings:
@@ -70,6 +92,21 @@ def _tags(table: RuleTable) -> _Findings:
     for tag in table.holdouts.tags:
         if tag not in known:
             yield ("holdouts", "tags", tag), f"no rule has the tag {tag!r}, so nobody is held out by it: {has}"
+
+
+def _caps(table: RuleTable) -> _Findings:
+    """Yield the caps that never count, because another one lets fewer through in a longer time."""
+    for index, cap in enumerate(table.caps):
+        for other in table.caps:
+            if other is not cap and other.tag in (None, cap.tag) and _is_tighter(other, cap):
+                yield ("caps", index), f"never counts: {cap_text(other)} is stricter; take one of them out"
+                break
+
+
+def _is_tighter(one: Cap, other: Cap) -> bool:
+    if one.within is None or other.within is None:
+        return one.per is other.per is not None and one.at_most < other.at_most
+    return one.at_most <= other.at_most and one.within >= other.within and one != other
 
 
 def _never(table: RuleTable) -> _Findings:
@@ -89,6 +126,8 @@ def _takes_all(table: RuleTable, rule: Rule, other: Rule) -> bool:
     that wouldn't suppress the other one as well.
     """
     strict = table.consent_of(rule) == "required" and table.consent_of(other) != "required"
+    waits = other.delay is not None or table.quiet_hours_of(other) is not None
+    capped = table.caps_of(rule)
     return (
         rule.when.covers(other.when)
         and rule.cooldown is None
@@ -96,8 +135,22 @@ def _takes_all(table: RuleTable, rule: Rule, other: Rule) -> bool:
         and rule.valid is None
         and rule.then.channel == other.then.channel
         and not strict
-        and set(table.caps_of(rule)) <= set(table.caps_of(other))
+        # One that waits is asked about caps later, when they may let it through.
+        and (not capped or (not waits and set(capped) <= set(table.caps_of(other))))
     )
+
+
+def _waiting(table: RuleTable) -> _Findings:
+    """Yield the rules that say what goes for waiting, and never wait."""
+    for index, rule in enumerate(table.rules):
+        waits = rule.delay is not None or table.quiet_hours_of(rule) is not None
+        if not rule.if_still and not waits:
+            yield ("rules", index, "if_still"), "the rule never waits, so this says nothing: take the line out"
+        if rule.when.first_time and rule.cooldown is not None:
+            yield (
+                ("rules", index, "cooldown"),
+                "with `first_time` the campaign never comes again: take one of them out",
+            )
 
 
 def cap_text(cap: Cap) -> str:

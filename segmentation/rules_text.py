@@ -131,15 +131,18 @@ def nothing_there(tree: RulesTree, allowed: Callable[[TreePath], bool]) -> list[
 def explain(
     error: ValidationError, tree: RulesTree, model: type[BaseModel], shown: Callable[[TreePath], TreePath]
 ) -> list[str]:
-    """Return pydantic's findings, each with its place, the value found, and the values accepted.
+    """Return pydantic's findings by line, each with its place, the value found, and the values accepted.
 
     `model`: that of the whole file. `shown`: where in the file the field of a path stands.
     """
-    found: dict[str, None] = {}
+    found: list[tuple[int, str]] = []
     for finding in error.errors(include_url=False):
+        if finding["type"] == "too_short" and finding["input"]:
+            continue  # pydantic counts the items that are right, and those that aren't are found one by one
         loc = _cleaned(finding["loc"])
-        found[f"{tree.place(shown(loc))}: {_wrong(finding, loc, model)}"] = None
-    return list(found)
+        at = shown(loc)
+        found.append((tree.line_of(at), f"{tree.place(at)}: {_wrong(finding, loc, model)}"))
+    return [text for _, text in sorted(found, key=lambda one: one[0])]
 
 
 def _cleaned(loc: TreePath) -> TreePath:
@@ -181,7 +184,7 @@ def _wrong(finding: Any, loc: TreePath, model: type[BaseModel]) -> str:
         return f"missing, expected {', '.join(name for name, required in fields.items() if required)}"
     if finding["type"] == "extra_forbidden":
         return _unknown(str(loc[-1]), owner, list(fields))
-    got = repr(finding["input"])[:_SHOWN]
+    got = "[]" if finding["input"] == () else repr(finding["input"])[:_SHOWN]
     context = finding.get("ctx", {})
     accepted = {
         "model_type": f"a mapping with {', '.join(_names(here))}",

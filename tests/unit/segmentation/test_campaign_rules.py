@@ -1,27 +1,19 @@
-"""The rule table: its matches, and the messages on tables that can't be used."""
+"""The rule table: its matches, what goes for all rules, and the messages on tables that can't be used."""
 
+from datetime import date
 from decimal import Decimal
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from segmentation.campaigns import RulesError, RuleTable, default_rules, parse_rules
+from segmentation.campaign_rules import RuleTable, default_rules, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.life_conditions import KnownLife
 from segmentation.outlook_conditions import KnownOutlook
 from segmentation.output_events import Cause
-
-REST = "action: Offer, channel: email"
-
-
-def table(*rules: str) -> RuleTable:
-    return parse_rules("rules:\n" + "".join(f"- {{{rule}, {REST}}}\n" for rule in rules))
+from segmentation.rfm_conditions import KnownRfm
+from tests.support.rules import ANY, first_match, rule_table
 
 
 def matched(rules: RuleTable, source: str | None, target: str, cause: Cause = Cause.ORDER) -> str | None:
-    rule = rules.match(source, target, cause)
-    return rule.name if rule else None
+    return first_match(rules, source, target, cause)
 
 
 NAMES = (
@@ -43,8 +35,7 @@ def by_default(
     life: KnownLife | None = REGULAR,
     cooling: tuple[str, ...] = (),
 ) -> str | None:
-    rule = DEFAULT.match("Loyal", target, cause, life, seen, cooling=cooling)
-    return rule.name if rule else None
+    return first_match(DEFAULT, "Loyal", target, cause, life, seen, cooling=cooling)
 
 
 DEFAULT = parse_rules(default_rules())
@@ -103,131 +94,146 @@ def test_orders_are_answered_by_default() -> None:
 
 
 def test_first_match_wins() -> None:
-    rules = table("name: a, from: [Lost], to: [Champions]", "name: b, to: [Champions]", "name: c, to: '*'")
+    rules = rule_table("from: [Lost], to: [Champions]", "to: [Champions]", ANY)
     assert matched(rules, "Lost", "Champions") == "a"
     assert matched(rules, "Loyal", "Champions") == "b"
     assert matched(rules, "Loyal", "Lost") == "c"
 
 
 def test_from_says_who_had_no_segment() -> None:
-    rules = table("name: new, from: [null], to: '*'", "name: mixed, from: [null, Loyal], to: '*'")
-    assert matched(rules, None, "Lost") == "new"
-    assert matched(rules, "Loyal", "Lost") == "mixed"
+    rules = rule_table(f"from: [null], {ANY}", f"from: [null, Loyal], {ANY}")
+    assert matched(rules, None, "Lost") == "a"
+    assert matched(rules, "Loyal", "Lost") == "b"
     assert matched(rules, "Champions", "Lost") is None
-    assert matched(table("name: new, from: null, to: '*'"), None, "Lost") == "new"
-    assert matched(table("name: new, from: null, to: '*'"), "Loyal", "Lost") is None
-    assert matched(table("name: any, from: '*', to: '*'"), None, "Lost") == "any"
+    assert matched(rule_table(f"from: null, {ANY}"), None, "Lost") == "a"
+    assert matched(rule_table(f"from: null, {ANY}"), "Loyal", "Lost") is None
+    assert matched(rule_table(f"from: '*', {ANY}"), None, "Lost") == "a"
+
+
+def test_a_star_at_the_end_stands_for_all_names_that_begin_so() -> None:
+    rules = rule_table("from: ['At *'], to: ['Big *', Lost]")
+    assert matched(rules, "At Risk", "Big Spenders") == matched(rules, "At Sea", "Lost") == "a"
+    assert (
+        matched(rules, "Athlete", "Lost") is matched(rules, "At Risk", "Bigger") is matched(rules, None, "Lost") is None
+    )
 
 
 def test_cause() -> None:
-    rules = table("name: lapse, to: [Lost], cause: [silence, window]", "name: back, to: '*', cause: [order]")
+    rules = rule_table("to: [Lost], cause: [silence, window]", f"{ANY}, cause: [order]")
     found = {cause: matched(rules, "Loyal", "Lost", cause) for cause in Cause}
-    assert found == dict.fromkeys(Cause) | {Cause.SILENCE: "lapse", Cause.WINDOW: "lapse", Cause.ORDER: "back"}
+    assert found == dict.fromkeys(Cause) | {Cause.SILENCE: "a", Cause.WINDOW: "a", Cause.ORDER: "b"}
 
 
-def test_rules_that_never_act_are_refused() -> None:
-    rules = table(
-        "name: a, to: [Lost, Loyal], cause: [order, refund]",
-        "name: b, to: [Lost], cause: [order]",
-        "name: c, to: [Lost]",
-        "name: d, from: [Lost], to: [Lost, Loyal], cause: [refund]",
+def test_groups_and_priorities_order_the_rules() -> None:
+    rules = rule_table(
+        f"{ANY}",
+        f"{ANY} | priority: 5, group: calls",
+        f"{ANY} | priority: 10",
+        f"{ANY} | priority: -1",
+        f"{ANY} | priority: 10",
+        f"{ANY} | group: calls",
     )
-    never = [warning.split("'")[1] for warning in rules.warnings()]
-    assert never == ["b", "d"]
-    assert rules.warnings()[0] == "line 3, rule 2 ('b'): never acts: 'a' before it matches all its moves; move it up"
+    assert [[rule.name for rule in group] for group in rules.ordered] == [["c", "e", "a", "d"], ["b", "f"]]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "line 1: expected `rules:` and a list of rules below it"),
-        ("- x", "line 1: expected `rules:`"),
-        ("rules: []", "line 1, rules: [], expected at least one"),
-        ("rules:\n", "line 1, rules: None, expected a list"),
-        ("\nrule: []", "line 2, rule: unknown, expected one of rules"),
-        (
-            "rules:\n- a",
-            "line 2, rule 1: 'a', expected a rule with name, from, to, cause, life, outlook, action, channel, reason",
-        ),
-        ("a: [", "line 1: not YAML"),
-        ("rules: \x00", "not YAML: unacceptable character"),
-        ("a: b\n---\nc: d", "line 2: not YAML"),
-        ("? [a]\n: b", "line 1: the key ['a'] is not text"),
-        ("[" * 100_000, "nested too deeply"),
-        ("rules: &a [*a]", "line 1: an alias (*name) leads here: write the value out"),
-        ("rules: !!python/object:os.system x", "line 1: YAML reads 'x' as python/object:os.system, expected text"),
-        ("rules:\n- name: no", "line 2: YAML reads 'no' as bool, expected text: put it in quotes"),
-        ("rules:\n- name: 2020-13-45x\n  to: 2020-10-10", "line 3: YAML reads '2020-10-10' as timestamp"),
-        ("rules:\n- name: a\n  to: '*'\n  name: b", "line 4: the key 'name' stands there twice"),
-    ],
-)
-def test_what_is_no_table_is_refused(text: str, message: str) -> None:
-    with pytest.raises(RulesError) as caught:
-        parse_rules(text)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+FULL = """version: 2
+time_zone: Europe/Berlin
+consent: required
+quiet_hours: {from: 21:00, until: "08:00"}
+holdouts: {salt: "2026", rotate: quarter, global: 0.05, tags: {marketing: 0.1}}
+caps:
+  - {at_most: 2, within: 7d, tag: marketing}
+  - {at_most: 1, per: day}
+rules:
+  - name: full
+    when: {from: "*", to: [Lost], cause: [silence], rfm: {frequency: {at_least: 2}}, first_time: true}
+    then: {action: Offer, channel: email, reason: why, variables: [rfm, before, next, keep, segment]}
+    tags: [marketing, lost]
+    group: main
+    priority: 10
+    cooldown: 52w
+    delay: 36h
+    unless: order
+    if_still: false
+    quiet_hours: {from: "12:30", until: "14:00"}
+    time_zone: Europe/Paris
+    goal: {order_within: 30d}
+    valid: {from: 2026-11-01, until: 2026-12-24}
+    budget: {per_day: 500}
+    holdout: 0.125
+    consent: unless_denied
+  - name: plain
+    when: {to: "*"}
+    then: {action: Note, channel: log}
+  - name: receipt
+    when: {to: "*"}
+    then: {action: Receipt, channel: email}
+    tags: [marketing]
+    quiet_hours: none
+    transactional: true
+"""
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("name: a", "to: missing, expected name, to, action, channel"),
-        ("name: a, to: Lost", "to: 'Lost', expected \"*\" alone (any), or a list in brackets of at least one"),
-        ("name: a, to: null", "to: None, expected"),
-        ("name: a, to: []", "to: [], expected"),
-        ("name: a, to: ['*', Lost]", "to: ['*', 'Lost'], expected"),
-        ("name: a, to: [Lost, null]", "to[1]: None, expected text"),
-        ("name: a, to: [{b: c}]", "to[0]: {'b': 'c'}, expected text"),
-        (
-            "name: a, to: '*', cause: [order, ordr]",
-            "cause[1]: 'ordr', expected one of order, refund, cancellation, silence, window, model, settings, first",
-        ),
-        ("name: a, to: '*', cause: [erasure]", "cause[0]: 'erasure', expected one of order"),
-        ("name: a, to: '*', cause: [[order]]", "cause[0]: ['order'], expected one of order"),
-        ("name: a, to: '*', cause: order", "cause: 'order', expected"),
-        ("name: '', to: '*'", "name: '', expected at least one character"),
-        (f"name: {'n' * 65}, to: '*'", "expected at most 64 characters"),
-        ('name: "\\ud800", to: "*"', "name: '\\ud800', expected text in Unicode"),
-        (
-            "name: a, to: '*', cooldown: long",
-            "cooldown: a field of version 2, in a table of version 1: `segstream campaigns check --convert` writes",
-        ),
-    ],
-)
-def test_a_wrong_field_is_named_with_its_line_and_rule(rule: str, message: str) -> None:
-    with pytest.raises(RulesError) as caught:
-        table("name: fine, to: '*'", rule)
-    text = str(caught.value)
-    assert text.startswith("line 3, rule 2 (")
-    assert message in text
-    text.encode()
+def test_every_field_is_read() -> None:
+    rules = parse_rules(FULL)
+    full = rules.rules[0]
+    assert (rules.version, rules.time_zone, rules.consent) == (2, "Europe/Berlin", "required")
+    assert (rules.holdouts.salt, rules.holdouts.rotate) == ("2026", "quarter")
+    assert (rules.holdouts.global_, rules.holdouts.tags) == (Decimal("0.05"), {"marketing": Decimal("0.1")})
+    week, daily = rules.caps
+    assert (week.at_most, week.within, week.per, week.tag) == (2, 7 * DAY_MS, None, "marketing")
+    assert (daily.at_most, daily.within, daily.per, daily.tag) == (1, None, "day", None)
+    assert (full.when.first_time, full.when.from_, full.when.to) == (True, None, ("Lost",))
+    assert (full.then.reason, full.then.variables) == ("why", ("rfm", "before", "next", "keep", "segment"))
+    assert (full.tags, full.group, full.priority) == (("marketing", "lost"), "main", 10)
+    assert (full.cooldown, full.delay) == (364 * DAY_MS, 3 * DAY_MS // 2)
+    assert (full.unless, full.if_still, full.transactional) == ("order", False, False)
+    assert full.goal is not None
+    assert full.goal.order_within == 30 * DAY_MS
+    assert full.valid is not None
+    assert (full.valid.from_, full.valid.until) == (date(2026, 11, 1), date(2026, 12, 24))
+    assert full.budget is not None
+    assert (full.budget.per_day, full.holdout) == (500, Decimal("0.125"))
+    hours = [rules.quiet_hours_of(rule) for rule in rules.rules]
+    assert [each and (each.from_minute, each.until_minute) for each in hours] == [(750, 840), (1260, 480), None]
+    assert [rules.zone_of(rule) for rule in rules.rules] == ["Europe/Paris", "Europe/Berlin", "Europe/Berlin"]
+    assert [rules.consent_of(rule) for rule in rules.rules] == ["unless_denied", "required", "required"]
+    assert [rules.caps_of(rule) for rule in rules.rules] == [(week, daily), (daily,), ()]
 
 
-def test_every_finding_is_listed() -> None:
-    with pytest.raises(RulesError) as caught:
-        parse_rules(
-            "rules:\n- {name: a, action: Offer, channel: email,\n  to: Lost}\n"
-            "- name: b\n  channel: email\n  to: []\n  action: Offer"
-        )
-    assert [part.split(":")[0] for part in caught.value.findings] == [
-        "line 3, rule 1 ('a'), to",
-        "line 6, rule 2 ('b'), to",
+def test_what_a_rule_leaves_out_has_a_default() -> None:
+    rules = rule_table(ANY)
+    rule = rules.rules[0]
+    assert (rules.time_zone, rules.consent, rules.quiet_hours, rules.caps) == ("UTC", "unless_denied", None, ())
+    assert (rules.holdouts.salt, rules.holdouts.rotate, rules.holdouts.global_, rules.holdouts.tags) == (
+        *("", "never", None),
+        {},
+    )
+    assert (rule.group, rule.priority, rule.tags, rule.if_still, rule.transactional) == ("main", 0, (), True, False)
+    absent = (rule.cooldown, rule.delay, rule.unless, rule.quiet_hours, rule.time_zone, rule.goal, rule.valid)
+    assert {*absent, rule.budget, rule.holdout, rule.consent} == {None}
+
+
+def test_the_table_s_quiet_hours_don_t_go_for_transactional_rules() -> None:
+    rules = rule_table(f"{ANY} | transactional: true", ANY, top="quiet_hours: {from: '21:00', until: '8:00'}")
+    assert [rules.quiet_hours_of(rule) is not None for rule in rules.rules] == [False, True]
+
+
+def test_the_digest_is_that_of_the_content() -> None:
+    rules = parse_rules(FULL)
+    assert len(rules.digest) == 8
+    assert parse_rules("# a comment\n" + FULL.replace("52w", "364d").replace("36h", "2160m")).digest == rules.digest
+    changed = [
+        ("Paris", "Rome"),
+        ("0.125", "0.126"),
+        ("52w", "51w"),
+        ("12:30", "12:31"),
+        ("why", "how"),
+        ("first_time: true", "first_time: false"),
+        ("2026-12-24", "2026-12-23"),
     ]
-
-
-def test_names_are_unique() -> None:
-    with pytest.raises(RulesError, match="rules 1 and 3 share the name 'a': give each its own"):
-        table("name: a, to: [Lost]", "name: b, to: '*'", "name: a, to: '*'")
-
-
-@settings(max_examples=200, deadline=None, database=None)
-@given(st.text(alphabet="rules:[]{}-&*!<'\"\n ?|>na,to#\\x0", max_size=60) | st.text(max_size=30))
-def test_no_text_raises_anything_else(text: str) -> None:
-    for content in (text, "rules:\n- " + text.replace("\n", "\n  "), f"rules:\n- {{name: a, to: {text}}}"):
-        try:
-            parse_rules(content)
-        except RulesError as error:
-            str(error).encode()
+    found = {parse_rules(FULL.replace(*change)).digest for change in changed}
+    assert len(found | {rules.digest}) == len(changed) + 1
 
 
 def life(orders: int, monetary: str = "10.00", days: int = 30, *, more_ms: int = 0, partial: bool = False) -> KnownLife:
@@ -235,8 +241,8 @@ def life(orders: int, monetary: str = "10.00", days: int = 30, *, more_ms: int =
 
 
 def acts(conditions: str, *lives: KnownLife | None) -> list[bool]:
-    rules = table(f"name: a, to: '*', life: {conditions}")
-    return [rules.match("Loyal", "Lost", Cause.SILENCE, each) is not None for each in lives]
+    rules = rule_table(f"{ANY}, life: {conditions}")
+    return [first_match(rules, "Loyal", "Lost", Cause.SILENCE, each) is not None for each in lives]
 
 
 def test_conditions_on_the_whole_life() -> None:
@@ -255,7 +261,7 @@ def test_conditions_on_the_whole_life() -> None:
 
 def test_a_move_without_a_life_meets_no_condition() -> None:
     assert acts("{orders: {at_least: 0}}", None) == [False]
-    assert matched(table("name: a, to: '*', life: {orders: {at_least: 0}}", "name: b, to: '*'"), None, "Lost") == "b"
+    assert matched(rule_table(f"{ANY}, life: {{orders: {{at_least: 0}}}}", ANY), None, "Lost") == "b"
 
 
 def test_a_partial_life_may_be_longer_than_it_is_known_to_be() -> None:
@@ -263,110 +269,24 @@ def test_a_partial_life_may_be_longer_than_it_is_known_to_be() -> None:
     assert acts("{orders: {at_most: 5}}", life(1, partial=True)) == [False]
 
 
-def test_a_rule_for_merges_is_not_covered_by_one_for_any_other_cause() -> None:
-    every, merges = "name: every, to: '*'", "name: merges, to: '*', cause: [merge, order]"
-    assert table(every, merges).warnings() == []
-    assert len(table(merges, merges.replace("merges,", "again,")).warnings()) == 1
-    assert len(table(every, merges.replace("merge, ", "")).warnings()) == 1
-    assert matched(table(every, merges), "Loyal", "Lost", Cause.MERGE) == "merges"
+def test_conditions_on_the_window() -> None:
+    rules = rule_table(
+        f"{ANY}, rfm: {{recency_days: {{at_most: 30.5}}, frequency: {{at_least: 2}}, monetary: {{at_least: -1}}}}"
+    )
+
+    def meets(days: str, orders: str, money: str) -> bool:
+        known = KnownRfm(Decimal(days), Decimal(orders), Decimal(money))
+        return first_match(rules, None, "Lost", Cause.ORDER, rfm=known) is not None
+
+    assert meets("30.5", "2", "-1.00")
+    assert not meets("30.6", "2", "-1.00")
+    assert not meets("30.5", "1", "-1.00")
+    assert not meets("30.5", "2", "-1.01")
+    assert first_match(rules, None, "Lost", Cause.ORDER) is None
 
 
-def test_conditions_that_an_earlier_rule_covers_are_warned_of() -> None:
-    wide, narrow = "name: wide, to: '*', life: {orders: {at_least: 2}}", "to: '*', life: {orders: {at_least: 5}"
-    assert len(table(wide, f"name: narrow, {narrow}}}").warnings()) == 1
-    assert len(table(wide, f"name: narrow, {narrow}, monetary: {{at_most: 9}}}}").warnings()) == 1
-    assert table(f"name: narrow, {narrow}}}", wide).warnings() == []
-    assert table(wide, "name: others, to: '*', life: {orders: {at_most: 5}}").warnings() == []
-    assert table(wide, "name: any, to: '*'").warnings() == []
-
-
-@pytest.mark.parametrize(
-    ("conditions", "message"),
-    [
-        (
-            "{}",
-            "line 2, rule 1 ('a'), life: expected at least one of orders, purchase_days, monetary, days_since_first",
-        ),
-        ("{orders: {}}", "life.orders: expected at least one of at_least, at_most"),
-        ("5+", "life: '5+', expected a mapping with orders, purchase_days, monetary, days_since_first_order"),
-        ("{orders: five}", "life.orders: 'five', expected a mapping with at_least, at_most"),
-        ("{money: {at_least: 5}}", "life.money: unknown, expected one of orders, purchase_days, monetary, days_since"),
-        ("{orders: {least: '5'}}", "life.orders.least: unknown, expected one of at_least, at_most"),
-        ("{orders: {at_least: five}}", "life.orders.at_least: 'five', expected a number like 5 or 49.90"),
-        ("{orders: {at_least: 1_000}}", "life.orders.at_least: '1_000', expected a number"),
-        ("{orders: {at_least: .inf}}", "life.orders.at_least: '.inf', expected a number"),
-        ("{orders: {at_least: [1]}}", "YAML reads '1' as int"),
-        (
-            "{orders: {at_least: -1}}",
-            "line 2, rule 1 ('a'), life.orders.at_least: '-1', expected 0 or more: the figure is never negative",
-        ),
-        ("{purchase_days: {at_most: -1}}", "life.purchase_days.at_most: '-1', expected 0 or more"),
-        (
-            "{days_since_first_order: {at_most: -0.5}}",
-            "life.days_since_first_order.at_most: '-0.5', expected 0 or more",
-        ),
-        (
-            "{orders: {at_least: 5, at_most: 4}}",
-            "life.orders: at_least is 5, expected it to be no more than at_most, 4",
-        ),
-    ],
-)
-def test_conditions_that_cant_be_used_are_named(conditions: str, message: str) -> None:
-    with pytest.raises(RulesError) as error:
-        table(f"name: a, to: '*', life: {conditions}")
-    assert message in str(error.value)
-
-
-def test_conditions_on_the_outlook_that_an_earlier_rule_covers_are_warned_of() -> None:
-    wide = "name: wide, to: '*', outlook: {chance_90d: {at_most: 0.5}"
-    narrow = "name: narrow, to: '*', outlook: {chance_90d: {at_most: 0.2}, orders_90d: {at_most: 1}"
-    assert len(table(f"{wide}}}", f"{narrow}}}").warnings()) == 1
-    assert table(f"{narrow}}}", f"{wide}}}").warnings() == []
-    assert table(f"{wide}}}", f"{narrow}, if_unknown: act}}").warnings() == []
-    assert len(table(f"{wide}, if_unknown: act}}", f"{narrow}, if_unknown: act}}").warnings()) == 1
-    assert table(f"{wide}}}", "name: any, to: '*'").warnings() == []
-
-
-def test_a_rule_with_a_cooldown_covers_nothing() -> None:
-    assert table("name: a, to: '*', cooldown_days: 30", "name: b, to: '*'").warnings() == []
-    assert len(table("name: a, to: '*'", "name: b, to: '*', cooldown_days: 30").warnings()) == 1
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("outlook: {}", "outlook: expected at least one of chance_90d, orders_90d, spend_90d, usual_gap_days"),
-        ("outlook: {if_unknown: act}", "outlook: expected at least one of chance_90d, orders_90d, spend_90d"),
-        ("outlook: {chance: {at_most: 1}}", "outlook.chance: unknown, expected one of chance_90d, orders_90d"),
-        ("outlook: {chance_90d: 0.2}", "YAML reads '0.2' as float, expected text"),
-        ("outlook: {chance_90d: low}", "outlook.chance_90d: 'low', expected a mapping with at_least, at_most"),
-        ("outlook: {chance_90d: {at_most: 20 %}}", "outlook.chance_90d.at_most: '20 %', expected a number like 5"),
-        ("outlook: {chance_90d: {at_most: 1}, if_unknown: yes}", "YAML reads 'yes' as bool"),
-        ("outlook: {chance_90d: {at_most: 1}, if_unknown: maybe}", "outlook.if_unknown: 'maybe', expected act or skip"),
-        (
-            "outlook: {chance_90d: {at_most: 20}}",
-            "line 2, rule 1 ('a'), outlook.chance_90d.at_most: '20', expected 0 to 1 (write 0.2 for 20 %)",
-        ),
-        ("outlook: {chance_90d: {at_least: 2.5}}", "'2.5', expected 0 to 1 (write 0.025 for 2.5 %)"),
-        ("outlook: {chance_90d: {at_most: 100}}", "'100', expected 0 to 1 (write 1 for 100 %)"),
-        ("outlook: {chance_90d: {at_most: 101}}", "'101', expected 0 to 1 (write 0.2 for 20 %)"),
-        ("outlook: {chance_90d: {at_least: -0.1}}", "'-0.1', expected 0 to 1"),
-        ("outlook: {orders_90d: {at_most: -1}}", "outlook.orders_90d.at_most: '-1', expected 0 or more"),
-        ("outlook: {spend_90d: {at_least: -1}}", "outlook.spend_90d.at_least: '-1', expected 0 or more"),
-        ("outlook: {usual_gap_days: {at_most: -1}}", "outlook.usual_gap_days.at_most: '-1', expected 0 or more"),
-        ("outlook: {silence_in_gaps: {at_most: -1}}", "outlook.silence_in_gaps.at_most: '-1', expected 0 or more"),
-        ("outlook: low", "outlook: 'low', expected a mapping with chance_90d, orders_90d, spend_90d, usual_gap_days"),
-        ("cooldown_days: 0", "cooldown_days: '0', expected whole days from 1 to 9999"),
-        ("cooldown_days: 1.5", "cooldown_days: '1.5', expected whole days"),
-        ("cooldown_days: a week", "cooldown_days: 'a week', expected whole days"),
-    ],
-)
-def test_outlooks_and_cooldowns_that_cant_be_used_are_named(rule: str, message: str) -> None:
-    with pytest.raises(RulesError) as error:
-        table(f"name: a, to: '*', {rule}")
-    assert message in str(error.value)
-
-
-def test_numbers_are_read_in_bounds_alone() -> None:
-    with pytest.raises(RulesError, match="YAML reads '5' as int, expected text"):
-        table("name: 5, to: '*'")
+def test_segments_that_a_model_doesn_t_have_are_named() -> None:
+    rules = rule_table("from: [null, 'At *'], to: [Lost, Lots, 'Big *']", ANY)
+    assert rules.unknown_segments(["At Risk", "Lost"]) == [
+        "rule 'a': the model has no segment Lots or Big *; it has At Risk, Lost"
+    ]

@@ -37,9 +37,14 @@ from tests.support.data.clock_models import clock_model
 LOST = next(segment.id for segment in clock_model().segments if segment.stage == "lost")
 SINCE, NOW = parse_at("2021-01-01"), parse_at("2023-01-01")
 RULES = """
+version: 2
 rules:
-  - {name: win-back, to: [Lost], cause: [silence], action: Win-back with 20 % off, channel: email}
-  - {name: welcome, to: [New], cause: [first], action: Welcome series, channel: email}
+  - name: win-back
+    when: {to: [Lost], cause: [silence]}
+    then: {action: Win-back with 20 % off, channel: email}
+  - name: welcome
+    when: {to: [New], cause: [first]}
+    then: {action: Welcome series, channel: email}
 """
 
 
@@ -238,8 +243,12 @@ def test_the_campaigns_taken_for_discounts_are_named(tmp_path: Path) -> None:
 
 
 IDLE = """
-  - {name: typo, from: [Champions, null], to: [Lostt, "Loyal"], action: Reminder, channel: email}
-  - {name: again, to: [Lost], cause: [silence], action: Call, channel: email}
+  - name: typo
+    when: {from: [Champions, null], to: [Lostt, "Loyal"]}
+    then: {action: Reminder, channel: email}
+  - name: again
+    when: {to: [Lost], cause: [silence]}
+    then: {action: Call, channel: email}
 """
 
 
@@ -248,7 +257,7 @@ def test_rules_that_can_t_act_are_named(tmp_path: Path) -> None:
     names = ", ".join(segment.name for segment in clock_model().segments)
     assert found.warnings == (
         f"rule 'typo': the model has no segment Lostt; it has {names}",
-        "line 7, rule 4 ('again'): never acts: 'win-back' before it matches all its moves; move it up",
+        "line 14, rule 4 ('again'): never acts: 'win-back' before it matches all its moves; move it up",
     )
     assert [(one.campaign, one.actions) for one in found.campaigns[2:]] == [("again", 0), ("typo", 0)]
     assert "No action: again, typo." in summary(found)
