@@ -61,6 +61,7 @@ class _CampaignWork(NamedTuple):
     side_dead: list[DeadLetter]
     elsewhere: list[SidePackage]  # profiles of customers of other partitions
     partition: int
+    book: RuleBook  # of the whole turn: the rules may change while its states are loaded
 
 
 def _work(plan: TurnPlan) -> _CampaignWork:
@@ -121,7 +122,7 @@ class CampaignStep:
         keys = dict.fromkeys(move.customer for move in work.moves)
         keys |= dict.fromkeys(learned.customer for learned in work.learned)
         keys |= dict.fromkeys(order.customer for order in work.orders)
-        if self._book.budgets:
+        if work.book.budgets:
             keys[budget_key(partition)] = None
         # In event time the clock stands still without records.
         looks = not context.behind and (bool(records) or not self._event_time)
@@ -161,7 +162,7 @@ class CampaignStep:
         turn.side_packages += work.elsewhere
         stored |= {due.key: cast("bytes", due.value) for due in fired if due.value is not None}
         targets = _targets(stored.items())
-        decider = Decider(self._book, self._writer, budget, self._adopted, turn.outputs, turn.counts)
+        decider = Decider(work.book, self._writer, budget, self._adopted, turn.outputs, turn.counts)
         for learned in work.learned:
             self._learn(targets[learned.customer], learned.facts, turn)
         clock = context.clock if self._event_time else plan.clock
@@ -239,7 +240,7 @@ class CampaignStep:
 
     def _read(self, records: Sequence[KafkaRecord], partition: int, context: TurnContext) -> _CampaignWork:
         """Decode the records of all inputs. What can't be read becomes a dead letter."""
-        work = _CampaignWork([], [], [], [], [], [], partition)
+        work = _CampaignWork([], [], [], [], [], [], partition, self._book)
         for position, record in enumerate(records):
             try:
                 work.moves.append(read_move(record))
@@ -250,7 +251,7 @@ class CampaignStep:
             if record.source == PROFILES:
                 self._read_profile(position, record, work)
                 continue
-            event = read_order_record(record, self._tolerance_ms, orders=self._book.orders)
+            event = read_order_record(record, self._tolerance_ms, orders=work.book.orders)
             if isinstance(event, SeenOrder):
                 work.orders.append(event)
             elif event is not None:

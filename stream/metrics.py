@@ -70,6 +70,7 @@ class Metrics:
             ["step"],
             registry=self.registry,
         )
+        self._add_rules_metrics()
         self._add_model_metrics(shard)
         self.show_drift(None)
 
@@ -115,6 +116,23 @@ class Metrics:
             self.events.labels(step, "forwarded").inc(len(turn.forwards))
         for letter in turn.dead:
             self.dead_letters.labels(step, letter.reason).inc()
+
+    def _add_rules_metrics(self) -> None:
+        self.rules_loaded = Counter(
+            "segstream_rules_loaded",
+            "Tables of campaign rules that came into force, the one at the start included",
+            registry=self.registry,
+        )
+        self.rules_failed = Counter(
+            "segstream_rules_failed",
+            "Changed files of campaign rules that couldn't be used",
+            registry=self.registry,
+        )
+        self.rules_broken = Gauge(
+            "segstream_rules_broken",
+            "1 while the file of campaign rules can't be used, and older rules are in force",
+            registry=self.registry,
+        )
 
     def _add_model_metrics(self, shard: list[str]) -> None:
         self.activation = Gauge(

@@ -277,7 +277,7 @@ def rehearse(
         file=orders,
         file_format=None if file_format is None else file_format.value,
         currency=settings.currency,
-        model=_model(settings, model).to_json(),
+        model=wanted_model(settings, model).to_json(),
         rules_text=_rules_text(settings),
         rules=settings.rules,
         dwell_ms=settings.dwell_ms,
@@ -308,7 +308,7 @@ def _show_rehearsal(report: Rehearsal, out: Path | None, *, as_json: bool) -> No
         echo(f"report: {out / _PAGE}", err=True)
 
 
-def _model(settings: Settings, wanted: str | None) -> SegmentModel:
+def wanted_model(settings: Settings, wanted: str | None) -> SegmentModel:
     """Return the model of a file, of a version on the topic, or the active one."""
     from stream.models.listing import find_model
     from stream.models.topic import read_published
@@ -322,5 +322,6 @@ def _model(settings: Settings, wanted: str | None) -> SegmentModel:
 
 def _rules_text(settings: Settings) -> str:
     from segmentation.campaign_rules import default_rules
+    from stream.worker.rules_file import text_of
 
-    return default_rules() if settings.rules_file is None else settings.rules_file.read_text("utf-8")
+    return default_rules() if settings.rules_file is None else text_of(settings.rules_file)

@@ -41,15 +41,18 @@ def dispatch(
 ) -> None:
     """Turn moves into campaign actions by rules, until SIGTERM.
 
-    Each action is published exactly once. On SIGTERM it finishes its turn and exits.
+    Each action is published exactly once. A changed file of rules counts from the next turn on; one that can't be used
+    leaves the last good one in force. On SIGTERM it finishes its turn and exits.
     """
+    from stream.clock import now_ms
     from stream.settings import load_settings
+    from stream.worker.rules_file import cautions_of
     from stream.worker.steps import campaign_step
 
     settings = load_settings(**_chosen(http_port, **({} if rules is None else {"rules_file": rules})))
     step = campaign_step(settings)
-    for warning in step.warnings():
-        echo(f"segstream: {warning}.", err=True)
+    for caution in cautions_of(step.table, settings.partitions, now_ms()):
+        echo(f"segstream: {caution}.", err=True)
     _run(settings, step)
 
 

@@ -67,7 +67,7 @@ class StatusBoard:
         self._owner = owner
         self._patience_s = patience_s
         self.shards: dict[int, ShardStatus] = {}
-        self._warnings: dict[int | None, str] = {}  # by partition; None: of all
+        self._warnings: dict[int | str, str] = {}  # by partition; by a word: of all
 
     async def put(
         self, shard: ShownShard, state: str, head: StoreHead | None = None, *, reason: str = "", detail: str = ""
@@ -109,14 +109,14 @@ class StatusBoard:
         """The partitions whose input an open transaction holds back, for longer than is usual."""
         return sorted(p for p, status in self.shards.items() if status.reason == OPEN_TRANSACTION)
 
-    def warn(self, partition: int | None, warning: str) -> None:
-        """Keep a warning about one shard, or about all of them (None), until another one replaces it; "": none."""
-        self._warnings[partition] = warning
+    def warn(self, about: int | str, warning: str) -> None:
+        """Keep a warning about a shard, or about what all of them need, until another one replaces it; "": none."""
+        self._warnings[about] = warning
 
     @property
     def warnings(self) -> list[str]:
         """The present warnings about this worker's shards."""
-        return [w for p, w in self._warnings.items() if w and (p is None or p in self.shards)]
+        return [w for p, w in self._warnings.items() if w and (isinstance(p, str) or p in self.shards)]
 
     async def refresh(self) -> None:
         """Show the shards at work again: the worker's timer calls this.
@@ -161,7 +161,7 @@ class StatusBoard:
 
     async def _show(self, partition: int) -> bool:
         status = self.shards[partition]
-        status.warning = " ".join(w for p in (None, partition) if (w := self._warnings.get(p)))
+        status.warning = " ".join(w for p, w in self._warnings.items() if w and (p == partition or isinstance(p, str)))
         try:
             text = msgspec.json.encode(asdict(status))
             await asyncio.wait_for(self._redis.hset(self._key, str(partition), cast("str", text)), 2)

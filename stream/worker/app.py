@@ -14,6 +14,7 @@ from typing import Any, Final
 from mode import Service
 from redis.asyncio import Redis
 
+from segmentation.campaigns import CampaignStep
 from segmentation.decisions import CompiledModel
 from segmentation.model import SegmentModel
 from segmentation.step import Step
@@ -37,6 +38,7 @@ from stream.settings import Settings
 from stream.status.board import REFRESH_S, StatusBoard
 from stream.storage.client import connect, redis_client
 from stream.storage.eviction import check_eviction, eviction_warning
+from stream.worker.rules_file import RulesFile
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +116,18 @@ class ShardService(Service):
         warning = ""
         while not self.should_stop:
             warning = await eviction_warning(self._redis, warning)
-            self._board.warn(None, warning and f"Redis: {warning}")
+            self._board.warn("Redis", warning and f"Redis: {warning}")
             await self.sleep(EVICTION_CHECK_S)
+
+    @Service.task
+    async def _watch_rules(self) -> None:
+        file = self._settings.rules_file
+        if isinstance(self._step, CampaignStep) and file is not None:
+            rules = RulesFile(file, self._step, self._metrics, self._warn_of_rules, self._settings.partitions)
+            await rules.watch()
+
+    def _warn_of_rules(self, warning: str) -> None:
+        self._board.warn("rules", warning)
 
     @Service.timer(REFRESH_S)
     async def _refresh(self) -> None:
@@ -162,6 +174,7 @@ class ShardService(Service):
             "waiting_for_transaction": self._board.waiting_for_transaction,
             "warnings": self._board.warnings,
             "step": self._step.name,
+            **({"rules": self._step.table.digest} if isinstance(self._step, CampaignStep) else {}),
             "shards": shards,
         }
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from segmentation.campaigns import CampaignStep, parse_rules
-from segmentation.campaigns import default_rules as default_rules_text
+from segmentation.campaigns import CampaignStep
 from segmentation.partitioners import PARTITIONERS
 from segmentation.routing import Routing
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
 from stream.settings import Settings
+from stream.worker.rules_file import rules_of
 
 
 def scoring_step(settings: Settings) -> ScoringStep:
@@ -17,10 +17,9 @@ def scoring_step(settings: Settings) -> ScoringStep:
 
 
 def campaign_step(settings: Settings) -> CampaignStep:
-    """Return the step from moves to campaign actions, with the rules of the settings. Raises RulesError, OSError."""
-    text = settings.rules_file.read_text("utf-8") if settings.rules_file else default_rules_text()
+    """Return the step from moves to campaign actions, with the rules of the settings. Raises RulesUnusable."""
     return CampaignStep(
-        parse_rules(text),
+        rules_of(settings.rules_file),
         settings.group,
         adopted=settings.model_moves == "adopt",
         event_time=settings.time == "event",

@@ -46,12 +46,12 @@ async def test_warnings_of_all_shards_and_of_one_are_shown_until_they_end() -> N
     board = StatusBoard(cast("Any", redis), "g", "orders", "me", lambda: 1_000)
     for partition in (0, 1):
         await board.put(cast("Any", SimpleNamespace(partition=partition)), "running")
-    board.warn(None, "all.")
+    board.warn("all", "all.")
     board.warn(1, "one.")
     await board.refresh()
     assert [redis.rows[p]["warning"] for p in "01"] == ["all.", "all. one."]
     assert board.warnings == ["all.", "one."]
-    board.warn(None, "")
+    board.warn("all", "")
     await board.refresh()
     assert [redis.rows[p]["warning"] for p in "01"] == ["", "one."]
     assert board.warnings == ["one."]
