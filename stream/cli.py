@@ -12,6 +12,7 @@ import typer
 import typer.core
 
 from stream.commands import (
+    campaigns,
     customers,
     dead_letters,
     demo,
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 for room in (demo, replay, workers, outputs, customers, shards, settings):
     app.registered_commands += room.app.registered_commands
-for room in (local, topics, models, rates, dead_letters):
+for room in (local, topics, models, rates, campaigns, dead_letters):
     app.add_typer(room.app)
 
 
