@@ -6,19 +6,19 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import numpy as np
 
 from segmentation.campaigns import CampaignStep
 from segmentation.entries import DAY_MS, PLACED, Entry
-from segmentation.event_text import iso
-from segmentation.events import encode
+from segmentation.event_text import instant, iso
+from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.life import Life
 from segmentation.life_figures import LifeAt, life_figures
+from segmentation.money import format_units
 from segmentation.outlook_figures import outlook_figures
-from segmentation.output_events import CampaignAction, Cause, OutlookFigures, OutputEvent, SegmentChanged
-from segmentation.step import TurnContext
+from segmentation.output_events import CampaignAction, Cause, OutlookFigures, SegmentChanged
 from stream.orders.rows import parse_at
+from stream.rehearsal.campaign_run import CampaignRun, TimedRecord
 from stream.rehearsal.moves import MoveColumns
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from stream.rehearsal.replay import GroupReplay
 
 ANYWAY_DAYS: Final = 30
-_decision: Final = msgspec.json.Decoder(OutputEvent)
 
 
 @dataclass(slots=True)
@@ -54,15 +53,6 @@ class CampaignTally:
         self.their_units += other.their_units
 
 
-class _Record(msgspec.Struct, frozen=True, gc=False):
-    """A record of a move, as the campaign step reads it."""
-
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-
-
 @dataclass(slots=True)
 class RehearsedCampaigns:
     """Runs the campaign step on the moves of groups. `known_until`: orders are known up to this instant (ms)."""
@@ -73,33 +63,39 @@ class RehearsedCampaigns:
     found: dict[str, CampaignTally] = field(default_factory=dict)
     _may_act: dict[tuple[int, int, Cause], bool] = field(default_factory=dict)
     _names: dict[int, str] = field(init=False)
+    _waits: bool = field(init=False)  # some rule does, so that later moves and orders count
 
     def __post_init__(self) -> None:
+        hours = any(self.table.quiet_hours_of(rule) for rule in self.table.rules)
+        self._waits = hours or any(rule.delay for rule in self.table.rules)
         self._names = {segment.id: segment.name for segment in self.model.segments}
 
     def add(self, group: GroupReplay) -> None:
         """Count the actions on a group's moves. Where the model started, nobody is written to."""
-        moves = group.moves
-        rows = self._rows(moves)
-        if not rows.size:
-            return
-        records = list(self._records(group, rows))
-        # A step of its own for each group, whose customers come once.
-        step = CampaignStep(self.table, "rehearsal", event_time=True)
-        context = TurnContext(0, 0)
-        plan = step.plan(records, 0, context)
-        turn = step.decide(plan, [None] * len(plan.keys), (), False, context)
+        records = sorted(self._records(group), key=_instant)
         place = {customer: i for i, customer in enumerate(group.customers)}
-        for output in turn.outputs:
-            event = _decision.decode(output.value)
-            if isinstance(event, CampaignAction):
-                self._count(event, group.entries[place[output.key]])
+        # A run of its own for each group, whose customers come once.
+        run = CampaignRun(CampaignStep(self.table, "rehearsal", adopted=True))
+        for decisions in (run.feed(records), run.advance(self.known_until)):
+            for event in decisions:
+                if isinstance(event, CampaignAction):
+                    self._count(event, group.entries[place[event.customer_id.encode()]])
+
+    def _records(self, group: GroupReplay) -> Iterator[TimedRecord]:
+        """Yield a group's moves, and its orders where rules look at orders, unordered."""
+        rows = self._rows(group.moves)
+        if rows.size:
+            yield from self._moves(group, rows)
+        if rows.size and any(rule.unless or rule.goal for rule in self.table.rules):
+            for customer, entries in zip(group.customers, group.entries, strict=True):
+                yield from (_order(customer, one) for one in entries if one.kind == PLACED)
 
     def _rows(self, moves: MoveColumns) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Return the moves that some rule may act on, going by segments and cause."""
+        """Return the moves that some rule may act on, going by segments and cause; all, where rules wait."""
+        if self._waits:
+            return np.flatnonzero([self._name(target) is not None for target in moves.target.tolist()])
         kinds = zip(moves.source.tolist(), moves.target.tolist(), moves.cause, strict=True)
-        rows = np.array([row for row, kind in enumerate(kinds) if self._may(kind)], dtype=np.int64)
-        return rows[np.argsort(moves.at[rows], kind="stable")]
+        return np.array([row for row, kind in enumerate(kinds) if self._may(kind)], dtype=np.int64)
 
     def _may(self, kind: tuple[int, int, Cause]) -> bool:
         may = self._may_act.get(kind)
@@ -115,7 +111,7 @@ class RehearsedCampaigns:
     def _name(self, segment: int) -> str | None:
         return self._names.get(segment)
 
-    def _records(self, group: GroupReplay, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Iterator[_Record]:
+    def _moves(self, group: GroupReplay, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Iterator[TimedRecord]:
         moves = group.moves
         head, at = moves.head[rows], moves.at[rows]
         outlooks = outlook_figures(self.model.outlook, head, at)
@@ -128,7 +124,7 @@ class RehearsedCampaigns:
             customer = int(moves.customer[row])
             sequences[customer] = sequences.get(customer, 0) + 1
             event = self._event(moves, row, group.customers[customer].decode(), sequences[customer], life, outlook)
-            yield _Record(row, when, group.customers[customer], encode(event))
+            yield TimedRecord(when, "moves", row, group.customers[customer], encode(event))
 
     def _event(
         self,
@@ -164,7 +160,7 @@ class RehearsedCampaigns:
     def _count(self, event: CampaignAction, own: Sequence[Entry]) -> None:
         tally = self.found.setdefault(event.campaign, CampaignTally(event.action))
         tally.actions += 1
-        at = parse_at(event.occurred_at)
+        at = parse_at(event.decided_at or event.occurred_at)
         if at + ANYWAY_DAYS * DAY_MS > self.known_until:
             return
         tally.followed += 1
@@ -173,6 +169,20 @@ class RehearsedCampaigns:
         if order is not None and order.time <= at + ANYWAY_DAYS * DAY_MS:
             tally.anyway += 1
             tally.their_units += order.amount
+
+
+def _instant(record: TimedRecord) -> int:
+    return record.at
+
+
+def _order(customer: bytes, entry: Entry) -> TimedRecord:
+    """Return the record of an order, as far as rules look at it: the currency of its amount makes no difference."""
+    at, name = _time(entry), str(entry.event)
+    event = OrderPlaced(
+        id=name, order_id=name, customer_id=customer.decode(), occurred_at=instant(at),
+        amount=Amount(format_units(entry.amount), "XXX"),
+    )  # fmt: skip
+    return TimedRecord(at, "orders", 0, customer, encode(event))
 
 
 def _time(entry: Entry) -> int:
