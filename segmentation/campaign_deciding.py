@@ -36,6 +36,7 @@ class Decider:
     writer: DecisionWriter
     budget: BudgetBook
     adopted: frozenset[Cause]  # causes of moves that set off no action
+    event_time: bool
     outputs: list[Output] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -87,17 +88,24 @@ class Decider:
                 self.counts["converted"] += 1
 
     def release(self, customer: Target, at: int) -> None:
-        """Decide on what was held back until before an instant (ms), the first due first."""
-        if not customer.state.decided.pendings:
+        """Decide on what was held back until before an instant (ms), the first due first.
+
+        In event time each is decided as of the first millisecond after its wait, however late its clock has passed it.
+        """
+        while pendings := customer.state.decided.pendings:
+            pending = min(pendings, key=_by_time)
+            if pending.until >= at:
+                return
+            self._release(customer, pending, pending.until + 1 if self.event_time else at)
+
+    def _release(self, customer: Target, pending: Pending, at: int) -> None:
+        candidate = pending.candidate
+        rule = self.book.rules.get(candidate.campaign)
+        if (why := self._outdated(customer.state, rule, candidate, at)) is not None:
+            self._withhold(customer, candidate, why, at, pending)
             return
-        for pending in sorted((p for p in customer.state.decided.pendings if p.until < at), key=_by_time):
-            candidate = pending.candidate
-            rule = self.book.rules.get(candidate.campaign)
-            if (why := self._outdated(customer.state, rule, candidate, at)) is not None:
-                self._withhold(customer, candidate, why, at, pending)
-                continue
-            assert rule is not None  # else it is outdated
-            self._decide(customer, rule, candidate, at, pending)
+        assert rule is not None  # else it is outdated
+        self._decide(customer, rule, candidate, at, pending)
 
     def _outdated(self, state: CampaignState, rule: Rule | None, candidate: Candidate, at: int) -> Suppressed | None:
         """Return why a candidate that was held back isn't wanted any more."""

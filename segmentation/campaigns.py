@@ -7,6 +7,7 @@ changes nothing (docs/adr/0041-side-inputs-are-joined.md).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
@@ -162,24 +163,10 @@ class CampaignStep:
         turn.side_packages += work.elsewhere
         stored |= {due.key: cast("bytes", due.value) for due in fired if due.value is not None}
         targets = _targets(stored.items())
-        decider = Decider(work.book, self._writer, budget, self._adopted, turn.outputs, turn.counts)
+        decider = Decider(work.book, self._writer, budget, self._adopted, self._event_time, turn.outputs, turn.counts)
         for learned in work.learned:
             self._learn(targets[learned.customer], learned.facts, turn)
-        clock = context.clock if self._event_time else plan.clock
-        for index, move in enumerate(work.moves):
-            if not index % _CHECKED and context.overdue():
-                raise BatchTooLong
-            target = targets[move.customer]
-            if self._event_time:
-                clock = max(clock, move.at)
-                if not context.behind:
-                    decider.release(target, clock)
-            acts = target.state.acts
-            decider.on_move(target, move, clock)
-            if move.change.merged_into and acts:
-                self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
-        for order in work.orders:
-            decider.on_order(targets[order.customer], order, plan.clock)
+        self._take(work, targets, decider, turn, context)
         if not context.behind:
             for target in targets.values():
                 decider.release(target, plan.clock)
@@ -187,6 +174,38 @@ class CampaignStep:
         _set_due(turn, targets, fired)
         self._spend(turn, budget, work.partition)
         return turn
+
+    def _take(
+        self, work: _CampaignWork, targets: Mapping[bytes, Target], decider: Decider, turn: Turn, context: TurnContext
+    ) -> None:
+        """Decide on moves and orders: in event time by their dates, else on the moves first, and all as of now."""
+        clock = context.clock if self._event_time else turn.clock
+        orders = deque(sorted(work.orders, key=_date) if self._event_time else work.orders)
+        for index, move in enumerate(work.moves):
+            if not index % _CHECKED and context.overdue():
+                raise BatchTooLong
+            if self._event_time:
+                clock = max(clock, move.at)
+                while orders and orders[0].at < clock:
+                    self._take_order(orders.popleft(), targets, decider, context, clock)
+                if not context.behind:
+                    decider.release(targets[move.customer], clock)
+            target = targets[move.customer]
+            acts = target.state.acts
+            decider.on_move(target, move, clock)
+            if move.change.merged_into and acts:
+                self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
+        for order in orders:
+            self._take_order(order, targets, decider, context, turn.clock)
+
+    def _take_order(
+        self, order: SeenOrder, targets: Mapping[bytes, Target], decider: Decider, context: TurnContext, clock: int
+    ) -> None:
+        if self._event_time:
+            clock = order.at
+            if not context.behind:
+                decider.release(targets[order.customer], clock)
+        decider.on_order(targets[order.customer], order, clock)
 
     def rescore(self, rows: Sequence[tuple[bytes, bytes]], quiet: Sequence[bool], context: TurnContext) -> Turn:
         """Return an empty turn: there is no model here."""
@@ -295,6 +314,10 @@ class CampaignStep:
         if after is not None:
             turn.outputs.append(self._writer.budget(partition, after, turn.clock))
             turn.states[budget_key(partition)] = after.pack()
+
+
+def _date(order: SeenOrder) -> int:
+    return order.at
 
 
 def _counter(state: BudgetState) -> int:
