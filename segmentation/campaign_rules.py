@@ -45,6 +45,7 @@ __all__ = [
     "Rule",
     "RuleTable",
     "RulesError",
+    "Then",
     "Validity",
     "default_rules",
     "parse_rules",

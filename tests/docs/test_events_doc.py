@@ -7,7 +7,7 @@ import re
 import msgspec
 import pytest
 
-from segmentation.campaign_rules import Rule, default_rules, parse_rules
+from segmentation.campaign_rules import Cap, Holdouts, Rule, RuleTable, Then, default_rules, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.events import CustomerEvent, Reason, decode, json_schema
 from segmentation.life_conditions import LifeConditions
@@ -23,6 +23,8 @@ from segmentation.output_events import (
 )
 from segmentation.profiles import CustomerProfile, decode_profile
 from segmentation.quiet_hours import zone_named
+from segmentation.rfm_conditions import RfmConditions
+from segmentation.rule_when import When
 from tests.support.paths import ROOT
 
 EVENTS = (ROOT / "docs" / "reference" / "events.md").read_text()
@@ -123,9 +125,15 @@ def test_the_rules_on_the_page_are_rules() -> None:
 
 def test_the_page_on_rules_has_rules_and_names_each_field_and_condition() -> None:
     texts = re.findall(r"(?ms)^```yaml\n(.*?)^```$", RULES_PAGE)
-    assert [rule.name for text in texts for rule in parse_rules(text).rules] == ["win-back", "reminder"]
-    fields = {field.alias or name for name, field in Rule.model_fields.items()}
-    fields |= set(LifeConditions.model_fields) | set(OutlookConditions.model_fields)
+    assert [rule.name for text in texts for rule in parse_rules(text).rules] == [
+        "win-back",
+        "reminder",
+        "points",
+        "second-order",
+        "vip",
+    ]
+    parts = (RuleTable, Rule, When, Then, Holdouts, Cap, LifeConditions, OutlookConditions, RfmConditions)
+    fields = {field.alias or name for part in parts for name, field in part.model_fields.items()}
     assert [name for name in sorted(fields) if f"`{name}`" not in RULES_PAGE and f"`{name}: " not in RULES_PAGE] == []
 
 
