@@ -94,6 +94,12 @@ class Metrics:
             shard,
             registry=self.registry,
         )
+        self.side_lag = Gauge(
+            "segstream_side_lag_records",
+            "Records of a side input (profiles, orders) that the shard hasn't joined yet",
+            [*shard, "input"],
+            registry=self.registry,
+        )
         self.clock = Gauge(
             "segstream_clock_seconds", "The shard's clock, seconds since 1970", shard, registry=self.registry
         )
@@ -105,6 +111,7 @@ class Metrics:
         ):  # fmt: skip
             with suppress(KeyError):  # it was never set
                 gauge.remove(step, str(partition))
+        self.side_lag.remove_by_labels({"step": step, "partition": str(partition)})
 
     def count_turn(self, step: str, partition: int, turn: Turn, taken: int) -> None:
         """Count the records of a turn and its results."""

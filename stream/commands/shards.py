@@ -57,7 +57,8 @@ def status(
     wrong = problems(rows)
     taking = sum(row.state == TAKING_OVER for row in rows)
     if wait and (taking or not settled(rows)):
-        behind, rescoring = sum(row.lag + row.held_back for row in rows), sum(row.rescoring for row in rows)
+        behind = sum(row.lag + row.held_back + sum(row.side_lag.values()) for row in rows)
+        rescoring = sum(row.rescoring for row in rows)
         found = f"{behind:,} records wait, {rescoring} shards are being rescored, {taking} taken over"
         wrong.append(f"not settled after {wait:g} s: {found}")
     for line in wrong:
@@ -86,6 +87,9 @@ def _print(rows: list[ShardReport], *, expiry_ms: int) -> None:
     for row in rows:
         if row.reason:
             echo(f"shard {row.partition}: {row.reason}: {row.detail}")
+        for source, lag in row.side_lag.items():
+            if lag:
+                echo(f"shard {row.partition}: {lag:,} {source} not joined yet")
         if row.former_states:
             echo(f"shard {row.partition}: {row.former_states:,} states of a former format left (segstream migrate)")
         if row.warning:

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from segmentation.agreed import judged_at
 from segmentation.step import (
+    NEVER_DUE,
     Activation,
     BatchTooLong,
     KafkaRecord,
@@ -101,7 +102,7 @@ async def _absorb_batch(
     # Needless where changed settings rescore everyone from the start: that gives each a due time, and their moves the
     # cause.
     due = {} if head.scope is Scope.SETTINGS and head.cursor == "" else due_now(turn, head.clock)
-    writes = Writes(turn.states, created=created, due=due)
+    writes = Writes(turn.states, created=created, due=due, earlier=own_due(step, turn.states))
     change = _released(plan, head, kafka)
     change |= {
         "offset": behind,
@@ -119,7 +120,12 @@ def due_now(turn: Turn, clock: int) -> dict[bytes, int]:
     at T was scored at T, so time alone moves it later at the earliest.
     """
     now = max(clock, 0)
-    return {key: max(now, turn.due.get(key, now)) for key in turn.states}
+    return {key: at for key in turn.states if (at := max(now, turn.due.get(key, now))) < NEVER_DUE}
+
+
+def own_due(step: Step, states: Mapping[bytes, bytes]) -> dict[bytes, int]:
+    """Return the due times that states tell themselves, for those that are written without a decision."""
+    return {key: at for key, value in states.items() if (at := stepping(step.due, value)) is not None}
 
 
 async def _unmute(owned: Owned, step: Step) -> None:

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, InvalidTxnState
 
 from segmentation.events import CONTROL_KEY
-from segmentation.step import Output, Turn
+from segmentation.step import PROFILES, Output, Turn
 from stream.dead_letters.records import DeadRecord
 from stream.errors import ShardLost
 from stream.kafka.aiokafka_internals import (
@@ -50,27 +50,31 @@ BATCH_BYTES: Final = 900_000  # below the broker's default of 1 MiB for a batch
 
 
 class Onward(NamedTuple):
-    """A record that a turn sends to another partition of its input, or to its own."""
+    """A record that a turn sends to an input: mostly to another partition."""
 
+    topic: str
     partition: int
     row: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
 
     @classmethod
-    def all_of(cls, turn: Turn, records: Sequence[LogRecord], group: str) -> list[Onward]:
+    def all_of(cls, turn: Turn, records: Sequence[LogRecord], streams: Streams, group: str) -> list[Onward]:
         """Return those of a turn, in the order of the records that caused them: one customer's must not pass another.
 
         A record goes on as it was read to the partition that its key has since `segstream reshard`. A package goes to
         the customer whom a merge makes one with its own, and names the group: others on the same input have packages
-        of their own, for their states may be under other settings.
+        of their own, for their states may be under other settings. Packages to the side input of profiles come last.
         """
-        named = (GROUP_HEADER, group.encode())
-        rows = [(f.position, cls._as_read(records[f.position], f.partition)) for f in turn.forwards]
-        rows += [(p.position, cls(p.partition, (CONTROL_KEY, p.value, [named]))) for p in turn.packages]
-        return [onward for _, onward in sorted(rows, key=lambda row: row[0])]
+        named, topic = (GROUP_HEADER, group.encode()), streams.input
+        rows = [(f.position, cls._as_read(records[f.position], topic, f.partition)) for f in turn.forwards]
+        rows += [(p.position, cls(topic, p.partition, (CONTROL_KEY, p.value, [named]))) for p in turn.packages]
+        onward = [onward for _, onward in sorted(rows, key=lambda row: row[0])]
+        return onward + [
+            cls(streams.sides[PROFILES], p.partition, (CONTROL_KEY, p.value, [named])) for p in turn.side_packages
+        ]
 
     @classmethod
-    def _as_read(cls, record: LogRecord, partition: int) -> Onward:
-        return cls(partition, (record.key, record.value, list(record.headers)))
+    def _as_read(cls, record: LogRecord, topic: str, partition: int) -> Onward:
+        return cls(topic, partition, (record.key, record.value, list(record.headers)))
 
 
 @dataclass(slots=True)
@@ -252,9 +256,9 @@ class Ledger:
 
     async def _send_onward(self, onward: Sequence[Onward]) -> list[Sent]:
         sent: list[Sent] = []
-        for partition in dict.fromkeys(record.partition for record in onward):
-            rows = [record.row for record in onward if record.partition == partition]
-            sent += await self._send_rows(self._streams.input, rows, partition)
+        for place in dict.fromkeys((record.topic, record.partition) for record in onward):
+            rows = [record.row for record in onward if (record.topic, record.partition) == place]
+            sent += await self._send_rows(place[0], rows, place[1])
         return sent
 
     async def _send_rows(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -22,7 +22,7 @@ from stream.kafka.aiokafka_internals import (
     set_fetch_wait,
 )
 from stream.kafka.membership import UNKNOWN_TOPIC
-from stream.kafka.streams import ForeignOutputs
+from stream.kafka.streams import foreign_outputs
 from stream.settings import Settings
 from stream.storage.heads import (
     GROUP_HEADER,
@@ -48,11 +48,6 @@ FIRST_STEP: Final = 64  # offsets before the own takeover record to search for a
 
 T = TypeVar("T")
 Bounds = dict[str, tuple[int, int]]  # topic -> (first available offset, offset behind the last committed record)
-
-
-def foreign_outputs(settings: Settings, topic: str, partition: int, group: str) -> ShardQuarantined:
-    """Return the error of a shard whose output topic belongs to another group."""
-    return ShardQuarantined("foreign_outputs", str(ForeignOutputs(settings, topic, partition, group)))
 
 
 class LogReader:
@@ -156,6 +151,10 @@ class LogReader:
         stable = self._consumer.last_stable_offset(self._at)
         known = [offset for offset in (high, stable) if offset is not None and offset >= 0]
         return (min(known), max(known)) if known else None
+
+    def answered_at(self) -> int | None:
+        """Return when the last fetch was answered (ms since 1970); None: none was."""
+        return cast("int | None", self._consumer.last_poll_timestamp(self._at))
 
     async def read(self, limit: int, timeout_ms: int) -> list[LogRecord]:
         """Read the next records, at most `limit`; none after the time-out. Packages of other groups are left out."""

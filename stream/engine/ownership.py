@@ -26,10 +26,11 @@ from segmentation.step import (
 )
 from stream.dead_letters.records import HEADER_ROOM, DeadRecord, dead_record
 from stream.engine.ledger import Ledger, Onward, Publication, Written
-from stream.engine.log_reader import LogReader, foreign_outputs
+from stream.engine.log_reader import LogReader
+from stream.engine.side_inputs import SideInputs, TakenSide
 from stream.engine.store import ShardStore, Writes
 from stream.errors import ShardLost, ShardQuarantined, StepFailed, error_text
-from stream.kafka.streams import Streams
+from stream.kafka.streams import Streams, foreign_outputs
 from stream.settings import Settings
 from stream.storage.heads import HeadChange, KafkaHead, StoreHead, encode_head
 from stream.storage.output_log import LogRecord
@@ -97,9 +98,15 @@ class Owned:
     """A shard that this worker owns: its writer, its reader, and the head that Redis must hold."""
 
     def __init__(
-        self, shard: ShardContext, ledger: Ledger, reader: LogReader, head: StoreHead, raw: bytes | None
+        self,
+        shard: ShardContext,
+        ledger: Ledger,
+        reader: LogReader,
+        head: StoreHead,
+        raw: bytes | None,
+        sides: SideInputs | None = None,
     ) -> None:
-        """`raw`: the head's bytes in Redis; None: Redis has no head yet."""
+        """`raw`: the head's bytes in Redis; None: Redis has no head yet. `sides`: started, where there are any."""
         self.shard = shard
         self.judged: tuple[JudgedBefore, ...] = ()  # of Kafka's head: how earlier records were judged
         self.reread = 0  # of Kafka's head: the last change of settings after which all records were read again
@@ -110,6 +117,9 @@ class Owned:
         self.warning = ""  # what an operator should know although the shard works
         self.rewrites_at = 0.0  # monotonic: when to rewrite states of a former format though there are records
         self.reported: frozenset[int] = frozenset()  # records beyond Kafka's head that have their dead letter already
+        # Records of side inputs, by topic and offset, that may have their dead letter already.
+        self.reported_sides: frozenset[tuple[str, int]] = frozenset()
+        self.sides = sides or SideInputs.of(shard)
         self._next: dict[str, range] = {}  # by output topic: the offsets that the next record may get
 
     def begins_at(self, output: int) -> None:
@@ -139,17 +149,25 @@ class Owned:
             )
 
     def dead_records(
-        self, records: Sequence[KafkaRecord], letters: Sequence[DeadLetter], now_ms: int
+        self, records: Sequence[KafkaRecord], turn: Turn, side: Sequence[TakenSide], now_ms: int
     ) -> list[DeadRecord]:
-        """Return the records for the dead-letter topic. A torn turn may have left some there: those are left out."""
-        shard = self.shard
-        topic, p, group = shard.streams.input, shard.partition, shard.settings.group
-        limit = shard.settings.max_event_bytes + HEADER_ROOM // 2
-        return [
-            dead_record(record, letter, topic, p, now_ms=now_ms, max_bytes=limit, group=group)
-            for letter in letters
-            if (record := records[letter.position]).offset not in self.reported
-        ]
+        """Return a turn's records for the dead-letter topic. Those that are there already are left out."""
+        topic, dead = self.shard.streams.input, list[DeadRecord]()
+        for letter in turn.dead:
+            if (record := records[letter.position]).offset not in self.reported:
+                dead.append(self._dead_record(record, letter, topic, now_ms))
+        for letter in turn.side_dead:
+            topic, record = side[letter.position]
+            if (topic, record.offset) not in self.reported_sides:
+                dead.append(self._dead_record(record, letter, topic, now_ms))
+        return dead
+
+    def _dead_record(self, record: KafkaRecord, letter: DeadLetter, topic: str, now_ms: int) -> DeadRecord:
+        settings = self.shard.settings
+        limit = settings.max_event_bytes + HEADER_ROOM // 2
+        return dead_record(
+            record, letter, topic, self.shard.partition, now_ms=now_ms, max_bytes=limit, group=settings.group
+        )
 
     async def publication(
         self,
@@ -159,12 +177,14 @@ class Owned:
         records: Sequence[LogRecord],
         writes: Writes,
         now_ms: int,
+        side: Sequence[TakenSide] = (),
     ) -> Publication:
         """Return all that a turn sends to Kafka. `writes`: what Redis gets, with tombstones. Raises as `load` does."""
-        dead = self.dead_records(records, turn.dead, now_ms)
-        store, step, group = self.shard.store, self.shard.step, self.shard.settings.group
-        tombstones, former = await store.left_behind(self.raw, writes, turn.remnants, step)
-        return Publication(head, outputs, dead, tombstones, former, Onward.all_of(turn, records, group))
+        dead = self.dead_records(records, turn, side, now_ms)
+        shard, group = self.shard, self.shard.settings.group
+        tombstones, former = await shard.store.left_behind(self.raw, writes, turn.remnants, shard.step)
+        onward = Onward.all_of(turn, records, shard.streams, group)
+        return Publication(head, outputs, dead, tombstones, former, onward)
 
     async def commit(self, writes: Writes, **change: Unpack[HeadChange]) -> None:
         """Commit the writes to Redis, with the head changed by `change`. Raises ShardLost where the commit failed.
@@ -186,6 +206,7 @@ class Owned:
         """Close the connections to Kafka."""
         await self.ledger.close()
         await self.reader.close()
+        await self.sides.close()
 
 
 async def rewrite_former(owned: Owned, *, idle: bool) -> None:

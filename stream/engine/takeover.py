@@ -9,14 +9,16 @@ from typing import Final
 
 from segmentation.step import Scope
 from stream.engine.agreement import adopted, check_settings, must_read_again, read_again, scope_of_all
-from stream.engine.catch_up import catch_up, cover
+from stream.engine.catch_up import catch_up, cover, own_due
 from stream.engine.ledger import Ledger
-from stream.engine.log_reader import Bounds, LogReader, foreign_outputs
+from stream.engine.leftovers import reported, reported_sides, restore_tombstones
+from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.ownership import Owned, ShardContext, stepping
+from stream.engine.side_inputs import SideInputs, side_offsets
 from stream.engine.store import Loaded, Writes
 from stream.errors import ShardLost, ShardQuarantined
 from stream.kafka.clients import TopicUnusable, check_partition_count
-from stream.kafka.streams import Streams
+from stream.kafka.streams import Streams, foreign_outputs
 from stream.storage.heads import (
     Fingerprint,
     HeadChange,
@@ -27,12 +29,10 @@ from stream.storage.heads import (
 )
 from stream.storage.output_log import LoggedOutput
 from stream.storage.reads import REBUILD, SKIP_LOST, TRUNCATED, HeadUnreadable, parse_head
-from stream.storage.tombstones import AT_THE_END, TurnPlace
 
 log = logging.getLogger(__name__)
 
 RESHARD: Final = "`segstream reshard --partitions {}` moves the customers to the shards that they belong to now."
-RECENT_TURNS: Final = 4  # the newest dead letters of so many turns
 
 
 async def take_over(shard: ShardContext, now_ms: int, stopping: asyncio.Event) -> Owned:
@@ -76,8 +76,10 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
     """Perform steps 1 to 5. Return the shard, Kafka's head, and the bounds of the logs, as asked after step 1."""
     ledger = await Ledger.open(shard.settings, shard.streams, shard.partition)  # 1
     reader = LogReader(shard.settings)
+    sides = SideInputs.of(shard)
     try:
         await reader.start()
+        await sides.start()
         topics, letters = shard.streams.pinned(), shard.streams.dead_letters
         cluster, counts = await reader.describe([*topics, letters])
         if counts.pop(letters) > shard.partition:
@@ -96,14 +98,17 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
                     await _check_siblings(shard, reader)
                 await _check_outputs(shard, reader, kafka, bounds)
                 head = await _new_shard(shard, kafka, end, first_head(cluster, partitions, begin))
-            owned = Owned(shard, ledger, reader, head, raw)
-            owned.reported = await _reported(owned, kafka, bounds.get(letters, (0, 0)))
+            owned = Owned(shard, ledger, reader, head, raw, sides)
+            owned.reported = await reported(owned, kafka, bounds.get(letters, (0, 0)))
+            offsets = await side_offsets(shard, reader, head, kafka, bounds)
+            owned.reported_sides = await reported_sides(owned, offsets, bounds)
             if head.turn == 0:
-                await _restore_tombstones(owned, kafka)
+                await restore_tombstones(owned, kafka)
             kafka = kafka or _as_far_as(head)
             owned.judged, owned.reread = kafka.judged, kafka.reread
-            torn = await _follow_outputs(owned, kafka, bounds[shard.streams.output])  # 4, 5
+            torn = await _follow_outputs(owned, kafka, bounds[shard.streams.output], offsets)  # 4, 5
             if not torn:
+                sides.begin(offsets, bounds)
                 owned.begins_at(max(owned.head.position, bounds[shard.streams.output][1]))
                 return owned, kafka, bounds
             await _bring_forward(owned, kafka, bounds, asyncio.Event())
@@ -111,6 +116,7 @@ async def follow(shard: ShardContext, now_ms: int) -> tuple[Owned, KafkaHead, Bo
     except BaseException:
         await ledger.close()
         await reader.close()
+        await sides.close()
         raise
 
 
@@ -280,44 +286,13 @@ def _as_far_as(head: StoreHead) -> KafkaHead:
     )  # fmt: skip
 
 
-async def _reported(owned: Owned, kafka: KafkaHead | None, bounds: tuple[int, int]) -> frozenset[int]:
-    """Return the input offsets beyond Kafka's head whose dead letters are there: of a torn turn. Else there are none.
+async def _follow_outputs(
+    owned: Owned, target: KafkaHead, bounds: tuple[int, int], sides: dict[str, int]
+) -> list[LoggedOutput]:
+    """Perform steps 4 and 5, up to S. Return the outputs beyond S.
 
-    `bounds`: of the dead-letter topic. A head of an earlier version doesn't say where its dead letters end: then the
-    last ones are looked at, and more than a turn can have.
+    `bounds`: of the output log. `sides`: where to read the side inputs on.
     """
-    shard, ledger = owned.shard, owned.ledger
-    begin, end = bounds
-    if ledger.dead_end is None:
-        known = end - RECENT_TURNS * shard.settings.turn_max_orders
-        if kafka and kafka.dead is not None:
-            known = kafka.dead
-        elif kafka and kafka.era:
-            known = end  # offsets of the dead letters may be those of the era before
-        ledger.dead_end = min(max(begin, known), end)
-    topic, p = shard.streams.dead_letters, shard.partition
-    found = await owned.reader.dead_letters(topic, p, (max(begin, ledger.dead_end), end), shard.streams.input)
-    beyond = frozenset(offset for offset in found if offset >= (kafka.offset if kafka else 0))
-    if not beyond:
-        ledger.dead_end = max(ledger.dead_end, end)  # the next takeover needn't look at these again
-    return beyond
-
-
-async def _restore_tombstones(owned: Owned, kafka: KafkaHead | None) -> None:
-    """Store the tombstones of erased customers before the input is read again: it may no longer have the erasures.
-
-    Those beyond Kafka's head are left out: the orders between N and their erasure would count as erased too early.
-    Where Kafka's head is lost, though there was one, all are taken.
-    """
-    topic, head = owned.shard.streams.tombstones, owned.head
-    place = TurnPlace.of(kafka or head) if kafka or not (head.offset or head.count) else AT_THE_END
-    found = await owned.reader.read_tombstones(topic, owned.shard.partition, place) if topic else {}
-    if found:
-        await owned.commit(Writes(tombstones=found))
-
-
-async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, int]) -> list[LoggedOutput]:
-    """Perform steps 4 and 5, up to S. Return the outputs beyond S. `bounds`: of the output log."""
     shard, head = owned.shard, owned.head
     if head.era < target.era:
         raise ShardQuarantined(
@@ -341,6 +316,7 @@ async def _follow_outputs(owned: Owned, target: KafkaHead, bounds: tuple[int, in
             hint=f"Restore a newer backup of Redis, and raise the retention of the output topic. {TRUNCATED}",
         )
     change, torn = _raised(head, target) | adopted(head, target, shard.step), list[LoggedOutput]()
+    change |= {"sides": sides}
     pages = owned.reader.read_outputs(
         shard.streams.output, shard.partition, max(head.position, begin), head.count, target.count, end
     )
@@ -395,5 +371,6 @@ async def _patches(owned: Owned, notes: dict[bytes, bytes]) -> Writes:
     patch = owned.shard.step.patch
     states = {key: stepping(patch, value, notes[key]) for key, value in zip(keys, loaded.values, strict=True)}
     present = loaded.present(keys)
-    writes = Writes(states, created=[key for key in keys if key not in present])
+    created = [key for key in keys if key not in present]
+    writes = Writes(states, created=created, earlier=own_due(owned.shard.step, states))
     return owned.shard.store.with_tombstones(writes, owned.shard.step)

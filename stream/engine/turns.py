@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, Protocol, Unpack
+from typing import Protocol, Unpack
 
 from segmentation.events import Reason
 from segmentation.step import (
@@ -16,15 +16,15 @@ from segmentation.step import (
     BatchTooLong,
     DeadLetter,
     DueEntry,
-    KafkaRecord,
     Scope,
     Turn,
     TurnContext,
-    TurnPlan,
 )
 from stream.engine.flow_control import FlowControl, TurnSlots, deadline
 from stream.engine.ownership import Owned, ShardContext, planned, rewrite_former, stepping
-from stream.engine.step_failures import StepFailures
+from stream.engine.rescoring import is_empty, is_limited, rescored
+from stream.engine.side_inputs import NO_SIDES, SideBatch
+from stream.engine.step_failures import BatchResult, StepFailures
 from stream.engine.store import Writes
 from stream.errors import ShardLost, StepFailed
 from stream.metrics import Metrics
@@ -47,14 +47,6 @@ class Models(Protocol):
 
     def refuses(self, version: str) -> bool:
         """Return whether a model of that version was read and can't be used."""
-
-
-class BatchResult(NamedTuple):
-    """The outcome of a batch. `turn` None: the plan needs another turn first, or a smaller batch comes next."""
-
-    plan: TurnPlan
-    turn: Turn | None = None
-    known: AbstractSet[bytes] = frozenset()  # keys that have a state already
 
 
 class Turns:
@@ -102,7 +94,8 @@ class Turns:
         """Run one turn (docs/explanation/exactly-once.md, section 3).
 
         1. One bounded batch: the next records with the customers due before them; or due customers alone; or a slice of
-           a rescore; or the start of an activation, alone.
+           a rescore; or the start of an activation, alone. Beside it what has come on side inputs (section 16); after a
+           takeover that alone, until it was read as far as it went.
         2. One atomic load under the head that this owner wrote last. (Else it would work on another owner's states.)
         3. The step: pure. An activation older than M never scores.
         4. One Kafka transaction, with or without outputs: outputs acknowledged, then the head, then commit. (Every
@@ -116,7 +109,7 @@ class Turns:
         if context is None:
             return
         rescoring = owned.head.cursor is not None
-        if not rescoring or not self._flow.rescores_now(limited=self._is_limited(context)):
+        if not rescoring or not self._flow.rescores_now(limited=is_limited(context)):
             await self._wait_for_records(owned)
         async with self._slots:
             before = owned.head.turn
@@ -132,9 +125,11 @@ class Turns:
             await self._rescore(owned, context)
             return
         self._rescored = False
-        records, position = await self._take(owned)
+        fetched, position = await self._take(owned)
+        side = await self._take_sides(owned, fetched, position)
         began = time.monotonic()
-        plan, turn, known = await self._decide(owned, records, context._replace(now=self._now_ms()))
+        context = context._replace(now=self._now_ms())
+        plan, turn, known, records, side = await self._decide(owned, [] if side.alone else fetched, side, context)
         if plan.start is not None:
             await self._start_record(owned, plan.start, records)
             return
@@ -142,15 +137,18 @@ class Turns:
             await self._end_backfills(owned, plan.close, records[: plan.taken])
             return
         behind = self._pending[0].offset if self._pending else position
-        if turn is None or (not records and behind == owned.head.offset and self._is_empty(turn)):
+        stays = not records and (behind == owned.head.offset or side.alone)
+        if turn is None or (stays and is_empty(turn) and not owned.sides.must_store(side)):
             self.shard.store.keep(turn.held if turn else {})
+            if turn is not None:
+                owned.sides.done(side, stored=False)
             return
         taken = turn.taken
         del self._pending[:taken]
         offset = self._pending[0].offset if self._pending else position
-        await self._publish(owned, turn, records[:taken], offset, known)
+        await self._publish(owned, turn, records[:taken], offset, known, side)
         seconds = time.monotonic() - began
-        self._flow.done(taken, len(turn.due) + len(turn.idle), seconds)
+        self._flow.done(max(taken, len(side.taken)), len(turn.due) + len(turn.idle), seconds)
         self._metrics.turn_seconds.labels(self.shard.step.name).observe(seconds)
         self._metrics.turns.labels(self.shard.step.name, "records" if taken else "due").inc()
 
@@ -175,6 +173,7 @@ class Turns:
     async def _wait_for_records(self, owned: Owned) -> None:
         """Wait until there are records, or a customer is due."""
         settings = self.shard.settings
+        await owned.sides.wait()
         if self._wait_until is not None:
             await self._pause(0.1)
         elif not self._pending:
@@ -187,6 +186,8 @@ class Turns:
         In event time customers only become due by a record. No time at all while states are being rewritten.
         """
         poll_ms = 0 if owned.head.rewritten is not None else self.shard.settings.due_poll_ms
+        if (pause_ms := owned.sides.pause_ms()) is not None:
+            poll_ms = min(poll_ms, pause_ms)
         if self._next_due is None or self.shard.step.rescore_first:
             return poll_ms
         # A customer due at T is looked at once the clock has passed T.
@@ -200,6 +201,7 @@ class Turns:
             self._pending += await owned.reader.read(room, 0)
         self._flow.begin()
         self._input.show(owned.reader.known_bounds(), owned.head.offset)
+        self._input.show_sides(owned.sides.lags)
         position = await owned.reader.position()
         size = 0
         for count, record in enumerate(self._pending[: self._flow.limit]):
@@ -208,37 +210,48 @@ class Turns:
                 return self._pending[:count], position
         return self._pending[: self._flow.limit], position
 
-    async def _decide(self, owned: Owned, records: Sequence[KafkaRecord], context: TurnContext) -> BatchResult:
+    async def _take_sides(self, owned: Owned, records: Sequence[LogRecord], position: int) -> SideBatch:
+        """Return what the turn takes of the side inputs. `records`: the turn's. `position`: behind all fetched."""
+        if not owned.sides:
+            return NO_SIDES
+        owned.sides.note_answer(owned.reader.answered_at())
+        known = owned.reader.known_bounds()
+        drained = len(records) == len(self._pending) and known is not None and position >= known[1]
+        limit = 0 if self._failures.pause_sides() else self._flow.limit
+        return await owned.sides.take(limit, records[-1].timestamp if records else None, drained=drained)
+
+    async def _decide(
+        self, owned: Owned, records: Sequence[LogRecord], side: SideBatch, context: TurnContext
+    ) -> BatchResult:
         """Let the step decide a batch. Raises StepFailed where the step raises without a record."""
         shard, slice_ = self.shard, self._flow.due_slice
+        context = context._replace(side=side.records, behind=side.behind)
         assert owned.raw is not None
         fired, due = list[DueEntry](), 0
         try:
             plan = await planned(shard, shard.step.plan, records, context)
             if plan.start is not None or plan.close:
-                return BatchResult(plan)
+                return BatchResult(plan, records=records)
             loaded = await shard.store.load(owned.raw, plan.keys, plan.horizon, slice_ + 1, shard.step.hold)
             fired, due = loaded.fired, min(len(loaded.fired), slice_)
             self._next_due = fired[-1].at if len(fired) > slice_ else loaded.next_due
-            timed = context._replace(overdue=deadline()) if max(len(records), due) > 1 else context
+            timed = context._replace(overdue=deadline()) if max(len(records), len(side.records), due) > 1 else context
             turn = stepping(shard.step.decide, plan, loaded.values, fired, len(fired) > slice_, timed)
         except BatchTooLong:
-            self._flow.too_long(len(records), due)
+            self._flow.too_long(max(len(records), len(side.records)), due)
             self._next_due = fired[0].at if fired else self._next_due  # they are still to come
             return BatchResult(plan)
         except StepFailed as failure:
+            if side.records:
+                return await self._failures.decide_sides(owned, side, context)
             if not records:
                 raise
             nothing = stepping(shard.step.plan, [], shard.partition, context)
-            return BatchResult(nothing, await self._failures.examine(owned, records, context, failure, fired))
+            examined = await self._failures.examine(owned, records, context, failure, fired)
+            return BatchResult(nothing, examined, records=records)
         known = loaded.present(plan.keys)
         known.update(due.key for due in fired)
-        return BatchResult(plan, turn, known)
-
-    @staticmethod
-    def _is_empty(turn: Turn) -> bool:
-        held = any(state.dirty for state in turn.held.values())
-        return not (turn.outputs or turn.states or held or turn.due or turn.idle or turn.earlier)
+        return BatchResult(plan, turn, known, records, side)
 
     async def _publish(
         self,
@@ -247,6 +260,7 @@ class Turns:
         records: Sequence[LogRecord],
         next_offset: int,
         known: AbstractSet[bytes],
+        side: SideBatch = NO_SIDES,
         **change: Unpack[HeadChange],
     ) -> None:
         """Perform steps 4 and 5 of a turn. `next_offset`: N after it. `known`: keys that have a state already."""
@@ -271,7 +285,7 @@ class Turns:
             turn.states, held=turn.held, created=created, earlier=turn.earlier, due=turn.due, idle=turn.idle
         )
         writes = shard.store.with_tombstones(writes, shard.step)
-        publication = await owned.publication(kafka, turn.outputs, turn, records, writes, self._now_ms())
+        publication = await owned.publication(kafka, turn.outputs, turn, records, writes, self._now_ms(), side.taken)
         published = await owned.ledger.publish(publication)
         if published:
             await owned.check_alone(published.written)
@@ -281,8 +295,11 @@ class Turns:
         if records:
             last = records[-1]
             change["read"] = Fingerprint.of(last.offset, last.timestamp, last.key, last.value)
+        side = owned.sides.after(side)
         change |= {"offset": next_offset, "count": kafka.count, "clock": turn.clock, "merge_clock": turn.clock}
+        change["sides"] = side.offsets
         await owned.commit(writes, **change)
+        owned.sides.done(side, stored=True)
         if not shard.step.rescore_first:  # in event time `_next_due` isn't used
             soonest = (self._next_due, *turn.earlier.values(), *turn.due.values())
             self._next_due = min((at for at in soonest if at is not None), default=None)
@@ -330,39 +347,11 @@ class Turns:
 
     def _may_rescore(self, context: TurnContext) -> bool:
         """Return whether a slice may come now. In wall time slices alternate with records; a limit may delay them."""
-        return not self._rescored and self._flow.rescores_now(limited=self._is_limited(context))
-
-    @staticmethod
-    def _is_limited(context: TurnContext) -> bool:
-        """Return whether SEGSTREAM_MODEL_MOVES_PER_MINUTE limits this rescore: that of a new model or new settings."""
-        return context.scope in {Scope.EVERYONE, Scope.SETTINGS}
+        return not self._rescored and self._flow.rescores_now(limited=is_limited(context))
 
     async def _rescore(self, owned: Owned, context: TurnContext) -> None:
-        head, limited = owned.head, self._is_limited(context)
-        assert owned.raw is not None
-        assert head.cursor is not None
-        cursor: str | None = head.cursor
-        size, slices = self._flow.rescore_size(limited=limited), self._flow.rescore_slices(limited=limited)
-        quiet_until = None if head.quiet is None else head.quiet.encode()
-        until = time.monotonic() + self.shard.settings.turn_max_ms / 1000
-        turn = Turn(0, head.clock)
-        while cursor is not None:
-            rows, found, last = await self.shard.store.load_slice(owned.raw, cursor, size)
-            quiet = [quiet_until is None or key <= quiet_until for key, _ in rows]
-            began = time.monotonic()
-            decided = stepping(self.shard.step.rescore, rows, quiet, context)
-            self._flow.held(found, time.monotonic() - began)
-            turn.add(decided)
-            cursor = None if found < size else last.decode()
-            # A transaction costs the same for any number of customers: a slice that changes nothing isn't worth one.
-            slices -= not self._is_empty(decided)
-            if slices <= 0 or len(turn.outputs) >= self.shard.settings.turn_max_orders or time.monotonic() > until:
-                break
-        change: HeadChange = {"cursor": cursor}
-        if cursor is None:
-            change |= {"quiet": "", "scope": Scope.EVERYONE}
-            turn.backfills = head.backfills.without_closed()
-        await self._publish(owned, turn, (), head.offset, set(turn.states), **change)
+        turn, change = await rescored(owned, context, self._flow)
+        await self._publish(owned, turn, (), owned.head.offset, set(turn.states), **change)
         self._flow.rescored(len(turn.outputs))
         self._metrics.turns.labels(self.shard.step.name, "rescore").inc()
 

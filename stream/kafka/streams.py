@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from segmentation.step import ORDERS, PROFILES
-from stream.errors import SegstreamError
+from stream.errors import SegstreamError, ShardQuarantined
 from stream.settings import Settings
 
 
@@ -43,6 +43,11 @@ class ForeignOutputs(SegstreamError):
             hint=f"Set {setting} to a topic of this deployment's own, or SEGSTREAM_GROUP to {group} if it is the same "
             "deployment. Don't run `segstream rebuild`.",
         )
+
+
+def foreign_outputs(settings: Settings, topic: str, partition: int, group: str) -> ShardQuarantined:
+    """Return the error of a shard whose output topic belongs to another group."""
+    return ShardQuarantined("foreign_outputs", str(ForeignOutputs(settings, topic, partition, group)))
 
 
 def streams_of(settings: Settings, step: str) -> Streams:

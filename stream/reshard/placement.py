@@ -94,6 +94,7 @@ def _inherit(partition: int, heads: Mapping[int, StoreHead], former: int, partit
         former=former,
         backfills=backfills,
         rewritten=None if all(head.rewritten is None for head in heads.values()) else "",
+        sides={},  # customers have come from other partitions, and so has what is known of them
         stored=None,
     )
     return Inheritance(head, slots)

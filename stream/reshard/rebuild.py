@@ -19,7 +19,7 @@ from segmentation.agreed import Agreed, JudgedBefore, Way, differences, judged_a
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import muted_by, with_mute
 from segmentation.step import Activation, KafkaRecord, Scope, Step, Turn, TurnContext, TurnPlan
-from stream.engine.catch_up import due_now
+from stream.engine.catch_up import due_now, own_due
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import stepping
 from stream.engine.store import Loaded, Writes
@@ -300,7 +300,8 @@ class ReshardedRebuilder:
             shard = self._shards[p]
             created = [key for key in keys if key not in before or step.is_gone(before[key])]
             times = {key: due[key] for key in keys if key in due}
-            writes = Writes({key: states[key] for key in keys}, created=created, due=times)
+            values = {key: states[key] for key in keys}
+            writes = Writes(values, created=created, due=times, earlier=own_due(step, values))
             await shard.write(shard.store.with_tombstones(writes, step), ARRIVING)
 
     async def _unmute(self, slots: frozenset[int], stretch: _Stretch, step: Step, clock: int) -> None:

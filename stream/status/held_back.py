@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,3 +63,8 @@ class InputDisplay:
         self._metrics.held_back.labels(*self._labels).set(records)
         self._metrics.held_back_seconds.labels(*self._labels).set(seconds)
         self._board.hold(self._shard, stable, records, seconds)
+
+    def show_sides(self, lags: Mapping[str, int]) -> None:
+        """Show how many records of each side input aren't joined."""
+        for source, lag in lags.items():
+            self._metrics.side_lag.labels(*self._labels, source).set(lag)

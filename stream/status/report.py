@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
@@ -13,6 +14,7 @@ from segmentation.backfills import Backfill
 from segmentation.event_text import iso
 from stream.kafka.clients import TopicUnusable, check_partition_count, input_ends
 from stream.kafka.step_name import StepName
+from stream.kafka.streams import streams_of
 from stream.settings import Settings
 from stream.status.board import ShardStatus
 from stream.storage.client import redis_client
@@ -21,6 +23,8 @@ from stream.storage.keys import ShardKeys, probe_key, status_key
 from stream.storage.reads import ShardUnreadable, read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from redis import Redis
 
 STALE_S: Final = 10.0  # an owner whose status is older has died, or can't reach Redis
@@ -51,6 +55,7 @@ class ShardReport:
     customers: int
     due: int
     backfills: tuple[Backfill, ...]  # those that mute their customers
+    side_lag: dict[str, int] = field(default_factory=dict)  # records of side inputs that aren't joined, by source
     former_states: int = 0  # not yet looked at for `segstream migrate`: they may be of a former format
     warning: str = ""  # the shard works, but somebody should look
 
@@ -64,6 +69,7 @@ def report(settings: Settings, step: str, now_ms: int) -> list[ShardReport]:
     """Read every shard of a step, in the order of the partitions. Raises KafkaUnreachable, RedisUnreachable."""
     topic = input_topic(settings, step)
     ends = asyncio.run(input_ends(settings, topic))
+    sides = _side_ends(settings, step)
     resized = _resized(settings, topic, len(ends))
     with redis_client(settings) as redis:
         found = cast("dict[bytes, bytes]", redis.hgetall(status_key(settings.group, topic)))
@@ -74,9 +80,18 @@ def report(settings: Settings, step: str, now_ms: int) -> list[ShardReport]:
             for status in unowned:
                 status.reason, status.detail = "redis_refuses_writes", refusal
         return [
-            _row(redis, ShardKeys(settings.group, topic, partition), step, ends[partition], statuses[partition])
+            _row(redis, ShardKeys(settings.group, topic, partition), step, ends[partition], statuses[partition], sides)
             for partition in sorted(ends)
         ]
+
+
+def _side_ends(settings: Settings, step: str) -> dict[str, tuple[str, dict[int, tuple[int, int]]]]:
+    """Return each side input's topic and its ends, by source. Without a topic that doesn't exist: its owners say so."""
+    found = {}
+    for source, topic in streams_of(settings, step).sides.items():
+        with suppress(TopicUnusable):
+            found[source] = topic, asyncio.run(input_ends(settings, topic))
+    return found
 
 
 def _resized(settings: Settings, topic: str, found: int) -> ShardStatus | None:
@@ -110,7 +125,14 @@ def _current(status: ShardStatus | None, now_ms: int) -> ShardStatus:
     return replace(status, state="no owner") if stale and status.state != QUARANTINED else replace(status)
 
 
-def _row(redis: Redis, keys: ShardKeys, step: str, ends: tuple[int, int], status: ShardStatus) -> ShardReport:
+def _row(
+    redis: Redis,
+    keys: ShardKeys,
+    step: str,
+    ends: tuple[int, int],
+    status: ShardStatus,
+    sides: Mapping[str, tuple[str, dict[int, tuple[int, int]]]],
+) -> ShardReport:
     end, high = ends
     head: StoreHead | None = None
     state, reason, detail = status.state, status.reason, status.detail
@@ -139,6 +161,11 @@ def _row(redis: Redis, keys: ShardKeys, step: str, ends: tuple[int, int], status
         customers=redis.hlen(keys.states),
         due=redis.zcard(keys.due),
         backfills=tuple(row for row in head.backfills.rows if not row.closed) if head else (),
+        side_lag={
+            source: max(found[keys.partition][0] - head.sides[side], 0)
+            for source, (side, found) in sides.items()
+            if head and side in head.sides and keys.partition in found
+        },
         former_states=_former_states(redis, keys, head),
         warning=status.warning,
     )
@@ -153,8 +180,8 @@ def _former_states(redis: Redis, keys: ShardKeys, head: StoreHead | None) -> int
 
 
 def settled(rows: list[ShardReport]) -> bool:
-    """Return whether all records are scored, those of open transactions too, and no rescore is under way."""
-    return all(row.lag == row.held_back == 0 and not row.rescoring for row in rows)
+    """Return whether all records are taken, those of open transactions too, and no rescore is under way."""
+    return all(row.lag == row.held_back == 0 and not any(row.side_lag.values()) and not row.rescoring for row in rows)
 
 
 def migrated(rows: list[ShardReport]) -> bool:

@@ -102,6 +102,7 @@ class StoreHead(msgspec.Struct, frozen=True):
     changes: int = 0  # of the settings, as far as the states and due times have followed them
     # States of a former format are being rewritten: the last customer done; None: there are none left.
     rewritten: str | None = None
+    sides: dict[str, int] = {}  # by topic of a side input: the offset behind the last record joined to the states
     format: int = FORMAT
     # What the commit left in the other keys; None: not counted yet. The last field: the script of a commit appends it.
     stored: Stored | None = None
@@ -140,6 +141,7 @@ class HeadChange(TypedDict, total=False):
     stripped: str | None
     changes: int
     rewritten: str | None
+    sides: dict[str, int]
 
 
 _encoder = msgspec.json.Encoder()

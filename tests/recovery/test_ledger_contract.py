@@ -282,9 +282,9 @@ async def test_packages_of_other_groups_are_left_out(side: Side, reader: LogRead
     turn.packages = [Package(0, 0, b"first"), Package(2, 0, b"third")]
     turn.forwards = [Forward(1, 0)]
     read = SimulatedRecord(7, 0, b"key", b"second", ())
-    onward = Onward.all_of(turn, [read] * 3, own)
-    foreign = Onward(0, (CONTROL_KEY, b"foreign", [(GROUP_HEADER, b"another group")]))
-    control = Onward(0, (CONTROL_KEY, b"for everyone", []))
+    onward = Onward.all_of(turn, [read] * 3, side.streams, own)
+    foreign = Onward(side.streams.input, 0, (CONTROL_KEY, b"foreign", [(GROUP_HEADER, b"another group")]))
+    control = Onward(side.streams.input, 0, (CONTROL_KEY, b"for everyone", []))
     ledger = await side.ledger()
     await ledger.publish(Publication(KafkaHead(0, 0, 0, 0, ""), onward=[foreign, *onward, control, foreign]))
     await ledger.close()

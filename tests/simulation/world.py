@@ -101,7 +101,7 @@ class SimulatedWorld:
 
     def _topics(self) -> list[str]:
         each = [fleet.streams for fleet in self.fleets]
-        names = [t for s in each for t in (s.input, s.output, s.latest, s.dead_letters, s.heads, s.tombstones) if t]
+        names = [t for s in each for t in (*s.pinned(), s.latest, s.dead_letters) if t]
         return list(dict.fromkeys(names))
 
     @property

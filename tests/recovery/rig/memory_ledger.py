@@ -319,6 +319,7 @@ class MemoryConsumer:
         self._client = Wire(broker)
         self._fetcher = SimpleNamespace()  # as in aiokafka, the owner of the fetch wait
         self._at: dict[TopicPartition, int] = {}
+        self._answers = 0
 
     async def start(self) -> None:
         """Do nothing: there is no connection."""
@@ -348,9 +349,13 @@ class MemoryConsumer:
     def last_stable_offset(self, tp: TopicPartition) -> int:
         return self._broker.stable(tp)
 
+    def last_poll_timestamp(self, tp: TopicPartition) -> int:
+        return self._answers
+
     async def getmany(
         self, tp: TopicPartition, *, timeout_ms: int, max_records: int
     ) -> dict[TopicPartition, list[ReadRecord]]:
+        self._answers += 1  # a fetch is answered at once
         deadline = asyncio.get_running_loop().time() + timeout_ms / 1000
         while True:
             begin = self._at[tp]

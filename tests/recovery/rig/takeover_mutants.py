@@ -182,7 +182,7 @@ def _reported_again(replace: Replace) -> None:
     async def nothing(*_: Any) -> frozenset[int]:
         return frozenset()
 
-    replace(takeover, "_reported", nothing)
+    replace(takeover, "reported", nothing)
 
 
 TAKEOVER_MUTANTS: Final[dict[int, TakeOut]] = {

@@ -100,11 +100,13 @@ def _no_quiet_transactions(replace: Replace) -> None:
     async def only_with_something(self: Ledger, turn: Publication) -> PublishedOutputs | None:
         return await publish(self, turn) if turn.outputs or turn.dead or turn.tombstones else None
 
-    async def redis_may_be_ahead(owned: Owned, kafka: KafkaHead, bounds: tuple[int, int]) -> list[LoggedOutput]:
+    async def redis_may_be_ahead(
+        owned: Owned, kafka: KafkaHead, bounds: tuple[int, int], sides: dict[str, int]
+    ) -> list[LoggedOutput]:
         # Kafka's head is that of the last turn with moves: Redis may be ahead of it.
         if kafka.offset < owned.head.offset:
             kafka = msgspec.structs.replace(kafka, offset=owned.head.offset)
-        return await follow(owned, kafka, bounds)
+        return await follow(owned, kafka, bounds, sides)
 
     replace(Ledger, "publish", only_with_something)
     replace(takeover, "_follow_outputs", redis_may_be_ahead)

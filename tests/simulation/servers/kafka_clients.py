@@ -161,7 +161,8 @@ class SimulatedConsumer:
         self._at: dict[TopicPartition, int] = {}
         self._fetched: Fetched | None = None  # of the one partition, not all delivered
         self._fetching: asyncio.Task[None] | None = None
-        self._end: int | None = None
+        self._bounds: tuple[int, int] | None = None
+        self._answers = 0
 
     async def start(self) -> None:
         await self._call(lambda: None)
@@ -214,7 +215,7 @@ class SimulatedConsumer:
         self._at[tp] = offset
 
     def _drop(self) -> None:
-        self._fetched = self._end = None
+        self._fetched = self._bounds = None
         if self._fetching:
             self._fetching.cancel()
             self._fetching = None
@@ -231,9 +232,13 @@ class SimulatedConsumer:
         return {tp: end for tp, (_, end) in found.items()}
 
     def highwater(self, tp: TopicPartition) -> int | None:
-        return self._end
+        return self._bounds and self._bounds[1]
 
-    last_stable_offset = highwater
+    def last_stable_offset(self, tp: TopicPartition) -> int | None:
+        return self._bounds and self._bounds[0]
+
+    def last_poll_timestamp(self, tp: TopicPartition) -> int:
+        return self._answers
 
     async def getmany(
         self, tp: TopicPartition, *, timeout_ms: int, max_records: int
@@ -266,7 +271,8 @@ class SimulatedConsumer:
             except KafkaConnectionError:
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._end = found.end
+            self._bounds = found.end, found.high
+            self._answers += 1
             if found.position > offset:
                 self._fetched = found
                 return

@@ -55,6 +55,7 @@ class Fetched(NamedTuple):
     records: list[SimulatedRecord]
     position: int  # the offset behind them
     end: int  # the last stable offset
+    high: int  # the high watermark
 
 
 @dataclass(slots=True)
@@ -154,7 +155,7 @@ class Log:
                 entry = self.entries[offset]
                 found.append(SimulatedRecord(offset, entry.timestamp, entry.key, entry.value, entry.headers))
             offset += 1
-        return Fetched(found, offset, end)
+        return Fetched(found, offset, end, len(self.entries))
 
     def history(self) -> list[SimulatedRecord]:
         """Return all committed records, also those that retention or compaction has deleted."""

@@ -58,7 +58,8 @@ class Engine:
 @asynccontextmanager
 async def engine(settings: Settings, step: Step | None = None, models: Models | None = None) -> AsyncIterator[Engine]:
     redis = connect(settings)
-    streams = streams_of(settings, "scoring")
+    step = step or ToyStep()
+    streams = streams_of(settings, step.name)
     board = StatusBoard(redis, settings.group, streams.input, "test", now_ms, settings.open_transaction_warn_s)
     metrics = Metrics()
     membership = GroupMembership(settings, streams.input, settings.group)
@@ -68,7 +69,7 @@ async def engine(settings: Settings, step: Step | None = None, models: Models | 
     def make(partition: int) -> Shard:
         store = ShardStore.of(redis, settings, streams.input, partition)
         return Shard(
-            ShardContext(settings, streams, partition, step or ToyStep(), store, membership, rates),
+            ShardContext(settings, streams, partition, step, store, membership, rates),
             models,
             metrics,
             board,
@@ -97,9 +98,11 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: 
         await asyncio.sleep(0.02)
 
 
-async def produce(settings: Settings, rows: list[tuple[bytes, bytes]]) -> None:
+async def produce(settings: Settings, rows: list[tuple[bytes, bytes]], topic: str | None = None) -> None:
+    """Send records, by default to the topic of orders. All are there when it returns."""
+    topic = topic or settings.orders_topic
     async with AIOKafkaProducer(**settings.kafka_client()) as producer:
-        for future in [await producer.send(settings.orders_topic, value, key=key) for key, value in rows]:
+        for future in [await producer.send(topic, value, key=key) for key, value in rows]:
             await future
 
 
