@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from segmentation.campaign_judging import HeldBack, RuleBook, Suppressed
 from segmentation.campaign_state import Act, CampaignState, Candidate, Decided, GoalWatch, Pending, kept, name_key
 from segmentation.campaign_writing import DecisionWriter, candidate_variables
+from segmentation.entries import DAY_MS
 from segmentation.output_events import Cause, Withheld
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from segmentation.campaign_rules import Rule
     from segmentation.output_events import CampaignDecision
     from segmentation.step import Output
+
+LATEST_ORDER_MS: Final = 7 * DAY_MS  # how late an order may come and still reach a goal
 
 
 @dataclass(slots=True)
@@ -88,15 +91,19 @@ class Decider:
                 self.counts["converted"] += 1
 
     def release(self, customer: Target, at: int) -> None:
-        """Decide on what was held back until before an instant (ms), the first due first.
+        """Decide on what was held back until before an instant (ms): the first due first, of those the first in rank.
 
+        Quiet hours hold back all of a night until the same instant, and a cap may leave room for one of them.
         In event time each is decided as of the first millisecond after its wait, however late its clock has passed it.
         """
         while pendings := customer.state.decided.pendings:
-            pending = min(pendings, key=_by_time)
+            pending = min(pendings, key=self._precedence)
             if pending.until >= at:
                 return
             self._release(customer, pending, pending.until + 1 if self.event_time else at)
+
+    def _precedence(self, pending: Pending) -> tuple[int, int]:
+        return pending.until, self.book.rank(pending.candidate.campaign)
 
     def _release(self, customer: Target, pending: Pending, at: int) -> None:
         candidate = pending.candidate
@@ -174,7 +181,7 @@ class Decider:
 
     def _acted(self, decided: Decided, rule: Rule, candidate: Candidate, at: int, *, sent: bool) -> Decided:
         acts = kept((*decided.acts, Act(name_key(rule.name), at, sent)))
-        watches = tuple(watch for watch in decided.watches if watch.until >= at)
+        watches = tuple(watch for watch in decided.watches if watch.until + LATEST_ORDER_MS >= at)
         if rule.goal is not None:
             until = at + rule.goal.order_within
             watch = GoalWatch(candidate._replace(variables=b""), self.writer.id_of(candidate), at, until, not sent)
@@ -208,7 +215,3 @@ def _without(state: CampaignState, pending: Pending) -> CampaignState:
     decided = state.decided
     left = tuple(other for other in decided.pendings if other != pending)
     return state._replace(decided=decided._replace(pendings=left))
-
-
-def _by_time(pending: Pending) -> tuple[int, str]:
-    return pending.until, pending.candidate.campaign

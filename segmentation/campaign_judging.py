@@ -47,11 +47,17 @@ class RuleBook:
         self.rules = {rule.name: rule for rule in table.rules}
         self.budgets = any(rule.budget for rule in table.rules)
         self.orders = any(rule.goal or rule.unless for rule in table.rules)
+        by_priority = sorted(table.rules, key=lambda rule: -rule.priority)
+        self._ranks = {rule.name: rank for rank, rule in enumerate(by_priority)}
         self._kinds: dict[_Kind, tuple[tuple[Rule, ...], ...]] = {}
         self._by_key = {name_key(rule.name): rule for rule in table.rules}
         zone = zone_named(table.time_zone)
         assert zone is not None  # rules are checked as they are read
         self.zone = zone
+
+    def rank(self, campaign: str) -> int:
+        """Return the place of a campaign among all by priority; one without a rule comes first: it ends anyway."""
+        return self._ranks.get(campaign, -1)
 
     def groups_for(self, change: ChangedEvent) -> tuple[tuple[Rule, ...], ...]:
         """Return the groups' rules that a move meets, going by its segments and cause alone."""

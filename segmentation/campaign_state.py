@@ -166,6 +166,11 @@ class CampaignState(NamedTuple):
         return (*self.decided.acts, *self.facts.handed_on) if self.facts.handed_on else self.decided.acts
 
     @property
+    def lasting_acts(self) -> tuple[Act, ...]:
+        """The acts that go over to another id with a merge: those dated after the last erasure."""
+        return tuple(act for act in self.acts if act.at > self.facts.erased_at)
+
+    @property
     def due(self) -> int | None:
         """When the first candidate is to be looked at again (ms); None: none is held back."""
         pendings = self.decided.pendings

@@ -168,7 +168,8 @@ class CampaignStep:
             self._learn(targets[learned.customer], learned.facts, turn)
         self._take(work, targets, decider, turn, context)
         if not context.behind:
-            for target in targets.values():
+            waiting = [target for target in targets.values() if target.state.decided.pendings]
+            for target in sorted(waiting, key=_by_due_time):  # the first due spends of the budgets first
                 decider.release(target, plan.clock)
         turn.states = _changed(targets)
         _set_due(turn, targets, fired)
@@ -191,7 +192,7 @@ class CampaignStep:
                 if not context.behind:
                     decider.release(targets[move.customer], clock)
             target = targets[move.customer]
-            acts = target.state.acts
+            acts = target.state.lasting_acts
             decider.on_move(target, move, clock)
             if move.change.merged_into and acts:
                 self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
@@ -300,7 +301,7 @@ class CampaignStep:
             return
         target.state = target.state._replace(facts=joined)
         if joined.merged is not None:
-            self._hand_on(target, joined.merged.into, joined, target.state.acts, turn)
+            self._hand_on(target, joined.merged.into, joined, joined.handed_on, turn)
 
     def _hand_on(self, target: Target, into: str, facts: Facts, acts: tuple[Act, ...], turn: Turn) -> None:
         partition = self._routing.partition_of(into.encode())
@@ -322,6 +323,12 @@ def _date(order: SeenOrder) -> int:
 
 def _counter(state: BudgetState) -> int:
     return state.counter
+
+
+def _by_due_time(target: Target) -> tuple[int, bytes]:
+    due = target.state.due
+    assert due is not None  # something is held back
+    return due, target.key
 
 
 def _targets(rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, Target]:
