@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from segmentation.campaign_judging import HeldBack, RuleBook, Suppressed
+from segmentation.campaign_judging import Postponed, RuleBook, Suppressed
 from segmentation.campaign_state import Act, CampaignState, Candidate, Decided, GoalWatch, Pending, kept, name_key
 from segmentation.campaign_writing import DecisionWriter, candidate_variables
 from segmentation.entries import DAY_MS
@@ -162,7 +162,7 @@ class Decider:
         quiet, unknown = self.book.quiet(rule, state, at)
         if unknown:
             self.counts["invalid_zone"] += 1
-        return Pending(candidate, quiet.until, "quiet_hours") if isinstance(quiet, HeldBack) else None
+        return Pending(candidate, quiet.until, "quiet_hours") if isinstance(quiet, Postponed) else None
 
     def _withhold(
         self,

@@ -90,7 +90,7 @@ class ReadMove:
         return self._rfm
 
 
-class Learned(NamedTuple):
+class LearnedFacts(NamedTuple):
     """Facts about a customer."""
 
     customer: bytes
@@ -106,7 +106,7 @@ class SeenOrder(NamedTuple):
     amount: Amount
 
 
-SideEvent = Learned | SeenOrder
+SideEvent = LearnedFacts | SeenOrder
 
 _MOVE: Final = msgspec.json.Decoder(ChangedEvent)
 
@@ -118,7 +118,7 @@ class _HandedAct(NamedTuple):
 
 
 class ProfileForwarded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="profile.forwarded"):
-    """What is known of an id that was merged, for the customer that it was merged into."""
+    """All that is known of an id that was merged, for the customer that it was merged into."""
 
     id: Id
     customer_id: Id
@@ -145,19 +145,19 @@ def read_move(record: KafkaRecord) -> ReadMove:
     return ReadMove(customer, change, at)
 
 
-def read_profile(record: SideRecord, tolerance_ms: int) -> Learned:
+def read_profile(record: SideRecord, tolerance_ms: int) -> LearnedFacts:
     """Decode a record of the topic of profiles. Raises RejectedEvent."""
     if record.key == CONTROL_KEY:
         event = read_json(_HANDED_ON, record.value, "profile.forwarded", "customer.profile")
         if isinstance(event, ProfileForwarded):
             acts = tuple(Act(bytes.fromhex(act.campaign), act.at, act.sent) for act in event.acts)
-            return Learned(event.customer_id.encode(), Facts(event.profile, handed_on=acts))
+            return LearnedFacts(event.customer_id.encode(), Facts(event.profile, handed_on=acts))
     else:
         event = decode_profile(record.value)
         if record.key != event.customer_id.encode():
             message = f"the record's key is {record.key!r}, expected the customer {event.customer_id!r}."
             raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
-    return Learned(event.customer_id.encode(), Facts(profile_of(event, record.timestamp, tolerance_ms)))
+    return LearnedFacts(event.customer_id.encode(), Facts(profile_of(event, record.timestamp, tolerance_ms)))
 
 
 def forwarded(event_id: str, into: str, facts: Facts, acts: tuple[Act, ...]) -> bytes:
@@ -191,7 +191,7 @@ def _side_event(event: object, customer: bytes, latest: int, *, orders: bool) ->
     if isinstance(event, OrderPlaced) and orders and (at := millis(event.occurred_at)) <= latest:
         return SeenOrder(customer, event.order_id, at, event.amount)
     if isinstance(event, CustomerErased) and (at := millis(event.occurred_at)) <= latest:
-        return Learned(customer, Facts(erased_at=at))
+        return LearnedFacts(customer, Facts(erased_at=at))
     if isinstance(event, CustomerMerged) and event.into != event.from_ and (at := millis(event.occurred_at)) <= latest:
-        return Learned(customer, Facts(merged=Merged(at, event.into)))
+        return LearnedFacts(customer, Facts(merged=Merged(at, event.into)))
     return None

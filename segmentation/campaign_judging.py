@@ -30,7 +30,7 @@ class Suppressed(NamedTuple):
     detail: str
 
 
-class HeldBack(NamedTuple):
+class Postponed(NamedTuple):
     """The action isn't sent before an instant (ms)."""
 
     until: int
@@ -105,14 +105,14 @@ class RuleBook:
             return Suppressed(Withheld.NO_CONSENT, f"consent for {channel} isn't granted, and the rule requires it")
         return None
 
-    def quiet(self, rule: Rule, state: CampaignState, at: int) -> tuple[HeldBack | None, bool]:
+    def quiet(self, rule: Rule, state: CampaignState, at: int) -> tuple[Postponed | None, bool]:
         """Return (until when quiet hours hold an action back, whether the customer's time zone is none)."""
         hours = self.table.quiet_hours_of(rule)
         if hours is None:
             return None, False
         zone, unknown = state.facts.profile.zone(self.table.zone_of(rule))
         until = quiet_until(at, DailyHours(hours.from_minute, hours.until_minute), zone)
-        return (None if until is None else HeldBack(until)), unknown
+        return (None if until is None else Postponed(until)), unknown
 
     def capped(self, rule: Rule, state: CampaignState, at: int) -> Suppressed | None:
         """Return the cap that keeps a rule from acting."""

@@ -50,7 +50,7 @@ class Act(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What a rule would do on a move. `moved_at`: ms; `variables`: a JSON object, or nothing."""
+    """The action that a rule has for a move. `moved_at`: ms; `variables`: a JSON object, or nothing."""
 
     change_id: str
     campaign: str
@@ -102,7 +102,7 @@ class Merged(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a customer beside moves and decisions. `handed_on`: the acts on ids that were merged into it."""
+    """All that is known beside moves and decisions. `handed_on`: the acts on ids that were merged into the customer's."""
 
     profile: Profile = Profile()
     erased_at: int = NEVER  # ms

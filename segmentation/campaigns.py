@@ -15,7 +15,7 @@ from segmentation.agreed import Agreed
 from segmentation.campaign_budget import BudgetBook, BudgetState, budget_key, is_budget
 from segmentation.campaign_deciding import Decider, Target
 from segmentation.campaign_inputs import (
-    Learned,
+    LearnedFacts,
     ReadMove,
     SeenOrder,
     forwarded,
@@ -57,7 +57,7 @@ class _CampaignWork(NamedTuple):
 
     moves: list[ReadMove]
     dead: list[DeadLetter]
-    learned: list[Learned]  # by profiles first
+    learned: list[LearnedFacts]  # by profiles first
     orders: list[SeenOrder]
     side_dead: list[DeadLetter]
     elsewhere: list[SidePackage]  # profiles of customers of other partitions
@@ -266,7 +266,7 @@ class CampaignStep:
                 work.moves.append(read_move(record))
             except RejectedEvent as why:
                 work.dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
-        from_orders = list[Learned]()
+        from_orders = list[LearnedFacts]()
         for position, record in enumerate(context.side):
             if record.source == PROFILES:
                 self._read_profile(position, record, work)

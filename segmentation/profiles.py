@@ -43,7 +43,7 @@ class DatedText(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """What is known of a customer beside the orders. `consent`: of each channel, sorted."""
+    """All that is known of a customer beside the orders. `consent`: of each channel, sorted."""
 
     time_zone: DatedText | None = None
     language: DatedText | None = None

@@ -1,1 +1,1 @@
-"""Campaign rules tried on what has happened and on what is to come, without sending. The commands import it."""
+"""Campaign rules, tried on past moves and on those to come. Imported by commands."""

@@ -13,7 +13,7 @@ from segmentation.entries import DAY_MS
 from segmentation.events import Timestamp, millis
 from segmentation.scoring import ScoringStep
 from segmentation.step import NEVER_DUE, Activation, DueEntry, TurnContext
-from stream.rehearsal.campaign_run import TimedRecord
+from stream.rehearsal.campaign_replay import TimedRecord
 
 if TYPE_CHECKING:
     from segmentation.backfills import Backfills

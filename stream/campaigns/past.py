@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from segmentation.events import RejectedEvent, Timestamp, millis
 from stream.kafka.clients import kafka_consumer
-from stream.rehearsal.campaign_run import Source, TimedRecord
+from stream.rehearsal.campaign_replay import Source, TimedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,7 +20,7 @@ from stream.campaigns.foretold import Foreteller
 from stream.campaigns.past import PastReader
 from stream.errors import SegstreamError
 from stream.orders.rows import parse_at
-from stream.rehearsal.campaign_run import CampaignRun, TimedRecord
+from stream.rehearsal.campaign_replay import CampaignReplay, TimedRecord
 from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import require_head
@@ -45,7 +45,10 @@ class NothingToSimulate(SegstreamError):
 
 
 class SimulatedCampaign(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rule did in a part of the time. `withheld` by reason, without `held_out`; `scheduled` by why it waited."""
+    """The decisions of a rule in a part of the time.
+
+    `withheld` goes by reason, without `held_out`; `scheduled` by why the action waited.
+    """
 
     campaign: str
     actions: int
@@ -87,7 +90,7 @@ class CampaignSimulation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulationRequest(NamedTuple):
-    """What is to be simulated. `model` None: the active one goes on. Instants in ms."""
+    """The simulation that is wanted. `model` None: the active one goes on. Instants in ms."""
 
     table: RuleTable
     span_ms: int
@@ -184,7 +187,7 @@ class CampaignSimulator:
         since, until = at - request.span_ms, at + request.ahead_ms
         async with PastReader(settings) as reader:
             for partition, head in enumerate(heads):
-                run = CampaignRun(self._step(), partition)
+                run = CampaignReplay(self._step(), partition)
                 await self._past(run, reader, partition, since, at)
                 if self._model is not None:
                     self._to_come(run, partition, head, at, until)
@@ -222,7 +225,7 @@ class CampaignSimulator:
             tolerance_ms=settings.future_tolerance_s * 1000,
         )
 
-    async def _past(self, run: CampaignRun, reader: PastReader, partition: int, since: int, at: int) -> None:
+    async def _past(self, run: CampaignReplay, reader: PastReader, partition: int, since: int, at: int) -> None:
         page, tally = list[TimedRecord](), self._tallies["past"]
         async for record in reader.read(partition, max(since - WARM_UP_MS, 0)):
             tally.moves += record.source == "moves" and record.at >= since
@@ -233,7 +236,7 @@ class CampaignSimulator:
         self._count(tally, run.feed(page), since)
         self._count(tally, run.advance(at), since)
 
-    def _to_come(self, run: CampaignRun, partition: int, head: StoreHead, at: int, until: int) -> None:
+    def _to_come(self, run: CampaignReplay, partition: int, head: StoreHead, at: int, until: int) -> None:
         """Feed the moves that the model would make now, and those of the time to come."""
         assert self._model is not None
         foreteller = Foreteller(self._settings, self._model, self._names)

@@ -1,19 +1,25 @@
-"""`segstream campaigns check|schema`: what the rules of campaigns say, before a dispatcher acts by them."""
+"""`segstream campaigns`: what the rules of campaigns say and would do, before a dispatcher acts by them."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 
+from stream.commands.options import AsJson, span_of
 from stream.terminal import echo, echo_lines
 
 if TYPE_CHECKING:
     from segmentation.campaign_rules import RuleTable
+    from stream.campaigns.simulate import CampaignSimulation
 
-app = typer.Typer(name="campaigns", no_args_is_help=True, help="Check the rules of campaigns.")
+_SINCE_MS: Final = 30 * 86_400_000
+
+app = typer.Typer(name="campaigns", no_args_is_help=True, help="Check and try the rules of campaigns.")
 
 
 @app.command()
@@ -70,6 +76,59 @@ def schema() -> None:
     from segmentation.rules_schema import rules_json_schema
 
     echo_lines(json.dumps(rules_json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="RULES", help="A file of campaign rules (YAML).")],
+    *,
+    since: Annotated[
+        int | None,
+        typer.Option(parser=span_of, metavar="SPAN", help="How far back, for example 30d.", show_default="30d"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="active|VERSION|FILE",
+            help="Add the moves that the start of this model would make now.",
+            show_default="none",
+        ),
+    ] = None,
+    ahead: Annotated[
+        int | None,
+        typer.Option(
+            parser=span_of, metavar="SPAN", help="Add the moves to come if nobody orders.", show_default="none"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a rule file would have done with past moves, and would do. Nothing is sent.
+
+    Goes through the moves, profiles and orders on Kafka as a dispatcher would have: with control groups, caps, quiet
+    hours, consent, delays, goals and budgets.
+    """
+    from stream.campaigns.page import lines
+    from stream.campaigns.simulate import CampaignSimulator, SimulationRequest
+    from stream.clock import now_ms
+    from stream.commands.replay import wanted_model
+    from stream.models.topic import read_published
+    from stream.progress import progress_bar
+    from stream.settings import load_settings
+    from stream.worker.rules_file import rules_of
+
+    table, settings = rules_of(file), load_settings()
+    started = None if model is None else wanted_model(settings, None if model == "active" else model)
+
+    async def run() -> CampaignSimulation:
+        simulator = CampaignSimulator(
+            settings, await read_published(settings), SimulationRequest(table, since or _SINCE_MS, ahead or 0, started)
+        )
+        with progress_bar("simulating", settings.partitions) as show:
+            return await simulator.run(now_ms(), lambda done: show(done, "shards"))
+
+    found = asyncio.run(run())
+    for line in [msgspec.json.encode(found)] if as_json else lines(found):
+        echo(line)
 
 
 def _warnings(table: RuleTable, model: str | None) -> list[str]:

@@ -69,6 +69,20 @@ def days_of(text: str) -> float:
     raise typer.BadParameter(f"{text!r} isn't a number of days, 0 or more")
 
 
+def span_of(text: str) -> int:
+    """Return a length of time in ms. Raises typer.BadParameter.
+
+    >>> span_of("2d")
+    172800000
+    """
+    from segmentation.durations import duration_ms
+
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from None
+
+
 def backfill_id_of(text: str) -> str:
     """Return the id of a backfill. Raises typer.BadParameter.
 

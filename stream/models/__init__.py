@@ -1,1 +1,4 @@
-"""The models topic, previews of a model, and drift. Imported by commands, customers, demo, trainer and worker."""
+"""The models topic, previews of a model, and drift.
+
+Imported by campaigns, commands, customers, demo, trainer and worker.
+"""

@@ -1,1 +1,1 @@
-"""A rehearsal: past orders, replayed in memory. Imported by commands, demo and trainer."""
+"""A rehearsal: past orders, replayed in memory. Imported by campaigns, commands, demo and trainer."""

@@ -18,7 +18,7 @@ from segmentation.money import format_units
 from segmentation.outlook_figures import outlook_figures
 from segmentation.output_events import CampaignAction, Cause, OutlookFigures, SegmentChanged
 from stream.orders.rows import parse_at
-from stream.rehearsal.campaign_run import CampaignRun, TimedRecord
+from stream.rehearsal.campaign_replay import CampaignReplay, TimedRecord
 from stream.rehearsal.moves import MoveColumns
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class RehearsedCampaigns:
         records = sorted(self._records(group), key=_instant)
         place = {customer: i for i, customer in enumerate(group.customers)}
         # A run of its own for each group, whose customers come once.
-        run = CampaignRun(CampaignStep(self.table, "rehearsal", adopted=True))
+        run = CampaignReplay(CampaignStep(self.table, "rehearsal", adopted=True))
         for decisions in (run.feed(records), run.advance(self.known_until)):
             for event in decisions:
                 if isinstance(event, CampaignAction):

@@ -1,5 +1,5 @@
 """Redis: keys, heads, reads, scans.
 
-Imported by bench, commands, customers, dead_letters, engine, models, repair, replay, reshard, status,
+Imported by bench, campaigns, commands, customers, dead_letters, engine, models, repair, replay, reshard, status,
 traces, trainer and worker.
 """

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from segmentation.campaign_rules import parse_rules
-from stream.campaigns.page import lines
-from stream.campaigns.simulate import CampaignSimulator, SimulatedPart, SimulationRequest
+from stream.campaigns.simulate import CampaignSimulation, CampaignSimulator, SimulatedPart, SimulationRequest
 from stream.clock import now_ms
 from stream.customers.forecast import each_move
 from stream.kafka import topics
@@ -21,8 +23,11 @@ from stream.models.topic import read_published
 from stream.orders.simulate import simulate
 from stream.replay.publisher import replay
 from stream.settings import Settings
+from tests.support.command_line import run
 from tests.support.data.clock_models import clock_model
 from tests.support.engine.real_worker import activate, processes, settled
+
+pytestmark = pytest.mark.slow
 
 DAY = 86_400_000
 START = 1_600_000_000_000
@@ -80,9 +85,12 @@ async def test_it_decides_as_a_dispatcher_and_as_the_forecast(
         "past": past.moves,
         "model": sum(flow.customers for flow in report.flows),
     }
-    text = "\n".join(lines(found))
-    assert f"{past.moves:,} moves that have been" in text
-    assert text.endswith("Nothing was sent.")
+    command = ["campaigns", "simulate", str(rules), "--since", "400d", "--ahead", f"{AHEAD}d"]
+    as_json = await asyncio.to_thread(run, settings, *command, "--json")
+    assert msgspec.json.decode(as_json.stdout, type=CampaignSimulation) == found
+    plain = await asyncio.to_thread(run, settings, *command)
+    assert f"{past.moves:,} moves that have been" in plain.stdout
+    assert plain.stdout.rstrip().endswith("Nothing was sent.")
 
 
 def _kind(event: dict[str, str]) -> str:

@@ -37,7 +37,7 @@ class TimedRecord(NamedTuple):
         return self.at
 
 
-class CampaignRun:
+class CampaignReplay:
     """Runs a shard's campaign step. Feed it records in the order of their instants."""
 
     def __init__(self, step: CampaignStep, partition: int = 0) -> None:
