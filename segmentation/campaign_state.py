@@ -102,7 +102,7 @@ class Merged(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """All that is known beside moves and decisions. `handed_on`: the acts on ids that were merged into the customer's."""
+    """All that is known beside moves and decisions. `handed_on`: the acts on ids that were merged into this one."""
 
     profile: Profile = Profile()
     erased_at: int = NEVER  # ms

@@ -253,9 +253,9 @@ async def side_offsets(
 ) -> dict[str, int]:
     """Return where to read each of the step's side inputs on, by topic.
 
-    A topic that Redis' head doesn't know: profiles from the beginning. Orders too where Redis was made anew and the shard
-    has had turns, after which customers may have ordered; else from the end. An offset that the topic doesn't have: from the
-    beginning, for what is read again changes nothing.
+    A topic that Redis' head doesn't know: profiles from the beginning. Orders too where Redis was made anew and the
+    shard has had turns, after which customers may have ordered; else from the end. An offset that the topic doesn't
+    have: from the beginning, for what is read again changes nothing.
     """
     found: dict[str, int] = {}
     for source in shard.step.sides:
