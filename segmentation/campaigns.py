@@ -2,7 +2,7 @@
 
 A customer's state makes each decision happen once: it holds the sequence of the last move handled, and all that was
 decided. Profiles, orders, erasures and merges come from side inputs, and are joined to the state: reading them again
-changes nothing (docs/adr/0041-side-inputs-are-joined.md).
+changes nothing (docs/adr/0041-side-inputs.md).
 """
 
 from __future__ import annotations
