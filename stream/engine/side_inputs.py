@@ -1,4 +1,4 @@
-"""The side inputs of a shard: what comes on them is joined to states, and isn't counted (docs/adr/0041-side-inputs.md).
+"""The side inputs of a shard: what comes on them is joined to states, and isn't counted (docs/adr/0041-side-inputs-are-joined.md).
 
 The place in a side input is in Redis' head alone, written with the states. Where Redis is set back, records are read
 again, and change nothing.
