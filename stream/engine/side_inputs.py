@@ -1,4 +1,6 @@
-"""The side inputs of a shard: what comes on them is joined to states, and isn't counted (docs/adr/0041-side-inputs-are-joined.md).
+"""The side inputs of a shard: what comes on them is joined to states, and isn't counted.
+
+docs/explanation/exactly-once.md, section 16, has the rules; docs/adr/0041-side-inputs.md says why.
 
 The place in a side input is in Redis' head alone, written with the states. Where Redis is set back, records are read
 again, and change nothing.
