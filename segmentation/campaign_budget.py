@@ -77,13 +77,17 @@ class BudgetBook:
         return part + (self._partition < rest)
 
     def used(self, campaign: str, day: str) -> int:
-        """Return the campaign's actions on a day."""
+        """Return the campaign's actions on a day.
+
+        In event time days may go back a little: what is sent on an earlier day counts towards the last one.
+        """
         last = self._used.get(campaign)
-        return last.actions if last and last.day == day else 0
+        return last.actions if last and last.day >= day else 0
 
     def spend(self, campaign: str, day: str) -> None:
         """Count an action."""
-        self._used[campaign] = DayCount(day, self.used(campaign, day) + 1)
+        last = self._used.get(campaign)
+        self._used[campaign] = DayCount(max(day, last.day) if last else day, self.used(campaign, day) + 1)
 
     def after(self) -> BudgetState | None:
         """Return the state after the turn; None: it is as before."""

@@ -156,8 +156,8 @@ class Decider:
         self, rule: Rule, state: CampaignState, candidate: Candidate, at: int, pending: Pending | None
     ) -> Pending | None:
         """Return the candidate as it is held back; None: it may be sent now."""
-        until = candidate.moved_at + (rule.delay or 0)
-        if pending is None and until > at:
+        # A move may be dated ahead, by a worker's wrong clock: without a delay nothing waits for its date.
+        if pending is None and rule.delay is not None and (until := candidate.moved_at + rule.delay) > at:
             return Pending(candidate, until, "delay")
         quiet, unknown = self.book.quiet(rule, state, at)
         if unknown:

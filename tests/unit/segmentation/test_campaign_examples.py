@@ -7,6 +7,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import msgspec
 import pytest
 
+from segmentation.campaign_budget import BudgetBook
 from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Decided, name_key
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
@@ -450,3 +451,16 @@ def test_foreign_bytes_are_no_state(value: bytes) -> None:
 def test_a_rescore_does_nothing() -> None:
     turn = a_step().rescore([(b"ann", state(1).pack())], [False], TurnContext(AT, 0))
     assert turn == Turn(0, AT)
+
+
+def test_an_action_without_a_delay_does_not_wait_for_a_move_that_is_dated_ahead() -> None:
+    step, yesterday = CampaignStep(parse_rules(VIP), "shop"), TurnContext(AT - DAY_MS, AT - DAY_MS)
+    [action] = actions(run(step, row(), context=yesterday))
+    assert action.decided_at == iso(AT - DAY_MS)
+
+
+def test_what_is_sent_on_an_earlier_day_counts_towards_the_last_one() -> None:
+    book = BudgetBook(None, 0, 1)
+    for day in ("2026-03-03", "2026-03-04", "2026-03-03"):
+        book.spend("vip", day)
+    assert [book.used("vip", day) for day in ("2026-03-03", "2026-03-04", "2026-03-05")] == [2, 2, 0]
