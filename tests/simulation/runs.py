@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import yaml
 from aiokafka import TopicPartition
 
-from segmentation.step import Activation, TurnContext
+from segmentation.step import ORDERS, PROFILES, Activation, TurnContext
 from stream.engine.ledger import Ledger
 from stream.storage.heads import NOTE_HEADER, decode_store_head
 from tests.recovery.rig import campaign_checker, checker
+from tests.recovery.rig.campaign_table import ReadTable
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Decisions
@@ -97,7 +97,9 @@ def _judge(world: SimulatedWorld) -> list[str]:
     wrong = world.stopped + world.broker.late_ends
     wrong += checker.violations(found, world.acknowledged, event_time=not world.case.wall)
     for dispatchers in world.fleets[1:]:
-        wrong += campaign_checker.violations(read_campaigns(world, dispatchers), rules(), adopts=world.case.adopts)
+        wrong += campaign_checker.violations(
+            read_campaigns(world, dispatchers), rules(), adopts=world.case.adopts, event_time=not world.case.wall
+        )
     if world.case.wall or world.case.change:
         wrong += _in_other_segments(world)
     if world.case.one_id:
@@ -183,28 +185,32 @@ def read_run(world: SimulatedWorld) -> checker.GroupRun:
     )
 
 
-def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campaign_checker.CampaignRun:
+def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campaign_checker.DecidedRun:
     """Read what the dispatchers of a run did."""
     s = dispatchers.streams
-    return campaign_checker.CampaignRun(
+    return campaign_checker.DecidedRun(
         moves=_rows(world, s.input),
-        actions=_rows(world, s.output),
+        decisions=_rows(world, s.output),
         dead=_rows(world, s.dead_letters),
         heads=_rows(world, s.heads),
         shards=[_shard(world, dispatchers, p) for p in range(world.case.partitions)],
+        profiles=_rows(world, s.sides[PROFILES]),
+        orders=_rows(world, s.sides[ORDERS]),
     )
 
 
 @cache
-def rules() -> list[campaign_checker.RuleRow]:
+def rules() -> ReadTable:
     """Return the dispatchers' rules."""
-    found: list[campaign_checker.RuleRow] = yaml.safe_load(RULES.read_text("utf-8"))["rules"]
-    return found
+    return ReadTable(RULES.read_text("utf-8"))
 
 
 def _rows(world: SimulatedWorld, topic: str | None) -> list[checker.ReadRow]:
     assert topic is not None
-    return [checker.ReadRow(p, r.offset, r.key, r.value, dict(r.headers)) for p, r in world.broker.history(topic)]
+    return [
+        checker.ReadRow(p, r.offset, r.key, r.value, dict(r.headers), r.timestamp)
+        for p, r in world.broker.history(topic)
+    ]
 
 
 def _shard(world: SimulatedWorld, fleet: SimulatedFleet, partition: int) -> checker.ShardContent:

@@ -245,9 +245,13 @@ class SimulatedWorld:
             if head is None or head["offset"] < end or head["cursor"] is not None or self._misses(fleet, p, head):
                 return False
             due = self.place.server.data.get(fleet.keys(p).due.encode(), {})
-            # A turn takes some of them. In event time they wait for a record; to campaigns they mean nothing.
-            if self.case.wall and fleet is self.fleets[0] and any(at < head["clock"] for at in due.values()):
+            # A turn takes some of them. In event time they wait for a record.
+            clock = head["clock"] if fleet is self.fleets[0] else self.wall_ms()
+            if self.case.wall and any(at < clock for at in due.values()):
                 return False
+            for topic, offset in head.get("sides", {}).items():
+                if offset < self.broker.logs[TopicPartition(topic, p)].stable:
+                    return False
         return all(log.stable == len(log.entries) for log in self.broker.logs.values())
 
     def _misses(self, fleet: SimulatedFleet, partition: int, head: dict[str, Any]) -> bool:

@@ -1,161 +1,307 @@
-"""An independent check of the campaigns step: the actions are those that the rules give for the published moves.
+"""An independent check of the campaign step: its decisions are those that the rules give for the published moves.
 
-As checker.py, it reads the topics and Redis. It matches moves with rules and unpacks states by itself.
+As checker.py, it reads the topics and Redis. It reads rules (campaign_table.py), profiles (campaign_knowledge.py) and
+states by itself, and replays each customer's decisions (campaign_story.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
+from tests.recovery.rig.campaign_knowledge import NEVER, Knowledge, not_handed_on, unread
+from tests.recovery.rig.campaign_story import (
+    CustomerStory,
+    Decision,
+    StoryMove,
+    TakenDecision,
+    campaign_key,
+    remembered,
+)
+from tests.recovery.rig.campaign_table import Change, ReadTable, RuleRow, millis
 from tests.recovery.rig.checker import ReadRow, ShardContent, heads, marks, move, some
 from tests.recovery.rig.unstamped import SALT_MARK
 
-# A state of the campaigns step: version, flags, number of campaigns with a cooldown, sequence of the last move, time of
-# the last action; in version 2 the sequence of the last move to nowhere, and each campaign's hash and time.
-_STATE: Final = struct.Struct("<BBHIq")
-_SINCE: Final = struct.Struct("<I")
-_CAMPAIGN: Final = struct.Struct("<8sq")
-_LATER: Final = 2  # version
-_DAY_MS: Final = 86_400_000
-_ACTED: Final = 1
+# A state of the campaign step: version, flags, sequence of the last move, that of the last one to nowhere, the key of
+# the segment; then, where there are any, what is known and what was decided, as MessagePack.
+_STATE: Final = struct.Struct("<BBII8s")
+_VERSION: Final = 3
+_ERASED: Final = 2
+_NOWHERE: Final = bytes(8)
+_NO_FACTS: Final = [[None, None, []], NEVER, None, []]
+_BUDGET: Final = b"\0budget:"
 _ADOPTED: Final = ("model", "settings")
-
-RuleRow = dict[str, Any]  # of the YAML
+_PROFILES: Final = b"customer-profiles"  # how the name of their topic begins
 
 
 @dataclass(frozen=True, slots=True)
-class CampaignRun:
-    """The topics and shards of the campaigns step after a run."""
+class DecidedRun:
+    """The topics and shards of the campaign step after a run."""
 
     moves: list[ReadRow]
-    actions: list[ReadRow]
+    decisions: list[ReadRow]
     dead: list[ReadRow]
     heads: list[ReadRow]
     shards: list[ShardContent]
+    profiles: list[ReadRow] = field(default_factory=list)
+    orders: list[ReadRow] = field(default_factory=list)
+    rests: list[int] = field(default_factory=list)  # when (ms, by the broker) all that was sent before had been read
 
 
-def violations(run: CampaignRun, rules: Sequence[RuleRow], *, adopts: bool) -> list[str]:
+def violations(run: DecidedRun, table: ReadTable, *, adopts: bool, event_time: bool) -> list[str]:
     """Return the violations of one run. `adopts`: moves by a model or by settings set off no action."""
-    return [
-        *_actions(run, rules, adopts=adopts),
-        *marks(run.actions, in_order=False),
-        *heads(run.heads, run.actions),
-        *some("dead letters of moves", [(row.partition, row.offset) for row in run.dead]),
-        *_redis(run, rules),
+    known = Knowledge(run.profiles, run.orders, run.heads, run.rests)
+    of_profiles = [row for row in run.dead if row.headers["__connect.errors.topic"].startswith(_PROFILES)]
+    ids = Counter(move(row)["id"] for row in run.decisions)
+    versions = {move(row)["rules"] for row in run.decisions if not _is_budget(row)}
+    wrong = [
+        *some("decisions published twice (id)", [i for i, n in ids.items() if n > 1]),
+        *some("versions of the rules, of which there was one", sorted(versions)[1:]),
+        *some("dead letters of moves", [(row.partition, row.offset) for row in run.dead if row not in of_profiles]),
+        *unread(known, of_profiles),
+        *marks(run.decisions, in_order=False),
+        *([] if event_time else _instants(run.decisions)),
+        *heads(run.heads, run.decisions),
+        *not_handed_on(known),
     ]
-
-
-def _actions(run: CampaignRun, rules: Sequence[RuleRow], *, adopts: bool) -> list[str]:
-    """Check that each move has set off its action once, in the order of the moves, and nothing else has."""
-    wrong: list[str] = []
-    ids = Counter(move(row)["id"] for row in run.actions)
-    wrong += some("actions published twice (id)", [i for i, n in ids.items() if n > 1])
     for p in range(len(run.shards)):
-        wanted = list(_expected([row for row in run.moves if row.partition == p], rules, adopts=adopts))
-        found = [_fields(row) for row in run.actions if row.partition == p]
-        if found != wanted:
-            at = next((i for i, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), None)
-            shown = (found[at], wanted[at]) if at is not None else "one is the other's beginning"
-            wrong.append(
-                f"actions of shard {p}: {len(found)}, but the rules give {len(wanted)}, first at {at}: {shown}"
-            )
+        shard = ShardStory(run, p, table, known, adopts=adopts, event_time=event_time)
+        wrong += shard.wrong
+        wrong += shard.other_states(event_time=event_time)
     return wrong
 
 
-def _fields(row: ReadRow) -> tuple[Any, ...]:
-    action = move(row)
-    names = ("change_id", "customer_id", "campaign", "segment", "action", "channel", "occurred_at")
-    return (row.key, *(action[name] for name in names))
+def _is_budget(row: ReadRow) -> bool:
+    return (row.key or b"").startswith(_BUDGET)
 
 
-def _expected(moves: Sequence[ReadRow], rules: Sequence[RuleRow], *, adopts: bool) -> Iterator[tuple[Any, ...]]:
-    acted: dict[tuple[bytes | None, str], int] = {}
-    for row in moves:
-        change = move(row)
-        if change["to"] is None:
-            acted = {(key, name): at for (key, name), at in acted.items() if key != row.key}
-        if change["to"] is None or (adopts and change["cause"] in _ADOPTED):
-            continue
-        at = _millis(change["occurred_at"])
-        able = (rule for rule in rules if not _cools(rule, acted.get((row.key, rule["name"])), at))
-        if rule := next((rule for rule in able if _matches(rule, change)), None):
-            acted[row.key, rule["name"]] = max(at, acted.get((row.key, rule["name"]), at))
-            about = (change["id"], change["customer_id"], rule["name"], change["to"])
-            yield (row.key, *about, rule["action"], rule["channel"], change["occurred_at"])
+def _instants(decisions: Sequence[ReadRow]) -> list[str]:
+    """Check that in wall time a turn decides at its clock."""
+    instants = [(row, millis(move(row)["decided_at"])) for row in decisions]
+    clocks = [int(row.headers["segstream_mark"].split(b":")[2]) for row in decisions]
+    wrong = [(row.partition, row.offset, at, clock) for (row, at), clock in zip(instants, clocks, strict=True)]
+    return some("decisions at another instant than their turn's", [one for one in wrong if one[2] != one[3]])
 
 
-def _matches(rule: RuleRow, change: dict[str, Any]) -> bool:
-    if change["cause"] == "merge" and "merge" not in rule.get("cause", ()):
-        return False
-    return all(rule.get(part, "*") == "*" or change[part] in rule[part] for part in ("from", "to", "cause"))
+class ShardStory:
+    """The decisions of one shard, replayed."""
 
-
-def _cools(rule: RuleRow, last: int | None, at: int) -> bool:
-    return last is not None and "cooldown_days" in rule and at < last + int(rule["cooldown_days"]) * _DAY_MS
-
-
-def _redis(run: CampaignRun, rules: Sequence[RuleRow]) -> list[str]:
-    """Check Redis: each customer's last move, the time of the last action, and who was erased."""
-    wrong: list[str] = []
-    cooling = {rule["name"] for rule in rules if "cooldown_days" in rule}
-    for p, shard in enumerate(run.shards):
-        last: dict[bytes, dict[str, Any]] = {}
-        since: defaultdict[bytes, int] = defaultdict(int)
-        numbers: dict[str, int] = {}
-        acted: defaultdict[bytes, int] = defaultdict(int)
-        campaigns: defaultdict[bytes, dict[bytes, int]] = defaultdict(dict)
-        end = 0
+    def __init__(
+        self, run: DecidedRun, partition: int, table: ReadTable, known: Knowledge, *, adopts: bool, event_time: bool
+    ) -> None:
+        """Replay them. `wrong`: what was wrong with them."""
+        self._table, self._known, self._partition = table, known, partition
+        self._shard = run.shards[partition]
+        self._stories: dict[bytes, CustomerStory] = {}
+        clock = 0
+        moves: dict[bytes, list[StoryMove]] = {}
+        self._end = 0
         for row in run.moves:
-            if row.partition == p:
-                key, change = row.key or b"", move(row)
-                last[key], end, numbers[change["id"]] = change, row.offset + 1, change["sequence"]
-                since[key] = change["sequence"] if change["to"] is None else since[key]
-        for row in run.actions:
-            if row.partition == p:
-                key, action = row.key or b"", move(row)
-                at = _millis(action["occurred_at"])
-                acted[key] = max(acted[key], at)
-                if action["campaign"] in cooling and numbers[action["change_id"]] > since[key]:
-                    own = hashlib.blake2b(action["campaign"].encode(), digest_size=8).digest()
-                    campaigns[key][own] = max(campaigns[key].get(own, at), at)
-        count = sum(row.partition == p for row in run.actions)
-        if not shard.head or shard.head["offset"] < end or shard.head["count"] != count:
-            wrong.append(f"Redis head of shard {p} isn't at the end ({end} offsets, {count} actions): {shard.head}")
-        wanted = {
-            key: (
-                *(_ACTED if key in acted else 0, change["sequence"], acted.get(key, 0)),
-                *((since[key], *sorted(campaigns[key].items())) if since[key] or campaigns[key] else ()),
-            )
-            for key, change in last.items()
-            if change["to"] is not None
-        }
-        found = {key: _unpacked(value) for key, value in shard.states.items()}
-        other = [(key, found.get(key), wanted.get(key)) for key in found.keys() | wanted.keys()]
-        wrong += some(f"states of shard {p}: found and right", sorted(o for o in other if o[1] != o[2]))
-        erased = len(last) - len(wanted)
-        if (kept := len(shard.tombstones.keys() - {SALT_MARK})) != erased:
-            wrong.append(f"shard {p} keeps the remains of {kept} erased customers, expected {erased}")
+            if row.partition == partition:
+                change = move(row)
+                clock = max(clock, millis(change["occurred_at"]))
+                seen = StoryMove(row.offset, change["sequence"], change, clock)
+                moves.setdefault(row.key or b"", []).append(seen)
+                self._end = row.offset + 1
+        for key, own in moves.items():
+            self._stories[key] = CustomerStory(table, known, partition, len(run.shards), key.decode(), own, event_time)
+        self._rows = [row for row in run.decisions if row.partition == partition]
+        self._used: Counter[tuple[str, str]] = Counter()  # actions, by campaign and day
+        self._days: dict[str, str] = {}  # each campaign's last one with an action
+        self._budgets = 0
+        self.wrong = [*self._taken(), *self._complete(adopts=adopts)]
+
+    def _taken(self) -> Iterator[str]:
+        """Replay the decisions in their order. Yield what is wrong with them."""
+        wrong: list[Any] = []
+        handled, read = 0, 0
+        spent: set[str] = set()  # campaigns with a budget of which the turn has sent actions
+        for row in self._rows:
+            event, n = move(row), int(row.headers["segstream_mark"].split(b":")[1])
+            handled, read = (handled, read) if n == read else (read, n)
+            if _is_budget(row):
+                wrong += [(row.offset, "budget", why) for why in self._take_budget(event, spent)]
+                spent.clear()
+                continue
+            story = self._stories.get(row.key or b"")
+            if story is None:
+                wrong.append((row.offset, event, "the customer never moved"))
+                continue
+            rule: RuleRow = self._table.rules.get(event["campaign"], {})
+            name, day = event["campaign"], str(self._table.day(rule, millis(event["decided_at"])))
+            # In event time decisions on several customers don't come in the order of their instants.
+            day = max(day, self._days.get(name, day))
+            taken = TakenDecision(row, event, handled, read, self._used[name, day])
+            wrong += [(row.offset, event, why) for why in story.take(taken)]
+            if event["type"] == "campaign.action":
+                self._days[name] = day
+                self._used[name, day] += 1
+                if "budget" in rule and not rule.get("transactional"):
+                    spent.add(event["campaign"])
+        for key, story in self._stories.items():
+            wrong += [(key, why) for why in story.finish()]
+        if spent:
+            wrong.append((sorted(spent), "no budget was published after these actions"))
+        yield from some(f"decisions of shard {self._partition} that don't follow", wrong)
+
+    def _take_budget(self, event: Decision, spent: set[str]) -> Iterator[str]:
+        self._budgets += 1
+        if not spent:
+            yield "nothing was sent"
+        if event["shard"] != self._partition:
+            yield "another shard's"
+        for name, used in event["used"].items():
+            if used["actions"] != self._used[name, used["day"]]:
+                yield f"{used}, but {self._used[name, used['day']]} were sent"
+        if missing := spent - set(event["used"]):
+            yield f"without {sorted(missing)}"
+
+    def _complete(self, *, adopts: bool) -> list[str]:
+        """Check that each move and group of rules has the decisions that the rules give, in their order."""
+        lost, more = [], []
+        for key, story in self._stories.items():
+            for seen in story.moves:
+                found = list(story.at_move.get(seen.change["id"], ()))
+                silent = seen.change["to"] is None or (adopts and seen.change["cause"] in _ADOPTED)
+                for group in () if silent else self._table.matching(seen.change):
+                    lost += [(key, seen.number, name) for name in self._left_out(group, found, seen)]
+                more += [(key, seen.number, event) for event in found]
+        p = self._partition
+        return [*some(f"shard {p}: moves without their decision", lost), *some(f"shard {p}: decisions too many", more)]
+
+    def _left_out(self, group: list[RuleRow], found: list[Decision], seen: StoryMove) -> Iterator[str]:
+        """Take a group's decisions on a move off the front. Yield the rules of which one is missing."""
+        for rule in group:
+            if not found or found[0]["campaign"] != rule["name"]:
+                if self._table.is_valid(rule, seen.clock) or "valid" not in rule:
+                    yield str(rule["name"])
+                continue
+            event = found.pop(0)
+            if event["type"] != "campaign.withheld" or event["reason"] == "held_out":
+                return
+
+    def other_states(self, *, event_time: bool) -> list[str]:
+        """Check Redis: it has followed to the end, and its states say what the log of decisions and the topics say."""
+        shard, p = self._shard, self._partition
+        wrong: list[Any] = []
+        if not shard.head or shard.head["offset"] < self._end or shard.head["count"] != len(self._rows):
+            wrong.append(f"Redis head of shard {p} isn't at the end ({self._end}, {len(self._rows)}): {shard.head}")
+        states, gone, maybe = list[Any](), set[bytes](), set[bytes]()
+        known = {name.encode() for name, home in self._known.homes.items() if home == p}
+        for key in sorted(known | self._stories.keys() | shard.states.keys()):
+            if key.startswith(_BUDGET):
+                states += self._other_budget(key, shard.states[key])
+            elif (value := shard.states.get(key)) is None:
+                gone |= {key} if key in self._stories or self._is_erased(key) else set()
+                maybe |= {key} if self._known.erasures[key.decode()] else set()
+                states += [(key, "no state")] if self._must_be(key) else []
+            else:
+                states += [(key, value, *line) for line in self._other_state(key, value)]
+        wrong += some(f"states of shard {p}, found and right", states)
+        kept = len(shard.tombstones.keys() - {SALT_MARK})
+        if not len(gone) <= kept <= len(gone | maybe):
+            wrong.append(f"shard {p} keeps the remains of {kept} erased customers, expected {len(gone)}: {gone}")
         if sorted(shard.states) != sorted(shard.customers) or set(shard.due) - set(shard.states):
             wrong.append(f"shard {p}: {len(shard.states)} states, {len(shard.customers)} customers, due: {shard.due}")
-    return wrong
+        clock = shard.head.get("clock", 0)
+        wrong += some(f"shard {p}: held back, and not decided in time", list(self._late(clock, event_time=event_time)))
+        return wrong
+
+    def _late(self, clock: int, *, event_time: bool) -> Iterator[Any]:
+        """Yield what is held back without its entry in the due index, or longer than it should be."""
+        for key, story in self._stories.items():
+            if story.waiting:
+                first = min(one.until for one in story.waiting)
+                due = self._shard.due.get(key)
+                # In event time, a turn without records doesn't look at what is due.
+                if due is None or due > first or (first < clock and not event_time):
+                    yield key, story.waiting, due, clock
+
+    def _is_erased(self, key: bytes) -> bool:
+        """Return whether the shard has read an erasure of a customer who never moved."""
+        return any(self._known.is_sure(self._partition, one) for one in self._known.erasures[key.decode()])
+
+    def _must_be(self, key: bytes) -> bool:
+        """Return whether a customer must have a state."""
+        story, name = self._stories.get(key), key.decode()
+        if story is not None:
+            return story.moves[-1].change["to"] is not None
+        erased = max((one.at for one in self._known.erasures[name]), default=NEVER)
+        said = [one for field_ in self._known.statements[name].values() for one in field_]
+        merged = [one for one in self._known.merges[name] if self._known.is_sure(self._partition, one)]
+        return any(one.at > erased for one in said) or (bool(merged) and erased == NEVER)
+
+    def _other_budget(self, key: bytes, value: bytes) -> Iterator[tuple[Any, ...]]:
+        counter, used = msgspec.msgpack.decode(value.removeprefix(b"B"))
+        found = {(name, day): actions for name, (day, actions) in used.items()}
+        wanted = {pair: self._used[pair] for pair in found}
+        if key != _BUDGET + b"%d" % self._partition or (counter, found) != (self._budgets, wanted):
+            yield key, (counter, found), (self._budgets, wanted)
+
+    def _other_state(self, key: bytes, value: bytes) -> Iterator[tuple[Any, ...]]:
+        """Yield the parts of a customer's state that differ from what they should be: found, and right."""
+        version, flags, sequence, since, segment = _STATE.unpack_from(value)
+        rest = value[_STATE.size :]
+        facts, decided = msgspec.msgpack.decode(rest) if rest else (_NO_FACTS, [0, since, [], [], []])
+        story = self._stories.get(key)
+        last: Change | None = story.moves[-1].change if story else None
+        number = story.moves[-1].number if story else 0
+        place = campaign_key(last["to"]) if last and last["to"] else _NOWHERE
+        gone = story.since if story else 0
+        wanted = (_VERSION, _ERASED if 0 < gone == number else 0, number, gone, place)
+        if (version, flags, sequence, since, segment) != wanted:
+            yield (version, flags, sequence, since, segment), wanted
+        if (found := _decided(decided)) != (own := _own(story)):
+            yield found, own
+        yield from self._other_facts(key.decode(), facts)
+
+    def _other_facts(self, name: str, facts: list[Any]) -> Iterator[tuple[Any, ...]]:
+        """Compare what a state knows from the topics. Erasures and merges before the shard's beginning may be there."""
+        (zone, language, consent), erased, merged, given = facts
+        known, p = self._known, self._partition
+        found: dict[str, Any] = {"time_zone": zone, "language": language}
+        found |= {f"consent:{channel}": said for channel, said in consent}
+        for field_ in found.keys() | known.statements[name].keys():
+            said = max((one for one in known.statements[name][field_] if one.at > erased), default=None)
+            right = None if said is None else [said.at, said.text]
+            if found.get(field_) != right:
+                yield field_, found.get(field_), right
+        dates = [one.at for one in known.erasures[name] if known.is_sure(p, one)]
+        if erased < max(dates, default=NEVER) or erased not in {NEVER} | {one.at for one in known.erasures[name]}:
+            yield "erased_at", erased, dates
+        merges = [(one.at, one.into) for one in known.merges[name] if known.is_sure(p, one)]
+        last = max(merges, default=None)
+        if merged is None:
+            if last is not None:
+                yield "merged", merged, last
+        elif (last and tuple(merged) < last) or tuple(merged) not in {(one.at, one.into) for one in known.merges[name]}:
+            yield "merged", merged, last
+        acts = remembered([(one.at, one.campaign, one.sent) for one in known.given[name] if one.at > erased])
+        if (there := [(at, campaign, sent) for campaign, at, sent in given]) != acts:
+            yield "handed_on", there, acts
 
 
-def _unpacked(value: bytes) -> tuple[Any, ...]:
-    """Return flags, sequence and time of a state; of version 2 also the rest. Other bytes as they are."""
-    version, flags, count, sequence, at = _STATE.unpack_from(value)
-    rest = value[_STATE.size :]
-    if (version, count, rest) == (1, 0, b""):
-        return (flags, sequence, at)
-    if version != _LATER or len(rest) != _SINCE.size + count * _CAMPAIGN.size:
-        return (value,)
-    return (flags, sequence, at, *_SINCE.unpack_from(rest), *_CAMPAIGN.iter_unpack(rest[_SINCE.size :]))
+def _decided(decided: list[Any]) -> tuple[Any, ...]:
+    counter, _, acts, pendings, watches = decided
+    return (
+        counter,
+        [(at, campaign, sent) for campaign, at, sent in acts],
+        sorted((candidate[1], candidate[0], until, why) for candidate, until, why in pendings),
+        sorted((action_id, acted_at, until, held_out) for _, action_id, acted_at, until, held_out in watches),
+    )
 
 
-def _millis(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
+def _own(story: CustomerStory | None) -> tuple[Any, ...]:
+    if story is None:
+        return (0, [], [], [])
+    return (
+        story.counter,
+        remembered([(act.at, act.campaign, act.sent) for act in story.acts]),
+        sorted((one.campaign, one.change_id, one.until, one.why) for one in story.waiting),
+        sorted((one.action_id, one.acted_at, one.until, one.held_out) for one in story.watches),
+    )

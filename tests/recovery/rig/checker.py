@@ -39,6 +39,7 @@ class ReadRow:
     key: bytes | None
     value: bytes | None
     headers: dict[str, bytes]
+    timestamp: int = 0  # ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ async def read_run(settings: Settings) -> GroupRun:
 
 async def _rows(settings: Settings, topic: str) -> list[ReadRow]:
     found = sorted(await read_topic(settings, topic), key=lambda r: (r.partition, r.offset))
-    return [ReadRow(r.partition, r.offset, r.key, r.value, dict(r.headers)) for r in found]
+    return [ReadRow(r.partition, r.offset, r.key, r.value, dict(r.headers), r.timestamp) for r in found]
 
 
 def read_shards(settings: Settings) -> list[ShardContent]:
@@ -205,7 +206,7 @@ def marks(outputs: Sequence[ReadRow], *, in_order: bool) -> list[str]:
         if any(new < old for new, old in zip(now, before, strict=True)):
             back.append((row.partition, row.offset, before, now))
         behind[row.partition] = now
-        at = move(row)["occurred_at"]
+        at = str(move(row)["occurred_at"]) if in_order else ""
         if in_order and at < instants.get(row.partition, at):
             late.append((row.partition, row.offset, instants[row.partition], at))
         instants[row.partition] = at
