@@ -52,7 +52,11 @@ def figures(value: bytes | None, at: int) -> Rfm | None:
     """
     if value is None:
         return None
-    frequency, monetary, last = figures_in(value)
+    return rfm_at(*figures_in(value), at)
+
+
+def rfm_at(frequency: int, monetary: int, last: int, at: int) -> Rfm:
+    """Return the figures of a header at an instant (ms)."""
     age = HORIZON_MS if last == NONE else min(max(at - last, 0), HORIZON_MS)
     return Rfm(age / float(DAY_MS), frequency, format_units(monetary))
 

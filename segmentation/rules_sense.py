@@ -84,14 +84,18 @@ def over(table: RuleTable, today: date) -> _Findings:
 
 
 def _tags(table: RuleTable) -> _Findings:
-    known = {tag for rule in table.rules for tag in rule.tags}
-    has = f"the rules have {', '.join(sorted(known))}" if known else "no rule has tags"
+    # Transactional rules are neither held to caps nor held out.
+    known = {tag for rule in table.rules for tag in rule.tags if not rule.transactional}
+    has = f"its tags are {', '.join(sorted(known))}" if known else "it has none"
+    held = table.holdouts
+    if held != type(held)() and held.global_ is None and not held.tags and not any(r.holdout for r in table.rules):
+        yield ("holdouts",), "nobody is held out: give a share as `global`, under `tags`, or as a rule's `holdout`"
     for index, cap in enumerate(table.caps):
         if cap.tag is not None and cap.tag not in known:
-            yield ("caps", index, "tag"), f"no rule has the tag {cap.tag!r}, so nothing is capped: {has}"
+            yield ("caps", index, "tag"), f"no rule of the table can be capped by the tag {cap.tag!r}: {has}"
     for tag in table.holdouts.tags:
         if tag not in known:
-            yield ("holdouts", "tags", tag), f"no rule has the tag {tag!r}, so nobody is held out by it: {has}"
+            yield ("holdouts", "tags", tag), f"no rule of the table can be held out by the tag {tag!r}: {has}"
 
 
 def _caps(table: RuleTable) -> _Findings:

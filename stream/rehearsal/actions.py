@@ -15,8 +15,9 @@ from segmentation.events import Amount, OrderPlaced, encode
 from segmentation.life import Life
 from segmentation.life_figures import LifeAt, life_figures
 from segmentation.money import format_units
+from segmentation.moves import rfm_at
 from segmentation.outlook_figures import outlook_figures
-from segmentation.output_events import CampaignAction, Cause, OutlookFigures, SegmentChanged
+from segmentation.output_events import CampaignAction, Cause, OutlookFigures, Rfm, SegmentChanged
 from stream.orders.rows import parse_at
 from stream.rehearsal.campaign_replay import CampaignReplay, TimedRecord
 from stream.rehearsal.moves import MoveColumns
@@ -115,15 +116,21 @@ class RehearsedCampaigns:
         moves = group.moves
         head, at = moves.head[rows], moves.at[rows]
         outlooks = outlook_figures(self.model.outlook, head, at)
-        lives = zip(
-            *(head[name].tolist() for name in ("life_orders", "life_days", "life_money", "life_first", "last")),
-            strict=True,
+        window, lives = (
+            zip(*(head[name].tolist() for name in names), strict=True)
+            for names in (
+                ("frequency", "monetary", "last"),
+                ("life_orders", "life_days", "life_money", "life_first", "last"),
+            )
         )
         sequences: dict[int, int] = {}
-        for row, when, life, outlook in zip(rows.tolist(), at.tolist(), lives, outlooks, strict=True):
+        for row, when, (orders, money, last), life, outlook in zip(
+            rows.tolist(), at.tolist(), window, lives, outlooks, strict=True
+        ):
             customer = int(moves.customer[row])
             sequences[customer] = sequences.get(customer, 0) + 1
-            event = self._event(moves, row, group.customers[customer].decode(), sequences[customer], life, outlook)
+            name = group.customers[customer].decode()
+            event = self._event(moves, row, name, sequences[customer], rfm_at(orders, money, last, when), life, outlook)
             yield TimedRecord(when, "moves", row, group.customers[customer], encode(event))
 
     def _event(
@@ -132,6 +139,7 @@ class RehearsedCampaigns:
         row: int,
         customer: str,
         sequence: int,
+        rfm: Rfm,
         life: tuple[int, int, int, int, int],
         outlook: OutlookFigures | None,
     ) -> SegmentChanged:
@@ -148,7 +156,7 @@ class RehearsedCampaigns:
             occurred_at=at,
             scored_at=at,
             model_version=None,
-            rfm=None,
+            rfm=rfm,
             before=None,
             distances={},
             next=None,

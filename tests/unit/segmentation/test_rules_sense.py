@@ -84,13 +84,23 @@ def test_a_rule_on_another_channel_or_under_other_caps_may_act() -> None:
     [
         (
             ANY,
+            "holdouts: {rotate: year}",
+            "line 2, holdouts: nobody is held out: give a share as `global`, under `tags`",
+        ),
+        (
+            f"{ANY} | tags: [x], transactional: true",
             "caps: [{at_most: 1, per: day, tag: x}]",
-            "line 2, caps[0].tag: no rule has the tag 'x', so nothing is cap",
+            "line 2, caps[0].tag: no rule of the table can be capped by the tag 'x': it has none",
+        ),
+        (
+            ANY,
+            "caps: [{at_most: 1, per: day, tag: x}]",
+            "line 2, caps[0].tag: no rule of the table can be capped by the tag 'x': it has none",
         ),
         (
             f"{ANY} | tags: [y]",
             "holdouts: {tags: {x: 0.1}}",
-            "line 2, holdouts.tags.x: no rule has the tag 'x', so nobody",
+            "line 2, holdouts.tags.x: no rule of the table can be held out by the tag 'x': its tags are y",
         ),
         (
             ANY,

@@ -265,6 +265,31 @@ def test_rules_that_can_t_act_are_named(tmp_path: Path) -> None:
         assert f"<strong>Warning:</strong> {escape(warning)}." in page(found)
 
 
+def test_rules_may_ask_for_figures_in_the_window(tmp_path: Path) -> None:
+    file = written(tmp_path / "orders.csv", shop())
+    for bounds, actions in (
+        ("frequency: {at_least: 6}", 2),
+        ("frequency: {at_most: 5}", 0),
+        ("monetary: {at_least: 300, at_most: 300}", 2),
+        ("recency_days: {at_least: 30}", 2),
+        ("recency_days: {at_most: 30}", 0),
+    ):
+        rules = RULES.replace("cause: [silence]", f"cause: [silence], rfm: {{{bounds}}}")
+        assert [one.actions for one in rehearse(request(file, rules)).campaigns if one.campaign == "win-back"] == [
+            actions
+        ]
+
+
+def test_what_orders_lack_is_warned_of(tmp_path: Path) -> None:
+    rules = RULES.replace("channel: email}", "channel: email}\n    consent: required", 1) + "    budget: {per_day: 9}\n"
+    found = rehearse(request(written(tmp_path / "orders.csv", shop()), rules, model=trained(SINCE)))
+    assert found.warnings == (
+        "no order says who has granted a channel, so rules that need consent don't act: 'win-back'",
+        "budgets don't count here, so there may be too many actions of: 'welcome'",
+    )
+    assert [one.actions for one in found.campaigns] == [1, 0]
+
+
 def test_the_built_in_rules_may_name_segments_of_other_recipes(tmp_path: Path) -> None:
     file = written(tmp_path / "orders.csv", shop())
     assert rehearse(request(file, rules=default_rules(), model=trained(SINCE))).warnings == ()
