@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,18 +15,19 @@ from stream.commands.options import AsJson, amount_of, days_of, instant_of
 from stream.terminal import echo
 
 if TYPE_CHECKING:
+    from stream.customers.campaigns import CampaignsReport
     from stream.customers.erasure_report import Erasure
     from stream.customers.export import ExportReport
     from stream.customers.forecast import MoveForecast
     from stream.customers.lookup import CustomerReport
     from stream.customers.merge import MergeOutcome
+    from stream.customers.view import CustomerView
     from stream.models.scores import ScoreReport
     from stream.settings import Settings
 
 app = typer.Typer()
 
 _ENTRIES_SHOWN: Final = 20
-_LONGEST_BAR: Final = 40  # characters
 
 CustomerId = Annotated[str, typer.Argument(metavar="ID", help="The customer's id, as in the orders.")]
 EverythingFile = Annotated[
@@ -83,13 +83,15 @@ Wait = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to
 def customer(
     customer_id: CustomerId, *, everything: EverythingFile = None, force: Force = False, as_json: AsJson = False
 ) -> None:
-    """Show one customer: figures, segment, next move and events.
+    """Show one customer: figures, segment, next move and events, and what campaigns did, do and don't do.
 
-    The next move is the one that time alone will make, if nothing is bought. With --everything, writes all that is held
-    of the customer to a ZIP file instead: states, orders, moves, actions, dead letters, and a manifest that says what
-    was searched. Exits with 1 then if something could not be searched.
+    The next move is the one that time alone will make, if nothing is bought. Of campaigns it shows the customer's
+    profile, the actions that wait, and the latest decisions, each with its reason. They are looked for among the newest
+    records alone, and it says how far back. With --everything, writes all that is held of the customer to a ZIP file
+    instead: states, orders, profiles, moves, decisions, dead letters, and a manifest that says what was searched. Exits
+    with 1 then if something could not be searched.
     """
-    from stream.customers.lookup import customer as look_up
+    from stream.customers.view import look_up
     from stream.models.topic import read_published
     from stream.settings import load_settings
 
@@ -97,15 +99,24 @@ def customer(
     if everything is not None:
         _write_everything(settings, customer_id, everything, force=force, as_json=as_json)
         return
-    report = look_up(settings, asyncio.run(read_published(settings)), customer_id, now_ms())
+
+    async def found() -> CustomerView:
+        return await look_up(settings, await read_published(settings), customer_id, now_ms())
+
+    view = asyncio.run(found())
     if as_json:
-        echo(msgspec.json.encode(report))
+        echo(view.json())
+        return
+    if view.report is None:
+        echo(f"{customer_id}: no shard knows an order of this customer")
     else:
-        _show_customer(report, settings)
+        _show_customer(view.report, settings)
+    if view.campaigns is not None:
+        _show_campaigns(view.campaigns)
 
 
 def _write_everything(settings: Settings, customer_id: str, out: Path, *, force: bool, as_json: bool) -> None:
-    from stream.customers.everything import EverythingReport, export_everything, records_held
+    from stream.customers.everything import EverythingReport, everything_lines, export_everything, records_held
     from stream.models.topic import read_published
     from stream.progress import progress_bar
 
@@ -117,22 +128,11 @@ def _write_everything(settings: Settings, customer_id: str, out: Path, *, force:
             )
 
     done = asyncio.run(written())
-    found = done.manifest
     if as_json:
         echo(msgspec.json.encode(done))
     else:
-        topics = ", ".join(f"{topic.found:,} of {topic.topic}" for topic in found.topics if topic.found)
-        echo(f"{customer_id}: {found.redis_keys} keys of Redis and {found.records:,} records in {done.file}")
-        echo(f"  records: {topics or 'none'}")
-        if others := [known for known in found.ids if known != customer_id]:
-            echo(f"  the same customer has other ids, with records of their own: {', '.join(others)}")
-        if found.possible:
-            echo(
-                f"  records with the id that may be somebody else's: {found.possible:,}; manifest.json has their "
-                "coordinates"
-            )
-        for place in found.not_searched:
-            echo(f"  not searched: {place}")
+        for line in everything_lines(done):
+            echo(line)
     if not done.complete:
         raise typer.Exit(1)
 
@@ -157,6 +157,17 @@ def _show_customer(report: CustomerReport, settings: Settings) -> None:
     console().print(table)
     if (more := len(report.entries) - _ENTRIES_SHOWN) > 0:
         echo(f"  and {more} earlier ones (--json lists all)")
+
+
+def _show_campaigns(found: CampaignsReport) -> None:
+    from stream.consoles import console, table
+    from stream.customers.campaigns import campaign_lines, decision_rows, looked_line
+
+    for line in campaign_lines(found):
+        echo(line)
+    if found.decisions:
+        console().print(table(("decided", "campaign", "outcome", "reason"), decision_rows(found.decisions)))
+    echo(f"    {looked_line(found)}")
 
 
 @app.command()
@@ -292,7 +303,7 @@ def forecast(
 
 def _show_forecast(found: MoveForecast, currency: str) -> None:
     from stream.consoles import console, table
-    from stream.orders.rows import parse_signed
+    from stream.customers.forecast import day_bars, pair_rows
 
     moves = sum(flow.customers for flow in found.flows)
     if found.as_of is None:
@@ -302,27 +313,12 @@ def _show_forecast(found: MoveForecast, currency: str) -> None:
         f"{found.customers:,} customers as of {found.as_of}. If nobody buys anything, {moves:,} moves by {found.until}:"
     )
     foreseen = any(flow.spend_90d is not None for flow in found.flows)
-    by_day: Counter[str] = Counter()
-    pairs: dict[tuple[str, str], Counter[str]] = {}
-    money: Counter[tuple[str, str]] = Counter()
-    spend: Counter[tuple[str, str]] = Counter()
-    for flow in found.flows:
-        pair = flow.from_segment or "(new)", flow.to_segment or "(erased)"
-        by_day[flow.day] += flow.customers
-        pairs.setdefault(pair, Counter())[flow.day] += flow.customers
-        money[pair] += parse_signed(flow.monetary)
-        spend[pair] += parse_signed(flow.spend_90d or "0")
-    rows = []
-    for pair, of_days in sorted(pairs.items(), key=lambda row: -row[1].total()):
-        day, most = of_days.most_common(1)[0]
-        expected = (format_units(spend[pair]),) if foreseen else ()
-        rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), *expected, f"{day} ({most:,})"))
+    rows = pair_rows(found.flows, foreseen=foreseen)
     heads = ("from", "to", "customers", f"{currency} in the window", *(("expected in 90 days",) * foreseen), "peak day")
     console().print(table(heads, rows))
     echo()
-    longest = max(by_day.values())
-    for day, count in sorted(by_day.items()):
-        echo(f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}")
+    for line in day_bars(found.flows):
+        echo(line)
 
 
 def _end(found: MergeOutcome | Erasure, lines: list[str], *, as_json: bool) -> None:

@@ -15,8 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from segmentation.campaign_state import CampaignFormatError
 from segmentation.event_text import iso
 from stream.clock import now_ms
+from stream.customers.campaigns import campaign_names, campaign_states, in_campaigns
 from stream.customers.lookup import CustomerUnreadable, reports
 from stream.errors import SegstreamError
 from stream.private_files import private_file
@@ -31,6 +33,8 @@ from stream.traces.shard_traces import shard_holdings, status_texts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from redis import Redis
 
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
@@ -181,6 +185,8 @@ class _Export:
                 except (CustomerUnreadable, StoreUnreadable) as error:
                     # The bytes are among the keys.
                     self.failures.append(f"a state: {error}")
+            with self.entry("redis/campaigns.jsonl") as file:
+                self._campaigns(redis, file)
         self._shards = len(holdings)
         self._states = sum(holding.state is not None for holding in holdings)
         self._tombstones = sum(holding.tombstone is not None for holding in holdings)
@@ -188,6 +194,15 @@ class _Export:
             self.failures += [f"the key {key} has a type that can't be searched" for key in holding.unread]
             if holding.other_salt:
                 self.failures.append(f"the tombstones of shard {holding.place.keys.shard}: they have another salt")
+
+    def _campaigns(self, redis: Redis, file: IO[bytes]) -> None:
+        """Write what the shards of the campaign step know: the profile, what waits, and the last actions."""
+        names = campaign_names(self._settings)
+        for keys, state in campaign_states(redis, self._settings, self._mentions.customer_id):
+            if isinstance(state, CampaignFormatError):
+                self.failures.append(f"a state of campaigns: {state}")
+            else:
+                _write_line(file, in_campaigns(self._mentions.customer_id, keys.partition, state, names))
 
     async def kafka(self, progress: Callable[[int], None] | None) -> None:
         """Write the records of each topic."""
@@ -245,6 +260,22 @@ class _Export:
             self._topics,
             [*self.failures, *OUTSIDE],
         )
+
+
+def everything_lines(done: EverythingReport) -> list[str]:
+    """Return the outcome of an export as lines for people."""
+    found, customer_id = done.manifest, done.manifest.customer_id
+    topics = ", ".join(f"{topic.found:,} of {topic.topic}" for topic in found.topics if topic.found)
+    lines = [f"{customer_id}: {found.redis_keys} keys of Redis and {found.records:,} records in {done.file}"]
+    lines.append(f"  records: {topics or 'none'}")
+    if others := [known for known in found.ids if known != customer_id]:
+        lines.append(f"  the same customer has other ids, with records of their own: {', '.join(others)}")
+    if found.possible:
+        lines.append(
+            f"  records with the id that may be somebody else's: {found.possible:,}; manifest.json has their "
+            "coordinates"
+        )
+    return [*lines, *(f"  not searched: {place}" for place in found.not_searched)]
 
 
 def record_line(record: Any) -> dict[str, Any]:

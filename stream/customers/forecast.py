@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -17,11 +17,13 @@ from stream.orders.rows import parse_signed
 from stream.storage.states import look_at_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from segmentation.forecast import Ahead
     from stream.models.topic import PublishedModels
     from stream.settings import Settings
+
+_LONGEST_BAR: Final = 40  # characters
 
 
 class ForecastMove(msgspec.Struct, frozen=True, gc=False):
@@ -119,3 +121,35 @@ def forecast_flows(
     ]
     until = None if latest is None else iso(latest + round(days * DAY_MS))
     return MoveForecast(seen, None if latest is None else iso(latest), until, flows)
+
+
+def pair_rows(flows: Sequence[ForecastFlow], *, foreseen: bool) -> list[tuple[str, ...]]:
+    """Return a row for each pair of segments, the most moves first: the pair, moves, money, peak day.
+
+    `foreseen`: with the money that is expected of those who move, before the peak day.
+    """
+    pairs = defaultdict[tuple[str, str], Counter[str]](Counter)
+    money, spend = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for flow in flows:
+        pair = flow.from_segment or "(new)", flow.to_segment or "(erased)"
+        pairs[pair][flow.day] += flow.customers
+        money[pair] += parse_signed(flow.monetary)
+        spend[pair] += parse_signed(flow.spend_90d or "0")
+    rows = []
+    for pair, of_days in sorted(pairs.items(), key=lambda row: -row[1].total()):
+        day, most = of_days.most_common(1)[0]
+        expected = (format_units(spend[pair]),) if foreseen else ()
+        rows.append((*pair, f"{of_days.total():,}", format_units(money[pair]), *expected, f"{day} ({most:,})"))
+    return rows
+
+
+def day_bars(flows: Sequence[ForecastFlow]) -> list[str]:
+    """Return a line for each day with its number of moves, and a bar."""
+    by_day = Counter[str]()
+    for flow in flows:
+        by_day[flow.day] += flow.customers
+    longest = max(by_day.values())
+    return [
+        f"{day}  {count:>9,}  {'#' * max(1, round(count * _LONGEST_BAR / longest))}"
+        for day, count in sorted(by_day.items())
+    ]

@@ -68,7 +68,7 @@ async def records_about(
     accept_any_header_name()
     try:
         async with kafka_consumer(settings) as consumer:
-            partitions = await _partitions(consumer, settings, search.place, mentions.customer_id)
+            partitions = await partitions_about(consumer, settings, search.place, mentions.customer_id)
             search.exists = bool(partitions)
             if not partitions:
                 return
@@ -110,14 +110,14 @@ async def _read(
 async def records_to_read(settings: Settings, places: list[TopicPlace], customer_id: str) -> int:
     """Return how many records the searches of these topics will read, at most. Raises KafkaUnreachable."""
     async with kafka_consumer(settings) as consumer:
-        partitions = [tp for p in places for tp in await _partitions(consumer, settings, p, customer_id)]
+        partitions = [tp for p in places for tp in await partitions_about(consumer, settings, p, customer_id)]
         if not partitions:
             return 0
         ends, first = await consumer.end_offsets(partitions), await consumer.beginning_offsets(partitions)
     return sum(ends[tp] - first[tp] for tp in partitions)
 
 
-async def _partitions(
+async def partitions_about(
     consumer: AIOKafkaConsumer, settings: Settings, place: TopicPlace, customer_id: str
 ) -> list[TopicPartition]:
     """Return the partitions that can hold the customer's records; none where the topic doesn't exist."""

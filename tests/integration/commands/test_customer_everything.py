@@ -16,7 +16,9 @@ from aiokafka import AIOKafkaProducer
 from pydantic import SecretStr
 from redis import Redis
 
+from segmentation.campaign_state import CampaignState, Facts
 from segmentation.partitioners import murmur2
+from segmentation.profiles import DatedText, Profile
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry
 from stream.clock import now_ms
 from stream.dead_letters.records import CONNECT
@@ -54,6 +56,9 @@ async def held(settings_for: Callable[..., Settings]) -> Settings:
         (settings.state_topic, HOME, ANN.encode(), None),
         (settings.changes_dead_letters_topic, 0, ANN.encode(), b"\xff"),
         (settings.actions_topic, HOME, ANN.encode(), value),
+        (settings.profiles_topic, HOME, ANN.encode(), value),
+        (settings.profiles_topic, 1 - HOME, ANN.encode(), value),  # by another partitioner
+        (settings.profiles_topic, 0, b"bob", other),
         (settings.tombstones_topic, HOME, grave, b"\x01"),
         (settings.tombstones_topic, HOME, b"of another", b"\x01"),
         (settings.heads_topic("scoring"), HOME, b"head", b'{"cursor": "bob"}'),
@@ -73,7 +78,8 @@ async def held(settings_for: Callable[..., Settings]) -> Settings:
         redis.zadd(keys.customers, {ANN: 0, "bob": 0})
         redis.zadd(keys.due, {ANN: at + 1})
         campaigns = ShardKeys(settings.group, settings.changes_topic, HOME)
-        redis.hset(campaigns.tombstones, grave, b"\x01")
+        profile = Profile(time_zone=DatedText(at, "Europe/Berlin"))
+        redis.hset(campaigns.states, ANN, CampaignState(facts=Facts(profile)).pack())
         redis.hset(status_key(settings.group, settings.orders_topic), "0", f"no step for {ANN}!")
     return settings
 
@@ -95,6 +101,7 @@ async def test_all_that_is_held_of_a_customer_is_written(held: Settings, tmp_pat
         manifest = json.loads(archive.read("manifest.json"))
         found = {topic["topic"]: lines(archive, topic["file"]) for topic in manifest["topics"]}
         keys, [state] = lines(archive, "redis/keys.jsonl"), lines(archive, "redis/states.jsonl")
+        [campaigns] = lines(archive, "redis/campaigns.jsonl")
         everything_in_it = b"".join(archive.read(name) for name in archive.namelist())
     assert {topic: len(rows) for topic, rows in found.items() if rows} == {
         held.orders_topic: 2,
@@ -104,6 +111,7 @@ async def test_all_that_is_held_of_a_customer_is_written(held: Settings, tmp_pat
         held.state_topic: 1,
         held.changes_dead_letters_topic: 1,
         held.actions_topic: 1,
+        held.profiles_topic: 2,
         held.tombstones_topic: 1,
     }
     assert b"bob" not in everything_in_it
@@ -112,7 +120,8 @@ async def test_all_that_is_held_of_a_customer_is_written(held: Settings, tmp_pat
     assert json.loads(found[held.orders_topic][0]["value"]) == {"customer_id": ANN}
     assert (state["frequency"], state["monetary"], len(state["entries"])) == (1, "12.50", 1)
     assert len(keys) == 5
-    assert (manifest["states"], manifest["tombstones"], manifest["shards_read"]) == (1, 1, 4)
+    assert (manifest["states"], manifest["tombstones"], manifest["shards_read"]) == (2, 0, 4)
+    assert campaigns["profile"]["time_zone"]["text"] == "Europe/Berlin"
     searched = {topic["topic"]: topic for topic in manifest["topics"]}
     assert sorted(searched) == sorted(spec.name for spec in specs(held))
     assert [p["partition"] for p in searched[held.orders_topic]["partitions"]] == [0, 1]
@@ -129,7 +138,7 @@ async def test_the_file_is_its_owners_and_replaces_nothing(held: Settings, tmp_p
     refused = await everything(held, str(out), code=1)
     assert "exists. Choose another name, or replace it with --force." in str(refused.exception)
     shown = (await everything(held, str(out), "--force")).stdout
-    assert f"{ANN}: 5 keys of Redis and 10 records in {out}\n" in shown
+    assert f"{ANN}: 5 keys of Redis and 12 records in {out}\n" in shown
     assert "records with the id that may be somebody else's: 1;" in shown
     assert "not searched: backups" in shown
     assert target.read_text() == "precious"
