@@ -28,7 +28,9 @@ _ACTED, _ERASED = 1, 2  # flags
 _FORMER: Final = struct.Struct("<BBHIq")  # of versions 1 and 2
 _FORMER_SINCE: Final = struct.Struct("<I")
 _FORMER_CAMPAIGN: Final = struct.Struct("<8sq")
-_STATE: Final = struct.Struct("<BBII8s")  # version, flags, sequence, since, segment
+# Version, flags, nothing, sequence, since, segment. The sequence is where the scoring step's states have theirs, too:
+# of two remains of one customer the later one is found by it (stream/storage/remains.py).
+_STATE: Final = struct.Struct("<BBHII8s")
 
 
 class CampaignFormatError(StateUnreadable):
@@ -177,12 +179,12 @@ class CampaignState(NamedTuple):
         return min(pending.until for pending in pendings) if pendings else None
 
     def pack(self) -> bytes:
-        """Write it: 18 bytes, and what is known and was decided where there is any.
+        """Write it: 20 bytes, and what is known and was decided where there is any.
 
         >>> CampaignState(3, name_key("Lost")).pack().hex()
-        '03000300000000000000876509e09e54f2d5'
+        '030000000300000000000000876509e09e54f2d5'
         """
-        head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, self.sequence, self.since, self.segment)
+        head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, 0, self.sequence, self.since, self.segment)
         if not self.decided.counter and self.facts == _NO_FACTS:
             return head
         return head + _encoder.encode(_Body(self.facts, self.decided))
@@ -198,7 +200,7 @@ class CampaignState(NamedTuple):
             return cls()
         try:
             if value[0] == _PRESENT:
-                _, _, sequence, since, segment = _STATE.unpack_from(value)
+                _, _, _, sequence, since, segment = _STATE.unpack_from(value)
                 if len(value) == _STATE.size:
                     decided = Decided(since=since) if since else _NOTHING_DECIDED
                     return cls(sequence, segment, since, _NO_FACTS, decided)

@@ -231,9 +231,10 @@ class CampaignStep:
         """Return whether nothing but an erasure, or the merge into another id, is known of the customer."""
         return not is_budget(value) and CampaignState.unpack(value).gone
 
-    def rank(self, value: bytes) -> None:
-        """Return None: no merge is kept here."""
-        del value  # the contract asks for it
+    def rank(self, value: bytes) -> int | None:
+        """Return the instant (ms) of the merge that it knows of; None: of none, and the state names no other id."""
+        merged = CampaignState.unpack(value).facts.merged
+        return None if merged is None else merged.at
 
     def current(self, value: bytes) -> bytes:
         """Return the state itself: states of former formats are read as they are."""

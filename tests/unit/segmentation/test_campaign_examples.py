@@ -426,9 +426,9 @@ def test_unknown_fields_are_ignored() -> None:
 
 
 def test_a_state_has_its_bytes() -> None:
-    assert state(0x01020304, None).pack().hex() == "0300040302010000000000000000" + "00" * 4
-    assert state(2**32 - 1, "Lost").pack().hex() == f"0300ffffffff00000000{name_key('Lost').hex()}"
-    assert state(7, None, since=7).pack().hex() == "0302" + "07000000" * 2 + "00" * 8
+    assert state(0x01020304, None).pack().hex() == "0300000004030201" + "00" * 12
+    assert state(2**32 - 1, "Lost").pack().hex() == f"03000000ffffffff00000000{name_key('Lost').hex()}"
+    assert state(7, None, since=7).pack().hex() == "03020000" + "07000000" * 2 + "00" * 8
     for one in (
         CampaignState(),
         state(7),
