@@ -94,7 +94,7 @@ def _described(settings: Settings) -> list[TopicPlace]:
             by_customer,
             sharded=False,
         ),
-        TopicPlace(settings.actions_topic, "the campaign actions for the customer", by_customer, sharded=True),
+        TopicPlace(settings.actions_topic, "the decisions of campaigns about the customer", by_customer, sharded=True),
         TopicPlace(
             settings.profiles_topic, "the customer's time zone, consents and language", by_customer, sharded=False
         ),
