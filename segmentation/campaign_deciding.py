@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from segmentation.campaign_judging import Postponed, RuleBook, Suppressed
-from segmentation.campaign_state import Act, CampaignState, Candidate, Decided, GoalWatch, Pending, kept, name_key
+from segmentation.campaign_state import (
+    NO_FACTS,
+    Act,
+    CampaignState,
+    Candidate,
+    Decided,
+    GoalWatch,
+    Pending,
+    kept,
+    name_key,
+)
 from segmentation.campaign_writing import DecisionWriter, candidate_variables
 from segmentation.entries import DAY_MS
 from segmentation.output_events import Cause, Withheld
@@ -29,6 +39,12 @@ class Target:
     key: bytes
     before: CampaignState
     state: CampaignState
+    noted: CampaignState | None = None  # the state after its last decision, and that decision's note
+    note: bytes = b""
+
+    def packed(self) -> bytes:
+        """Return the bytes of the state: the last note, where nothing has come since and there are no facts."""
+        return self.note if self.noted is self.state and self.state.facts == NO_FACTS else self.state.pack()
 
 
 @dataclass(slots=True)
@@ -186,13 +202,15 @@ class Decider:
             until = at + rule.goal.order_within
             watch = GoalWatch(candidate._replace(variables=b""), self.writer.id_of(candidate), at, until, not sent)
             watches = (*watches, watch)
-        return decided._replace(acts=acts, watches=watches)
+        return Decided(decided.counter, decided.since, acts, decided.pendings, watches)
 
     def _publish(self, customer: Target, event: CampaignDecision, decided: Decided) -> None:
         """Add a decision to the turn, and make the customer's state the one after it."""
         state = customer.state
-        customer.state = state._replace(decided=decided._replace(counter=decided.counter + 1, since=state.since))
-        self.outputs.append(self.writer.record(customer.key, event, customer.state))
+        after = Decided(decided.counter + 1, state.since, decided.acts, decided.pendings, decided.watches)
+        customer.state = customer.noted = CampaignState(state.sequence, state.segment, state.since, state.facts, after)
+        customer.note = customer.state.note()
+        self.outputs.append(self.writer.record(customer.key, event, customer.note))
 
 
 def _candidate(rule: Rule, move: ReadMove) -> Candidate:

@@ -116,7 +116,7 @@ class Facts(NamedTuple):
 
         Associative, commutative, idempotent.
         """
-        if other in (_NO_FACTS, self):
+        if other in (NO_FACTS, self):
             return self
         erased_at = max(self.erased_at, other.erased_at)
         acts = (act for act in (*self.handed_on, *other.handed_on) if act.at > erased_at)
@@ -126,7 +126,7 @@ class Facts(NamedTuple):
         )
 
 
-_NO_FACTS: Final = Facts()
+NO_FACTS: Final = Facts()
 _NOTHING_DECIDED: Final = Decided()
 
 
@@ -148,7 +148,7 @@ class CampaignState(NamedTuple):
     sequence: int = 0
     segment: bytes = NOWHERE
     since: int = 0
-    facts: Facts = _NO_FACTS
+    facts: Facts = NO_FACTS
     decided: Decided = _NOTHING_DECIDED
 
     @property
@@ -185,13 +185,13 @@ class CampaignState(NamedTuple):
         '030000000300000000000000876509e09e54f2d5'
         """
         head = _STATE.pack(_PRESENT, _ERASED if self.erased else 0, 0, self.sequence, self.since, self.segment)
-        if not self.decided.counter and self.facts == _NO_FACTS:
+        if not self.decided.counter and self.facts == NO_FACTS:
             return head
         return head + _encoder.encode(_Body(self.facts, self.decided))
 
     def note(self) -> bytes:
         """Return the note of a decision that was just made: all but the facts, which come from the side inputs."""
-        return self._replace(facts=_NO_FACTS).pack()
+        return self._replace(facts=NO_FACTS).pack()
 
     @classmethod
     def unpack(cls, value: bytes | None) -> Self:
@@ -203,7 +203,7 @@ class CampaignState(NamedTuple):
                 _, _, _, sequence, since, segment = _STATE.unpack_from(value)
                 if len(value) == _STATE.size:
                     decided = Decided(since=since) if since else _NOTHING_DECIDED
-                    return cls(sequence, segment, since, _NO_FACTS, decided)
+                    return cls(sequence, segment, since, NO_FACTS, decided)
                 return cls(sequence, segment, since, *_decoder.decode(value[_STATE.size :]))
             return cls._unpack_former(value)
         except (IndexError, ValueError, struct.error, msgspec.DecodeError) as error:
@@ -256,9 +256,13 @@ def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
     >>> [act.at for act in kept([Act(b"a", 1), Act(b"a", 2), Act(b"b", 3 + KEPT_MS)])]
     [2, 2764800003]
     """
-    found = sorted(set(acts), key=lambda act: (act.at, act.campaign, act.sent))
-    if not found:
-        return ()
+    found = sorted(set(acts), key=_by_instant)
+    if len(found) < 2:
+        return tuple(found)
     last = {act.campaign: act for act in found}
     begin = found[-1].at - KEPT_MS
     return tuple(act for act in found if act.at >= begin or last[act.campaign] is act)
+
+
+def _by_instant(act: Act) -> tuple[int, bytes, bool]:
+    return act.at, act.campaign, act.sent

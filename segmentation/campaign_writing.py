@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 from msgspec import UNSET
 
 from segmentation.campaign_budget import BudgetState, budget_key
-from segmentation.event_text import cloud_headers, iso
+from segmentation.event_text import cloud_headers, iso, uuid5_text
 from segmentation.events import encode
 from segmentation.output_events import (
     ActionVariables,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from segmentation.campaign_rules import Rule
     from segmentation.campaign_state import CampaignState, Candidate, GoalWatch, Pending
 
+_KINDS: Final = {kind: str(kind.__struct_config__.tag) for kind in CampaignDecision.__args__}
 _variables = msgspec.json.Decoder(ActionVariables)
 
 
@@ -62,7 +63,7 @@ class DecisionWriter:
         """`group`: names the deployment."""
         self._source = f"/segstream/{group}"
         # Below the namespace of the deployment's moves, so that no decision shares an id with a move.
-        self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action")
+        self._namespace = uuid5(uuid5(NAMESPACE_URL, f"segstream:{group}"), "campaign.action").bytes
 
     def id_of(self, candidate: Candidate) -> str:
         """Return the id of what becomes of a candidate in the end: its action, or that it is withheld."""
@@ -108,11 +109,11 @@ class DecisionWriter:
             acted_at=iso(watch.acted_at),
         )
 
-    def record(self, customer: bytes, event: CampaignDecision, state: CampaignState) -> Output:
-        """Return the record of a decision. Its note is the state after it."""
-        kind = str(event.__struct_config__.tag)
+    def record(self, customer: bytes, event: CampaignDecision, note: bytes) -> Output:
+        """Return the record of a decision. `note`: the state after it."""
+        kind = _KINDS[type(event)]
         headers = cloud_headers(kind, event.id, self._source, event.customer_id, event.decided_at or event.occurred_at)
-        return Output(customer, encode(event), headers, note=state.note())
+        return Output(customer, encode(event), headers, note)
 
     def budget(self, partition: int, state: BudgetState, at: int) -> Output:
         """Return the record of the budgets that a shard has used. Its note is their state."""
@@ -140,4 +141,4 @@ class DecisionWriter:
         }
 
     def _id(self, name: str) -> str:
-        return str(uuid5(self._namespace, name))
+        return uuid5_text(self._namespace, name)

@@ -192,7 +192,7 @@ class CampaignStep:
                 if not context.behind:
                     decider.release(targets[move.customer], clock)
             target = targets[move.customer]
-            acts = target.state.lasting_acts
+            acts = target.state.lasting_acts if move.change.merged_into else ()  # the move voids them
             decider.on_move(target, move, clock)
             if move.change.merged_into and acts:
                 self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
@@ -337,7 +337,7 @@ def _targets(rows: Iterable[tuple[bytes, bytes | None]]) -> dict[bytes, Target]:
 
 
 def _changed(targets: Mapping[bytes, Target]) -> dict[bytes, bytes]:
-    return {key: t.state.pack() for key, t in targets.items() if t.state is not t.before and t.state != t.before}
+    return {key: t.packed() for key, t in targets.items() if t.state is not t.before and t.state != t.before}
 
 
 def _set_due(turn: Turn, targets: Mapping[bytes, Target], fired: Sequence[DueEntry]) -> None:

@@ -54,10 +54,15 @@ def cloud_headers(event_type: str, event_id: str, source: str, subject: str, tim
 
 def move_id(group: str, customer_id: str, sequence: int) -> str:
     """Return the id of a move, the same wherever it is computed: UUIDv5 of deployment, customer and sequence."""
-    # As uuid.uuid5 does (RFC 9562, 5.5), in a third of its time.
-    digest = bytearray(
-        sha1(_namespace(group) + f"{customer_id}:{sequence}".encode(), usedforsecurity=False).digest()[:16]
-    )
+    return uuid5_text(_namespace(group), f"{customer_id}:{sequence}")
+
+
+def uuid5_text(namespace: bytes, name: str) -> str:
+    """Return the UUIDv5 of a name in a namespace (16 bytes), as text.
+
+    As uuid.uuid5 does (RFC 9562, 5.5), in a third of its time.
+    """
+    digest = bytearray(sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
     digest[6] = digest[6] & 0x0F | 0x50
     digest[8] = digest[8] & 0x3F | 0x80
     text = digest.hex()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
@@ -14,6 +15,7 @@ Rotation = Literal["never", "month", "quarter", "year"]
 
 GLOBAL: Final = "global"  # the scopes of hold-outs; a campaign and a tag may have one name
 _WHOLE: Final = 2**64
+_QUARTER_HOUR_MS: Final = 900_000
 
 
 def tag_scope(tag: str) -> str:
@@ -46,6 +48,12 @@ def period_of(at_ms: int, rotation: Rotation, zone: ZoneInfo) -> str:
     >>> period_of(1_772_547_600_000, "quarter", ZoneInfo("UTC"))
     '2026-Q1'
     """
+    return _period(at_ms // _QUARTER_HOUR_MS * _QUARTER_HOUR_MS, rotation, zone)
+
+
+@lru_cache(maxsize=1_024)
+def _period(at_ms: int, rotation: Rotation, zone: ZoneInfo) -> str:
+    """Return the period of the quarter of an hour that begins then: in no zone does a day begin within one."""
     day = instant(at_ms).astimezone(zone).date()
     names = {"never": "", "month": f"{day:%Y-%m}", "quarter": f"{day.year}-Q{_quarter(day) + 1}", "year": f"{day:%Y}"}
     return names[rotation]
