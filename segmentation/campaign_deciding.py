@@ -148,6 +148,8 @@ class Decider:
         `pending`: the candidate was held back, and its delay is over.
         """
         book = self.book
+        if pending is None:
+            self._give_up_outdated(customer, rule, at)
         state = customer.state if pending is None else _without(customer.state, pending)
         why = book.had_lately(rule, state, at) or book.refused(rule, state, candidate.channel)
         if why is None and (held := self._held_back(rule, state, candidate, at, pending)) is not None:
@@ -167,6 +169,12 @@ class Decider:
         self._publish(customer, event, self._acted(state.decided, rule, candidate, at, sent=True))
         self.counts["action"] += 1
         return True
+
+    def _give_up_outdated(self, customer: Target, rule: Rule, at: int) -> None:
+        """Withhold what the rule holds back for a segment that the customer has left: a later move takes its place."""
+        pending = customer.state.decided.pending_of(rule.name)
+        if pending is not None and (why := self._outdated(customer.state, rule, pending.candidate, at)) is not None:
+            self._withhold(customer, pending.candidate, why, at, pending)
 
     def _held_back(
         self, rule: Rule, state: CampaignState, candidate: Candidate, at: int, pending: Pending | None

@@ -309,6 +309,29 @@ def test_a_rule_in_cooldown_says_so_and_leaves_the_move_to_the_next_one() -> Non
     assert withheld.detail == f"acted at {iso(AT)}, again from {iso(AT + 30 * DAY_MS)} on"
 
 
+def test_a_later_move_takes_the_place_of_what_waits_for_a_segment_that_was_left() -> None:
+    text = """
+version: 2
+rules:
+- {name: care, when: {to: [At Risk, Lost]}, then: {action: Call, channel: phone}, delay: 2d}
+"""
+    first = row(to="At Risk")
+    later = row(sequence=2, id="later", from_="At Risk", to="Lost", occurred_at=iso(AT + DAY_MS))
+    again = row(sequence=3, id="again", from_="Lost", to="Lost", occurred_at=iso(AT + DAY_MS))
+    turn = run(a_step(text), first, later, again)
+    kinds = [
+        (str(event.__struct_config__.tag), event.change_id[:5], getattr(event, "reason", ""))
+        for event in decisions(turn)
+    ]
+    assert kinds == [
+        ("campaign.scheduled", "5d0a6", ""),
+        ("campaign.withheld", "5d0a6", "moved_on"),
+        ("campaign.scheduled", "later", ""),
+        ("campaign.withheld", "again", "cooldown"),
+    ]
+    assert CampaignState.unpack(turn.states[b"ann"]).due == AT + 3 * DAY_MS
+
+
 def test_an_erasure_forgets_cooldowns() -> None:
     step = a_step(COOLING)
     erasure = row(sequence=2, to=None, cause=Cause.ERASURE, occurred_at=iso(AT + DAY_MS))
