@@ -119,6 +119,9 @@ def test_rules_that_can_t_be_read_say_so(tmp_path: Path) -> None:
     file.write_bytes(b"a\xff")
     with pytest.raises(RulesUnusable, match="not UTF-8 at byte 1"):
         text_of(file)
+    file.write_bytes(b"#" * 1_000_001)
+    with pytest.raises(RulesUnusable, match="longer than 1,000,000 bytes"):
+        text_of(file)
     file.write_text("version: 2\nrules: []", "utf-8")
     with pytest.raises(RulesUnusable, match=r"line 2, rules: .*, expected at least one"):
         rules_of(file)
