@@ -59,7 +59,8 @@ async def main() -> None:
                         for record in records:
                             store(db, record.value)
                 # Only now: before, a crash would lose the batch. After a crash between the two it comes again.
-                await consumer.commit({tp: records[-1].offset + 1 for tp, records in batch.items()})
+                if batch:
+                    await consumer.commit({tp: records[-1].offset + 1 for tp, records in batch.items()})
 
 
 if __name__ == "__main__":

@@ -262,6 +262,7 @@ async def test_an_older_move_that_comes_later_changes_nothing(
     async with shard(settings) as worker:
         with crm.running() as process:
             await crm.waits_for(lambda: len(crm.query("SELECT * FROM beginning")) == settings.partitions, process)
+            await stays_idle(process)
             first = customers.move("c-1", "New")
             last = customers.move("c-1", None, Cause.ERASURE)
             await worker.publish([*last, *first, *customers.move("c-1~", "New")])
@@ -307,12 +308,12 @@ async def test_only_committed_actions_lead_to_messages_each_to_one(
     wanted: set[str] = set()
     number = 0
 
-    async def publish(worker: ShardOutputs, more: int) -> None:
+    async def publish(worker: ShardOutputs, transactions: int, customers: int = 1) -> None:
         nonlocal number
-        for _ in range(more):
-            number += 1
-            wanted.add(named("action", number))
-            await worker.publish([Record(settings.actions_topic, *row) for row in decisions(number)])
+        for _ in range(transactions):
+            fresh = range(number, number := number + customers)
+            wanted.update(named("action", one) for one in fresh)
+            await worker.publish([Record(settings.actions_topic, *row) for one in fresh for row in decisions(one)])
             for _again in range(2):
                 aborted = decisions(-number)
                 await worker.publish([Record(settings.actions_topic, *row) for row in aborted], abort=True)
@@ -321,23 +322,30 @@ async def test_only_committed_actions_lead_to_messages_each_to_one(
         return {row[0] for row in crm.query("SELECT id FROM messages")}
 
     async with shard(settings) as worker:
-        await publish(worker, 20)
+        # Killed with most of them still to come: some fetched, some stored.
+        await publish(worker, 30, customers=100)
         with crm.running() as process:
-            await crm.waits_for(lambda: len(stored()) > 5, process)
-            await publish(worker, 30)
+            await crm.waits_for(lambda: bool(stored()), process)
         await publish(worker, 30)
         with crm.running() as process:
             await crm.waits_for(lambda: stored() >= wanted, process)
             await reached(crm, settings.actions_topic)
         assert stored() == wanted
-        assert len(crm.query("SELECT * FROM messages")) == 80
+        assert len(crm.query("SELECT * FROM messages")) == len(wanted)
         # It goes on from the committed offsets: what was read before doesn't come again.
         crm.execute("DELETE FROM messages")
         wanted.clear()
-        await publish(worker, 1)
         with crm.running() as process:
+            await stays_idle(process)
+            await publish(worker, 1)
             await crm.waits_for(lambda: bool(stored()), process)
         assert stored() == wanted
+
+
+async def stays_idle(process: subprocess.Popen[bytes]) -> None:
+    """Check that the program doesn't end while it has nothing to read: for longer than it waits for records."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        await asyncio.to_thread(process.wait, 3)
 
 
 async def reached(crm: Crm, topic: str) -> None:
