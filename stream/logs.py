@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from stream.terminal import harmless, harmless_lines
 
+HTTP_LOGGERS: Final = ("httpx", "httpcore")  # log URLs and headers, which may hold a token: never, not even for DEBUG
 CLIENT_LOGGERS: Final = ("aiokafka", "asyncio")
 RETRY_LOGGERS: Final = ("aiokafka.consumer.group_coordinator",)  # logs each retry as an error
 FRAMEWORK_LOGGERS: Final = ("faust", "mode")  # we report the error that ended the process once, in our words
@@ -49,5 +50,6 @@ def logging_config(level: str) -> dict[str, Any]:
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {name: {"level": clients} for name in CLIENT_LOGGERS}
-        | {name: {"level": framework} for name in (*FRAMEWORK_LOGGERS, *RETRY_LOGGERS)},
+        | {name: {"level": framework} for name in (*FRAMEWORK_LOGGERS, *RETRY_LOGGERS)}
+        | {name: {"level": _NEVER} for name in HTTP_LOGGERS},
     }
