@@ -70,6 +70,7 @@ class Reason(StrEnum):
     UNKNOWN_MODEL = "unknown_model"  # an activation of a model that was refused or never published
     STEP_FAILED = "step_failed"
     ADAPTER_FAILED = "adapter_failed"  # the mapping of a source record raised (stream/adapters/mapping.py)
+    UNDELIVERED = "undelivered"  # an endpoint never took the event (stream/delivery/)
 
 
 class RejectedEvent(ValueError):

@@ -173,6 +173,9 @@ class Settings(DeploymentSettings):
         24.0, gt=0, description="hours without a record of a backfill after which it counts as finished; must agree"
     )
     rules_file: Path | None = Field(None, description="file of campaign rules (YAML); default: the built-in rules")
+    endpoints_file: Path | None = Field(
+        None, description="file of the endpoints that `segstream deliver` sends webhooks to (YAML)"
+    )
 
     # Topics of workers alone.
     replication_factor: int = Field(1, ge=1, description="replicas of each topic; use 3 in production")
@@ -186,6 +189,9 @@ class Settings(DeploymentSettings):
     changes_topic: str = Field("segment-changes", description="topic of moves between segments (output)")
     state_topic: str = Field("segment-state", description="topic of each customer's latest move (output, compacted)")
     actions_topic: str = Field("campaign-actions", description="topic of campaign actions (output)")
+    deliveries_topic: str = Field(
+        "campaign-deliveries", description="topic of what became of each webhook of `segstream deliver` (output)"
+    )
     profiles_topic: str = Field(
         "customer-profiles", description="topic of customers' time zones, consents and languages (input of campaigns)"
     )
@@ -293,6 +299,21 @@ class Settings(DeploymentSettings):
     def changes_dead_letters_topic(self) -> str:
         """The topic of moves that the campaign step can't read."""
         return f"{self.changes_topic}-dead-letters"
+
+    @property
+    def actions_dead_letters_topic(self) -> str:
+        """The topic of actions that an endpoint never took."""
+        return f"{self.actions_topic}-dead-letters"
+
+    @property
+    def redeliveries_topic(self) -> str:
+        """The topic of actions that are sent to one endpoint once more."""
+        return f"{self.actions_topic}-redeliveries"
+
+    @property
+    def positions_topic(self) -> str:
+        """The compacted topic of how far each endpoint's deliveries are, and of endpoints that are disabled."""
+        return f"{self.group}-deliveries"
 
     @property
     def tombstones_topic(self) -> str:

@@ -1,4 +1,4 @@
 """Records that can't be used, and how they are sent back.
 
-Imported by adapters, commands, customers, engine and outputs.
+Imported by adapters, commands, customers, delivery, engine and outputs.
 """

@@ -10,9 +10,10 @@ Each reason has a mark, and so have its controls: redriving one reason leaves th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -67,15 +68,16 @@ async def redrive(
     selection: Selection,
     *,
     limit: int | None = None,
+    rate_per_s: float | None = None,
     dry_run: bool = False,
     progress: Callable[[int, int, int], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> RedriveReport:
     """Send back the selected dead letters that exist now and haven't been sent back; `limit`: at most this many.
 
-    `dead_letters`: their topic. A second redrive of the same topic ends the first one. `progress` is called with
-    (offsets done, offsets in all, records sent). `stop` ends the redrive between two transactions. Raises RedriveError,
-    KafkaUnreachable, TopicUnusable.
+    `dead_letters`: their topic. `rate_per_s`: at most so many a second. A second redrive of the same topic ends the
+    first one. `progress` is called with (offsets done, offsets in all, records sent). `stop` ends the redrive between
+    two transactions. Raises RedriveError, KafkaUnreachable, TopicUnusable.
     """
     async with AsyncExitStack() as stack:
         consumer = await stack.enter_async_context(kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS))
@@ -91,7 +93,8 @@ async def redrive(
             tp: _PartitionRange.of(marks.get(tp.partition, {}), selection, first=firsts[tp], end=ends[tp])
             for tp in partitions
         }
-        run = _Redrive(settings, consumer, producer, selection, limit, stop or asyncio.Event())
+        pace = (limit, rate_per_s)
+        run = _Redrive(settings, consumer, producer, selection, pace, stop or asyncio.Event())
         await run.send_all(spans, progress or (lambda _done, _total, _sent: None))
         tally = run.tally
         return RedriveReport(
@@ -118,6 +121,8 @@ class _PartitionRange:
         """Return the range from the first dead letter that may still be selected to the present end."""
         # A mark beyond the end belongs to a topic of the same name that has been deleted.
         known = {queue: at for queue, at in marks.items() if at <= end}
+        if selection.since_ms is not None:
+            return cls(known, first, end)
         return cls(known, min(max(first, min(known.get(queue, 0) for queue in selection.queues())), end), end)
 
 
@@ -130,15 +135,15 @@ class _Redrive:
         consumer: AIOKafkaConsumer,
         producer: AIOKafkaProducer | None,
         selection: Selection,
-        limit: int | None,
+        pace: tuple[int | None, float | None],
         stop: asyncio.Event,
     ) -> None:
-        """Prepare a redrive. `producer` None: nothing is sent."""
+        """Prepare a redrive. `producer` None: nothing is sent. `pace`: most records in all, and a second."""
         self._settings = settings
         self._consumer = consumer
         self._producer = producer
         self._selection = selection
-        self._limit = limit
+        self._limit, self._rate_per_s = pace
         self._partition_counts: dict[str, int] = {}  # partitions of the topics that records go back to
         self.stop = stop
         self.tally = _Tally()
@@ -180,7 +185,7 @@ class _Redrive:
         for record in page:
             dead_letter = read_dead_letter(record)
             queue = self._selection.queue_of(dead_letter)
-            if queue in self._selection.queues() and record.offset >= marks.get(queue, 0):
+            if self._selection.takes(queue, record.offset, record.timestamp, marks.get(queue, 0)):
                 routed = await self._route(dead_letter)
                 if isinstance(routed, str):
                     tally.left[routed] += 1
@@ -197,13 +202,20 @@ class _Redrive:
             # A mark never decreases: another queue may be further already.
             marks |= {queue: max(marks.get(queue, 0), span.position) for queue in self._selection.queues()}
             await self._commit(self._producer, tp, marks, batch)
+            if self._rate_per_s is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.stop.wait(), len(batch) / self._rate_per_s)
         self.tally.sent += tally.sent
         self.tally.to += tally.to
         self.tally.left += tally.left
         return page[taken:]
 
     def _room(self) -> int | None:
-        return None if self._limit is None else self._limit - self.tally.sent.total()
+        room = None if self._limit is None else self._limit - self.tally.sent.total()
+        if self._rate_per_s is None:
+            return room
+        second = math.ceil(self._rate_per_s)  # the records of a second at once
+        return second if room is None else min(second, room)
 
     async def _route(self, dead_letter: StoredDeadLetter) -> SentBack | str:
         routed = route(dead_letter, self._settings)

@@ -1,4 +1,4 @@
 """The HTTP server and the Faust launcher of long-running processes, and how Ctrl-C ends a command.
 
-Imported by adapters, commands, trainer and worker.
+Imported by adapters, commands, delivery, trainer and worker.
 """

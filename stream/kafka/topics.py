@@ -44,6 +44,8 @@ _HEADS = {
     # Turns are atomic: a reader that starts late needs no more time to see a deletion than this.
     "delete.retention.ms": str(60 * _MINUTE_MS),
 }
+# Of interest for as long as somebody asks whether a message arrived; the actions themselves stay.
+_OUTCOMES = {"cleanup.policy": "delete", "retention.ms": str(90 * DAY_MS), "retention.bytes": "-1"}
 
 
 class TopicsError(SegstreamError):
@@ -129,6 +131,9 @@ def specs(settings: Settings) -> list[TopicSpec]:
         spec(settings.changes_dead_letters_topic, dead_letters),
         spec(settings.actions_topic, _FOREVER),
         spec(settings.profiles_topic, inputs),
+        spec(settings.deliveries_topic, _OUTCOMES),
+        spec(settings.actions_dead_letters_topic, dead_letters),
+        spec(settings.redeliveries_topic, dead_letters),
         # One partition: an activation's offset is its number, in one order of all activations.
         spec(settings.models_topic, _COMPACTED, partitions=1),
         # Apart from the models, because each worker reads that topic whole at its start.
@@ -138,6 +143,8 @@ def specs(settings: Settings) -> list[TopicSpec]:
         # One partition: the topic is small and read whole.
         spec(settings.redrives_topic, _COMPACTED, partitions=1),
         spec(settings.reshards_topic, _COMPACTED, partitions=1),
+        # One partition, and compacted early: `segstream deliver` reads it whole at its start.
+        spec(settings.positions_topic, _HEADS, partitions=1),
         spec(settings.tombstones_topic, _COMPACTED),
         spec(settings.heads_topic("scoring"), _HEADS),
         spec(settings.heads_topic("campaigns"), _HEADS),

@@ -95,6 +95,13 @@ def _described(settings: Settings) -> list[TopicPlace]:
             sharded=False,
         ),
         TopicPlace(settings.actions_topic, "the decisions of campaigns about the customer", by_customer, sharded=True),
+        TopicPlace(settings.deliveries_topic, "whether each action reached its endpoints", by_customer, sharded=True),
+        TopicPlace(
+            settings.actions_dead_letters_topic, "the actions that an endpoint never took", by_customer, sharded=True
+        ),
+        TopicPlace(
+            settings.redeliveries_topic, "the actions that were sent to an endpoint again", by_customer, sharded=True
+        ),
         TopicPlace(
             settings.profiles_topic, "the customer's time zone, consents and language", by_customer, sharded=False
         ),
@@ -108,6 +115,7 @@ def _described(settings: Settings) -> list[TopicPlace]:
         TopicPlace(settings.rates_topic, None, other, sharded=False),
         TopicPlace(settings.redrives_topic, None, other, sharded=False),
         TopicPlace(settings.reshards_topic, None, other, sharded=False),
+        TopicPlace(settings.positions_topic, None, other, sharded=False),
     ]
 
 

@@ -67,6 +67,7 @@ def test_every_reason_of_a_single_record_has_an_ugly_input() -> None:
         Reason.NO_RATE,
         Reason.STEP_FAILED,
         Reason.ADAPTER_FAILED,
+        Reason.UNDELIVERED,
     }
     assert {case.reason for case in UGLY} == set(Reason) - elsewhere
 

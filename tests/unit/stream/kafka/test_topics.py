@@ -25,8 +25,11 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
     derived = {
         "orders-dead-letters",
         "segment-changes-dead-letters",
+        "campaign-actions-dead-letters",
+        "campaign-actions-redeliveries",
         "g-scoring-heads",
         "g-campaigns-heads",
+        "g-deliveries",
         "g-redrives",
         "g-reshards",
         "g-tombstones",
@@ -36,7 +39,8 @@ def test_every_topic_of_the_settings_has_a_spec() -> None:
 
 def test_partitions_agree_wherever_a_shard_keeps_its_number() -> None:
     specs = _by_name(Settings(partitions=6))
-    single = {"segment-models", "segment-rates", "segment-reports", "segstream-redrives", "segstream-reshards"}
+    named = {"segment-models", "segment-rates", "segment-reports"}
+    single = named | {"segstream-redrives", "segstream-reshards", "segstream-deliveries"}
     assert {spec.name for spec in specs.values() if spec.partitions != 6} == single
     assert {specs[name].partitions for name in single} == {1}
 
@@ -49,9 +53,10 @@ def test_a_dead_letter_may_be_larger_than_its_record() -> None:
 
 
 def test_records_that_states_and_histories_are_made_of_are_never_deleted() -> None:
+    ends = ("-dead-letters", "-redeliveries", "campaign-deliveries")
     for spec in topics.specs(Settings()):
         kept_forever = spec.config.get("retention.ms") == "-1" or spec.config["cleanup.policy"] == "compact"
-        assert kept_forever != spec.name.endswith("-dead-letters"), spec.name
+        assert kept_forever != spec.name.endswith(ends), spec.name
 
 
 def test_the_inputs_and_the_rates_have_the_broker_s_clock() -> None:

@@ -1,0 +1,117 @@
+"""Endpoints under the hands of an operator: looked at, disabled and enabled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from segmentation.event_text import iso
+from stream.delivery.feed import delivery_group
+from stream.delivery.journal import position_in, read_journal, state_in
+from stream.delivery.positions import DeliveryPosition, EndpointState, encode_kept, position_key, state_key
+from stream.delivery.window import LogPartition
+from stream.errors import SegstreamError
+from stream.kafka.clients import end_offsets, kafka_producer
+from stream.kafka.growth import members
+from stream.settings import Settings
+
+_SHORT: Final = 200  # characters of a reason
+
+
+class EndpointRefused(SegstreamError):
+    """An endpoint isn't in the state that a command needs."""
+
+
+class EndpointStatus(msgspec.Struct, frozen=True):
+    """How an endpoint is, as its processes last wrote it down: up to half a minute ago.
+
+    `behind`: records not read yet, those that the endpoint doesn't get included. `waiting`: records read and not
+    resolved; of these `retrying` have failed before, the next one at `next_attempt_at`.
+    """
+
+    endpoint: str
+    disabled_at: str | None
+    why: str
+    behind: int
+    waiting: int
+    retrying: int
+    next_attempt_at: str | None
+    processes: int
+
+
+async def endpoint_statuses(settings: Settings, names: Iterable[str]) -> list[EndpointStatus]:
+    """Return the status of these endpoints, and of others that have been delivered to. Raises SegstreamError."""
+    latest = await read_journal(settings)
+    known = {key.decode(errors="replace").split(" ")[1] for key in latest if b" " in key}
+    wanted = [*names, *sorted(known - set(names))]
+    ends = await _ends(settings)
+    groups = [delivery_group(settings, name) for name in wanted]
+    counts = await members(settings, groups)
+    return [_status(latest, name, ends, counts.get(group, 0)) for name, group in zip(wanted, groups, strict=True)]
+
+
+def _status(latest: dict[bytes, bytes], name: str, ends: dict[LogPartition, int], processes: int) -> EndpointStatus:
+    state = state_in(latest, name)
+    found = {place: position_in(latest, name, place) for place in ends}
+    positions = {place: position for place, position in found.items() if position is not None}
+    waiting = [record for position in positions.values() for record in position.waiting]
+    tried = [record.due_ms for record in waiting if record.attempts]
+    return EndpointStatus(
+        endpoint=name,
+        disabled_at=state.disabled_at,
+        why=state.why,
+        behind=sum(max(ends[place] - position.offset, 0) for place, position in positions.items()),
+        waiting=len(waiting),
+        retrying=len(tried),
+        next_attempt_at=iso(min(tried)) if tried else None,
+        processes=processes,
+    )
+
+
+async def disable_endpoint(settings: Settings, name: str, why: str, now_ms: int) -> None:
+    """Let all processes stop sending to an endpoint. Its records wait. Raises SegstreamError."""
+    await _write(settings, {state_key(name): encode_kept(EndpointState(iso(now_ms), why[:_SHORT]))})
+
+
+async def enable_endpoint(settings: Settings, name: str, *, skip: bool = False) -> int:
+    """Let deliveries to an endpoint go on where they stopped; `skip`: behind all that waits now.
+
+    Returns how many records were skipped. Raises EndpointRefused where the endpoint isn't disabled.
+    """
+    latest = await read_journal(settings)
+    if state_in(latest, name).disabled_at is None:
+        raise EndpointRefused(f"endpoint {name!r} isn't disabled.", hint="`segstream deliveries status` lists all.")
+    kept: dict[bytes, bytes] = {}
+    skipped = 0
+    if skip:
+        if (await members(settings, [delivery_group(settings, name)])).values():
+            raise EndpointRefused(f"endpoint {name!r} has attempts under way still.", hint="Try again in a minute.")
+        ends = await _ends(settings)
+        outcomes = await end_offsets(settings, settings.deliveries_topic)
+        for place, end in ends.items():
+            before = position_in(latest, name, place)
+            skipped += 0 if before is None else max(end - before.offset, 0) + len(before.waiting)
+            kept[position_key(name, place)] = encode_kept(DeliveryPosition(end, outcomes[place.partition]))
+    kept[state_key(name)] = encode_kept(EndpointState())  # last: until then no process reads the positions
+    await _write(settings, kept)
+    return skipped
+
+
+async def _ends(settings: Settings) -> dict[LogPartition, int]:
+    """Return the ends of what endpoints are sent, by partition."""
+    topics = (settings.actions_topic, settings.redeliveries_topic)
+    found = await asyncio.gather(*(end_offsets(settings, topic) for topic in topics))
+    return {
+        LogPartition(topic, partition): end
+        for topic, ends in zip(topics, found, strict=True)
+        for partition, end in ends.items()
+    }
+
+
+async def _write(settings: Settings, kept: dict[bytes, bytes]) -> None:
+    async with kafka_producer(settings) as producer:
+        for key, value in kept.items():
+            await producer.send_and_wait(settings.positions_topic, value, key=key, partition=0)
