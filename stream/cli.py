@@ -15,6 +15,7 @@ from stream.commands import (
     campaigns,
     customers,
     dead_letters,
+    deliveries,
     demo,
     local,
     models,
@@ -59,7 +60,7 @@ app = typer.Typer(
 )
 for room in (demo, replay, workers, outputs, customers, shards, settings):
     app.registered_commands += room.app.registered_commands
-for room in (local, topics, models, rates, campaigns, dead_letters):
+for room in (local, topics, models, rates, campaigns, dead_letters, deliveries):
     app.add_typer(room.app)
 
 

@@ -1,20 +1,25 @@
-"""`segstream worker|dispatch|adapters`: the processes of a deployment, which run until SIGTERM."""
+"""`segstream worker|dispatch|adapters|deliver`: the processes of a deployment, which run until SIGTERM."""
 
 from __future__ import annotations
 
+import asyncio
+import logging.config
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from stream.commands.options import HttpPort
+from stream.logs import logging_config
 from stream.terminal import echo
 
 if TYPE_CHECKING:
     from segmentation.step import Step
     from stream.settings import Settings
+    from stream.webhooks.endpoints import Endpoint
 
 app = typer.Typer()
 
@@ -78,6 +83,45 @@ def adapters(
     # As `python -m` does: your modules are imported from the folder that the command starts in.
     sys.path.insert(0, str(Path.cwd()))
     _exit(run_adapters(settings, [load_adapters(name) for name in apps or []]))
+
+
+@app.command()
+def deliver(
+    endpoints: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Endpoints (YAML).", show_default="SEGSTREAM_ENDPOINTS_FILE")
+    ] = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Check the file and the secrets, and end.")] = False,
+    http_port: HttpPort = None,
+) -> None:
+    """Send campaign actions to endpoints as webhooks, until SIGTERM.
+
+    Each action is sent until its endpoint takes it, in order per customer; an endpoint that fails holds up no other.
+    On SIGTERM it ends the attempts under way and exits.
+    """
+    from stream.settings import load_settings
+    from stream.webhooks.endpoint_file import EndpointsError, read_endpoints
+    from stream.webhooks.signing_keys import signing_keys
+
+    settings = load_settings(**_chosen(http_port, **({} if endpoints is None else {"endpoints_file": endpoints})))
+    if settings.endpoints_file is None:
+        raise EndpointsError("no endpoints file.", hint="Give --endpoints FILE or SEGSTREAM_ENDPOINTS_FILE.")
+    found = read_endpoints(settings.endpoints_file)
+    if check:
+        keys = sum(len(signing_keys(endpoint)) for endpoint in found)
+        echo(f"{len(found)} endpoints with {keys} secrets are usable: {', '.join(e.name for e in found)}")
+        return
+    _say_if_stopped_early()
+    asyncio.run(_deliver(settings, found))
+
+
+async def _deliver(settings: Settings, endpoints: Sequence[Endpoint]) -> None:
+    from stream.delivery.app import run_deliveries
+    from stream.hosting.interruption import interruption
+
+    logging.config.dictConfig(logging_config(settings.log_level))
+    await run_deliveries(settings, endpoints, interruption())
+    echo("segstream: stopped by SIGTERM or SIGINT.", err=True)
 
 
 def _chosen(http_port: int | None, **others: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from segmentation.events import Amount, OrderPlaced, encode
 from stream.kafka.clients import end_offsets
 from stream.storage.heads import decode_store_head, encode_head
 from stream.storage.keys import ShardKeys
+from tests.support.delivery.endpoint import SECRET
 from tests.support.engine.toy_engine import eventually
 from tests.support.secured.programs import ENDED_BY_SIGNAL, Running, run, running
 from tests.support.secured.rules import PAGE, documented, redis_users
@@ -139,6 +140,27 @@ def wait_for(condition: Callable[[], bool], processes: list[Running], what: str)
         raise AssertionError([process.lines()[-5:] for process in processes]) from error
 
 
+def write_endpoints(path: Path) -> Path:
+    """Write an endpoint that nobody serves: its actions are given up after one attempt."""
+    secret = path.with_suffix(".secret")
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    path.write_text(
+        f"endpoints: [{{name: crm, url: 'http://127.0.0.1:9/', secrets: [{{file: '{secret}'}}], retries: [], "
+        "allow_http: true, allow_private: true, start: beginning}]"
+    )
+    return path
+
+
+async def see_actions_given_up(settings: Settings) -> None:
+    """Wait for a dead letter of an endpoint. `settings`: of an administrator."""
+
+    async def dead() -> bool:
+        return any((await end_offsets(settings, settings.actions_dead_letters_topic)).values())
+
+    await eventually(dead, 60, "an action that is given up")
+
+
 def quarantine(servers: SecuredServers, settings: Settings) -> None:
     """Put an unreadable head into a shard of the dispatcher, which then waits for `segstream retry`."""
     keys = ShardKeys(settings.group, settings.changes_topic, 0)
@@ -190,6 +212,7 @@ def test_every_command_and_process_works_with_the_documented_permissions(
             start("dispatcher", "segstream dispatch"),
             start("adapters", "segstream adapters"),
             start("trainer", "segtrainer schedule"),
+            start("deliverer", f"segstream deliver --endpoints {write_endpoints(tmp_path / 'endpoints.yaml')}"),
         ]
         as_user("operator", "segstream replay FILE", orders)
         as_user("operator", "segstream backfill FILE --id old", history)
@@ -210,6 +233,9 @@ def test_every_command_and_process_works_with_the_documented_permissions(
         wait_for(lambda: scored(secured, deployment) == 123, processes, "the order in another currency")
         asyncio.run(break_a_move(secured.administrator()))
         asyncio.run(read_by_the_campaign_tool(secured.settings("crm")))
+        asyncio.run(see_actions_given_up(secured.administrator()))
+        for line in ("redrive --endpoint crm", "status", "disable crm", "enable crm"):
+            as_user("operator", f"segstream deliveries {line}")
         for line in READS:
             as_user("reader", f"segstream {line}", *([tmp_path / FILES[line.split()[0]]] if "FILE" in line else []))
         assert "erased" in as_user("operator", "segstream erase c2")
