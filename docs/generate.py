@@ -34,6 +34,8 @@ from segmentation.events import InputEvent
 from segmentation.output_events import OutputEvent
 from segmentation.profiles import CustomerProfile
 from segmentation.rules_schema import rules_json_schema
+from stream.delivery.metrics import DeliveryMetrics
+from stream.delivery.outcomes import DeliveryEvent
 from stream.metrics import Metrics
 from stream.settings import DeploymentSettings, Settings
 from trainer.schedule.metrics import ScheduleMetrics
@@ -55,11 +57,16 @@ def pages() -> dict[Path, str]:
         schemas / "input-events.json": schema_file("What segstream reads from the topic of orders", InputEvent),
         schemas / "profiles.json": schema_file("Profiles that you send to customer-profiles", CustomerProfile),
         schemas / "output-events.json": schema_file("Events that segstream publishes", OutputEvent),
+        schemas / "delivery-events.json": schema_file("What became of the webhooks of an endpoint", DeliveryEvent),
         REFERENCE / "asyncapi.yaml": asyncapi_file(),
         REFERENCE / "campaign-rules.schema.json": json.dumps(rules_json_schema(), indent=2, ensure_ascii=False) + "\n",
         metrics: with_tables(
             metrics.read_text("utf-8"),
-            {"metrics": metrics_table(Metrics()), "schedule-metrics": metrics_table(ScheduleMetrics())},
+            {
+                "metrics": metrics_table(Metrics()),
+                "schedule-metrics": metrics_table(ScheduleMetrics()),
+                "delivery-metrics": metrics_table(DeliveryMetrics()),
+            },
         ),
     }
 

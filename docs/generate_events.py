@@ -14,6 +14,7 @@ from segmentation.campaign_inputs import ProfileForwarded
 from segmentation.events import Control, CustomerEvent, InputEvent, json_schema
 from segmentation.output_events import CampaignBudget, CampaignDecision, OutputEvent, SegmentChanged
 from segmentation.profiles import CustomerProfile
+from stream.delivery.outcomes import DeliveryEvent
 from stream.kafka import topics
 from stream.settings import Settings
 
@@ -21,7 +22,8 @@ EDIT: Final = "Written by docs/generate.py from the code. Don't edit it here."
 NOTE: Final = f"<!-- {EDIT} -->"
 
 _CONTROLS: Final = (*get_args(Control), ProfileForwarded)
-_EVENTS: Final = (*get_args(InputEvent), CustomerProfile, ProfileForwarded, *get_args(OutputEvent))
+_OUT: Final = (*get_args(OutputEvent), *get_args(DeliveryEvent))
+_EVENTS: Final = (*get_args(InputEvent), CustomerProfile, ProfileForwarded, *_OUT)
 
 
 def schema_file(title: str, union: Any) -> str:
@@ -38,8 +40,9 @@ def schemas_page() -> str:
         NOTE,
         "",
         "The same as JSON Schema (2020-12), to validate with: [input-events.json](schemas/input-events.json),",
-        "[profiles.json](schemas/profiles.json) and [output-events.json](schemas/output-events.json). As AsyncAPI 3.0,",
-        "with channels and bindings: [asyncapi.yaml](asyncapi.yaml). [Events](events.md) says what each one does.",
+        "[profiles.json](schemas/profiles.json), [output-events.json](schemas/output-events.json) and",
+        "[delivery-events.json](schemas/delivery-events.json). As AsyncAPI 3.0, with channels and bindings:",
+        "[asyncapi.yaml](asyncapi.yaml). [Events](events.md) says what each one does.",
         "",
     ]
     for heading, union in (
@@ -47,6 +50,7 @@ def schemas_page() -> str:
         ("Profiles, which you send to `customer-profiles`", (CustomerProfile,)),
         ("Controls, which only segstream sends", _CONTROLS),
         ("Events that segstream publishes", get_args(OutputEvent)),
+        ("Outcomes of webhooks, on `campaign-deliveries`", get_args(DeliveryEvent)),
     ):
         lines += [f"## {heading}", ""]
         for event in union:
@@ -114,6 +118,21 @@ def _channels(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
             settings.actions_topic,
             "Decisions of campaigns, keyed by customer: send what a `campaign.action` says, and that alone.",
             _messages(CampaignDecision | CampaignBudget),
+        ),
+        "campaignDeliveries": (
+            settings.deliveries_topic,
+            "What became of each attempt to send an action to an endpoint, keyed by customer.",
+            _messages(DeliveryEvent),
+        ),
+        "campaignActionsDeadLetters": (
+            settings.actions_dead_letters_topic,
+            "Actions that an endpoint never took, unchanged, with the reason in headers.",
+            dead_letter,
+        ),
+        "campaignActionsRedeliveries": (
+            settings.redeliveries_topic,
+            "Actions that one endpoint is sent again. Only `segstream deliver` reads it.",
+            _messages(CampaignDecision),
         ),
         "ordersDeadLetters": (
             settings.orders_dead_letters_topic,
@@ -207,6 +226,9 @@ _OPERATIONS: Final = {
         "campaignActions",
         "ordersDeadLetters",
         "segmentChangesDeadLetters",
+        "campaignDeliveries",
+        "campaignActionsDeadLetters",
+        "campaignActionsRedeliveries",
         "segmentModels",
         "segmentReports",
     ],
@@ -237,7 +259,7 @@ def _message_components() -> dict[str, Any]:
             "summary": _first_sentence(event),
             "payload": _reference("schemas", event.__name__),
             **({} if shards else {"bindings": _CUSTOMER_KEY}),
-            **({"headers": _CLOUD_HEADERS} if event in get_args(OutputEvent) else {}),
+            **({"headers": _CLOUD_HEADERS} if event in _OUT else {}),
         }
     found["deadLetter"] = {
         "name": "deadLetter",

@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from stream.delivery.metrics import DeliveryMetrics
 from stream.metrics import Metrics
 from stream.settings import Settings
 from tests.support.metric_rows import metric_rows
@@ -120,7 +121,9 @@ def words(sources: dict[str, str]) -> set[str]:
     found = {word for name, text in sources.items() for word in re.findall(r"\w+", f"{name} {text}")}
     for settings in (Settings, TrainingSettings, ScheduleSettings):
         found |= {settings.model_config["env_prefix"] + name.upper() for name in settings.model_fields}
-    return found | {row[0] for metrics in (Metrics(), ScheduleMetrics()) for row in metric_rows(metrics)}
+    return found | {
+        row[0] for metrics in (Metrics(), ScheduleMetrics(), DeliveryMetrics()) for row in metric_rows(metrics)
+    }
 
 
 def test_every_page_that_the_code_names_exists_with_its_section(sources: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from segmentation.output_events import Withheld
+from stream.delivery.metrics import DeliveryMetrics
 from stream.metrics import Metrics
 from tests.support.metric_rows import metric_rows
 from tests.support.paths import ROOT
@@ -15,7 +16,9 @@ PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 def test_the_table_is_the_list() -> None:
     listed = re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", PAGE.read_text())
-    assert listed == metric_rows(Metrics()) + metric_rows(ScheduleMetrics())
+    assert listed == [
+        row for metrics in (Metrics(), ScheduleMetrics(), DeliveryMetrics()) for row in metric_rows(metrics)
+    ]
 
 
 def test_every_outcome_of_campaigns_is_explained() -> None:

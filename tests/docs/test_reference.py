@@ -83,6 +83,7 @@ def test_asyncapi_has_every_topic_but_the_engines_own(asyncapi: dict[str, Any]) 
         settings.heads_topic("campaigns"),
         settings.redrives_topic,
         settings.reshards_topic,
+        settings.positions_topic,
         settings.tombstones_topic,
     }
     topics = {channel["address"] for channel in asyncapi["channels"].values()}
