@@ -487,3 +487,12 @@ def test_what_is_sent_on_an_earlier_day_counts_towards_the_last_one() -> None:
     for day in ("2026-03-03", "2026-03-04", "2026-03-03"):
         book.spend("vip", day)
     assert [book.used("vip", day) for day in ("2026-03-03", "2026-03-04", "2026-03-05")] == [2, 2, 0]
+
+
+def test_a_turn_goes_by_the_rules_that_it_was_planned_with() -> None:
+    step = a_step()
+    plan = step.plan([row()], 0, CONTEXT)
+    step.table = parse_rules(VIP.replace("name: vip", "name: other"))
+    turn = step.decide(plan, [None] * len(plan.keys), (), more=False, context=CONTEXT)
+    assert [action.campaign for action in actions(turn)] == ["vip"]
+    assert [action.campaign for action in actions(run(step, row()))] == ["other"]
