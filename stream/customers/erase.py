@@ -11,14 +11,13 @@ from redis.exceptions import RedisError
 
 from segmentation.event_text import instant, iso
 from segmentation.events import CustomerErased, encode
+from segmentation.rfm import StateFormatError
 from stream.customers.erasure_report import (
     Erasure,
-    PersonHoldings,
     SentErasure,
-    holdings_of,
     judged,
-    left_by_campaigns,
     left_by_scoring,
+    unerased,
 )
 from stream.errors import SegstreamError
 from stream.kafka.clients import kafka_producer
@@ -27,7 +26,9 @@ from stream.storage.client import redis_client
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import read_clock, read_head
 from stream.traces.mentions import Mentions
+from stream.traces.person import person_of
 from stream.traces.places import shards_of
+from stream.traces.shard_traces import PersonHoldings, holdings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,18 +55,23 @@ async def erase(
 ) -> Erasure:
     """Send customer.erased for everything dated up to `at_ms`, wait until workers have done it, and look.
 
-    It goes to the customer's partition; where no partitioner is known, to all. The shard of an id that was merged hands
-    it on: it is of the whole person. `at_ms` None: now; in event time the
-    clock of the shard. Instants in ms. `on_sent` gets where the events are. Raises CustomerIdRefused, KafkaUnreachable,
+    It goes to the customer's partition; where no partitioner is known, to all. It is of the whole person, so each id of
+    a merged customer gets one: campaigns know of each what its profile said. `at_ms` None: now; in event time the clock
+    of the shard. Instants in ms. `on_sent` gets where the events are. Raises CustomerIdRefused, KafkaUnreachable,
     TopicUnusable, RedisUnreachable; and ErasureUnconfirmed where the events are sent, and then something can't be read.
     """
     Mentions.of(settings, customer_id)
     await check_target(settings)
     with redis_client(settings) as redis:
-        instants = {p: event_instant(redis, settings, p, at_ms, now_ms) for p in shards_of(settings, customer_id)}
+        ids = _ids(redis, settings, customer_id)
+        instants = {
+            (known, p): event_instant(redis, settings, p, at_ms, now_ms)
+            for known in ids
+            for p in shards_of(settings, known)
+        }
     sent: list[SentErasure] = []
     try:
-        await _send(settings, customer_id, instants, sent)
+        await _send(settings, instants, sent)
         on_sent(where(sent))
         with redis_client(settings) as redis:
             holdings = await _awaited(redis, settings, customer_id, sent, time.monotonic() + wait_s)
@@ -91,11 +97,13 @@ async def check(settings: Settings, customer_id: str, *, now_ms: int) -> Erasure
 def where(sent: list[SentErasure]) -> str:
     """Return where the events are.
 
-    >>> where([SentErasure(3, 17, "")]), where([SentErasure(0, 1, ""), SentErasure(1, 5, "")])
-    ('partition 3, offset 17', '2 partitions')
+    >>> where([SentErasure("ann", 3, 17, "")]), where([SentErasure("ann", 0, 1, ""), SentErasure("ann", 1, 5, "")])
+    ('partition 3, offset 17', '2 events in partitions 0, 1')
     """
     first = sent[0]
-    return f"partition {first.partition}, offset {first.offset}" if len(sent) == 1 else f"{len(sent)} partitions"
+    if len(sent) == 1:
+        return f"partition {first.partition}, offset {first.offset}"
+    return f"{len(sent)} events in partitions {', '.join(map(str, sorted({event.partition for event in sent})))}"
 
 
 def event_instant(redis: Redis, settings: Settings, partition: int, at_ms: int | None, now_ms: int) -> int:
@@ -108,15 +116,23 @@ def event_instant(redis: Redis, settings: Settings, partition: int, at_ms: int |
     return now_ms if clock is None else clock
 
 
-async def _send(settings: Settings, customer_id: str, instants: dict[int, int], sent: list[SentErasure]) -> None:
-    """Send an event to each of these partitions, and add each to `sent` once Kafka has it."""
+def _ids(redis: Redis, settings: Settings, customer_id: str) -> tuple[str, ...]:
+    """Return all ids of the customer, this one first. Raises RedisError."""
+    try:
+        return customer_id, *person_of(redis, settings, customer_id).others(customer_id)
+    except StateFormatError:
+        return (customer_id,)  # the event is of the whole person in any case; what can't be read is said later
+
+
+async def _send(settings: Settings, instants: dict[tuple[str, int], int], sent: list[SentErasure]) -> None:
+    """Send an event for each of these ids and partitions, and add each to `sent` once Kafka has it."""
     async with kafka_producer(settings) as producer:
-        for partition, at_ms in instants.items():
-            event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=customer_id, occurred_at=instant(at_ms))
+        for (known, partition), at_ms in instants.items():
+            event = CustomerErased(id=f"erasure-{uuid.uuid4()}", customer_id=known, occurred_at=instant(at_ms))
             record = await producer.send_and_wait(
-                settings.orders_topic, encode(event), key=customer_id.encode(), partition=partition
+                settings.orders_topic, encode(event), key=known.encode(), partition=partition
             )
-            sent.append(SentErasure(partition, int(record.offset), iso(at_ms)))
+            sent.append(SentErasure(known, partition, int(record.offset), iso(at_ms)))
 
 
 async def _awaited(
@@ -131,11 +147,11 @@ async def _awaited(
         over = time.monotonic() > deadline_s
         if read or over:
             found = await asyncio.to_thread(holdings_of, redis, settings, customer_id)
-            left = left_by_scoring(settings, sent, found)
+            left = unerased(settings, sent, found)
             # What the scoring left is final: it was committed with the head that says the event is read. Not so where
             # that shard has handed it on to another one.
-            final = len(found.person.ids) == 1
-            if over or (left and final) or not (left or left_by_campaigns(found)):
+            final = len(found.person.ids) == 1 and left_by_scoring(settings, sent, found)
+            if over or final or not left:
                 return found
         await asyncio.sleep(_POLL_S)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -18,16 +18,16 @@ from segmentation.event_text import iso
 from segmentation.events import millis
 from segmentation.rfm import StateFormatError
 from segmentation.state_former import entries_of
+from stream.customers.erased_campaigns import left_by_campaigns, profile_fields
 from stream.dead_letters.records import StoredDeadLetter, read_dead_letter
 from stream.kafka.clients import end_offsets
 from stream.storage.keys import ShardKeys
 from stream.storage.reads import REBUILD, StoreUnreadable, read_head
 from stream.traces.kept import RedisFiles, RetainedData, redis_files, retained
 from stream.traces.mentions import AnyMentions, Mentions
-from stream.traces.person import Person, person_of
 from stream.traces.places import OUTSIDE, shards_of, topic_places
 from stream.traces.record_traces import TopicSearch, records_about
-from stream.traces.shard_traces import ShardHolding, shard_holdings, status_texts
+from stream.traces.shard_traces import PersonHoldings, ShardHolding, status_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,7 @@ _AHEAD: Final = frozenset({"dated_ahead", "clock_jump"})
 class SentErasure(msgspec.Struct, frozen=True):
     """An event customer.erased on the topic of orders. `until`: everything dated up to here is erased."""
 
+    customer_id: str
     partition: int
     offset: int
     until: str
@@ -52,7 +53,7 @@ class ShardLeft(msgspec.Struct, frozen=True):
     """A shard that still names the customer, or keeps a keyed hash of the id.
 
     `customer_id`: one of the customer's ids. `step`: scoring or campaigns. `events`: those that the state keeps, of
-    scoring.
+    scoring. `profile`: whether a field of the profile is kept, of campaigns.
     """
 
     customer_id: str
@@ -64,6 +65,7 @@ class ShardLeft(msgspec.Struct, frozen=True):
     tombstone: bool
     events: int
     erased_until: str | None
+    profile: bool
 
 
 class Erasure(msgspec.Struct, frozen=True):
@@ -88,24 +90,6 @@ class Erasure(msgspec.Struct, frozen=True):
     outside: list[str]
 
 
-class PersonHoldings(NamedTuple):
-    """The contents of all shards about each id of a customer."""
-
-    person: Person
-    by_id: dict[str, list[ShardHolding]]
-
-    def all(self) -> list[ShardHolding]:
-        """Return those about any id."""
-        return [holding for holdings in self.by_id.values() for holding in holdings]
-
-
-def holdings_of(redis: Redis, settings: Settings, customer_id: str) -> PersonHoldings:
-    """Return what the shards hold of a customer, by any of the ids. Raises StoreUnreadable, RedisError."""
-    person = person_of(redis, settings, customer_id)
-    by_id = {known: list(shard_holdings(redis, settings, Mentions.of(settings, known))) for known in person.ids}
-    return PersonHoldings(person, by_id)
-
-
 async def judged(
     redis: Redis,
     settings: Settings,
@@ -122,7 +106,7 @@ async def judged(
     letters, failures = await dead_letters_about(settings, everybody)
     partitions = sorted({p for known in found.person.ids for p in shards_of(settings, known)})
     lags = await asyncio.to_thread(_lags, redis, settings, partitions, sent, await _ends(settings, sent))
-    unfinished = left_by_scoring(settings, sent, found) + left_by_campaigns(found)
+    unfinished = unerased(settings, sent, found)
     reasons = (
         [*refusals("erasure", [(e.partition, e.offset) for e in sent], letters), *lags, *unfinished]
         if sent or unfinished
@@ -150,6 +134,23 @@ async def judged(
     )
 
 
+def unerased(settings: Settings, sent: list[SentErasure], found: PersonHoldings) -> list[str]:
+    """Return why the customer isn't erased, by what the shards of both steps hold. Raises StoreUnreadable.
+
+    `sent` empty: by the latest erasure that any shard knows.
+    """
+    return left_by_scoring(settings, sent, found) + left_by_campaigns(
+        found, _until(sent, found), returned=any(_events(holding) for holding in found.all() if holding.place.scoring)
+    )
+
+
+def _until(sent: list[SentErasure], found: PersonHoldings) -> int | None:
+    """Return the instant (ms) of the erasure: the one sent, or else the latest that a shard of the scoring knows."""
+    known = [erased_until(holding) for holding in found.all() if holding.place.scoring]
+    instants = [_ms(event.until) for event in sent] or [at for at in known if at is not None]
+    return max(instants, default=None)
+
+
 def left_by_scoring(settings: Settings, sent: list[SentErasure], found: PersonHoldings) -> list[str]:
     """Return why the customer isn't erased, by what the scoring's shards hold. Raises StoreUnreadable.
 
@@ -159,7 +160,9 @@ def left_by_scoring(settings: Settings, sent: list[SentErasure], found: PersonHo
     holdings = found.by_id[stays]
     scoring = [holding for holding in holdings if holding.place.scoring]
     known = [at for holding in scoring if (at := erased_until(holding)) is not None]
-    until = {event.partition: _ms(event.until) for event in sent}
+    # Each id has an event of its own; the one that stays counts here.
+    own = [event for event in sent if event.customer_id == stays] or sent
+    until = {event.partition: _ms(event.until) for event in own}
     if until and not until.keys() & set(partitions := shards_of(settings, stays)):
         # It is under the id of an alias, whose shard hands it on.
         until = dict.fromkeys(partitions, max(until.values()))
@@ -168,7 +171,7 @@ def left_by_scoring(settings: Settings, sent: list[SentErasure], found: PersonHo
         partition = holding.place.keys.partition
         at = until.get(partition, max(until.values(), default=max(known, default=None)))
         reasons += _of_scoring(settings, holding, at, expected=partition in until)
-    if not sent and not known and not reasons:
+    if not sent and not known and not reasons and not any(holding.found for holding in found.all()):
         reasons.append("no shard knows an erasure of this id, or holds anything else of it: check the id")
     for holding in holdings:
         shard = holding.place.keys.shard
@@ -209,19 +212,6 @@ def _not_handed_on(found: PersonHoldings, alias: str) -> list[str]:
         f"{found.person.customer_id!r}: it is handed on when that shard has read the merge"
         for holding in found.by_id[alias]
         if holding.place.scoring and holding.found
-    ]
-
-
-def left_by_campaigns(found: PersonHoldings) -> list[str]:
-    """Return which of the campaigns' shards hold the customer still: their dispatcher reads the last move later."""
-    holdings = found.all()
-    if any(_events(holding) for holding in holdings if holding.place.scoring):
-        return []  # later events have made a new customer of the id
-    return [
-        f"shard {holding.place.keys.shard} keeps the state of the customer's campaigns: no dispatcher has read the "
-        "last move yet"
-        for holding in holdings
-        if holding.found and not holding.place.scoring
     ]
 
 
@@ -314,6 +304,8 @@ def _notes(holdings: list[ShardHolding], texts: list[str], *, done: bool) -> lis
     later = sum(_events(holding) for holding in holdings if holding.place.scoring)
     if done and later:
         notes.append(f"events dated after the erasure are kept ({later:,}): they make a new customer of this id")
+    if done and any(profile_fields(holding) for holding in holdings if not holding.place.scoring):
+        notes.append("a profile dated after the erasure is kept")
     return notes
 
 
@@ -330,6 +322,7 @@ def _left(customer_id: str, holding: ShardHolding) -> ShardLeft:
         tombstone=holding.tombstone is not None,
         events=_events(holding) if scoring else 0,
         erased_until=None if until is None else iso(until),
+        profile=not scoring and profile_fields(holding) > 0,
     )
 
 
@@ -343,6 +336,7 @@ def erasure_lines(found: Erasure) -> list[str]:
     if found.done:
         lines = [f"{found.customer_id}: erased, everything dated up to {until}: {found.shards_read} shards were read."]
         lines.append("Redis keeps a keyed hash of the id, that instant and the number of the last move; nothing else.")
+        lines.append("Events and profiles that come later and are dated up to then are dropped.")
         if len(found.ids) > 1:
             lines.append(
                 f"All ids of the customer are erased: {', '.join(found.ids)}. Redis keeps, sealed, that they are one."

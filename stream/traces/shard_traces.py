@@ -9,6 +9,8 @@ import msgspec
 from stream.storage.keys import SALT_FIELD, tombstone
 from stream.storage.remains import opened_remains
 from stream.storage.states import whole_states
+from stream.traces.mentions import Mentions
+from stream.traces.person import Person, person_of
 from stream.traces.places import ShardPlace, shard_places, status_places
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from stream.settings import Settings
-    from stream.traces.mentions import Mentions
 
 _SHARDS_AT_ONCE: Final = 200  # in one pipeline
 _SEARCHED: Final = frozenset({"none", "hash", "zset", "set", "string"})  # types of keys; "none": there is no such key
@@ -61,6 +62,24 @@ class ShardHolding(NamedTuple):
             StoredTrace(keys.head, partition) if self.stopped_at else None,
         ]
         return [trace for trace in found if trace is not None] + self.others
+
+
+class PersonHoldings(NamedTuple):
+    """The contents of all shards about each id of a customer."""
+
+    person: Person
+    by_id: dict[str, list[ShardHolding]]
+
+    def all(self) -> list[ShardHolding]:
+        """Return those about any id."""
+        return [holding for holdings in self.by_id.values() for holding in holdings]
+
+
+def holdings_of(redis: Redis, settings: Settings, customer_id: str) -> PersonHoldings:
+    """Return what the shards hold of a customer, by any of the ids. Raises StoreUnreadable, RedisError."""
+    person = person_of(redis, settings, customer_id)
+    by_id = {known: list(shard_holdings(redis, settings, Mentions.of(settings, known))) for known in person.ids}
+    return PersonHoldings(person, by_id)
 
 
 def shard_holdings(redis: Redis, settings: Settings, mentions: Mentions) -> Iterator[ShardHolding]:

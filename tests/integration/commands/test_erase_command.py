@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +14,19 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from redis import Redis
 
+from segmentation.campaign_state import Act, CampaignState, Decided, Facts, Merged, name_key
+from segmentation.entries import DAY_MS
 from segmentation.events import Amount, OrderPlaced, encode
+from segmentation.links import Edge, Links
 from segmentation.partitioners import murmur2
-from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry
+from segmentation.profiles import DatedText, Profile
+from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, pack, unpack
 from stream.clock import now_ms
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
 from stream.settings import Settings
-from stream.storage.keys import ShardKeys
+from stream.storage.keys import ShardKeys, tombstone
+from stream.storage.remains import stored_remains
 from tests.support.command_line import run
 from tests.support.data.redis_customers import head
 from tests.support.engine.real_worker import activate, processes, settled
@@ -145,3 +151,102 @@ async def test_a_customer_in_a_shard_that_the_partitioner_does_not_choose_is_fou
     assert len(found["reasons"]) == 1
     assert f"shard {keys.shard} keeps events of the customer (1)" in found["reasons"][0]
     assert "SEGSTREAM_PARTITIONER=murmur2 puts this id into another shard" in found["reasons"][0]
+
+
+@pytest.fixture
+async def erased(settings_for: Callable[..., Settings]) -> Settings:
+    """A deployment whose scoring step has erased Ann up to now."""
+    settings = settings_for(partitions=PARTITIONS)
+    await topics.create(settings)
+    at = now_ms()
+    left, _ = absorb_bytes(EMPTY, entry(Kind.ERASED, "2", at), at, settings.rules)
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for partition in range(PARTITIONS):
+            redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, head(at, PARTITIONS))
+        keys = ShardKeys(settings.group, settings.orders_topic, 1 - elsewhere(ANN))
+        redis.hset(keys.tombstones, cast("Any", tombstone(ANN.encode(), settings.salt)), left)
+    return settings
+
+
+def keep(settings: Settings, state: CampaignState, *, customer: str = ANN, gone: bool = False) -> None:
+    keys, value = ShardKeys(settings.group, settings.changes_topic, 1 - elsewhere(customer)), state.pack()
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        redis.delete(keys.states, keys.tombstones)
+        if gone:
+            name, value = stored_remains(value, customer.encode(), settings.salt, 1)
+            redis.hset(keys.tombstones, cast("Any", name), value)
+        else:
+            redis.hset(keys.states, customer, value)
+
+
+def profile(at_ms: int) -> Profile:
+    return Profile(DatedText(at_ms, "Europe/Berlin"), consent=(("email", DatedText(at_ms, "denied")),))
+
+
+async def test_what_campaigns_keep_from_before_the_erasure_is_told(erased: Settings) -> None:
+    before, after = now_ms() - DAY_MS, now_ms() + DAY_MS
+    acts = (Act(name_key("win-back"), before), Act(name_key("win-back"), after))
+    shard = f"shard {erased.changes_topic}-{1 - elsewhere(ANN)}"
+    keep(erased, CampaignState(facts=Facts(profile(before))))
+    found = await erase(erased, ANN, "--check", code=1)
+    [reason] = found["reasons"]
+    assert f"{shard} keeps a profile (2 fields) of '{ANN}', dated up to " in reason
+    assert "no dispatcher has read an erasure under this id yet" in reason
+    assert [left["profile"] for left in found["shards"] if left["step"] == "campaigns"] == [True]
+
+    keep(erased, CampaignState(3, name_key("Lost"), 0, Facts(profile(after)), Decided(2, 0, acts)))
+    [reason] = (await erase(erased, ANN, "--check", code=1))["reasons"]
+    assert f"{shard} keeps actions (1) of '{ANN}'" in reason
+
+    keep(erased, CampaignState(3, name_key("Lost")))
+    [reason] = (await erase(erased, ANN, "--check", code=1))["reasons"]
+    assert "no dispatcher has read the last move yet" in reason
+
+    keep(erased, CampaignState(3, since=3, facts=Facts(profile(before))), gone=True)
+    [reason] = (await erase(erased, ANN, "--check", code=1))["reasons"]
+    assert f"{shard} keeps a profile (2 fields)" in reason
+
+    with Redis.from_url(erased.redis_url.get_secret_value()) as redis:
+        redis.hset(ShardKeys(erased.group, erased.changes_topic, 0).states, ANN, b"\xff")
+    assert "can't be read" in " ".join((await erase(erased, ANN, "--check", code=1))["reasons"])
+
+
+async def test_a_profile_from_after_the_erasure_is_kept(erased: Settings) -> None:
+    keep(erased, CampaignState(facts=Facts(profile(now_ms() + DAY_MS))))
+    shown = (await asyncio.to_thread(run, erased, "erase", ANN, "--check")).stdout
+    assert f"{ANN}: erased, everything dated up to " in shown
+    assert "Events and profiles that come later and are dated up to then are dropped.\n" in shown
+    assert "  a profile dated after the erasure is kept.\n" in shown
+    assert f"  {erased.profiles_topic} " in shown
+    assert "the customer's time zone, consents and language" in shown
+
+
+async def test_a_profile_without_an_erasure_is_told(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for(partitions=PARTITIONS)
+    await topics.create(settings)
+    keep(settings, CampaignState(facts=Facts(profile(1))))
+    [reason] = (await erase(settings, ANN, "--check", code=1))["reasons"]
+    assert f"keeps a profile of '{ANN}' (2 fields), and no shard knows an erasure" in reason
+
+
+async def test_each_id_of_a_merged_customer_gets_the_erasure(settings_for: Callable[..., Settings]) -> None:
+    """Campaigns keep under the id that went what its profile said: only an event of that id's reaches it."""
+    settings = settings_for(partitions=PARTITIONS)
+    await topics.create(settings)
+    at = now_ms()
+    edge = Edge(at, BOB, ANN)
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for partition in range(PARTITIONS):
+            redis.set(ShardKeys(settings.group, settings.orders_topic, partition).head, head(at, PARTITIONS))
+        keys = ShardKeys(settings.group, settings.orders_topic, 1 - elsewhere(ANN))
+        redis.hset(keys.states, ANN, pack(replace(unpack(EMPTY), links=Links(edges=(edge,)))))
+    keep(settings, CampaignState(2, since=2, facts=Facts(profile(1), merged=Merged(at, ANN))), customer=BOB, gone=True)
+    done = await erase(settings, ANN, "--wait", "0", code=1)
+    assert [(sent["customer_id"], sent["partition"]) for sent in done["sent"]] == [
+        (ANN, 1 - elsewhere(ANN)), (BOB, 1 - elsewhere(BOB)),
+    ]  # fmt: skip
+    records = await read_topic(settings, settings.orders_topic)
+    assert sorted((r.key, json.loads(r.value)["customer_id"]) for r in records) == [
+        (ANN.encode(), ANN), (BOB.encode(), BOB),
+    ]  # fmt: skip
+    assert any(f"keeps a profile (2 fields) of '{BOB}'" in reason for reason in done["reasons"])

@@ -1,4 +1,4 @@
-"""What is left of the gone customers of the campaign step: the later one of two is found, and other ids are sealed."""
+"""The remains of gone customers in campaigns: the later one of two is found, and other ids are sealed."""
 
 from __future__ import annotations
 
