@@ -1,4 +1,4 @@
-"""Events of customers on the orders topic, each on its customer's partition."""
+"""Events of customers on the topics of orders and profiles, each on its customer's partition."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from segmentation.partitioners import murmur2
 
 if TYPE_CHECKING:
     from segmentation.events import CustomerErased, CustomerEvent
+    from segmentation.profiles import CustomerProfile
     from stream.settings import Settings
 
 
@@ -21,3 +22,12 @@ async def send_events(settings: Settings, *events: CustomerEvent | CustomerErase
             key = event.customer_id.encode()
             partition = murmur2(key, settings.partitions)
             await producer.send(settings.orders_topic, encode(event), key=key, partition=partition)
+
+
+async def send_profiles(settings: Settings, *profiles: CustomerProfile) -> None:
+    """Send profiles in their order, and wait until Kafka has all of them."""
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        for profile in profiles:
+            key = profile.customer_id.encode()
+            partition = murmur2(key, settings.partitions)
+            await producer.send(settings.profiles_topic, encode(profile), key=key, partition=partition)

@@ -18,8 +18,10 @@ from segmentation.events import Amount, OrderPlaced
 from segmentation.links import Edge, Links
 from segmentation.money import UNITS
 from segmentation.partitioners import murmur2
+from segmentation.profiles import CustomerProfile
 from segmentation.rfm import EMPTY, Kind, absorb_bytes, entry, pack, unpack
 from stream.clock import now_ms
+from stream.customers.campaigns import campaign_states
 from stream.customers.merge import MergeRefused, merge
 from stream.kafka import topics
 from stream.kafka.clients import read_topic
@@ -32,7 +34,8 @@ from tests.integration.commands.test_erase_command import keys_naming
 from tests.support.command_line import run
 from tests.support.data.redis_customers import head
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled
-from tests.support.orders import send_events
+from tests.support.engine.toy_engine import eventually
+from tests.support.orders import send_events, send_profiles
 
 PARTITIONS = 2
 GUEST, ACCOUNT, THIRD = "guest-of-the-test", "person-of-the-test", "third-of-the-test"
@@ -75,6 +78,8 @@ async def test_two_ids_become_one_customer(settings_for: Callable[..., Settings]
         await settled(settings, activation=activation)
         before = await moves_of(settings, GUEST)
         actions = len(await read_topic(settings, settings.actions_topic))
+        berlin = CustomerProfile(id="p-1", customer_id=GUEST, occurred_at=datetime.now(UTC), time_zone="Europe/Berlin")
+        await send_profiles(settings, berlin)
 
         done = await command(settings, "merge", GUEST, ACCOUNT)
         assert (done["done"], done["reasons"]) == (True, [])
@@ -92,6 +97,9 @@ async def test_two_ids_become_one_customer(settings_for: Callable[..., Settings]
         assert f"{GUEST} was merged into {ACCOUNT}" in shown
         shown = (await asyncio.to_thread(run, settings, "customer", ACCOUNT)).stdout
         assert f"{ACCOUNT} has 2 ids: {ACCOUNT}, {GUEST}" in shown
+
+        await eventually(lambda: "Berlin" in known_to_campaigns(settings, ACCOUNT), 60, "the profile is handed on")
+        assert "time zone Europe/Berlin" in (await asyncio.to_thread(run, settings, "customer", ACCOUNT)).stdout
 
         # Later events of either id, and a second merge in a chain.
         await send_events(settings, order(GUEST, 3), life[0], order(THIRD, 1))
@@ -113,11 +121,18 @@ async def test_two_ids_become_one_customer(settings_for: Callable[..., Settings]
         for name in (GUEST, ACCOUNT, THIRD):
             assert keys_naming(settings, name) == []
             assert (await command(settings, "erase", name, "--check"))["done"]
+            assert "Berlin" not in known_to_campaigns(settings, name)
         assert (await moves_of(settings, THIRD))[-1]["cause"] == "erasure"
         await send_events(settings, *life)
         await settled(settings)
         await settled(settings)
         assert [keys_naming(settings, name) for name in (GUEST, ACCOUNT, THIRD)] == [[], [], []]
+
+
+def known_to_campaigns(settings: Settings, name: str) -> str:
+    """What the campaigns' shards know of an id."""
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        return str([state for _, state in campaign_states(redis, settings, name)])
 
 
 def written(settings: Settings, name: str, edges: tuple[Edge, ...], orders: int = 0, *, gone: bool = False) -> None:

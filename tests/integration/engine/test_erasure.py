@@ -14,8 +14,10 @@ from pydantic import SecretStr
 from redis import Redis
 
 from segmentation.events import Amount, OrderPlaced
+from segmentation.profiles import CustomerProfile
 from stream.clock import now_ms
 from stream.commands import shards
+from stream.customers.campaigns import campaign_states
 from stream.customers.erase import erase
 from stream.customers.erasure_report import Erasure
 from stream.customers.lookup import customer
@@ -26,7 +28,8 @@ from stream.settings import Settings
 from stream.storage.keys import ShardKeys
 from stream.traces.mentions import CustomerIdRefused
 from tests.support.engine.real_worker import activate, check_chains, moves, processes, settled, states
-from tests.support.orders import send_events
+from tests.support.engine.toy_engine import eventually
+from tests.support.orders import send_events, send_profiles
 
 ANN, BOB = "ann-of-the-test", "bob-of-the-test"
 
@@ -45,6 +48,16 @@ async def of_ann(settings: Settings) -> list[dict[str, Any]]:
     everyone = await moves(settings)
     check_chains(everyone)
     return [move for partition in everyone for move in partition if move["customer_id"] == ANN]
+
+
+async def say(settings: Settings, at: datetime, *, zone: str = "Europe/Berlin") -> None:
+    await send_profiles(settings, CustomerProfile(id=f"{at}", customer_id=ANN, occurred_at=at, time_zone=zone))
+
+
+def known_to_campaigns(settings: Settings) -> str:
+    """What the campaigns' shards know of Ann, by id or hash."""
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        return str([state for _, state in campaign_states(redis, settings, ANN)])
 
 
 def everything_stored(settings: Settings) -> dict[str, bytes]:
@@ -81,6 +94,9 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         await settled(settings, activation=activation)
         before = await of_ann(settings)
         assert before[-1]["to"]
+        said = datetime.now(UTC)
+        await say(settings, said)
+        await eventually(lambda: "Berlin" in known_to_campaigns(settings), 60, "the profile is known")
         erasure = await erase(settings, ANN, None, now_ms=now_ms(), wait_s=60)
         assert erasure.done
         await settled(settings, topic=settings.changes_topic)
@@ -92,13 +108,18 @@ async def test_an_erased_customer_is_forgotten_and_can_return(
         assert not [name for name, text in everything_stored(settings).items() if ANN.encode() in text]
         assert len(tombstones(settings, settings.orders_topic)) == 1
         assert len(tombstones(settings, settings.changes_topic)) == 1
+        assert "Berlin" not in known_to_campaigns(settings)
         check_the_other_customer(settings)
         report = customer(settings, await read_published(settings), ANN, now_ms())
         assert report.erased_at == erasure.sent[0].until
         assert (report.frequency, report.entries[0].kind) == (0, "erased")
 
-        # Old orders and repeated ones don't bring the customer back; nor does the erasure of an unknown customer.
+        # Old orders, profiles and repeated ones don't bring the customer back; nor does the erasure of one unknown.
         await send_events(settings, *life)
+        await say(settings, said)
+        await say(settings, datetime.now(UTC), zone="Europe/Vienna")
+        await eventually(lambda: "Vienna" in known_to_campaigns(settings), 60, "the profiles are read")
+        assert "Berlin" not in known_to_campaigns(settings)
         assert (await erase(settings, "never-seen", None, now_ms=now_ms(), wait_s=60)).done
         await settled(settings)
         assert await of_ann(settings) == after
