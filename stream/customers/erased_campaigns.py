@@ -43,13 +43,15 @@ def _left(known: str, holding: ShardHolding, until_ms: int | None, *, returned: 
     fields = sum(_fields(state.facts.profile, until_ms) for state in states)
     acts = sum(_acts(state, until_ms) for state in states)
     if (fields or acts) and until_ms is not None:
-        kept = " and ".join([f"a profile ({fields:,} fields)"] * bool(fields) + [f"actions ({acts:,})"] * bool(acts))
+        kept = " and ".join(
+            [f"fields of the profile ({fields:,})"] * bool(fields) + [f"actions ({acts:,})"] * bool(acts)
+        )
         return (
             f"shard {shard} keeps {kept} of {known!r}, dated up to {iso(until_ms)}: no dispatcher has read an erasure "
             "under this id yet"
         )
     if fields:
-        return f"shard {shard} keeps a profile of {known!r} ({fields:,} fields), and no shard knows an erasure"
+        return f"shard {shard} keeps fields of the profile ({fields:,}) of {known!r}, and no shard knows an erasure"
     if returned or not holding.found or (holding.state is not None and not any(_moved(state) for state in states)):
         return None
     return f"shard {shard} keeps the state of the customer's campaigns: no dispatcher has read the last move yet"

@@ -183,14 +183,14 @@ def profile(at_ms: int) -> Profile:
     return Profile(DatedText(at_ms, "Europe/Berlin"), consent=(("email", DatedText(at_ms, "denied")),))
 
 
-async def test_what_campaigns_keep_from_before_the_erasure_is_told(erased: Settings) -> None:
+async def test_what_campaigns_keep_from_before_the_erasure_is_reported(erased: Settings) -> None:
     before, after = now_ms() - DAY_MS, now_ms() + DAY_MS
     acts = (Act(name_key("win-back"), before), Act(name_key("win-back"), after))
     shard = f"shard {erased.changes_topic}-{1 - elsewhere(ANN)}"
     keep(erased, CampaignState(facts=Facts(profile(before))))
     found = await erase(erased, ANN, "--check", code=1)
     [reason] = found["reasons"]
-    assert f"{shard} keeps a profile (2 fields) of '{ANN}', dated up to " in reason
+    assert f"{shard} keeps fields of the profile (2) of '{ANN}', dated up to " in reason
     assert "no dispatcher has read an erasure under this id yet" in reason
     assert [left["profile"] for left in found["shards"] if left["step"] == "campaigns"] == [True]
 
@@ -204,7 +204,7 @@ async def test_what_campaigns_keep_from_before_the_erasure_is_told(erased: Setti
 
     keep(erased, CampaignState(3, since=3, facts=Facts(profile(before))), gone=True)
     [reason] = (await erase(erased, ANN, "--check", code=1))["reasons"]
-    assert f"{shard} keeps a profile (2 fields)" in reason
+    assert f"{shard} keeps fields of the profile (2)" in reason
 
     with Redis.from_url(erased.redis_url.get_secret_value()) as redis:
         redis.hset(ShardKeys(erased.group, erased.changes_topic, 0).states, ANN, b"\xff")
@@ -221,12 +221,12 @@ async def test_a_profile_from_after_the_erasure_is_kept(erased: Settings) -> Non
     assert "the customer's time zone, consents and language" in shown
 
 
-async def test_a_profile_without_an_erasure_is_told(settings_for: Callable[..., Settings]) -> None:
+async def test_a_profile_without_an_erasure_is_reported(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(partitions=PARTITIONS)
     await topics.create(settings)
     keep(settings, CampaignState(facts=Facts(profile(1))))
     [reason] = (await erase(settings, ANN, "--check", code=1))["reasons"]
-    assert f"keeps a profile of '{ANN}' (2 fields), and no shard knows an erasure" in reason
+    assert f"keeps fields of the profile (2) of '{ANN}', and no shard knows an erasure" in reason
 
 
 async def test_each_id_of_a_merged_customer_gets_the_erasure(settings_for: Callable[..., Settings]) -> None:
@@ -249,4 +249,4 @@ async def test_each_id_of_a_merged_customer_gets_the_erasure(settings_for: Calla
     assert sorted((r.key, json.loads(r.value)["customer_id"]) for r in records) == [
         (ANN.encode(), ANN), (BOB.encode(), BOB),
     ]  # fmt: skip
-    assert any(f"keeps a profile (2 fields) of '{BOB}'" in reason for reason in done["reasons"])
+    assert any(f"keeps fields of the profile (2) of '{BOB}'" in reason for reason in done["reasons"])

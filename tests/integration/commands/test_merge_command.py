@@ -130,7 +130,7 @@ async def test_two_ids_become_one_customer(settings_for: Callable[..., Settings]
 
 
 def known_to_campaigns(settings: Settings, name: str) -> str:
-    """What the campaigns' shards know of an id."""
+    """The knowledge that the campaigns' shards have of an id."""
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         return str([state for _, state in campaign_states(redis, settings, name)])
 

@@ -55,7 +55,7 @@ async def say(settings: Settings, at: datetime, *, zone: str = "Europe/Berlin") 
 
 
 def known_to_campaigns(settings: Settings) -> str:
-    """What the campaigns' shards know of Ann, by id or hash."""
+    """The knowledge that the campaigns' shards have of Ann, by id or hash."""
     with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
         return str([state for _, state in campaign_states(redis, settings, ANN)])
 
