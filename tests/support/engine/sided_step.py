@@ -104,7 +104,8 @@ class SidedStep:
                 word = "ordered" if state.ordered else self._word(state)
                 state.until = state.since = state.ordered = 0
                 self._answer(key, state, word, turn)
-        turn.states = {key: now for key, state in states.items() if (now := state.pack()) != stored[key]}
+        nothing = Answers().pack()
+        turn.states = {key: now for key, state in states.items() if (now := state.pack()) != (stored[key] or nothing)}
         for entry in fired:
             if at := states[entry.key].until if entry.key in states else 0:
                 turn.due[entry.key] = at
