@@ -30,7 +30,17 @@ from segmentation.campaign_writing import DecisionWriter
 from segmentation.events import RejectedEvent
 from segmentation.output_events import Cause
 from segmentation.routing import EVERYWHERE, Routing
-from segmentation.step import BatchTooLong, DeadLetter, DueEntry, KafkaRecord, SidePackage, Turn, TurnContext, TurnPlan
+from segmentation.step import (
+    NEVER_DUE,
+    BatchTooLong,
+    DeadLetter,
+    DueEntry,
+    KafkaRecord,
+    SidePackage,
+    Turn,
+    TurnContext,
+    TurnPlan,
+)
 
 if TYPE_CHECKING:
     from segmentation.step import SideRecord
@@ -145,7 +155,9 @@ class CampaignStep:
             target = targets[move.customer]
             if move.change.sequence > target.state.sequence:
                 target.state = target.state.handled(move.change.sequence, move.change.to)
-        return Turn(plan.taken, plan.clock, _changed(targets), dead=list(work.dead))
+        states = _changed(targets)
+        # What is held back says itself when it falls due; else time moves nobody.
+        return Turn(plan.taken, plan.clock, states, due=dict.fromkeys(states, NEVER_DUE), dead=list(work.dead))
 
     def decide(
         self,

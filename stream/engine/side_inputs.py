@@ -141,6 +141,11 @@ class SideInputs:
         """How many offsets up to the end aren't taken, by source, as of the last fetch."""
         return {side.source: side.lag for side in self._logs.values()}
 
+    @property
+    def are_behind(self) -> bool:
+        """Whether records from before the takeover are still to be taken."""
+        return any(side.offset < side.barrier for side in self._logs.values())
+
     def note_answer(self, at: int | None) -> None:
         """Note when the last fetch of the input was answered (ms)."""
         if at != self._answered_at:

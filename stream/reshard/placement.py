@@ -94,7 +94,8 @@ def _inherit(partition: int, heads: Mapping[int, StoreHead], former: int, partit
         former=former,
         backfills=backfills,
         rewritten=None if all(head.rewritten is None for head in heads.values()) else "",
-        sides={},  # customers have come from other partitions, and so has what is known of them
+        # What is known of customers has come with them. New partitions begin with their first record.
+        sides=own.sides if own else dict.fromkeys(newest.sides, 0),
         stored=None,
     )
     return Inheritance(head, slots)

@@ -140,7 +140,7 @@ class Sealer:
             await owned.close()
 
     async def _drain(self, owned: Owned) -> None:
-        """Take turns until the input is at its end: nobody writes to it any more."""
+        """Take turns until the input is at its end, to which nobody writes any more; side inputs at that of before."""
         context = owned.shard
         _, end = (await owned.reader.bounds([self._streams.input], context.partition))[self._streams.input]
         owned.reader.seek(self._streams.input, context.partition, owned.head.offset)
@@ -148,11 +148,16 @@ class Sealer:
         await board.put(context, "running", owned.head)
         turns = Turns(context, None, Metrics(), board, TurnSlots(1), now_ms, asyncio.Event())
         turns.begin(owned)
-        offset, deadline = owned.head.offset, time.monotonic() + QUIET_S
-        while owned.head.offset < end:
+        place, deadline = _place(owned), time.monotonic() + QUIET_S
+        while owned.head.offset < end or owned.sides.are_behind:
             await turns.turn(owned)
-            if owned.head.offset > offset:
-                offset, deadline = owned.head.offset, time.monotonic() + QUIET_S
+            if _place(owned) != place:
+                place, deadline = _place(owned), time.monotonic() + QUIET_S
             elif time.monotonic() > deadline:
-                raise ShardLost("read_timeout", f"{context} can't be read from offset {offset}.")
+                raise ShardLost("read_timeout", f"{context} can't be read from {place}.")
         await board.release(context)
+
+
+def _place(owned: Owned) -> dict[str, int]:
+    """Return where a shard stands in each of its inputs."""
+    return owned.sides.offsets | {owned.shard.streams.input: owned.head.offset}

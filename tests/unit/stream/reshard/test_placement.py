@@ -48,6 +48,12 @@ def test_a_former_shard_goes_on_where_it_was_sealed_and_a_new_one_begins() -> No
     assert (written.offset, written.count, written.clock, written.partitions) == (11, 31, 200, 3)
 
 
+def test_side_inputs_go_on_where_they_were_read_and_from_the_start_of_new_partitions() -> None:
+    sealed = [head(0, sides={"profiles": 4, "orders": 9}), head(1, sides={"profiles": 5, "orders": 8})]
+    found = [inherited.head.sides for inherited in inherit(sealed, 3, [0] * 3)]
+    assert found == [sealed[0].sides, sealed[1].sides, {"profiles": 0, "orders": 0}]
+
+
 @pytest.mark.parametrize("other", [{"activation": 4, "version": "v4"}, {"cursor": "m", "scope": Scope.RELEASED}])
 def test_a_shard_rescores_everyone_where_its_sources_are_not_alike(other: dict[str, Any]) -> None:
     for found in (inherited.head for inherited in inherit([head(0, **other), head(1)], 3, [0] * 3)):
