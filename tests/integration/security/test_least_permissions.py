@@ -17,7 +17,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from segmentation.events import Amount, OrderPlaced, encode
-from stream.kafka.clients import end_offsets
+from segmentation.profiles import CustomerProfile
+from stream.dead_letters.records import read_dead_letter
+from stream.kafka.clients import end_offsets, read_topic
 from stream.storage.heads import decode_store_head, encode_head
 from stream.storage.keys import ShardKeys
 from tests.support.delivery.endpoint import SECRET
@@ -85,15 +87,27 @@ async def place_by_the_shop(settings: Settings, count: int) -> None:
             await producer.send_and_wait(topic, b"{", key=b"broken", partition=0)
 
 
+async def describe_by_the_profile_service(settings: Settings) -> None:
+    """Send the profile of a customer who is merged later, and one that nobody can use."""
+    profile = CustomerProfile(
+        id="p-1", customer_id="c3", occurred_at=datetime.now(UTC), consent={"email": "denied"}, language="de"
+    )
+    async with AIOKafkaProducer(**settings.kafka_client()) as producer:
+        await producer.send_and_wait(settings.profiles_topic, encode(profile), key=b"c3")
+        await producer.send_and_wait(settings.profiles_topic, b"{", key=b"broken", partition=0)
+
+
 async def break_a_move(settings: Settings) -> None:
-    """Send a move that the dispatcher can't read, and wait for its dead letter. `settings`: of an administrator."""
+    """Send a move that the dispatcher can't read, and wait for its dead letters. `settings`: of an administrator."""
     async with AIOKafkaProducer(**settings.kafka_client()) as producer:
         await producer.send_and_wait(settings.changes_topic, b"{", key=b"broken", partition=0)
 
     async def dead() -> bool:
-        return any((await end_offsets(settings, settings.changes_dead_letters_topic)).values())
+        found = await read_topic(settings, settings.changes_dead_letters_topic)
+        sources = {read_dead_letter(record).topic for record in found}
+        return sources == {settings.changes_topic, settings.profiles_topic}
 
-    await eventually(dead, 60, "the dead letter of a move")
+    await eventually(dead, 60, "the dead letters of a move and of a profile")
 
 
 async def delete_a_topic(settings: Settings) -> None:
@@ -117,14 +131,17 @@ async def forget_the_first_order(settings: Settings) -> None:
 
 
 async def read_by_the_campaign_tool(settings: Settings) -> None:
+    topics = {settings.actions_topic, settings.changes_topic, settings.state_topic}
     async with AIOKafkaConsumer(
-        settings.actions_topic, **settings.kafka_client(), group_id="crm", auto_offset_reset="earliest"
+        *topics, **settings.kafka_client(), group_id="crm", auto_offset_reset="earliest"
     ) as consumer:
+        seen = set[str]()
 
-        async def some() -> bool:
-            return bool(await consumer.getmany(timeout_ms=200))
+        async def all_of_them() -> bool:
+            seen.update(partition.topic for partition in await consumer.getmany(timeout_ms=200))
+            return seen == topics
 
-        await eventually(some, 60, "campaign actions")
+        await eventually(all_of_them, 60, "actions, moves and latest moves")
         await consumer.commit()
 
 
@@ -217,6 +234,7 @@ def test_every_command_and_process_works_with_the_documented_permissions(
         as_user("operator", "segstream replay FILE", orders)
         as_user("operator", "segstream backfill FILE --id old", history)
         asyncio.run(place_by_the_shop(secured.settings("shop"), 3))
+        asyncio.run(describe_by_the_profile_service(secured.settings("profiles")))
         wait_for(lambda: scored(secured, deployment) == 122, processes, "all customers")
         for line in (
             "run --recipe rfm --min-customers 30 --k 3 --activate --force",

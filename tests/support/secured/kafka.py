@@ -21,7 +21,9 @@ from tests.support.secured.rules import KafkaRule
 
 PASSWORDS = {
     user: f"{user}-password"
-    for user in ("worker", "dispatcher", "adapters", "trainer", "reader", "operator", "shop", "crm", "nobody")
+    for user in (
+        "worker", "dispatcher", "adapters", "trainer", "reader", "operator", "shop", "profiles", "crm", "nobody",
+    )
 }  # fmt: skip
 # The authorizer writes a line for each decision, with the rule that allowed it.
 _AUDIT = "logger.audit.name = kafka.authorizer.logger\nlogger.audit.level = DEBUG\n"
