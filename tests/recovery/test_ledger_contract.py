@@ -360,3 +360,32 @@ async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
     cluster, counts = await reader.describe(side.streams.pinned())
     assert cluster
     assert counts == dict.fromkeys(side.streams.pinned(), 1)
+
+
+async def test_each_answer_to_a_fetch_tells_how_far_open_transactions_reach(side: Side, reader: LogReader) -> None:
+    """A shard takes an order of its side input once two answers after it say that the input is at its end."""
+    ledger, topic = await side.ledger(), side.streams.output
+    await ledger.publish(turn(1, 1, b"a"))
+    reader.seek(topic, 0, 0)
+    answers = set[int | None]()
+
+    async def until(drained: bool) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                await reader.read(10, 10)
+                known, position = reader.known_bounds(), await reader.position()
+                answers.add(reader.answered_at())
+                if known and position == known[0] and (position >= known[1]) is drained and len(answers) > 2:
+                    return
+                await asyncio.sleep(0.01)  # the fetch is under way
+
+    await until(drained=True)
+    answers.clear()
+    await ledger._producer.begin_transaction()
+    for future, _ in await ledger._send_outputs(turn(2, 2, b"b")):
+        await future
+    await until(drained=False)
+    answers.clear()
+    await ledger._producer.commit_transaction()
+    await until(drained=True)
+    await ledger.close()

@@ -74,6 +74,13 @@ def test_a_head_of_before_the_eras_is_of_the_first() -> None:
     assert parse_head(head.replace(b',"era":0', b""), "orders-3").era == 0
 
 
+def test_a_head_of_before_side_inputs_knows_no_place_in_them() -> None:
+    head = encode_head(msgspec.structs.replace(first_head("cluster", (4, 4), 7), sides={"orders": 3}))
+    assert parse_head(head, "orders-3").sides == {"orders": 3}
+    assert b',"sides":{"orders":3}' in head
+    assert parse_head(head.replace(b',"sides":{"orders":3}', b""), "orders-3").sides == {}
+
+
 def test_states_under_a_head_of_the_former_format_are_to_be_rewritten() -> None:
     now = encode_head(msgspec.structs.replace(first_head("cluster", (4, 4), 7), rewritten=None))
     former = now.replace(b'"format":2', b'"format":1').replace(b'"rewritten":null,', b"")
