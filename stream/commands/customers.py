@@ -167,7 +167,8 @@ def _show_campaigns(found: CampaignsReport) -> None:
         echo(line)
     if found.decisions:
         console().print(table(("decided", "campaign", "outcome", "reason"), decision_rows(found.decisions)))
-    echo(f"    {looked_line(found)}")
+    if found.looked is not None:
+        echo(f"    {looked_line(found.looked, len(found.decisions))}")
 
 
 @app.command()

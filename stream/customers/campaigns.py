@@ -100,12 +100,12 @@ class CampaignsReport(msgspec.Struct, frozen=True):
     """One customer in campaigns.
 
     `known`: of each shard that knows one of the ids, usually one. `decisions`: of all ids, the newest first. `looked`:
-    how far back they were looked for. `unreadable`: why a state couldn't be read.
+    how far back they were looked for; None: not at all. `unreadable`: why a state couldn't be read.
     """
 
     known: list[CustomerInCampaigns]
     decisions: list[CampaignDecision]
-    looked: LookBack
+    looked: LookBack | None
     unreadable: list[str]
 
     @property
@@ -119,13 +119,16 @@ async def campaigns_report(
 ) -> CampaignsReport:
     """Return what campaigns know of a customer by all of the ids, and the latest decisions.
 
-    `back`: how many of the newest records of the topic of actions are looked through, or a few more. Raises RedisError.
+    `back`: how many of the newest records of the topic of actions are looked through, or a few more; 0: none. Raises
+    RedisError.
     """
     ids = person_of(redis, settings, customer_id).ids
-    mentions = AnyMentions([Mentions.of(settings, known) for known in ids])
-    [place] = [place for place in topic_places(settings) if place.topic == settings.actions_topic]
-    found = await latest_about(settings, place, ids, mentions, most=_MOST_DECISIONS, back=back)
-    decisions = list(_decisions(record.value for record in found.records))
+    looked, decisions = None, list[CampaignDecision]()
+    if back:
+        mentions = AnyMentions([Mentions.of(settings, known) for known in ids])
+        [place] = [place for place in topic_places(settings) if place.topic == settings.actions_topic]
+        records, looked = await latest_about(settings, place, ids, mentions, most=_MOST_DECISIONS, back=back)
+        decisions += _decisions(record.value for record in records)
     names = campaign_names(settings, decisions)
     known, unreadable = list[CustomerInCampaigns](), list[str]()
     for one in ids:
@@ -134,7 +137,7 @@ async def campaigns_report(
                 known.append(in_campaigns(one, keys.partition, state, names))
             else:
                 unreadable.append(f"the state of {one!r} in shard {keys.shard}: {state}")
-    return CampaignsReport(known, decisions, found.looked, unreadable)
+    return CampaignsReport(known, decisions, looked, unreadable)
 
 
 def campaign_states(
@@ -282,14 +285,13 @@ def _outcome(event: CampaignDecision) -> tuple[str, str]:
     return f"converted{held_out}", f"order {event.order_id} of {event.amount.value} {event.amount.currency}"
 
 
-def looked_line(found: CampaignsReport) -> str:
-    """Return how far back the decisions were looked for, as a sentence.
+def looked_line(looked: LookBack, count: int) -> str:
+    """Return how far back the decisions were looked for, as a sentence. `count`: of those that are shown.
 
     >>> looked = LookBack("campaign-actions", [3], 50_000, "2026-03-03T14:20:00.000Z", complete=False)
-    >>> looked_line(CampaignsReport([], [], looked, []))
+    >>> looked_line(looked, 0)
     'no decision among the newest 50,000 records of campaign-actions (partition 3), back to 2026-03-03T14:20:00.000Z'
     """
-    looked, count = found.looked, len(found.decisions)
     if looked.failure is not None and not count:
         return f"decisions can't be read: {looked.failure}"
     partitions = ", ".join(map(str, looked.partitions))

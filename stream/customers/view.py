@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from stream.customers.campaigns import CampaignsReport, campaigns_report
+from stream.customers.campaigns import LOOKED_BACK, CampaignsReport, campaigns_report
 from stream.customers.lookup import CustomerReport, CustomerUnknown, customer
 from stream.storage.client import redis_client
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class CustomerView(NamedTuple):
-    """One customer. `report` None: no shard knows an order. `campaigns` None: all of it is under another id."""
+    """One customer. `report` None: no shard knows an order.
+
+    `campaigns` None: the customer was erased, or all of it is under another id.
+    """
 
     customer_id: str
     report: CustomerReport | None
@@ -43,9 +46,13 @@ async def look_up(settings: Settings, published: PublishedModels, customer_id: s
         return CustomerView(customer_id, None, campaigns)
     if report.merged_into is not None:
         return CustomerView(customer_id, report, None)
+    if report.erased_at is not None:
+        # Decisions of before are still in the log, as `segstream erase` says. A look-up doesn't bring them back.
+        since = await _campaigns(settings, customer_id, back=0)
+        return CustomerView(customer_id, report, since if any(known.profile for known in since.known) else None)
     return CustomerView(customer_id, report, await _campaigns(settings, customer_id))
 
 
-async def _campaigns(settings: Settings, customer_id: str) -> CampaignsReport:
+async def _campaigns(settings: Settings, customer_id: str, back: int = LOOKED_BACK) -> CampaignsReport:
     with redis_client(settings) as redis:
-        return await campaigns_report(redis, settings, customer_id)
+        return await campaigns_report(redis, settings, customer_id, back=back)

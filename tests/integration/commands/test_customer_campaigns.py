@@ -146,6 +146,18 @@ async def test_a_customer_with_a_profile_alone_is_shown(known: Settings) -> None
     assert "no customer 'nobody'" in str(nobody.exception)
 
 
+async def test_of_an_erased_customer_only_a_later_profile_is_shown(known: Settings) -> None:
+    await publish(known, CLEO, encode(DECISIONS[3]).replace(ANN.encode(), CLEO.encode()))
+    left, _ = absorb_bytes(EMPTY, entry(Kind.ERASED, "2", AT), AT, known.rules)
+    store(known, known.orders_topic, CLEO, left)
+    text = await shown(known, CLEO)
+    assert f"{CLEO} was erased at {iso(AT)}" in text
+    assert "language de-AT" in text
+    assert "win-back" not in text
+    store(known, known.changes_topic, CLEO, CampaignState(3, since=3, facts=Facts(erased_at=AT)).pack())
+    assert "campaigns" not in await shown(known, CLEO)
+
+
 async def test_a_state_that_cannot_be_read_is_named(known: Settings) -> None:
     store(known, known.changes_topic, ANN, b"\xff")
     text = await shown(known, ANN)
@@ -168,20 +180,23 @@ async def test_the_search_goes_back_in_windows_and_says_how_far(known: Settings)
             return await campaigns_report(redis, known, ANN, back=back)
 
     near, far = await report(6_000), await report(1_000_000)
+    assert near.looked
+    assert far.looked
     assert near.decisions == []
     assert near.looked.records == 10_000
     assert not near.looked.complete
     assert near.looked.since
     said = f"no decision among the newest 10,000 records of {known.actions_topic} (partition {home(ANN)}), back to 20"
-    assert looked_line(near).startswith(said)
+    assert looked_line(near.looked, 0).startswith(said)
     assert [event.id for event in far.decisions] == ["1"] * 20
     assert far.looked.records == 11_025
-    assert looked_line(far).startswith("the newest 20 of")
+    assert looked_line(far.looked, 20).startswith("the newest 20 of")
 
 
 async def test_a_topic_that_cannot_be_read_is_named(known: Settings) -> None:
     other = known.model_copy(update={"actions_topic": f"{known.group}-nothing"})
     with Redis.from_url(known.redis_url.get_secret_value()) as redis:
         report = await campaigns_report(redis, other, ANN)
-    assert looked_line(report) == f"decisions can't be read: there is no topic {known.group}-nothing"
+    assert report.looked
+    assert looked_line(report.looked, 0) == f"decisions can't be read: there is no topic {known.group}-nothing"
     assert len(report.known) == 1
