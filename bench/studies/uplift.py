@@ -179,7 +179,9 @@ def line(title: str, results: Sequence[ShopResult]) -> str:
     tallies = {way: together(result.tallies[way] for result in results) for way in WAYS}
     cells = [f"{tallies[way].coverage:.1%} · {tallies[way].false_alarms:.1%}" for way in WAYS]
     given = " · ".join(f"{tallies[way].given / max(tallies[way].paths, 1):.0%}" for way in WAYS[3:])
-    worst = min((result.tallies["spend"].coverage for result in results), default=1.0)
+    spend = [result.tallies["spend"] for result in results]
+    # A shop with an interval on few of its paths has too few of them to tell.
+    worst = min((tally.coverage for tally in spend if 2 * tally.given >= tally.paths), default=1.0)
     return f"| {title} | {' | '.join(cells)} | {given} | {worst:.1%} |"
 
 
@@ -191,7 +193,7 @@ def together(tallies: Iterable[PathTally]) -> PathTally:
     return total
 
 
-HEADER: Final = f"| | {' | '.join(WAYS)} | with an interval: spend · orders | worst shop |\n|---|" + "---|" * (
+HEADER: Final = f"| | {' | '.join(WAYS)} | with an interval: spend · orders | worst shop: spend |\n|---|" + "---|" * (
     len(WAYS) + 2
 )
 

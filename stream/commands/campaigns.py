@@ -1,4 +1,4 @@
-"""`segstream campaigns`: what the rules of campaigns say and would do, before a dispatcher acts by them."""
+"""`segstream campaigns`: what the rules of campaigns say and would do, and what campaigns have brought."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from stream.commands.options import AsJson, span_of
+from stream.clock import now_ms
+from stream.commands.options import AsJson, Format, instant_of, span_of
 from stream.terminal import echo, echo_lines
 
 if TYPE_CHECKING:
     from segmentation.campaign_rules import RuleTable
     from stream.campaigns.simulate import CampaignSimulation
+    from stream.uplift.measure import UpliftReport
 
 _SINCE_MS: Final = 30 * 86_400_000
 
-app = typer.Typer(name="campaigns", no_args_is_help=True, help="Check and try the rules of campaigns.")
+app = typer.Typer(
+    name="campaigns", no_args_is_help=True, help="Check and try the rules of campaigns, and measure their uplift."
+)
 
 
 @app.command()
@@ -109,7 +113,6 @@ def simulate(
     """
     from stream.campaigns.page import lines
     from stream.campaigns.simulate import CampaignSimulator, SimulationRequest
-    from stream.clock import now_ms
     from stream.commands.replay import wanted_model
     from stream.models.topic import read_published
     from stream.progress import progress_bar
@@ -131,8 +134,89 @@ def simulate(
         echo(line)
 
 
+@app.command()
+def uplift(
+    *,
+    days: Annotated[int, typer.Option(min=1, max=365, metavar="N", help="Days after the contact.")] = 30,
+    since: Annotated[
+        int | None,
+        typer.Option(
+            parser=instant_of, metavar="TIME", help="Only contacts from this instant on.", show_default="the first"
+        ),
+    ] = None,
+    campaign: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this campaign; may be repeated.", show_default="all"),
+    ] = None,
+    orders: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="A file of orders, as `segstream replay` takes it.",
+            show_default="SEGSTREAM_ORDERS_TOPIC",
+        ),
+    ] = None,
+    file_format: Format = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what campaigns bring: orders and spend of treated customers against those held out.
+
+    The intervals hold at all looks together, so you may look every day. Exits with 1 if a campaign harms.
+    """
+    from stream.progress import progress_bar
+    from stream.settings import load_settings
+    from stream.uplift.collect import UpliftWanted
+    from stream.uplift.collect import uplift as run
+    from stream.uplift.summary import alarms
+
+    wanted = UpliftWanted(days, since, campaign or (), orders, None if file_format is None else file_format.value)
+    with progress_bar("reading") as show:
+        report = asyncio.run(run(load_settings(), wanted, now_ms(), lambda records: show(records, "records")))
+    for alarm in alarms(report):
+        echo(f"segstream: {alarm}.", err=True)
+    if as_json:
+        echo(msgspec.json.encode(report))
+    else:
+        _show_uplift(report)
+    if report.harmful:
+        raise typer.Exit(1)
+
+
+def _show_uplift(report: UpliftReport) -> None:
+    from stream.consoles import console, table
+    from stream.uplift.summary import HEADINGS, notes, rows
+
+    console().print(table(HEADINGS, rows(report)))
+    for note in notes(report):
+        echo(note)
+
+
+@app.command()
+def holdout(
+    customer_id: Annotated[str, typer.Argument(metavar="ID", help="A customer's id, known or not.")],
+    *,
+    rules: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The campaign rules.", show_default="SEGSTREAM_RULES_FILE, or the built-in"),
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option(parser=instant_of, metavar="TIME", help="As of this instant.", show_default="now")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which campaigns a customer is held out of, by which control group, and until when."""
+    from stream.settings import load_settings
+    from stream.uplift.control_groups import control_groups, sentences
+    from stream.worker.rules_file import rules_of
+
+    settings = load_settings(**({} if rules is None else {"rules_file": rules}))
+    found = control_groups(rules_of(settings.rules_file), customer_id, now_ms() if at is None else at)
+    for line in [msgspec.json.encode(found)] if as_json else sentences(found):
+        echo(line)
+
+
 def _warnings(table: RuleTable, model: str | None) -> list[str]:
-    from stream.clock import now_ms
     from stream.commands.replay import wanted_model
     from stream.settings import load_settings
     from stream.worker.rules_file import cautions_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
@@ -13,6 +14,13 @@ from segmentation.money import AmountError
 LONGEST_ID: Final = (
     200  # of a backfill: event ids have 256 characters, and those of a backfill's events begin with a prefix
 )
+
+
+class FileFormat(StrEnum):
+    """The kinds of rows in a file."""
+
+    ORDERS = "orders"
+    LINES = "lines"
 
 
 def instant_of(text: str) -> int:
@@ -125,4 +133,8 @@ Speed = Annotated[
         show_default="max",
         help="How many times faster than the orders' own timing; max: without waiting.",
     ),
+]
+Format = Annotated[
+    FileFormat | None,
+    typer.Option("--format", show_default="by the header", help="Content of a row: an order or an order line."),
 ]

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,7 +15,7 @@ import typer
 
 from segmentation.event_text import iso
 from stream.clock import now_ms
-from stream.commands.options import AsJson, From, Speed, Until, backfill_id_of, instant_of
+from stream.commands.options import AsJson, FileFormat, Format, From, Speed, Until, backfill_id_of, instant_of
 from stream.hosting.interruption import INTERRUPTED, interruption
 from stream.terminal import echo
 
@@ -32,20 +31,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-class FileFormat(StrEnum):
-    """The kinds of rows in a file."""
-
-    ORDERS = "orders"
-    LINES = "lines"
-
-
 File = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="A file of orders: .csv, .csv.gz, .parquet or .txt (also as CDNOW's)."),
-]
-Format = Annotated[
-    FileFormat | None,
-    typer.Option("--format", show_default="by the header", help="Content of a row: an order or an order line."),
 ]
 BackfillId = Annotated[
     str,

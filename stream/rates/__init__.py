@@ -1,4 +1,4 @@
 """Rates of other currencies: files of them, and their topic.
 
-Imported by commands, repair, reshard, trainer and worker.
+Imported by commands, repair, reshard, trainer, uplift and worker.
 """

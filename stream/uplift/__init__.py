@@ -1,1 +1,1 @@
-"""The uplift of campaigns: treated customers against those held out. Imported by bench."""
+"""The uplift of campaigns: treated customers against those held out. Imported by commands and bench."""

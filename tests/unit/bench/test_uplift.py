@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.studies import uplift
+from bench.studies import uplift, uplift_contacts
 from bench.studies.uplift_shops import CampaignShop, RealCustomers, path, random_shop
 
 
@@ -48,3 +48,14 @@ def test_the_customers_of_a_real_shop_have_an_effect_that_is_known() -> None:
     assert result.tallies["spend"].given == 40
     assert result.tallies["spend"].coverage >= 0.95
     assert result.explained > 0.5
+
+
+def test_leaving_customers_out_for_what_comes_later_bends_the_difference() -> None:
+    for case in uplift_contacts.CASES:
+        found = uplift_contacts.outcome(case, 400_000, np.random.default_rng(1))
+        all_stay, other_group, all_reached = found.found
+        assert all_stay == pytest.approx(found.true, abs=0.6)
+        assert abs(other_group - found.true) > 2.0
+        if case.follows:
+            assert all_reached == 0.0
+    assert uplift_contacts.main(["--customers", "1000"]) == 0
