@@ -41,7 +41,6 @@ PATHS: Final = 200  # of one shop
 WAYS: Final = (
     "daily look at an ordinary 95 % interval",
     "confidence sequence alone",
-    "without a least sample",
     "spend",
     "orders",
 )
@@ -106,9 +105,8 @@ def judge_shop(job: tuple[CampaignShop, int, int, RealCustomers | None]) -> Shop
         bounds = {
             WAYS[0]: simple(*spend, lambda n: np.full_like(n, _NORMAL)),
             WAYS[1]: simple(*spend, lambda n: boundary(n, CONFIDENCE)),
-            WAYS[2]: ungated(*spend),
-            WAYS[3]: (final.low, final.high),
-            WAYS[4]: difference(*orders)[1:3],
+            WAYS[2]: (final.low, final.high),
+            WAYS[3]: difference(*orders)[1:3],
         }
         for way, (low, high) in bounds.items():
             true = outcomes.true_orders if way == "orders" else outcomes.true_spend
@@ -130,15 +128,6 @@ def simple(treated: Sums, held_out: Sums, reach: Callable[[Floats], Floats]) -> 
     value = treated.y - held_out.y
     known = (treated.buyers > 1) & (held_out.buyers > 1)
     return np.where(known, value - error, np.nan), np.where(known, value + error, np.nan)
-
-
-def ungated(treated: Sums, held_out: Sums) -> tuple[Floats, Floats]:
-    """Return the interval as it would be with any number of buyers."""
-    # Buyers weigh in nowhere else: very many of them, all alike, are always enough.
-    many = (g._replace(buyers=g.y * 0 + 1e30, spent=g.y * 0 + 1e30, roots=g.y * 0 + 1e30) for g in (treated, held_out))
-    found = difference(next(many), next(many))
-    known = (treated.buyers > 1) & (held_out.buyers > 1)
-    return np.where(known, found.low, np.nan), np.where(known, found.high, np.nan)
 
 
 def judged(low: Floats, high: Floats, true: Floats) -> PathTally:
@@ -178,7 +167,7 @@ def line(title: str, results: Sequence[ShopResult]) -> str:
     """Return a row of a table: coverage and false alarms by way, and how often there is an interval of the spend."""
     tallies = {way: together(result.tallies[way] for result in results) for way in WAYS}
     cells = [f"{tallies[way].coverage:.1%} · {tallies[way].false_alarms:.1%}" for way in WAYS]
-    given = " · ".join(f"{tallies[way].given / max(tallies[way].paths, 1):.0%}" for way in WAYS[3:])
+    given = " · ".join(f"{tallies[way].given / max(tallies[way].paths, 1):.0%}" for way in WAYS[2:])
     spend = [result.tallies["spend"] for result in results]
     # A shop with an interval on few of its paths has too few of them to tell.
     worst = min((tally.coverage for tally in spend if 2 * tally.given >= tally.paths), default=1.0)
@@ -245,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for title, results in real.items():
             write(line(f"customers of {title}", results))
     everything = [found, harder, *real.values()]
-    total = [together(result.tallies[way] for result in results) for results in everything for way in WAYS[3:]]
+    total = [together(result.tallies[way] for result in results) for results in everything for way in WAYS[2:]]
     return int(any(tally.coverage < 0.94 or tally.false_alarms > 0.05 for tally in total))
 
 

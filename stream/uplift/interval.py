@@ -8,10 +8,12 @@ measures what each is worth (docs/explanation/uplift.md):
 1. The boundary is that of an asymptotic confidence sequence: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
    "Time-uniform central limit theory and asymptotic confidence sequences", Annals of Statistics 52 (2024), theorem 2.2.
 2. What a customer spent before explains part of what the customer spends after, and is taken off (CUPED: Deng, Xu,
-   Kohavi and Walker, WSDM 2013), with one slope for both groups.
+   Kohavi and Walker, WSDM 2013), with one slope for both groups: by its root, or the few large spenders would decide on
+   the slope.
 3. A small group without one of the rare large spenders shows too small a mean and too small a variance, both at once.
    So a group's variance counts at least as the one of both groups, and each bound is moved by the skewness of the group
-   that makes it too narrow (the first term of the Edgeworth expansion of Student's t: Johnson, JASA 73, 1978).
+   that makes it too narrow (the first term of the Edgeworth expansion of Student's t: Johnson, JASA 73, 1978). It
+   counts at least as the spread of what buyers spend lets expect.
 4. With too few buyers there is no interval. How many it takes grows with the spread of what buyers spend.
 """
 
@@ -32,12 +34,13 @@ FEWEST_BUYERS: Final = 20  # in the smaller group
 # The boundary is tightest at so many customers of the smaller group (of many times more in the other). It is flat: at
 # a tenth of that it is 1.27 times as wide in standard errors, at a hundred times 1.17 times.
 TIGHTEST: Final = 500.0
-# Of a group's sum of spend: E[y³] / E[y²]^1.5 / √buyers, up to which a normal boundary with one Edgeworth term holds.
+# Of the sum over a group's buyers, up to which a normal boundary with one Edgeworth term holds. So it takes
+# exp(3 s²) / 0.25 buyers.
 _LARGEST_SKEW: Final = 0.5
 
 
 class Sums(NamedTuple):
-    """The figures of a group of customers, at each look [looks]: y is what they did after, x what they did before."""
+    """The figures of a group of customers, at each look [looks]. y: what they did after; x: the root of that before."""
 
     customers: Floats
     buyers: Floats  # y > 0
@@ -80,15 +83,19 @@ def sums(after: Floats, before: Floats) -> Sums:
 
 
 def running_sums(after: Floats, before: Floats, look: NDArray[np.int64], looks: int) -> Sums:
-    """Return the figures of a group at each look. `look`: of each customer, the first one that it is there at."""
+    """Return the figures of a group at each look. `look`: of each customer, the first one that it is there at.
+
+    The spend before may lie below zero, by refunds: then it counts as nothing.
+    """
 
     def total(of: Floats) -> Floats:
         sums_so_far: Floats = np.cumsum(np.bincount(look, weights=of, minlength=looks))
         return sums_so_far
 
     # Sums of powers lose digits where the mean is large: so they are of distances from the mean of all.
-    base_y, base_x = (float(of.mean()) if len(of) else 0.0 for of in (after, before))
-    y, x = after - base_y, before - base_x
+    root = np.sqrt(np.maximum(before, 0.0))
+    base_y, base_x = (float(of.mean()) if len(of) else 0.0 for of in (after, root))
+    y, x = after - base_y, root - base_x
     n = total(np.ones(len(y)))
     m = np.maximum(n, 1.0)
     one = {"y": total(y), "x": total(x)}
@@ -139,15 +146,22 @@ def difference(treated: Sums, held_out: Sums, *, confidence: float = CONFIDENCE)
     third = [g.yyy - 3 * slope * g.xyy + 3 * slope**2 * g.xxy - slope**3 * g.xxx for g in groups]
     n = [np.maximum(g.customers, 1.0) for g in groups]
     variance = _at_least_common([np.maximum(of, 0.0) for of in second], [np.maximum(of - 1, 1.0) for of in n])
-    skew = [np.maximum(of, 0.0) for of in _at_least_common(third, n)]
-    error = np.sqrt(variance[0] / n[0] + variance[1] / n[1])
+    squares = [of / size for of, size in zip(variance, n, strict=True)]  # of each mean's standard error
+    error = np.sqrt(squares[0] + squares[1])
     reach = boundary(n[0] * n[1] / (n[0] + n[1]), confidence)
+    share = (treated.buyers + held_out.buyers) / (n[0] + n[1])
+    heavy = heaviness(groups)
+    # The third cumulants of the means: of the customers who are there, but at least as their spread lets expect.
+    cumulants = [
+        np.maximum(own / size**2, heavy * _ratio(square**1.5, np.sqrt(share * size)))
+        for own, size, square in zip(_at_least_common(third, n), n, squares, strict=True)
+    ]
     # In standard errors: how much farther than in a normal distribution the truth may lie on the side where a group's
     # mean is below its own expectation.
-    farther = [_ratio(skew[i], n[i] ** 2 * error**3) * (2 * reach**2 + 1) / 6 for i in (0, 1)]
+    farther = [_ratio(of, error**3) * (2 * reach**2 + 1) / 6 for of in cumulants]
     value = treated.y - held_out.y - slope * (treated.x - held_out.x)
     buyers = (treated.buyers + held_out.buyers) * np.minimum(n[0], n[1]) / (n[0] + n[1])
-    needed = buyers_needed(groups)
+    needed = np.ceil(np.maximum((heavy / _LARGEST_SKEW) ** 2, FEWEST_BUYERS))
     enough = (buyers >= needed) & (treated.customers > 1) & (held_out.customers > 1)
     return Uplift(
         value=value,
@@ -176,19 +190,18 @@ def boundary(customers: Floats, confidence: float) -> Floats:
     return reach
 
 
-def buyers_needed(groups: tuple[Sums, Sums]) -> Floats:
-    """Return how many buyers it takes in the smaller group.
+def heaviness(groups: tuple[Sums, Sums]) -> Floats:
+    """Return E[y³] / E[y²]^1.5 of the buyers: over the root of their number, the skewness of a sum over them.
 
-    A sum over buyers is close enough to normal when E[y³] / E[y²]^1.5 is small against the root of their number. Taken
-    from third powers, that ratio would be too small while the rare large spenders haven't come. So it is taken from √y
+    Taken from third powers, it would be too small while the rare large spenders haven't come. So it is taken from √y
     and y, whose means are known from few: for a lognormal distribution with spread s it is exp(1.5 s²), where s² =
     4 log(E[y] / E[√y]²).
     """
     spreads = [4.0 * g.buyers * np.log(_ratio(g.spent * g.buyers, g.roots**2, otherwise=1.0)) for g in groups]
     spread = _ratio(spreads[0] + spreads[1], groups[0].buyers + groups[1].buyers)
-    # Past exp(30) buyers it makes no difference, and greater powers overflow.
-    power = np.minimum(3.0 * spread, 30.0)
-    return np.ceil(np.maximum(np.exp(power) / _LARGEST_SKEW**2, FEWEST_BUYERS))
+    # Past exp(15) it makes no difference, and greater powers overflow.
+    heavy: Floats = np.exp(np.minimum(1.5 * spread, 15.0))
+    return heavy
 
 
 def _at_least_common(totals: list[Floats], divisors: list[Floats]) -> list[Floats]:

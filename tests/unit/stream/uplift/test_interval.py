@@ -31,7 +31,7 @@ def test_the_sums_of_each_look_are_those_of_the_customers_up_to_it() -> None:
     after, before, look = spend(rng, 300) + 1e6, spend(rng, 300) + 3e5, rng.integers(2, 7, 300)
     running = running_sums(after, before, look, 8)
     for at in range(8):
-        y, x = after[look <= at], before[look <= at]
+        y, x = after[look <= at], np.sqrt(before[look <= at])
         n = len(y)
         if not n:
             assert running.customers[at] == 0
@@ -42,7 +42,7 @@ def test_the_sums_of_each_look_are_those_of_the_customers_up_to_it() -> None:
         for name, value in expected.items():
             assert getattr(running, name)[at] == pytest.approx(value, rel=1e-9, abs=1e-3), name
         assert running.y[at] == pytest.approx(after[look <= at].mean())
-        assert running.x[at] == pytest.approx(before[look <= at].mean())
+        assert running.x[at] == pytest.approx(np.sqrt(before[look <= at]).mean())
 
 
 def test_the_boundary_is_that_of_the_theorem() -> None:
@@ -66,11 +66,12 @@ def test_the_unit_of_the_money_does_not_matter() -> None:
 def test_the_spend_before_explains_what_it_explains() -> None:
     rng = np.random.default_rng(4)
     before = [spend(rng, n) for n in (4_000, 500)]
-    found = difference(*(sums(x + 7.0 * (n == 0) + rng.normal(0, 1, len(x)), x) for n, x in enumerate(before)))
+    after = [9.0 * np.sqrt(x) + 7.0 * (n == 0) + rng.normal(0, 1, len(x)) for n, x in enumerate(before)]
+    found = difference(*(sums(y, x) for y, x in zip(after, before, strict=True)))
     assert found.explained[0] > 0.99
     assert found.low[0] < 7.0 < found.high[0]
     assert found.high[0] - found.low[0] < 1.0
-    plain = difference(*(sums(x + 7.0 * (n == 0), np.zeros(len(x))) for n, x in enumerate(before)))
+    plain = difference(*(sums(y, np.zeros(len(y))) for y in after))
     assert plain.explained[0] == 0.0
     assert plain.high[0] - plain.low[0] > 5.0
 

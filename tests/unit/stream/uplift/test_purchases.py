@@ -27,7 +27,7 @@ from stream.uplift.purchases import Purchased, PurchaseHistories
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-class OrderRecord(NamedTuple):
+class KeptRecord(NamedTuple):
     """A record of the topic of orders."""
 
     key: bytes | None
@@ -55,7 +55,7 @@ def purchases(*events: InputEvent, wanted: tuple[str, ...] = ("ada", "bob"), **n
         key = event.customer_id.encode() if isinstance(event, OrderPlaced | CustomerMerged) else CONTROL_KEY
         if isinstance(event, OrderRefunded | OrderCancelled | CustomerErased):
             key = event.customer_id.encode()
-        found.take_record(OrderRecord(key, encode(event), ms(60)))
+        found.take_record(KeptRecord(key, encode(event), ms(60)))
     return found
 
 
@@ -111,11 +111,11 @@ def test_what_a_merged_id_hands_on_counts_once() -> None:
 
 def test_records_that_are_not_of_the_customer_are_ignored() -> None:
     found = purchases(ClockAdvanced(id="t", to=at(50)))
-    found.take_record(OrderRecord(b"ada", None))
-    found.take_record(OrderRecord(None, encode(order("1", 1))))
-    found.take_record(OrderRecord(b"\xff", encode(order("1", 1))))
-    found.take_record(OrderRecord(b"bob", encode(order("1", 1))))  # ada's order under bob's key
-    found.take_record(OrderRecord(b"ada", b"{"))
+    found.take_record(KeptRecord(b"ada", None))
+    found.take_record(KeptRecord(None, encode(order("1", 1))))
+    found.take_record(KeptRecord(b"\xff", encode(order("1", 1))))
+    found.take_record(KeptRecord(b"bob", encode(order("1", 1))))  # ada's order under bob's key
+    found.take_record(KeptRecord(b"ada", b"{"))
     assert between(found, 0, 9) == between(found, 0, 9, "bob") == Purchased(0, 0.0)
     assert found.unusable == {"not_json": 1}
     assert found.latest_ms == ms(50)
