@@ -31,6 +31,7 @@ class Case:
     change: str = ""  # the settings change: "dwell" or "window"
     litter: int = 0  # of a hundred records, so many more are garbage
     merges: int = 0  # of a hundred records about customers, so many merge two of them
+    profiles: int = 0  # of a hundred scenes, so many have profiles of customers; 0: there are none
     one_id: bool = False  # nothing is folded before all merges are read: then states are those of persons of one id
     rates: dict[str, int] = field(default_factory=dict)
     given: Decisions | None = None  # repeat these decisions and make no others
@@ -72,6 +73,7 @@ class Case:
             change=rng.choice((*[""] * 8, "dwell", "window")),
             litter=rng.choice((0, 0, 25)),
             merges=random.Random(f"{seed}:merges").choice((0, 0, 0, 10, 25)),
+            profiles=random.Random(f"{seed}:profiles").choice((0, 30, 100)),
             rates=rates,
         )
 

@@ -193,6 +193,22 @@ class Plot:
         event = ClockAdvanced(id=f"clock{to_ms}", to=instant(to_ms))
         return PlotRecord(partition, CONTROL_KEY, encode(event))
 
+    @property
+    def at_ms(self) -> int:
+        """The time that the orders have come to."""
+        return self._at
+
+    def orders(self, now_ms: int) -> list[PlotRecord]:
+        """Return an order of each customer."""
+        if self._wall:
+            self._at = max(self._at, now_ms)
+        made = []
+        for customer in self._customers:
+            self._serial += 1
+            row = placed(f"O{self._serial}", customer, self._at, 50 * UNIT, CURRENCY)
+            made.append(self._record(customer, encode(to_event(row))))
+        return made
+
     def silence(self, days: int) -> list[PlotRecord]:
         """Return the records of the end: backfills end, and in event time so many days pass without orders."""
         records = self._end_or_begin_of_backfill() if self._backfill else []

@@ -196,6 +196,9 @@ def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campai
         shards=[_shard(world, dispatchers, p) for p in range(world.case.partitions)],
         profiles=_rows(world, s.sides[PROFILES]),
         orders=_rows(world, s.sides[ORDERS]),
+        rests=world.rests,
+        # Of ends that may be too low a takeover can't learn all that is there.
+        fences=[] if world.case.rates["low"] else world.fences(dispatchers),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiokafka import TopicPartition
 
+from segmentation.step import ORDERS
 from stream.storage.heads import decode_store_head
 from tests.simulation.choices import Stream
 from tests.simulation.servers.redis_server import SimulatedRedisServer, copied
@@ -192,6 +193,8 @@ class Troubles:
                 head = decode_store_head(data[key]) if key in data else None
                 needed.setdefault(TopicPartition(streams.input, p), []).append(head.offset if head else 0)
                 needed.setdefault(TopicPartition(streams.output, p), []).append(head.position if head else 0)
+                if orders := streams.sides.get(ORDERS):
+                    needed.setdefault(TopicPartition(orders, p), []).append(head.sides.get(orders, 0) if head else 0)
         for tp, offsets in needed.items():
             world.broker.logs[tp].delete_before(min(offsets))
 

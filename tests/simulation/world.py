@@ -10,14 +10,16 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 
+from segmentation.step import PROFILES
 from stream.settings import Settings
 from stream.storage.heads import Stored
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
-from tests.simulation.fleet import STEPS, SimulatedFleet, settings_of
+from tests.simulation.fleet import GROUP, STEPS, SimulatedFleet, settings_of
 from tests.simulation.operating import Operator
-from tests.simulation.plot import ABORTED, COMMITTED, START_MS, Plot, PlotRecord
+from tests.simulation.plot import ABORTED, COMMITTED, DAY_MS, START_MS, Plot, PlotRecord
+from tests.simulation.profile_plot import ProfilePlot
 from tests.simulation.servers.broker import SimulatedBroker
 from tests.simulation.servers.kafka_clients import SimulatedKafka
 from tests.simulation.servers.logs import TransactionSpan
@@ -92,6 +94,13 @@ class SimulatedWorld:
             merges=case.merges,
             most_days=YOUNG_DAYS if case.one_id else None,
         )
+        has_profiles = len(self.fleets) > 1 and case.profiles and inputs is None
+        self._profiles = (
+            ProfilePlot(case.seed, partitions=case.partitions, customers=case.customers, often=case.profiles)
+            if has_profiles
+            else None
+        )
+        self.rests: list[int] = []  # when (ms) all that was sent before had been read
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])
         self.troubles = Troubles(self, choices.stream("world", rates["world"]))
@@ -115,7 +124,7 @@ class SimulatedWorld:
 
     def wall_ms(self) -> int:
         """Return the right wall clock. It starts long after event time."""
-        return START_MS + 9_000 * 86_400_000 + self.jumped_ms + int(self.loop.time() * 1000)
+        return START_MS + 9_000 * DAY_MS + self.jumped_ms + int(self.loop.time() * 1000)
 
     def settings_after(self) -> Settings:
         """Return the settings at the end."""
@@ -152,6 +161,8 @@ class SimulatedWorld:
         if self.case.wall:
             await self._pass_time()
         await self._settle()
+        if self._profiles:
+            await self._have_last_words(self._profiles)
         if self.case.one_id and self._inputs is None:
             # All merges are read on all shards. Only now may time pass that folds orders away.
             await self._send(self._plot.silence(SILENCE_DAYS), 0)
@@ -188,6 +199,8 @@ class SimulatedWorld:
             if scene.starts is not None:
                 self.published.append(self.loop.time())
                 self.note(f"model {scene.starts} is published")
+            if self._profiles and (said := self._profiles.scene(plot.at_ms, self.wall_ms())):
+                await self._send([] if number in case.skipped else said, 0, self._profiles_topic)
             await self._send(scene.records, scene.transaction)
             await asyncio.sleep(scene.pause_ms / 1000)
         await asyncio.sleep(1.0)
@@ -200,20 +213,47 @@ class SimulatedWorld:
         scene = self._plot.scene(self.case.scenes, self.wall_ms(), self.case.skipped)
         await self._send(scene.records, 0)
         await asyncio.sleep(LAST_WORDS_S)
-        self.jumped_ms += SILENCE_DAYS * 86_400_000
+        if self._profiles:
+            await self._settle()  # what was sent before this long time is known after it
+        self.jumped_ms += SILENCE_DAYS * DAY_MS
 
-    async def _send(self, records: list[PlotRecord], transaction: int) -> None:
-        """Send records as the shops' producer does: outside transactions, or in one that is committed or aborted."""
-        topic = self.streams.input
+    async def _have_last_words(self, profiles: ProfilePlot) -> None:
+        """Let customers order and fall silent once more, when it is known what each of them consents to."""
+        plot = self._plot
+        await self._send(profiles.last(plot.at_ms), 0, self._profiles_topic)
+        await self._settle()
+        await self._send(plot.orders(self.wall_ms()), 0)
+        if self.case.wall:
+            await self._settle()
+            self.jumped_ms += SILENCE_DAYS * DAY_MS
+            await self._settle()
+            self.jumped_ms += DAY_MS  # a night is over
+        else:
+            await self._send(plot.silence(SILENCE_DAYS), 0)
+            await self._settle()
+            await self._send(plot.silence(1), 0)
+        await self._settle()
+
+    @property
+    def _profiles_topic(self) -> str:
+        return self.fleets[1].streams.sides[PROFILES]
+
+    async def _send(self, records: list[PlotRecord], transaction: int, topic: str = "") -> None:
+        """Send records as the shops' producer does: outside transactions, or in one that is committed or aborted.
+
+        `topic`: the orders' where none is given.
+        """
+        about, topic = topic, topic or self.streams.input
         tps = sorted({TopicPartition(topic, r.partition) for r in records})
-        self.note(f"{len(records)} records are sent{('', ' in a transaction', ' and aborted')[transaction]}")
+        how = ("", " in a transaction", " and aborted")[transaction]
+        self.note(f"{len(records)} {'profiles' if about else 'records'} are sent{how}")
         if transaction:
             for tp in tps:
                 self.broker.logs[tp]._open[UPSTREAM] = TransactionSpan(len(self.broker.logs[tp].entries))
         for record in records:
             log = self.broker.logs[TopicPartition(topic, record.partition)]
             log.append([(record.key, record.value, ())], self.wall_ms(), log._open.get(UPSTREAM))
-            if transaction != ABORTED:
+            if transaction != ABORTED and not about:
                 self.acknowledged.append((record.partition, record.value))
         if transaction:
             await asyncio.sleep(INPUT_BATCH_GAP_S)
@@ -227,6 +267,7 @@ class SimulatedWorld:
             if (written := self._written()) != seen or not self._is_settled():
                 seen, since = written, self.loop.time()
             elif self.loop.time() - since > (REST_S if self._inputs is None else 0):
+                self.rests.append(self.wall_ms())
                 return
             self.troubles.restart_ended()
             if self.loop.time() > deadline:
@@ -276,6 +317,11 @@ class SimulatedWorld:
         ]
         heads = [self.head(*shard) for shard in self.shards()]
         return f"{boards}, heads {heads}"
+
+    def fences(self, fleet: SimulatedFleet) -> list[tuple[int, int]]:
+        """Return (partition, ms) of each fencing of a former owner."""
+        names = {f"{GROUP}-{fleet.streams.input}-{p}": p for p in range(self.case.partitions)}
+        return [(names[name], at) for name, at in self.broker.fencings if name in names]
 
     def snapshot(self) -> None:
         """Keep the content of Redis as it is now."""

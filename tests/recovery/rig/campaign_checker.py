@@ -27,9 +27,9 @@ from tests.recovery.rig.campaign_table import Change, ReadTable, RuleRow, millis
 from tests.recovery.rig.checker import ReadRow, ShardContent, heads, marks, move, some
 from tests.recovery.rig.unstamped import SALT_MARK
 
-# A state of the campaign step: version, flags, sequence of the last move, that of the last one to nowhere, the key of
+# A state of the campaign step: version, flags, nothing, sequence of the last move, of the last one to nowhere, key of
 # the segment; then, where there are any, what is known and what was decided, as MessagePack.
-_STATE: Final = struct.Struct("<BBII8s")
+_STATE: Final = struct.Struct("<BBHII8s")
 _VERSION: Final = 3
 _ERASED: Final = 2
 _NOWHERE: Final = bytes(8)
@@ -51,11 +51,12 @@ class DecidedRun:
     profiles: list[ReadRow] = field(default_factory=list)
     orders: list[ReadRow] = field(default_factory=list)
     rests: list[int] = field(default_factory=list)  # when (ms, by the broker) all that was sent before had been read
+    fences: list[tuple[int, int]] = field(default_factory=list)  # where known: (partition, ms) of each takeover's
 
 
 def violations(run: DecidedRun, table: ReadTable, *, adopts: bool, event_time: bool) -> list[str]:
     """Return the violations of one run. `adopts`: moves by a model or by settings set off no action."""
-    known = Knowledge(run.profiles, run.orders, run.heads, run.rests)
+    known = Knowledge(run.profiles, run.orders, run.heads, run.rests, run.fences)
     of_profiles = [row for row in run.dead if row.headers["__connect.errors.topic"].startswith(_PROFILES)]
     ids = Counter(move(row)["id"] for row in run.decisions)
     versions = {move(row)["rules"] for row in run.decisions if not _is_budget(row)}
@@ -245,7 +246,7 @@ class ShardStory:
 
     def _other_state(self, key: bytes, value: bytes) -> Iterator[tuple[Any, ...]]:
         """Yield the parts of a customer's state that differ from what they should be: found, and right."""
-        version, flags, sequence, since, segment = _STATE.unpack_from(value)
+        version, flags, nothing, sequence, since, segment = _STATE.unpack_from(value)
         rest = value[_STATE.size :]
         facts, decided = msgspec.msgpack.decode(rest) if rest else (_NO_FACTS, [0, since, [], [], []])
         story = self._stories.get(key)
@@ -253,9 +254,9 @@ class ShardStory:
         number = story.moves[-1].number if story else 0
         place = campaign_key(last["to"]) if last and last["to"] else _NOWHERE
         gone = story.since if story else 0
-        wanted = (_VERSION, _ERASED if 0 < gone == number else 0, number, gone, place)
-        if (version, flags, sequence, since, segment) != wanted:
-            yield (version, flags, sequence, since, segment), wanted
+        wanted = (_VERSION, _ERASED if 0 < gone == number else 0, 0, number, gone, place)
+        if (head := (version, flags, nothing, sequence, since, segment)) != wanted:
+            yield head, wanted
         if (found := _decided(decided)) != (own := _own(story)):
             yield found, own
         yield from self._other_facts(key.decode(), facts)

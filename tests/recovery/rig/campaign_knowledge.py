@@ -1,7 +1,8 @@
 """The knowledge of customers from the topics of profiles and orders, and what of it a shard must have had when.
 
 A shard reads these topics beside its moves, so at most instants it may or may not know of a record. It must know of
-those that were there before its last takeover, or before the run was last at rest, or clearly before (MARGIN_MS).
+profiles that were there before its last takeover. Other records come in transactions, or may be read later: it must
+know of those that were there before the run was last at rest, or clearly before (MARGIN_MS).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Statement(NamedTuple):
     rank: str  # decides between equal dates
     text: str
     came: int
+    alone: bool  # in no transaction
 
 
 class Dated(NamedTuple):
@@ -66,8 +68,12 @@ class Knowledge:
         orders: Sequence[ReadRow],
         heads: Sequence[ReadRow],
         rests: Iterable[int],
+        fences: Iterable[tuple[int, int]] = (),
     ) -> None:
-        """`rests`: the instants (ms, by the broker) at which everything that was sent before had been read."""
+        """`rests`: the instants (ms, by the broker) at which everything that was sent before had been read.
+
+        `fences`: (partition, instant) of the fencings with which takeovers began, as far as they are known.
+        """
         self.statements: defaultdict[str, defaultdict[str, list[Statement]]] = defaultdict(lambda: defaultdict(list))
         self.erasures: defaultdict[str, list[Dated]] = defaultdict(list)
         self.merges: defaultdict[str, list[Dated]] = defaultdict(list)
@@ -80,9 +86,10 @@ class Knowledge:
                 self.unusable.add((row.partition, row.offset))
         for row in orders:
             self._read_order(row)
-        taken_over = [(row.partition, row.timestamp) for row in heads if row.key == b"takeover"]
-        partitions = {p for p, _ in taken_over}
-        self._barriers = {p: sorted([*(at for q, at in taken_over if p == q), *rests]) for p in partitions}
+        self._rests = sorted(rests)
+        self._fences: defaultdict[int, list[int]] = defaultdict(list)
+        for partition, at in sorted(fences):
+            self._fences[partition].append(at)
         self._begun: dict[int, int] = {}  # the shards' first heads; orders of before may have been passed over
         for row in heads:
             if row.key == b"head":
@@ -95,10 +102,10 @@ class Knowledge:
             name, came = event["customer_id"], row.timestamp
             if event["type"] == "profile.forwarded" and row.key == CONTROL_KEY:
                 zone, language, consent = event["profile"]
-                self._state(name, "time_zone", zone, came)
-                self._state(name, "language", language, came)
+                self._state(name, "time_zone", zone, came, alone=False)
+                self._state(name, "language", language, came, alone=False)
                 for channel, said in consent:
-                    self._state(name, f"consent:{channel}", said, came)
+                    self._state(name, f"consent:{channel}", said, came, alone=False)
                 for campaign, at, sent in event.get("acts", ()):
                     self.given[name].append(KnownAct(at, bytes.fromhex(campaign), sent, came))
             else:
@@ -117,11 +124,11 @@ class Knowledge:
         self.homes[name] = row.partition
         return True
 
-    def _state(self, customer: str, field: str, said: Sequence[Any] | None, came: int) -> None:
+    def _state(self, customer: str, field: str, said: Sequence[Any] | None, came: int, *, alone: bool = True) -> None:
         if said is not None and said[1] is not None:
             at, text = said
             rank = text if not field.startswith("consent:") else str(int(text == "denied"))
-            self.statements[customer][field].append(Statement(at, rank, text, came))
+            self.statements[customer][field].append(Statement(at, rank, text, came, alone))
 
     def _read_order(self, row: ReadRow) -> None:
         try:
@@ -146,22 +153,24 @@ class Knowledge:
             return
         self.homes.setdefault(name, row.partition)
 
-    def certain_before(self, partition: int, at: int) -> int:
-        """Return the instant before which all records that came were known to whoever decided at an instant."""
-        barriers = self._barriers.get(partition, [])
-        index = bisect_left(barriers, at)
-        return max(barriers[index - 1] if index else NEVER, at - MARGIN_MS)
+    def certain_before(self, partition: int, at: int, *, alone: bool = False) -> int:
+        """Return the instant before which all records that came were known to whoever decided at an instant.
+
+        `alone`: the records are profiles in no transaction, which every takeover waits for.
+        """
+        barriers = (self._rests, self._fences[partition] if alone else [])
+        return max(at - MARGIN_MS, *(_last_before(at, instants) for instants in barriers))
 
     def texts(self, customer: str, field: str, partition: int, at: int) -> set[str | None]:
         """Return what a shard may have taken for a field's content at an instant (ms, by the broker)."""
-        certain = self.certain_before(partition, at)
+        certain = {alone: self.certain_before(partition, at, alone=alone) for alone in (False, True)}
         said = [one for one in self.statements[customer][field] if one.came <= at]
         found: set[str | None] = set()
         for erased in self.erased(customer, partition, at):
             left = [one for one in said if one.at > erased]
-            sure = max((one for one in left if one.came < certain), default=None)
+            sure = max((one for one in left if one.came < certain[one.alone]), default=None)
             found.add(sure.text if sure else None)
-            found |= {one.text for one in left if one.came >= certain and (sure is None or one[:2] > sure[:2])}
+            found |= {one.text for one in left if sure is None or one[:2] > sure[:2]}
         return found
 
     def erased(self, customer: str, partition: int, at: int) -> set[int]:
@@ -181,6 +190,11 @@ class Knowledge:
         before = at + 1 if most else self.certain_before(partition, at)
         after = (min if most else max)(self.erased(customer, partition, at))
         return (act for act in self.given[customer] if act.came < before and act.at > after)
+
+
+def _last_before(at: int, instants: list[int]) -> int:
+    index = bisect_left(instants, at)
+    return instants[index - 1] if index else NEVER
 
 
 def unread(known: Knowledge, dead: Sequence[ReadRow]) -> list[str]:

@@ -186,7 +186,8 @@ class CustomerStory:
                 yield "not decided at the instant that the shard's moves had reached"
         else:
             self.waiting.remove(waited)
-            if self.event_time and outcome not in ("merged", "ordered") and at != waited.until + 1:
+            ends_by_itself = outcome not in ("merged", "ordered") and not self._is_replaced(decision, waited, at)
+            if self.event_time and ends_by_itself and at != waited.until + 1:
                 yield "not decided as soon as it was held back no longer"
         yield from self._follows(decision, rule, waited, outcome)
         self._note(decision, rule, at, number)
@@ -225,7 +226,7 @@ class CustomerStory:
             if waited is None or rule.get("unless") != "order" or not ordered:
                 yield "the customer hadn't ordered, or it doesn't matter"
             return
-        if waited is not None and at <= waited.until:
+        if waited is not None and at <= waited.until and not self._is_replaced(decision, waited, at):
             yield f"decided before its time: it was held back until after {waited.until}"
         if outcome == "action":
             zones = {named(text) for text in self._texts("time_zone", came)}
@@ -242,6 +243,13 @@ class CustomerStory:
                 yield f"it should have been {name}"
                 return
         yield f"{outcome} isn't an outcome here"
+
+    def _is_replaced(self, decision: TakenDecision, waited: WaitingAct, at: int) -> bool:
+        """Return whether a later move may have taken the place of what was held back for a segment that was left."""
+        later = [m for m in self.moves if m.number > waited.number and decision.handled <= m.offset < decision.read]
+        return decision.event["type"] == "campaign.withheld" and any(
+            not self.event_time or move.clock == at for move in later
+        )
 
     def _checks(
         self, decision: TakenDecision, rule: RuleRow, waited: WaitingAct | None, at: int

@@ -72,6 +72,7 @@ class SimulatedBroker:
         self.now_ms: Callable[[], int] = lambda: 0
         self.note: Callable[[str], None] = lambda _: None
         self._ids: dict[str, Coordinated] = {}
+        self.fencings: list[tuple[str, int]] = []  # of transactional ids, and when (ms)
         self.late_ends: list[str] = []  # each has torn a transaction
 
     def create(self, topic: str, partitions: int) -> None:
@@ -90,6 +91,7 @@ class SimulatedBroker:
             self._prepare(known, committed=False)
             return ConcurrentTransactions, -1, -1
         known.epoch, known.state = known.epoch + 1, "empty"
+        self.fencings.append((name, self.now_ms()))
         return NoError, known.pid, known.epoch
 
     def add_partitions(
