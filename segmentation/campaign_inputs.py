@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from segmentation.campaign_budget import BUDGET_KEY
 from segmentation.campaign_state import Act, Facts, Merged
 from segmentation.event_text import Id
 from segmentation.events import (
@@ -33,9 +34,10 @@ from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
 from segmentation.output_events import Cause, NextMove, Rfm
 from segmentation.profiles import CustomerProfile, Profile, decode_profile, profile_of
 from segmentation.rfm_conditions import KnownRfm, MovedRfm
-from segmentation.step import KafkaRecord, SideRecord
+from segmentation.step import NEVER_DUE, KafkaRecord, SideRecord
 
 LAST_SEQUENCE: Final = 2**32 - 1
+_SHOWN: Final = 64  # characters of a refused value that a message repeats
 
 
 class ChangedEvent(msgspec.Struct, frozen=True, gc=False, rename={"from_": "from"}):
@@ -112,8 +114,8 @@ _MOVE: Final = msgspec.json.Decoder(ChangedEvent)
 
 
 class _HandedAct(NamedTuple):
-    campaign: str  # hexadecimal
-    at: int
+    campaign: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]  # hexadecimal
+    at: Annotated[int, Meta(ge=0, lt=NEVER_DUE)]
     sent: bool
 
 
@@ -129,10 +131,19 @@ class ProfileForwarded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_
 _HANDED_ON: Final = msgspec.json.Decoder(ProfileForwarded | CustomerProfile)
 
 
+def _customer(name: str) -> bytes:
+    """Return a customer's key. Raises RejectedEvent for one under which budgets are stored."""
+    key = name.encode()
+    if key.startswith(BUDGET_KEY):
+        message = f"customer_id is {name[:_SHOWN]!r}, expected one that doesn't begin so: budgets are kept under it."
+        raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
+    return key
+
+
 def read_move(record: KafkaRecord) -> ReadMove:
     """Decode a move. Raises RejectedEvent."""
     change = read_json(_MOVE, record.value, "segment.changed")
-    customer = change.customer_id.encode()
+    customer = _customer(change.customer_id)
     if record.key != customer:
         message = (
             f"the record's key is {record.key!r}, the customer {customer!r}: "
@@ -151,13 +162,13 @@ def read_profile(record: SideRecord, tolerance_ms: int) -> LearnedFacts:
         event = read_json(_HANDED_ON, record.value, "profile.forwarded", "customer.profile")
         if isinstance(event, ProfileForwarded):
             acts = tuple(Act(bytes.fromhex(act.campaign), act.at, act.sent) for act in event.acts)
-            return LearnedFacts(event.customer_id.encode(), Facts(event.profile, handed_on=acts))
+            return LearnedFacts(_customer(event.customer_id), Facts(event.profile, handed_on=acts))
     else:
         event = decode_profile(record.value)
         if record.key != event.customer_id.encode():
             message = f"the record's key is {record.key!r}, expected the customer {event.customer_id!r}."
             raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
-    return LearnedFacts(event.customer_id.encode(), Facts(profile_of(event, record.timestamp, tolerance_ms)))
+    return LearnedFacts(_customer(event.customer_id), Facts(profile_of(event, record.timestamp, tolerance_ms)))
 
 
 def forwarded(event_id: str, into: str, facts: Facts, acts: tuple[Act, ...]) -> bytes:
@@ -174,13 +185,15 @@ def read_order_record(record: SideRecord, tolerance_ms: int, *, orders: bool) ->
     """
     try:
         event: InputEvent = decode(record.value)
-        if isinstance(event, EventForwarded):
-            return _side_event(event.event, event.customer_id.encode(), record.timestamp + tolerance_ms, orders=orders)
+        if isinstance(event, EventForwarded) and record.key == CONTROL_KEY:
+            return _side_event(
+                event.event, _customer(event.customer_id), record.timestamp + tolerance_ms, orders=orders
+            )
         if (
             isinstance(event, OrderPlaced | CustomerErased | CustomerMerged)
             and record.key == event.customer_id.encode()
         ):
-            return _side_event(event, record.key, record.timestamp + tolerance_ms, orders=orders)
+            return _side_event(event, _customer(event.customer_id), record.timestamp + tolerance_ms, orders=orders)
     except RejectedEvent:
         pass
     return None

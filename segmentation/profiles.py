@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from segmentation.event_text import Id
 from segmentation.events import Reason, RejectedEvent, Timestamp, millis, read_json
 from segmentation.quiet_hours import zone_named
+from segmentation.step import NEVER_DUE
 
 MAX_CHANNELS: Final = 64  # of one customer
 _LONGEST_NAME: Final = 64  # characters of a channel, as in rules
@@ -38,8 +39,8 @@ class CustomerProfile(Struct, frozen=True, gc=False, kw_only=True, tag_field="ty
 class DatedText(NamedTuple):
     """A text, and since when (ms) it holds."""
 
-    at: int
-    text: str
+    at: Annotated[int, Meta(ge=0, lt=NEVER_DUE)]
+    text: Annotated[str, Meta(max_length=64)]
 
 
 class Profile(NamedTuple):
@@ -101,18 +102,25 @@ def _later(one: DatedText | None, other: DatedText | None) -> DatedText | None:
     return max(one, other)
 
 
-_DECODER: Final = msgspec.json.Decoder(CustomerProfile)
+class _Forwarded(Struct, frozen=True, gc=False, tag_field="type", tag="profile.forwarded"):
+    """segstream's own event, under another key. Beside it, msgspec doesn't let the type of a profile be missing."""
+
+
+_DECODER: Final = msgspec.json.Decoder(CustomerProfile | _Forwarded)
 
 
 def decode_profile(value: bytes | None) -> CustomerProfile:
     """Read a record's value. Raises RejectedEvent."""
     try:
-        return read_json(_DECODER, value, "customer.profile")
+        event: CustomerProfile | _Forwarded = read_json(_DECODER, value, "customer.profile")
     except RejectedEvent as why:
         if why.field is not None and why.field.startswith("consent["):
             message = f"{why.message} Expected each channel to be granted or denied."
             raise RejectedEvent(why.reason, "consent", message) from None
         raise
+    if isinstance(event, _Forwarded):
+        raise RejectedEvent(Reason.UNKNOWN_TYPE, "type", "type: only segstream sends it, expected customer.profile.")
+    return event
 
 
 def profile_of(event: CustomerProfile, timestamp: int, tolerance_ms: int) -> Profile:

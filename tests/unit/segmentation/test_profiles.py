@@ -125,6 +125,7 @@ BODY = {"type": "customer.profile", "id": "p-1", "customer_id": "c-1", "occurred
     ("change", "reason", "field"),
     [
         ({"type": "order.placed"}, Reason.UNKNOWN_TYPE, "type"),
+        ({"type": "profile.forwarded"}, Reason.UNKNOWN_TYPE, "type"),
         ({"type": None}, Reason.WRONG_FIELD, "type"),
         ({"occurred_at": "2026-03-03T14:20:00"}, Reason.NO_TIME_ZONE, "occurred_at"),
         ({"occurred_at": "yesterday"}, Reason.WRONG_FIELD, "occurred_at"),
@@ -147,7 +148,7 @@ def test_a_wrong_field_is_named(change: dict[str, Any], reason: Reason, field: s
     assert field in caught.value.message
 
 
-@pytest.mark.parametrize("missing", ["id", "customer_id", "occurred_at"])
+@pytest.mark.parametrize("missing", ["type", "id", "customer_id", "occurred_at"])
 def test_a_missing_field_is_named(missing: str) -> None:
     body = {name: value for name, value in BODY.items() if name != missing}
     with pytest.raises(RejectedEvent) as caught:
