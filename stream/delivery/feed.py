@@ -226,7 +226,7 @@ class ActionFeed(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
             kept = self._journal.position(name, place)
             if kept is not None and kept.offset > ends[partition]:
                 log.warning("%s: %s-%d was made anew: it is read from its beginning", name, *place)
-                kept = DeliveryPosition(0, 0)
+                kept = DeliveryPosition(0, ends[outcomes[place]])  # earlier outcomes are of other records
             elif kept is None and (committed := await self._consumer.committed(partition)) is not None:
                 log.warning("%s: %s-%d: no position is kept; some records may be sent twice", name, *place)
                 kept = DeliveryPosition(committed, 0)
@@ -243,22 +243,35 @@ class ActionFeed(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka s
         await self._keep(self._resumptions)
 
     async def _keep(self, resumptions: dict[LogPartition, Resumption]) -> None:
-        offsets = {}
-        for place, resumption in resumptions.items():
-            read = self._read[place]
-            if read < resumption.position.offset:
-                continue  # what waits hasn't all been read again
-            waiting = tuple(WaitingRecord(r.offset, r.attempts, r.due_ms) for r in self._window.unresolved_of(place))
-            position = DeliveryPosition(read, self._outcomes_from(place, resumption, read), waiting)
-            offsets[TopicPartition(*place)] = OffsetAndMetadata(self._window.lowest(place) or read, "")
+        # All at one moment, before anything is awaited: a rebalance meanwhile empties the window, and a position that
+        # is taken from an empty window says that nothing waits.
+        positions = {
+            place: self._present(place, resumption)
+            for place, resumption in resumptions.items()
+            if self._read[place] >= resumption.position.offset  # otherwise what waits hasn't all been read again
+        }
+        lowest = {place: self._window.lowest(place) for place in positions}
+        for place, position in positions.items():
             if self._differs(place, position):
                 self._kept[place] = position
                 await self._journal.keep_position(self._endpoint.name, place, position)
+        offsets = {
+            TopicPartition(*place): OffsetAndMetadata(
+                position.offset if (first := lowest[place]) is None else first, ""
+            )
+            for place, position in positions.items()
+        }
         try:
             if offsets:
                 await asyncio.wait_for(self._consumer.commit(offsets), 5)
         except (KafkaError, TimeoutError) as error:
             log.info("%s: the group's offsets can't be committed: %s", self._group, error)
+
+    def _present(self, place: LogPartition, resumption: Resumption) -> DeliveryPosition:
+        """Return the position of a partition as of now."""
+        waiting = tuple(WaitingRecord(r.offset, r.attempts, r.due_ms) for r in self._window.unresolved_of(place))
+        read = self._read[place]
+        return DeliveryPosition(read, self._outcomes_from(place, resumption, read), waiting)
 
     def _outcomes_from(self, place: LogPartition, resumption: Resumption, read: int) -> int:
         """Return the offset of the outcomes that a restart needs; those for records that aren't read yet count."""

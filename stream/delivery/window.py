@@ -113,7 +113,7 @@ class DeliveryWindow:
     def retry(self, record: Unresolved, due_ms: int) -> None:
         """Put a record that was being sent back, to be sent again at `due_ms`."""
         record.sending, record.due_ms = False, due_ms
-        if not record.resolved:
+        if not record.resolved and self._customers[record.facts.customer_id][0] is record:
             self._schedule(record)
 
     def resolve(self, record: Unresolved) -> None:

@@ -51,12 +51,13 @@ class WebhookClient:
             return WebhookAnswer(None, f"no answer within {self._endpoint.timeout / 1000:g} s", timed_out=True)
         except AddressRefused as error:
             return WebhookAnswer(None, f"{error}; see allow_private")
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # a fault of the HTTP client mustn't end the other endpoints
             return WebhookAnswer(None, _why(error))
         try:
             excerpt = await _beginning(response)
         finally:
-            await response.aclose()
+            with suppress(Exception):  # the answer is here
+                await response.aclose()
         wait = asked_wait_ms(response.headers.get("retry-after"), self._now_ms())
         return WebhookAnswer(
             response.status_code, answer_detail(response.status_code, "" if response.is_success else excerpt), wait
@@ -73,7 +74,7 @@ async def _beginning(response: httpx.Response) -> str:
     More than the beginning is read, within limits: a connection can be used again only behind the whole answer.
     """
     found, read = b"", 0
-    with suppress(TimeoutError, httpx.HTTPError):
+    with suppress(Exception):
         async with asyncio.timeout(_BODY_S):
             async for part in response.aiter_raw():
                 found = (found + part)[: 4 * EXCERPT]

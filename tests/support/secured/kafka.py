@@ -22,7 +22,8 @@ from tests.support.secured.rules import KafkaRule
 PASSWORDS = {
     user: f"{user}-password"
     for user in (
-        "worker", "dispatcher", "adapters", "trainer", "reader", "operator", "shop", "profiles", "crm", "nobody",
+        "worker", "dispatcher", "adapters", "deliverer", "trainer", "reader", "operator", "shop", "profiles", "crm",
+        "nobody",
     )
 }  # fmt: skip
 # The authorizer writes a line for each decision, with the rule that allowed it.

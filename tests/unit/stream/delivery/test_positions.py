@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segmentation.event_text import iso
@@ -36,6 +36,7 @@ def outcome(
     return found
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_restart_knows_what_the_process_before_knew(data: st.DataObject) -> None:
     """Play a process: it reads on, and outcomes come for what it has read. It keeps a position now and then."""

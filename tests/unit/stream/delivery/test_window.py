@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.delivery.filters import ActionFacts
@@ -90,6 +90,7 @@ class WindowAndModel:
 NAMES = ["add", "add", "send", "send", "resolve", "retry", "give_up", "wait"]
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 30), st.integers(0, 30)), max_size=80))
 def test_the_window_does_as_a_list_that_keeps_everything(steps: list[tuple[str, int, int]]) -> None:
     both = WindowAndModel()

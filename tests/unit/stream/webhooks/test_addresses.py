@@ -3,7 +3,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.webhooks.addresses import refusal
@@ -47,6 +47,7 @@ def test_addresses_that_are_never_a_webhook_s(address: str) -> None:
     assert refusal(address, allow_private=True)
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.ip_addresses())
 def test_nothing_is_allowed_that_python_calls_private(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     if refusal(str(address), allow_private=False) is None:

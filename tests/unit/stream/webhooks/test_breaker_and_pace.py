@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.webhooks.breaker import Breaker, BreakerState
@@ -54,6 +54,7 @@ def test_late_failures_of_before_do_not_lengthen_the_pause() -> None:
     assert breaker.wait_ms(50) == 50
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.floats(0.1, 1_000), st.lists(st.integers(0, 5_000), max_size=60))
 def test_no_more_than_the_rate_in_any_span(rate: float, arrivals: list[int]) -> None:
     pace, now, sent = Pace(rate, 4), 0, []

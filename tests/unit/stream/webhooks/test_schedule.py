@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.webhooks.schedule import (
@@ -24,6 +24,7 @@ def test_the_standard_schedule_has_ten_attempts_in_75_hours() -> None:
     assert sum(STANDARD_MS) == 75 * HOUR_MS + 35 * 60 * SECOND_MS + 5 * SECOND_MS
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 9), st.integers(0, 10**13), st.text())
 def test_a_restart_computes_the_same_time(attempt: int, now_ms: int, of: str) -> None:
     assert next_attempt_ms(attempt, now_ms, of) == next_attempt_ms(attempt, now_ms, of)
@@ -34,6 +35,7 @@ def test_webhooks_that_failed_together_do_not_come_back_together() -> None:
     assert len(dues) > 900
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))
 def test_an_endpoint_may_ask_for_longer_and_never_for_shorter(asked_ms: int) -> None:
     due = next_attempt_ms(1, 0, "any", retry_after_ms=asked_ms)
@@ -65,6 +67,7 @@ def test_the_header_retry_after(header: str | None, wait_ms: int | None) -> None
     assert asked_wait_ms(header, 0) == wait_ms
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.text())
 def test_no_header_fails(header: str) -> None:
     wait_ms = asked_wait_ms(header, 0)

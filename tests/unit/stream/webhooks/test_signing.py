@@ -4,7 +4,7 @@ import base64
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
@@ -18,12 +18,14 @@ def secret(key: bytes) -> str:
 KEYS = st.binary(min_size=24, max_size=64)
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(KEYS, st.text().map(str.encode))
 def test_the_reference_verifier_takes_the_signature(key: bytes, body: bytes) -> None:
     headers = signed_headers([signing_key(secret(key))], "evt_1", int(time.time()), body)
     Webhook(secret(key)).verify(body, headers, json_parse=False)
 
 
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(KEYS, KEYS)
 def test_while_a_secret_is_replaced_both_verify(old: bytes, new: bytes) -> None:
     headers = signed_headers([new, old], "evt_1", int(time.time()), b"{}")
