@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from segmentation.entries import DAY_MS
+from segmentation.entries import DAY_MS, NEVER, NONE
 from segmentation.rates import ONE_CURRENCY, Conversion
 from stream.errors import SegstreamError
 from stream.orders.files import FileFormat, read_orders
@@ -56,10 +56,10 @@ async def uplift(
     _check(settings, wanted, contacts)
     first = min(own[0].at for own in map(sorted, contacts.by_customer.values()))
     purchases = await _purchases(settings, wanted, contacts, max(first, since) - BEFORE_DAYS * DAY_MS, progress)
-    known_until = now_ms
-    if wanted.orders is not None or settings.time == "event":
-        known_until = min(now_ms, purchases.latest_ms)
-    request = UpliftRequest(since, known_until, wanted.days, settings.rules, settings.currency, wanted.campaigns)
+    known_until = _known_until(settings, wanted, contacts, purchases)
+    request = UpliftRequest(
+        since, min(now_ms, known_until), wanted.days, settings.rules, settings.currency, wanted.campaigns
+    )
     return measure(request, contacts, purchases)
 
 
@@ -75,6 +75,18 @@ async def _purchases(
         for row in read_orders(wanted.orders, format=wanted.file_format, currency=settings.currency):
             found.take_row(row)
     return found
+
+
+def _known_until(settings: Settings, wanted: UpliftWanted, contacts: Contacts, purchases: PurchaseHistories) -> int:
+    """Return the instant (ms) up to which purchases are known; NEVER: up to now. Raises NoContacts."""
+    if wanted.orders is not None:
+        if purchases.latest_ms == NONE:
+            raise NoContacts(f"{wanted.orders} has no usable row.", hint="Give the file with the orders.")
+        return purchases.latest_ms
+    if settings.time == "event":
+        # A decision is dated by the clock, so all that came before it had been read.
+        return max(purchases.latest_ms, *(contact.at for own in contacts.by_customer.values() for contact in own))
+    return NEVER
 
 
 def _check(settings: Settings, wanted: UpliftWanted, contacts: Contacts) -> None:

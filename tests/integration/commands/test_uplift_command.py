@@ -149,6 +149,12 @@ async def test_a_campaign_that_helps(settings: Settings, tmp_path: Path) -> None
     assert filed["campaigns"][0]["left_out"]["open"] == 1
     assert filed["known_until"] == iso(begin + 31 * DAY_MS)
 
+    path.write_text("order_id,customer_id,ordered_at,amount,currency\n")
+    with pytest.raises(NoContacts, match="no usable row"):
+        await asyncio.to_thread(run, settings, "campaigns", "uplift", "--from", str(path))
+    event_time = settings.model_copy(update={"time": "event"})
+    assert (await command(event_time, "uplift"))["known_until"] == iso(now - DAY_MS)  # of the latest decision
+
     text = (await asyncio.to_thread(run, settings, "campaigns", "uplift")).output
     assert "helps" in text
     assert "win-back: left out 1 still in the time after, 1 reached by another campaign in the time before" in text
