@@ -8,6 +8,7 @@ again, and change nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -119,8 +120,7 @@ class SideInputs:
 
     async def close(self) -> None:
         """Disconnect. It never raises and never hangs."""
-        for side in self._logs.values():
-            await side.reader.close()
+        await asyncio.gather(*(side.reader.close() for side in self._logs.values()))
 
     def begin(self, offsets: dict[str, int], bounds: Bounds) -> None:
         """Read on from these offsets, by topic. `bounds`: of the topics, as asked after the takeover's first step."""

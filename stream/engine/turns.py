@@ -150,7 +150,8 @@ class Turns:
         seconds = time.monotonic() - began
         self._flow.done(max(taken, len(side.taken)), len(turn.due) + len(turn.idle), seconds)
         self._metrics.turn_seconds.labels(self.shard.step.name).observe(seconds)
-        self._metrics.turns.labels(self.shard.step.name, "records" if taken else "due").inc()
+        kind = "records" if taken else "sides" if side.taken else "due"
+        self._metrics.turns.labels(self.shard.step.name, kind).inc()
 
     async def _context(self, owned: Owned) -> TurnContext | None:
         """Return the state of the shard as the turn begins; None while its model isn't loaded."""

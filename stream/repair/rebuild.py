@@ -13,6 +13,7 @@ import msgspec
 
 from segmentation.agreed import differences
 from segmentation.event_text import iso
+from segmentation.step import PROFILES
 from stream.engine.agreement import settings_held, spoken
 from stream.engine.log_reader import Bounds, LogReader
 from stream.engine.store import ShardStore
@@ -81,6 +82,10 @@ class _Remains:
             lines.append(f"{streams.output}-{p} {left}, of {self.outputs}")
         elif (self.last or 0) < self.outputs:
             lines.append(f"{streams.output}-{p} ends with output {self.last}, of {self.outputs}")
+        profiles = streams.sides.get(PROFILES, "")
+        if profiles and (begin := self.bounds[profiles][0]):
+            # Nobody is to get a message because their "no" has expired.
+            lines.append(f"{profiles}-{p} starts at offset {begin}: consents from before that would be forgotten")
         return lines
 
 

@@ -22,14 +22,14 @@ from stream.dead_letters.routing import Selection
 from stream.engine import side_inputs
 from stream.kafka import topics
 from stream.kafka.streams import streams_of
-from stream.repair.rebuild import Rebuilder
+from stream.repair.rebuild import LogShortened, Rebuilder
 from stream.settings import Settings
 from stream.status.report import report, settled
 from stream.storage.heads import GROUP_HEADER, StoreHead, decode_store_head, encode_head, with_stored
 from stream.storage.keys import ShardKeys
 from tests.support.engine.sided_step import Answers, SidedStep
 from tests.support.engine.toy_engine import Engine, engine, eventually, produce, read_all
-from tests.support.topics import recreate
+from tests.support.topics import cut, recreate
 
 NAMES = [b"k%d" % n for n in range(40)]
 
@@ -234,6 +234,22 @@ async def test_a_redis_that_is_lost_is_rebuilt_with_what_the_side_inputs_say(set
     with redis_of(settings) as redis:
         assert redis.zrange(keys_of(settings).due, 0, -1, withscores=True) == due
     assert len(await answers(settings)) == 4
+
+
+async def test_a_rebuild_refuses_where_profiles_have_expired(settings: Settings) -> None:
+    async with running(settings):
+        await learn(settings, (b"a", b"deny:1"), (b"b", b"deny:1"))
+        await read_up_to(settings, settings.profiles_topic, 2)
+    await cut(settings, settings.profiles_topic, {0: 1})
+    rebuilder = Rebuilder(settings, streams_of(settings, "campaigns"), SidedStep())
+    with pytest.raises(LogShortened, match=f"{settings.profiles_topic}-0 starts at offset 1: consents from before"):
+        await anext(rebuilder.rebuild())
+    rebuilder = Rebuilder(settings, streams_of(settings, "campaigns"), SidedStep())
+    async for _ in rebuilder.rebuild(allow_truncated_logs=True):
+        pass
+    async with running(settings):
+        await eventually(lambda: b"b" in states_of(settings), what="what is left of the profiles")
+    assert b"a" not in states_of(settings)
 
 
 async def test_a_head_of_a_former_version_reads_profiles_from_the_start_and_orders_from_the_end(
