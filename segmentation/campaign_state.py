@@ -9,6 +9,7 @@ in any order and number.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
@@ -119,7 +120,9 @@ class Facts(NamedTuple):
         if other in (NO_FACTS, self):
             return self
         erased_at = max(self.erased_at, other.erased_at)
-        acts = (act for act in (*self.handed_on, *other.handed_on) if act.at > erased_at)
+        # Of two deliveries of the same acts none is one more; of one campaign two may act in the same millisecond.
+        every = (Counter(self.handed_on) | Counter(other.handed_on)).elements()
+        acts = (act for act in every if act.at > erased_at)
         merges = [merged for merged in (self.merged, other.merged) if merged is not None]
         return Facts(
             self.profile.join(other.profile).since(erased_at), erased_at, max(merges, default=None), kept(acts)
@@ -253,10 +256,12 @@ class CampaignState(NamedTuple):
 def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
     """Return the acts to remember, sorted: all of the time that caps look back on, and the last one of each campaign.
 
+    Equal ones stay: a turn decides on several moves in the same millisecond.
+
     >>> [act.at for act in kept([Act(b"a", 1), Act(b"a", 2), Act(b"b", 3 + KEPT_MS)])]
     [2, 2764800003]
     """
-    found = sorted(set(acts), key=_by_instant)
+    found = sorted(acts, key=_by_instant)
     if len(found) < 2:
         return tuple(found)
     last = {act.campaign: act for act in found}

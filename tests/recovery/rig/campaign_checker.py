@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tests.recovery.rig.campaign_knowledge import NEVER, Knowledge, not_handed_on, unread
+from tests.recovery.rig.campaign_knowledge import NEVER, Knowledge, distinct, not_handed_on, unread
 from tests.recovery.rig.campaign_story import (
     CustomerStory,
     Decision,
@@ -282,7 +282,7 @@ class ShardStory:
                 yield "merged", merged, last
         elif (last and tuple(merged) < last) or tuple(merged) not in {(one.at, one.into) for one in known.merges[name]}:
             yield "merged", merged, last
-        acts = remembered([(one.at, one.campaign, one.sent) for one in known.given[name] if one.at > erased])
+        acts = remembered([(one.at, one.campaign, one.sent) for one in distinct(known.given[name]) if one.at > erased])
         if (there := [(at, campaign, sent) for campaign, at, sent in given]) != acts:
             yield "handed_on", there, acts
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -47,7 +47,7 @@ class KnownAct(NamedTuple):
     campaign: bytes
     sent: bool
     came: int = 0  # of one that an id which was merged has handed on
-    number: int = 0  # of the customer's own move
+    number: int = 0  # of the customer's own move; of a handed on one, which of several equal ones it is
 
 
 class PlacedOrder(NamedTuple):
@@ -106,8 +106,10 @@ class Knowledge:
                 self._state(name, "language", language, came, alone=False)
                 for channel, said in consent:
                     self._state(name, f"consent:{channel}", said, came, alone=False)
+                equal = Counter[tuple[int, str, bool]]()
                 for campaign, at, sent in event.get("acts", ()):
-                    self.given[name].append(KnownAct(at, bytes.fromhex(campaign), sent, came))
+                    number = equal[at, campaign, sent] = equal[at, campaign, sent] + 1
+                    self.given[name].append(KnownAct(at, bytes.fromhex(campaign), sent, came, number))
             else:
                 at = millis(event["occurred_at"])
                 if event["type"] != "customer.profile" or at > came + TOLERANCE_MS or row.key != name.encode():
@@ -189,12 +191,17 @@ class Knowledge:
         """Return the acts by other ids that a shard knew at an instant: `most` that it may have known, else fewest."""
         before = at + 1 if most else self.certain_before(partition, at)
         after = (min if most else max)(self.erased(customer, partition, at))
-        return (act for act in self.given[customer] if act.came < before and act.at > after)
+        return iter(distinct(act for act in self.given[customer] if act.came < before and act.at > after))
 
 
 def _last_before(at: int, instants: list[int]) -> int:
     index = bisect_left(instants, at)
     return instants[index - 1] if index else NEVER
+
+
+def distinct(acts: Iterable[KnownAct]) -> list[KnownAct]:
+    """Return handed on acts, each once, however often it came."""
+    return list({act._replace(came=0): act for act in acts}.values())
 
 
 def unread(known: Knowledge, dead: Sequence[ReadRow]) -> list[str]:

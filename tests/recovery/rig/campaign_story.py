@@ -356,6 +356,6 @@ def named(zone: str | None) -> str | None:
 
 def remembered(acts: list[tuple[int, bytes, bool]]) -> list[tuple[int, bytes, bool]]:
     """Return the acts of the last 32 days, and each campaign's last one."""
-    found = sorted(set(acts))
-    last = {campaign: (at, campaign, sent) for at, campaign, sent in found}
-    return [act for act in found if act[0] >= found[-1][0] - KEPT_MS or last[act[1]] == act]
+    found = sorted(acts)
+    last = {campaign: index for index, (_, campaign, _) in enumerate(found)}
+    return [act for i, act in enumerate(found) if act[0] >= found[-1][0] - KEPT_MS or last[act[1]] == i]

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from segmentation.campaign_budget import BudgetBook
-from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Decided, name_key
+from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Decided, Facts, name_key
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
@@ -496,3 +496,21 @@ def test_a_turn_goes_by_the_rules_that_it_was_planned_with() -> None:
     turn = step.decide(plan, [None] * len(plan.keys), (), more=False, context=CONTEXT)
     assert [action.campaign for action in actions(turn)] == ["vip"]
     assert [action.campaign for action in actions(run(step, row()))] == ["other"]
+
+
+CAPPED = """
+version: 2
+caps: [{at_most: 2, within: 1d}]
+rules: [{name: vip, when: {to: [Champions]}, then: {action: VIP, channel: email}}]
+"""
+
+
+def test_a_cap_counts_every_action_of_the_same_millisecond() -> None:
+    rows = [row(sequence=number, id=f"m{number}") for number in (1, 2, 3)]
+    turn = run(CampaignStep(parse_rules(CAPPED), "shop"), *rows, context=TurnContext(AT, AT))
+    assert [type(event) for event in decisions(turn)] == [CampaignAction, CampaignAction, CampaignWithheld]
+
+
+def test_acts_that_are_handed_on_twice_count_once() -> None:
+    two, three = (Facts(handed_on=(act("vip", AT),) * number) for number in (2, 3))
+    assert two.join(three) == three.join(two) == three.join(three) == three
