@@ -8,21 +8,23 @@ from segmentation.campaign_state import CampaignFormatError, CampaignState
 from segmentation.event_text import iso
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from segmentation.profiles import Profile
     from stream.traces.shard_traces import PersonHoldings, ShardHolding
 
 
-def left_by_campaigns(found: PersonHoldings, until_ms: int | None, *, returned: bool) -> list[str]:
+def left_by_campaigns(found: PersonHoldings, until: Mapping[str, int | None], *, returned: bool) -> list[str]:
     """Return why the customer isn't erased, by what the campaigns' shards hold: their dispatcher reads later.
 
-    `until_ms`: of the erasure; None: none is known. `returned`: later events have made a new customer of the id, who
-    may have campaigns again.
+    `until`: the instant (ms) of the erasure under each id, which in event time goes by the clock of its shard; None:
+    none is known. `returned`: later events have made a new customer of the id, who may have campaigns again.
     """
     return [
         reason
         for known, holdings in found.by_id.items()
         for holding in holdings
-        if not holding.place.scoring and (reason := _left(known, holding, until_ms, returned=returned)) is not None
+        if not holding.place.scoring and (reason := _left(known, holding, until[known], returned=returned)) is not None
     ]
 
 

@@ -139,16 +139,16 @@ def unerased(settings: Settings, sent: list[SentErasure], found: PersonHoldings)
 
     `sent` empty: by the latest erasure that any shard knows.
     """
-    return left_by_scoring(settings, sent, found) + left_by_campaigns(
-        found, _until(sent, found), returned=any(_events(holding) for holding in found.all() if holding.place.scoring)
-    )
+    returned = any(_events(holding) for holding in found.all() if holding.place.scoring)
+    return left_by_scoring(settings, sent, found) + left_by_campaigns(found, _until(sent, found), returned=returned)
 
 
-def _until(sent: list[SentErasure], found: PersonHoldings) -> int | None:
-    """Return the instant (ms) of the erasure: the one sent, or else the latest that a shard of the scoring knows."""
-    known = [erased_until(holding) for holding in found.all() if holding.place.scoring]
-    instants = [_ms(event.until) for event in sent] or [at for at in known if at is not None]
-    return max(instants, default=None)
+def _until(sent: list[SentErasure], found: PersonHoldings) -> dict[str, int | None]:
+    """Return the instant (ms) of the erasure under each id: the one sent, or else the latest that the scoring knows."""
+    known = [at for holding in found.all() if holding.place.scoring and (at := erased_until(holding)) is not None]
+    latest = max((_ms(event.until) for event in sent), default=max(known, default=None))
+    own = {event.customer_id: _ms(event.until) for event in sent}
+    return {one: own.get(one, latest) for one in found.by_id}
 
 
 def left_by_scoring(settings: Settings, sent: list[SentErasure], found: PersonHoldings) -> list[str]:
