@@ -210,6 +210,23 @@ def groups_of(results: Sequence[ShopResult]) -> Iterator[tuple[str, list[ShopRes
         yield title, [result for result in results if belongs(result.shop)]
 
 
+def widths(paths: int, seed: int) -> Iterator[str]:
+    """Yield a table: from which effect on a campaign is shown to help, as a share of what the control group does."""
+    yield "| customers | held out | orders per customer | effect on orders | on spend |\n|---:|---:|---:|---:|---:|"
+    for customers, share, orders in product((3_000, 10_000, 30_000, 100_000), (0.1, 0.5), (0.05, 0.3)):
+        shop, rng = CampaignShop(customers, share, orders, 1.0, "lognormal", 0.8, days=1), np.random.default_rng(seed)
+        found: list[list[float]] = [[], []]
+        for _ in range(paths):
+            outcomes = path(shop, rng)
+            pairs = ((outcomes.orders_after, outcomes.orders_before), (outcomes.after, outcomes.before))
+            for ratios, pair in zip(found, pairs, strict=True):
+                groups = sums_of(outcomes, *pair, shop.days)
+                figures = difference(*groups)
+                ratios.append(float((figures.value - figures.low)[0] / groups[1].y[0]))
+        cells = ["too few" if np.isnan(of).mean() > 0.5 else f"{np.nanmedian(of):.0%}" for of in map(np.array, found)]
+        yield f"| {customers:,} | {share:.0%} | {orders} | {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study. Return the exit code: 1 where coverage or false alarms miss what is promised."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -233,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             real.setdefault(job[3].title, []).append(result)
         for title, results in real.items():
             write(line(f"customers of {title}", results))
+    for row in widths(max(chosen.paths // 10, 1), chosen.seed):
+        write(row)
     everything = [found, harder, *real.values()]
     total = [together(result.tallies[way] for result in results) for results in everything for way in WAYS[2:]]
     return int(any(tally.coverage < 0.94 or tally.false_alarms > 0.05 for tally in total))

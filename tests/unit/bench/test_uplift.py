@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 
@@ -59,3 +61,10 @@ def test_leaving_customers_out_for_what_comes_later_bends_the_difference() -> No
         if case.follows:
             assert all_reached == 0.0
     assert uplift_contacts.main(["--customers", "1000"]) == 0
+
+
+def test_more_customers_show_smaller_effects() -> None:
+    table = [row.strip("| ").split(" | ") for row in islice(uplift.widths(1, 1), 1, 9)]
+    shown = {tuple(row[:3]): row[3] for row in table}
+    assert shown["3,000", "10%", "0.05"] == "too few"
+    assert 0.2 < float(shown["10,000", "10%", "0.3"].strip("%")) / 100 < 0.5
