@@ -39,6 +39,8 @@ CERTAIN, POSSIBLE = Mention.CERTAIN, Mention.POSSIBLE
         (b"43", b'{"type": "segment.changed", "customer_id": "43", "merged_into": "42"}', KEYED, CERTAIN),
         (b"\0c", b'{"type": "customer.joined", "customer_id": "43", "giver": "42", "state": ""}', KEYED, CERTAIN),
         (b"\0c", b'{"customer_id": "43", "event": {"customer_id": "42"}}', KEYED, CERTAIN),
+        (b"\0c", b'{"type": "profile.forwarded", "customer_id": "42", "profile": [[7, "UTC"]]}', KEYED, CERTAIN),
+        (b"\0budget:0", b'{"type": "campaign.budget", "shard": 42, "used": {"42": {"actions": 42}}}', KEYED, None),
         (b"\xff", b"\xff\xfe", KEYED, None),
         (b"42", b"\xff\xfe", KEYED, CERTAIN),
         (b"42", b'{"customer_id": "43", "cut off', KEYED, POSSIBLE),
