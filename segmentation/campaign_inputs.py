@@ -128,7 +128,9 @@ class ProfileForwarded(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_
     acts: tuple[_HandedAct, ...] = ()
 
 
-_HANDED_ON: Final = msgspec.json.Decoder(ProfileForwarded | CustomerProfile)
+_HANDED_ON: Final = msgspec.json.Decoder(
+    ProfileForwarded | CustomerProfile | CustomerErased | CustomerMerged | EventForwarded
+)
 
 
 def _customer(name: str) -> bytes:
@@ -163,12 +165,21 @@ def read_profile(record: SideRecord, tolerance_ms: int) -> LearnedFacts:
         if isinstance(event, ProfileForwarded):
             acts = tuple(Act(bytes.fromhex(act.campaign), act.at, act.sent) for act in event.acts)
             return LearnedFacts(_customer(event.customer_id), Facts(event.profile, handed_on=acts))
+        if not isinstance(event, CustomerProfile):
+            return _handed_on_from_orders(event, record.timestamp + tolerance_ms)
     else:
         event = decode_profile(record.value)
         if record.key != event.customer_id.encode():
             message = f"the record's key is {record.key!r}, expected the customer {event.customer_id!r}."
             raise RejectedEvent(Reason.KEY_NOT_CUSTOMER, "customer_id", message)
     return LearnedFacts(_customer(event.customer_id), Facts(profile_of(event, record.timestamp, tolerance_ms)))
+
+
+def _handed_on_from_orders(event: CustomerErased | CustomerMerged | EventForwarded, latest: int) -> LearnedFacts:
+    """Return what an event of the topic of orders says that came by the former number of partitions."""
+    inner, customer = event.event if isinstance(event, EventForwarded) else event, _customer(event.customer_id)
+    found = _side_event(inner, customer, latest, orders=False)
+    return found if isinstance(found, LearnedFacts) else LearnedFacts(customer, Facts())
 
 
 def forwarded(event_id: str, into: str, facts: Facts, acts: tuple[Act, ...]) -> bytes:

@@ -285,6 +285,11 @@ class CampaignStep:
                 self._read_profile(position, record, work)
                 continue
             event = read_order_record(record, self._tolerance_ms, orders=work.book.orders)
+            if event and context.former and (right := self._elsewhere(event.customer, partition)) is not None:
+                # An order counts where the scoring step sends it on to; or it did, before the partitions became more.
+                if isinstance(event, LearnedFacts) and record.value is not None:
+                    work.elsewhere.append(SidePackage(right, record.value))
+                continue
             if isinstance(event, SeenOrder):
                 work.orders.append(event)
             elif event is not None:
@@ -298,12 +303,17 @@ class CampaignStep:
         except RejectedEvent as why:
             work.side_dead.append(DeadLetter(position, why.reason.value, why.field, why.message))
             return
-        right = self._routing.partition_of(learned.customer)
-        if right is None or right == work.partition:
+        right = self._elsewhere(learned.customer, work.partition)
+        if right is None:
             work.learned.append(learned)
         else:
             assert record.value is not None  # it was decoded
             work.elsewhere.append(SidePackage(right, record.value))
+
+    def _elsewhere(self, customer: bytes, partition: int) -> int | None:
+        """Return the partition of a customer who belongs on another one than this."""
+        right = self._routing.partition_of(customer)
+        return None if right == partition else right
 
     def _learn(self, target: Target, facts: Facts, turn: Turn) -> None:
         """Join facts to a customer's state. What is new of a merged id is handed on to the one that it belongs to."""

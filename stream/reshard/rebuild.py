@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from segmentation.agreed import Agreed, JudgedBefore, Way, differences, judged_at, way_from
 from segmentation.partitioners import PARTITIONERS, Partitioner
 from segmentation.rfm import muted_by, with_mute
-from segmentation.step import Activation, KafkaRecord, Scope, Step, Turn, TurnContext, TurnPlan
+from segmentation.step import PROFILES, Activation, KafkaRecord, Scope, Step, Turn, TurnContext, TurnPlan
 from stream.engine.catch_up import due_now, own_due
 from stream.engine.log_reader import LogReader
 from stream.engine.ownership import stepping
@@ -105,6 +105,7 @@ class ReshardedRebuilder:
             agreed = self._step_of(self._settings, self._streams.step).agreed
             heads = await self._check_heads(agreed, last.partitions)
             wanted = range(last.partitions) if only is None else [only]
+            sides = dict.fromkeys(self._streams.sides.values(), 0)  # what came from them is in no state any more
             inherited = [moved.head for moved in last.steps[self._streams.step].inherited]
             self._rescores = any(_is_rescored(head, agreed) for head in inherited)
             self._shards = await look_at(self._settings, self._streams, self._redis, wanted)
@@ -120,7 +121,8 @@ class ReshardedRebuilder:
             for p, shard in self._shards.items():
                 await shard.write(Writes(), ARRIVED)
                 head = last.steps[self._streams.step].inherited[p].head
-                await shard.write(Writes(), "", _under(agreed, kafka.changes if (kafka := heads[p]) else 0, head))
+                head = replace(_under(agreed, kafka.changes if (kafka := heads[p]) else 0, head), sides=sides)
+                await shard.write(Writes(), "", head)
                 yield f"shard {p}: rebuilt up to the last change of the number of partitions"
         finally:
             await self._reader.close()
@@ -166,6 +168,10 @@ class ReshardedRebuilder:
             if shard.head.era
         ]
         last = self._journal[-1]
+        if profiles := self._streams.sides.get(PROFILES):
+            for p in range(last.partitions):
+                begin, _ = (await self._reader.bounds([profiles], p))[profiles]
+                shortened += [f"{profiles}-{p} starts at offset {begin}"] if begin else []
         for p, inherited in enumerate(last.steps[self._streams.step].inherited):
             bounds, head = await self._reader.bounds(topics, p), inherited.head
             for topic, place in zip(topics, (head.offset, head.position), strict=True):

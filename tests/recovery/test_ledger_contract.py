@@ -362,7 +362,7 @@ async def test_the_topics_are_described(side: Side, reader: LogReader) -> None:
     assert counts == dict.fromkeys(side.streams.pinned(), 1)
 
 
-async def test_each_answer_to_a_fetch_tells_how_far_open_transactions_reach(side: Side, reader: LogReader) -> None:
+async def test_each_answer_to_a_fetch_says_how_far_open_transactions_reach(side: Side, reader: LogReader) -> None:
     """A shard takes an order of its side input once two answers after it say that the input is at its end."""
     ledger, topic = await side.ledger(), side.streams.output
     await ledger.publish(turn(1, 1, b"a"))

@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from redis import Redis
 
+from segmentation.campaign_state import CampaignState
 from segmentation.events import Amount, CustomerErased, OrderPlaced
 from segmentation.partitioners import murmur2
+from segmentation.profiles import CustomerProfile
 from segmentation.rfm import announcement, unpack
 from stream.clock import now_ms
 from stream.kafka import topics
@@ -29,18 +32,20 @@ from stream.reshard.redis_part import RedisNotSealed
 from stream.reshard.resharder import Resharder, ReshardRefused, reshard
 from stream.settings import Settings
 from stream.status.report import report
+from stream.status.report import settled as rests
 from stream.storage.keys import ShardKeys
 from stream.worker.steps import step_of
 from tests.support.command_line import run as command
 from tests.support.engine.killed_reshard import KILLED, run
 from tests.support.engine.real_worker import activate, check_chains, launch, moves, processes, settled, states
 from tests.support.engine.toy_engine import eventually
-from tests.support.orders import send_events
+from tests.support.orders import send_events, send_profiles
 from tests.support.topics import cut
 
 NAMES = [f"customer-{i}" for i in range(120)]
 FEW = NAMES[:30]
 ERASED = [f"erased-{i}" for i in range(20)]
+DENIED = NAMES[::10]  # campaigns may not write to them
 
 
 def order(name: str, number: int) -> OrderPlaced:
@@ -52,6 +57,43 @@ def order(name: str, number: int) -> OrderPlaced:
 
 async def send(settings: Settings, names: Iterable[str], numbers: range) -> None:
     await send_events(settings, *(order(name, number) for number in numbers for name in names))
+
+
+async def deny(settings: Settings, names: Iterable[str]) -> None:
+    """Send profiles that deny the channel of the only rule."""
+    now = datetime.now(UTC)
+    profiles = (
+        CustomerProfile(id=f"p-{name}", customer_id=name, occurred_at=now, consent={"log": "denied"}) for name in names
+    )
+    await send_profiles(settings, *profiles)
+
+
+async def joined(settings: Settings) -> None:
+    """Wait until campaigns have read all profiles and orders."""
+
+    async def all_read() -> bool:
+        return rests(await asyncio.to_thread(report, settings, "campaigns", now_ms()))
+
+    await eventually(all_read, 90, "profiles and orders")
+
+
+def of_campaigns(settings: Settings) -> dict[bytes, bytes]:
+    """Return all states of campaigns."""
+    found: dict[bytes, Any] = {}
+    with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+        for p in range(settings.partitions):
+            found |= redis.hgetall(ShardKeys(settings.group, settings.changes_topic, p).states)
+    return found
+
+
+def denied(settings: Settings) -> set[str]:
+    """Return whose state of campaigns has the denial."""
+    found = {key: CampaignState.unpack(value) for key, value in of_campaigns(settings).items() if key[0]}
+    return {
+        key.decode()
+        for key, state in found.items()
+        if [(channel, dated.text) for channel, dated in state.facts.profile.consent] == [("log", "denied")]
+    }
 
 
 def of_count(settings: Settings, partitions: int) -> Settings:
@@ -121,6 +163,7 @@ async def latest(settings: Settings) -> dict[bytes, int]:
 async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     settings = settings_for(partitions=2, session_timeout_ms=6_000)
     await topics.create(settings)
+    await deny(settings, DENIED[::2])
     with processes(settings, tmp_path, "worker", "dispatch"):
         activation = await asyncio.to_thread(activate, settings)
         await send(settings, NAMES + ERASED, range(3))
@@ -131,6 +174,7 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
         with pytest.raises(ReshardRefused, match="workers still run: 1 in"):
             await reshard(settings, 3, step_of, print)
     await send(settings, NAMES, range(3, 4))  # waits in the former partitions
+    await deny(settings, DENIED[1::4])  # these too
 
     lines: list[str] = []
     before, due = states(settings), set().union(*where(settings, "due"))
@@ -144,6 +188,7 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
         await reshard(new, 3, step_of, print)
 
     await send(settings, [*NAMES, *ERASED], range(4, 5))  # still by the former routing
+    await deny(settings, DENIED[3::4])
     await send(new, NAMES, range(5, 6))
     with processes(new, tmp_path, "worker", "dispatch"):
         await settled(new)
@@ -151,6 +196,11 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
         await send(new, [*NAMES, *ERASED], range(6, 7))
         await settled(new)
         await settled(new, topic=settings.changes_topic)
+        await joined(new)
+    assert denied(new) == set(DENIED)
+    acts = [msgspec.json.decode(record.value) for record in await read_topic(new, new.actions_topic)]
+    assert not {act["customer_id"] for act in acts if act["type"] == "campaign.action"} & set(DENIED[::2])
+    assert {act["customer_id"] for act in acts if act.get("reason") == "no_consent"} >= set(DENIED[::2])
     await check(new, dict.fromkeys(NAMES, 7) | dict.fromkeys(ERASED, 2))
     assert not await read_topic(new, settings.orders_dead_letters_topic)
     acted = sorted((r.key, r.partition, r.offset) for r in await read_topic(new, settings.actions_topic))
@@ -158,7 +208,7 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
 
     # Redis lost altogether, and a shard alone: from the logs of both counts it becomes as before.
     was, published = states(new), await moves(new)
-    campaigns = where(new, "states", "campaigns")
+    campaigns, decided = where(new, "states", "campaigns"), of_campaigns(new)
     delete_redis(new)
     delete_redis(new, "campaigns")
     assert len(await rebuilt(new)) == 2 + 3
@@ -166,8 +216,10 @@ async def test_more_partitions(settings_for: Callable[..., Settings], tmp_path: 
     with processes(new, tmp_path, "worker", "dispatch"):
         await settled(new)
         await settled(new, topic=settings.changes_topic)
+        await joined(new)
     assert states(new) == was
     assert where(new, "states", "campaigns") == campaigns
+    assert of_campaigns(new) == decided
     await rebuilt(new, only=2)
     with processes(new, tmp_path, "worker"):
         await settled(new)
