@@ -24,7 +24,7 @@ from stream.delivery.outcomes import (
     outcome_id,
 )
 from stream.delivery.positions import EndpointState
-from stream.delivery.window import DeliveryWindow, Unresolved
+from stream.delivery.window import MOST_RECORDS, DeliveryWindow, Unresolved
 from stream.settings import Settings
 from stream.webhooks.answers import Meaning, WebhookAnswer
 from stream.webhooks.breaker import Breaker, BreakerState
@@ -60,7 +60,7 @@ class Courier:
         self.endpoint = endpoint
         self._office = office
         self._client = client
-        self._window = DeliveryWindow()
+        self._window = DeliveryWindow(MOST_RECORDS)
         self._feed = ActionFeed(
             office.settings, endpoint, self._window, office.journal, office.outbox, self._until_idle
         )

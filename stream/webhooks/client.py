@@ -33,7 +33,7 @@ class WebhookClient:
         self._now_ms = now_ms
         network = CheckedNetwork(allow_private=endpoint.allow_private, resolve=resolve)
         self._client = httpx.AsyncClient(
-            transport=CheckedTransport(network, _tls(endpoint), connections=endpoint.concurrency),
+            transport=CheckedTransport(network, _tls(endpoint)),
             headers={"user-agent": "segstream", "accept-encoding": "identity", "content-type": "application/json"},
             timeout=None,  # noqa: S113  # the whole attempt has one, below
             follow_redirects=False,

@@ -98,17 +98,31 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
 
 
 class CheckedTransport(httpx.AsyncBaseTransport):
-    """The transport of httpx over a checked network: httpcore's pool, without proxy and HTTP/2."""
+    """The transport of httpx over a checked network, without proxy and HTTP/2.
 
-    def __init__(self, network: CheckedNetwork, tls: ssl.SSLContext, *, connections: int) -> None:
-        """Connect to nothing yet. `connections`: most of them at once."""
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=connections,
+    Each request has a pool of one connection to itself. A pool of httpcore looks at each of its connections several
+    times a request, by a system call: with 50 of them that takes nearly all of a process's time.
+    """
+
+    def __init__(self, network: CheckedNetwork, tls: ssl.SSLContext) -> None:
+        """Connect to nothing yet."""
+        self._network = network
+        self._tls = tls
+        self._pools: list[httpcore.AsyncConnectionPool] = []
+        self._free: list[httpcore.AsyncConnectionPool] = []  # the last one used comes first
+
+    def _pool(self) -> httpcore.AsyncConnectionPool:
+        if self._free:
+            return self._free.pop()
+        pool = httpcore.AsyncConnectionPool(
+            ssl_context=self._tls,
+            max_connections=1,
             keepalive_expiry=_KEPT_S,
             retries=0,
-            network_backend=network,
+            network_backend=self._network,
         )
+        self._pools.append(pool)
+        return pool
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. Raises httpx.TransportError."""
@@ -125,20 +139,27 @@ class CheckedTransport(httpx.AsyncBaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx():
-            answer = await self._pool.handle_async_request(sent)
-        return httpx.Response(
-            answer.status, headers=answer.headers, stream=_AnswerStream(answer), extensions=answer.extensions
-        )
+        pool = self._pool()
+        free = partial(self._free.append, pool)
+        try:
+            with _as_httpx():
+                answer = await pool.handle_async_request(sent)
+        except BaseException:
+            free()
+            raise
+        stream = _AnswerStream(answer, free)
+        return httpx.Response(answer.status, headers=answer.headers, stream=stream, extensions=answer.extensions)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
 
 class _AnswerStream(httpx.AsyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
+    def __init__(self, answer: httpcore.Response, free: Callable[[], None]) -> None:
         self._answer = answer
+        self._free: Callable[[], None] | None = free
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _as_httpx():
@@ -147,7 +168,12 @@ class _AnswerStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """End the answer; a part that wasn't read closes its connection."""
-        await self._answer.aclose()
+        try:
+            await self._answer.aclose()
+        finally:
+            free, self._free = self._free, None
+            if free is not None:
+                free()
 
 
 @contextmanager

@@ -217,3 +217,21 @@ async def test_a_second_process_takes_partitions_over(settings: Settings) -> Non
     for customer in {event["customer_id"] for event in events}:
         assert receiver.order_of(customer) == [e["id"] for e in events if e["customer_id"] == customer]
     assert len(receiver.taken()) == 400, "sent twice"
+
+
+@pytest.mark.slow
+async def test_a_full_window_stops_the_reading_of_its_endpoint_alone(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.delivery.courier.MOST_RECORDS", 50)
+    events = [action(n, f"c{n}") for n in range(1_500)]  # more than a batch, in each partition
+    async with webhook_endpoint() as well, webhook_endpoint() as stuck:
+        stuck.behave = lambda _event, _before: Reply(500)
+        late = endpoint(stuck, "late", retries=("1h",), concurrency=50)
+        await publish(settings, events)
+        async with delivering(settings, endpoint(well, concurrency=50), late):
+            await eventually(lambda: len(set(well.taken())) == len(events), WAIT_S, "all actions at the other endpoint")
+            tried = len({hook.id for hook in stuck.received})
+            assert 50 <= tried < len(events), "its window has no limit"
+            status = (await endpoint_statuses(settings, ["late"]))[0]
+            assert status.behind + status.waiting == len(events)
