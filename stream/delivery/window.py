@@ -58,7 +58,7 @@ class DeliveryWindow:
     _places: dict[LogPartition, OrderedDict[int, Unresolved]] = field(default_factory=dict)
     _customers: dict[str, deque[Unresolved]] = field(default_factory=dict)
     _due: list[tuple[int, int, Unresolved]] = field(default_factory=list)  # oldest of their customers; may be outdated
-    _ages: deque[Unresolved] = field(default_factory=deque)  # as they were added; may be resolved
+    _ages: OrderedDict[Unresolved, None] = field(default_factory=OrderedDict)  # as they were added
     _count: int = 0
     _bytes: int = 0
     _added: int = 0
@@ -81,7 +81,7 @@ class DeliveryWindow:
         self._places.setdefault(record.place, OrderedDict())[record.offset] = record
         queue = self._customers.setdefault(record.facts.customer_id, deque())
         queue.append(record)
-        self._ages.append(record)
+        self._ages[record] = None
         self._count += 1
         self._bytes += record.size
         if queue[0] is record:
@@ -123,6 +123,7 @@ class DeliveryWindow:
         record.resolved, record.sending = True, False
         place = self._places[record.place]
         del place[record.offset]
+        self._ages.pop(record, None)  # else all that comes after one that waits for days would stay in memory
         self._count -= 1
         self._bytes -= record.size
         queue = self._customers[record.facts.customer_id]
@@ -138,18 +139,13 @@ class DeliveryWindow:
         """Take up to `most` records that Kafka got before an instant and that aren't being sent, to be given up."""
         found: list[Unresolved] = []
         for _ in range(len(self._ages)):
-            if len(found) == most or not self._ages:
+            record = next(iter(self._ages))
+            if len(found) == most or record.stored_ms >= stored_ms:
                 break
-            record = self._ages[0]
-            if record.resolved:
-                self._ages.popleft()
-                continue
-            if record.stored_ms >= stored_ms:
-                break
-            self._ages.popleft()
             if record.sending:
-                self._ages.append(record)  # its attempt under way decides; looked at again
+                self._ages.move_to_end(record)  # its attempt under way decides; looked at again
             else:
+                del self._ages[record]
                 record.sending = True
                 found.append(record)
         return found
@@ -164,16 +160,14 @@ class DeliveryWindow:
 
     def oldest_ms(self) -> int | None:
         """Return when Kafka got the oldest record here, roughly; None: there is none."""
-        while self._ages and self._ages[0].resolved:
-            self._ages.popleft()
-        return self._ages[0].stored_ms if self._ages else None
+        return next((record.stored_ms for record in self._ages), None)
 
     def clear(self) -> None:
         """Forget all records: their partitions belong to another process."""
         for place in self._places.values():
             for record in place.values():
                 record.resolved = True  # an attempt that is still under way finds nothing to do
-        self._places, self._customers, self._due, self._ages = {}, {}, [], deque()
+        self._places, self._customers, self._due, self._ages = {}, {}, [], OrderedDict()
         self._count = self._bytes = 0
 
     def _schedule(self, record: Unresolved) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, given, settings
@@ -150,3 +151,21 @@ def test_records_that_were_cleared_do_no_harm() -> None:
     window.resolve(gone)
     window.retry(sent, 0)
     assert (len(window), window.next_due(10), window.lowest(PLACES[0])) == (0, None, None)
+
+
+def test_a_record_that_waits_for_days_keeps_no_later_ones_in_memory() -> None:
+    window = DeliveryWindow()
+    waiting = record(PLACES[0], 0, "a", stored_ms=5)
+    window.add(waiting)
+    assert window.next_due(0) is waiting
+    window.retry(waiting, 259_200_000)
+    for offset in range(1, 101):
+        window.add(record(PLACES[0], offset, str(offset), stored_ms=6))
+        later = window.next_due(0)
+        assert later is not None
+        window.resolve(later)
+    assert window.oldest_ms() == 5
+    del later
+    gc.collect()
+    kept = [each for each in gc.get_objects() if isinstance(each, Unresolved) and each.place is PLACES[0]]
+    assert kept == [waiting]
