@@ -264,9 +264,9 @@ def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
     found = sorted(acts, key=_by_instant)
     if len(found) < 2:
         return tuple(found)
-    last = {act.campaign: act for act in found}
+    last = {act.campaign: index for index, act in enumerate(found)}
     begin = found[-1].at - KEPT_MS
-    return tuple(act for act in found if act.at >= begin or last[act.campaign] is act)
+    return tuple(act for index, act in enumerate(found) if act.at >= begin or last[act.campaign] == index)
 
 
 def _by_instant(act: Act) -> tuple[int, bytes, bool]:

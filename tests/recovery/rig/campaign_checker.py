@@ -106,7 +106,7 @@ class ShardStory:
             if row.partition == partition:
                 change = move(row)
                 clock = max(clock, millis(change["occurred_at"]))
-                seen = StoryMove(row.offset, change["sequence"], change, clock)
+                seen = StoryMove(row.offset, change["sequence"], change, clock, row.timestamp)
                 moves.setdefault(row.key or b"", []).append(seen)
                 self._end = row.offset + 1
         for key, own in moves.items():

@@ -29,6 +29,7 @@ class StoryMove(NamedTuple):
     number: int
     change: Change
     clock: int
+    came: int  # by the broker
 
 
 class WaitingAct(NamedTuple):
@@ -302,14 +303,14 @@ class CustomerStory:
         return {move.change["to"] for move in reached[before[-1] if before else 0 :]}
 
     def _has_ordered(self, decision: TakenDecision) -> bool:
-        """Return whether an order that came clearly before a decision should have ended it."""
+        """Return whether an order should have ended it that came clearly before a decision, and after the move."""
+        event = decision.event
         certain = self.known.certain_before(self.partition, decision.row.timestamp)
-        moved = millis(decision.event["occurred_at"])
+        came = next(move.came for move in self.moves if move.change["id"] == event["change_id"])
         return any(
-            moved < one.at < millis(decision.event["decided_at"])
-            and one.came < certain
-            and self.known.is_sure(self.partition, one)
+            millis(event["occurred_at"]) < one.at < millis(event["decided_at"]) and came < one.came < certain
             for one in self.known.orders[self.customer]
+            if self.known.is_sure(self.partition, one)
         )
 
     def _texts(self, name: str, came: int) -> set[str | None]:

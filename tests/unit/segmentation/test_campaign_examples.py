@@ -514,3 +514,5 @@ def test_a_cap_counts_every_action_of_the_same_millisecond() -> None:
 def test_acts_that_are_handed_on_twice_count_once() -> None:
     two, three = (Facts(handed_on=(act("vip", AT),) * number) for number in (2, 3))
     assert two.join(three) == three.join(two) == three.join(three) == three
+    later = Facts(handed_on=(act("call", AT + 40 * DAY_MS),))
+    assert three.join(later).handed_on == (act("vip", AT), *later.handed_on) == three.join(later).join(two).handed_on
