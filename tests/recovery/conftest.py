@@ -9,12 +9,12 @@ import pytest
 
 from tests.recovery.rig.servers import RigServers
 
-WORKERS = 3
+WORKERS = 4
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RigServers]:
-    """Start Kafka, two Valkeys, and proxies for three workers. A test must leave them healed."""
+    """Start Kafka, two Valkeys, and proxies for four workers. A test must leave them healed."""
     with RigServers(tmp_path_factory.mktemp("recovery"), WORKERS) as made:
         yield made
 

@@ -62,7 +62,7 @@ def log(servers: RigServers, tmp_path_factory: pytest.TempPathFactory, seed: int
 
 async def there(settings: Settings, text: bytes) -> list[FeedRecord]:
     """Return the records of the input with this text, to be sent again."""
-    rows = await checker._rows(settings, settings.orders_topic)
+    rows = await checker.rows_of(settings, settings.orders_topic)
     return [FeedRecord(r.key or b"", r.value or b"", r.partition) for r in rows if text in (r.value or b"")]
 
 

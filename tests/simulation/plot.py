@@ -67,7 +67,7 @@ class Plot:
         self._rng = random.Random(f"{seed}:plot")
         self._partitions = partitions
         self._wall = wall
-        self._customers = [f"c{number}" for number in range(customers)]
+        self.customers = [f"c{number}" for number in range(customers)]
         self._at = START_MS
         self._last = None if most_days is None else START_MS + most_days * DAY_MS
         self._clocks = [START_MS] * partitions
@@ -128,10 +128,10 @@ class Plot:
     def _about_a_customer(self, luck: float, serial: int) -> list[PlotRecord]:
         rng = self._rng
         if luck < 0.14 or self._litter.random() < self._littered:
-            return [self._record(rng.choice(self._customers), b'{"garbage": %d}' % serial)]
+            return [self._record(rng.choice(self.customers), b'{"garbage": %d}' % serial)]
         if self._merged and self._mergers.random() < self._merged:
             return [self._of_a_merge(serial)]
-        customer = rng.choice(self._customers)
+        customer = rng.choice(self.customers)
         if luck < 0.19:
             erased = CustomerErased(id=f"erase{serial}", customer_id=customer, occurred_at=instant(self._at))
             return [self._record(customer, encode(erased))]
@@ -151,7 +151,7 @@ class Plot:
 
     def _of_a_merge(self, serial: int) -> PlotRecord:
         rng = self._mergers
-        giver, into = rng.sample(self._customers, 2)
+        giver, into = rng.sample(self.customers, 2)
         at = self._at - rng.choice((0, 0, 0, 1, 30)) * DAY_MS
         merged = CustomerMerged(id=f"merge{serial}", from_=giver, into=into, occurred_at=instant(max(at, START_MS)))
         return self._record(giver, encode(merged))
@@ -203,7 +203,7 @@ class Plot:
         if self._wall:
             self._at = max(self._at, now_ms)
         made = []
-        for customer in self._customers:
+        for customer in self.customers:
             self._serial += 1
             row = placed(f"O{self._serial}", customer, self._at, 50 * UNIT, CURRENCY)
             made.append(self._record(customer, encode(to_event(row))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,13 +14,14 @@ from aiokafka import TopicPartition
 from segmentation.step import PROFILES
 from stream.settings import Settings
 from stream.storage.heads import Stored
+from tests.recovery.rig.feed import FeedRecord
+from tests.recovery.rig.profile_feed import ProfileFeed
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
 from tests.simulation.choices import Choices
 from tests.simulation.fleet import GROUP, STEPS, SimulatedFleet, settings_of
 from tests.simulation.operating import Operator
 from tests.simulation.plot import ABORTED, COMMITTED, DAY_MS, START_MS, Plot, PlotRecord
-from tests.simulation.profile_plot import ProfilePlot
 from tests.simulation.servers.broker import SimulatedBroker
 from tests.simulation.servers.kafka_clients import SimulatedKafka
 from tests.simulation.servers.logs import TransactionSpan
@@ -95,11 +97,8 @@ class SimulatedWorld:
             most_days=YOUNG_DAYS if case.one_id else None,
         )
         has_profiles = len(self.fleets) > 1 and case.profiles and inputs is None
-        self._profiles = (
-            ProfilePlot(case.seed, partitions=case.partitions, customers=case.customers, often=case.profiles)
-            if has_profiles
-            else None
-        )
+        self._profiles = ProfileFeed(case.seed, case.partitions) if has_profiles else None
+        self._profiles_come = random.Random(f"{case.seed}:told")
         self.rests: list[int] = []  # when (ms) all that was sent before had been read
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])
@@ -199,7 +198,8 @@ class SimulatedWorld:
             if scene.starts is not None:
                 self.published.append(self.loop.time())
                 self.note(f"model {scene.starts} is published")
-            if self._profiles and (said := self._profiles.scene(plot.at_ms, self.wall_ms())):
+            if self._profiles and self._profiles_come.random() < case.profiles / 100:
+                said = _records(self._profiles.some(plot.customers, plot.at_ms, self.wall_ms()))
                 await self._send([] if number in case.skipped else said, 0, self._profiles_topic)
             await self._send(scene.records, scene.transaction)
             await asyncio.sleep(scene.pause_ms / 1000)
@@ -217,10 +217,10 @@ class SimulatedWorld:
             await self._settle()  # what was sent before this long time is known after it
         self.jumped_ms += SILENCE_DAYS * DAY_MS
 
-    async def _have_last_words(self, profiles: ProfilePlot) -> None:
+    async def _have_last_words(self, profiles: ProfileFeed) -> None:
         """Let customers order and fall silent once more, when it is known what each of them consents to."""
         plot = self._plot
-        await self._send(profiles.last(plot.at_ms), 0, self._profiles_topic)
+        await self._send(_records(profiles.last(plot.customers, plot.at_ms)), 0, self._profiles_topic)
         await self._settle()
         await self._send(plot.orders(self.wall_ms()), 0)
         if self.case.wall:
@@ -328,6 +328,10 @@ class SimulatedWorld:
         if self._inputs is None:
             self.snapshots.append(copied(self.place.server.data))
             del self.snapshots[:-SNAPSHOTS]
+
+
+def _records(said: list[FeedRecord]) -> list[PlotRecord]:
+    return [PlotRecord(record.partition, record.key, record.value) for record in said]
 
 
 Change = Callable[[Replace], None]

@@ -79,33 +79,33 @@ def move(row: ReadRow) -> dict[str, Any]:
 async def read_run(settings: Settings) -> GroupRun:
     """Read a run, without proxies: `settings` name the servers themselves."""
     return GroupRun(
-        orders=await _rows(settings, settings.orders_topic),
-        moves=await _rows(settings, settings.changes_topic),
-        latest=await _rows(settings, settings.state_topic),
+        orders=await rows_of(settings, settings.orders_topic),
+        moves=await rows_of(settings, settings.changes_topic),
+        latest=await rows_of(settings, settings.state_topic),
         # Groups that read the same orders share the topic.
         dead=[
             row
-            for row in await _rows(settings, settings.orders_dead_letters_topic)
+            for row in await rows_of(settings, settings.orders_dead_letters_topic)
             if row.headers["segstream_group"] == settings.group.encode()
         ],
-        heads=await _rows(settings, settings.heads_topic("scoring")),
+        heads=await rows_of(settings, settings.heads_topic("scoring")),
         shards=read_shards(settings),
     )
 
 
-async def _rows(settings: Settings, topic: str) -> list[ReadRow]:
+async def rows_of(settings: Settings, topic: str) -> list[ReadRow]:
     found = sorted(await read_topic(settings, topic), key=lambda r: (r.partition, r.offset))
     return [ReadRow(r.partition, r.offset, r.key, r.value, dict(r.headers), r.timestamp) for r in found]
 
 
-def read_shards(settings: Settings) -> list[ShardContent]:
-    """Read the shards in Redis, by the key names of docs/architecture.md."""
+def read_shards(settings: Settings, topic: str = "") -> list[ShardContent]:
+    """Read the shards in Redis, by the key names of docs/architecture.md. `topic`: their input, or else the orders."""
     with Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=30) as redis:
-        return [_shard(redis, settings, partition) for partition in range(settings.partitions)]
+        tags = [f"{{{settings.group}:{topic or settings.orders_topic}:{p}}}" for p in range(settings.partitions)]
+        return [_shard(redis, tag) for tag in tags]
 
 
-def _shard(redis: Redis, settings: Settings, partition: int) -> ShardContent:
-    tag = f"{{{settings.group}:{settings.orders_topic}:{partition}}}"
+def _shard(redis: Redis, tag: str) -> ShardContent:
     head = cast("bytes | None", redis.get(f"{tag}:head"))
     return ShardContent(
         json.loads(head or b"{}"),

@@ -90,7 +90,7 @@ async def add_or_remove_a_worker(world: RecoveryWorld, rng: random.Random) -> No
         index = some_worker(world, rng)
         code = await asyncio.to_thread(world.fleet.leave, index)
         world.note(f"worker {index} has left with code {code}")
-        if not world.fleet.running:
+        if not world.fleet.alike(index):
             world.fleet.start(index)
 
 

@@ -126,6 +126,10 @@ class OrderFeed:
     def _clock(partition: int, to_ms: int) -> FeedRecord:
         return FeedRecord(CONTROL_KEY, encode(ClockAdvanced(id=f"clock@{iso(to_ms)}", to=instant(to_ms))), partition)
 
+    def customers(self) -> list[str]:
+        """Return the customers of the last orders."""
+        return sorted({record.key.decode() for record in self._past})
+
     def silence(self, days: int) -> list[FeedRecord]:
         """Return so many days without orders: moves by time alone must be published."""
         end = self.at_ms + days * DAY_MS
@@ -146,29 +150,40 @@ class Feeder:
         self._rng = random.Random(seed)
         self._producers: dict[bool, AIOKafkaProducer] = {}  # by whether it is transactional
 
+    async def send_profiles(self, records: list[FeedRecord]) -> None:
+        """Send profiles, in no transaction, until they are acknowledged."""
+        while True:
+            try:
+                await self._send(records, self._settings.profiles_topic, transactional=False, aborted=False)
+            except (KafkaError, OSError, AssertionError, RuntimeError):
+                await self._drop(transactional=False)
+                await asyncio.sleep(0.2)
+            else:
+                return
+
     async def send(self, records: list[FeedRecord]) -> None:
         """Send records in order. After a failure send all again, so the log may have some twice."""
+        topic = self._settings.orders_topic
         transactional = self._rng.random() < 0.1
         aborted = transactional and self._rng.random() < 0.4
         while True:
             try:
                 # No time-out: Kafka always comes back, and a cancelled producer leaves its sockets open.
-                await self._send(records, transactional=transactional, aborted=aborted)
+                await self._send(records, topic, transactional=transactional, aborted=aborted)
                 if not aborted:
                     break
                 aborted = False
             except (KafkaError, OSError, AssertionError, RuntimeError):
                 # aiokafka raises AssertionError or RuntimeError for a transaction that another error has ended.
-                await self._drop(transactional)
+                await self._drop(transactional=transactional)
                 await asyncio.sleep(0.2)
         self.acknowledged.update((r.partition, r.value) for r in records)
         self.records += len(records)
 
-    async def _send(self, records: list[FeedRecord], *, transactional: bool, aborted: bool) -> None:
+    async def _send(self, records: list[FeedRecord], topic: str, *, transactional: bool, aborted: bool) -> None:
         producer = await self._producer(transactional=transactional)
         if transactional:
             await producer.begin_transaction()
-        topic = self._settings.orders_topic
         sent = [await producer.send(topic, r.value, key=r.key, partition=r.partition) for r in records]
         for future in asyncio.as_completed(sent):
             await future
@@ -190,7 +205,7 @@ class Feeder:
             self._producers[transactional] = made
         return self._producers[transactional]
 
-    async def _drop(self, transactional: bool) -> None:
+    async def _drop(self, *, transactional: bool) -> None:
         if made := self._producers.pop(transactional, None):
             await _stopped(made)
 
@@ -210,7 +225,7 @@ class Feeder:
 
     async def close(self) -> None:
         for transactional in list(self._producers):
-            await self._drop(transactional)
+            await self._drop(transactional=transactional)
 
 
 async def _stopped(producer: AIOKafkaProducer) -> None:

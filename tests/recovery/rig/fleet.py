@@ -40,6 +40,7 @@ class Fleet:
     def __init__(self, servers: RigServers, settings: Settings, folder: Path) -> None:
         self.settings = settings
         self.is_twin = False  # these workers take another group's packages, and send none
+        self.dispatchers: frozenset[int] = frozenset()  # these decide on campaigns; the others score
         self.mutant: int | None = None  # the ingredient of the protocol that these workers lack
         self.ended_alone: list[str] = []  # workers that ended unasked: index, exit code, last line of the log
         self._servers = servers
@@ -52,6 +53,10 @@ class Fleet:
     def running(self) -> list[int]:
         """The indexes of the workers that run."""
         return sorted(self._running)
+
+    def alike(self, index: int) -> list[int]:
+        """Return the workers that run and do the same as this one."""
+        return [other for other in self.running if (other in self.dispatchers) == (index in self.dispatchers)]
 
     @property
     def free(self) -> list[int]:
@@ -89,6 +94,7 @@ class Fleet:
             "RECOVERY_PAGE": "" if page is None else str(page),
             "RECOVERY_CLOCK": str(self.clock(index)),
             "RECOVERY_STOP": stop,
+            "RECOVERY_STEP": "campaigns" if index in self.dispatchers else "scoring",
             "RECOVERY_TWIN": "1" if self.is_twin else "",
             "RECOVERY_MUTANT": "" if self.mutant is None else str(self.mutant),
         }  # fmt: skip
@@ -113,6 +119,8 @@ class Fleet:
             "http_port": str(http_port),
             "erasure_salt": settings.erasure_salt.get_secret_value(),
         }
+        if settings.rules_file is not None:
+            values["rules_file"] = str(settings.rules_file)
         names = [name for name in values if known is None or f"    {name}:" in known]
         return {f"SEGSTREAM_{name.upper()}": values[name] for name in names}
 

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.recovery.rig.checker import GroupRun
+from tests.recovery.rig.dispatching import have_last_words, judge_campaigns, keep_sending_profiles, settled
 from tests.recovery.rig.faults import Fault, faults_of
 from tests.recovery.rig.world import RecoveryWorld
 
@@ -27,13 +28,15 @@ class Report:
     rests_s: list[float] = field(default_factory=list)  # time to catch up, at each rest
     records: int = 0
     moves: int = 0
+    decisions: int = 0  # of campaigns
     ended_alone: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         rest = f"{max(self.rests_s):.0f} s" if self.rests_s else "-"
         kinds = ", ".join(f"{name} {count}" for name, count in self.faults.most_common())
         return (
-            f"{self.faults.total()} faults survived, {self.records} orders, {self.moves} moves, 0 violations; "
+            f"{self.faults.total()} faults survived, {self.records} orders, {self.moves} moves, "
+            f"{self.decisions} decisions, 0 violations; "
             f"longest catching up {rest}; workers that ended by themselves: {len(self.ended_alone)}; "
             f"SEED={self.seed}\n  {kinds}"
         )
@@ -45,7 +48,7 @@ async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | N
     try:
         await prelude(world)
         enough = asyncio.Event()
-        flow = asyncio.create_task(keep_feeding(world, enough))
+        flow = asyncio.gather(keep_feeding(world, enough), keep_sending_profiles(world, enough))
         try:
             await strikes(world, report, faults, minutes)
         finally:
@@ -53,7 +56,11 @@ async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | N
             await asyncio.to_thread(world.servers.heal)
             await flow
         await rest(world, report)
+        if world.fleet.dispatchers:
+            await have_last_words(world)
         run: GroupRun = await world.judge()
+        if world.fleet.dispatchers:
+            report.decisions = await judge_campaigns(world)
     except Exception as error:
         raise AssertionError(f"SEED={seed}: {error}\nevents:\n" + "\n".join(world.events)) from error
     report.records, report.moves = world.feeder.records, len(run.moves)
@@ -62,13 +69,17 @@ async def storm(world: RecoveryWorld, seed: int, faults: int, minutes: float | N
 
 
 async def prelude(world: RecoveryWorld) -> None:
-    """Start two workers, send the first orders, start the first model, and take a snapshot to go back to."""
+    """Start two workers and the dispatchers, send orders, start the first model, take a snapshot to go back to."""
     world.fleet.start(0)
     world.fleet.start(1)
+    for index in world.fleet.dispatchers:
+        world.fleet.start(index)
     await world.feed(200)
     assert await world.feeder.activate()
     await world.feed(50)
     await world.settled()
+    if world.fleet.dispatchers:
+        await settled(world)
     await asyncio.to_thread(world.servers.snapshot)
 
 

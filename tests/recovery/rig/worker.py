@@ -34,7 +34,7 @@ from stream.settings import load_settings
 from stream.storage.heads import HEAD_KEY
 from stream.storage.output_log import OutputPage
 from stream.worker import app
-from stream.worker.steps import scoring_step
+from stream.worker.steps import step_of
 from tests.recovery.rig.mutants import mutate
 from tests.recovery.rig.replacing import for_good
 
@@ -277,7 +277,7 @@ def main() -> int:
     if clock := os.environ.get("RECOVERY_CLOCK", ""):
         shift_clock(Path(clock))
     settings = load_settings()
-    return app.run_worker(settings, scoring_step(settings))
+    return app.run_worker(settings, step_of(settings, os.environ.get("RECOVERY_STEP", "scoring")))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class RecoveryWorld:
     rng: random.Random
     began: float = field(default_factory=time.monotonic)
     events: list[str] = field(default_factory=list)
+    rests: list[int] = field(default_factory=list)  # when (ms) all that was sent before had been read by campaigns, too
     losses: int = 0  # parts of Redis that were deleted behind a head: their shards must stop
 
     def note(self, line: str) -> None:
