@@ -20,7 +20,9 @@ app = typer.Typer()
 def tail(
     what: Annotated[
         OutputKind,
-        typer.Argument(help="Moves, campaign actions, or dead letters: records that couldn't be used."),
+        typer.Argument(
+            help="Moves, campaign actions, deliveries to endpoints, or dead letters: records that couldn't be used."
+        ),
     ],
     *,
     from_beginning: Annotated[
@@ -39,7 +41,7 @@ def tail(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow the moves, the campaign actions or the dead letters.
+    """Follow the moves, the campaign actions, their deliveries or the dead letters.
 
     Prints a line for each record as it is committed. Ends on Ctrl-C, or as --limit or --until-idle say.
     """

@@ -10,4 +10,5 @@ class OutputKind(StrEnum):
 
     CHANGES = "changes"
     ACTIONS = "actions"
+    DELIVERIES = "deliveries"
     DEAD_LETTERS = "dead-letters"

@@ -100,6 +100,30 @@ def _outcome(event: CampaignDecision) -> str:
     return f"converted{held_out}: order {event.order_id} of {event.amount.value} {event.amount.currency}"
 
 
+class _DeliveryFacts(msgspec.Struct, frozen=True):
+    """The part of an outcome of a webhook that a line shows."""
+
+    type: str
+    at: str
+    customer_id: str
+    campaign: str
+    endpoint: str
+    attempt: int
+    detail: str
+    next_attempt_at: str | None
+
+
+def delivery_line(record: Any) -> str:
+    """Return what became of a webhook as a line: instant, customer, campaign, endpoint, outcome and attempt."""
+    try:
+        event = msgspec.json.decode(record.value or b"", type=_DeliveryFacts)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"unreadable: {_at(record)}: {_text(record.value)[:_SHOWN]}"
+    line = f"{_shown(event.at)}  {event.customer_id}  {event.campaign}  {event.endpoint}"
+    line += f"  {event.type.removeprefix('campaign.')}, attempt {event.attempt}: {_on_a_line(event.detail, _SHOWN)}"
+    return line if event.next_attempt_at is None else f"{line}  next: {_shown(event.next_attempt_at)}"
+
+
 def figures(rfm: Rfm) -> str:
     """Return recency, frequency and monetary value as text.
 

@@ -1,4 +1,4 @@
-"""Follow an output topic: moves, actions or dead letters as lines, as they are committed."""
+"""Follow an output topic: moves, actions, deliveries or dead letters as lines, as they are committed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 from stream.dead_letters.records import read_dead_letter
 from stream.kafka.clients import at_end, kafka_consumer, partitions_of
 from stream.outputs.kinds import OutputKind
-from stream.outputs.lines import change_line, dead_letter_json, dead_letter_line, decision_line, published_json
+from stream.outputs.lines import (
+    change_line,
+    dead_letter_json,
+    dead_letter_line,
+    decision_line,
+    delivery_line,
+    published_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -69,7 +76,13 @@ def _topics(settings: Settings, what: OutputKind) -> list[str]:
         return [settings.changes_topic]
     if what is OutputKind.ACTIONS:
         return [settings.actions_topic]
-    return [settings.orders_dead_letters_topic, settings.changes_dead_letters_topic]
+    if what is OutputKind.DELIVERIES:
+        return [settings.deliveries_topic]
+    return [
+        settings.orders_dead_letters_topic,
+        settings.changes_dead_letters_topic,
+        settings.actions_dead_letters_topic,
+    ]
 
 
 def _line_of(what: OutputKind, *, as_json: bool) -> Callable[[Any], str]:
@@ -77,4 +90,5 @@ def _line_of(what: OutputKind, *, as_json: bool) -> Callable[[Any], str]:
         return dead_letter_json if as_json else dead_letter_line
     if as_json:
         return published_json
-    return change_line if what is OutputKind.CHANGES else decision_line
+    lines = {OutputKind.CHANGES: change_line, OutputKind.ACTIONS: decision_line, OutputKind.DELIVERIES: delivery_line}
+    return lines[what]

@@ -1,7 +1,8 @@
-"""Moves as lines for people."""
+"""Moves, and what became of webhooks, as lines for people."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from segmentation.events import encode
 from segmentation.output_events import Cause, SegmentChanged
-from stream.outputs.lines import change_line
+from stream.outputs.lines import change_line, delivery_line
 
 AT = "2026-03-03T14:20:00.000Z"
 
@@ -28,3 +29,15 @@ def test_where_a_move_leads(changes: dict[str, Any], shown: str) -> None:
         rfm=None, before=None, distances={}, next=None, causation_id=None, **changes,
     )  # fmt: skip
     assert change_line(SimpleNamespace(value=encode(move))).endswith(f"ann  {shown}")
+
+
+def test_what_became_of_a_webhook() -> None:
+    event = {
+        "type": "campaign.retrying", "at": "2026-11-30T12:00:00.000Z", "customer_id": "c-42", "campaign": "win-back",
+        "endpoint": "crm", "attempt": 2, "detail": "500 Internal Server Error: no\ndatabase",
+        "next_attempt_at": "2026-11-30T12:05:00.000Z",
+    }  # fmt: skip
+    line = "2026-11-30 12:00:00  c-42  win-back  crm  retrying, attempt 2: 500 Internal Server Error: no database"
+    record = SimpleNamespace(topic="d", partition=0, offset=1, value=json.dumps(event).encode())
+    assert delivery_line(record) == f"{line}  next: 2026-11-30 12:05:00"
+    assert delivery_line(SimpleNamespace(topic="d", partition=0, offset=1, value=b"{}")) == "unreadable: d-0@1: {}"
