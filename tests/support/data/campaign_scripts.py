@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
-from typing import Any, Final, Literal, NamedTuple
+from random import Random
+from typing import Any, Final, NamedTuple, TypeVar
 
 from hypothesis import strategies as st
 
@@ -25,7 +27,6 @@ DAY_MS: Final = 24 * HOUR_MS
 
 CUSTOMERS: Final = ("ann", "bob", "Zoë", "dan")
 SEGMENTS: Final = ("Lost", "Loyal", "At Risk", "At Peace")
-CAUSES: Final = ("order", "silence", "model", "merge")
 ZONES: Final = (
     "UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Pacific/Kiritimati",
     "Africa/Cairo",
@@ -46,71 +47,80 @@ STEPS: Final = (
     33 * DAY_MS,
 )  # fmt: skip
 
-Hours = st.tuples(*[st.sampled_from([0, 60, 120, 150, 180, 420, 720, 1260, 1380])] * 2).filter(
-    lambda pair: pair[0] != pair[1]
-)
-Shares = st.sampled_from([0.5, 0.25, 0.1])
-Tags = st.lists(st.sampled_from(["promo", "news"]), max_size=2, unique=True).map(tuple)
-Consents: st.SearchStrategy[Literal["unless_denied", "required"]] = st.sampled_from(["unless_denied", "required"])
-OwnHours: st.SearchStrategy[tuple[int, int] | Literal["none"] | None] = st.one_of(
-    st.none(), st.none(), st.sampled_from(["none"]), Hours
-)
-Kinds: st.SearchStrategy[Literal["placed", "erased", "merged"]] = st.sampled_from(
-    ["placed", "placed", "placed", "placed", "placed", "placed", "erased", "merged"]
-)
+SHARES: Final = (0.5, 0.25, 0.1)
+T = TypeVar("T")
 
 
-@st.composite
-def rules(draw: st.DrawFn, name: str) -> PlainRule:
-    """Any rule, mostly one that matches often."""
-    transactional = draw(st.integers(0, 5)) == 0
-    first, last = sorted(draw(st.tuples(st.sampled_from(DAYS), st.sampled_from(DAYS))))
-    segments = st.lists(st.sampled_from([*SEGMENTS, "At *"]), min_size=1, max_size=3, unique=True).map(tuple)
-    rule = PlainRule(
+class Chance:
+    """Draws from random numbers: Hypothesis's, which it can make smaller, or any others."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+
+    def one(self, *choices: T) -> T:
+        """Return one of these."""
+        return choices[self.random.randrange(len(choices))]
+
+    def in_(self, n: int) -> bool:
+        """Return whether one of `n` equal chances has come."""
+        return self.random.randrange(n) == n - 1
+
+    def some(self, most: int, choices: Sequence[T]) -> tuple[T, ...]:
+        """Return none to `most` of these, each once."""
+        found = dict.fromkeys(self.one(*choices) for _ in range(self.random.randrange(most + 1)))
+        return tuple(found)
+
+    def hours(self) -> tuple[int, int]:
+        """Return a part of the day."""
+        begin = self.one(0, 60, 120, 150, 180, 420, 720, 1260, 1380)
+        return begin, (begin + self.one(30, 60, 90, 120, 480, 660, 1320, 1439)) % 1440
+
+
+def a_rule(chance: Chance, name: str) -> PlainRule:
+    """Return any rule, mostly one that matches often."""
+    one, transactional = chance.one, chance.in_(6)
+    first, last = sorted((one(*DAYS), one(*DAYS)))
+    return PlainRule(
         name,
-        to=draw(st.none() | st.none() | segments),
-        from_=draw(st.none() | st.none() | st.none() | st.sampled_from([(None,), ("At *", None), ("Lost",)])),
-        cause=draw(st.none() | st.sampled_from([("order", "silence"), ("silence",), ("merge", "order", "model")])),
-        first_time=draw(st.integers(0, 4)) == 0,
-        channel=draw(st.sampled_from(["email", "email", "sms"])),
-        tags=draw(Tags),
-        group=draw(st.sampled_from(["main", "main", "other"])),
-        priority=draw(st.sampled_from([0, 0, 5, -3])),
-        cooldown=draw(st.none() | st.sampled_from([MINUTE_MS, HOUR_MS, DAY_MS, 30 * DAY_MS])),
-        delay=draw(st.none() | st.sampled_from([MINUTE_MS, HOUR_MS, 10 * HOUR_MS, 2 * DAY_MS])),
-        if_still=draw(st.booleans()),
-        quiet=draw(OwnHours),
-        zone=draw(st.none() | st.none() | st.sampled_from(ZONES)),
-        goal=draw(st.none() | st.sampled_from([HOUR_MS, DAY_MS, 30 * DAY_MS])),
-        valid=draw(st.none() | st.none() | st.none() | st.sampled_from([(first, None), (None, last), (first, last)])),
-        budget=None if transactional else draw(st.none() | st.none() | st.integers(1, 5)),
-        holdout=None if transactional else draw(st.none() | st.none() | Shares),
+        to=one(None, None, chance.some(2, (*SEGMENTS, "At *")) or None),
+        from_=one(None, None, None, one((None,), ("At *", None), ("Lost",))),
+        cause=one(None, one(("order", "silence"), ("silence",), ("merge", "order", "model"))),
+        first_time=chance.in_(5),
+        channel=one("email", "email", "sms"),
+        tags=chance.some(2, ("promo", "news")),
+        group=one("main", "main", "other"),
+        priority=one(0, 0, 5, -3),
+        cooldown=one(None, one(MINUTE_MS, HOUR_MS, DAY_MS, 30 * DAY_MS)),
+        delay=one(None, one(MINUTE_MS, HOUR_MS, 10 * HOUR_MS, 2 * DAY_MS)),
+        unless_order=one(False, True),
+        if_still=one(True, False),
+        quiet=one(None, None, one("none", chance.hours())),
+        zone=one(None, None, one(*ZONES)),
+        goal=one(None, one(HOUR_MS, DAY_MS, 30 * DAY_MS)),
+        valid=one(None, None, None, one((first, None), (None, last), (first, last))),
+        budget=None if transactional else one(None, None, one(1, 2, 5)),
+        holdout=None if transactional else one(None, None, one(*SHARES)),
         transactional=transactional,
-        consent=draw(Consents | st.none()),
+        consent=one(None, None, one("unless_denied", "required")),
     )
-    return replace(rule, unless_order=draw(st.booleans()))
 
 
-@st.composite
-def tables(draw: st.DrawFn, names: tuple[str, ...] = ("a", "b", "c")) -> PlainTable:
-    """A table of one to all of these rules, and of what goes for all of them."""
-    chosen = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
-    caps = st.builds(
-        PlainCap,
-        st.sampled_from([1, 1, 2]),
-        st.none() | st.sampled_from([HOUR_MS, DAY_MS, 7 * DAY_MS, 31 * DAY_MS]),
-        st.none() | st.sampled_from(["promo", "news"]),
-    )
+def a_table(chance: Chance, names: Sequence[str] = ("a", "b", "c")) -> PlainTable:
+    """Return a table of one to all of these rules, and of what goes for all of them."""
+    one = chance.one
     table = PlainTable(
-        tuple([draw(rules(name)) for name in chosen]),
-        zone=draw(st.sampled_from(ZONES)),
-        consent=draw(st.sampled_from(["unless_denied", "unless_denied", "required"])),
-        quiet=draw(st.none() | Hours),
-        caps=tuple(draw(st.lists(caps, max_size=2))),
-        salt=draw(st.sampled_from(["", "2026"])),
-        rotate=draw(st.sampled_from(["never", "never", "month", "quarter", "year"])),
-        held_globally=draw(st.none() | st.none() | Shares),
-        held_by_tag=draw(st.sampled_from([(), (), (("promo", 0.5),), (("news", 0.25), ("promo", 0.1))])),
+        tuple(a_rule(chance, name) for name in chance.some(3, names) or names[:1]),
+        zone=one(*ZONES),
+        consent=one("unless_denied", "unless_denied", "unless_denied", "required"),
+        quiet=one(None, chance.hours()),
+        caps=tuple(
+            PlainCap(one(1, 1, 2), one(None, one(HOUR_MS, DAY_MS, 7 * DAY_MS, 31 * DAY_MS)), one(None, "promo", "news"))
+            for _ in range(one(0, 0, 1, 2))
+        ),
+        salt=one("", "2026"),
+        rotate=one("never", "never", "month", "quarter", "year"),
+        held_globally=one(None, None, None, one(*SHARES)),
+        held_by_tag=one((), (), (("promo", 0.5),), (("news", 0.25), ("promo", 0.1))),
     )
     # A rule that never waits can't have an order come first: the reader of rules refuses it.
     waits = [rule.delay is not None or table.quiet_of(rule) is not None for rule in table.rules]
@@ -135,69 +145,86 @@ class Tick(NamedTuple):
     table: int = 0  # which table goes from here on
 
 
-@st.composite
-def profiles(draw: st.DrawFn) -> PlainProfile:
-    """An event of a profile."""
-    fields = {"time_zone": st.sampled_from([*ZONES, *UNKNOWN_ZONES]), "language": st.sampled_from(["de", "en"])}
-    fields |= dict.fromkeys(("consent.email", "consent.sms"), st.sampled_from(["granted", "granted", "denied"]))
-    said = draw(st.fixed_dictionaries({}, optional=fields))
-    return PlainProfile(draw(st.sampled_from(CUSTOMERS)), draw(Past), tuple(said.items()))
+def a_past(chance: Chance) -> int:
+    """Return how long before it comes something has happened (ms)."""
+    return chance.one(0, 0, 0, 1, MINUTE_MS, HOUR_MS, DAY_MS, 2 * DAY_MS)
 
 
-Past = st.sampled_from([0, 0, 0, 1, MINUTE_MS, HOUR_MS, DAY_MS, 2 * DAY_MS])  # how long before the instant
+def a_profile(chance: Chance) -> PlainProfile:
+    """Return an event of a profile."""
+    one = chance.one
+    said = {
+        "time_zone": one(None, one(*ZONES, *UNKNOWN_ZONES)),
+        "language": one(None, "de", "en"),
+        "consent.email": one(None, "granted", "granted", "denied"),
+        "consent.sms": one(None, "granted", "denied"),
+    }
+    fields = tuple((name, text) for name, text in said.items() if text is not None)
+    return PlainProfile(one(*CUSTOMERS), a_past(chance), fields)
 
 
-@st.composite
-def orders(draw: st.DrawFn, *, merges: bool) -> PlainOrder:
-    """A record of the topic of orders."""
-    kind = draw(Kinds.filter(lambda kind: merges or kind != "merged"))
-    customer, at = draw(st.sampled_from(CUSTOMERS)), draw(Past)
-    by = draw(st.sampled_from(["", "", "", "eve"])) if kind != "merged" else ""
-    into = draw(st.sampled_from(CUSTOMERS)) if kind == "merged" else ""
-    return PlainOrder(kind, customer, at, f"order-{draw(st.integers(0, 9))}", into, by)
+def an_order(chance: Chance) -> PlainOrder:
+    """Return a record of the topic of orders."""
+    one = chance.one
+    customer, at, number = one(*CUSTOMERS), a_past(chance), f"order-{one(*range(9))}"
+    if chance.in_(8):
+        return PlainOrder("merged", customer, at, number, into=one(*CUSTOMERS))
+    return PlainOrder("erased" if chance.in_(8) else "placed", customer, at, number, by=one("", "", "", "eve"))
 
 
-@st.composite
-def stories(draw: st.DrawFn, *, tables: int = 1, merges: bool = True, most: int = 14, late: bool = True) -> list[Tick]:
-    """Chains of moves with repeats, erasures and merges; profiles, orders and time in between.
+def a_story(chance: Chance, *, tables: int = 1, most: int = 14, late: bool = True) -> list[Tick]:
+    """Return chains of moves with repeats, erasures and merges; profiles, orders and time in between.
 
     `late`: moves and orders may have happened some time before they come.
     """
+    one = chance.one
     chains: dict[str, tuple[int, str | None]] = {}
-    past = Past if late else st.just(0)
     ticks: list[Tick] = []
     sent: list[PlainMove] = []
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(1 + chance.random.randrange(most)):
         moves = []
-        for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
-            if sent and draw(st.integers(0, 9)) == 0:
-                moves.append(draw(st.sampled_from(sent)))
+        for _ in range(one(0, 1, 1, 2, 3)):
+            if sent and chance.in_(10):
+                moves.append(one(*sent))
                 continue
-            customer = draw(st.sampled_from(CUSTOMERS))
+            customer = one(*CUSTOMERS)
             sequence, segment = chains.get(customer, (0, None))
-            kind = draw(st.sampled_from(["on"] * 12 + ["erasure"] + ["merged"] * merges))
-            target = draw(st.sampled_from(SEGMENTS)) if kind == "on" else None
-            cause = draw(st.sampled_from(CAUSES)) if kind == "on" else kind
-            into = (
-                draw(st.none() | st.sampled_from([c for c in CUSTOMERS if c != customer])) if kind == "merged" else None
-            )
-            moves.append(PlainMove(customer, sequence + 1, segment, target, cause, draw(past), into))
+            kind = one(*["on"] * 12, "erasure", "merged")
+            target = one(*SEGMENTS) if kind == "on" else None
+            cause = one("order", "order", "silence", "silence", "model", "merge") if kind == "on" else kind
+            others = [other for other in CUSTOMERS if other != customer]
+            into = one(None, one(*others)) if kind == "merged" else None
+            at = a_past(chance) if late else 0
+            moves.append(PlainMove(customer, sequence + 1, segment, target, cause, at, into))
             chains[customer] = sequence + 1, target
         sent += moves
-        happened = draw(st.lists(orders(merges=merges), max_size=2))
+        orders = [an_order(chance) for _ in range(one(0, 0, 1, 2))]
         ticks.append(
             Tick(
-                draw(st.sampled_from(STEPS)),
-                draw(st.integers(0, 2)) == 0,
-                tuple(draw(st.lists(profiles(), max_size=2))),
+                one(*STEPS),
+                chance.in_(3),
+                tuple(a_profile(chance) for _ in range(one(0, 0, 0, 1, 2))),
                 tuple(moves),
-                tuple(order if late else order._replace(at=0) for order in happened),
-                draw(st.booleans()),
-                draw(st.integers(0, 4)) == 0,
-                draw(st.integers(0, tables - 1)),
+                tuple(order if late else order._replace(at=0) for order in orders),
+                one(True, False),
+                chance.in_(5),
+                chance.random.randrange(tables),
             )
         )
     return ticks
+
+
+_chances = st.randoms(use_true_random=False).map(Chance)
+
+
+def tables() -> st.SearchStrategy[PlainTable]:
+    """Return the strategy of tables."""
+    return st.builds(a_table, _chances)
+
+
+def stories(*, tables: int = 1, late: bool = True) -> st.SearchStrategy[list[Tick]]:
+    """Return the strategy of stories."""
+    return st.builds(a_story, _chances, tables=st.just(tables), late=st.just(late))
 
 
 def rules_text(table: PlainTable) -> str:
