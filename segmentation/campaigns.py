@@ -204,7 +204,8 @@ class CampaignStep:
                 if not context.behind:
                     decider.release(targets[move.customer], clock)
             target = targets[move.customer]
-            acts = target.state.lasting_acts if move.change.merged_into else ()  # the move voids them
+            new = move.change.sequence > target.state.sequence
+            acts = target.state.lasting_acts if move.change.merged_into and new else ()  # the move voids them
             decider.on_move(target, move, clock)
             if move.change.merged_into and acts:
                 self._hand_on(target, move.change.merged_into, Facts(), acts, turn)
