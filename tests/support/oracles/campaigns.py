@@ -295,7 +295,7 @@ class Campaigns:
         person = self._person(customer)
         known = len(person.said) + len(person.handed)
         person.said += [row for row in rows if row not in person.said]
-        person.handed += [act for act in acts if act not in person.handed]
+        person.handed = list((Counter(person.handed) | Counter(acts)).elements())  # acts may come again
         if len(person.said) + len(person.handed) > known:
             self._hand_on(person)
 
