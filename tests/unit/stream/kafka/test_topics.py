@@ -85,10 +85,10 @@ async def test_check_names_what_differs(settings: Settings) -> None:
     problems = await topics.check(other)
     assert Problem(settings.orders_topic, "partitions", "5", "4") in problems
     assert Problem(settings.orders_topic, "max.message.bytes", "500000", "1048576") in problems
-    # Once for each topic that has them: all but those of one partition have the partitions, five the limit.
-    assert [p.setting for p in problems].count("partitions") == 11
-    assert [p.setting for p in problems].count("max.message.bytes") == 5
-    assert len(problems) == 16
+    # Once for each topic that has them: all but those of one partition have the partitions, seven the limit.
+    assert [p.setting for p in problems].count("partitions") == 14
+    assert [p.setting for p in problems].count("max.message.bytes") == 7
+    assert len(problems) == 21
 
 
 async def test_a_broker_that_does_not_answer_is_named() -> None:
