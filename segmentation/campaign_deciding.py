@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from segmentation.step import Output
 
 LATEST_ORDER_MS: Final = 7 * DAY_MS  # how late an order may come and still reach a goal
+MOST_WATCHES: Final = 100  # of a customer: one order reaches them all, and each conversion carries those still left
 
 
 @dataclass(slots=True)
@@ -209,7 +210,7 @@ class Decider:
         if rule.goal is not None:
             until = at + rule.goal.order_within
             watch = GoalWatch(candidate._replace(variables=b""), self.writer.id_of(candidate), at, until, not sent)
-            watches = (*watches, watch)
+            watches = (*watches, watch)[-MOST_WATCHES:]
         return Decided(decided.counter, decided.since, acts, decided.pendings, watches)
 
     def _publish(self, customer: Target, event: CampaignDecision, decided: Decided) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, Literal, NamedTuple, Self
@@ -22,6 +22,7 @@ from segmentation.profiles import Profile
 from segmentation.step import StateUnreadable
 
 KEPT_MS: Final = 32 * DAY_MS  # how long all acts are kept: longer than any cap looks back
+MOST_ACTS: Final = 100  # of a campaign in that time: as many as any cap counts up to
 NOWHERE: Final = bytes(8)  # the key of no segment
 NEVER: Final = -1  # before any date
 _PLAIN, _WITH_CAMPAIGNS, _PRESENT = 1, 2, 3  # versions
@@ -256,7 +257,8 @@ class CampaignState(NamedTuple):
 def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
     """Return the acts to remember, sorted: all of the time that caps look back on, and the last one of each campaign.
 
-    Equal ones stay: a turn decides on several moves in the same millisecond.
+    Equal ones stay: a turn decides on several moves in the same millisecond. Of a campaign without a cooldown the last
+    hundred stay, else a customer who moves all the time would get a state too large for Kafka.
 
     >>> [act.at for act in kept([Act(b"a", 1), Act(b"a", 2), Act(b"b", 3 + KEPT_MS)])]
     [2, 2764800003]
@@ -266,7 +268,18 @@ def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
         return tuple(found)
     last = {act.campaign: index for index, act in enumerate(found)}
     begin = found[-1].at - KEPT_MS
-    return tuple(act for index, act in enumerate(found) if act.at >= begin or last[act.campaign] == index)
+    wanted = [act for index, act in enumerate(found) if act.at >= begin or last[act.campaign] == index]
+    return tuple(wanted if len(wanted) <= MOST_ACTS else _last_of_each(wanted))
+
+
+def _last_of_each(acts: Sequence[Act]) -> Iterable[Act]:
+    """Return the last acts of each campaign, and its last hold-outs, in their order."""
+    counts, found = Counter[tuple[bytes, bool]](), list[Act]()
+    for act in reversed(acts):
+        counts[act.campaign, act.sent] += 1
+        if counts[act.campaign, act.sent] <= MOST_ACTS:
+            found.append(act)
+    return reversed(found)
 
 
 def _by_instant(act: Act) -> tuple[int, bytes, bool]:

@@ -13,7 +13,8 @@ from segmentation.events import Reason, RejectedEvent, Timestamp, millis, read_j
 from segmentation.quiet_hours import zone_named
 from segmentation.step import NEVER_DUE
 
-MAX_CHANNELS: Final = 64  # of one customer
+MAX_CHANNELS: Final = 64  # of one event
+MOST_CHANNELS: Final = 512  # of one customer: a shop that makes up channels mustn't make a state too large for Kafka
 _LONGEST_NAME: Final = 64  # characters of a channel, as in rules
 
 Consent = Literal["granted", "denied"]
@@ -65,7 +66,7 @@ class Profile(NamedTuple):
         return Profile(
             _later(self.time_zone, other.time_zone),
             _later(self.language, other.language),
-            tuple(sorted(consent.items())),
+            tuple(sorted(consent.items())) if len(consent) <= MOST_CHANNELS else _latest(consent),
         )
 
     def since(self, erased_at: int) -> Profile:
@@ -84,8 +85,18 @@ class Profile(NamedTuple):
         return known or fallback, known is None and self.time_zone is not None
 
     def consent_for(self, channel: str) -> str | None:
-        """Return what the customer said of a channel, granted or denied; None: nothing."""
-        return next((found.text for name, found in self.consent if name == channel), None)
+        """Return what the customer said of a channel, granted or denied; None: nothing.
+
+        Where so many channels are known that others were forgotten, what isn't known may have been denied.
+        """
+        unknown = "denied" if len(self.consent) >= MOST_CHANNELS else None
+        return next((found.text for name, found in self.consent if name == channel), unknown)
+
+
+def _latest(consent: dict[str, DatedText]) -> tuple[tuple[str, DatedText], ...]:
+    """Return as many channels as are kept: in any order the same, for the dates of a channel only grow."""
+    rows = sorted(consent.items(), key=lambda row: (row[1].at, row[0]))
+    return tuple(sorted(rows[-MOST_CHANNELS:]))
 
 
 def _after(found: DatedText | None, erased_at: int) -> DatedText | None:

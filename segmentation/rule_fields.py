@@ -13,6 +13,7 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
+from segmentation.campaign_state import MOST_ACTS
 from segmentation.durations import DURATION_PATTERN, duration_ms
 from segmentation.output_events import Cause
 
@@ -158,7 +159,7 @@ Delay = Annotated[int, BeforeValidator(_span("1m", "90d")), _span_schema("3h", "
 GoalSpan = Annotated[int, BeforeValidator(_span("1h", "90d")), _span_schema("14d", "30d")]
 Window = Annotated[int, BeforeValidator(_span("1h", "31d")), _span_schema("24h", "7d")]
 Priority = Annotated[int, BeforeValidator(_whole(-1000, 1000)), _schema("integer", minimum=-1000, maximum=1000)]
-CapCount = Annotated[int, BeforeValidator(_whole(1, 100)), _schema("integer", minimum=1, maximum=100)]
+CapCount = Annotated[int, BeforeValidator(_whole(1, MOST_ACTS)), _schema("integer", minimum=1, maximum=MOST_ACTS)]
 BudgetCount = Annotated[
     int, BeforeValidator(_whole(1, 100_000_000)), _schema("integer", minimum=1, maximum=100_000_000)
 ]

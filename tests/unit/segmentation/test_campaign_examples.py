@@ -1,14 +1,27 @@
 """The campaign step on moves alone, case by case: an action to the byte, the dead letters, the state's bytes."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from segmentation.campaign_budget import BudgetBook
-from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Decided, Facts, name_key
+from segmentation.campaign_deciding import MOST_WATCHES
+from segmentation.campaign_state import (
+    MOST_ACTS,
+    Act,
+    CampaignFormatError,
+    CampaignState,
+    Decided,
+    Facts,
+    kept,
+    name_key,
+)
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
@@ -516,3 +529,28 @@ def test_acts_that_are_handed_on_twice_count_once() -> None:
     assert two.join(three) == three.join(two) == three.join(three) == three
     later = Facts(handed_on=(act("call", AT + 40 * DAY_MS),))
     assert three.join(later).handed_on == (act("vip", AT), *later.handed_on) == three.join(later).join(two).handed_on
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.booleans(), st.integers(1, 60)), max_size=12))
+def test_of_many_acts_as_many_stay_as_a_cap_can_count(drawn: list[tuple[str, int, bool, int]]) -> None:
+    acts = [Act(name_key(name), at, sent) for name, at, sent, count in drawn for _ in range(count)]
+    left = kept(acts)
+    for name, sent in product("ab", (True, False)):
+        for since in range(5):
+            before, after = (
+                sum(act.campaign == name_key(name) and act.sent is sent and act.at >= since for act in each)
+                for each in (acts, left)
+            )
+            assert after == min(before, MOST_ACTS)
+    one, other = (Facts(handed_on=kept(half)) for half in (acts[::2], acts[1::2]))
+    assert one.join(other) == other.join(one) == one.join(other).join(one)
+
+
+def test_a_customer_who_moves_all_the_time_keeps_a_small_state() -> None:
+    goal = CAPPED.replace("caps: [{at_most: 2, within: 1d}]", "").replace("}}]", "}, goal: {order_within: 90d}}]")
+    rows = [row(sequence=number, id=f"m{number}") for number in range(1, 301)]
+    turn = run(CampaignStep(parse_rules(goal), "shop"), *rows, context=TurnContext(AT, AT))
+    decided = CampaignState.unpack(turn.states[b"ann"]).decided
+    assert (len(decided.acts), len(decided.watches)) == (MOST_ACTS, MOST_WATCHES)
+    assert decided.watches[-1].candidate.change_id == "m300"
+    assert max(len(output.note) for output in turn.outputs) < 50_000

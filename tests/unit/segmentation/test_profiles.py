@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from segmentation.events import Reason, RejectedEvent
 from segmentation.profiles import (
     MAX_CHANNELS,
+    MOST_CHANNELS,
     CustomerProfile,
     DatedText,
     Profile,
@@ -190,3 +191,21 @@ def test_a_date_before_1970_is_refused() -> None:
     with pytest.raises(RejectedEvent) as caught:
         profile_of(decode_profile(json.dumps(BODY | {"occurred_at": "1969-01-01T00:00:00Z"}).encode()), AT, 0)
     assert caught.value.reason is Reason.DATE_OUT_OF_RANGE
+
+
+def test_of_ever_new_channels_the_latest_stay_in_any_order_and_the_forgotten_count_as_denied() -> None:
+    parts = [
+        Profile(consent=tuple(sorted((f"{n}-{i}", DatedText(n, "granted")) for i in range(MAX_CHANNELS))))
+        for n in range(12)
+    ]
+    forward, backward, halves = Profile(), Profile(), Profile()
+    for part in parts:
+        forward = forward.join(part)
+    for part in reversed(parts):
+        backward = part.join(backward)
+    for begin in range(0, 12, 2):
+        halves = halves.join(parts[begin + 1].join(parts[begin]))
+    assert forward == backward == halves == forward.join(parts[0])
+    assert len(forward.consent) == MOST_CHANNELS
+    assert (forward.consent_for("11-0"), forward.consent_for("0-0")) == ("granted", "denied")
+    assert parts[0].consent_for("elsewhere") is None
