@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -197,6 +198,9 @@ def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campai
         profiles=_rows(world, s.sides[PROFILES]),
         orders=_rows(world, s.sides[ORDERS]),
         rests=world.rests,
+        # In wall time days pass at once.
+        margin_ms=sys.maxsize if world.case.wall else campaign_checker.MARGIN_MS,
+        ends_are_right=not world.case.rates["low"],
         # Of ends that may be too low a takeover can't learn all that is there.
         fences=[] if world.case.rates["low"] else world.fences(dispatchers),
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from segmentation import campaign_deciding, campaign_state, scoring
+from segmentation import scoring
 from segmentation.customers import Customer, search_fired
 from segmentation.decisions import ScoringContext
 from stream.engine import catch_up, log_reader, takeover
@@ -92,11 +92,6 @@ def _looking_at_the_clock_itself(replace: Replace, _: SimulatedWorld) -> None:
     replace(catch_up, "due_now", lambda turn, clock: dict.fromkeys(turn.states, max(clock, 0)))
 
 
-def _counting_equal_acts_once(replace: Replace, _: SimulatedWorld) -> None:
-    kept = campaign_state.kept
-    replace(campaign_deciding, "kept", lambda acts: kept(set(acts)))
-
-
 # The name of a case's file -> the change that brings its fault back.
 UNMENDED: Final[dict[str, Change]] = {
     "an_end_offset_is_too_low": _believing_ends,
@@ -107,5 +102,4 @@ UNMENDED: Final[dict[str, Change]] = {
     "a_tombstone_alone_is_torn_off_before_a_rebuild": _restoring_any_tombstone,
     "a_due_entry_is_older_than_the_settings": _searching_from_stale_entries,
     "a_customer_scored_at_the_clock_moves_once_more_at_it": _looking_at_the_clock_itself,
-    "a_cap_meets_two_actions_of_one_millisecond": _counting_equal_acts_once,
 }

@@ -40,6 +40,8 @@ YOUNG_DAYS: Final = 300  # less than the window
 SNAPSHOTS: Final = 16  # the last states of Redis that it may fall back to
 UPSTREAM: Final = 1_000_000  # the id of the producer of orders
 INPUT_BATCH_GAP_S: Final = 0.05
+# That pass after a scene in wall time, so that what campaigns hold back is over while there are troubles.
+PAUSES_MS: Final = (0, 0, 0, 60_000, 1_800_000, 5 * 3_600_000, 11 * 3_600_000, 2 * DAY_MS)
 
 
 class Unsettled(Exception):
@@ -99,6 +101,7 @@ class SimulatedWorld:
         has_profiles = len(self.fleets) > 1 and case.profiles and inputs is None
         self._profiles = ProfileFeed(case.seed, case.partitions) if has_profiles else None
         self._profiles_come = random.Random(f"{case.seed}:told")
+        self._pauses = random.Random(f"{case.seed}:pauses")
         self.rests: list[int] = []  # when (ms) all that was sent before had been read
         self.fed = False
         self._skews = choices.stream("skew", rates["skew"])
@@ -203,6 +206,8 @@ class SimulatedWorld:
                 await self._send([] if number in case.skipped else said, 0, self._profiles_topic)
             await self._send(scene.records, scene.transaction)
             await asyncio.sleep(scene.pause_ms / 1000)
+            if self._profiles and case.wall:
+                self.jumped_ms += self._pauses.choice(PAUSES_MS)
         await asyncio.sleep(1.0)
         self.fed = True
         if not case.one_id:
