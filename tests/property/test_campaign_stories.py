@@ -136,7 +136,7 @@ STORIES = {
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_it_is_told_as_it_is_written(name: str) -> None:
+def test_it_ends_as_it_is_written(name: str) -> None:
     table, start, story, expected = STORIES[name]
     world = ShopWorld([table], ms_at(start))
     for tick in story:
