@@ -205,7 +205,8 @@ class Decider:
         self.counts[why.reason.value] += 1
 
     def _acted(self, decided: Decided, rule: Rule, candidate: Candidate, at: int, *, sent: bool) -> Decided:
-        acts = kept((*decided.acts, Act(name_key(rule.name), at, sent)))
+        upto = min((pending.until for pending in decided.pendings), default=None)
+        acts = kept((*decided.acts, Act(name_key(rule.name), at, sent)), upto)
         watches = tuple(watch for watch in decided.watches if watch.until + LATEST_ORDER_MS >= at)
         if rule.goal is not None:
             until = at + rule.goal.order_within

@@ -254,7 +254,7 @@ class CampaignState(NamedTuple):
         return CampaignState(sequence, segment, since, self.facts.join(other.facts), decided)
 
 
-def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
+def kept(acts: Iterable[Act], upto: int | None = None) -> tuple[Act, ...]:
     """Return the acts to remember, sorted: all of the time that caps look back on, and the last one of each campaign.
 
     Equal ones stay: a turn decides on several moves in the same millisecond. Of a campaign without a cooldown the last
@@ -267,7 +267,7 @@ def kept(acts: Iterable[Act]) -> tuple[Act, ...]:
     if len(found) < 2:
         return tuple(found)
     last = {act.campaign: index for index, act in enumerate(found)}
-    begin = found[-1].at - KEPT_MS
+    begin = (found[-1].at if upto is None else min(upto, found[-1].at)) - KEPT_MS
     wanted = [act for index, act in enumerate(found) if act.at >= begin or last[act.campaign] == index]
     return tuple(wanted if len(wanted) <= MOST_ACTS else _last_of_each(wanted))
 

@@ -18,6 +18,7 @@ from segmentation.step import ORDERS, PROFILES, Activation, TurnContext
 from stream.engine.ledger import Ledger
 from stream.storage.heads import NOTE_HEADER, decode_store_head
 from tests.recovery.rig import campaign_checker, checker
+from tests.recovery.rig.campaign_knowledge import MARGIN_MS
 from tests.recovery.rig.campaign_table import ReadTable
 from tests.recovery.rig.replacing import Replace
 from tests.simulation.case import Case
@@ -199,7 +200,7 @@ def read_campaigns(world: SimulatedWorld, dispatchers: SimulatedFleet) -> campai
         orders=_rows(world, s.sides[ORDERS]),
         rests=world.rests,
         # In wall time days pass at once.
-        margin_ms=sys.maxsize if world.case.wall else campaign_checker.MARGIN_MS,
+        margin_ms=sys.maxsize if world.case.wall else MARGIN_MS,
         ends_are_right=not world.case.rates["low"],
         # Of ends that may be too low a takeover can't learn all that is there.
         fences=[] if world.case.rates["low"] else world.fences(dispatchers),

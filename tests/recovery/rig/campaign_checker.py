@@ -285,9 +285,10 @@ class ShardStory:
                 yield "merged", merged, last
         elif (last and tuple(merged) < last) or tuple(merged) not in {(one.at, one.into) for one in known.merges[name]}:
             yield "merged", merged, last
-        acts = remembered([(one.at, one.campaign, one.sent) for one in distinct(known.given[name]) if one.at > erased])
-        if (there := [(at, campaign, sent) for campaign, at, sent in given]) != acts:
-            yield "handed_on", there, acts
+        acts = remembered([one for one in distinct(known.given[name]) if one.at > erased])
+        right_acts = [(one.at, one.campaign, one.sent) for one in acts]
+        if (there := [(at, campaign, sent) for campaign, at, sent in given]) != right_acts:
+            yield "handed_on", there, right_acts
 
 
 def _decided(decided: list[Any]) -> tuple[Any, ...]:
@@ -305,7 +306,7 @@ def _own(story: CustomerStory | None) -> tuple[Any, ...]:
         return (0, [], [], [])
     return (
         story.counter,
-        remembered([(act.at, act.campaign, act.sent) for act in story.acts]),
+        [(act.at, act.campaign, act.sent) for act in story.stored],
         sorted((one.campaign, one.change_id, one.until, one.why) for one in story.waiting),
         sorted((one.action_id, one.acted_at, one.until, one.held_out) for one in story.watches),
     )

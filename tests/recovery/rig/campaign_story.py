@@ -87,6 +87,7 @@ class CustomerStory:
     moves: list[StoryMove]
     event_time: bool
     acts: list[KnownAct] = field(default_factory=list)
+    stored: list[KnownAct] = field(default_factory=list)  # those that the state remembers
     waiting: list[WaitingAct] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     counter: int = 0
@@ -135,6 +136,7 @@ class CustomerStory:
 
     def _forget(self, since: int) -> None:
         self.acts = [act for act in self.acts if act.number > since]
+        self.stored = [act for act in self.stored if act.number > since]
         self.waiting = [one for one in self.waiting if one.number > since]
         self.watches = [watch for watch in self.watches if watch.number > since]
 
@@ -204,7 +206,9 @@ class CustomerStory:
         sent = event["type"] == "campaign.action"
         if not sent and event["reason"] != "held_out":
             return
-        self.acts.append(KnownAct(at, campaign_key(name), sent, number=number))
+        act = KnownAct(at, campaign_key(name), sent, number=number)
+        self.acts.append(act)
+        self.stored = remembered([*self.stored, act], min((one.until for one in self.waiting), default=at))
         self.watches = [watch for watch in self.watches if watch.until + LATEST_ORDER_MS >= at]
         if goal := rule.get("goal"):
             self.watches.append(Watch(event["id"], at, at + span_ms(goal["order_within"]), not sent, number, came))
@@ -355,8 +359,11 @@ def named(zone: str | None) -> str | None:
         return None
 
 
-def remembered(acts: list[tuple[int, bytes, bool]]) -> list[tuple[int, bytes, bool]]:
-    """Return the acts of the last 32 days, and each campaign's last one."""
+def remembered(acts: list[KnownAct], upto: int | None = None) -> list[KnownAct]:
+    """Return the acts of the 32 days up to an instant (or the last act), all later ones, and each campaign's last."""
     found = sorted(acts)
-    last = {campaign: index for index, (_, campaign, _) in enumerate(found)}
-    return [act for i, act in enumerate(found) if act[0] >= found[-1][0] - KEPT_MS or last[act[1]] == i]
+    if not found:
+        return []
+    last = {act.campaign: index for index, act in enumerate(found)}
+    begin = (found[-1].at if upto is None else min(upto, found[-1].at)) - KEPT_MS
+    return [act for index, act in enumerate(found) if act.at >= begin or last[act.campaign] == index]

@@ -554,3 +554,9 @@ def test_a_customer_who_moves_all_the_time_keeps_a_small_state() -> None:
     assert (len(decided.acts), len(decided.watches)) == (MOST_ACTS, MOST_WATCHES)
     assert decided.watches[-1].candidate.change_id == "m300"
     assert max(len(output.note) for output in turn.outputs) < 50_000
+
+
+def test_acts_from_before_a_wait_that_ends_late_are_remembered() -> None:
+    acts = (act("vip", AT), act("vip", AT + DAY_MS), act("vip", AT + 60 * DAY_MS))
+    assert kept(acts, AT + 2 * DAY_MS) == acts
+    assert kept(acts) == acts[2:]
