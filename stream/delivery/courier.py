@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,8 +94,7 @@ class Courier:
 
     def state(self) -> dict[str, Any]:
         """Return what /health shows of the endpoint. No URL: path and query may hold a token."""
-        now = self._office.now_ms()
-        breaker = self._breaker.state(now)
+        breaker = self._breaker.state(_steady_ms())
         return {
             "state": "working" if breaker is BreakerState.CLOSED else f"breaker_{breaker.value}",
             "host": self.endpoint.host,
@@ -117,14 +117,14 @@ class Courier:
 
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         """Start what is due, as fast as the endpoint allows. Wake up when something changes."""
-        looked_ms = 0
+        looked = -_LOOK_S
         while not self._ended.is_set():
             now = self._office.now_ms()
-            if now - looked_ms >= _LOOK_S * 1000:
-                looked_ms = now
+            if time.monotonic() - looked >= _LOOK_S:
+                looked = time.monotonic()
                 self._show(now)
                 self._give_up_old(tasks, now)
-            wait_ms = self._wait_ms(now)
+            wait_ms = self._wait_ms()
             if wait_ms == 0 and (record := self._window.next_due(now)):
                 self._start(tasks, record, now)
                 continue
@@ -134,20 +134,22 @@ class Courier:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), pause_s)
 
-    def _wait_ms(self, now: int) -> int | None:
+    def _wait_ms(self) -> int | None:
         """Return how long nothing may be started; None: until something changes."""
         if not self._feed.working or self._under_way >= self._pace.limit:
             return None
-        breaker_ms = self._breaker.wait_ms(now)
-        return None if breaker_ms is None else max(breaker_ms, self._pace.wait_ms(now))
+        steady = _steady_ms()
+        breaker_ms = self._breaker.wait_ms(steady)
+        return None if breaker_ms is None else max(breaker_ms, self._pace.wait_ms(steady))
 
     def _start(self, tasks: asyncio.TaskGroup, record: Unresolved, now: int) -> None:
         self._enter()
         if record.stored_ms < now - self.endpoint.max_age:
             tasks.create_task(self._give_up_too_old(record))
             return
-        self._pace.started(now)
-        self._breaker.started(now)
+        steady = _steady_ms()
+        self._pace.started(steady)
+        self._breaker.started(steady)
         tasks.create_task(self._attempt(record))
 
     def _give_up_old(self, tasks: asyncio.TaskGroup, now: int) -> None:
@@ -170,7 +172,7 @@ class Courier:
             answer = await self._client.send(record.facts.id, record.value)
             now = self._office.now_ms()
             self._office.metrics.seconds.labels(self.endpoint.name).observe((now - started_ms) / 1000)
-            self._judge(answer, now)
+            self._judge(answer, _steady_ms())
             attempts = record.attempts + 1
             if answer.meaning is Meaning.DELIVERED:
                 await self._write(DeliverySucceeded, record, attempts, answer, now)
@@ -249,7 +251,7 @@ class Courier:
         await self._office.outbox.outcome(event)
         self._count(str(kind.__struct_config__.tag).removeprefix("campaign."))
 
-    def _judge(self, answer: WebhookAnswer, now: int) -> None:
+    def _judge(self, answer: WebhookAnswer, steady_ms: int) -> None:
         """Let breaker and pace follow an answer."""
         shown = "none" if answer.status is None else f"{answer.status // 100}xx"
         self._office.metrics.answers.labels(self.endpoint.name, shown).inc()
@@ -258,16 +260,16 @@ class Courier:
             self._pace.succeeded()
             return
         self._last_failure = answer.detail
-        before = self._breaker.state(now)
-        self._breaker.failed(now)
-        if before is BreakerState.CLOSED and self._breaker.state(now) is BreakerState.OPEN:
+        before = self._breaker.state(steady_ms)
+        self._breaker.failed(steady_ms)
+        if before is BreakerState.CLOSED and self._breaker.state(steady_ms) is BreakerState.OPEN:
             log.warning(
                 "%s: %d attempts in a row have failed: nothing is sent for %d s. The last one: %s",
                 self.endpoint.name, self.endpoint.breaker.failures, self.endpoint.breaker.pause // 1000, answer.detail,
             )  # fmt: skip
         if answer.under_load:
             asked_ms = answer.retry_after_ms if answer.asks_to_wait else None
-            self._pace.overloaded(now, hold=answer.asks_to_wait, asked_ms=asked_ms)
+            self._pace.overloaded(steady_ms, hold=answer.asks_to_wait, asked_ms=asked_ms)
 
     async def _disable(self, answer: WebhookAnswer, now: int) -> None:
         log.error(
@@ -308,4 +310,9 @@ class Courier:
         metrics.unresolved.labels(name).set(len(self._window))
         metrics.lag.labels(name).set(self._feed.lag)
         metrics.oldest.labels(name).set(0 if oldest is None else max(now - oldest, 0) / 1000)
-        metrics.breaker.labels(name).set(self._breaker.state(now) is not BreakerState.CLOSED)
+        metrics.breaker.labels(name).set(self._breaker.state(_steady_ms()) is not BreakerState.CLOSED)
+
+
+def _steady_ms() -> int:
+    """Return a time (ms) for waits: were the clock set back by an hour, they mustn't last an hour longer."""
+    return int(time.monotonic() * 1000)

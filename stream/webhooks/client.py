@@ -58,6 +58,8 @@ class WebhookClient:
         finally:
             with suppress(Exception):  # the answer is here
                 await response.aclose()
+        for part in self._endpoint.hidden:  # many a "not found" repeats the path that it was asked for
+            excerpt = excerpt.replace(part, "…")
         wait = asked_wait_ms(response.headers.get("retry-after"), self._now_ms())
         return WebhookAnswer(
             response.status_code, answer_detail(response.status_code, "" if response.is_success else excerpt), wait

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from stream.webhooks.schedule import HOUR_MS, MINUTE_MS, SECOND_MS, STANDARD_MS
 
 EVENT_TYPES: Final = ("campaign.action", "campaign.withheld", "campaign.scheduled", "campaign.converted")
+_SHORTEST_TOKEN: Final = 6  # characters
+_TOKEN_ENDS: Final = re.compile(r"[/&=;]")
 _UNITS_MS: Final = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": 24 * HOUR_MS, "w": 168 * HOUR_MS}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,6})([smhdw])")
 
@@ -114,6 +116,19 @@ class Endpoint(_Part):
     def host(self) -> str:
         """The URL's host: all of the URL that may be shown, because path and query often hold a token."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The parts of path and query that may be a token, the longest first: nothing may repeat them.
+
+        >>> source = SecretSource(env="S")
+        >>> Endpoint(name="crm", url="https://crm.example/in/T0k%2Ben8?key=abcdef", secrets=(source,)).hidden
+        ('T0k%2Ben8', 'T0k+en8', 'abcdef')
+        """
+        url = urlsplit(self.url)
+        parts = {*_TOKEN_ENDS.split(url.path), *_TOKEN_ENDS.split(url.query)}
+        parts |= {unquote(part) for part in parts}
+        return tuple(sorted((part for part in parts if len(part) >= _SHORTEST_TOKEN), key=lambda p: (-len(p), p)))
 
 
 class EndpointTable(_Part):

@@ -117,6 +117,16 @@ async def disabled(settings: Settings) -> bool:
 
 
 @pytest.mark.slow
+async def test_a_clock_that_is_set_back_holds_up_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with webhook_endpoint() as receiver:
+        # Within the tolerance of the signature's time, and for longer than this test waits.
+        monkeypatch.setattr("stream.delivery.app.now_ms", lambda: now_ms() - (200_000 if receiver.received else 0))
+        await publish(settings, [action(n, f"c{n}") for n in range(10)])
+        async with delivering(settings, endpoint(receiver, rate=10)):
+            await eventually(lambda: len(receiver.taken()) == 10, WAIT_S, "all actions")
+
+
+@pytest.mark.slow
 async def test_an_endpoint_can_be_enabled_behind_all_that_waits(settings: Settings) -> None:
     async with webhook_endpoint() as receiver:
         crm = endpoint(receiver)

@@ -102,6 +102,18 @@ async def test_answers(reply: Reply, status: int | None, meaning: Meaning) -> No
     assert answer.retry_after_ms == (7_000 if "retry-after" in reply.headers else None)
 
 
+async def test_an_answer_that_repeats_the_url_shows_no_token() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = (await reader.readline()).split()[1].decode()
+        body = f"Cannot POST {target}: no hook T0ken/8"
+        writer.write(f"HTTP/1.1 404 Not Found\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        await writer.drain()
+
+    async with tcp_server(talk) as port:
+        answer = await sent(f"http://127.0.0.1:{port}/hooks/T0ken%2F8?key=abcdef123&v=1")
+    assert answer.detail == "404 Not Found: Cannot POST /hooks/…?key=…&v=1: no hook …"
+
+
 async def test_connections_are_used_again() -> None:
     ports = set()
 
