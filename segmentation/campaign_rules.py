@@ -34,7 +34,7 @@ from segmentation.rule_fields import (
 from segmentation.rule_when import RulePart, When, among
 from segmentation.rules_former import FORMER, former_path, is_former, translated
 from segmentation.rules_sense import contradictions, doubts
-from segmentation.rules_text import BRANCH, RulesError, RulesTree, TreePath, explain, nothing_there, read_tree
+from segmentation.rules_text import BRANCH, KEY, RulesError, RulesTree, TreePath, explain, nothing_there, read_tree
 
 __all__ = [
     "Cap",
@@ -52,10 +52,10 @@ __all__ = [
 ]
 
 Consent = Literal["unless_denied", "required"]
-_NUMBERS: Final = ("version", "priority", "at_least", "at_most", "per_day", "holdout", "global")
-_SPANS: Final = ("cooldown", "cooldown_days", "delay", "within", "order_within")
-_SWITCHES: Final = ("first_time", "if_still", "transactional")
-_UNTYPED: Final = {*_NUMBERS, *_SPANS, *_SWITCHES}  # fields that YAML takes for something else than text
+# Where free text stands, quotes mend what YAML takes for a number, a day or a switch. Anywhere else they mend nothing:
+# there the field itself says what it takes.
+_TEXTS: Final = ("name", "action", "channel", "reason", "group", "salt", "tag", "time_zone")
+_LISTS_OF_TEXTS: Final = ("from", "to", "tags")
 
 
 class QuietHours(RulePart):
@@ -261,9 +261,15 @@ def read_rules_tree(text: str) -> RulesTree:
 
 
 def _untyped(path: TreePath) -> bool:
-    """Return whether a value that YAML takes for a number, a day or the like may stand at a path."""
-    above = path[-2] if len(path) > 1 else None
-    return bool(path and path[-1] in _UNTYPED) or above in ("valid", "quiet_hours") or path[:2] == ("holdouts", "tags")
+    """Return whether a value that YAML takes for a number, a day or the like may stand at a path.
+
+    >>> _untyped(("rules", 0, "budget")), _untyped(("rules", 0, "name")), _untyped(("rules", 0, "tags", 0))
+    (True, False, False)
+    """
+    last, above = path[-1] if path else None, path[-2] if len(path) > 1 else None
+    if last == KEY:
+        return above == "tags"  # of holdouts
+    return last not in _TEXTS and not (isinstance(last, int) and above in _LISTS_OF_TEXTS)
 
 
 def _may_be_null(path: TreePath) -> bool:

@@ -15,6 +15,22 @@ _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _TAG: Final = "tag:yaml.org,2002:"
 _NULL: Final = f"{_TAG}null"
 _TAGS: Final = {f"{_TAG}{name}" for name in ("str", "seq", "map", "null")}
+_VALUES: Final = {f"{_TAG}{name}" for name in ("int", "float", "bool", "timestamp")}
+KEY: Final = "?"  # stands for a key itself in a path
+# What people get wrong most often, by a part of the parser's own words, which name a symptom and no remedy.
+_REMEDIES: Final = {
+    r"'\t' that cannot start": "indent with spaces, not with tabs",
+    "expected alphabetic or numeric character": 'put text with * or & in quotes, like "*"',
+    "mapping values are not allowed": "put text with a colon in quotes, and indent the fields of one rule alike",
+    "or '}', but got": "close what { opens, and put text with a comma, colon or bracket in quotes",
+    "or ']', but got": "close what [ opens, and put text with a comma, colon or bracket in quotes",
+    "that cannot start any token": "put text that begins with this character in quotes",
+    "unexpected end of stream": "close the quotes of the text that begins there or above",
+    "<block mapping start>": "indent the fields of one rule alike",
+    "<block sequence start>": "indent the fields of one rule alike",
+    "<block end>, but found '<scalar>'": "put the whole text in quotes",
+    "could not find expected ':'": "write a colon and a space after the name of the field",
+}
 
 
 class RulesError(ValueError):
@@ -65,7 +81,9 @@ def read_tree(text: str, untyped: Callable[[TreePath], bool]) -> RulesTree:
         content = _plain(yaml.compose(text, Loader=yaml.SafeLoader), (), lines, set(), untyped)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise RulesError(f"line {mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
+        raise RulesError(
+            f"line {mark.line + 1 if mark else 1}: not YAML: {_with_remedy(error.problem or '')}"
+        ) from None
     except yaml.YAMLError as error:
         raise RulesError(f"not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -73,6 +91,15 @@ def read_tree(text: str, untyped: Callable[[TreePath], bool]) -> RulesTree:
     if not isinstance(content, dict):
         raise RulesError("line 1: expected `rules:` and a list of rules below it")
     return RulesTree(content, lines)
+
+
+def _with_remedy(problem: str) -> str:
+    """Return what YAML's parser says, and what to do where that is known.
+
+    >>> _with_remedy("expected <block end>, but found '<block mapping start>'")
+    "expected <block end>, but found '<block mapping start>': indent the fields of one rule alike"
+    """
+    return ": ".join([problem, *[remedy for part, remedy in _REMEDIES.items() if part in problem][:1]])
 
 
 def _plain(
@@ -91,7 +118,7 @@ def _plain(
     if isinstance(node, yaml.MappingNode) and node.tag in _TAGS:
         content: dict[str, Any] = {}
         for key_node, value in node.value:
-            key = _plain(key_node, (*path, "?"), lines, seen, untyped)
+            key = _plain(key_node, (*path, KEY), lines, seen, untyped)
             at = key_node.start_mark.line + 1
             if not isinstance(key, str) or key in content:
                 raise RulesError(
@@ -100,7 +127,7 @@ def _plain(
             lines[*path, key] = at
             content[key] = _plain(value, (*path, key), lines, seen, untyped)
         return content
-    if node.tag not in _TAGS and not (_TAG in node.tag and isinstance(node, yaml.ScalarNode) and untyped(path)):
+    if node.tag not in _TAGS and not (node.tag in _VALUES and isinstance(node, yaml.ScalarNode) and untyped(path)):
         shown = repr(node.value[:_SHOWN]) if isinstance(node, yaml.ScalarNode) else "this"
         raise RulesError(
             f"line {line}: YAML reads {shown} as {node.tag.removeprefix(_TAG)}, expected text: put it in quotes"
@@ -122,10 +149,11 @@ def nothing_there(tree: RulesTree, allowed: Callable[[TreePath], bool]) -> list[
         for key, part in below:
             yield from empty(part, (*path, key))
 
-    return [
-        f"{tree.place(path)}: nothing stands there: write a value, or take the line out"
-        for path in empty(tree.content, ())
-    ]
+    def remedy(name: str | int) -> str:
+        glued = isinstance(name, str) and ":" in name
+        return "put a space after the colon" if glued else "write a value, or take the line out"
+
+    return [f"{tree.place(path)}: nothing stands there: {remedy(path[-1])}" for path in empty(tree.content, ())]
 
 
 def explain(
