@@ -14,6 +14,7 @@ from segmentation.event_text import Id
 from segmentation.events import (
     CONTROL_KEY,
     END_AT,
+    END_MS,
     FIRST_AT,
     Amount,
     CustomerErased,
@@ -34,7 +35,7 @@ from segmentation.outlook_conditions import KnownOutlook, MovedOutlook
 from segmentation.output_events import Cause, NextMove, Rfm
 from segmentation.profiles import CustomerProfile, Profile, decode_profile, profile_of
 from segmentation.rfm_conditions import KnownRfm, MovedRfm
-from segmentation.step import NEVER_DUE, KafkaRecord, SideRecord
+from segmentation.step import KafkaRecord, SideRecord
 
 LAST_SEQUENCE: Final = 2**32 - 1
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
@@ -115,7 +116,7 @@ _MOVE: Final = msgspec.json.Decoder(ChangedEvent)
 
 class _HandedAct(NamedTuple):
     campaign: Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]  # hexadecimal
-    at: Annotated[int, Meta(ge=0, lt=NEVER_DUE)]
+    at: Annotated[int, Meta(ge=0, lt=END_MS)]
     sent: bool
 
 

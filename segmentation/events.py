@@ -28,7 +28,7 @@ CONTROL_KEY: Final = b"\0control"  # the record key of controls, which no custom
 LARGEST_AMOUNT: Final = 10**15  # ten-thousandths; the sum of a customer's orders must stay within 64 bits
 FIRST_AT: Final = EPOCH  # the instants that an event may be dated: from here on, up to END_AT
 END_AT: Final = datetime(9900, 1, 1, tzinfo=UTC)  # leaves a century for forecast moves
-_END_MS: Final = (END_AT - EPOCH).days * DAY_MS
+END_MS: Final = (END_AT - EPOCH).days * DAY_MS
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _LONGEST_MESSAGE: Final = 1_000  # characters: many refused records mustn't fill the logs
 _HASH_SPACE: Final = tuple(b"%d" % kind for kind in range(ERASED + 1))
@@ -277,7 +277,7 @@ def millis(at: datetime, name: str = "occurred_at") -> int:
     """
     since = at - EPOCH
     ms = since.days * DAY_MS + since.seconds * 1000 + since.microseconds // 1000
-    if 0 <= ms < _END_MS:
+    if 0 <= ms < END_MS:
         return ms
     message = f"{name} is {at.isoformat()}, expected 1970-01-01 to 9899-12-31."
     raise RejectedEvent(Reason.DATE_OUT_OF_RANGE, name, message)

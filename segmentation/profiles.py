@@ -9,9 +9,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from segmentation.event_text import Id
-from segmentation.events import Reason, RejectedEvent, Timestamp, millis, read_json
+from segmentation.events import END_MS, Reason, RejectedEvent, Timestamp, millis, read_json
 from segmentation.quiet_hours import zone_named
-from segmentation.step import NEVER_DUE
 
 MAX_CHANNELS: Final = 64  # of one event
 MOST_CHANNELS: Final = 512  # of one customer: a shop that makes up channels mustn't make a state too large for Kafka
@@ -40,7 +39,7 @@ class CustomerProfile(Struct, frozen=True, gc=False, kw_only=True, tag_field="ty
 class DatedText(NamedTuple):
     """A text, and since when (ms) it holds."""
 
-    at: Annotated[int, Meta(ge=0, lt=NEVER_DUE)]
+    at: Annotated[int, Meta(ge=0, lt=END_MS)]
     text: Annotated[str, Meta(max_length=64)]
 
 

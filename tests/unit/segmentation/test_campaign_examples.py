@@ -25,7 +25,7 @@ from segmentation.campaign_state import (
 from segmentation.campaigns import CampaignStep, parse_rules
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
-from segmentation.events import Reason, encode
+from segmentation.events import CONTROL_KEY, END_MS, Reason, encode
 from segmentation.output_events import (
     CampaignAction,
     CampaignDecision,
@@ -36,7 +36,7 @@ from segmentation.output_events import (
     SegmentChanged,
     Withheld,
 )
-from segmentation.step import Step, Turn, TurnContext
+from segmentation.step import SideRecord, Step, Turn, TurnContext
 
 AT = 1_772_547_600_000
 AT_TEXT = "2026-03-03T14:20:00.000Z"
@@ -560,3 +560,14 @@ def test_acts_from_before_a_wait_that_ends_late_are_remembered() -> None:
     acts = (act("vip", AT), act("vip", AT + DAY_MS), act("vip", AT + 60 * DAY_MS))
     assert kept(acts, AT + 2 * DAY_MS) == acts
     assert kept(acts) == acts[2:]
+
+
+@pytest.mark.parametrize(("at", "refused"), [(END_MS - 1, False), (END_MS, True), (2**53 - 1, True)])
+def test_no_act_is_handed_on_from_a_time_after_which_a_cooldown_has_no_date(at: int, *, refused: bool) -> None:
+    event: dict[str, Any] = {"type": "profile.forwarded", "id": "p", "customer_id": "ann", "profile": [None, None, []]}
+    value = msgspec.json.encode(event | {"acts": [[name_key("vip").hex(), at, True]]})
+    handed = SideRecord("profiles", 0, AT, CONTROL_KEY, value)
+    rules = parse_rules(CAPPED.replace("}}]", "}, cooldown: 9999d}]"))
+    turn = run(CampaignStep(rules, "shop"), row(), context=TurnContext(AT, AT, side=(handed,)))
+    assert [type(event) for event in decisions(turn)] == [CampaignAction if refused else CampaignWithheld]
+    assert len(turn.side_dead) == refused
