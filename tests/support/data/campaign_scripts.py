@@ -175,7 +175,8 @@ def an_order(chance: Chance) -> PlainOrder:
 def a_story(chance: Chance, *, tables: int = 1, most: int = 14, late: bool = True) -> list[Tick]:
     """Return chains of moves with repeats, erasures and merges; profiles, orders and time in between.
 
-    `late`: moves and orders may have happened some time before they come.
+    `late`: moves and orders may have happened some time before they come. Without it an id is merged into one other
+    only, as well: what is handed on to the first of two depends on when it was read.
     """
     one = chance.one
     chains: dict[str, tuple[int, str | None]] = {}
@@ -205,13 +206,18 @@ def a_story(chance: Chance, *, tables: int = 1, most: int = 14, late: bool = Tru
                 chance.in_(3),
                 tuple(a_profile(chance) for _ in range(one(0, 0, 0, 1, 2))),
                 tuple(moves),
-                tuple(order if late else order._replace(at=0) for order in orders),
+                tuple(order if late else order._replace(at=0, into=_after(order)) for order in orders),
                 one(True, False),
                 chance.in_(5),
                 chance.random.randrange(tables),
             )
         )
     return ticks
+
+
+def _after(order: PlainOrder) -> str:
+    """Return which id the customer is merged into, the same each time; "" for no merge."""
+    return order.into and CUSTOMERS[(CUSTOMERS.index(order.customer) + 1) % len(CUSTOMERS)]
 
 
 _chances = st.randoms(use_true_random=False).map(Chance)
