@@ -208,7 +208,7 @@ class CustomerStory:
             return
         act = KnownAct(at, campaign_key(name), sent, number=number)
         self.acts.append(act)
-        self.stored = remembered([*self.stored, act], min((one.until for one in self.waiting), default=at))
+        self.stored = remembered([*self.stored, act], min((one.until for one in self.waiting), default=None))
         self.watches = [watch for watch in self.watches if watch.until + LATEST_ORDER_MS >= at]
         if goal := rule.get("goal"):
             self.watches.append(Watch(event["id"], at, at + span_ms(goal["order_within"]), not sent, number, came))
