@@ -100,7 +100,9 @@ class DeliveryHost:
                     "%s: disabled since %s: %s. `segstream deliveries enable %s` enables it",
                     endpoint.name, state.disabled_at, state.why, endpoint.name,
                 )  # fmt: skip
-                await self._until(changed)
+                # Every outcome of any endpoint is news of the journal. Only another state of this one is worth a line.
+                while not self._stop.is_set() and office.journal.state(endpoint.name) == state:
+                    await self._until(changed)
         finally:
             await client.close()
 

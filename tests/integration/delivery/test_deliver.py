@@ -93,7 +93,9 @@ async def test_each_action_arrives_signed_and_in_order_per_customer(settings: Se
     assert counted == {"campaign.delivered": 70, "campaign.retrying": 14}
 
 
-async def test_nothing_is_sent_after_410_until_the_endpoint_is_enabled(settings: Settings) -> None:
+async def test_nothing_is_sent_after_410_until_the_endpoint_is_enabled(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     await publish(settings, [action(n, f"c{n}") for n in range(40)])
     async with webhook_endpoint() as receiver:
         receiver.behave = lambda _event, _before: Reply(410) if len(receiver.received) == 9 else Reply(delay_s=0.02)
@@ -103,9 +105,12 @@ async def test_nothing_is_sent_after_410_until_the_endpoint_is_enabled(settings:
             known = len(receiver.received)
             assert 10 <= known <= 13, "more than what was under way at the answer"
             await publish(settings, [action(40, "c1")])
+        caplog.clear()
         async with webhook_endpoint() as other, delivering(settings, crm, endpoint(other, "other")):
             await eventually(lambda: len(other.taken()) == 41, WAIT_S, "all actions at another endpoint")
             assert len(receiver.received) == known, "sent to an endpoint that is gone"
+            said = [record for record in caplog.records if "crm: disabled since" in record.getMessage()]
+            assert len(said) == 1, "each outcome of another endpoint says again what is known"
             assert await enable_endpoint(settings, "crm") == 0
             await eventually(lambda: len(receiver.taken()) == 41, WAIT_S, "all actions, once enabled")
         assert Counter(receiver.taken()).most_common(1)[0][1] == 1
