@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final
 
 from segmentation.durations import duration_text
 from segmentation.rules_text import TreePath
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from segmentation.campaign_rules import Cap, QuietHours, Rule, RuleTable
 
 _Findings = Iterator[tuple[TreePath, str]]
+# The names that the trainer gives of itself. A model may have others, which are no slips: they resemble none of these.
+_TRAINED: Final = (
+    "Champions", "Loyal", "Big Spenders", "Steady", "Potential Loyalists", "New", "Promising", "Need Attention",
+    "About to Sleep", "At Risk", "Cannot Lose", "Hibernating", "Lost",
+)  # fmt: skip
 
 
 def contradictions(table: RuleTable) -> _Findings:
@@ -58,6 +64,7 @@ def _of_rule(table: RuleTable, rule: Rule) -> _Findings:
 
 def doubts(table: RuleTable) -> _Findings:
     """Yield what is probably not meant so, with its path and the remedy."""
+    yield from _segments(table)
     yield from _tags(table)
     yield from _caps(table)
     yield from _waiting(table)
@@ -81,6 +88,19 @@ def over(table: RuleTable, today: date) -> _Findings:
         last = rule.valid.until if rule.valid else None
         if last is not None and last < today:
             yield ("rules", index, "valid", "until"), f"over since {last}: take the rule out, or give it another day"
+
+
+def _segments(table: RuleTable) -> _Findings:
+    """Yield the names that look like slips of the trainer's own: a rule for a segment that nobody has says nothing."""
+    for index, rule in enumerate(table.rules):
+        for field, names in (("from", rule.when.from_), ("to", rule.when.to)):
+            for name in names or ():
+                beginning = (name or "").removesuffix("*")
+                if name is None or any(known.startswith(beginning) for known in _TRAINED):
+                    continue
+                like = {known.lower(): known for known in _TRAINED}
+                if near := get_close_matches(name.lower(), like, 1, 0.66):
+                    yield ("rules", index, "when", field), f"{name!r}: did you mean {like[near[0]]}?"
 
 
 def _tags(table: RuleTable) -> _Findings:

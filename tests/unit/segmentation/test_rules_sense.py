@@ -5,8 +5,10 @@ from datetime import date
 import pytest
 
 from segmentation.campaign_rules import RuleTable, parse_rules
-from segmentation.rules_sense import over, thin_budgets
+from segmentation.rules_sense import _TRAINED, over, thin_budgets
 from tests.support.rules import ANY, rule_table, rules_text
+from trainer.rhythm.names import KIND_NAMES, STAGE_NAMES
+from trainer.training.naming import MANY
 
 
 def never(rules: RuleTable) -> list[str]:
@@ -147,3 +149,18 @@ def test_a_table_that_no_file_has_is_warned_of_without_lines() -> None:
     read = rule_table(f"{ANY} | if_still: false")
     built = RuleTable.model_construct(**{name: getattr(read, name) for name in RuleTable.model_fields})
     assert built.warnings()[0].startswith("rule 1 ('a'), if_still: the rule never waits")
+
+
+def test_slips_in_the_names_of_segments_are_warned_of() -> None:
+    rules = rule_table("from: [null, Loyl], to: [Lost, Lsot, lost, 'at *', Nwe, 'At *', Cannot *, Gold]")
+    assert rules.warnings() == [
+        "line 3, rule 1 ('a'), when.from: 'Loyl': did you mean Loyal?",
+        "line 3, rule 1 ('a'), when.to: 'Lsot': did you mean Lost?",
+        "line 3, rule 1 ('a'), when.to: 'lost': did you mean Lost?",
+        "line 3, rule 1 ('a'), when.to: 'Nwe': did you mean New?",
+    ]
+
+
+def test_the_names_that_the_trainer_gives_are_no_slips() -> None:
+    given = {name for name, _ in (*STAGE_NAMES.values(), *KIND_NAMES.values())} | {one.name for one in MANY}
+    assert set(_TRAINED) == given
