@@ -175,7 +175,13 @@ class RuleBook:
 
 
 def _span(cap: Cap) -> str:
+    """Return the time of a cap in words.
+
+    >>> from segmentation.campaign_rules import Cap
+    >>> [_span(Cap.model_validate({"at_most": "1", "within": within})) for within in ("1h", "2h", "1d", "36h")]
+    ['within 1 hour', 'within 2 hours', 'within 1 day', 'within 1.5 days']
+    """
     if cap.within is None:
         return "on this day"
-    days = cap.within / DAY_MS
-    return f"within {days:g} days" if days >= 1 else f"within {cap.within / 3_600_000:g} hours"
+    count, unit = (cap.within / DAY_MS, "day") if cap.within >= DAY_MS else (cap.within / 3_600_000, "hour")
+    return f"within {count:g} {unit}{'' if count == 1 else 's'}"

@@ -44,8 +44,13 @@ def rows(report: UpliftReport) -> Iterator[tuple[str, ...]]:
     """Yield the cells of a table under HEADINGS: two lines for each campaign."""
     for found in report.campaigns:
         sizes = (f"{found.treated.customers:,}", f"{found.held_out.customers:,}")
-        yield (found.campaign, report.currency, *sizes, *_cells(found, "spend", 2), _VERDICTS[found.verdict])
+        yield (found.campaign, report.currency, *sizes, *_cells(found, "spend", 2), _verdict(found))
         yield ("", "orders", "", "", *_cells(found, "orders", 3), _few(found))
+
+
+def _verdict(found: CampaignUplift) -> str:
+    nobody = not found.treated.customers and not found.held_out.customers
+    return "nobody to compare yet" if nobody else _VERDICTS[found.verdict]
 
 
 def _cells(found: CampaignUplift, name: str, digits: int) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         allowed = [address for address, why in refused.items() if why is None]
         if not allowed:
             shown = ", ".join(f"{address} ({why})" for address, why in refused.items())
-            raise AddressRefused(f"{name} is {shown or 'no address'}, which webhooks may not be sent to")
+            resolved = "" if shown.startswith(f"{name} (") else f"{name} is "
+            raise AddressRefused(f"{resolved}{shown or 'no address'}, which webhooks may not be sent to")
         failure: Exception | None = None
         for address in allowed:
             try:

@@ -121,6 +121,15 @@ def test_a_campaign_that_holds_nobody_out_cannot_be_measured() -> None:
     assert table[0][:6] == ("win-back", "EUR", "1", "0", "20.00", "")
 
 
+def test_a_campaign_all_of_whose_customers_are_left_out_lacks_no_control_group() -> None:
+    shop = ReachedShop()
+    for name in ("ada", "bob"):
+        shop.reach(name, held_out=name == "bob", day=90)
+    [spend, _] = rows(measure(request(), shop.contacts, shop.purchases))
+    assert spend[2:4] == ("0", "0")
+    assert spend[-1] == "nobody to compare yet"
+
+
 def test_the_notes_name_all_that_was_left_out() -> None:
     shop, _ = many(effect=1.0, customers=40)
     shop.reach("late", held_out=False, day=90)

@@ -176,6 +176,7 @@ async def test_this_machine_is_never_connected_to_unless_allowed(url: str) -> No
         answer = await sent(url.format(port), allow_private=False)
     assert answer.status is None
     assert "may not be sent to" in answer.detail
+    assert "127.0.0.1 is 127.0.0.1" not in answer.detail
     assert not connected
 
 
