@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 from segmentation.event_text import instant
 
+# Names of files beside the zones: that of the machine, an unset one, and a rule for others.
+NO_ZONES: Final = frozenset({"localtime", "Factory", "posixrules"})
 _MINUTE_MS: Final = 60_000
 _DAY_MINUTES: Final = 1_440
 _STEP_MS: Final = 6 * 3_600_000  # no zone changes its clocks twice within this time
@@ -43,7 +45,7 @@ def zone_named(name: str) -> ZoneInfo | None:
     (zoneinfo.ZoneInfo(key='Europe/Berlin'), None)
     """
     try:
-        return ZoneInfo(name)
+        return None if name in NO_ZONES else ZoneInfo(name)
     except (ValueError, KeyError, OSError):  # a path, an unknown name, a folder of names like "Europe"
         return None
 

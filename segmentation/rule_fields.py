@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from segmentation.campaign_state import MOST_ACTS
 from segmentation.durations import DURATION_PATTERN, duration_ms
 from segmentation.output_events import Cause
+from segmentation.quiet_hours import NO_ZONES
 
 # A move to no segment is an erasure, or a merge into another id: nobody is left there to write to.
 TRIGGERS: Final = tuple(cause.value for cause in Cause if cause not in (Cause.ERASURE, Cause.MERGED))
@@ -108,7 +109,7 @@ def _day(value: object) -> date:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - NO_ZONES
 
 
 def _zone(value: object) -> str:

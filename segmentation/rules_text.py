@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 TreePath = tuple[str | int, ...]
+_MOST_SHOWN: Final = 20  # findings in the text of an error, which also goes into the log and /health
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
 _TAG: Final = "tag:yaml.org,2002:"
 _NULL: Final = f"{_TAG}null"
@@ -38,7 +39,8 @@ class RulesError(ValueError):
 
     def __init__(self, *findings: str) -> None:
         """Take the findings, in the order of the file."""
-        super().__init__("; ".join(findings))
+        more = f"; and {len(findings) - _MOST_SHOWN} more" if len(findings) > _MOST_SHOWN else ""
+        super().__init__("; ".join(findings[:_MOST_SHOWN]) + more)
         self.findings = findings
 
 

@@ -116,6 +116,7 @@ def test_a_day_is_the_one_on_the_calendar_there(where: tuple[str, int]) -> None:
     [
         "Berlin", "europe/nowhere", "Europe", "Europe/", "", ".", "..", "/etc/localtime", "../../etc/passwd", "a\0b",
         "zone.tab", "tzdata.zi", "__init__", "Europe/__init__.py", "\ud800", "é", "x" * 300, "UTC+2", "GMT+0200",
+        "localtime", "Factory", "posixrules",
     ],
 )  # fmt: skip
 def test_a_name_of_no_zone_is_none(name: str) -> None:

@@ -219,6 +219,13 @@ def test_every_finding_is_listed_by_line() -> None:
     ]
 
 
+def test_of_very_many_findings_the_message_has_the_first_ones_and_their_number() -> None:
+    with pytest.raises(RulesError, match=r"; and 980 more$") as caught:
+        parse_rules("version: 2\nrules:\n" + "- {name: a, when: {to: '*'}}\n" * 1_000)
+    assert len(caught.value.findings) == 1_000
+    assert len(str(caught.value)) < 3_000
+
+
 def test_names_are_unique() -> None:
     with pytest.raises(RulesError, match=r"line 5, rule 3 .'a'.*: rules 1 and 3 share the name 'a': give each its own"):
         parse_rules(rules_text(ANY, ANY, ANY).replace("name: c", "name: a"))
