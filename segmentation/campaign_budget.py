@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from segmentation.campaign_state import CampaignFormatError
 
 BUDGET_KEY: Final = b"\0budget"  # of states and records: no customer id begins so
+_KEPT: Final = timedelta(days=32)  # of a campaign that is over nothing stays; days go back by less than that
 _VERSION: Final = b"B"  # the first byte of a state; those of customers have another
 
 
@@ -91,4 +93,9 @@ class BudgetBook:
 
     def after(self) -> BudgetState | None:
         """Return the state after the turn; None: it is as before."""
-        return None if self._used == self.before.used else BudgetState(self.before.counter + 1, self._used)
+        if self._used == self.before.used:
+            return None
+        newest = date.fromisoformat(max(count.day for count in self._used.values()))
+        begin = (newest - _KEPT).isoformat()
+        used = {campaign: count for campaign, count in self._used.items() if count.day >= begin}
+        return BudgetState(self.before.counter + 1, used)

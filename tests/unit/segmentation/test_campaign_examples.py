@@ -511,6 +511,17 @@ def test_a_turn_goes_by_the_rules_that_it_was_planned_with() -> None:
     assert [action.campaign for action in actions(run(step, row()))] == ["other"]
 
 
+def test_budgets_of_campaigns_that_are_over_do_not_pile_up() -> None:
+    value = None
+    for month in range(1, 13):
+        book = BudgetBook(value, 0, 1)
+        book.spend(f"offer-{month}", f"2026-{month:02}-15")
+        after = book.after()
+        assert after is not None
+        value = after.pack()
+    assert list(BudgetBook(value, 0, 1).before.used) == ["offer-11", "offer-12"]
+
+
 CAPPED = """
 version: 2
 caps: [{at_most: 2, within: 1d}]
