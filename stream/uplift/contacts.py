@@ -104,10 +104,12 @@ def samples(contacts: Contacts, since_ms: int, span_ms: int, campaigns: Collecti
     """Return the samples by campaign, by name. `since_ms`: the beginning of the period; `campaigns`: none means all.
 
     Left out is a customer whom another campaign reached within `span_ms` before the first contact, or this one in the
-    other group, whether treated or held out by it. Those reached by others only afterwards stay: nothing that happens
-    after a contact may decide who is compared, because the campaign itself can have set it off.
+    other group, whether treated or held out by it. A campaign that never held anybody out leaves nobody out: it has
+    reached both groups alike, so the difference isn't its work. Those reached by others only afterwards stay: nothing
+    that happens after a contact may decide who is compared, because the campaign itself can have set it off.
     """
     found = {name: CampaignSample(name) for name in contacts.campaigns if not campaigns or name in campaigns}
+    dividing = {c.campaign for own in contacts.by_customer.values() for c in own if c.held_out}
     for customer, own in contacts.by_customer.items():
         own.sort()
         met: set[int] = set()
@@ -117,7 +119,7 @@ def samples(contacts: Contacts, since_ms: int, span_ms: int, campaigns: Collecti
             if contact.at < since_ms or number in met or sample is None:
                 continue
             met.add(number)
-            if is_contaminated(contact, own, span_ms):
+            if is_contaminated(contact, (c for c in own if c.campaign in dividing or c.campaign == number), span_ms):
                 sample.contaminated += 1
                 continue
             sample.enrolled.append(Enrolment(customer, contact.at, contact.held_out))

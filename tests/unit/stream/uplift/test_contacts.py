@@ -75,17 +75,27 @@ def test_each_customer_counts_once_from_the_first_contact_of_the_period() -> Non
     assert later.enrolled == [Enrolment("a", START + 9 * DAY_MS, held_out=False)]
 
 
+DIVIDED = withheld("z", "thanks")  # somebody is held out of it
+
+
 def test_a_campaign_before_contaminates_in_whatever_group() -> None:
     for before in (sent("a", "thanks", 1), withheld("a", "thanks", 1)):
         for own in (sent("a", day=5), withheld("a", day=5)):
-            assert enrolled(before, own) == []
+            assert enrolled(DIVIDED, before, own) == []
             assert enrolled(before, own, campaign="thanks") == [("a", before == withheld("a", "thanks", 1))]
-    assert enrolled(sent("a", "thanks", 0), sent("a", day=31)) == [("a", False)]
-    assert enrolled(sent("a", "thanks", 5), sent("a", day=5)) == []  # at one instant neither is alone
+    assert enrolled(DIVIDED, sent("a", "thanks", 0), sent("a", day=31)) == [("a", False)]
+    assert enrolled(DIVIDED, sent("a", "thanks", 5), sent("a", day=5)) == []  # at one instant neither is alone
+
+
+def test_a_campaign_that_holds_nobody_out_contaminates_nobody() -> None:
+    receipt = [sent(name, "receipt", 4) for name in "ab"]
+    both = [sent("a", day=5), withheld("b", day=5)]
+    assert enrolled(*receipt, *both) == [("a", False), ("b", True)]
+    assert enrolled(*receipt, *both, withheld("z", "receipt", 60)) == []
 
 
 def test_contacts_before_the_period_contaminate_too() -> None:
-    assert enrolled(sent("a", "thanks", 1), sent("a", day=5), since=START + 2 * DAY_MS) == []
+    assert enrolled(DIVIDED, sent("a", "thanks", 1), sent("a", day=5), since=START + 2 * DAY_MS) == []
 
 
 def test_the_other_group_of_the_same_campaign_contaminates() -> None:
@@ -96,8 +106,8 @@ def test_the_other_group_of_the_same_campaign_contaminates() -> None:
 
 
 def test_a_campaign_afterwards_takes_nobody_out() -> None:
-    (thanks, own) = samples(contacts_of(sent("a", day=5), withheld("a", "thanks", 9)), 0, SPAN)
-    assert [e.customer for e in own.enrolled] == ["a"]
+    (thanks, own) = samples(contacts_of(sent("a", day=5), withheld("a", "thanks", 9), withheld("z")), 0, SPAN)
+    assert [e.customer for e in own.enrolled] == ["a", "z"]
     assert (own.later, own.contaminated) == (1, 0)
     assert (thanks.enrolled, thanks.contaminated) == ([], 1)
 
