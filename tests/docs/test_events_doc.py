@@ -137,6 +137,12 @@ def test_the_page_on_rules_has_rules_and_names_each_field_and_condition() -> Non
     assert [name for name in sorted(fields) if f"`{name}`" not in RULES_PAGE and f"`{name}: " not in RULES_PAGE] == []
 
 
+def test_the_table_of_the_page_on_uplift_can_be_copied() -> None:
+    page = (ROOT / "docs" / "how-to" / "measure-uplift.md").read_text()
+    (text,) = re.findall(r"(?ms)^```yaml\n(.*?)^```$", page)
+    assert parse_rules(text).warnings() == []
+
+
 def test_the_page_on_rules_has_the_built_in_ones() -> None:
     section = RULES_PAGE.split("## The built-in rules\n")[1]
     rows = re.findall(r"(?m)^\| `([\w-]+)` \| (.+) \| (.+) \| (.+) \|$", section)
