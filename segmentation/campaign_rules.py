@@ -57,6 +57,8 @@ Consent = Literal["unless_denied", "required"]
 _TEXTS: Final = ("name", "action", "channel", "reason", "group", "salt", "tag", "time_zone")
 _LISTS_OF_TEXTS: Final = ("from", "to", "tags")
 
+MOST_RULES: Final = 1_000
+
 
 class QuietHours(RulePart):
     """The hours of the day in which nobody gets a message: from one minute of the day until before another.
@@ -167,7 +169,7 @@ class RuleTable(RulePart):
     caps: Annotated[tuple[Cap, ...], Field(max_length=16), BeforeValidator(listed)] = Field(
         (), description="most actions a customer"
     )
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=1000), BeforeValidator(listed)] = Field(
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1, max_length=MOST_RULES), BeforeValidator(listed)] = Field(
         description="the rules"
     )
     _tree: RulesTree | None = PrivateAttr(None)  # the file that it was read from
@@ -244,6 +246,8 @@ def parse_rules(text: str) -> RuleTable:
     content = translated(tree) if former else tree.content
     if not former and (empty := nothing_there(tree, _may_be_null)):
         raise RulesError(*empty)
+    if isinstance(rules := content.get("rules"), list) and len(rules) > MOST_RULES:  # before each is looked at
+        raise RulesError(f"{len(rules):,} rules, expected at most {MOST_RULES:,}")
     try:
         table = RuleTable.model_validate(content)
     except ValidationError as error:

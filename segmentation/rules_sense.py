@@ -13,6 +13,7 @@ from segmentation.rules_text import TreePath
 if TYPE_CHECKING:
     from segmentation.campaign_rules import Cap, QuietHours, Rule, RuleTable
 
+MOST_GROUPS: Final = 32  # so many actions may wait for a customer, and each decision's note has them all
 _Findings = Iterator[tuple[TreePath, str]]
 # The names that the trainer gives of itself. A model may have others, which are no slips: they resemble none of these.
 _TRAINED: Final = (
@@ -30,6 +31,13 @@ def contradictions(table: RuleTable) -> _Findings:
                 ("rules", index, "name"),
                 f"rules {first + 1} and {index + 1} share the name {name!r}: give each its own",
             )
+    groups = list(dict.fromkeys(rule.group for rule in table.rules))
+    if len(groups) > MOST_GROUPS:
+        index = next(i for i, rule in enumerate(table.rules) if rule.group == groups[MOST_GROUPS])
+        yield (
+            ("rules", index, "group"),
+            f"{groups[MOST_GROUPS]!r} is one group too many, expected at most {MOST_GROUPS}: each may act on one move",
+        )
     if table.quiet_hours:
         yield from _quiet(table.quiet_hours, ("quiet_hours",))
     for index, cap in enumerate(table.caps):

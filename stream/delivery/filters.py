@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from stream.webhooks.endpoints import Endpoint
 
@@ -19,7 +19,7 @@ class ActionFacts(Struct, frozen=True, gc=False):
 
     type: str
     id: str
-    customer_id: str = ""
+    customer_id: Annotated[str, Meta(max_length=256)] = ""  # as in the outcome, which must be read back
     campaign: str = ""
     channel: str = ""
     tags: tuple[str, ...] = ()

@@ -226,6 +226,17 @@ def test_of_very_many_findings_the_message_has_the_first_ones_and_their_number()
     assert len(str(caught.value)) < 3_000
 
 
+def test_the_number_of_rules_and_of_groups_is_bounded() -> None:
+    many = "version: 2\nrules:\n" + "- {}\n" * 1_001
+    with pytest.raises(RulesError, match=r"^1,001 rules, expected at most 1,000$"):
+        parse_rules(many)
+    groups = "".join(
+        f"- {{name: r{n}, group: g{n}, when: {{to: '*'}}, then: {{action: a, channel: c}}}}\n" for n in range(33)
+    )
+    with pytest.raises(RulesError, match=r"line 35, rule 33 \('r32'\), group: 'g32' is one group too many"):
+        parse_rules(f"version: 2\nrules:\n{groups}")
+
+
 def test_names_are_unique() -> None:
     with pytest.raises(RulesError, match=r"line 5, rule 3 .'a'.*: rules 1 and 3 share the name 'a': give each its own"):
         parse_rules(rules_text(ANY, ANY, ANY).replace("name: c", "name: a"))
