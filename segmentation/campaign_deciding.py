@@ -152,7 +152,8 @@ class Decider:
         if pending is None:
             self._give_up_outdated(customer, rule, at)
         state = customer.state if pending is None else _without(customer.state, pending)
-        why = book.had_lately(rule, state, at) or book.refused(rule, state, candidate.channel)
+        why = book.too_old(rule, candidate.moved_at, at) if pending is None else None
+        why = why or book.had_lately(rule, state, at) or book.refused(rule, state, candidate.channel)
         if why is None and (held := self._held_back(rule, state, candidate, at, pending)) is not None:
             decided = state.decided._replace(pendings=(*state.decided.pendings, held))
             self._publish(customer, self.writer.scheduled(customer.key, held, at, book.digest), decided)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from segmentation.campaign_budget import BudgetBook
 from segmentation.campaign_state import Act, CampaignState, name_key
+from segmentation.durations import duration_text
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.holdouts import GLOBAL, campaign_scope, is_held_out, period_of, tag_scope
@@ -79,6 +80,13 @@ class RuleBook:
         assert zone is not None  # as above
         day, begin, end = local_day(at, zone), rule.valid.from_, rule.valid.until
         return (begin is None or begin <= day) and (end is None or day <= end)
+
+    def too_old(self, rule: Rule, moved_at: int, at: int) -> Suppressed | None:
+        """Return whether a move (ms) has come too late to act on it at an instant (ms)."""
+        most = self.table.max_age_of(rule)
+        if most is None or at <= moved_at + most:
+            return None
+        return Suppressed(Withheld.TOO_OLD, f"moved at {iso(moved_at)}, more than {duration_text(most)} ago")
 
     def had_lately(self, rule: Rule, state: CampaignState, at: int) -> Suppressed | None:
         """Return why the customer had the campaign too lately to have it at an instant (ms)."""

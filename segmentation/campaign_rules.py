@@ -19,6 +19,7 @@ from segmentation.rule_fields import (
     Delay,
     GoalSpan,
     MinuteOfDay,
+    MoveAge,
     Name,
     Priority,
     Share,
@@ -145,6 +146,7 @@ class Rule(RulePart):
     group: Name = Field("main", description="of one group one rule acts on a move")
     priority: Priority = Field(0, description="greater goes first; equal ones in the order of the file")
     cooldown: Cooldown | None = Field(None, description="the customer has it again only after so long")
+    max_age: MoveAge | None = Field(None, description="instead of the table's")
     delay: Delay | None = Field(None, description="waits so long from the move on, 1m to 90d")
     unless: Literal["order"] | None = Field(None, description="not if an order comes between the move and the sending")
     if_still: Switch = Field(True, description="after waiting, only if the customer is still in the segment")
@@ -165,6 +167,7 @@ class RuleTable(RulePart):
     time_zone: ZoneName = Field("UTC", description="of customers whose own zone isn't known")
     consent: Consent = Field("unless_denied", description="whether a customer must have granted the channel")
     quiet_hours: QuietHours | None = Field(None, description="hours in which nobody gets a message")
+    max_age: MoveAge | None = Field(None, description="moves that come to the dispatcher later set nothing off")
     holdouts: Holdouts = Field(default_factory=Holdouts, description="customers who get nothing, to compare with")
     caps: Annotated[tuple[Cap, ...], Field(max_length=16), BeforeValidator(listed)] = Field(
         (), description="most actions a customer"
@@ -201,6 +204,10 @@ class RuleTable(RulePart):
     def consent_of(self, rule: Rule) -> Consent:
         """Return whether a customer must have granted the rule's channel, or only not have denied it."""
         return rule.consent or self.consent
+
+    def max_age_of(self, rule: Rule) -> int | None:
+        """Return how old (ms) a move may be for a rule to act on it; None: as old as may be."""
+        return self.max_age if rule.max_age is None else rule.max_age
 
     def caps_of(self, rule: Rule) -> tuple[Cap, ...]:
         """Return the caps that a rule is held to: none for a transactional one."""

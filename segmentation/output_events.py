@@ -136,6 +136,7 @@ class Withheld(StrEnum):
     """The reason why an action isn't sent."""
 
     HELD_OUT = "held_out"  # the customer belongs to a control group
+    TOO_OLD = "too_old"  # the move came to the dispatcher too late
     NO_CONSENT = "no_consent"
     COOLDOWN = "cooldown"
     FIRST_TIME = "first_time"  # the customer had the campaign before

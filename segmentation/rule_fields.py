@@ -157,6 +157,7 @@ Variables = Annotated[
 ]
 Cooldown = Annotated[int, BeforeValidator(_span("1m", "9999d")), _span_schema("30d", "365d")]
 Delay = Annotated[int, BeforeValidator(_span("1m", "90d")), _span_schema("3h", "2d")]
+MoveAge = Annotated[int, BeforeValidator(_span("1m", "90d")), _span_schema("24h", "3d")]
 GoalSpan = Annotated[int, BeforeValidator(_span("1h", "90d")), _span_schema("14d", "30d")]
 Window = Annotated[int, BeforeValidator(_span("1h", "31d")), _span_schema("24h", "7d")]
 Priority = Annotated[int, BeforeValidator(_whole(-1000, 1000)), _schema("integer", minimum=-1000, maximum=1000)]

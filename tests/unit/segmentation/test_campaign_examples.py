@@ -29,6 +29,7 @@ from segmentation.events import CONTROL_KEY, END_MS, Reason, encode
 from segmentation.output_events import (
     CampaignAction,
     CampaignDecision,
+    CampaignScheduled,
     CampaignWithheld,
     Cause,
     LifeFigures,
@@ -343,6 +344,28 @@ rules:
         ("campaign.withheld", "again", "cooldown"),
     ]
     assert CampaignState.unpack(turn.states[b"ann"]).due == AT + 3 * DAY_MS
+
+
+def test_a_move_that_comes_too_late_sets_nothing_off() -> None:
+    text = """
+version: 2
+max_age: 3d
+rules:
+- {name: news, when: {to: '*'}, then: {action: News, channel: email}, priority: 1, max_age: 1d}
+- {name: care, when: {to: '*'}, then: {action: Call, channel: phone}, delay: 30d}
+"""
+    step = CampaignStep(parse_rules(text), "shop")  # in wall time
+    found = [
+        [
+            (type(event), event.campaign, getattr(event, "reason", ""))
+            for event in decisions(run(step, row(), context=now))
+        ]
+        for now in (TurnContext(-1, AT + days * DAY_MS) for days in (1, 3, 4))
+    ]
+    news_late = (CampaignWithheld, "news", Withheld.TOO_OLD)
+    assert found[0] == [(CampaignAction, "news", "At Risk → Champions (order)")]
+    assert found[1] == [news_late, (CampaignScheduled, "care", "")]
+    assert found[2] == [news_late, (CampaignWithheld, "care", Withheld.TOO_OLD)]
 
 
 def test_an_erasure_forgets_cooldowns() -> None:
