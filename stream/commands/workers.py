@@ -97,22 +97,40 @@ def deliver(
     """Send campaign actions to endpoints as webhooks, until SIGTERM.
 
     Each action is sent until its endpoint takes it, in order per customer; an endpoint that fails holds up no other.
-    On SIGTERM it ends the attempts under way and exits.
+    On SIGTERM it ends the attempts under way and exits. --check exits with 2 if the file or a secret can't be used.
     """
     from stream.settings import load_settings
     from stream.webhooks.endpoint_file import EndpointsError, read_endpoints
-    from stream.webhooks.signing_keys import signing_keys
 
     settings = load_settings(**_chosen(http_port, **({} if endpoints is None else {"endpoints_file": endpoints})))
     if settings.endpoints_file is None:
         raise EndpointsError("no endpoints file.", hint="Give --endpoints FILE or SEGSTREAM_ENDPOINTS_FILE.")
-    found = read_endpoints(settings.endpoints_file)
     if check:
-        keys = sum(len(signing_keys(endpoint)) for endpoint in found)
-        echo(f"{len(found)} endpoints with {keys} secrets are usable: {', '.join(e.name for e in found)}")
+        _check(settings.endpoints_file)
         return
+    found = read_endpoints(settings.endpoints_file)
     _say_if_stopped_early()
     asyncio.run(_deliver(settings, found))
+
+
+def _check(file: Path) -> None:
+    """Print all that is wrong with an endpoints file and its secrets, a line each. Raises typer.Exit."""
+    from stream.webhooks.endpoint_file import EndpointsError, read_endpoints
+    from stream.webhooks.signing_keys import unusable_secrets
+
+    endpoints: Sequence[Endpoint] = ()
+    try:
+        endpoints = read_endpoints(file)
+        findings = [wrong for endpoint in endpoints for wrong in unusable_secrets(endpoint)]
+    except EndpointsError as error:
+        findings = list(error.findings)
+    for finding in findings:
+        echo(f"error: {finding}", err=True)
+    if findings:
+        echo(f"segstream: {file} can't be used, docs/how-to/deliver.md describes its fields.", err=True)
+        raise typer.Exit(2)
+    secrets = sum(len(endpoint.secrets) for endpoint in endpoints)
+    echo(f"{len(endpoints)} endpoints with {secrets} secrets are usable: {', '.join(e.name for e in endpoints)}")
 
 
 async def _deliver(settings: Settings, endpoints: Sequence[Endpoint]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from stream.errors import SettingsError
-from stream.webhooks.endpoints import BreakerOptions, Endpoint, EndpointTable, SecretSource
+from stream.webhooks.endpoints import BreakerOptions, Endpoint, EndpointTable, SecretSource, wrong_url
 
 _Where = tuple[str | int, ...]
 _SHOWN: Final = 64  # characters of a refused value that a message repeats
@@ -19,7 +20,12 @@ _FIELDS: Final[dict[str, type[BaseModel]]] = {"secrets": SecretSource, "breaker"
 
 
 class EndpointsError(SettingsError):
-    """An endpoints file that can't be used."""
+    """An endpoints file that can't be used. Each finding names line, endpoint and field, in the order of the file."""
+
+    def __init__(self, *findings: str, file: Path | None = None, hint: str = "") -> None:
+        """Take the findings in a file; None: it isn't known, or they name it."""
+        super().__init__(("" if file is None else f"{file}: ") + "; ".join(findings), hint=hint)
+        self.findings = findings
 
 
 def read_endpoints(path: Path) -> tuple[Endpoint, ...]:
@@ -35,7 +41,7 @@ def read_endpoints(path: Path) -> tuple[Endpoint, ...]:
     try:
         return parse_endpoints(text)
     except EndpointsError as error:
-        raise EndpointsError(f"{path}: {error}") from None
+        raise EndpointsError(*error.findings, file=path) from None
 
 
 def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
@@ -59,7 +65,7 @@ def parse_endpoints(text: str) -> tuple[Endpoint, ...]:
     try:
         return EndpointTable.model_validate(content).endpoints
     except ValidationError as error:
-        raise EndpointsError("; ".join(_findings(error, content, lines))) from None
+        raise EndpointsError(*_findings(error, content, lines)) from None
 
 
 def _plain(node: Any, path: _Where, lines: dict[_Where, int], seen: set[int]) -> Any:
@@ -91,15 +97,43 @@ def _plain(node: Any, path: _Where, lines: dict[_Where, int], seen: set[int]) ->
     return node.value
 
 
-def _findings(error: ValidationError, content: dict[str, Any], lines: dict[_Where, int]) -> Iterable[str]:
+def _findings(error: ValidationError, content: dict[str, Any], lines: dict[_Where, int]) -> list[str]:
+    """Return all findings, in the order of their lines."""
+    found = [*_of_fields(error), *_of_urls_and_names(content)]
+    placed = []
+    for path, wrong in found:
+        line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
+        placed.append((line, f"{', '.join([f'line {line}', *_names(path, content)])}: {wrong}"))
+    return [text for _, text in sorted(placed, key=lambda one: one[0])]
+
+
+def _of_fields(error: ValidationError) -> Iterator[tuple[_Where, str]]:
     for finding in error.errors(include_url=False):
         path: _Where = finding["loc"]
-        line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), 1)
-        place = ", ".join([f"line {line}", *_names(path, content)])
-        yield f"{place}: {_wrong(finding, path)}"
+        if finding["type"] == "value_error" and len(path) < 3:
+            continue  # of a URL or a name: `_of_urls_and_names` finds it also beside others, with its own line
+        if finding["type"] == "too_short" and finding["input"]:
+            continue  # pydantic counts the items that are right, and those that aren't are found one by one
+        yield path, _wrong(finding, path)
 
 
-def _names(path: _Where, content: dict[str, Any]) -> Iterable[str]:
+def _of_urls_and_names(content: dict[str, Any]) -> Iterator[tuple[_Where, str]]:
+    """Yield what several fields together make wrong. Pydantic looks at that only where each of them is right."""
+    found = content.get("endpoints")
+    first: dict[str, int] = {}
+    for index, endpoint in enumerate(found if isinstance(found, list) else []):
+        if not isinstance(endpoint, dict):
+            continue
+        url, name = endpoint.get("url"), endpoint.get("name")
+        # An `allow_http` that is neither true nor false is a finding itself.
+        allow_http = endpoint.get("allow_http", False) is not False
+        if isinstance(url, str) and (wrong := wrong_url(url, allow_http=allow_http)):
+            yield ("endpoints", index, "url"), wrong
+        if isinstance(name, str) and (before := first.setdefault(name, index)) < index:
+            yield ("endpoints", index, "name"), f"{name!r:.{_SHOWN}} is the name of endpoint {before + 1} too"
+
+
+def _names(path: _Where, content: dict[str, Any]) -> Iterator[str]:
     """Yield the endpoint and the field that a path leads to."""
     if len(path) > 1 and isinstance(path[1], int):
         endpoint = content["endpoints"][path[1]]
@@ -120,7 +154,9 @@ def _wrong(finding: Any, path: _Where) -> str:
     if kind == "missing":
         return "missing"
     if kind == "extra_forbidden":
-        return f"unknown, expected one of {', '.join(model.model_fields)}"
+        near = get_close_matches(str(path[-1]), model.model_fields, 1)
+        guess = f": did you mean {near[0]}?" if near else ""
+        return f"unknown, expected one of {', '.join(model.model_fields)}{guess}"
     accepted = {
         "model_type": f"a mapping with {', '.join(_FIELDS.get(str(field), Endpoint).model_fields)}",
         "tuple_type": "a list",

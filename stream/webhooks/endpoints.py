@@ -108,8 +108,8 @@ class Endpoint(_Part):
 
     @model_validator(mode="after")
     def _has_a_url(self) -> Self:
-        if wrong := _wrong_url(self.url, allow_http=self.allow_http):
-            raise ValueError(wrong)
+        if wrong := wrong_url(self.url, allow_http=self.allow_http):
+            raise ValueError(f"url: {wrong}")
         return self
 
     @property
@@ -145,22 +145,22 @@ class EndpointTable(_Part):
         return self
 
 
-def _wrong_url(url: str, *, allow_http: bool) -> str | None:
+def wrong_url(url: str, *, allow_http: bool) -> str | None:
     """Return why a URL can't be an endpoint's; None: it can. Never quotes the URL, which may hold a token."""
     if not url.isascii() or not url.isprintable() or " " in url:
-        return "url: expected printable ASCII without spaces: percent-encode other characters, write a host in punycode"
+        return "expected printable ASCII without spaces: percent-encode other characters, write a host in punycode"
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"https", "http"} and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of a port, or of brackets around no address
         usable = False
     if not usable:
-        return "url: expected https://host/path, with a port from 1 to 65535 if any"
+        return "expected https://host/path, with a port from 1 to 65535 if any"
     wrong = {
-        "url: expected https://: everybody on the way can read http://; `allow_http: true` sends it nevertheless": (
+        "expected https://: everybody on the way can read http://; `allow_http: true` sends it nevertheless": (
             parts.scheme == "http" and not allow_http
         ),
-        "url: user and password aren't sent, the signature says who sends: take them out": "@" in parts.netloc,
-        "url: the part behind # is never sent: take it out": bool(parts.fragment),
+        "user and password aren't sent, the signature says who sends: take them out": "@" in parts.netloc,
+        "the part behind # is never sent: take it out": bool(parts.fragment),
     }
     return next((why for why, applies in wrong.items() if applies), None)

@@ -24,6 +24,17 @@ def signing_keys(endpoint: Endpoint, environment: Mapping[str, str] = os.environ
     return tuple(_key(endpoint.name, source, environment) for source in endpoint.secrets)
 
 
+def unusable_secrets(endpoint: Endpoint, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what is wrong with an endpoint's secrets: a sentence for each that can't be used, without any of it."""
+    found = []
+    for source in endpoint.secrets:
+        try:
+            _key(endpoint.name, source, environment)
+        except SigningKeyError as error:
+            found.append(str(error))
+    return found
+
+
 def _key(name: str, source: SecretSource, environment: Mapping[str, str]) -> bytes:
     where = f"endpoint {name!r}: {source}"
     if source.file is not None:

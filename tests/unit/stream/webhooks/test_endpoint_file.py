@@ -80,6 +80,9 @@ def file(**changes: str) -> str:
         (file(allow_http="no"), "allow_http: 'no', expected true or false"),
         (file(breaker="{fails: 3}"), "breaker.fails: unknown, expected one of failures, pause, longest"),
         (file(speed="fast"), "line 5, endpoint 1 ('crm'), speed: unknown, expected one of name, url"),
+        (file(typs="[x]"), "typs: unknown, expected one of name, url, secrets, types, campaigns"),
+        (file(typs="[x]"), "allow_private: did you mean types?"),
+        (file(url="http://crm.example"), "line 3, endpoint 1 ('crm'), url: expected https://: everybody"),
         (file(url="http://crm.example"), "`allow_http: true` sends it nevertheless"),
         (file(url="ftp://crm.example"), "expected https://host/path"),
         (file(url="https://"), "expected https://host/path"),
@@ -88,7 +91,10 @@ def file(**changes: str) -> str:
         (file(url="'https://crm.example/#x'"), "the part behind # is never sent"),
         (file(url="https://crm.exämple/"), "expected printable ASCII"),
         (file() + "\n  name: again", "line 5: the key 'name' stands there twice"),
-        (file() + "\n" + file().partition("\n")[2], "endpoints 1 and 2 share the name 'crm'"),
+        (
+            file() + "\n" + file().partition("\n")[2],
+            "line 5, endpoint 2 ('crm'), name: 'crm' is the name of endpoint 1 too",
+        ),
         ("a: &a [1]\nendpoints: *a", "line 1: an alias (*name) leads here"),
     ],
 )
@@ -96,6 +102,28 @@ def test_what_cannot_be_used_is_named_with_line_and_remedy(text: str, message: s
     with pytest.raises(EndpointsError) as refused:
         parse_endpoints(text)
     assert message in str(refused.value)
+
+
+def test_all_findings_come_at_once_in_the_order_of_their_lines() -> None:
+    first = file(name="a b", url="ftp://crm.example", secrets="", typs="[x]", timeout="2m", rate="0")
+    second = file(url="http://crm.example", breaker="{fails: 3}", secrets="[{}]").partition("\n")[2]
+    third = file(url="http://crm.example", allow_http="si").partition("\n")[2]
+    with pytest.raises(EndpointsError) as refused:
+        parse_endpoints(f"{first}\n{second}\n{third}")
+    assert [finding.partition(": ")[0] for finding in refused.value.findings] == [
+        "line 2, endpoint 1 ('a b'), name",
+        "line 2, endpoint 1 ('a b'), secrets",
+        "line 3, endpoint 1 ('a b'), url",
+        "line 4, endpoint 1 ('a b'), typs",
+        "line 5, endpoint 1 ('a b'), timeout",
+        "line 6, endpoint 1 ('a b'), rate",
+        "line 8, endpoint 2 ('crm'), url",
+        "line 9, endpoint 2 ('crm'), secrets[0]",
+        "line 10, endpoint 2 ('crm'), breaker.fails",
+        "line 11, endpoint 3 ('crm'), name",
+        "line 14, endpoint 3 ('crm'), allow_http",
+    ]
+    assert str(refused.value) == "; ".join(refused.value.findings)
 
 
 @pytest.mark.parametrize(
