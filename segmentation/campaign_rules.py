@@ -230,6 +230,10 @@ class RuleTable(RulePart):
                 )
         return found
 
+    def note_source(self, tree: RulesTree) -> None:
+        """Keep the file that the table was read from, for the lines in sentences about it."""
+        self._tree = tree
+
     def placed(self, path: TreePath, text: str) -> str:
         """Return a sentence on a part of the table after its rule, and its line where it was read from a file."""
         tree = self._tree or RulesTree({"rules": [{"name": rule.name} for rule in self.rules]}, {})
@@ -260,7 +264,7 @@ def parse_rules(text: str) -> RuleTable:
     except ValidationError as error:
         shown = former_path if former else _as_it_is
         raise RulesError(*explain(error, tree, RuleTable, shown)) from None
-    table._tree = tree  # noqa: SLF001  # its own module
+    table.note_source(tree)
     if wrong := [table.placed(path, text) for path, text in contradictions(table)]:
         raise RulesError(*wrong)
     return table

@@ -58,7 +58,7 @@ def read_result(
     published = asyncio.run(read_published(settings))
     ranking = ranked(published.require_active())
     export(settings, published, folder / "customers.csv", now_ms=now_ms)
-    counts = {what: asyncio.run(_write(settings, what, folder / f"{_FILES[what]}.jsonl")) for what in OutputKind}
+    counts = {what: asyncio.run(_write(settings, what, folder / f"{name}.jsonl")) for what, name in _FILES.items()}
     moves, journeys = MoveStatistics(ranking), MoveLog()
     for move in read_moves(folder / "moves.jsonl"):
         moves.add(move)

@@ -356,7 +356,9 @@ async def test_actions_are_followed(settings: Settings) -> None:
         f"{head}held back until 2011-03-04 08:00:00: quiet hours",
         f"{head}converted (held out): order o of 19.90 EUR",
     ]
-    assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True, as_json=True) == [encode(action).decode()]
+    assert await _lines(settings, OutputKind.ACTIONS, from_beginning=True, as_json=True) == [
+        encode(event).decode() for event in events
+    ]
 
 
 class _Consumed(msgspec.Struct):
