@@ -142,8 +142,10 @@ async def _redriven(
 ) -> RedriveReport:
     """Redrive until done, or until Ctrl-C or a SIGTERM; the records at hand are still committed then."""
     from stream.dead_letters.redrive import redrive as send_back
+    from stream.delivery.control import refuse_unknown
     from stream.progress import progress_bar
 
+    await refuse_unknown(settings, selection.endpoint or "")
     source, stop = settings.actions_dead_letters_topic, interruption()
     with progress_bar(f"reading {source}") as show:
         return await send_back(

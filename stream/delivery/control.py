@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Final
 
 import msgspec
@@ -17,12 +18,13 @@ from stream.errors import SegstreamError
 from stream.kafka.clients import end_offsets, kafka_producer
 from stream.kafka.growth import members
 from stream.settings import Settings
+from stream.webhooks.endpoint_file import read_endpoints
 
 _SHORT: Final = 200  # characters of a reason
 
 
 class EndpointRefused(SegstreamError):
-    """An endpoint isn't in the state that a command needs."""
+    """An endpoint isn't in the state that a command needs, or isn't known at all."""
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
@@ -42,11 +44,10 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     processes: int
 
 
-async def endpoint_statuses(settings: Settings, names: Iterable[str]) -> list[EndpointStatus]:
+async def endpoint_statuses(settings: Settings, names: Collection[str]) -> list[EndpointStatus]:
     """Return the status of these endpoints, and of others that have been delivered to. Raises SegstreamError."""
     latest = await read_journal(settings)
-    known = {key.decode(errors="replace").split(" ")[1] for key in latest if b" " in key}
-    wanted = [*names, *sorted(known - set(names))]
+    wanted = [*names, *sorted(_known(latest) - set(names))]
     ends = await _ends(settings)
     groups = [delivery_group(settings, name) for name in wanted]
     counts = await members(settings, groups)
@@ -71,17 +72,47 @@ def _status(latest: dict[bytes, bytes], name: str, ends: dict[LogPartition, int]
     )
 
 
+async def refuse_unknown(settings: Settings, name: str) -> None:
+    """Return if an endpoint has been delivered to, or is in the endpoints file. Raises EndpointRefused."""
+    _refuse_unknown(settings, await read_journal(settings), name)
+
+
+def _refuse_unknown(settings: Settings, latest: dict[bytes, bytes], name: str) -> None:
+    known = _known(latest)
+    if name in known:
+        return  # whatever the file is like: in an emergency it may be broken, or elsewhere
+    file = settings.endpoints_file
+    known |= set() if file is None else {endpoint.name for endpoint in read_endpoints(file)}
+    if name in known:
+        return
+    near = get_close_matches(name, sorted(known), 1)
+    guess = f": did you mean {near[0]}?" if near else "."
+    unset = "SEGSTREAM_ENDPOINTS_FILE isn't set; it names the file of `segstream deliver`."
+    hints = [
+        f"Known are {', '.join(sorted(known))}." if known else "None is known.",
+        *([unset] if file is None else []),
+    ]
+    raise EndpointRefused(f"no endpoint has the name {name!r}{guess}", hint=" ".join(hints))
+
+
+def _known(latest: dict[bytes, bytes]) -> set[str]:
+    """Return the endpoints with a position or a state."""
+    return {key.decode(errors="replace").split(" ")[1] for key in latest if b" " in key}
+
+
 async def disable_endpoint(settings: Settings, name: str, why: str, now_ms: int) -> None:
     """Let all processes stop sending to an endpoint. Its records wait. Raises SegstreamError."""
+    await refuse_unknown(settings, name)
     await _write(settings, {state_key(name): encode_kept(EndpointState(iso(now_ms), why[:_SHORT]))})
 
 
 async def enable_endpoint(settings: Settings, name: str, *, skip: bool = False) -> int:
     """Let deliveries to an endpoint go on where they stopped; `skip`: behind all that waits now.
 
-    Returns how many records were skipped. Raises EndpointRefused where the endpoint isn't disabled.
+    Returns how many records were skipped. Raises EndpointRefused where the endpoint isn't disabled or known.
     """
     latest = await read_journal(settings)
+    _refuse_unknown(settings, latest, name)
     if state_in(latest, name).disabled_at is None:
         raise EndpointRefused(f"endpoint {name!r} isn't disabled.", hint="`segstream deliveries status` lists all.")
     kept: dict[bytes, bytes] = {}

@@ -20,7 +20,7 @@ from stream.clock import now_ms
 from stream.dead_letters.redrive import redrive
 from stream.dead_letters.routing import Selection
 from stream.delivery.app import run_deliveries
-from stream.delivery.control import disable_endpoint, enable_endpoint, endpoint_statuses
+from stream.delivery.control import EndpointRefused, disable_endpoint, enable_endpoint, endpoint_statuses
 from stream.kafka.clients import read_topic
 from stream.settings import Settings
 from stream.webhooks.endpoints import BreakerOptions, Endpoint, SecretSource
@@ -145,6 +145,12 @@ async def test_an_endpoint_can_be_enabled_behind_all_that_waits(settings: Settin
             await publish(settings, [action(5, "c")])
             await eventually(lambda: len(receiver.taken()) == 2, WAIT_S, "the last action")
     assert receiver.order_of("c") == [action(0, "c")["id"], action(5, "c")["id"]]
+
+
+async def test_an_endpoint_that_nobody_knows_is_not_disabled(settings: Settings) -> None:
+    with pytest.raises(EndpointRefused, match=r"no endpoint has the name 'nosuch'\. None is known\."):
+        await disable_endpoint(settings, "nosuch", "by an operator", now_ms())
+    assert await endpoint_statuses(settings, []) == []
 
 
 async def test_a_dead_and_a_slow_endpoint_hold_up_no_other(settings: Settings) -> None:
