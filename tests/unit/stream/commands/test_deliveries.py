@@ -18,7 +18,7 @@ Written = dict[bytes, bytes]
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Written:
-    """Return a dict that takes what the commands write, in place of Kafka, where `push` has a position and `sms` a state."""
+    """Return what the commands write, in place of Kafka, where `push` has a position and `sms` a state."""
     found: Written = {}
     place = LogPartition("campaign-actions", 0)
     kept = {position_key("push", place): encode_kept(DeliveryPosition(7, 0)), state_key("sms"): ENABLED}
