@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from segmentation.event_text import iso
 from segmentation.events import Reason
 from stream.commands.dead_letters import summary
 from stream.commands.options import AsJson, instant_of
@@ -29,17 +30,18 @@ EndpointName = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint'
 
 @app.command()
 def status(*, as_json: AsJson = False) -> None:
-    """Show each endpoint: how far it is, what waits, and whether it is disabled.
+    """Show each endpoint: how far it is, what waits, what has failed, and whether it is disabled.
 
     Exits with 1 if one is disabled.
     """
+    from stream.clock import now_ms
     from stream.delivery.control import endpoint_statuses
     from stream.settings import load_settings
 
     settings = load_settings()
     found = asyncio.run(endpoint_statuses(settings, _names(settings.endpoints_file)))
     for endpoint in found:
-        echo(msgspec.json.encode(endpoint).decode() if as_json else status_line(endpoint))
+        echo(msgspec.json.encode(endpoint).decode() if as_json else status_line(endpoint, now_ms()))
     if not found and not as_json:
         echo("no endpoint has been delivered to, and SEGSTREAM_ENDPOINTS_FILE names none")
     if any(endpoint.disabled_at for endpoint in found):
@@ -52,19 +54,34 @@ def _names(file: Path | None) -> list[str]:
     return [] if file is None else [endpoint.name for endpoint in read_endpoints(file)]
 
 
-def status_line(status: EndpointStatus) -> str:
+def status_line(status: EndpointStatus, now_ms: int) -> str:
     """Return a status as a line for people.
 
     >>> from stream.delivery.control import EndpointStatus
-    >>> status_line(EndpointStatus("crm", None, "", 1_200, 3, 1, "2026-11-30T12:00:00.000Z", 2))
-    'crm: 2 processes, 1,200 records behind, 3 wait, 1 of them tried again from 2026-11-30T12:00:00.000Z on'
+    >>> crm = EndpointStatus("crm", None, "", 1_200, 3, 1, "1970-01-01T00:00:09.000Z", 2)
+    >>> status_line(crm, 0)
+    'crm: 2 processes, 1,200 records behind, 3 wait, 1 of them tried again from 1970-01-01T00:00:09.000Z on'
+    >>> status_line(crm, 9_000)
+    'crm: 2 processes, 1,200 records behind, 3 wait, 1 of them tried again, due now'
     """
     disabled = f"disabled since {status.disabled_at}: {status.why}; " if status.disabled_at else ""
     processes = f"{status.processes} process{'' if status.processes == 1 else 'es'}"
     line = f"{status.endpoint}: {disabled}{processes}, {status.behind:,} records behind, {status.waiting:,} wait"
-    return (
-        f"{line}, {status.retrying:,} of them tried again from {status.next_attempt_at} on" if status.retrying else line
-    )
+    if status.next_attempt_at:
+        due = "due now" if status.next_attempt_at <= iso(now_ms) else f"from {status.next_attempt_at} on"
+        line += f", {status.retrying:,} of them tried again{' ' if due.startswith('from') else ', '}{due}"
+    return f"{line}{_failing(status)}"
+
+
+def _failing(status: EndpointStatus) -> str:
+    """Return what has failed since the last delivery, or what has to be tried again."""
+    recent = status.recent
+    if not recent.failures:
+        failed = f"; the last failure at {recent.failed_at}: {recent.failure}"
+        return failed if recent.failed_at and status.retrying else ""
+    failures = "1 failure" if recent.failures == 1 else f"{recent.failures:,} failures, the last one"
+    since = recent.delivered_at or f"at least {recent.since}"
+    return f"; nothing delivered since {since}: {failures} at {recent.failed_at}: {recent.failure}"
 
 
 @app.command()

@@ -12,7 +12,9 @@ import msgspec
 from segmentation.event_text import iso
 from stream.delivery.feed import delivery_group
 from stream.delivery.journal import position_in, read_journal, state_in
+from stream.delivery.outbox import latest_outcomes
 from stream.delivery.positions import DeliveryPosition, EndpointState, encode_kept, position_key, state_key
+from stream.delivery.recent import RecentOutcomes, recent_outcomes
 from stream.delivery.window import LogPartition
 from stream.errors import SegstreamError
 from stream.kafka.clients import end_offsets, kafka_producer
@@ -20,6 +22,7 @@ from stream.kafka.growth import members
 from stream.settings import Settings
 from stream.webhooks.endpoint_file import read_endpoints
 
+_LOOK_BACK: Final = (1_000, 20_000)  # outcomes of each partition
 _SHORT: Final = 200  # characters of a reason
 
 
@@ -31,7 +34,8 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     """How an endpoint is, as its processes last wrote it down: up to half a minute ago.
 
     `behind`: records not read yet, those that the endpoint doesn't get included. `waiting`: records read and not
-    resolved; of these `retrying` have failed before, the next one at `next_attempt_at`.
+    resolved; of these `retrying` have failed before, the next one is due at `next_attempt_at`, which may have passed:
+    then it waits for the breaker or for the rate. `recent`: of its latest outcomes.
     """
 
     endpoint: str
@@ -42,6 +46,7 @@ class EndpointStatus(msgspec.Struct, frozen=True):
     retrying: int
     next_attempt_at: str | None
     processes: int
+    recent: RecentOutcomes = RecentOutcomes()
 
 
 async def endpoint_statuses(settings: Settings, names: Collection[str]) -> list[EndpointStatus]:
@@ -51,7 +56,22 @@ async def endpoint_statuses(settings: Settings, names: Collection[str]) -> list[
     ends = await _ends(settings)
     groups = [delivery_group(settings, name) for name in wanted]
     counts = await members(settings, groups)
-    return [_status(latest, name, ends, counts.get(group, 0)) for name, group in zip(wanted, groups, strict=True)]
+    found = [_status(latest, name, ends, counts.get(group, 0)) for name, group in zip(wanted, groups, strict=True)]
+    recent = await _recent(settings, {status.endpoint for status in found if status.retrying})
+    return [msgspec.structs.replace(s, recent=recent.get(s.endpoint, RecentOutcomes())) for s in found]
+
+
+async def _recent(settings: Settings, failing: set[str]) -> dict[str, RecentOutcomes]:
+    """Return what the latest outcomes say, by endpoint; look further back if one that fails isn't among them.
+
+    One whose breaker is open has an outcome every ten minutes, and others may have thousands meanwhile.
+    """
+    found: dict[str, RecentOutcomes] = {}
+    for most in _LOOK_BACK:
+        found = recent_outcomes(await latest_outcomes(settings, most))
+        if failing <= found.keys():
+            break
+    return found
 
 
 def _status(latest: dict[bytes, bytes], name: str, ends: dict[LogPartition, int], processes: int) -> EndpointStatus:

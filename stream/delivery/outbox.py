@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
@@ -100,23 +101,57 @@ async def outcomes_since(
     Raises KafkaUnreachable.
     """
     found: dict[int, list[DeliveryEvent]] = {partition: [] for partition in starts}
-    partitions = {TopicPartition(settings.deliveries_topic, p): start for p, start in starts.items()}
+
+    def start(partition: int, first: int, end: int) -> int:
+        # Beyond the end: of a topic of the same name that has been deleted.
+        return first if starts[partition] > end else max(starts[partition], first)
+
+    def take(partition: int, records: Sequence[Any]) -> None:
+        found[partition] += (event for event in _events(records) if event.endpoint == endpoint)
+
+    ends = await _read(settings, starts, start, take)
+    return found, ends
+
+
+async def latest_outcomes(settings: Settings, most: int) -> list[DeliveryEvent]:
+    """Return the latest outcomes of all endpoints, up to so many of each partition, the oldest first.
+
+    Raises KafkaUnreachable.
+    """
+    found: list[DeliveryEvent] = []
+
+    def take(_partition: int, records: Sequence[Any]) -> None:
+        found.extend(_events(records))
+
+    await _read(settings, range(settings.partitions), lambda _partition, first, end: max(first, end - most), take)
+    return sorted(found, key=lambda event: event.at)
+
+
+async def _read(
+    settings: Settings,
+    wanted: Collection[int],
+    start: Callable[[int, int, int], int],
+    take: Callable[[int, Sequence[Any]], None],
+) -> dict[int, int]:
+    """Read partitions of the topic of deliveries to their present ends, which are returned.
+
+    `start(partition, first offset, end)` says from where. `take(partition, records)` gets them.
+    """
+    partitions = [TopicPartition(settings.deliveries_topic, partition) for partition in wanted]
     # Read in a consumer of its own: one of aiokafka 0.14 that was assigned twice may hang when it is stopped.
     async with kafka_consumer(settings, fetch_max_wait_ms=_WAIT_MS) as consumer:
-        consumer.assign(list(partitions))
-        ends = await consumer.end_offsets(list(partitions))
-        firsts = await consumer.beginning_offsets(list(partitions))
-        for partition, start in partitions.items():
-            # Beyond the end: of a topic of the same name that has been deleted.
-            consumer.seek(partition, firsts[partition] if start > ends[partition] else max(start, firsts[partition]))
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        firsts = await consumer.beginning_offsets(partitions)
+        for tp in partitions:
+            consumer.seek(tp, start(tp.partition, firsts[tp], ends[tp]))
         while not await at_end(consumer, ends):
-            for partition, records in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
-                found[partition.partition] += _of(endpoint, [record.value for record in records])
-    return found, {partition.partition: end for partition, end in ends.items()}
+            for tp, records in (await consumer.getmany(timeout_ms=_POLL_MS)).items():
+                take(tp.partition, records)
+    return {tp.partition: end for tp, end in ends.items()}
 
 
-def _of(endpoint: str, values: Sequence[bytes | None]) -> Iterator[DeliveryEvent]:
-    for value in values:
-        event = decode_outcome(value)
-        if event is not None and event.endpoint == endpoint:
+def _events(records: Sequence[Any]) -> Iterator[DeliveryEvent]:
+    for record in records:
+        if (event := decode_outcome(record.value)) is not None:
             yield event

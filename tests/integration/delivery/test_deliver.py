@@ -166,6 +166,11 @@ async def test_a_dead_and_a_slow_endpoint_hold_up_no_other(settings: Settings) -
             await eventually(lambda: len(set(well.taken())) == 300, WAIT_S, "all actions")
             took_s = time.monotonic() - begun
             await eventually(lambda: retried(settings, "dead", 3), WAIT_S, "the dead endpoint's attempts")
+        alive, failing, _slow = await endpoint_statuses(settings, ["crm", "dead"])
+    assert (alive.recent.failures, alive.recent.failed_at) == (0, None)
+    assert alive.recent.delivered_at is not None
+    assert (failing.recent.delivered_at, failing.recent.failures >= 3) == (None, True)
+    assert failing.recent.failure == (await outcomes(settings, "dead"))[-1]["detail"]
     assert took_s < 30, "the slow endpoint alone would need 75 s"
     assert {event["status"] for event in await outcomes(settings, "dead")} == {None}
     assert len(await outcomes(settings, "dead")) < 10, "the breaker hasn't opened"

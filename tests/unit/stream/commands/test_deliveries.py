@@ -1,4 +1,4 @@
-"""`segstream deliveries`: endpoints that nobody knows are refused before anything is written."""
+"""`segstream deliveries`: what it shows of an endpoint, and names that nobody knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from stream.cli import app
+from stream.commands.deliveries import status_line
+from stream.delivery.control import EndpointStatus
 from stream.delivery.positions import DeliveryPosition, EndpointState, encode_kept, position_key, state_key
+from stream.delivery.recent import RecentOutcomes
 from stream.delivery.window import LogPartition
 
 FILE = "endpoints:\n- {name: crm, url: 'https://crm.example/', secrets: [{env: CRM_SECRET}]}\n"
@@ -83,3 +86,25 @@ def test_an_endpoint_with_a_position_is_disabled_whatever_the_file_is_like(file:
     assert run("disable", "push").exit_code == 0
     assert list(written) == [state_key("push")]
     assert "not YAML" in str(run("disable", "crm").exception)
+
+
+@pytest.mark.parametrize(
+    ("recent", "shown"),
+    [
+        (RecentOutcomes("17:00"), ""),
+        (RecentOutcomes("17:00", 0, None, "16:59", "500 Oops"), "; the last failure at 16:59: 500 Oops"),
+        (
+            RecentOutcomes("17:00", 1, "17:04", "17:04", "timed out"),
+            "; nothing delivered since 17:00: 1 failure at 17:04: timed out",
+        ),
+        (
+            RecentOutcomes(None, 1_200, "17:04", "17:09", "timed out"),
+            "; nothing delivered since at least 17:04: 1,200 failures, the last one at 17:09: timed out",
+        ),
+    ],
+)
+def test_a_status_says_what_has_failed_since_the_last_delivery(recent: RecentOutcomes, shown: str) -> None:
+    status = EndpointStatus("crm", None, "", 0, 3, 1, "1970-01-01T00:00:09.000Z", 1, recent)
+    assert status_line(status, 60_000) == (
+        f"crm: 1 process, 0 records behind, 3 wait, 1 of them tried again, due now{shown}"
+    )
