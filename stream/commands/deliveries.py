@@ -39,23 +39,26 @@ def status(*, as_json: AsJson = False) -> None:
     from stream.settings import load_settings
 
     settings = load_settings()
-    found = asyncio.run(endpoint_statuses(settings, _names(settings.endpoints_file)))
+    breakers = _breakers(settings.endpoints_file)
+    found = asyncio.run(endpoint_statuses(settings, breakers))
     for endpoint in found:
-        echo(msgspec.json.encode(endpoint).decode() if as_json else status_line(endpoint, now_ms()))
+        line = status_line(endpoint, now_ms(), breakers.get(endpoint.endpoint))
+        echo(msgspec.json.encode(endpoint).decode() if as_json else line)
     if not found and not as_json:
         echo("no endpoint has been delivered to, and SEGSTREAM_ENDPOINTS_FILE names none")
     if any(endpoint.disabled_at for endpoint in found):
         raise typer.Exit(1)
 
 
-def _names(file: Path | None) -> list[str]:
+def _breakers(file: Path | None) -> dict[str, int]:
+    """Return the endpoints of the file, and the failures in a row after which the breaker of each opens."""
     from stream.webhooks.endpoint_file import read_endpoints
 
-    return [] if file is None else [endpoint.name for endpoint in read_endpoints(file)]
+    return {} if file is None else {endpoint.name: endpoint.breaker.failures for endpoint in read_endpoints(file)}
 
 
-def status_line(status: EndpointStatus, now_ms: int) -> str:
-    """Return a status as a line for people.
+def status_line(status: EndpointStatus, now_ms: int, opens_after: int | None = None) -> str:
+    """Return a status as a line for people. `opens_after`: the failures in a row that open its breaker, if known.
 
     >>> from stream.delivery.control import EndpointStatus
     >>> crm = EndpointStatus("crm", None, "", 1_200, 3, 1, "1970-01-01T00:00:09.000Z", 2)
@@ -70,10 +73,10 @@ def status_line(status: EndpointStatus, now_ms: int) -> str:
     if status.next_attempt_at:
         due = "due now" if status.next_attempt_at <= iso(now_ms) else f"from {status.next_attempt_at} on"
         line += f", {status.retrying:,} of them tried again{' ' if due.startswith('from') else ', '}{due}"
-    return f"{line}{_failing(status)}"
+    return f"{line}{_failing(status, opens_after)}"
 
 
-def _failing(status: EndpointStatus) -> str:
+def _failing(status: EndpointStatus, opens_after: int | None) -> str:
     """Return what has failed since the last delivery, or what has to be tried again."""
     recent = status.recent
     if not recent.failures:
@@ -81,7 +84,9 @@ def _failing(status: EndpointStatus) -> str:
         return failed if recent.failed_at and status.retrying else ""
     failures = "1 failure" if recent.failures == 1 else f"{recent.failures:,} failures, the last one"
     since = recent.delivered_at or f"at least {recent.since}"
-    return f"; nothing delivered since {since}: {failures} at {recent.failed_at}: {recent.failure}"
+    # Each process has a breaker of its own, and its state is only there. The failures are known for all together.
+    breaker = "" if opens_after is None or recent.failures < opens_after else f"; a breaker opens after {opens_after:,}"
+    return f"; nothing delivered since {since}: {failures} at {recent.failed_at}: {recent.failure}{breaker}"
 
 
 @app.command()

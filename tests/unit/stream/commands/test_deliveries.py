@@ -99,12 +99,15 @@ def test_an_endpoint_with_a_position_is_disabled_whatever_the_file_is_like(file:
         ),
         (
             RecentOutcomes(None, 1_200, "17:04", "17:09", "timed out"),
-            "; nothing delivered since at least 17:04: 1,200 failures, the last one at 17:09: timed out",
+            (
+                "; nothing delivered since at least 17:04: 1,200 failures, the last one at 17:09: timed out; "
+                "a breaker opens after 10"
+            ),
         ),
     ],
 )
 def test_a_status_says_what_has_failed_since_the_last_delivery(recent: RecentOutcomes, shown: str) -> None:
     status = EndpointStatus("crm", None, "", 0, 3, 1, "1970-01-01T00:00:09.000Z", 1, recent)
-    assert status_line(status, 60_000) == (
+    assert status_line(status, 60_000, 10) == (
         f"crm: 1 process, 0 records behind, 3 wait, 1 of them tried again, due now{shown}"
     )
