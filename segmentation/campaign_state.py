@@ -33,6 +33,7 @@ _FORMER_CAMPAIGN: Final = struct.Struct("<8sq")
 # Version, flags, nothing, sequence, since, segment. The sequence is where the scoring step's states have theirs, too:
 # of two remains of one customer the later one is found by it (stream/storage/remains.py).
 _STATE: Final = struct.Struct("<BBHII8s")
+_SEQUENCE: Final = slice(4, 8)
 
 
 class CampaignFormatError(StateUnreadable):
@@ -252,6 +253,13 @@ class CampaignState(NamedTuple):
         if decided.since < since:
             decided = Decided(decided.counter, since)
         return CampaignState(sequence, segment, since, self.facts.join(other.facts), decided)
+
+
+def is_gone(value: bytes) -> bool:
+    """Return whether the customer of a state is gone. Of most states the first bytes tell."""
+    if value[0] == _PRESENT and not value[1] and value[_SEQUENCE] != b"\0\0\0\0":
+        return False  # it was moved, and not to nowhere
+    return CampaignState.unpack(value).gone
 
 
 def kept(acts: Iterable[Act], upto: int | None = None) -> tuple[Act, ...]:

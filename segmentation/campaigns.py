@@ -25,7 +25,7 @@ from segmentation.campaign_inputs import (
 )
 from segmentation.campaign_judging import RuleBook
 from segmentation.campaign_rules import Rule, RulesError, RuleTable, default_rules, parse_rules
-from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Facts
+from segmentation.campaign_state import Act, CampaignFormatError, CampaignState, Facts, is_gone
 from segmentation.campaign_writing import DecisionWriter
 from segmentation.events import RejectedEvent
 from segmentation.output_events import Cause
@@ -242,7 +242,7 @@ class CampaignStep:
 
     def is_gone(self, value: bytes) -> bool:
         """Return whether nothing but an erasure, or the merge into another id, is known of the customer."""
-        return not is_budget(value) and CampaignState.unpack(value).gone
+        return not is_budget(value) and is_gone(value)
 
     def rank(self, value: bytes) -> int | None:
         """Return the instant (ms) of the merge that it knows of; None: of none, and the state names no other id."""
