@@ -61,6 +61,7 @@ class DispatchRound:
 
     dispatch_per_s: float
     floor_per_s: float
+    each_per_s: float  # the floor with an output for each move
     outputs: int
     dispatch_cpu_us: float  # of the dispatcher's process, a move
     floor_cpu_us: float
@@ -160,19 +161,21 @@ class DispatchBench:
             dispatch_s, cpu = time.perf_counter() - began, child.process.cpu_times()
             end_worker(child)
         outputs = asyncio.run(_outputs(settings))
-        floor_s, floor_cpu = self._floor(settings, outputs)
+        floor_s, floor_cpu = self._floor(settings, self._count / max(1, outputs))
+        each_s, _ = self._floor(settings, 1.0)
         return DispatchRound(
-            round(self._count / dispatch_s), round(self._count / floor_s), outputs,
+            round(self._count / dispatch_s), round(self._count / floor_s), round(self._count / each_s), outputs,
             round((cpu.user + cpu.system) / self._count * 1e6, 1), round(floor_cpu / self._count * 1e6, 1),
         )  # fmt: skip
 
-    def _floor(self, settings: Settings, outputs: int) -> tuple[float, float]:
-        file = self._folder / f"relay-{self._passes}.count"
+    def _floor(self, settings: Settings, every: float) -> tuple[float, float]:
+        """Return the seconds and the CPU seconds of the floor. `every`: moves behind each output."""
+        file = self._folder / f"relay-{self._passes}-{every:.3f}.count"
         progress = CountFile(file)
         progress.write(0)
-        arguments = ["-m", "bench.scenarios.relay", str(file), str(self._count / max(1, outputs))]
+        arguments = ["-m", "bench.scenarios.relay", str(file), str(every)]
         with MeasuredProcess(
-            f"relay-{self._passes}", arguments, folder=self._folder, environment=environment(settings)
+            f"relay-{self._passes}-{every:.3f}", arguments, folder=self._folder, environment=environment(settings)
         ) as child:
             until(lambda: (progress.read() or 0) > 0, child, _PATIENCE_S)
             began, first = time.perf_counter(), progress.read() or 0
@@ -237,13 +240,15 @@ async def _time_actions(settings: Settings, warm_up_s: float, seconds: float) ->
 def table(rounds: list[DispatchRound], latency: ActionLatency | None) -> str:
     """Return the figures as Markdown."""
     ratio = median(one.dispatch_per_s / one.floor_per_s for one in rounds)
+    each = median(one.dispatch_per_s / one.each_per_s for one in rounds)
     rows = (
         ("`segstream dispatch`", [r.dispatch_per_s for r in rounds], [r.dispatch_cpu_us for r in rounds]),
         ("floor", [r.floor_per_s for r in rounds], [r.floor_cpu_us for r in rounds]),
     )
     lines = ["| | moves/s | CPU of the process, µs a move |", "|---|---:|---:|"]
     lines += [f"| {name} | {median(rates):,.0f} | {median(cpu):.1f} |" for name, rates, cpu in rows]
-    lines.append(f"| ratio | {ratio:.2f} | |")
+    lines.append(f"| floor, an output for each move | {median(r.each_per_s for r in rounds):,.0f} | |")
+    lines.append(f"| ratio to the floor, and to that with an output for each move | {ratio:.2f}, {each:.2f} | |")
     if latency:
         lines.append(f"\nat {RATE} moves/s: p50 {latency.p50_ms} ms, p99 {latency.p99_ms} ms, max {latency.max_ms} ms")
     return "\n".join(lines)
