@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, timedelta
 from typing import Final, NamedTuple
 
@@ -91,11 +92,16 @@ class BudgetBook:
         last = self._used.get(campaign)
         self._used[campaign] = DayCount(max(day, last.day) if last else day, self.used(campaign, day) + 1)
 
-    def after(self) -> BudgetState | None:
-        """Return the state after the turn; None: it is as before."""
+    def after(self, campaigns: Collection[str]) -> BudgetState | None:
+        """Return the state after the turn; None: it is as before. `campaigns`: those that have a budget now.
+
+        Of others only the last weeks are kept. In event time their days may lie far apart.
+        """
         if self._used == self.before.used:
             return None
         newest = date.fromisoformat(max(count.day for count in self._used.values()))
         begin = (newest - _KEPT).isoformat()
-        used = {campaign: count for campaign, count in self._used.items() if count.day >= begin}
+        used = {
+            campaign: count for campaign, count in self._used.items() if campaign in campaigns or count.day >= begin
+        }
         return BudgetState(self.before.counter + 1, used)

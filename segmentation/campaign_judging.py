@@ -46,7 +46,7 @@ class RuleBook:
         self.groups = table.ordered
         self.digest = table.digest
         self.rules = {rule.name: rule for rule in table.rules}
-        self.budgets = any(rule.budget for rule in table.rules)
+        self.budgets = frozenset(rule.name for rule in table.rules if rule.budget)
         self.orders = any(rule.goal or rule.unless for rule in table.rules)
         by_priority = sorted(table.rules, key=lambda rule: -rule.priority)
         self._ranks = {rule.name: rank for rank, rule in enumerate(by_priority)}

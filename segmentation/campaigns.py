@@ -185,7 +185,7 @@ class CampaignStep:
                 decider.release(target, plan.clock)
         turn.states = _changed(targets)
         _set_due(turn, targets, fired)
-        self._spend(turn, budget, work.partition)
+        self._spend(turn, budget, work)
         return turn
 
     def _take(
@@ -333,12 +333,12 @@ class CampaignStep:
             event_id = f"{target.key.decode()}:{into}:{target.state.sequence}"
             turn.side_packages.append(SidePackage(partition, forwarded(event_id, into, facts, acts)))
 
-    def _spend(self, turn: Turn, budget: BudgetBook, partition: int) -> None:
+    def _spend(self, turn: Turn, budget: BudgetBook, work: _CampaignWork) -> None:
         """Publish the budgets that the turn has used, and store them."""
-        after = budget.after()
+        after = budget.after(work.book.budgets)
         if after is not None:
-            turn.outputs.append(self._writer.budget(partition, after, turn.clock))
-            turn.states[budget_key(partition)] = after.pack()
+            turn.outputs.append(self._writer.budget(work.partition, after, turn.clock))
+            turn.states[budget_key(work.partition)] = after.pack()
 
 
 def _date(order: SeenOrder) -> int:
