@@ -257,6 +257,7 @@ def test_rules_that_can_t_act_are_named(tmp_path: Path) -> None:
     names = ", ".join(segment.name for segment in clock_model().segments)
     assert found.warnings == (
         f"rule 'typo': the model has no segment Lostt; it has {names}",
+        "line 12, rule 3 ('typo'), when.to: 'Lostt': did you mean Lost?",
         "line 14, rule 4 ('again'): never acts: 'win-back' before it matches all its moves; move it up",
     )
     assert [(one.campaign, one.actions) for one in found.campaigns[2:]] == [("again", 0), ("typo", 0)]
