@@ -31,7 +31,7 @@ from tests.simulation.troubles import SKEWS_MS, Troubles
 from tests.simulation.virtual_loop import WORLD, Host, VirtualLoop
 from tests.simulation.wire import SimulatedWire
 
-SETTLE_S: Final = 240.0
+SETTLE_S: Final = 600.0  # a dispatcher with two records a turn takes its time for all orders
 LOOK_S: Final = 0.25
 REST_S: Final = 2.0  # after which everything must still be as it was
 LAST_WORDS_S: Final = 1.0
