@@ -124,13 +124,11 @@ class RuleBook:
 
     def capped(self, rule: Rule, state: CampaignState, at: int) -> Suppressed | None:
         """Return the cap that keeps a rule from acting."""
-        if rule.transactional or not self.table.caps:
+        if not (caps := self.table.caps_of(rule)):
             return None
         acts = [act for act in state.acts if act.sent]
         zone, _ = state.facts.profile.zone(self.table.zone_of(rule))
-        for cap in self.table.caps:
-            if cap.tag is not None and cap.tag not in rule.tags:
-                continue
+        for cap in caps:
             counted = sum(1 for act in acts if self._counts(cap, act, at, zone))
             if counted >= cap.at_most:
                 tag = "" if cap.tag is None else f" with tag {cap.tag}"
