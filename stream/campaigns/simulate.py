@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
-from segmentation.campaigns import CampaignStep
 from segmentation.entries import DAY_MS
 from segmentation.event_text import iso
 from segmentation.output_events import CampaignAction, CampaignDecision, CampaignScheduled, CampaignWithheld, Withheld
-from segmentation.partitioners import PARTITIONERS
 from segmentation.quiet_hours import local_day, zone_named
-from segmentation.routing import Routing
 from stream.campaigns.foretold import Foreteller
 from stream.campaigns.past import PastReader
+from stream.campaigns.step import step_under
 from stream.errors import SegstreamError
 from stream.orders.rows import parse_at
 from stream.rehearsal.campaign_replay import CampaignReplay, TimedRecord
@@ -187,7 +185,7 @@ class CampaignSimulator:
         since, until = at - request.span_ms, at + request.ahead_ms
         async with PastReader(settings) as reader:
             for partition, head in enumerate(heads):
-                run = CampaignReplay(self._step(), partition)
+                run = CampaignReplay(step_under(settings, request.table, event_time=False), partition)
                 await self._past(run, reader, partition, since, at)
                 if self._model is not None:
                     self._to_come(run, partition, head, at, until)
@@ -214,16 +212,6 @@ class CampaignSimulator:
                 require_head(redis, ShardKeys(self._settings.group, self._settings.orders_topic, p), self._settings)
                 for p in range(self._settings.partitions)
             ]
-
-    def _step(self) -> CampaignStep:
-        settings = self._settings
-        return CampaignStep(
-            self._request.table,
-            settings.group,
-            adopted=settings.model_moves == "adopt",
-            routing=Routing(PARTITIONERS[settings.partitioner], settings.partitions),
-            tolerance_ms=settings.future_tolerance_s * 1000,
-        )
 
     async def _past(self, run: CampaignReplay, reader: PastReader, partition: int, since: int, at: int) -> None:
         page, tally = list[TimedRecord](), self._tallies["past"]

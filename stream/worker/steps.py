@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from segmentation.campaigns import CampaignStep
-from segmentation.partitioners import PARTITIONERS
-from segmentation.routing import Routing
 from segmentation.scoring import ScoringStep
 from segmentation.step import Step
+from stream.campaigns.step import step_under
 from stream.settings import Settings
 from stream.worker.rules_file import rules_of
 
@@ -18,14 +17,7 @@ def scoring_step(settings: Settings) -> ScoringStep:
 
 def campaign_step(settings: Settings) -> CampaignStep:
     """Return the step from moves to campaign actions, with the rules of the settings. Raises RulesUnusable."""
-    return CampaignStep(
-        rules_of(settings.rules_file),
-        settings.group,
-        adopted=settings.model_moves == "adopt",
-        event_time=settings.time == "event",
-        routing=Routing(PARTITIONERS[settings.partitioner], settings.partitions),
-        tolerance_ms=settings.future_tolerance_s * 1000,
-    )
+    return step_under(settings, rules_of(settings.rules_file), event_time=settings.time == "event")
 
 
 def step_of(settings: Settings, step: str) -> Step:
