@@ -10,9 +10,9 @@ import msgspec
 
 from segmentation.decisions import CompiledModel
 from segmentation.entries import DAY_MS
-from segmentation.events import Timestamp, millis
 from segmentation.scoring import ScoringStep
 from segmentation.step import NEVER_DUE, Activation, DueEntry, TurnContext
+from stream.campaigns.past import date_of
 from stream.rehearsal.campaign_replay import TimedRecord
 
 if TYPE_CHECKING:
@@ -22,13 +22,6 @@ if TYPE_CHECKING:
     from stream.settings import Settings
 
 SPAN_MS: Final = DAY_MS  # of a turn: each move has its own instant all the same
-
-
-class _MovedAt(msgspec.Struct, gc=False):
-    occurred_at: Timestamp
-
-
-_moved: Final = msgspec.json.Decoder(_MovedAt)
 
 
 class Foreteller:
@@ -80,4 +73,4 @@ class Foreteller:
 
 
 def _record(output: Output) -> TimedRecord:
-    return TimedRecord(millis(_moved.decode(output.value).occurred_at), "moves", 0, output.key, output.value)
+    return TimedRecord(date_of(output.value), "moves", 0, output.key, output.value)

@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 
 from segmentation.events import RejectedEvent, Timestamp, millis
 from stream.kafka.clients import kafka_consumer
+from stream.kafka.stretches import pages_between
 from stream.rehearsal.campaign_replay import Source, TimedRecord
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from stream.settings import Settings
 
-_POLL_MS: Final = 200
 _PAGE: Final = 2_000  # records of each topic that are held
 
 
@@ -71,28 +71,25 @@ class PastReader:
 
     async def _records(self, source: Source, partition: int, since_ms: int) -> AsyncIterator[TimedRecord]:
         consumer, at = self._consumers[source], TopicPartition(self._topics[source], partition)
-        consumer.assign([at])
         end = (await consumer.end_offsets([at]))[at]
         begin = (await consumer.beginning_offsets([at]))[at]
         if source != "profiles" and self._settings.time == "wall":
             found = (await consumer.offsets_for_times({at: since_ms}))[at]
             begin = end if found is None else found.offset
-        consumer.seek(at, begin)
         latest = 0
-        while await consumer.position(at) < end:
-            answer = await consumer.getmany(at, timeout_ms=_POLL_MS, max_records=_PAGE)
-            for record in self._timed(source, answer.get(at, ()), end):
+        async for page in pages_between(consumer, {at: begin}, {at: end}, _PAGE):
+            for record in self._timed(source, page[at], end):
                 latest = max(latest, record.at)
                 yield record._replace(at=latest)
 
     def _timed(self, source: Source, records: Iterable[Any], end: int) -> Iterable[TimedRecord]:
         for record in records:
             if record.offset < end:
-                at = record.timestamp if self._settings.time == "wall" else _date(record.value)
+                at = record.timestamp if self._settings.time == "wall" else date_of(record.value)
                 yield TimedRecord(at, source, record.offset, record.key, record.value)
 
 
-def _date(value: bytes | None) -> int:
+def date_of(value: bytes | None) -> int:
     """Return the date of an event (ms), 0 where it has none: a control, or what nobody can read."""
     try:
         return millis(_dated.decode(value or b"").occurred_at)

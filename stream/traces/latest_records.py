@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from segmentation.event_text import iso
 from stream.kafka.aiokafka_internals import accept_any_header_name
-from stream.kafka.clients import KafkaUnreachable, at_end, kafka_consumer, raise_if_denied
+from stream.kafka.clients import KafkaUnreachable, kafka_consumer, raise_if_denied
+from stream.kafka.stretches import ReadingStalled, pages_between
 from stream.traces.mentions import Mention
 from stream.traces.record_traces import partitions_about
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from stream.traces.places import TopicPlace
 
 _WINDOW: Final = 5_000  # offsets of a partition
-_POLL_MS: Final = 200
 _STALLED_S: Final = 30.0
 
 
@@ -103,20 +102,13 @@ class _BackwardSearch:
         """Return the committed records of the next window of each partition."""
         ends = {tp: self._next[tp] for tp in self.open}
         starts = {tp: max(self._first[tp], end - _WINDOW) for tp, end in ends.items()}
-        consumer.assign(list(starts))
-        for tp, start in starts.items():
-            consumer.seek(tp, start)
         records = list[Any]()
-        last_s = time.monotonic()
-        while not await at_end(consumer, ends):
-            answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_WINDOW)
-            if answer:
-                last_s = time.monotonic()
-            elif time.monotonic() - last_s > _STALLED_S:
-                self.failure = f"no record of {self._topic} arrived for {_STALLED_S:.0f} s"
-                break
-            for tp, some in answer.items():
-                records += (record for record in some if record.offset < ends[tp])
+        try:
+            async for page in pages_between(consumer, starts, ends, _WINDOW, patience_s=_STALLED_S):
+                for tp, some in page.items():
+                    records += (record for record in some if record.offset < ends[tp])
+        except ReadingStalled:
+            self.failure = f"no record of {self._topic} arrived for {_STALLED_S:.0f} s"
         self._next |= starts
         self.read += len(records)
         for record in records:

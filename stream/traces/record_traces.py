@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import TopicPartition
 
 from stream.kafka.aiokafka_internals import accept_any_header_name, all_partitions
-from stream.kafka.clients import KafkaUnreachable, at_end, kafka_consumer
+from stream.kafka.clients import KafkaUnreachable, kafka_consumer
+from stream.kafka.stretches import PATIENCE_S, ReadingStalled, pages_between
 from stream.traces.mentions import Mention
 from stream.traces.places import TopicPlace, shards_of
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from stream.settings import Settings
     from stream.traces.mentions import AnyMentions, Mentions
 
-_POLL_MS: Final = 200
 _BATCH: Final = 5_000
-_STALLED_S: Final = 60.0
 
 
 class SearchedPartition(msgspec.Struct, frozen=True):
@@ -89,22 +87,15 @@ async def _read(
     consumer: AIOKafkaConsumer, search: TopicSearch, first: dict[TopicPartition, int], ends: dict[TopicPartition, int]
 ) -> AsyncIterator[Any]:
     """Yield the committed records between these offsets, and count them."""
-    consumer.assign(list(first))
-    for tp, offset in first.items():
-        consumer.seek(tp, offset)
-    last_s = time.monotonic()
-    while not await at_end(consumer, ends):
-        answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
-        if answer:
-            last_s = time.monotonic()
-        elif time.monotonic() - last_s > _STALLED_S:
-            search.failure = f"no record of {search.place.topic} arrived for {_STALLED_S:.0f} s"
-            return
-        for tp, records in answer.items():
-            for record in records:
-                search.records += 1
-                if record.offset < ends[tp]:
-                    yield record
+    try:
+        async for page in pages_between(consumer, first, ends, _BATCH):
+            for tp, records in page.items():
+                for record in records:
+                    search.records += 1
+                    if record.offset < ends[tp]:
+                        yield record
+    except ReadingStalled:
+        search.failure = f"no record of {search.place.topic} arrived for {PATIENCE_S:.0f} s"
 
 
 async def records_to_read(settings: Settings, places: list[TopicPlace], customer_id: str) -> int:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Final
 
-from stream.errors import SegstreamError
-from stream.kafka.clients import at_end, kafka_consumer, partitions_of
+from stream.kafka.clients import kafka_consumer, partitions_of
+from stream.kafka.stretches import pages_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stream.settings import Settings
 
-_POLL_MS: Final = 200
 _BATCH: Final = 5_000
-_STALLED_S: Final = 60.0
-
-
-class ReadingStalled(SegstreamError):
-    """Kafka has more records, and sends none."""
 
 
 async def read_since(
@@ -41,22 +34,11 @@ async def read_since(
         if since_ms is not None:
             found = await consumer.offsets_for_times(dict.fromkeys(partitions, max(since_ms, 0)))
             firsts = {tp: ends[tp] if found.get(tp) is None else found[tp].offset for tp in partitions}
-        consumer.assign(partitions)
-        for tp, offset in firsts.items():
-            consumer.seek(tp, offset)
-        read, last_s = 0, time.monotonic()
-        while not await at_end(consumer, ends):
-            answer = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH)
-            for tp, records in answer.items():
+        read = 0
+        async for page in pages_between(consumer, firsts, ends, _BATCH):
+            for tp, records in page.items():
                 for record in records:
                     if record.offset < ends[tp]:
                         take(record)
                 read += len(records)
-            if answer:
-                last_s = time.monotonic()
-                progress(read)
-            elif time.monotonic() - last_s > _STALLED_S:
-                raise ReadingStalled(
-                    f"no record of {topic} arrived for {_STALLED_S:.0f} s.",
-                    hint="Look at the brokers, and run the command again.",
-                )
+            progress(read)
